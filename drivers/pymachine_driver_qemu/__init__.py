@@ -1,0 +1,1 @@
+"""The embedded default driver: one rootless QEMU process a machine."""

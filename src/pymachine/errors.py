@@ -1,0 +1,144 @@
+"""Errors as part of the interface: every one carries a stable code, and `cli` alone turns it into text.
+
+A module that has errors of its own subclasses `PymachineError` there and sets `code`; codes are unique
+(a test holds that) and never change once released, since scripts match on them in ``--json`` output.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+EXIT_ERROR = 1
+EXIT_PRECREATE = 3
+
+
+class PymachineError(Exception):
+    """Something the user can act on.
+
+    `brief` is one line: what happened, with the value at fault; docker-machine's own sentence where it has
+    one. `details` is what an outside program said, or other lines that help. `hint` says how to mend it.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_code: int = EXIT_ERROR
+
+    def __init__(self, brief: str, *, details: str = "", hint: str = "", exit_code: int | None = None) -> None:
+        super().__init__(brief)
+        self.brief = brief
+        self.details = details
+        self.hint = hint
+        if exit_code is not None:
+            self.exit_code = exit_code
+
+    def prefixed(self, prefix: str) -> PymachineError:
+        """The same error with `prefix` in front of its brief, as docker-machine's wrapped errors read."""
+        self.brief = prefix + self.brief
+        self.args = (self.brief,)
+        return self
+
+
+class UsageError(PymachineError):
+    """The command line, or an option's value, is not one that can be acted on."""
+
+    code = "usage"
+
+
+class MachineNotFoundError(PymachineError):
+    """No machine of that name is in the store."""
+
+    code = "machine-not-found"
+
+    def __init__(self, name: str) -> None:
+        # docker-machine's text, to the letter: CI runners match on it.
+        super().__init__(
+            f'Docker machine "{name}" does not exist. Use "docker-machine ls" to list machines. '
+            'Use "docker-machine create" to add a new one.'
+        )
+
+
+class MachineExistsError(PymachineError):
+    """A machine of that name is in the store already."""
+
+    code = "machine-exists"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f'Docker machine "{name}" already exists',
+            hint=f"Choose another name, or remove it first: pymachine rm {name}",
+        )
+
+
+class InvalidNameError(PymachineError):
+    """A machine's name has characters that a hostname cannot have."""
+
+    code = "invalid-name"
+
+
+class RecordError(PymachineError):
+    """A machine's config.json cannot be read as one."""
+
+    code = "bad-record"
+
+
+class StoreError(PymachineError):
+    """The store cannot be read or written (permissions, a full disk, a file where a folder should be)."""
+
+    code = "store"
+
+
+class LockedError(PymachineError):
+    """Another pymachine holds the lock for longer than this one was willing to wait."""
+
+    code = "locked"
+
+
+class HostNotRunningError(PymachineError):
+    """The machine is not running, so it has no address to give."""
+
+    code = "host-not-running"
+
+    def __init__(self, brief: str = "Host is not running", *, name: str = "") -> None:
+        super().__init__(brief, hint=f"Start it: pymachine start {name}" if name else "")
+
+
+class WrongStateError(PymachineError):
+    """The machine is in a state that the action does not apply to (already running, already stopped)."""
+
+    code = "wrong-state"
+
+
+class DriverNotFoundError(PymachineError):
+    """No driver is registered under that name, or it cannot be loaded."""
+
+    code = "driver-not-found"
+
+
+class DriverError(PymachineError):
+    """A hypervisor, or the machine in it, did not do as it was told."""
+
+    code = "driver"
+
+
+class PrecreateError(DriverError):
+    """What a create needs is missing here; nothing was made. Exit code 3, as docker-machine's."""
+
+    code = "precreate"
+    exit_code = EXIT_PRECREATE
+
+
+class UnsupportedError(DriverError):
+    """The driver cannot do that by its nature."""
+
+    code = "unsupported"
+
+
+class TimeoutExpiredError(PymachineError):
+    """Something awaited did not happen in time."""
+
+    code = "timeout"
+
+
+class CommandError(PymachineError):
+    """An outside command was not found, was ended by a signal, or failed; see `pymachine.run`."""
+
+    code = "command"

@@ -1,0 +1,119 @@
+"""The one runner for outside commands.
+
+Every command is logged, quoted as a shell would take it, and its end is told apart: not found, ended by a
+signal, non-zero, too slow. Secrets never go into argv (other users can read it): give them on `stdin`.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pymachine.errors import CommandError
+
+log = logging.getLogger(__name__)
+
+
+class CommandNotFoundError(CommandError):
+    """The program is not on PATH, or not executable."""
+
+    code = "command-not-found"
+
+
+class CommandFailedError(CommandError):
+    """The program ran and ended with a non-zero exit code, or by a signal."""
+
+    code = "command-failed"
+
+    def __init__(self, brief: str, *, result: Result) -> None:
+        super().__init__(brief, details=(result.stderr or result.stdout).strip())
+        self.result = result
+
+
+class CommandTimeoutError(CommandError):
+    """The program was still running when its time was up, and was killed."""
+
+    code = "command-timeout"
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended. `returncode` is negative (minus the signal) when a signal ended it."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def quote(argv: Sequence[str | Path]) -> str:
+    """`argv` as one line that can be pasted into a POSIX shell."""
+    return shlex.join(str(word) for word in argv)
+
+
+def which(program: str) -> Path | None:
+    """Where `program` is on PATH, or None."""
+    found = shutil.which(program)
+    return Path(found) if found else None
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    stdin: str | bytes | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float | None = None,
+    check: bool = True,
+) -> Result:
+    """Run a command to its end and return what it said, decoded as UTF-8 with replacement characters.
+
+    `timeout` is in seconds. With `check`, a non-zero end raises `CommandFailedError`. Always raises
+    `CommandNotFoundError` and `CommandTimeoutError`.
+    """
+    words = tuple(str(word) for word in argv)
+    log.debug("run: %s", quote(words))
+    data = stdin.encode() if isinstance(stdin, str) else stdin
+    try:
+        ended = subprocess.run(
+            words,
+            input=data,
+            stdin=subprocess.DEVNULL if data is None else None,
+            capture_output=True,
+            env=None if env is None else dict(env),
+            cwd=cwd,
+            timeout=timeout,
+            check=False,
+        )
+    except (FileNotFoundError, PermissionError) as error:
+        if cwd is not None and not cwd.is_dir():
+            raise CommandError(f"cannot run {words[0]}: no folder {cwd}") from error
+        raise CommandNotFoundError(
+            f"{words[0]}: command not found, or not executable",
+            hint=f"Install {Path(words[0]).name}, or put its folder on PATH.",
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise CommandTimeoutError(f"{words[0]} did not end within {timeout:g} seconds: {quote(words)}") from error
+    result = Result(
+        words, ended.returncode, ended.stdout.decode(errors="replace"), ended.stderr.decode(errors="replace")
+    )
+    log.debug("run: %s: exit %d", words[0], result.returncode)
+    if check and result.returncode != 0:
+        raise CommandFailedError(f"{words[0]} {describe_exit(result.returncode)}: {quote(words)}", result=result)
+    return result
+
+
+def describe_exit(returncode: int) -> str:
+    """A phrase for a return code as `subprocess` gives it."""
+    if returncode >= 0:
+        return f"failed with exit code {returncode}"
+    try:
+        return f"was ended by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"was ended by signal {-returncode}"
