@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TextIO
 
 REDRAW_SECONDS = 0.1
@@ -37,16 +37,11 @@ class Reporter(Protocol):
     def warn(self, text: str) -> None:
         """A line that somebody should act on one day."""
 
-    def task(self, title: str, *, total: int | None = None, unit: str = "") -> _TaskContext:
+    def task(self, title: str, *, total: int | None = None, unit: str = "") -> AbstractContextManager[Task]:
         """A context manager around a long step. `unit` "B" counts in bytes; the empty one counts pieces."""
 
     def prefixed(self, prefix: str) -> Reporter:
         """The same reporter with `prefix` in front of each line, as docker-machine's ``(NAME) ``."""
-
-
-class _TaskContext(Protocol):
-    def __enter__(self) -> Task: ...
-    def __exit__(self, *exc: object) -> bool | None: ...
 
 
 def human(amount: float, unit: str) -> str:
@@ -188,7 +183,7 @@ class _Prefixed:
     def prefixed(self, prefix: str) -> Reporter:
         return _Prefixed(self._inner, self._prefix + prefix)
 
-    def task(self, title: str, *, total: int | None = None, unit: str = "") -> _TaskContext:
+    def task(self, title: str, *, total: int | None = None, unit: str = "") -> AbstractContextManager[Task]:
         return self._inner.task(self._prefix + title, total=total, unit=unit)
 
 
