@@ -1,0 +1,197 @@
+"""The record of one machine: docker-machine's config.json, version 3, to and from dataclasses.
+
+What this version does not know is kept and written back: a record may have been written by docker-machine, by a
+newer pymachine, or by a driver that is not installed here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from pymachine import paths
+from pymachine.driver import Config, Endpoint, Json
+from pymachine.errors import RecordError
+
+CONFIG_VERSION = 3
+
+T = TypeVar("T")
+
+
+def _key(name: str) -> dict[str, str]:
+    """The JSON key of a field, where it is not the CamelCase of its name."""
+    return {"json": name}
+
+
+@dataclass
+class EngineOptions:
+    """How the engine is to be run. `arbitrary_flags` are ``--engine-opt`` values: dockerd flags without dashes."""
+
+    arbitrary_flags: list[str] = field(default_factory=list)
+    dns: list[str] | None = None
+    graph_dir: str = ""
+    env: list[str] = field(default_factory=list)
+    ipv6: bool = False
+    insecure_registry: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    log_level: str = ""
+    storage_driver: str = ""
+    selinux_enabled: bool = False
+    tls_verify: bool = True
+    registry_mirror: list[str] = field(default_factory=list)
+    install_url: str = field(default="", metadata=_key("InstallURL"))
+
+
+@dataclass
+class SwarmOptions:
+    """Swarm standalone's options: kept in the record for docker-machine's sake, never acted on."""
+
+    is_swarm: bool = False
+    address: str = ""
+    discovery: str = ""
+    agent: bool = False
+    master: bool = False
+    host: str = "tcp://0.0.0.0:3376"
+    image: str = "swarm:latest"
+    strategy: str = "spread"
+    heartbeat: int = 0
+    overcommit: float = 0
+    arbitrary_flags: list[str] = field(default_factory=list)
+    arbitrary_join_flags: list[str] = field(default_factory=list)
+    env: list[str] | None = None
+    is_experimental: bool = False
+
+
+@dataclass
+class AuthOptions:
+    """Where the certificates are; absolute paths, as docker-machine writes them."""
+
+    cert_dir: str = ""
+    ca_cert_path: str = ""
+    ca_private_key_path: str = ""
+    ca_cert_remote_path: str = ""
+    server_cert_path: str = ""
+    server_key_path: str = ""
+    client_key_path: str = ""
+    server_cert_remote_path: str = ""
+    server_key_remote_path: str = ""
+    client_cert_path: str = ""
+    server_cert_sans: list[str] = field(default_factory=list, metadata=_key("ServerCertSANs"))
+    store_path: str = ""
+
+
+@dataclass
+class Machine:
+    """One machine: its name, its driver and the driver's configuration, and the options it was made with."""
+
+    name: str
+    driver_name: str
+    driver: Config
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    swarm: SwarmOptions = field(default_factory=SwarmOptions)
+    auth: AuthOptions = field(default_factory=AuthOptions)
+    endpoint: Endpoint | None = None
+    """Where it is reached, if that never changes; lets `env` connect without asking the driver."""
+    raw: dict[str, Json] = field(default_factory=dict, repr=False, compare=False)
+    """The record as it was read, for the fields that are not known here."""
+
+    @property
+    def ssh_key(self) -> Path:
+        """The private key that opens the machine; docker-machine's place for it where the record has none."""
+        recorded = self.driver.get("SSHKeyPath")
+        return Path(recorded) if recorded else Path(self.auth.store_path) / paths.SSH_KEY
+
+    def to_json(self) -> dict[str, Json]:
+        """The record as config.json has it, with unknown fields as they were read."""
+        host = dict(self.raw.get("HostOptions") or {})
+        host = {"Driver": "", "Memory": 0, "Disk": 0, **host}
+        host["EngineOptions"] = _dump(self.engine, host.get("EngineOptions"))
+        host["SwarmOptions"] = _dump(self.swarm, host.get("SwarmOptions"))
+        host["AuthOptions"] = _dump(self.auth, host.get("AuthOptions"))
+        record = {
+            **self.raw,
+            "ConfigVersion": CONFIG_VERSION,
+            "Driver": dict(self.driver),
+            "DriverName": self.driver_name,
+            "HostOptions": host,
+            "Name": self.name,
+        }
+        record.pop("Endpoint", None)
+        if self.endpoint is not None:
+            record["Endpoint"] = _dump(self.endpoint, None)
+        return record
+
+    @classmethod
+    def from_json(cls, record: Json, *, name: str) -> Machine:
+        """Read a record; `name` is its folder's, and wins over the name inside (a folder may have been copied).
+
+        Raises `RecordError`, naming the field, for anything that is not a record of version 3.
+        """
+        fields = _object(record, "the whole", name)
+        version = fields.get("ConfigVersion")
+        if isinstance(version, int) and version > CONFIG_VERSION:
+            raise RecordError("config version is from the future -- you should upgrade your Docker Machine client")
+        if version != CONFIG_VERSION:
+            raise RecordError(
+                f'machine "{name}": cannot read a config.json of version {version!r}',
+                hint="Versions before 3 were written by docker-machine before 0.5; open it with docker-machine once.",
+            )
+        host = _object(fields.get("HostOptions") or {}, "HostOptions", name)
+        driver_name = fields.get("DriverName")
+        if not isinstance(driver_name, str) or not driver_name:
+            raise RecordError(f'machine "{name}": config.json names no driver (DriverName is {driver_name!r})')
+        endpoint = fields.get("Endpoint")
+        return cls(
+            name=name,
+            driver_name=driver_name,
+            driver=dict(_object(fields.get("Driver") or {}, "Driver", name)),
+            engine=_load(EngineOptions, host.get("EngineOptions"), name),
+            swarm=_load(SwarmOptions, host.get("SwarmOptions"), name),
+            auth=_load(AuthOptions, host.get("AuthOptions"), name),
+            endpoint=None if endpoint is None else _load(Endpoint, endpoint, name),
+            raw=dict(fields),
+        )
+
+
+def _json_name(item: dataclasses.Field[Json]) -> str:
+    return str(item.metadata.get("json") or "".join(word.capitalize() for word in item.name.split("_")))
+
+
+def _dump(options: EngineOptions | SwarmOptions | AuthOptions | Endpoint, old: Json) -> dict[str, Json]:
+    known = {_json_name(item): getattr(options, item.name) for item in dataclasses.fields(options)}
+    return {**(old if isinstance(old, dict) else {}), **known}
+
+
+def _load(kind: type[T], data: Json, name: str) -> T:
+    """An options object from its JSON; what is missing or null keeps its default, a wrong type is an error."""
+    given = _object(data or {}, kind.__name__, name)
+    values: dict[str, Json] = {}
+    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
+        value = given.get(_json_name(item))
+        if value is None:
+            continue
+        expected = str(item.type)
+        if not _fits(value, expected):
+            where = f"{kind.__name__}.{_json_name(item)}"
+            raise RecordError(f'machine "{name}": config.json: {where} is {value!r}, expected {expected}')
+        values[item.name] = value
+    return kind(**values)
+
+
+def _fits(value: Json, annotation: str) -> bool:
+    if annotation.startswith("list[str]"):
+        return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+    if annotation == "bool":
+        return isinstance(value, bool)
+    if annotation == "str":
+        return isinstance(value, str)
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _object(data: Json, what: str, name: str) -> Mapping[str, Json]:
+    if not isinstance(data, dict):
+        raise RecordError(f'machine "{name}": config.json: {what} is not a JSON object')
+    return data

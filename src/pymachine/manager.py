@@ -1,0 +1,395 @@
+"""The order of the steps, for every driver alike.
+
+Each public method takes a machine's name, holds its lock while it changes something, and saves the record whenever
+the driver may have changed it. News are docker-machine's own lines.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pymachine import paths, registry
+from pymachine.driver import (
+    BootRequest,
+    Capability,
+    Config,
+    Driver,
+    Endpoint,
+    ImageFiles,
+    Json,
+    MachineRef,
+    State,
+)
+from pymachine.errors import (
+    DriverError,
+    HostNotRunningError,
+    MachineExistsError,
+    PrecreateError,
+    PymachineError,
+    RecordError,
+    UsageError,
+    WrongStateError,
+)
+from pymachine.machine import AuthOptions, EngineOptions, Machine, SwarmOptions
+from pymachine.progress import Reporter, Silent
+from pymachine.store import Store, check_name
+
+if TYPE_CHECKING:
+    from pymachine.certs import AuthPaths
+
+ENV_BOOT_TIMEOUT = "PYMACHINE_BOOT_TIMEOUT"
+BOOT_SECONDS = 300.0
+STOP_SECONDS = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateRequest:
+    """What `create` was asked for; `options` are the driver's, by name."""
+
+    name: str
+    driver_name: str
+    options: Mapping[str, Json]
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    swarm: SwarmOptions = field(default_factory=SwarmOptions)
+    sans: tuple[str, ...] = ()
+    """Further names and addresses for the server certificate (``--tls-san``)."""
+
+
+class Manager:
+    """Acts on the machines of one store."""
+
+    def __init__(
+        self, store: Store, *, reporter: Reporter | None = None, authority: Mapping[str, Path] | None = None
+    ) -> None:
+        """`authority` overrides where the CA and client certificate are: see `pymachine.certs.AuthPaths`."""
+        self.store = store
+        self.reporter: Reporter = reporter or Silent()
+        self._authority = dict(authority or {})
+        self.timings: dict[str, float] = {}
+
+    # -- reading -----------------------------------------------------------------------------------------------
+
+    def driver(self, machine: Machine) -> Driver:
+        """The driver of a loaded machine. Raises `DriverNotFoundError`."""
+        kind = registry.load(machine.driver_name)
+        return kind(self._ref(machine), machine.driver, reporter=self.reporter.prefixed(f"({machine.name}) "))
+
+    def state(self, name: str) -> State:
+        """The state of machine `name` now."""
+        return self.driver(self.store.load(name)).state()
+
+    def endpoint(self, name: str) -> Endpoint:
+        """Where machine `name` is reached. Raises `HostNotRunningError` unless it is running."""
+        driver = self.driver(self.store.load(name))
+        if driver.state() is not State.RUNNING:
+            raise HostNotRunningError(name=name)
+        return driver.endpoint()
+
+    def check(self, name: str, *, timeout: float = 20.0) -> Endpoint:
+        """Shake hands with the machine's engine as a client would, and return where it is."""
+        from pymachine import tls  # noqa: PLC0415 (ssl costs 20 ms)
+
+        endpoint = self.endpoint(name)
+        folder = self.store.machine_dir(name)
+        tls.check(
+            endpoint.address,
+            endpoint.docker_port,
+            ca=folder / paths.CA_CERT,
+            cert=folder / paths.CLIENT_CERT,
+            key=folder / paths.CLIENT_KEY,
+            timeout=timeout,
+        )
+        return endpoint
+
+    # -- making and removing -----------------------------------------------------------------------------------
+
+    def create(self, request: CreateRequest) -> Machine:
+        """Make a machine and bring it up. What was made is undone if any step fails, or is interrupted.
+
+        The record is saved before anything exists outside the store, so that `remove` can clean up after a crash.
+        """
+        from pymachine import certs  # noqa: PLC0415 (cryptography; see design.md on start-up)
+
+        check_name(request.name)
+        kind = registry.load(request.driver_name)
+        with self.store.lock(request.name), ExitStack() as undo:
+            if self.store.exists(request.name):
+                raise MachineExistsError(request.name)
+            certs.ensure_authority(self._auth_paths(), reporter=self.reporter)
+            machine = self._reserve(request, kind)
+            driver = self.driver(machine)
+            undo.callback(self._undo_create, machine, driver)
+            self.reporter.info("Running pre-create checks...")
+            _precreate(driver)
+            image = self._image(driver)
+            self.reporter.info("Creating machine...")
+            self._make_keys(machine)
+            with _prefixing("Error creating machine: Error in driver during machine creation: "):
+                self._boot(machine, driver, driver.create, image=image)
+            undo.pop_all()
+        return machine
+
+    def remove(self, name: str) -> None:
+        """Remove machine `name` with all that its driver made; the record goes last."""
+        with self.store.lock(name):
+            machine = self.store.load(name)
+            self.driver(machine).remove()
+            self.store.delete(name)
+
+    def forget(self, name: str) -> None:
+        """Remove what the store has of machine `name`, whatever becomes of the rest (``rm -f``)."""
+        with self.store.lock(name):
+            self.store.delete(name)
+
+    # -- running -----------------------------------------------------------------------------------------------
+
+    def start(self, name: str) -> None:
+        """Bring a stopped machine up again. Raises `WrongStateError` if it is running."""
+        with self.store.lock(name):
+            machine, driver = self._loaded(name)
+            if driver.state() is State.RUNNING:
+                raise WrongStateError(f'Machine "{name}" is already running.')
+            self._start(machine, driver)
+
+    def stop(self, name: str, *, timeout: float = STOP_SECONDS) -> None:
+        """Shut machine `name` down in an orderly way, by force after `timeout` seconds."""
+        with self.store.lock(name):
+            machine, driver = self._loaded(name)
+            _refuse_stopped(name, driver)
+            self._stop(machine, driver, timeout)
+
+    def kill(self, name: str) -> None:
+        """Switch machine `name` off at once."""
+        with self.store.lock(name):
+            machine, driver = self._loaded(name)
+            _refuse_stopped(name, driver)
+            self.reporter.info(f'Killing "{name}"...')
+            driver.kill()
+            self.store.save(machine)
+            self.reporter.info(f'Machine "{name}" was killed.')
+
+    def restart(self, name: str, *, timeout: float = STOP_SECONDS) -> None:
+        """Shut down and bring up again; only the latter for a machine that is stopped."""
+        with self.store.lock(name):
+            machine, driver = self._loaded(name)
+            if driver.state() is not State.RUNNING:
+                self._start(machine, driver)
+                return
+            self.reporter.info(f'Restarting "{name}"...')
+            self._boot(machine, driver, lambda request: driver.restart(request, timeout))
+
+    # -- parts -------------------------------------------------------------------------------------------------
+
+    def _loaded(self, name: str) -> tuple[Machine, Driver]:
+        machine = self.store.load(name)
+        return machine, self.driver(machine)
+
+    def _start(self, machine: Machine, driver: Driver) -> None:
+        self.reporter.info(f'Starting "{machine.name}"...')
+        self._boot(machine, driver, driver.start)
+        self.reporter.info(f'Machine "{machine.name}" was started.')
+
+    def _stop(self, machine: Machine, driver: Driver, timeout: float) -> None:
+        self.reporter.info(f'Stopping "{machine.name}"...')
+        driver.stop(timeout)
+        self.store.save(machine)
+        self.reporter.info(f'Machine "{machine.name}" was stopped.')
+
+    def _ref(self, machine: Machine) -> MachineRef:
+        folder = self.store.machine_dir(machine.name)
+        return MachineRef(machine.name, folder, self.store.root, machine.ssh_key)
+
+    def _reserve(self, request: CreateRequest, kind: type[Driver]) -> Machine:
+        """Configure the driver and save the record, so that what must be unique is taken from here on."""
+        folder = self.store.machine_dir(request.name)
+        ref = MachineRef(request.name, folder, self.store.root, folder / paths.SSH_KEY)
+        with self.store.reserving():
+            with _prefixing("Error setting machine configuration from flags provided: "):
+                config = kind.configure(ref, request.options, self._siblings(request.driver_name))
+            machine = Machine(
+                name=request.name,
+                driver_name=request.driver_name,
+                driver=_with_base_fields(config, ref),
+                engine=request.engine,
+                swarm=request.swarm,
+                auth=self._auth_options(folder, request.sans),
+            )
+            if Capability.FIXED_ADDRESS in kind.info.capabilities:
+                machine.endpoint = self.driver(machine).endpoint()
+            self.store.save(machine)
+        return machine
+
+    def _siblings(self, driver_name: str) -> list[Config]:
+        """The configurations of the other machines with this driver; broken records have nothing to say."""
+        found = []
+        for name in self.store.names():
+            try:
+                machine = self.store.load(name)
+            except RecordError:
+                continue
+            if machine.driver_name == driver_name:
+                found.append(machine.driver)
+        return found
+
+    def _undo_create(self, machine: Machine, driver: Driver) -> None:
+        """Remove a machine whose `create` failed; what cannot be removed stays in the store for `rm`."""
+        try:
+            driver.remove()
+            self.store.delete(machine.name)
+        except PymachineError as error:
+            self.reporter.warn(
+                f'Could not clean up after the failed create of "{machine.name}": {error.brief}. '
+                f"Remove it with: pymachine rm {machine.name}"
+            )
+
+    def _image(self, driver: Driver) -> ImageFiles | None:
+        if Capability.IMAGE not in driver.info.capabilities:
+            return None
+        from pymachine.image import cache  # noqa: PLC0415 (only create needs the builder)
+
+        return cache.ensure(driver.image_request(), store=self.store.root, reporter=driver.reporter)
+
+    def _make_keys(self, machine: Machine) -> None:
+        from pymachine import identity  # noqa: PLC0415 (cryptography)
+
+        if Capability.NO_SSH not in registry.load(machine.driver_name).info.capabilities:
+            self.reporter.info(f"({machine.name}) Creating SSH key...")
+            identity.make_keys(self.store.machine_dir(machine.name), name=machine.name)
+
+    def _boot(
+        self,
+        machine: Machine,
+        driver: Driver,
+        act: Callable[[BootRequest], None],
+        *,
+        image: ImageFiles | None = None,
+    ) -> None:
+        """Let the driver bring the machine up with its identity, save, and wait for the engine to answer."""
+        request = BootRequest(
+            identity=lambda endpoint: self._identity(machine, endpoint),
+            image=image,
+            timeout=boot_timeout(),
+            timings=self.timings,
+        )
+        try:
+            act(request)
+        finally:
+            self.store.save(machine)
+        self.reporter.info("Checking connection to Docker...")
+        self._await_engine(machine, driver)
+        self.reporter.info("Docker is up and running!")
+
+    def _identity(self, machine: Machine, endpoint: Endpoint) -> bytes:
+        from pymachine import certs, engine, identity  # noqa: PLC0415 (cryptography)
+
+        folder = self.store.machine_dir(machine.name)
+        certs.ensure_server(
+            self._auth_paths(),
+            directory=folder,
+            name=machine.name,
+            hosts=[*machine.auth.server_cert_sans, endpoint.address, "localhost"],
+        )
+        return identity.of_machine(
+            folder, hostname=machine.name, engine=engine.files(machine.engine, driver_name=machine.driver_name)
+        )
+
+    def _await_engine(self, machine: Machine, driver: Driver) -> None:
+        from pymachine import engine, tls, wait  # noqa: PLC0415
+
+        endpoint = driver.endpoint()
+        folder = self.store.machine_dir(machine.name)
+
+        def answered() -> bool:
+            try:
+                engine.ask(endpoint, directory=folder, timeout=20.0)
+            except (tls.TlsError, engine.EngineError):
+                if deadline.expired or driver.state() is not State.RUNNING:
+                    raise
+                return False
+            return True
+
+        deadline = wait.Deadline(boot_timeout())
+        wait.until(answered, deadline=deadline, what="the engine to answer", interval=0.1)
+
+    def _auth_options(self, folder: Path, sans: tuple[str, ...]) -> AuthOptions:
+        auth = self._auth_paths()
+        return AuthOptions(
+            cert_dir=str(paths.certs(self.store.root)),
+            ca_cert_path=str(auth.ca_cert),
+            ca_private_key_path=str(auth.ca_key),
+            client_cert_path=str(auth.client_cert),
+            client_key_path=str(auth.client_key),
+            server_cert_path=str(folder / paths.SERVER_CERT),
+            server_key_path=str(folder / paths.SERVER_KEY),
+            server_cert_sans=list(sans),
+            store_path=str(folder),
+        )
+
+    def _auth_paths(self) -> AuthPaths:
+        from pymachine.certs import AuthPaths  # noqa: PLC0415 (cryptography)
+
+        folder = paths.certs(self.store.root)
+        return AuthPaths(
+            ca_cert=self._authority.get("ca_cert", folder / paths.CA_CERT),
+            ca_key=self._authority.get("ca_key", folder / paths.CA_KEY),
+            client_cert=self._authority.get("client_cert", folder / paths.CLIENT_CERT),
+            client_key=self._authority.get("client_key", folder / paths.CLIENT_KEY),
+        )
+
+
+def boot_timeout() -> float:
+    """Seconds after which a guest that does not come up is given up on: PYMACHINE_BOOT_TIMEOUT, or 300."""
+    text = os.environ.get(ENV_BOOT_TIMEOUT, "")
+    if not text:
+        return BOOT_SECONDS
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"{ENV_BOOT_TIMEOUT} is {text!r}, expected a number of seconds above 0")
+    return seconds
+
+
+def _precreate(driver: Driver) -> None:
+    try:
+        driver.precreate_check()
+    except DriverError as error:
+        raise PrecreateError(
+            f'Error with pre-create check: "{error.brief}"', details=error.details, hint=error.hint
+        ) from error
+
+
+@contextmanager
+def _prefixing(prefix: str) -> Iterator[None]:
+    """Put `prefix` in front of what goes wrong in the block, as docker-machine wraps its errors."""
+    try:
+        yield
+    except PymachineError as error:
+        raise error.prefixed(prefix) from error.__cause__
+
+
+def _refuse_stopped(name: str, driver: Driver) -> None:
+    if driver.state() is State.STOPPED:
+        raise WrongStateError(f'Machine "{name}" is already stopped.')
+
+
+def _with_base_fields(config: Config, ref: MachineRef) -> Config:
+    """`config` with the fields that docker-machine's base driver has; a program reading the store expects them."""
+    base: Config = {
+        "IPAddress": "",
+        "MachineName": ref.name,
+        "SSHUser": "docker",
+        "SSHPort": 22,
+        "SSHKeyPath": str(ref.ssh_key),
+        "StorePath": str(ref.store),
+        "SwarmMaster": False,
+        "SwarmHost": "",
+        "SwarmDiscovery": "",
+    }
+    return {**base, **config}
