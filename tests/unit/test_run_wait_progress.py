@@ -1,0 +1,89 @@
+"""The runner for outside commands, waiting, and what long steps say."""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from pymachine.errors import CommandError, TimeoutExpiredError
+from pymachine.progress import StreamReporter, human
+from pymachine.run import CommandFailedError, CommandNotFoundError, CommandTimeoutError, quote, run
+from pymachine.wait import Deadline, until
+
+
+def test_returns_what_was_said() -> None:
+    result = run(["sh", "-c", "cat; echo err >&2"], stdin="in")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "in", "err\n")
+
+
+def test_bytes_that_are_no_utf8_are_replaced() -> None:
+    assert run(["printf", r"\377"]).stdout == "\ufffd"
+
+
+def test_the_ends_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(CommandNotFoundError, match="no-such-program: command not found"):
+        run(["no-such-program"])
+    with pytest.raises(CommandFailedError, match="exit code 3") as failed:
+        run(["sh", "-c", "echo why >&2; exit 3"])
+    assert failed.value.details == "why"
+    with pytest.raises(CommandFailedError, match="was ended by SIGKILL") as killed:
+        run(["sh", "-c", "kill -9 $$"])
+    assert killed.value.result.returncode == -signal.SIGKILL
+    with pytest.raises(CommandTimeoutError, match="did not end within 0.2 seconds"):
+        run(["sleep", "30"], timeout=0.2)
+    with pytest.raises(CommandError, match="no folder"):
+        run(["true"], cwd=tmp_path / "none")
+    assert run(["false"], check=False).returncode == 1
+
+
+def test_quotes_as_a_shell_takes_it() -> None:
+    argv = [sys.executable, "a b", "$x", "it's"]
+    assert run(["sh", "-c", f"printf '%s|' {quote(argv[1:])}"]).stdout == "a b|$x|it's|"
+
+
+def test_until_returns_what_was_found_and_names_what_was_not() -> None:
+    answers = iter([None, "", "yes"])
+    assert until(lambda: next(answers), deadline=5, what="an answer", interval=0.001) == "yes"
+    with pytest.raises(TimeoutExpiredError, match="the moon: not within 0.05 seconds"):
+        until(lambda: None, deadline=Deadline(0.05), what="the moon", interval=0.01)
+
+
+def test_until_asks_once_more_at_the_end() -> None:
+    asked = []
+    with pytest.raises(TimeoutExpiredError):
+        until(lambda: asked.append(1), deadline=0.0, what="nothing")
+    assert len(asked) == 1
+
+
+def test_plain_streams_get_lines_without_control_characters() -> None:
+    stream = io.StringIO()
+    reporter = StreamReporter(stream)
+    with reporter.prefixed("(intro) ").task("Downloading", total=4, unit="B") as task:
+        task.advance(2)
+        reporter.info("news")
+        task.advance(2)
+    assert stream.getvalue() == "(intro) Downloading 0% (0 B of 4 B)\nnews\n"
+
+
+def test_terminals_get_one_line_redrawn_and_erased() -> None:
+    stream = io.StringIO()
+    reporter = StreamReporter(stream, terminal=True)
+    with reporter.task("Working", total=10) as task:
+        task.advance(5)
+        reporter.info("news")
+    text = stream.getvalue()
+    assert "\r\x1b[KWorking" in text
+    assert "\r\x1b[Knews\n" in text
+    assert text.endswith("\r\x1b[K")
+
+
+@pytest.mark.parametrize(
+    ("amount", "unit", "text"),
+    [(0, "B", "0 B"), (2048, "B", "2 KiB"), (5 << 20, "B", "5.0 MiB"), (3 << 30, "B", "3.0 GiB"), (7, "", "7")],
+)
+def test_amounts_read_well(amount: int, unit: str, text: str) -> None:
+    assert human(amount, unit) == text

@@ -1,0 +1,161 @@
+"""The store on a real disk: layout, order, locks, and what a broken record does."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pymachine.errors import InvalidNameError, LockedError, MachineNotFoundError, RecordError, StoreError
+from pymachine.machine import Machine
+from pymachine.store import Store, check_name, natural_key
+
+
+def machine(name: str = "intro") -> Machine:
+    return Machine(name=name, driver_name="none", driver={"URL": "tcp://h:1"})
+
+
+def test_saves_what_it_loads(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made = machine()
+    made.engine.labels = ["a=b"]
+    store.save(made)
+    loaded = store.load("intro")
+    assert loaded == made
+    assert stat.S_IMODE((tmp_path / "machines/intro").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "machines/intro/config.json").stat().st_mode) == 0o600
+
+
+def test_an_empty_store_has_no_machines_and_makes_no_folder(tmp_path: Path) -> None:
+    store = Store(tmp_path / "none")
+    assert store.names() == []
+    assert not store.exists("x")
+    assert not (tmp_path / "none").exists()
+
+
+def test_names_come_in_natural_order_without_hidden_folders(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for name in ["b10", "B2", "a", "b1"]:
+        store.save(machine(name))
+    (tmp_path / "machines/.removed-x").mkdir()
+    (tmp_path / "machines/a-file").write_text("")
+    assert store.names() == ["a", "b1", "B2", "b10"]
+
+
+@given(st.lists(st.integers(min_value=0), max_size=8), st.text(alphabet="abcXYZ-.", max_size=4))
+def test_numbers_in_names_are_ordered_as_numbers(numbers: list[int], prefix: str) -> None:
+    names = [f"{prefix}{number}" for number in numbers]
+    assert sorted(names, key=natural_key) == [f"{prefix}{number}" for number in sorted(numbers)]
+
+
+@given(st.lists(st.text(max_size=12)))
+def test_any_text_can_be_ordered(names: list[str]) -> None:
+    assert len(sorted(names, key=natural_key)) == len(names)
+
+
+@pytest.mark.parametrize("name", ["", "../x", "-rf", ".hidden", "a/b", "a b", "x" * 64, "x\n", "ä", "x" * 300])
+def test_refuses_names_that_are_no_hostnames(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidNameError, match="Invalid hostname specified"):
+        check_name(name)
+    store = Store(tmp_path)
+    assert not store.exists(name) or name == "x" * 64
+    with pytest.raises(MachineNotFoundError):
+        store.load(name)
+
+
+@pytest.mark.parametrize("name", ["intro", "a", "0", "runner-x7-1699999999-deadbeef", "a.b-c", "x" * 63])
+def test_takes_names_that_are_hostnames(name: str) -> None:
+    check_name(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "is not a JSON object"),
+        ('{"ConfigVersion": 4}', "config version is from the future"),
+        ('{"ConfigVersion": 3}', "names no driver"),
+        ('{"ConfigVersion": 3, "DriverName": "none", "Driver": []}', None),
+        ('{"ConfigVersion": 3, "DriverName": "none", "Driver": "x"}', "Driver is not a JSON object"),
+        (
+            '{"ConfigVersion": 3, "DriverName": "none", "HostOptions": {"EngineOptions": {"Labels": "x"}}}',
+            "EngineOptions.Labels is 'x'",
+        ),
+    ],
+)
+def test_a_broken_record_says_what_is_wrong(tmp_path: Path, text: str, says: str | None) -> None:
+    store = Store(tmp_path)
+    store.save(machine())
+    (tmp_path / "machines/intro/config.json").write_text(text)
+    if says is None:
+        assert store.load("intro").driver == {}
+        return
+    with pytest.raises(RecordError, match=says):
+        store.load("intro")
+    assert store.exists("intro")
+
+
+def test_unknown_fields_survive_a_rewrite(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.save(machine())
+    path = tmp_path / "machines/intro/config.json"
+    record = json.loads(path.read_text())
+    record["Novel"] = {"a": [1]}
+    record["HostOptions"]["EngineOptions"]["Newer"] = True
+    record["HostOptions"]["Disk"] = 7
+    path.write_text(json.dumps(record))
+    store.save(store.load("intro"))
+    assert json.loads(path.read_text()) == record
+
+
+def test_delete_removes_the_folder_and_only_that(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.save(machine("a"))
+    store.save(machine("b"))
+    store.delete("a")
+    assert store.names() == ["b"]
+    assert [entry.name for entry in (tmp_path / "machines").iterdir()] == ["b"]
+    with pytest.raises(MachineNotFoundError):
+        store.delete("a")
+
+
+def test_a_held_lock_is_waited_for_and_then_named(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.lock("intro"), pytest.raises(LockedError, match='"intro" is in use'), store.lock("intro", timeout=0.1):
+        pass
+    with store.lock("intro", timeout=0.1):
+        pass
+
+
+def test_a_store_that_is_a_file_is_an_error_with_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    path.write_text("")
+    with pytest.raises(StoreError, match="store"):
+        Store(path).save(machine())
+
+
+def _count(root: str, rounds: int) -> None:
+    store = Store(Path(root))
+    for _ in range(rounds):
+        with store.lock("intro"):
+            loaded = store.load("intro")
+            loaded.driver["Count"] = loaded.driver.get("Count", 0) + 1
+            store.save(loaded)
+
+
+def test_two_processes_lose_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.save(machine())
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_count, args=(str(tmp_path), 100)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    assert store.load("intro").driver["Count"] == 200
