@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 ENV_BOOT_TIMEOUT = "PYMACHINE_BOOT_TIMEOUT"
 BOOT_SECONDS = 300.0
 STOP_SECONDS = 60.0
+# An engine that pymachine did not set up is not asked for: it may be switched on another day.
+SETS_UP_ENGINE = Capability.IDENTITY | Capability.PROVISION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,9 +282,10 @@ class Manager:
             act(request)
         finally:
             self.store.save(machine)
-        self.reporter.info("Checking connection to Docker...")
-        self._await_engine(machine, driver)
-        self.reporter.info("Docker is up and running!")
+        if driver.info.capabilities & SETS_UP_ENGINE:
+            self.reporter.info("Checking connection to Docker...")
+            self._await_engine(machine, driver)
+            self.reporter.info("Docker is up and running!")
 
     def _identity(self, machine: Machine, endpoint: Endpoint) -> bytes:
         from pymachine import certs, engine, identity  # noqa: PLC0415 (cryptography)

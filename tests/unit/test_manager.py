@@ -1,0 +1,199 @@
+"""The order of the steps, with a driver that only remembers: what is saved when, and what is undone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from pymachine import manager as manager_module, registry
+from pymachine.driver import (
+    BootRequest,
+    Capability,
+    Config,
+    Driver,
+    DriverInfo,
+    Endpoint,
+    Health,
+    Json,
+    MachineRef,
+    Option,
+    State,
+)
+from pymachine.errors import (
+    DriverError,
+    HostNotRunningError,
+    InvalidNameError,
+    MachineExistsError,
+    PrecreateError,
+    UsageError,
+    WrongStateError,
+)
+from pymachine.manager import CreateRequest, Manager, boot_timeout
+from pymachine.store import Store
+
+
+class Remembering(Driver):
+    """Keeps its whole world in a class variable, as a hypervisor would keep it outside."""
+
+    info = DriverInfo("remembering", "for tests", Capability.FIXED_ADDRESS)
+    world: ClassVar[dict[str, State]] = {}
+    fails: ClassVar[dict[str, BaseException]] = {}
+    saved_before: ClassVar[list[bool]] = []
+
+    @classmethod
+    def options(cls) -> Sequence[Option]:
+        return []
+
+    @classmethod
+    def health(cls) -> Health:
+        return Health(usable=True)
+
+    @classmethod
+    def configure(cls, machine: MachineRef, options: Mapping[str, Json], siblings: Sequence[Config]) -> Config:
+        cls._maybe_fail("configure")
+        return {"IPAddress": f"127.9.9.{len(siblings) + 1}"}
+
+    @classmethod
+    def _maybe_fail(cls, step: str) -> None:
+        if step in cls.fails:
+            raise cls.fails[step]
+
+    def precreate_check(self) -> None:
+        self._maybe_fail("precreate")
+
+    def create(self, request: BootRequest) -> None:
+        self.saved_before.append((self.machine.directory / "config.json").exists())
+        self.world[self.machine.name] = State.RUNNING
+        self._maybe_fail("create")
+        self.config["Made"] = True
+
+    def start(self, request: BootRequest) -> None:
+        self.world[self.machine.name] = State.RUNNING
+        self._maybe_fail("start")
+
+    def stop(self, timeout: float) -> None:
+        self.world[self.machine.name] = State.STOPPED
+
+    def kill(self) -> None:
+        self.world[self.machine.name] = State.STOPPED
+
+    def remove(self) -> None:
+        self._maybe_fail("remove")
+        self.world.pop(self.machine.name, None)
+
+    def state(self) -> State:
+        return self.world.get(self.machine.name, State.STOPPED)
+
+    def endpoint(self) -> Endpoint:
+        return Endpoint(self.config["IPAddress"])
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    Remembering.world.clear()
+    Remembering.fails.clear()
+    Remembering.saved_before.clear()
+    monkeypatch.setattr(registry, "load", lambda name: Remembering)
+    # There is no engine behind this driver; the real handshake has tests with a real engine.
+    monkeypatch.setattr(manager_module.Manager, "_await_engine", lambda self, machine, driver: None)
+    return Store(tmp_path)
+
+
+def request(name: str = "intro") -> CreateRequest:
+    return CreateRequest(name=name, driver_name="remembering", options={})
+
+
+def test_the_record_is_there_before_the_machine_and_has_docker_machines_fields(store: Store) -> None:
+    Manager(store).create(request())
+    assert Remembering.saved_before == [True]
+    record = json.loads((store.machine_dir("intro") / "config.json").read_text())
+    assert record["Driver"]["Made"] is True
+    assert record["Driver"]["MachineName"] == "intro"
+    assert record["Driver"]["SSHKeyPath"] == str(store.machine_dir("intro") / "id_rsa")
+    assert record["HostOptions"]["AuthOptions"]["StorePath"] == str(store.machine_dir("intro"))
+    assert record["Endpoint"]["Address"] == "127.9.9.1"
+    assert record["ConfigVersion"] == 3
+
+
+def test_siblings_are_told_so_that_addresses_differ(store: Store) -> None:
+    Manager(store).create(request("a"))
+    made = Manager(store).create(request("b"))
+    assert made.driver["IPAddress"] == "127.9.9.2"
+
+
+@pytest.mark.parametrize(
+    ("step", "error", "expected", "text"),
+    [
+        (
+            "configure",
+            UsageError("bad value"),
+            UsageError,
+            "Error setting machine configuration from flags provided: bad",
+        ),
+        ("precreate", DriverError("no VT-x"), PrecreateError, 'Error with pre-create check: "no VT-x"'),
+        (
+            "create",
+            DriverError("boom"),
+            DriverError,
+            "Error creating machine: Error in driver during machine creation: b",
+        ),
+        ("create", KeyboardInterrupt(), KeyboardInterrupt, ""),
+    ],
+)
+def test_a_create_that_fails_is_undone(
+    store: Store, step: str, error: BaseException, expected: type[BaseException], text: str
+) -> None:
+    Remembering.fails[step] = error
+    with pytest.raises(expected, match=text):
+        Manager(store).create(request())
+    assert Remembering.world == {}
+    assert store.names() == []
+
+
+def test_what_cannot_be_undone_stays_for_rm(store: Store) -> None:
+    Remembering.fails["create"] = DriverError("boom")
+    Remembering.fails["remove"] = DriverError("stuck")
+    with pytest.raises(DriverError, match="boom"):
+        Manager(store).create(request())
+    assert store.names() == ["intro"]
+    del Remembering.fails["remove"]
+    Manager(store).remove("intro")
+    assert store.names() == []
+    assert Remembering.world == {}
+
+
+def test_a_second_machine_of_one_name_is_refused_and_the_first_untouched(store: Store) -> None:
+    Manager(store).create(request())
+    with pytest.raises(MachineExistsError):
+        Manager(store).create(request())
+    assert Remembering.world == {"intro": State.RUNNING}
+    with pytest.raises(InvalidNameError):
+        Manager(store).create(request("../x"))
+
+
+def test_states_that_an_action_does_not_apply_to(store: Store) -> None:
+    manager = Manager(store)
+    manager.create(request())
+    with pytest.raises(WrongStateError, match='Machine "intro" is already running.'):
+        manager.start("intro")
+    manager.stop("intro")
+    with pytest.raises(WrongStateError, match='Machine "intro" is already stopped.'):
+        manager.stop("intro")
+    with pytest.raises(HostNotRunningError, match="Host is not running"):
+        manager.endpoint("intro")
+    manager.restart("intro")
+    assert manager.state("intro") is State.RUNNING
+    manager.kill("intro")
+    with pytest.raises(WrongStateError):
+        manager.kill("intro")
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "0", "nan", "inf"])
+def test_the_boot_timeout_must_be_a_number_of_seconds(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("PYMACHINE_BOOT_TIMEOUT", text)
+    with pytest.raises(UsageError, match="PYMACHINE_BOOT_TIMEOUT"):
+        boot_timeout()
