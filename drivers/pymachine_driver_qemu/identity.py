@@ -1,0 +1,169 @@
+"""The host's end of the identity channel: a virtio-serial port whose other side is a Unix socket of QEMU.
+
+To the guest: ``IDENTITY 1 <bytes> <sha256> <unix time>`` and the tar. From the guest, a line each: ``STAGE <name>
+<seconds since power-on>``, ``OK <sha256>``, ``ERROR <text>``. QEMU keeps what is sent until the guest reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import selectors
+import time
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from pymachine.errors import DriverError
+from pymachine.progress import Task
+from pymachine.wait import Deadline
+from pymachine_driver_qemu import qmp
+
+VERSION = 1
+_CONNECT_SECONDS = 5.0
+_CHUNK = 65536
+_LONGEST_LINE = 4096
+# The guest's engine answers once one of these was said; OK alone is about the identity.
+_ENGINE_STAGES = frozenset({"engine", "ready"})
+
+
+class GuestError(DriverError):
+    """The guest did not come up, or did not take its identity."""
+
+    code = "qemu-guest"
+
+
+class GuestTimeoutError(GuestError):
+    """The guest did not come up in time."""
+
+    code = "qemu-guest-timeout"
+
+
+def message(tar: bytes, *, now: float) -> bytes:
+    """What is sent for an identity; `now` is the time in seconds since 1970."""
+    return f"IDENTITY {VERSION} {len(tar)} {digest(tar)} {int(now)}\n".encode() + tar
+
+
+def digest(tar: bytes) -> str:
+    """What the guest's OK must name."""
+    return hashlib.sha256(tar).hexdigest()
+
+
+class Progress:
+    """What the guest has said so far; pure, so that it can be tested without one."""
+
+    def __init__(self, expected: str) -> None:
+        """`expected` is the identity's digest."""
+        self.stages: dict[str, float] = {}
+        """Seconds since power-on at which each stage was reached, in the order in which the guest told."""
+        self._expected = expected
+        self._applied = False
+        self._buffer = b""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the identity is in place and the engine answers."""
+        return self._applied and bool(_ENGINE_STAGES & self.stages.keys())
+
+    @property
+    def last_stage(self) -> str:
+        """The stage that was reached last; empty before the first."""
+        return next(reversed(self.stages), "")
+
+    def feed(self, data: bytes) -> None:
+        """Take what the guest sent, in whatever pieces. Raises `GuestError` when it reports one."""
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        self._buffer = self._buffer[-_LONGEST_LINE:]
+        for line in lines:
+            self._line(line.decode(errors="replace").strip())
+
+    def durations(self) -> dict[str, float]:
+        """How many seconds passed from one stage to the next, by the later one's name."""
+        passed: dict[str, float] = {}
+        before = 0.0
+        for name, at in sorted(self.stages.items(), key=lambda item: item[1]):
+            passed[name] = round(at - before, 2)
+            before = at
+        return passed
+
+    def _line(self, line: str) -> None:
+        word, _, rest = line.partition(" ")
+        if word == "STAGE":
+            stage = re.fullmatch(r"([a-z-]{1,40}) (\d{1,7}(?:\.\d{1,6})?)", rest)
+            if stage:
+                self.stages[stage[1]] = float(stage[2])
+        elif word == "OK":
+            # Another digest is the answer to an identity that somebody sent before us.
+            self._applied = self._applied or rest.strip() == self._expected
+        elif word == "ERROR":
+            raise GuestError(f"the guest reports: {rest or 'an error'}")
+
+
+class Channel:
+    """A connection to the guest's identity port."""
+
+    def __init__(self, path: Path) -> None:
+        """Connect to QEMU's socket at `path`; raises `qmp.QmpError` if there is no QEMU."""
+        self._socket = qmp.connect(path, Deadline(_CONNECT_SECONDS))
+
+    def close(self) -> None:
+        """Let go of the port."""
+        self._socket.close()
+
+    def deliver(self, tar: bytes, *, deadline: Deadline, task: Task, timings: MutableMapping[str, float]) -> None:
+        """Send the identity and wait until the guest says that it is up with it.
+
+        Notes each stage in `task` and `timings`. Raises `GuestError` when the guest reports one or QEMU ends, and
+        `GuestTimeoutError` at the `deadline`.
+        """
+        progress = Progress(digest(tar))
+        try:
+            self._exchange(progress, message(tar, now=time.time()), deadline, task)
+        finally:
+            timings.update(progress.durations())
+
+    def _exchange(self, progress: Progress, outgoing: bytes, deadline: Deadline, task: Task) -> None:
+        unsent = memoryview(outgoing)
+        self._socket.settimeout(0)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
+            while not progress.is_up:
+                ready = selector.select(deadline.remaining())
+                if deadline.expired:
+                    raise GuestTimeoutError(_too_late(progress, deadline))
+                for _, events in ready:
+                    if events & selectors.EVENT_READ:
+                        progress.feed(self._receive(progress))
+                        task.note(progress.last_stage)
+                    if events & selectors.EVENT_WRITE:
+                        unsent = unsent[self._send(unsent, progress) :]
+                        if not unsent:
+                            selector.modify(self._socket, selectors.EVENT_READ)
+
+    def _receive(self, progress: Progress) -> bytes:
+        try:
+            data = self._socket.recv(_CHUNK)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            raise GuestError(_ended(progress)) from error
+        if not data:
+            raise GuestError(_ended(progress))
+        return data
+
+    def _send(self, unsent: memoryview, progress: Progress) -> int:
+        try:
+            return self._socket.send(unsent[:_CHUNK])
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise GuestError(_ended(progress)) from error
+
+
+def _ended(progress: Progress) -> str:
+    return f"the machine switched itself off while it booted (last stage: {progress.last_stage or 'none'})"
+
+
+def _too_late(progress: Progress, deadline: Deadline) -> str:
+    stage = progress.last_stage
+    how_far = f"its last stage was {stage!r}" if stage else "it reported no stage at all"
+    return f"the guest did not come up within {deadline.seconds:g} seconds: {how_far}"

@@ -1,0 +1,146 @@
+"""The flags of the driver, their defaults and their checks."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pymachine.driver import Json, Option, OptionKind
+from pymachine.errors import UsageError
+
+ACCELERATORS = ("auto", "kvm", "hvf", "tcg")
+# Debian's word for each word that users and `uname -m` have.
+ARCHITECTURES = {"amd64": "amd64", "x86_64": "amd64", "arm64": "arm64", "aarch64": "arm64"}
+
+DEFAULT_CPUS = 2
+DEFAULT_MEMORY_MIB = 1024
+DEFAULT_DISK_MB = 20000
+# Below this the kernel, the overlay in memory and dockerd do not fit.
+LEAST_MEMORY_MIB = 512
+LEAST_DISK_MB = 1000
+# What q35 and virt take without further options.
+MOST_CPUS = 255
+
+OPTIONS = (
+    Option(
+        name="qemu-cpu-count",
+        kind=OptionKind.INTEGER,
+        default=DEFAULT_CPUS,
+        env="QEMU_CPU_COUNT",
+        help="Number of CPUs for the machine (-1: as many as the host has)",
+    ),
+    Option(
+        name="qemu-memory",
+        kind=OptionKind.INTEGER,
+        default=DEFAULT_MEMORY_MIB,
+        env="QEMU_MEMORY_SIZE",
+        help="Size of memory for the machine in MB",
+    ),
+    Option(
+        name="qemu-disk-size",
+        kind=OptionKind.INTEGER,
+        default=DEFAULT_DISK_MB,
+        env="QEMU_DISK_SIZE",
+        help="Size of disk for the machine in MB; it takes room on the host only as it fills",
+    ),
+    Option(
+        name="qemu-boot2docker-url",
+        default="",
+        env="QEMU_BOOT2DOCKER_URL",
+        help="Path or URL of the image; by default one is built on this host",
+    ),
+    Option(
+        name="qemu-accelerator",
+        default="auto",
+        env="QEMU_ACCELERATOR",
+        help="Hardware virtualisation to use: auto, kvm, hvf, or tcg for none",
+    ),
+    Option(
+        name="qemu-binary",
+        default="",
+        env="QEMU_BINARY",
+        help="QEMU to use, as a path or a name on PATH",
+    ),
+    Option(
+        name="qemu-arch",
+        default="",
+        env="QEMU_ARCH",
+        help="Architecture of the machine: amd64 or arm64; by default the host's",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """The flags' values, checked."""
+
+    cpus: int
+    memory_mib: int
+    disk_mb: int
+    image: str
+    accelerator: str
+    binary: str
+    architecture: str
+
+
+def check(values: Mapping[str, Json]) -> Choices:
+    """The checked form of `values`, which has every option by name. Raises `UsageError` naming the flag at fault."""
+    return Choices(
+        cpus=_cpus(values["qemu-cpu-count"]),
+        memory_mib=_at_least(values, "qemu-memory", LEAST_MEMORY_MIB, "MB"),
+        disk_mb=_at_least(values, "qemu-disk-size", LEAST_DISK_MB, "MB"),
+        image=_image(values["qemu-boot2docker-url"]),
+        accelerator=_one_of("qemu-accelerator", values["qemu-accelerator"] or "auto", ACCELERATORS),
+        binary=str(values["qemu-binary"] or ""),
+        architecture=_architecture(values["qemu-arch"]),
+    )
+
+
+def host_architecture() -> str:
+    """Debian's word for this host's architecture; what is unknown here is emulated, as amd64."""
+    return ARCHITECTURES.get(platform.machine().lower(), "amd64")
+
+
+def _cpus(value: Json) -> int:
+    host = os.cpu_count() or 1
+    count = _integer("qemu-cpu-count", value)
+    if count == -1:
+        return min(host, MOST_CPUS)
+    if not 1 <= count <= MOST_CPUS:
+        raise UsageError(f"--qemu-cpu-count is {count}, expected 1 to {MOST_CPUS}, or -1 for all that the host has")
+    # More CPUs than the host has only wait for each other; the default must not ask for that.
+    return min(count, host) if count == DEFAULT_CPUS else count
+
+
+def _at_least(values: Mapping[str, Json], name: str, least: int, unit: str) -> int:
+    number = _integer(name, values[name])
+    if number < least:
+        raise UsageError(f"--{name} is {number}, expected at least {least} {unit}")
+    return number
+
+
+def _integer(name: str, value: Json) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageError(f"--{name} is {value!r}, expected a number")
+    return value
+
+
+def _one_of(name: str, value: Json, known: tuple[str, ...]) -> str:
+    word = str(value).lower()
+    if word not in known:
+        raise UsageError(f"--{name} is {value!r}, expected one of {', '.join(known)}")
+    return word
+
+
+def _architecture(value: Json) -> str:
+    if not value:
+        return host_architecture()
+    return ARCHITECTURES[_one_of("qemu-arch", value, tuple(ARCHITECTURES))]
+
+
+def _image(value: Json) -> str:
+    """A path is kept absolute: `start` may be called from another folder."""
+    text = str(value or "")
+    return text if not text or "://" in text else os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111

@@ -1,0 +1,203 @@
+"""One QEMU process: started so that it outlives us, found again, and ended.
+
+Alive means that something listens on its socket. Process ids do not tell: where nothing reaps the dead (PID 1 of many
+containers), an ended QEMU keeps its id for good.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from pymachine.driver import State
+from pymachine.errors import DriverError, TimeoutExpiredError
+from pymachine.wait import Deadline, until
+from pymachine_driver_qemu import qmp, runtime
+
+CONSOLE_LOG = "console.log"
+QEMU_LOG = "qemu.log"
+LAUNCH_SECONDS = 20.0
+QUIT_SECONDS = 5.0
+# Guests may miss the button while they boot.
+_PRESS_AGAIN_SECONDS = 10.0
+_POLL_SECONDS = 0.1
+_LONGEST_LOG = 1024 * 1024
+_KEPT_OF_LOG = 256 * 1024
+_TAIL = 4096
+
+_STATES = {
+    "running": State.RUNNING,
+    "inmigrate": State.STARTING,
+    "prelaunch": State.STARTING,
+    "restore-vm": State.STARTING,
+    "shutdown": State.STOPPING,
+    "guest-panicked": State.ERROR,
+    "internal-error": State.ERROR,
+}
+
+
+class LaunchError(DriverError):
+    """QEMU did not start."""
+
+    code = "qemu-launch"
+
+
+def launch(argv: Sequence[str], *, directory: Path, sockets: Path, environment: Mapping[str, str]) -> None:
+    """Start QEMU in a session of its own, and return once its monitor answers.
+
+    What it says goes to ``qemu.log`` in `directory`. Raises `LaunchError` with the end of that.
+    """
+    log = directory / QEMU_LOG
+    for path in (log, directory / CONSOLE_LOG):
+        trim(path)
+    process = spawn(argv, log=log, environment=environment)
+    deadline = Deadline(LAUNCH_SECONDS)
+    while not _answers(sockets / runtime.CONTROL):
+        code = process.poll()
+        if code is not None or deadline.expired:
+            if code is None:
+                process.kill()
+                process.wait()
+            why = f"ended with exit code {code}" if code is not None else f"did not answer in {LAUNCH_SECONDS:g} s"
+            raise LaunchError(f"QEMU {why}", details=said_since_start(log), hint=f"All that it said is in {log}")
+        time.sleep(0.02)
+    # Whoever starts it need not wait for it; without this its end would be a warning about a running child.
+    process.returncode = 0
+
+
+def spawn(argv: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a program that outlives us: no terminal, no folder kept in use, output appended to `log`."""
+    with _opened_log(log) as output:
+        output.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {shlex.join(argv)}\n".encode())
+        output.flush()
+        try:
+            return subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise LaunchError(f"cannot run {argv[0]}: {error.strerror}") from error
+
+
+def state(sockets: Path | None) -> State:
+    """What the QEMU behind `sockets` is doing; STOPPED if there is none. Raises `QmpTimeoutError` if it hangs."""
+    if sockets is None:
+        return State.STOPPED
+    try:
+        with qmp.Qmp(sockets / runtime.CONTROL) as monitor:
+            status = str(monitor.execute("query-status")["status"])
+    except qmp.QmpGoneError:
+        return State.STOPPED
+    return _STATES.get(status, State.PAUSED)
+
+
+def power_down(sockets: Path, *, timeout: float) -> bool:
+    """Press the power button and wait for the end; whether it came within `timeout` seconds."""
+    deadline = Deadline(timeout)
+    while True:
+        try:
+            with qmp.Qmp(sockets / runtime.CONTROL) as monitor:
+                monitor.execute("system_powerdown")
+        except qmp.QmpGoneError:
+            return True
+        if await_end(sockets, seconds=deadline.remaining(at_most=_PRESS_AGAIN_SECONDS)):
+            return True
+        if deadline.expired:
+            return False
+
+
+def end(sockets: Path) -> None:
+    """End QEMU at once: by its monitor, or by a signal when that does not answer. Ended already is success.
+
+    Raises `DriverError` if it is still there after all that.
+    """
+    control = sockets / runtime.CONTROL
+    try:
+        with qmp.Qmp(control) as monitor:
+            monitor.execute("quit")
+    except qmp.QmpGoneError:
+        return
+    except qmp.QmpError:
+        _signal(control)
+    if not await_end(sockets, seconds=QUIT_SECONDS):
+        _signal(control)
+        if not await_end(sockets, seconds=QUIT_SECONDS):
+            raise DriverError(f"QEMU does not end, not even by SIGKILL (its socket: {control})")
+
+
+def await_end(sockets: Path, *, seconds: float) -> bool:
+    """Wait until nothing listens on QEMU's socket; whether that came in time."""
+    control = sockets / runtime.CONTROL
+    try:
+        return until(
+            lambda: not qmp.is_listening(control), deadline=seconds, what="end", interval=0.02, longest=_POLL_SECONDS
+        )
+    except TimeoutExpiredError:
+        return False
+
+
+def tail(path: Path, *, length: int = _TAIL) -> str:
+    """The last lines of a log, at most `length` bytes; empty if there is none."""
+    try:
+        with path.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - length))
+            return log.read().decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def trim(path: Path) -> None:
+    """Keep only the end of a log that has grown long; logs are appended to, and nothing else ends their growth."""
+    try:
+        if path.stat().st_size <= _LONGEST_LOG:
+            return
+        kept = tail(path, length=_KEPT_OF_LOG)
+        path.write_text(kept + "\n", encoding="utf-8")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise LaunchError(f"cannot write {path}: {error.strerror}") from error
+
+
+def said_since_start(log: Path) -> str:
+    """What QEMU said since its last start; the line with its command is not for the user."""
+    lines = tail(log).splitlines()
+    starts = [number for number, line in enumerate(lines) if " -uuid " in line or " -name guest=" in line]
+    return "\n".join(lines[starts[-1] + 1 :] if starts else lines)
+
+
+def _opened_log(path: Path) -> BinaryIO:
+    try:
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb")
+    except OSError as error:
+        raise LaunchError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _answers(control: Path) -> bool:
+    try:
+        with qmp.Qmp(control, timeout=1.0):
+            return True
+    except qmp.QmpError:
+        return False
+
+
+def _signal(control: Path) -> None:
+    """SIGKILL to the process that listens on `control`: the kernel names it, so that it cannot be another."""
+    pid = qmp.listener_pid(control)
+    if pid is not None and sys.platform != "win32":
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return

@@ -1,0 +1,218 @@
+"""A small client for QMP, QEMU's own protocol: JSON lines on a Unix socket.
+
+A socket of QEMU serves one client at a time and lets the others wait, so that connections here are short: connect,
+ask, close. Source: QEMU's "QEMU Machine Protocol Specification".
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pymachine.errors import DriverError
+from pymachine.wait import Deadline
+
+TIMEOUT = 5.0
+# No answer that is asked for here is longer than a few kilobytes.
+_LONGEST_LINE = 4 * 1024 * 1024
+_CONNECT_PAUSE = 0.02
+
+
+class QmpError(DriverError):
+    """QEMU refused a command, or what it said is not QMP."""
+
+    code = "qmp"
+
+
+class QmpGoneError(QmpError):
+    """Nothing listens on the socket, or QEMU closed it: it has ended."""
+
+    code = "qmp-gone"
+
+
+class QmpTimeoutError(QmpError):
+    """QEMU, or the other client that it serves, took too long."""
+
+    code = "qmp-timeout"
+
+
+class Qmp:
+    """A connection that has negotiated its capabilities; a context manager."""
+
+    def __init__(self, path: Path, *, timeout: float = TIMEOUT) -> None:
+        """Connect, or raise a `QmpError`; `timeout` (seconds) is for this and for each command's answer."""
+        self._timeout = timeout
+        self._buffer = b""
+        self._events: list[dict[str, Any]] = []
+        deadline = Deadline(timeout)
+        self._socket = connect(path, deadline)
+        try:
+            self._greeting(deadline)
+            self._command("qmp_capabilities", {}, deadline)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection; QEMU then serves the next client."""
+        self._socket.close()
+
+    def fileno(self) -> int:
+        """The socket's number, for `selectors`."""
+        return self._socket.fileno()
+
+    def execute(self, command: str, *, timeout: float | None = None, **arguments: Any) -> Any:
+        """Run `command` and return its answer. Events that come meanwhile are kept for `events`.
+
+        Argument names have underscores where QMP has dashes. Raises `QmpError` with QEMU's own words.
+        """
+        deadline = Deadline(self._timeout if timeout is None else timeout)
+        return self._command(command, {name.replace("_", "-"): value for name, value in arguments.items()}, deadline)
+
+    def human(self, line: str) -> str:
+        """Run a command of the human monitor, for what QMP has no command for; returns what it printed."""
+        return str(self.execute("human-monitor-command", command_line=line)).strip()
+
+    def events(self) -> list[str]:
+        """The names of the events that came since the last call; does not wait. Raises `QmpGoneError` at the end."""
+        while True:
+            try:
+                message = self._message(Deadline(0.0))
+            except QmpTimeoutError:
+                break
+            self._keep_event(message)
+        names = [str(event["event"]) for event in self._events]
+        self._events.clear()
+        return names
+
+    def _greeting(self, deadline: Deadline) -> None:
+        message = self._message(deadline)
+        if "QMP" not in message:
+            raise QmpError(f"not a QMP greeting: {json.dumps(message)[:200]}")
+
+    def _command(self, command: str, arguments: Mapping[str, Any], deadline: Deadline) -> Any:
+        request: dict[str, Any] = {"execute": command}
+        if arguments:
+            request["arguments"] = arguments
+        self._send(json.dumps(request).encode() + b"\n", deadline)
+        while True:
+            message = self._message(deadline)
+            if "error" in message:
+                raise QmpError(f"QEMU refused {command}: {_description(message['error'])}")
+            if "return" in message:
+                return message["return"]
+            self._keep_event(message)
+
+    def _keep_event(self, message: dict[str, Any]) -> None:
+        if "event" in message:
+            self._events.append(message)
+
+    def _send(self, data: bytes, deadline: Deadline) -> None:
+        try:
+            self._socket.settimeout(max(deadline.remaining(), 0.001))
+            self._socket.sendall(data)
+        except TimeoutError as error:
+            raise QmpTimeoutError("QEMU does not read its QMP socket") from error
+        except OSError as error:
+            raise QmpGoneError("QEMU has ended") from error
+
+    def _message(self, deadline: Deadline) -> dict[str, Any]:
+        """The next line as an object."""
+        while b"\n" not in self._buffer:
+            if len(self._buffer) > _LONGEST_LINE:
+                raise QmpError("QEMU's answer does not end")
+            self._receive(deadline)
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        try:
+            message = json.loads(line)
+        except ValueError as error:
+            raise QmpError(f"not QMP: {line[:200]!r}") from error
+        if not isinstance(message, dict):
+            raise QmpError(f"not QMP: {line[:200]!r}")
+        return message
+
+    def _receive(self, deadline: Deadline) -> None:
+        try:
+            # Zero would mean non-blocking, with an error of another class.
+            self._socket.settimeout(max(deadline.remaining(), 0.001))
+            data = self._socket.recv(65536)
+        except TimeoutError as error:
+            raise QmpTimeoutError(f"QEMU did not answer within {deadline.seconds:g} seconds") from error
+        except OSError as error:
+            raise QmpGoneError("QEMU has ended") from error
+        if not data:
+            raise QmpGoneError("QEMU has ended")
+        self._buffer += data
+
+
+def connect(path: Path, deadline: Deadline) -> socket.socket:
+    """A stream connection to the Unix socket at `path`.
+
+    Raises `QmpGoneError` if nothing listens there, `QmpTimeoutError` if there is no place in its queue in time.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _connect(connection, path, deadline)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _connect(connection: socket.socket, path: Path, deadline: Deadline) -> None:
+    while True:
+        connection.settimeout(max(deadline.remaining(), 0.001))
+        try:
+            connection.connect(str(path))
+        except (BlockingIOError, TimeoutError) as error:
+            # Linux says at once that the queue is full, whatever the timeout.
+            if deadline.expired:
+                raise QmpTimeoutError(f"QEMU serves others on {path.name} for too long") from error
+            time.sleep(_CONNECT_PAUSE)
+        except OSError as error:
+            raise QmpGoneError(f"nothing listens on {path.name}") from error
+        else:
+            return
+
+
+def is_listening(path: Path) -> bool:
+    """Whether a process, busy or not, listens on the Unix socket at `path`; a dead one, even unreaped, does not."""
+    try:
+        connect(path, Deadline(0.0)).close()
+    except QmpTimeoutError:
+        return True
+    except QmpGoneError:
+        return False
+    return True
+
+
+def listener_pid(path: Path) -> int | None:
+    """The process that listens on the Unix socket at `path`; None if nothing does or the system cannot tell."""
+    if sys.platform != "linux":
+        return None
+    try:
+        connection = connect(path, Deadline(1.0))
+    except QmpError:
+        return None
+    with connection:
+        data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", data)[0]) or None
+
+
+def _description(error: object) -> str:
+    return str(error.get("desc", error)) if isinstance(error, dict) else str(error)

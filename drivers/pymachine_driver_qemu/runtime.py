@@ -1,0 +1,97 @@
+"""The folder of a machine's sockets.
+
+A Unix socket's path has at most 107 bytes (103 on macOS), less than many a store's path, so that the sockets are in a
+short folder elsewhere. The link ``run`` in the machine's folder says where, for processes with another environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from pymachine.errors import DriverError
+
+LINK = "run"
+CONTROL = "control.sock"
+PORTS = "ports.sock"
+IDENTITY = "identity.sock"
+_LONGEST_PATH = 103
+_LONGEST_NAME = max(len(CONTROL), len(PORTS), len(IDENTITY)) + 1
+_ID_LENGTH = 12
+
+
+class RuntimeFolderError(DriverError):
+    """The folder for sockets cannot be made, or is not ours alone."""
+
+    code = "qemu-runtime-folder"
+
+
+def base() -> Path:
+    """The user's folder for all machines: in XDG_RUNTIME_DIR if that is the user's own, else in /tmp. Made, 0700."""
+    given = os.environ.get("XDG_RUNTIME_DIR", "")
+    if given and _is_ours(Path(given)) and len(given) + len("/pymachine/") + _ID_LENGTH + _LONGEST_NAME < _LONGEST_PATH:
+        return _made(Path(given) / "pymachine")
+    # /tmp by name: TMPDIR may be long, and may differ between the user's sessions.
+    return _made(Path(f"/tmp/pymachine-{os.getuid()}"))  # noqa: S108 (owner and mode are checked)
+
+
+def make(directory: Path, machine_id: str) -> Path:
+    """An empty socket folder for the machine whose folder is `directory`, with the link to it."""
+    remove(directory)
+    folder = _made(base() / machine_id.replace("-", "")[:_ID_LENGTH])
+    for stale in folder.iterdir():
+        stale.unlink()
+    link = directory / LINK
+    try:
+        link.symlink_to(folder)
+    except OSError as error:
+        raise RuntimeFolderError(f"cannot write {link}: {error.strerror}") from error
+    return folder
+
+
+def find(directory: Path) -> Path | None:
+    """The socket folder of the machine, None if it has none or it is not ours."""
+    try:
+        folder = (directory / LINK).readlink()
+    except OSError:
+        return None
+    return folder if _is_ours(folder) else None
+
+
+def remove(directory: Path) -> None:
+    """Remove the socket folder and the link to it, if they are there."""
+    folder = find(directory)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        (directory / LINK).unlink()
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise RuntimeFolderError(f"cannot make {folder}: {error.strerror}") from error
+    if not _is_ours(folder):
+        raise RuntimeFolderError(
+            f"{folder} is not a folder of this user alone",
+            hint=f"Remove it, or set XDG_RUNTIME_DIR to a folder of yours with mode 0700. Now it is: {_told(folder)}",
+        )
+    return folder
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether it is a real folder (no link) that nobody else can enter: in /tmp others may have made it first."""
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
+
+
+def _told(folder: Path) -> str:
+    status = folder.lstat()
+    return f"{stat.filemode(status.st_mode)} of user {status.st_uid}"

@@ -1,0 +1,28 @@
+"""Starting the port watcher (`pymachine_driver_qemu.ports`) of a machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from pymachine.errors import DriverError
+from pymachine_driver_qemu import process
+from pymachine_driver_qemu.address import Place
+
+LOG = "ports.log"
+SETTINGS = "ports.json"
+
+
+def start(folder: Path, place: Place) -> None:
+    """Start a watcher that outlives us and ends with the machine's QEMU. Raises `DriverError` if it cannot start."""
+    fields = {"address": place.address, "docker_port": place.docker_port}
+    try:
+        (folder / SETTINGS).write_text(json.dumps(fields), encoding="utf-8")
+    except OSError as error:
+        raise DriverError(f"cannot write {folder / SETTINGS}: {error.strerror}") from error
+    process.trim(folder / LOG)
+    # -P: the working folder is not to be searched for modules.
+    argv = [sys.executable, "-P", "-m", "pymachine_driver_qemu.ports", str(folder)]
+    # It is no child to wait for: it ends when QEMU does.
+    process.spawn(argv, log=folder / LOG, environment={}).returncode = 0
