@@ -191,10 +191,10 @@ class QemuDriver(Driver):
         from pymachine import wait  # noqa: PLC0415
         from pymachine_driver_qemu import watcher  # noqa: PLC0415
 
-        deadline = wait.Deadline(request.timeout)
         qemu = self._qemu()
         self._check_ports()
         accelerator = self._accelerator(qemu)
+        deadline = wait.Deadline(request.timeout)
         with self._ended_on_failure():
             sockets = self._launch(qemu, accelerator, request)
             self._deliver(sockets, request, deadline)

@@ -86,6 +86,7 @@ def spawn(argv: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> 
                 cwd="/",
                 env={**os.environ, **environment},
                 start_new_session=True,
+                umask=0o077,
             )
         except OSError as error:
             raise LaunchError(f"cannot run {argv[0]}: {error.strerror}") from error
