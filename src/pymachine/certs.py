@@ -1,0 +1,271 @@
+"""The store's certificate authority, its client certificate, and the machines' server certificates.
+
+The shape of each certificate (subject, usage, validity) is docker-machine's; the keys are EC P-256, since making an
+RSA key takes a noticeable part of a second. Whoever makes or renews something holds the lock of the folder it is in,
+so that any number of first creates at once share one authority.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import getpass
+import ipaddress
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from filelock import FileLock
+
+from pymachine import files, paths
+from pymachine.errors import PymachineError
+from pymachine.progress import Reporter
+
+VALID_DAYS = 1080
+BACKDATED = dt.timedelta(minutes=5)
+RENEW_BEFORE = dt.timedelta(days=30)
+CERT_MODE = 0o644
+KEY_MODE = 0o600
+
+
+class CertificateError(PymachineError):
+    """A certificate or key of the store is missing, unreadable, or does not fit its partner."""
+
+    code = "certificate"
+
+
+@dataclass(frozen=True)
+class AuthPaths:
+    """Where the authority and the client's certificate are; ``--tls-ca-cert`` and its like point elsewhere."""
+
+    ca_cert: Path
+    ca_key: Path
+    client_cert: Path
+    client_key: Path
+
+
+@dataclass(frozen=True)
+class _Pair:
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+
+def ensure_authority(auth: AuthPaths, *, reporter: Reporter) -> None:
+    """Make the CA and the client certificate where they are missing, and anew where they have expired.
+
+    What is replaced is kept beside as ``*.old``. Raises `CertificateError` for a certificate without its key.
+    """
+    folder = auth.ca_cert.parent
+    files.make_private_dir(folder)
+    with FileLock(folder / ".lock", mode=KEY_MODE):
+        new_ca = _needed(auth.ca_cert, auth.ca_key, "CA certificate", reporter)
+        if new_ca:
+            reporter.info(f"Creating CA: {auth.ca_cert}")
+            _write(auth.ca_cert, auth.ca_key, _make_ca())
+        if new_ca or _needed(auth.client_cert, auth.client_key, "Client certificate", reporter):
+            reporter.info(f"Creating client certificate: {auth.client_cert}")
+            _write(auth.client_cert, auth.client_key, _make_client(_read(auth.ca_cert, auth.ca_key)))
+
+
+def ensure_server(auth: AuthPaths, *, directory: Path, name: str, hosts: Sequence[str]) -> None:
+    """Give the machine in `directory` a server certificate for `hosts`, and copies of what its clients need.
+
+    What is there is kept if it is for these hosts, signed by the CA of now, and good for another month.
+    """
+    ca = _read(auth.ca_cert, auth.ca_key)
+    cert, key = directory / paths.SERVER_CERT, directory / paths.SERVER_KEY
+    if not _server_fits(cert, key, ca, hosts):
+        _write(cert, key, _make_server(ca, name=name, hosts=hosts))
+    for source, target, mode in (
+        (auth.ca_cert, paths.CA_CERT, CERT_MODE),
+        (auth.client_cert, paths.CLIENT_CERT, CERT_MODE),
+        (auth.client_key, paths.CLIENT_KEY, KEY_MODE),
+    ):
+        data = source.read_bytes()
+        copy = directory / target
+        if not copy.exists() or copy.read_bytes() != data:
+            files.atomic_write(copy, data, mode=mode)
+
+
+def expires(certificate: Path) -> dt.datetime:
+    """When a certificate ceases to be valid (UTC). Raises `CertificateError`."""
+    return _load_certificate(certificate).not_valid_after_utc
+
+
+def _needed(cert: Path, key: Path, what: str, reporter: Reporter) -> bool:
+    """Whether a pair must be made: it is missing, or out of date (which is said in docker-machine's words).
+
+    A key alone is what a crash in `_write` leaves; it is kept beside all the same, since it may be more than that.
+    """
+    if not cert.exists():
+        _keep_old(key)
+        return True
+    if not key.exists():
+        raise CertificateError(
+            f"{key} is missing, but {cert} is there",
+            hint=f"Restore {key.name} from a backup; or move {cert.name} away, and both are made anew.",
+        )
+    if expires(cert) > _now():
+        return False
+    reporter.info(f"{what} is outdated and needs to be regenerated")
+    _keep_old(cert)
+    _keep_old(key)
+    return True
+
+
+def _keep_old(path: Path) -> None:
+    if path.exists():
+        shutil.copy2(path, path.with_name(path.name + ".old"))
+
+
+def _server_fits(cert: Path, key: Path, ca: _Pair, hosts: Sequence[str]) -> bool:
+    if not cert.exists() or not key.exists():
+        return False
+    found = _load_certificate(cert)
+    try:
+        found.verify_directly_issued_by(ca.certificate)
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except Exception:  # noqa: BLE001 (cryptography raises a different type for each way of not fitting)
+        return False
+    return list(names) == _alternative_names(hosts) and found.not_valid_after_utc > _now() + RENEW_BEFORE
+
+
+def _make_ca() -> _Pair:
+    key = ec.generate_private_key(ec.SECP256R1())
+    usage = _usage(digital_signature=True, key_encipherment=True, key_agreement=True, key_cert_sign=True)
+    builder = (
+        _builder(key, organisation=_user(), issuer=_name(_user()))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+    return _Pair(builder.sign(key, hashes.SHA256()), key)
+
+
+def _make_client(ca: _Pair) -> _Pair:
+    usage = _usage(digital_signature=True)
+    return _issue(ca, f"{_user()}.<bootstrap>", usage, [ExtendedKeyUsageOID.CLIENT_AUTH], [])
+
+
+def _make_server(ca: _Pair, *, name: str, hosts: Sequence[str]) -> _Pair:
+    usage = _usage(digital_signature=True, key_encipherment=True, key_agreement=True)
+    return _issue(ca, f"{_user()}.{name}", usage, [ExtendedKeyUsageOID.SERVER_AUTH], _alternative_names(hosts))
+
+
+def _issue(
+    ca: _Pair,
+    organisation: str,
+    usage: x509.KeyUsage,
+    purposes: list[x509.ObjectIdentifier],
+    names: list[x509.GeneralName],
+) -> _Pair:
+    key = ec.generate_private_key(ec.SECP256R1())
+    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key())
+    builder = (
+        _builder(key, organisation=organisation, issuer=ca.certificate.subject)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        .add_extension(authority, critical=False)
+    )
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return _Pair(builder.sign(ca.key, hashes.SHA256()), key)
+
+
+def _builder(key: ec.EllipticCurvePrivateKey, *, organisation: str, issuer: x509.Name) -> x509.CertificateBuilder:
+    start = _now() - BACKDATED
+    return (
+        x509.CertificateBuilder()
+        .subject_name(_name(organisation))
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number() >> 32)  # 128 bits, as docker-machine's
+        .not_valid_before(start)
+        .not_valid_after(start + dt.timedelta(days=VALID_DAYS))
+    )
+
+
+def _usage(
+    *,
+    digital_signature: bool,
+    key_encipherment: bool = False,
+    key_agreement: bool = False,
+    key_cert_sign: bool = False,
+) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        content_commitment=False,
+        key_encipherment=key_encipherment,
+        data_encipherment=False,
+        key_agreement=key_agreement,
+        key_cert_sign=key_cert_sign,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _alternative_names(hosts: Sequence[str]) -> list[x509.GeneralName]:
+    names: list[x509.GeneralName] = []
+    for host in dict.fromkeys(hosts):
+        try:
+            names.append(x509.IPAddress(ipaddress.ip_address(host)))
+        except ValueError:
+            names.append(_dns_name(host))
+    return names
+
+
+def _dns_name(host: str) -> x509.DNSName:
+    try:
+        return x509.DNSName(host)
+    except ValueError as error:
+        raise CertificateError(f"{host!r} cannot be a name in a certificate: {error}") from error
+
+
+def _name(organisation: str) -> x509.Name:
+    # 64 characters is what X.520 allows for an organisation's name.
+    return x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, organisation[:64])])
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser() or "unknown"
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC).replace(microsecond=0)
+
+
+def _write(cert: Path, key: Path, pair: _Pair) -> None:
+    """The certificate last: a crash on the way leaves a key without one, never a pair that does not fit."""
+    text = pair.key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    )
+    cert.unlink(missing_ok=True)
+    files.atomic_write(key, text, mode=KEY_MODE)
+    files.atomic_write(cert, pair.certificate.public_bytes(serialization.Encoding.PEM), mode=CERT_MODE)
+
+
+def _read(cert: Path, key: Path) -> _Pair:
+    certificate = _load_certificate(cert)
+    try:
+        loaded = serialization.load_pem_private_key(key.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as error:
+        raise CertificateError(f"cannot read the key {key}: {error}") from error
+    if loaded.public_key() != certificate.public_key():
+        raise CertificateError(f"the key {key} is not the one of the certificate {cert}")
+    return _Pair(certificate, loaded)  # type: ignore[arg-type]  # RSA keys of docker-machine sign just as well
+
+
+def _load_certificate(path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CertificateError(f"cannot read the certificate {path}: {error}") from error

@@ -1,0 +1,247 @@
+"""The engine: its options as daemon.json, and asking a running one for its version."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPSConnection
+from pathlib import Path
+
+from pymachine import paths
+from pymachine.driver import Endpoint, Json
+from pymachine.errors import PymachineError, UsageError
+from pymachine.machine import EngineOptions
+from pymachine.tls import TlsError, context
+
+
+class EngineError(PymachineError):
+    """The engine does not answer, or not as an engine does."""
+
+    code = "engine"
+
+
+@dataclass(frozen=True)
+class EngineFiles:
+    """An engine's configuration as the files that it reads."""
+
+    daemon_json: str
+    environment: str
+    """``NAME=value`` lines."""
+    flags: str
+    """Flags of dockerd that daemon.json has no key for, one a line."""
+
+
+# From dockerd's reference: flags that may be given several times, and the key that collects them.
+_LISTS = {
+    "add-cdi-spec-dir": "cdi-spec-dirs",
+    "allow-nondistributable-artifacts": "allow-nondistributable-artifacts",
+    "authorization-plugin": "authorization-plugins",
+    "dns": "dns",
+    "dns-opt": "dns-opts",
+    "dns-search": "dns-search",
+    "exec-opt": "exec-opts",
+    "insecure-registry": "insecure-registries",
+    "label": "labels",
+    "registry-mirror": "registry-mirrors",
+    "storage-opt": "storage-opts",
+}
+_MAPS = {"log-opt": "log-opts"}
+_NUMBERS = {
+    "max-concurrent-downloads",
+    "max-concurrent-uploads",
+    "max-download-attempts",
+    "mtu",
+    "network-control-plane-mtu",
+    "oom-score-adjust",
+    "shutdown-timeout",
+}
+_BOOLEANS = {
+    "debug",
+    "experimental",
+    "icc",
+    "init",
+    "ip-forward",
+    "ip-masq",
+    "ip6tables",
+    "iptables",
+    "ipv6",
+    "live-restore",
+    "no-new-privileges",
+    "raw-logs",
+    "selinux-enabled",
+    "userland-proxy",
+}
+_TEXTS = {
+    "bip",
+    "bridge",
+    "cgroup-parent",
+    "containerd-namespace",
+    "containerd-plugins-namespace",
+    "default-cgroupns-mode",
+    "default-gateway",
+    "default-gateway-v6",
+    "default-ipc-mode",
+    "default-runtime",
+    "default-shm-size",
+    "exec-root",
+    "fixed-cidr",
+    "fixed-cidr-v6",
+    "group",
+    "http-proxy",
+    "https-proxy",
+    "init-path",
+    "ip",
+    "log-driver",
+    "log-format",
+    "log-level",
+    "metrics-addr",
+    "no-proxy",
+    "seccomp-profile",
+    "storage-driver",
+    "userland-proxy-path",
+    "userns-remap",
+}
+RELOADABLE = frozenset(
+    {
+        "allow-nondistributable-artifacts",
+        "debug",
+        "default-runtime",
+        "features",
+        "insecure-registries",
+        "labels",
+        "live-restore",
+        "max-concurrent-downloads",
+        "max-concurrent-uploads",
+        "max-download-attempts",
+        "registry-mirrors",
+        "runtimes",
+        "shutdown-timeout",
+    }
+)
+"""The keys of daemon.json that dockerd takes over on SIGHUP, without a restart (dockerd's reference)."""
+
+
+def files(options: EngineOptions, *, driver_name: str) -> EngineFiles:
+    """The files for an engine with `options`; it carries the label ``provider=DRIVER``, as docker-machine's do.
+
+    Raises `UsageError` for an ``--engine-opt`` that dockerd could not understand either.
+    """
+    daemon, flags = daemon_json(options, driver_name=driver_name)
+    for line in options.env:
+        if "=" not in line or line.startswith("=") or "\n" in line:
+            raise UsageError(f"--engine-env {line!r}: expected NAME=value")
+    return EngineFiles(
+        daemon_json=json.dumps(daemon, indent=2, sort_keys=True) + "\n",
+        environment="".join(f"{line}\n" for line in options.env),
+        flags="".join(f"{flag}\n" for flag in flags),
+    )
+
+
+def daemon_json(options: EngineOptions, *, driver_name: str) -> tuple[dict[str, Json], list[str]]:
+    """`options` as the content of daemon.json, and the flags that have no key there."""
+    daemon: dict[str, Json] = {"labels": [*options.labels, f"provider={driver_name}"]}
+    for key, values in (
+        ("insecure-registries", options.insecure_registry),
+        ("registry-mirrors", options.registry_mirror),
+        ("dns", options.dns or []),
+    ):
+        if values:
+            daemon[key] = list(values)
+    for key, text in (
+        ("storage-driver", options.storage_driver),
+        ("log-level", options.log_level),
+        ("data-root", options.graph_dir),
+    ):
+        if text:
+            daemon[key] = text
+    if options.ipv6:
+        daemon["ipv6"] = True
+    if options.selinux_enabled:
+        daemon["selinux-enabled"] = True
+    flags = [flag for option in options.arbitrary_flags if (flag := _apply(daemon, option))]
+    return daemon, flags
+
+
+def _apply(daemon: dict[str, Json], option: str) -> str | None:
+    """Put one ``--engine-opt`` into `daemon`, or return it as a flag if there is no key for it."""
+    name, separator, value = option.partition("=")
+    name = name.strip().lstrip("-")
+    if not name or any(character.isspace() for character in name) or "\n" in value:
+        raise UsageError(f"--engine-opt {option!r}: expected NAME or NAME=value, a flag of dockerd without dashes")
+    if name in _LISTS:
+        daemon.setdefault(_LISTS[name], []).append(value)
+    elif name in _MAPS:
+        key, _, entry = value.partition("=")
+        daemon.setdefault(_MAPS[name], {})[key] = entry
+    elif name in _BOOLEANS:
+        daemon[name] = _boolean(option, value if separator else "true")
+    elif name in _NUMBERS:
+        daemon[name] = _number(option, value)
+    elif name in _TEXTS:
+        daemon[name] = value
+    elif name in {"data-root", "graph", "g"}:
+        daemon["data-root"] = value
+    else:
+        return f"--{name}={value}" if separator else f"--{name}"
+    return None
+
+
+def _boolean(option: str, value: str) -> bool:
+    # Go's strconv.ParseBool takes these and no others.
+    if value in {"1", "t", "T", "TRUE", "true", "True"}:
+        return True
+    if value in {"0", "f", "F", "FALSE", "false", "False"}:
+        return False
+    raise UsageError(f"--engine-opt {option!r}: {value!r} is neither true nor false")
+
+
+def _number(option: str, value: str) -> int:
+    try:
+        return int(value)
+    except ValueError as error:
+        raise UsageError(f"--engine-opt {option!r}: {value!r} is not a number") from error
+
+
+def ask(endpoint: Endpoint, *, directory: Path, path: str = "/version", timeout: float = 20.0) -> Mapping[str, Json]:
+    """GET `path` of the engine's API with the certificates in `directory`; the answer's JSON object.
+
+    Unversioned paths, since today's engines refuse the old versions that docker-machine asked for. `timeout` is in
+    seconds, for each step. Raises `TlsError` if no connection comes about, `EngineError` for a strange answer.
+    """
+    address = f"{endpoint.address}:{endpoint.docker_port}"
+    ca, cert, key = (directory / name for name in (paths.CA_CERT, paths.CLIENT_CERT, paths.CLIENT_KEY))
+    try:
+        connection = HTTPSConnection(
+            endpoint.address, endpoint.docker_port, timeout=timeout, context=context(ca=ca, cert=cert, key=key)
+        )
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            body = response.read()
+        finally:
+            connection.close()
+    except (OSError, ssl.SSLError) as error:
+        raise TlsError(address, str(error)) from error
+    except HTTPException as error:
+        raise EngineError(f"{address} does not speak HTTP: {error!r}") from error
+    return _object(address, path, response.status, body)
+
+
+def version(endpoint: Endpoint, *, directory: Path, timeout: float = 20.0) -> str:
+    """The engine's version, such as ``26.1.5``."""
+    answer = ask(endpoint, directory=directory, timeout=timeout)
+    return str(answer.get("Version") or "")
+
+
+def _object(address: str, path: str, status: int, body: bytes) -> Mapping[str, Json]:
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        answer = None
+    if status != 200 or not isinstance(answer, dict):
+        raise EngineError(
+            f"{address} answered GET {path} with status {status}", details=body[:500].decode(errors="replace")
+        )
+    return answer
