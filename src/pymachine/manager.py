@@ -41,6 +41,7 @@ from pymachine.store import Store, check_name
 
 if TYPE_CHECKING:
     from pymachine.certs import AuthPaths
+    from pymachine.ssh.target import Target
 
 ENV_BOOT_TIMEOUT = "PYMACHINE_BOOT_TIMEOUT"
 BOOT_SECONDS = 300.0
@@ -91,6 +92,23 @@ class Manager:
         if driver.state() is not State.RUNNING:
             raise HostNotRunningError(name=name)
         return driver.endpoint()
+
+    def ssh_target(self, name: str, *, user: str | None = None) -> Target:
+        """Where to log in to machine `name`. Raises `HostNotRunningError` unless it is running."""
+        from pymachine.ssh.target import Target  # noqa: PLC0415
+
+        machine = self.store.load(name)
+        endpoint = self.endpoint(name)
+        folder = self.store.machine_dir(name)
+        known_hosts = folder / paths.KNOWN_HOSTS
+        return Target(
+            alias=name,
+            host=endpoint.ssh_host or endpoint.address,
+            port=endpoint.ssh_port,
+            user=user or endpoint.ssh_user,
+            key=machine.ssh_key if machine.driver.get("SSHKeyPath") != "" else None,
+            known_hosts=known_hosts if known_hosts.exists() else None,
+        )
 
     def check(self, name: str, *, timeout: float = 20.0) -> Endpoint:
         """Shake hands with the machine's engine as a client would, and return where it is."""

@@ -1,0 +1,65 @@
+"""Logging in and running commands, with whichever SSH there is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+
+from pymachine import run
+from pymachine.ssh import openssh
+from pymachine.ssh.target import SshError, Target
+
+
+class Client:
+    """SSH to one machine. `native` asks for paramiko even where OpenSSH is installed."""
+
+    def __init__(self, target: Target, *, native: bool = False) -> None:
+        target.check_key()
+        self.target = target
+        found = None if native else run.which("ssh")
+        self.program = str(found) if found else None
+
+    def session(self, arguments: Sequence[str]) -> int:
+        """Log in with our own terminal, or run a command with our own streams; returns the remote exit code.
+
+        `arguments` are those of ssh after the host: its options, then the command. Raises `SshError`.
+        """
+        if self.program is None:
+            from pymachine.ssh import native  # noqa: PLC0415 (paramiko costs 100 ms)
+
+            return native.session(self.target, arguments)
+        return _foreground(openssh.ssh(self.program, self.target, arguments))
+
+    def run(self, command: str, *, stdin: str | bytes = b"", timeout: float | None = None) -> run.Result:
+        """Run one shell command to its end and return what it said, whatever its exit code.
+
+        `timeout` is in seconds. Raises `SshError` if no connection comes about.
+        """
+        if self.program is None:
+            from pymachine.ssh import native  # noqa: PLC0415
+
+            return native.run(self.target, command, stdin=stdin, timeout=timeout)
+        argv = openssh.ssh(self.program, self.target, ["--", command])
+        result = run.run(argv, stdin=stdin, timeout=timeout, check=False)
+        if result.returncode == 255:  # ssh's own failures
+            raise SshError(f"SSH to {self.target.alias} failed: {result.stderr.strip()}")
+        return result
+
+
+def _foreground(argv: Sequence[str]) -> int:
+    """Run a command on our own terminal; an interrupt is for it to handle, since it gets the same signal."""
+    run.log.debug("run: %s", run.quote(argv))
+    with subprocess.Popen(argv) as process:
+        while True:
+            try:
+                code = process.wait()
+                break
+            except KeyboardInterrupt:
+                continue
+    return code if code >= 0 else 128 - code
+
+
+def in_terminal() -> bool:
+    """Whether both our input and output are a terminal."""
+    return os.isatty(0) and os.isatty(1)

@@ -1,0 +1,26 @@
+"""SSH key pairs: Ed25519, in OpenSSH's own format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from pymachine import files
+
+
+def public_half(private: Path) -> Path:
+    """Where the public half of a key pair is."""
+    return private.with_name(private.name + ".pub")
+
+
+def make(private: Path, *, comment: str) -> None:
+    """Make a key pair at `private` (0600) and beside it; the public half first, so that no key is without one."""
+    key = Ed25519PrivateKey.generate()
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    files.atomic_write(public_half(private), public + f" {comment}\n".encode(), mode=0o644)
+    files.atomic_write(private, secret, mode=0o600)

@@ -1,0 +1,162 @@
+"""SSH in Python, for hosts without OpenSSH (``--native-ssh`` asks for it elsewhere)."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import paramiko
+
+from pymachine.run import Result
+from pymachine.ssh.target import SshError, Target
+
+CONNECT_SECONDS = 10.0
+CHUNK = 32768
+
+
+@contextmanager
+def _connected(target: Target) -> Iterator[paramiko.SSHClient]:
+    """An authenticated connection whose host key is the pinned one."""
+    client = paramiko.SSHClient()
+    name = target.host if target.port == 22 else f"[{target.host}]:{target.port}"
+    if target.known_hosts is None:
+        client.set_missing_host_key_policy(paramiko.MissingHostKeyPolicy())
+    else:
+        client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        pinned = paramiko.HostKeys(str(target.known_hosts)).lookup(target.alias)
+        for kind, key in (pinned or {}).items():
+            client.get_host_keys().add(name, kind, key)
+    try:
+        client.connect(
+            target.host,
+            target.port,
+            target.user,
+            key_filename=str(target.key) if target.key else None,
+            look_for_keys=target.key is None,
+            allow_agent=target.key is None,
+            timeout=CONNECT_SECONDS,
+        )
+    except (paramiko.SSHException, OSError) as error:
+        raise SshError(f"SSH to {target.alias} ({target.host}:{target.port}) failed: {error}") from error
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def run(target: Target, command: str, *, stdin: str | bytes, timeout: float | None) -> Result:
+    """Run a command to its end; see `pymachine.ssh.client.Client.run`."""
+    with _connected(target) as client:
+        send, out, err = client.exec_command(command, timeout=timeout)
+        errors: list[bytes] = []
+        reader = threading.Thread(target=lambda: errors.append(err.read()))
+        reader.start()
+        try:
+            send.write(stdin)
+            send.channel.shutdown_write()
+            said = out.read()
+        except OSError as error:
+            raise SshError(f"SSH to {target.alias}: {str(error) or 'the command did not end in time'}") from error
+        reader.join()
+        code = out.channel.recv_exit_status()
+    return Result((command,), code, said.decode(errors="replace"), b"".join(errors).decode(errors="replace"))
+
+
+def session(target: Target, arguments: Sequence[str]) -> int:
+    """Log in, or run a command, on our own streams; returns the remote exit code."""
+    words = list(arguments)
+    force_tty = bool(words) and words[0] in {"-t", "-tt"}
+    if force_tty:
+        words.pop(0)
+    if words and words[0] == "--":
+        words.pop(0)
+    if words and words[0].startswith("-"):
+        raise SshError(
+            f"the SSH built into pymachine has no option {words[0]}",
+            hint="Install OpenSSH's client to use its options.",
+        )
+    with _connected(target) as client:
+        channel = _open(client)
+        terminal = os.isatty(0) and (force_tty or not words)
+        if terminal or force_tty:
+            size = shutil.get_terminal_size()
+            channel.get_pty(os.environ.get("TERM", "vt100"), size.columns, size.lines)
+        if words:
+            channel.exec_command(" ".join(words))
+        else:
+            channel.invoke_shell()
+        if terminal:
+            with _raw_terminal(), _resizing(channel):
+                _pump(channel)
+        else:
+            _pump(channel)
+        return channel.recv_exit_status()
+
+
+def _open(client: paramiko.SSHClient) -> paramiko.Channel:
+    transport = client.get_transport()
+    if transport is None:
+        raise SshError("the SSH connection was lost as soon as it was made")
+    return transport.open_session()
+
+
+def _pump(channel: paramiko.Channel) -> None:
+    """Carry our input to the channel and its output to us until the other side has ended."""
+    sender = threading.Thread(target=_send_input, args=(channel,), daemon=True)
+    errors = threading.Thread(target=_copy, args=(channel.recv_stderr, sys.stderr.fileno()), daemon=True)
+    sender.start()
+    errors.start()
+    _copy(channel.recv, sys.stdout.fileno())
+    errors.join()
+
+
+def _copy(receive: Callable[[int], bytes], target: int) -> None:
+    while data := receive(CHUNK):
+        view = memoryview(data)
+        while view:
+            view = view[os.write(target, view) :]
+
+
+def _send_input(channel: paramiko.Channel) -> None:
+    with suppress(OSError):  # the other side has ended; what we would have sent has no reader
+        while not channel.closed:
+            ready, _, _ = select.select([0], [], [], 0.5)
+            if not ready:
+                continue
+            data = os.read(0, CHUNK)
+            if not data:
+                channel.shutdown_write()
+                return
+            channel.sendall(data)
+
+
+@contextmanager
+def _raw_terminal() -> Iterator[None]:
+    import termios  # noqa: PLC0415 (not on Windows)
+    import tty  # noqa: PLC0415
+
+    before = termios.tcgetattr(0)
+    try:
+        tty.setraw(0)
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, before)
+
+
+@contextmanager
+def _resizing(channel: paramiko.Channel) -> Iterator[None]:
+    def resized(_signal: int, _frame: object) -> None:
+        size = shutil.get_terminal_size()
+        channel.resize_pty(size.columns, size.lines)
+
+    before = signal.signal(signal.SIGWINCH, resized)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGWINCH, before)

@@ -1,0 +1,82 @@
+"""Copying between machines and this host: the command lines of scp and rsync."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pymachine.errors import UsageError
+from pymachine.ssh import openssh
+from pymachine.ssh.target import Target
+
+LOCALHOST = "localhost"
+
+
+@dataclass(frozen=True)
+class Place:
+    """One end of a copy: a path here (`target` is None), or on a machine."""
+
+    path: str
+    target: Target | None = None
+
+
+def parse(argument: str, resolve: Callable[[str, str | None], Target]) -> Place:
+    """``[[user@]machine:]path``; ``localhost:`` is here. `resolve` gives the target of a machine and a user."""
+    head, colon, path = argument.partition(":")
+    if not colon or "/" in head:
+        return Place(argument)
+    user, at, machine = head.rpartition("@")
+    if machine == LOCALHOST and not at:
+        return Place(path)
+    return Place(path, resolve(machine, user or None))
+
+
+def scp(program: str, places: Sequence[Place], *, config_file: str, recursive: bool, quiet: bool) -> list[str]:
+    """The command line of scp. ``-3`` sends what goes between two machines through this host.
+
+    Two machines differ in key, port and pinned host key, and scp's options are for both alike: `config_file` has
+    the text of `config`, a section for each.
+    """
+    words = [program, "-3", "-F", config_file]
+    if recursive:
+        words.append("-r")
+    if quiet:
+        words.append("-q")
+    return [*words, *(_remote(place) for place in places)]
+
+
+def config(targets: Sequence[Target]) -> str:
+    """An ssh_config with one Host a machine: what differs between the two ends of a copy."""
+    blocks = []
+    for target in {target.alias: target for target in targets}.values():
+        lines = [f"Host {target.alias}", f"  HostName {target.host}", f"  Port {target.port}", f"  User {target.user}"]
+        words = openssh.options(target)[2:]
+        for flag, value in zip(words[::2], words[1::2], strict=True):
+            name, _, setting = value.partition("=")
+            lines.append(f'  IdentityFile "{value}"' if flag == "-i" else f"  {name} {setting}")
+        blocks.append("\n".join(lines))
+    return "\n".join(blocks) + "\n"
+
+
+def rsync(program: str, places: Sequence[Place], *, recursive: bool, quiet: bool) -> list[str]:
+    """The command line of rsync, which copies only what differs. Raises `UsageError` for two machines."""
+    remote = [place.target for place in places if place.target is not None]
+    if len(remote) > 1:
+        raise UsageError("--delta copies between this host and one machine, not between two machines")
+    words = [program]
+    if not quiet:
+        words.append("--progress")
+    if remote:
+        words += ["-e", openssh.rsync_shell(remote[0])]
+    if recursive:
+        words.append("-r")
+    for place in places:
+        words.append(f"{place.target.user}@{place.target.host}:{place.path}" if place.target else place.path)
+    return words
+
+
+def _remote(place: Place) -> str:
+    if place.target is not None:
+        return f"{place.target.alias}:{place.path}"
+    # A colon in a local path would make scp take its head for a host.
+    return place.path if ":" not in place.path or place.path.startswith(("/", "./")) else f"./{place.path}"

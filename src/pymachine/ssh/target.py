@@ -1,0 +1,46 @@
+"""Where and as whom to log in, and what must be right about the key before anything is tried."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pymachine.errors import PymachineError
+
+
+class SshError(PymachineError):
+    """An SSH connection cannot be made, or was lost."""
+
+    code = "ssh"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One machine, as SSH sees it."""
+
+    alias: str
+    """The name under which the host key is pinned."""
+    host: str
+    port: int
+    user: str
+    key: Path | None
+    known_hosts: Path | None
+    """None: the host key is not known (a machine that docker-machine made), and is not checked, as there."""
+
+    def check_key(self) -> None:
+        """Raise `SshError`, with docker-machine's texts, for a key that is missing or that others can read."""
+        if self.key is None:
+            return
+        try:
+            mode = stat.S_IMODE(self.key.stat().st_mode)
+        except OSError as error:
+            raise SshError(f"SSH key {str(self.key)!r} cannot be read: {error.strerror}") from error
+        if sys.platform != "win32" and mode & 0o077:
+            raise SshError(
+                f"permissions {mode:#05o} for '{self.key}' are too open", hint=f"Run: chmod 600 '{self.key}'"
+            )
+        if not os.access(self.key, os.R_OK):
+            raise SshError(f"'{self.key}' is not readable")
