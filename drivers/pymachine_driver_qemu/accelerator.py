@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import platform
 import resource
@@ -36,7 +37,9 @@ _MEMORY_MIB = 256
 _TRIAL_PROCESSOR_SECONDS = 20
 # The kernel runs a program that ends at once, then has no more to run, and resets: proof of it all in a second.
 _TRIAL_INIT = "/bin/busybox"
-_PROOFS = (b"Attempted to kill init", f"Run {_TRIAL_INIT} as init process".encode())
+_PROOF = b"Attempted to kill init"
+
+log = logging.getLogger(__name__)
 
 
 class AcceleratorError(DriverError):
@@ -104,21 +107,24 @@ def unavailable(accelerator: str, architecture: str) -> str:
 def boots(accelerator: str, trial: Trial, *, seconds: float = TRIAL_SECONDS) -> bool:
     """Whether the kernel comes to run a program under `accelerator` within `seconds`."""
     with tempfile.TemporaryDirectory(dir=runtime.base(), prefix="trial-") as folder:
-        console = Path(folder) / "console"
-        process = subprocess.Popen(
-            [str(trial.qemu.path), *trial.qemu.arguments, *_trial_arguments(accelerator, trial, console)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, **trial.qemu.environment},
-            start_new_session=True,
-        )
-        _limit_processor_time(process.pid)
+        console, said = Path(folder) / "console", Path(folder) / "said"
+        with said.open("wb") as output:
+            process = subprocess.Popen(
+                [str(trial.qemu.path), *trial.qemu.arguments, *_trial_arguments(accelerator, trial, console)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=folder,
+                env={**os.environ, **trial.qemu.environment},
+                start_new_session=True,
+            )
         try:
+            _limit(process.pid)
             return _proven(process, console, Deadline(seconds))
         finally:
             process.kill()
             process.wait()
+            log.debug("trial of %s: %s", accelerator, said.read_text(errors="replace").strip() or "QEMU said nothing")
 
 
 def _tried(accelerator: str, trial: Trial) -> str:
@@ -134,23 +140,26 @@ def _trial_arguments(accelerator: str, trial: Trial, console: Path) -> list[str]
     hardware = command_line.Hardware(
         architecture=trial.architecture, accelerator=accelerator, cpus=1, memory_mib=_MEMORY_MIB
     )
-    append = f"console={command_line.kernel_console(trial.architecture)} panic=-1 rdinit={_TRIAL_INIT} -- true"
+    append = f"console={command_line.kernel_console(trial.architecture)} quiet panic=-1 rdinit={_TRIAL_INIT} -- true"
     boot = command_line.Boot(kernel=trial.kernel, initrd=trial.initrd, append=append)
     return command_line.trial(hardware, boot, console=console)
 
 
-def _limit_processor_time(pid: int) -> None:
-    """Let the trial end by itself if we are killed meanwhile: a guest that is stuck burns its time soon."""
+def _limit(pid: int) -> None:
+    """Let the trial end by itself if we are killed meanwhile: a guest that is stuck burns its time soon.
+
+    Where the accelerator is broken QEMU may abort; nobody wants the core.
+    """
     if sys.platform == "linux":
         resource.prlimit(pid, resource.RLIMIT_CPU, (_TRIAL_PROCESSOR_SECONDS, _TRIAL_PROCESSOR_SECONDS))
+        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
 
 
 def _proven(process: subprocess.Popen[bytes], console: Path, deadline: Deadline) -> bool:
     while True:
         ended = process.poll() is not None or deadline.expired
         with contextlib.suppress(FileNotFoundError):
-            said = console.read_bytes()
-            if any(proof in said for proof in _PROOFS):
+            if _PROOF in console.read_bytes():
                 return True
         if ended:
             return False

@@ -1,0 +1,129 @@
+"""QEMU's command line, held against golden text."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pymachine_driver_qemu import command_line, machine_line
+from pymachine_driver_qemu.address import Place
+from pymachine_driver_qemu.binary import Qemu
+
+CONFIG = {
+    "MachineID": "0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10",
+    "MACAddress": "52:54:00:0c:6f:1a",
+    "CPU": 2,
+    "Memory": 1024,
+    "KernelCommandLine": "mitigations=off",
+}
+AMD64 = """
+/usr/bin/qemu-system-x86_64
+-name guest=intro,process=pymachine-0c6f1a52
+-uuid 0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10
+-machine q35,vmport=off
+-accel tcg,thread=multi
+-cpu max
+-smp 2
+-m 1024M
+-nodefaults
+-no-user-config
+-display none
+-kernel /s/intro/vmlinuz
+-initrd /s/intro/initrd.img
+-append 'console=ttyS0 quiet loglevel=3 pymachine.identity=channel mitigations=off'
+-drive if=none,id=iso,file=/s/intro/boot2docker.iso,format=raw,readonly=on
+-device virtio-blk-pci,drive=iso
+-drive if=none,id=disk,file=/s/intro/disk.raw,format=raw,discard=unmap
+-device virtio-blk-pci,drive=disk
+-netdev user,id=net,ipv6=off,hostname=intro,hostfwd=tcp:127.70.1.2:2376-:2376,hostfwd=tcp:127.70.1.2:22022-:22
+-device virtio-net-pci,netdev=net,mac=52:54:00:0c:6f:1a,romfile=
+-qmp unix:/r/0c6f/control.sock,server=on,wait=off
+-qmp unix:/r/0c6f/ports.sock,server=on,wait=off
+-chardev file,id=console,path=/s/intro/console.log,append=on
+-serial chardev:console
+-chardev socket,id=identity,path=/r/0c6f/identity.sock,server=on,wait=off
+-device virtio-serial-pci
+-device virtserialport,chardev=identity,name=org.pymachine.identity
+-rtc base=utc
+-object rng-random,id=random,filename=/dev/urandom
+-device virtio-rng-pci,rng=random
+-device virtio-balloon-pci,free-page-reporting=on,deflate-on-oom=on
+-device vmgenid,guid=auto
+-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+"""
+
+
+def argv(
+    *, architecture: str = "amd64", accelerator: str = "tcg", folder: str = "/s/intro", sandbox: bool = True
+) -> list[str]:
+    return machine_line.argv(
+        Qemu(Path("/usr/bin/qemu-system-x86_64"), (7, 2), sandbox=sandbox),
+        accelerator=accelerator,
+        architecture=architecture,
+        name="intro",
+        folder=Path(folder),
+        sockets=Path("/r/0c6f"),
+        place=Place("127.70.1.2", 2376, 22022),
+        config=CONFIG,
+    )
+
+
+def value_of(words: list[str], flag: str) -> str:
+    return words[words.index(flag) + 1]
+
+
+def test_an_amd64_machine_in_software_emulation() -> None:
+    assert argv() == shlex.split(AMD64)
+
+
+def test_an_accelerated_machine_has_the_hosts_processor() -> None:
+    words = argv(accelerator="kvm")
+    assert value_of(words, "-accel") == "kvm"
+    assert value_of(words, "-cpu") == "host"
+
+
+def test_an_arm64_machine_has_another_board_and_console_and_no_vmgenid() -> None:
+    words = argv(architecture="arm64")
+    assert value_of(words, "-machine") == "virt"
+    assert value_of(words, "-cpu") == "max,pauth-impdef=on"
+    assert value_of(words, "-append").startswith("console=ttyAMA0 ")
+    assert not [word for word in words if word.startswith("vmgenid")]
+
+
+def test_without_seccomp_there_is_no_sandbox() -> None:
+    assert "-sandbox" not in argv(sandbox=False)
+
+
+def test_a_comma_in_a_path_is_not_the_end_of_it() -> None:
+    words = argv(folder="/s,readonly=off/x")
+    assert "if=none,id=disk,file=/s,,readonly=off/x/disk.raw,format=raw,discard=unmap" in words
+    # These are whole arguments, not options with commas.
+    assert value_of(words, "-kernel") == "/s,readonly=off/x/vmlinuz"
+
+
+def test_an_old_record_has_the_defaults() -> None:
+    config = {key: CONFIG[key] for key in ("MachineID", "MACAddress")}
+    words = machine_line.argv(
+        Qemu(Path("/q"), (7, 2), ("-L", "/share")),
+        accelerator="tcg",
+        architecture="amd64",
+        name="old",
+        folder=Path("/s"),
+        sockets=Path("/r"),
+        place=Place("127.70.1.2", 2376, 22022),
+        config=config,
+    )
+    assert words[:3] == ["/q", "-L", "/share"]
+    assert (value_of(words, "-smp"), value_of(words, "-m")) == ("2", "1024M")
+    assert value_of(words, "-append").endswith("pymachine.identity=channel")
+
+
+@pytest.mark.parametrize("architecture", ["amd64", "arm64"])
+def test_a_trial_ends_at_the_first_reset(architecture: str) -> None:
+    hardware = command_line.Hardware(architecture=architecture, accelerator="kvm", cpus=1, memory_mib=256)
+    boot = command_line.Boot(kernel=Path("/k"), initrd=Path("/i"), append="x")
+    words = command_line.trial(hardware, boot, console=Path("/c"))
+    assert "-no-reboot" in words
+    assert value_of(words, "-serial") == "file:/c"

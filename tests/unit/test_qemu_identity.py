@@ -1,0 +1,129 @@
+"""The host's end of the identity channel, with a thread as the guest."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, strategies as st
+
+from pymachine.progress import Silent
+from pymachine.wait import Deadline
+from pymachine_driver_qemu import identity
+
+TAR = b"\x00\xff a tar\n" * 60000
+STAGES = b"STAGE init 2.10\nSTAGE disk 2.60\nSTAGE engine 11.00\nSTAGE identity 7.25\nSTAGE ready 11.50\n"
+OK = f"OK {hashlib.sha256(TAR).hexdigest()}\n".encode()
+
+
+@contextlib.contextmanager
+def guest(path: Path, behave: Callable[[socket.socket], None]) -> Iterator[None]:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+
+        def run() -> None:
+            connection, _ = server.accept()
+            with connection:
+                behave(connection)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        yield
+        thread.join(10)
+
+
+def deliver(path: Path, *, seconds: float = 10.0) -> dict[str, float]:
+    timings: dict[str, float] = {}
+    channel = identity.Channel(path)
+    try:
+        with Silent().task("x") as task:
+            channel.deliver(TAR, deadline=Deadline(seconds), task=task, timings=timings)
+    finally:
+        channel.close()
+    return timings
+
+
+def test_the_guest_gets_the_whole_tar_and_its_stages_are_noted(tmp_path: Path) -> None:
+    received: list[tuple[list[bytes], bytes]] = []
+
+    def behave(connection: socket.socket) -> None:
+        with connection.makefile("rb") as stream:
+            header = stream.readline().split()
+            received.append((header, stream.read(int(header[2]))))
+        connection.sendall(STAGES + OK)
+        connection.recv(1)
+
+    with guest(tmp_path / "s", behave):
+        timings = deliver(tmp_path / "s")
+    [((word, version, _, digest, now), tar)] = received
+    assert (word, version, digest.decode()) == (b"IDENTITY", b"1", hashlib.sha256(TAR).hexdigest())
+    assert int(now) > 1_700_000_000
+    assert tar == TAR
+    assert timings == {"init": 2.1, "disk": 0.5, "identity": 4.65, "engine": 3.75, "ready": 0.5}
+
+
+def test_a_guest_that_talks_while_it_does_not_read_is_heard(tmp_path: Path) -> None:
+    def behave(connection: socket.socket) -> None:
+        connection.sendall(b"ERROR no disk\n")
+        read_to_the_end(connection)
+
+    with (
+        guest(tmp_path / "s", behave),
+        pytest.raises(identity.GuestError, match="the guest reports: no disk"),
+    ):
+        deliver(tmp_path / "s")
+
+
+def test_the_end_of_qemu_is_noticed_at_once_and_names_the_stage(tmp_path: Path) -> None:
+    with (
+        guest(tmp_path / "s", lambda connection: connection.sendall(b"STAGE init 2.0\n")),
+        pytest.raises(identity.GuestError, match=r"switched itself off|last stage"),
+    ):
+        deliver(tmp_path / "s")
+
+
+def read_to_the_end(connection: socket.socket) -> None:
+    while connection.recv(65536):
+        pass
+
+
+def test_a_silent_guest_is_given_up_on(tmp_path: Path) -> None:
+    with (
+        guest(tmp_path / "s", read_to_the_end),
+        pytest.raises(identity.GuestTimeoutError, match=r"within 0.3 seconds: it reported no stage at all"),
+    ):
+        deliver(tmp_path / "s", seconds=0.3)
+
+
+@pytest.mark.parametrize("said", [OK, STAGES, b"OK 1234\n" + STAGES])
+def test_it_is_up_only_with_our_identity_and_an_engine(said: bytes) -> None:
+    progress = identity.Progress(hashlib.sha256(TAR).hexdigest())
+    progress.feed(said)
+    assert not progress.is_up
+    progress.feed(STAGES + OK)
+    assert progress.is_up
+
+
+@given(st.lists(st.integers(0, len(STAGES + OK)), max_size=20))
+def test_pieces_do_not_matter(cuts: list[int]) -> None:
+    said = STAGES + OK
+    edges = [0, *sorted(cuts), len(said)]
+    progress = identity.Progress(hashlib.sha256(TAR).hexdigest())
+    for start, end in itertools.pairwise(edges):
+        progress.feed(said[start:end])
+    assert progress.is_up
+    assert progress.last_stage == "ready"
+
+
+@given(st.binary(max_size=300).filter(lambda data: b"ERROR" not in data))
+def test_noise_is_ignored(noise: bytes) -> None:
+    progress = identity.Progress("0" * 64)
+    progress.feed(noise + b"\n")
+    assert not progress.is_up

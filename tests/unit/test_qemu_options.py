@@ -1,0 +1,68 @@
+"""The qemu driver's flags."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pymachine.errors import UsageError
+from pymachine_driver_qemu import options
+
+
+def check(**changed: Any) -> options.Choices:
+    values = {option.name: option.default for option in options.OPTIONS}
+    return options.check({**values, **{name.replace("_", "-"): value for name, value in changed.items()}})
+
+
+def test_the_defaults_are_valid() -> None:
+    choices = check()
+    assert choices.memory_mib == 1024
+    assert choices.disk_mb == 20000
+    assert 1 <= choices.cpus <= 2
+    assert (choices.accelerator, choices.image, choices.binary) == ("auto", "", "")
+    assert choices.architecture in ("amd64", "arm64")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("qemu_memory", 511, "--qemu-memory is 511, expected at least 512 MB"),
+        ("qemu_memory", -1, "--qemu-memory is -1"),
+        ("qemu_memory", "1G", "--qemu-memory is '1G', expected a number"),
+        ("qemu_memory", True, "--qemu-memory is True, expected a number"),
+        ("qemu_disk_size", 10, "--qemu-disk-size is 10, expected at least 1000 MB"),
+        ("qemu_cpu_count", 0, "--qemu-cpu-count is 0"),
+        ("qemu_cpu_count", 256, "--qemu-cpu-count is 256"),
+        ("qemu_accelerator", "xen", "--qemu-accelerator is 'xen', expected one of auto, kvm, hvf, tcg"),
+        ("qemu_arch", "riscv64", "--qemu-arch is 'riscv64'"),
+    ],
+)
+def test_a_bad_value_names_the_flag_and_what_is_expected(name: str, value: object, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check(**{name: value})
+    assert said in caught.value.brief
+
+
+def test_architectures_have_the_kernels_words_too() -> None:
+    assert check(qemu_arch="x86_64").architecture == "amd64"
+    assert check(qemu_arch="aarch64").architecture == "arm64"
+
+
+def test_all_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    assert check(qemu_cpu_count=-1).cpus == 12
+
+
+def test_the_default_is_no_more_than_the_host_has_but_a_wish_is_granted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert check().cpus == 1
+    assert check(qemu_cpu_count=4).cpus == 4
+
+
+def test_an_image_path_is_kept_absolute_and_a_url_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert check(qemu_boot2docker_url="my.iso").image == str(tmp_path / "my.iso")
+    assert check(qemu_boot2docker_url="https://example.com/b.iso").image == "https://example.com/b.iso"
