@@ -1,0 +1,217 @@
+"""Building an image: the order of the steps, from a recipe to the files of a folder."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pymachine
+from pymachine import paths
+from pymachine.image import deb, initrd, iso, lock, modules, rootfs
+from pymachine.image.download import Cache, Downloader, Item
+from pymachine.image.errors import RecipeError
+from pymachine.image.mirror import Mirrors, choose
+from pymachine.image.recipe import Recipe, Source
+from pymachine.image.repository import Repository
+from pymachine.image.resolve import Package, Universe, closure
+from pymachine.image.tree import Node, Tree
+from pymachine.progress import Reporter, StreamReporter
+
+ISO = "boot2docker.iso"
+KERNEL = "vmlinuz"
+INITRD = "initrd.img"
+MANIFEST = "manifest.json"
+ISO_KERNEL = "boot/vmlinuz"
+ISO_INITRD = "boot/initrd.img"
+ISO_MANIFEST = "pymachine/manifest.json"
+MANIFEST_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a build takes packages from: the mirrors, and the cache of what has been fetched."""
+
+    mirrors: Mirrors
+    cache: Cache
+
+    def url(self, source: Source) -> str:
+        """The URL of `source`, below which are ``dists`` and ``pool``."""
+        return {"main": self.mirrors.main, "security": self.mirrors.security}.get(source.url, source.url)
+
+
+def build(
+    recipe: Recipe, out: Path, *, sources: Sources, reporter: Reporter, packages: Sequence[Package] | None = None
+) -> dict[str, Any]:
+    """Build the image of `recipe` into the existing folder `out`, and return its manifest.
+
+    `packages` are a lock file's; without them the newest are taken. Raises the errors of `pymachine.image.errors`.
+    """
+    chosen = list(packages) if packages is not None else resolve(recipe, sources=sources, reporter=reporter)
+    files = fetch(recipe, chosen, sources=sources, reporter=reporter)
+    with tempfile.TemporaryDirectory(prefix=".work-", dir=out) as work:
+        with reporter.task("Unpacking packages", total=len(chosen)) as task:
+            unpacked = unpack(recipe, chosen, files, Path(work), task.advance)
+        with reporter.task("Assembling the image"):
+            return write(recipe, chosen, rootfs.assemble(recipe, unpacked), out)
+
+
+def resolve(recipe: Recipe, *, sources: Sources, reporter: Reporter) -> list[Package]:
+    """The newest packages of the recipe's closure, by verified indices."""
+    repositories = [
+        Repository(source, sources.url(source), cache=sources.cache, reporter=reporter) for source in recipe.sources
+    ]
+    with ThreadPoolExecutor(len(repositories)) as pool:
+        found = pool.map(lambda repository: repository.indices(recipe.architecture), repositories)
+        indices = [index for group in found for index in group]
+    return closure(Universe(indices), recipe.roots, excluded=recipe.excluded)
+
+
+def fetch(recipe: Recipe, packages: Sequence[Package], *, sources: Sources, reporter: Reporter) -> list[Path]:
+    """The .deb of each package, from the cache or its mirror."""
+    urls = {source.name: sources.url(source) for source in recipe.sources}
+    unknown = {package.source for package in packages} - set(urls)
+    if unknown:
+        raise RecipeError(f"the lock file names a source that the recipe does not have: {', '.join(sorted(unknown))}")
+    items = [
+        Item(f"{urls[package.source]}/{package.filename}", package.sha256, package.size, suffix=".deb")
+        for package in packages
+    ]
+    return Downloader(sources.cache, reporter=reporter).fetch(items, title=f"Fetching {len(items)} packages")
+
+
+def unpack(
+    recipe: Recipe, packages: Sequence[Package], files: Sequence[Path], work: Path, done: Any  # noqa: ANN401
+) -> list[list[tuple[str, Node]]]:
+    """What each package installs, read by several processes, the largest package first."""
+    order = sorted(range(len(packages)), key=lambda number: -packages[number].size)
+    results: list[list[tuple[str, Node]]] = [[] for _ in packages]
+    # "spawn": the threads of downloads may be alive, and a fork would copy their locks.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, 4), mp_context=context) as pool:
+        jobs = {
+            number: pool.submit(
+                _unpack_one, files[number], packages[number].sha256, work / f"{number}.spool", recipe.left_out
+            )
+            for number in order
+        }
+        for number, job in jobs.items():
+            results[number] = job.result()
+            done()
+    return results
+
+
+def _unpack_one(path: Path, sha256: str, spool: Path, left_out: tuple[str, ...]) -> list[tuple[str, Node]]:
+    deb.check_digest(path, sha256)
+    return deb.unpack(path, spool, partial(_kept, left_out))
+
+
+def _kept(left_out: tuple[str, ...], path: str) -> bool:
+    return not (path + "/").startswith(left_out)
+
+
+def write(recipe: Recipe, packages: Sequence[Package], tree: Tree, out: Path) -> dict[str, Any]:
+    """Finish the root file system in `tree` and write the image's files into `out`."""
+    kernel = f"boot/vmlinuz-{modules.kernel_version(tree)}"
+    vmlinuz = tree[kernel]
+    manifest = describe(recipe, packages, kernel=modules.kernel_version(tree))
+    kept = modules.prune(tree, recipe.modules)
+    tree.remove("boot")
+    rootfs.overlay(tree, rootfs.OVERLAY, substitutions(manifest))
+    if rootfs.MANIFEST.is_file():
+        rootfs.apply_manifest(tree, rootfs.MANIFEST.read_text())
+    ramdisk = initrd.build(tree, kept, recipe, rootfs.INIT)
+    with (out / INITRD).open("wb") as file:
+        initrd.write_cpio(ramdisk, file)
+    (out / KERNEL).write_bytes(vmlinuz.contents())
+    tree.put(ISO_KERNEL, vmlinuz)
+    tree.put(ISO_INITRD, Node.file((out / INITRD).read_bytes()))
+    tree.put(ISO_MANIFEST, Node.file(to_text(manifest)))
+    iso.write(tree, out / ISO, volume=f"Boot2Docker-v{manifest['engine']}")
+    manifest["files"] = {name: describe_file(out / name) for name in (ISO, KERNEL, INITRD)}
+    manifest["digest"] = manifest["files"][ISO]["sha256"]
+    (out / MANIFEST).write_bytes(to_text(manifest))
+    return manifest
+
+
+def describe(recipe: Recipe, packages: Sequence[Package], *, kernel: str) -> dict[str, Any]:
+    """The manifest, but for the digests of the files."""
+    engine = next((package.version for package in packages if package.name == "docker.io"), "0")
+    return {
+        "format": MANIFEST_FORMAT,
+        "architecture": recipe.architecture,
+        "engine": upstream(engine),
+        "kernel": kernel,
+        "version": pymachine.__version__,
+        "recipe": recipe_digest(recipe),
+        "command_line": "",
+        "packages": [lock.to_json(package) for package in packages],
+    }
+
+
+def upstream(version: str) -> str:
+    """The upstream part of a Debian version: ``26.1.5`` of ``1:26.1.5+dfsg1-9``."""
+    return version.rpartition(":")[2].partition("-")[0].partition("+")[0].partition("~")[0]
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """SHA-256 over the recipe and the files of ``rootfs/``: what an image is made of besides its packages."""
+    digest = hashlib.sha256(f"{pymachine.__version__}\n{recipe.digest()}\n".encode())
+    for path in sorted(path for path in rootfs.HERE.rglob("*") if path.is_file()):
+        name = path.relative_to(rootfs.HERE).as_posix()
+        executable = path.stat().st_mode & 0o100
+        digest.update(f"{name}\0{executable}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def substitutions(manifest: dict[str, Any]) -> dict[str, str]:
+    """What ``@NAME@`` in the overlay's ``.in`` files stands for."""
+    return {
+        "ENGINE_VERSION": manifest["engine"],
+        "IMAGE_VERSION": manifest["version"],
+        "KERNEL_VERSION": manifest["kernel"],
+        "ARCHITECTURE": manifest["architecture"],
+    }
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Digest and size (bytes) of a file."""
+    with path.open("rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": path.stat().st_size}
+
+
+def to_text(manifest: dict[str, Any]) -> bytes:
+    """A manifest as it is stored."""
+    return (json.dumps(manifest, indent=1) + "\n").encode()
+
+
+def main() -> None:
+    """Build into a folder, for work on the image itself: ``python -m pymachine.image.build --out DIR``."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--arch", default="amd64")
+    parser.add_argument("--mirror")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    cache = Cache(paths.cache(paths.default_root()) / "packages")
+    manifest = build(
+        Recipe(architecture=options.arch),
+        options.out,
+        sources=Sources(choose(options.mirror), cache),
+        reporter=StreamReporter(sys.stderr),
+    )
+    sys.stdout.write(f"{manifest['digest']}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Reading .deb files: an ar archive with a compressed tar in it (deb(5)).
+
+Contents go to a spool file, one a package, so that packages can be read in several processes and hundreds of
+megabytes need not be held in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import lzma
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+from pymachine.image.errors import DigestError, PackageError
+from pymachine.image.tree import Blob, Kind, Node
+
+AR_MAGIC = b"!<arch>\n"
+AR_HEADER = 60
+TAR_BUFFER = 1 << 20
+
+
+class Member:
+    """A stretch of an open file, read from its beginning to its end."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
+        self._left = size
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes; all that is left without one."""
+        wanted = self._left if size < 0 else min(size, self._left)
+        data = self._file.read(wanted)
+        self._left -= len(data)
+        return data
+
+
+def find_member(file: BinaryIO, prefix: str) -> tuple[str, Member]:
+    """The name of, and a reader for, the ar member whose name begins with `prefix`."""
+    if file.read(len(AR_MAGIC)) != AR_MAGIC:
+        raise PackageError("not a Debian package: no ar header")
+    while len(header := file.read(AR_HEADER)) == AR_HEADER:
+        name = header[:16].decode("ascii", "replace").strip().removesuffix("/")
+        try:
+            size = int(header[48:58])
+        except ValueError as error:
+            raise PackageError("not a Debian package: damaged ar header") from error
+        if name.startswith(prefix):
+            return name, Member(file, size)
+        file.seek(size + size % 2, 1)
+    raise PackageError(f"not a Debian package: no {prefix}")
+
+
+@contextlib.contextmanager
+def open_tar(path: Path, prefix: str = "data.tar") -> Iterator[tarfile.TarFile]:
+    """The tar in the package at `path` whose member begins with `prefix`, as a stream."""
+    with path.open("rb") as file:
+        name, member = find_member(file, prefix)
+        stream = _decompressed(name, member)
+        try:
+            with tarfile.open(fileobj=stream, mode="r|", bufsize=TAR_BUFFER) as tar:
+                yield tar
+        except (tarfile.TarError, lzma.LZMAError, EOFError, gzip.BadGzipFile) as error:
+            raise PackageError(f"{path.name}: {name} is damaged: {error}") from error
+
+
+def _decompressed(name: str, member: Member) -> IO[bytes]:
+    raw = cast("IO[bytes]", member)
+    match name.rpartition(".")[2]:
+        case "xz":
+            return lzma.LZMAFile(raw)
+        case "gz":
+            return gzip.GzipFile(fileobj=raw)
+        case "zst":
+            import zstandard  # noqa: PLC0415 (only some repositories use it)
+
+            return zstandard.ZstdDecompressor().stream_reader(raw)
+        case "tar":
+            return raw
+    raise PackageError(f"{name}: a compression that is not known")
+
+
+def unpack(path: Path, spool: Path, keep: Callable[[str], bool]) -> list[tuple[str, Node]]:
+    """What the package at `path` installs, in its own order; contents of files are put into `spool`.
+
+    `keep` is asked with each path, and decides whether that one is wanted. Devices and pipes, which no package of
+    Debian has, raise `PackageError`.
+    """
+    found: dict[str, Node] = {}
+    with open_tar(path) as tar, spool.open("wb") as out:
+        for entry in tar:
+            name = entry.name.removeprefix("./").strip("/")
+            if name in {"", "."} or not keep(name):
+                continue
+            if entry.islnk():
+                # The original may have been left out while the link is wanted.
+                original = found.get(entry.linkname.removeprefix("./").strip("/"))
+                if original:
+                    found[name] = original
+                continue
+            found[name] = _node(path, tar, entry, spool, out)
+    return list(found.items())
+
+
+def _node(path: Path, tar: tarfile.TarFile, entry: tarfile.TarInfo, spool: Path, out: BinaryIO) -> Node:
+    mode = entry.mode & 0o7777
+    if entry.isdir():
+        return Node(Kind.DIRECTORY, mode, entry.uid, entry.gid)
+    if entry.issym():
+        return Node(Kind.LINK, 0o777, entry.uid, entry.gid, target=entry.linkname)
+    if not entry.isreg():
+        raise PackageError(f"{path.name}: {entry.name} is neither file, directory nor link")
+    contents = tar.extractfile(entry)
+    assert contents is not None
+    offset = out.tell()
+    while chunk := contents.read(TAR_BUFFER):
+        out.write(chunk)
+    return Node(Kind.FILE, mode, entry.uid, entry.gid, Blob(entry.size, path=spool, offset=offset))
+
+
+def check_digest(path: Path, sha256: str) -> None:
+    """Raise `DigestError` unless the file at `path` has that SHA-256."""
+    with path.open("rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != sha256:
+        raise DigestError(f"{path}: wrong SHA-256", details=f"expected {sha256}\nfound    {actual}")

@@ -1,0 +1,179 @@
+"""Fetching files by digest: side by side, resumed after a cut, verified, and kept for the next time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pymachine.image.errors import DigestError, MirrorError
+from pymachine.progress import Reporter, Task
+
+if TYPE_CHECKING:
+    import requests
+
+CHUNK = 1 << 18
+TRIES = 4
+PAUSE_SECONDS = 0.5
+TIMEOUT_SECONDS = (15.0, 60.0)
+PARALLEL = 6
+MIRROR_HINT = "Check the network, or choose another mirror: --mirror URL, or PYMACHINE_MIRROR."
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file that is wanted. `size` is in bytes."""
+
+    url: str
+    sha256: str
+    size: int
+    suffix: str = ""
+    """How the cached file's name ends, for people who look into the cache."""
+
+
+class Cache:
+    """Files under ``<first two digits>/<digest><suffix>``; a file there is whole, since it was renamed into place."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def path(self, item: Item) -> Path:
+        """Where the file of `item` is, or will be."""
+        return self.directory / item.sha256[:2] / (item.sha256 + item.suffix)
+
+    def has(self, item: Item) -> bool:
+        """Whether the file is there with the right size. Whoever reads it checks its digest."""
+        try:
+            return self.path(item).stat().st_size == item.size
+        except OSError:
+            return False
+
+
+class Downloader:
+    """Brings items into a cache."""
+
+    def __init__(self, cache: Cache, *, reporter: Reporter, pause: float = PAUSE_SECONDS) -> None:
+        self.cache = cache
+        self._reporter = reporter
+        self._pause = pause
+
+    def fetch(self, items: Sequence[Item], *, title: str) -> list[Path]:
+        """Where each item is, after those that were missing have been fetched.
+
+        Raises `MirrorError` if the mirror does not answer or does not have a file, and `DigestError` for a file
+        that is not the one described.
+        """
+        missing = list({item.sha256: item for item in items if not self.cache.has(item)}.values())
+        if missing:
+            total = sum(item.size for item in missing)
+            with self._reporter.task(title, total=total, unit="B") as task, session() as http:
+                with ThreadPoolExecutor(PARALLEL) as pool:
+                    jobs = [pool.submit(self._one, http, item, task) for item in missing]
+                    try:
+                        for job in jobs:
+                            job.result()
+                    except BaseException:
+                        pool.shutdown(cancel_futures=True)
+                        raise
+        return [self.cache.path(item) for item in items]
+
+    def _one(self, http: requests.Session, item: Item, task: Task) -> None:
+        target = self.cache.path(item)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{target.name}.{os.getpid()}.part")
+        _adopt(part)
+        task.note(item.url.rpartition("/")[2])
+        for attempt in range(TRIES):
+            try:
+                get(http, item, part, task)
+                break
+            except MirrorError:
+                if attempt == TRIES - 1:
+                    raise
+                time.sleep(self._pause * 2**attempt)
+        _verify(part, item)
+        part.replace(target)
+
+
+def _adopt(part: Path) -> None:
+    """Go on with what an interrupted process left of the same file, if there is such a thing."""
+    name = part.name.rsplit(".", 2)[0]
+    for left in part.parent.glob(f"{name}.*.part"):
+        pid = left.name.rsplit(".", 2)[1]
+        if left != part and not _alive(int(pid)):
+            left.replace(part)
+            return
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def session() -> requests.Session:
+    """An HTTP session that does not ask a proxy or mirror to change what it sends."""
+    import requests  # noqa: PLC0415 (heavy)
+
+    http = requests.Session()
+    http.headers["User-Agent"] = "pymachine"
+    http.headers["Accept-Encoding"] = "identity"
+    return http
+
+
+def get(http: requests.Session, item: Item, part: Path, task: Task) -> None:
+    """Append to `part` what is missing of `item`. Raises `MirrorError` if it does not all come."""
+    import requests  # noqa: PLC0415
+
+    have = part.stat().st_size if part.exists() else 0
+    if have >= item.size:
+        have = 0
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    try:
+        with http.get(item.url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as answer:
+            if answer.status_code not in {200, 206}:
+                raise MirrorError(f"{item.url}: the mirror answered {answer.status_code}", hint=MIRROR_HINT)
+            with part.open("ab" if answer.status_code == 206 else "wb") as file:
+                for chunk in answer.iter_content(CHUNK):
+                    file.write(chunk)
+                    task.advance(len(chunk))
+    except (requests.RequestException, OSError) as error:
+        raise MirrorError(f"{item.url}: cannot be fetched", details=str(error), hint=MIRROR_HINT) from error
+    if part.stat().st_size < item.size:
+        raise MirrorError(f"{item.url}: the connection ended early", hint=MIRROR_HINT)
+
+
+def _verify(part: Path, item: Item) -> None:
+    with part.open("rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != item.sha256:
+        size = part.stat().st_size
+        part.unlink()
+        raise DigestError(
+            f"{item.url}: not the file that the signed index describes",
+            details=f"SHA-256: expected {item.sha256}, found {actual}\nsize: expected {item.size}, found {size}",
+            hint="The mirror may be in the middle of an update, or the file tampered with: "
+            "try again later, or choose another mirror with --mirror.",
+        )
+
+
+def fetch_text(http: requests.Session, url: str) -> bytes:
+    """A small file that is verified by other means. Raises `MirrorError`."""
+    import requests  # noqa: PLC0415
+
+    try:
+        answer = http.get(url, timeout=TIMEOUT_SECONDS)
+    except requests.RequestException as error:
+        raise MirrorError(f"{url}: the mirror does not answer", details=str(error), hint=MIRROR_HINT) from error
+    if answer.status_code != 200:
+        raise MirrorError(f"{url}: the mirror answered {answer.status_code}", hint=MIRROR_HINT)
+    return answer.content

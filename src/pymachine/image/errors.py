@@ -1,0 +1,59 @@
+"""What can go wrong with an image."""
+
+from __future__ import annotations
+
+from pymachine.errors import PymachineError
+
+
+class ImageError(PymachineError):
+    """An image cannot be built or used."""
+
+    code = "image"
+
+
+class MirrorError(ImageError):
+    """A mirror does not answer, or does not have what it should."""
+
+    code = "mirror"
+
+
+class SignatureError(ImageError):
+    """A repository's InRelease is not signed by a key that its source trusts."""
+
+    code = "signature"
+
+
+class ExpiredError(ImageError):
+    """A repository's InRelease is older than it says it may be used."""
+
+    code = "release-expired"
+
+
+class DigestError(ImageError):
+    """A file is not the one that its index describes: truncated, or tampered with."""
+
+    code = "digest"
+
+
+class ResolveError(ImageError):
+    """A package, or something that it depends on, is in none of the sources."""
+
+    code = "unresolved"
+
+
+class PackageError(ImageError):
+    """A .deb that cannot be read as one."""
+
+    code = "bad-package"
+
+
+class RecipeError(ImageError):
+    """A recipe, an overlay or a lock file that cannot be read."""
+
+    code = "bad-recipe"
+
+
+class ImageNotFoundError(ImageError):
+    """No image of that name is in the cache."""
+
+    code = "image-not-found"

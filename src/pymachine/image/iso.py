@@ -1,0 +1,132 @@
+"""The ISO 9660 file system with Rock Ridge names, modes and owners; its bytes depend on the tree alone."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, BinaryIO
+from unittest import mock
+
+from pymachine.image.tree import Blob, Kind, Node, Tree
+
+# One second after the zip epoch's beginning would do as well; it is shown by `ls -l` in the guest.
+EPOCH = 1_577_836_800  # 2020-01-01T00:00:00Z
+FILE_TYPE = 0o100000
+DIRECTORY_TYPE = 0o040000
+
+
+class _Stretch(io.RawIOBase):
+    """A blob of a spool file as a file of its own. pycdlib seeks before it reads, so they can share one open file."""
+
+    def __init__(self, file: BinaryIO, offset: int, length: int) -> None:
+        super().__init__()
+        self._file = file
+        self._offset = offset
+        self._length = length
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
+        self._position = base + offset
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        left = self._length - self._position
+        self._file.seek(self._offset + self._position)
+        data = self._file.read(left if size is None or size < 0 else min(left, size))
+        self._position += len(data)
+        return data
+
+
+class _Names:
+    """Unique ISO 9660 names, short and plain: the guest sees only the Rock Ridge ones."""
+
+    def __init__(self) -> None:
+        self._folders = {"": ""}
+        self._next = 0
+
+    def folder(self, path: str) -> str:
+        self._folders[path] = self._below(path, "D")
+        return self._folders[path]
+
+    def file(self, path: str) -> str:
+        return self._below(path, "F") + ".;1"
+
+    def _below(self, path: str, letter: str) -> str:
+        self._next += 1
+        return f"{self._folders[path.rpartition('/')[0]]}/{letter}{self._next:07d}"
+
+
+@contextmanager
+def _still_clock() -> Iterator[None]:
+    """pycdlib dates the volume and its root by the clock, in this host's time zone: hold both for it."""
+    from pycdlib import dates, headervd, pycdlib  # noqa: PLC0415 (heavy)
+
+    clock = SimpleNamespace(
+        time=lambda: float(EPOCH), localtime=time.gmtime, gmtime=time.gmtime, strftime=time.strftime, strptime=time.strptime
+    )
+    with ExitStack() as stack:
+        for module in (dates, headervd, pycdlib):
+            stack.enter_context(mock.patch.object(module, "time", clock))
+        yield
+
+
+def write(tree: Tree, path: Path, *, volume: str) -> None:
+    """Write `tree` to an ISO at `path` with the volume id `volume` (at most 32 characters)."""
+    from pycdlib import PyCdlib  # noqa: PLC0415
+
+    with _still_clock(), ExitStack() as stack:
+        iso = PyCdlib()
+        iso.new(interchange_level=4, vol_ident=volume[:32], rock_ridge="1.09", sys_ident="LINUX")
+        stack.callback(iso.close)
+        files: dict[Path, BinaryIO] = {}
+        names = _Names()
+        for name, node in tree.walk():
+            _add(iso, names, name, node, files, stack)
+        iso.write(str(path))
+
+
+def _add(iso: Any, names: _Names, path: str, node: Node, files: dict[Path, BinaryIO], stack: ExitStack) -> None:  # noqa: ANN401
+    leaf = path.rpartition("/")[2]
+    if node.kind is Kind.DIRECTORY:
+        iso_path = names.folder(path)
+        iso.add_directory(iso_path, rr_name=leaf, file_mode=DIRECTORY_TYPE | node.mode)
+    elif node.kind is Kind.LINK:
+        iso_path = names.file(path)
+        iso.add_symlink(iso_path, leaf, node.target)
+    else:
+        assert node.blob is not None
+        iso_path = names.file(path)
+        source = _open(node.blob, files, stack)
+        iso.add_fp(source, node.blob.length, iso_path, rr_name=leaf, file_mode=FILE_TYPE | node.mode)
+    if node.uid or node.gid:
+        _own(iso.get_record(iso_path=iso_path), node)
+
+
+def _open(blob: Blob, files: dict[Path, BinaryIO], stack: ExitStack) -> Any:  # noqa: ANN401
+    if blob.data is not None:
+        return io.BytesIO(blob.data)
+    assert blob.path is not None
+    if blob.path not in files:
+        files[blob.path] = stack.enter_context(blob.path.open("rb"))
+    return _Stretch(files[blob.path], blob.offset, blob.length)
+
+
+def _own(record: Any, node: Node) -> None:  # noqa: ANN401
+    """Set owner and group: pycdlib has no parameter for them."""
+    rock_ridge = record.rock_ridge
+    entry = rock_ridge.dr_entries.px_record or rock_ridge.ce_entries.px_record
+    entry.posix_user_id, entry.posix_group_id = node.uid, node.gid

@@ -1,0 +1,242 @@
+"""What is in an image, as data: sources, packages, what is left out, and which kernel modules are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from pymachine.image.errors import RecipeError
+
+KEYS = Path(__file__).parent / "keys"
+RELEASE = "trixie"
+ARCHITECTURES = ("amd64", "arm64")
+# The archive key signs trixie and trixie-updates (a point release also with the stable key), the other one security.
+ARCHIVE_KEYS = (KEYS / "debian-archive-trixie-automatic.asc", KEYS / "debian-archive-trixie-stable.asc")
+SECURITY_KEYS = (KEYS / "debian-archive-trixie-security-automatic.asc",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One apt repository. `url` may be ``main`` or ``security``: the chosen Debian mirror's."""
+
+    name: str
+    url: str
+    suite: str
+    components: tuple[str, ...] = ("main",)
+    keyring: tuple[Path, ...]
+    """OpenPGP keys, binary or ASCII-armoured, one of which must have signed."""
+
+
+DEBIAN = (
+    Source(name="debian", url="main", suite=RELEASE, keyring=ARCHIVE_KEYS),
+    Source(name="debian-updates", url="main", suite=f"{RELEASE}-updates", keyring=ARCHIVE_KEYS),
+    Source(name="debian-security", url="security", suite=f"{RELEASE}-security", keyring=SECURITY_KEYS),
+)
+
+PACKAGES = (
+    "base-files",
+    "busybox-static",
+    "ca-certificates",
+    "containerd",
+    "docker-cli",
+    "docker.io",
+    "e2fsprogs",
+    "fdisk",
+    "iproute2",
+    "iptables",
+    "kmod",
+    "openssh-client",
+    "openssh-server",
+    "openssh-sftp-server",
+    "rsync",
+    "runc",
+    "stunnel4",
+    "sudo",
+)
+KERNEL = {"amd64": "linux-image-amd64", "arm64": "linux-image-arm64"}
+
+# Wanted only by maintainer scripts, of which none runs, or replaced by busybox and the overlay.
+EXCLUDED = (
+    "adduser",
+    "awk",
+    "base-passwd",
+    "coreutils",
+    "dash",
+    "debconf",
+    "debianutils",
+    "dpkg",
+    "init-system-helpers",
+    "initramfs-tools",
+    "libpam-runtime",
+    "linux-base",
+    "linux-initramfs-tool",
+    "logsave",
+    "lsb-base",
+    "mawk",
+    "media-types",
+    "netbase",
+    "openssl",
+    "passwd",
+    "perl",
+    "perl-base",
+    "perl:any",
+    "procps",
+    "runit-helper",
+    "sysvinit-utils",
+    "systemd",
+    "tar",
+    "ucf",
+    "util-linux",
+)
+
+LEFT_OUT = (
+    "etc/apparmor.d/",
+    "etc/cron.daily/",
+    "etc/cron.d/",
+    "etc/default/",
+    "etc/init/",
+    "etc/init.d/",
+    "etc/kernel/",
+    "etc/logrotate.d/",
+    "etc/motd",
+    "etc/update-motd.d/",
+    "usr/bin/docker-proxy.debug",
+    "usr/include/",
+    "usr/lib/debug/",
+    "usr/lib/pkgconfig/",
+    "usr/lib/systemd/",
+    "usr/lib/tmpfiles.d/",
+    "usr/lib/sysusers.d/",
+    "usr/lib/udev/",
+    "usr/share/bash-completion/",
+    "usr/share/bug/",
+    "usr/share/common-licenses/",
+    "usr/share/doc/",
+    "usr/share/doc-base/",
+    "usr/share/fish/",
+    "usr/share/info/",
+    "usr/share/initramfs-tools/",
+    "usr/share/lintian/",
+    "usr/share/locale/",
+    "usr/share/man/",
+    "usr/share/polkit-1/",
+    "usr/share/zsh/",
+    "var/cache/",
+    "var/lib/dpkg/",
+)
+
+# Patterns of fnmatch over a module's path below /usr/lib/modules/VERSION/kernel, without its suffix.
+MODULES = (
+    # disks and file systems
+    "block/*",
+    "drivers/block/{loop,nbd,virtio_blk,zram/*}",
+    "drivers/ata/{ahci,ahci_platform,libahci,libata,ata_piix,ata_generic,pata_*amd*}",
+    "drivers/cdrom/cdrom",
+    "drivers/md/{dm-mod,dm-crypt,dm-snapshot,dm-thin-pool,dm-bufio}",
+    "drivers/nvme/host/{nvme,nvme-core}",
+    "drivers/scsi/{scsi_mod,sd_mod,sr_mod,sg,virtio_scsi,vmw_pvscsi,hv_storvsc,mptspi}",
+    "drivers/message/fusion/{mptbase,mptscsih,mptspi}",
+    "drivers/usb/storage/{usb-storage,uas}",
+    "drivers/usb/host/{xhci-hcd,xhci-pci,ehci-hcd,ehci-pci,ohci-hcd,ohci-pci,uhci-hcd}",
+    "fs/{9p/*,btrfs/*,ext4/*,jbd2/*,fat/*,exfat/*,fuse/*,isofs/*,mbcache,overlayfs/*,squashfs/*,udf/*,xfs/*}",
+    "fs/{nfs/*,nfs_common/*,lockd/*,netfs/*,fscache/*,smb/*,autofs/*,configfs/*,binfmt_misc}",
+    "fs/nls/{nls_ascii,nls_cp437,nls_iso8859-1,nls_utf8,nls_ucs2_utils}",
+    "net/{9p/*,sunrpc/*,dns_resolver/*}",
+    # networks
+    "drivers/net/{bonding/*,dummy,ifb,macvlan,macvtap,ipvlan/*,tap,tun,veth,virtio_net,vxlan/*,geneve,net_failover}",
+    "drivers/net/{wireguard/*,vmxnet3/*,hyperv/*,vrf,nlmon,mdio/*}",
+    "drivers/net/ethernet/{amd/pcnet32,intel/e1000/*,intel/e1000e/*,realtek/8139cp,realtek/8139too}",
+    "net/{bridge/*,8021q/*,802/*,llc/*,ipv4/*,ipv6/*,netfilter/*,netlink/*,packet/*,sched/*,tls/*,unix/*,xfrm/*,key/*}",
+    "net/{vmw_vsock/*,core/*}",
+    # guests of each hypervisor
+    "drivers/virtio/*",
+    "drivers/char/{virtio_console,hw_random/virtio-rng,hw_random/rng-core}",
+    "drivers/crypto/virtio/*",
+    "drivers/firmware/qemu_fw_cfg",
+    "drivers/hv/{hv_vmbus,hv_utils,hv_balloon}",
+    "drivers/hid/{hid,hid-generic,hid-hyperv,usbhid/usbhid}",
+    "drivers/misc/vmw_balloon",
+    "drivers/misc/vmw_vmci/*",
+    "drivers/virt/{vmgenid,vboxguest/*}",
+    "drivers/virt/coco/*",
+    "fs/vboxsf/*",
+    # the rest of a small machine
+    "arch/*/crypto/*",
+    "crypto/*",
+    "lib/*",
+    "drivers/acpi/{button,ac,battery,evged}",
+    "drivers/input/{evdev,mousedev,keyboard/atkbd,serio/*}",
+    "drivers/ptp/*",
+    "drivers/rtc/*",
+    "drivers/tty/serial/8250/*",
+    "drivers/watchdog/{softdog,i6300esb}",
+    "drivers/gpio/{gpio-pl061,gpio_keys}",
+    "drivers/input/keyboard/gpio_keys",
+)
+# To find and mount the ISO: on QEMU and libvirt (always), and where the disk is another one.
+INITRD_MODULES = ("virtio_pci", "virtio_blk", "isofs", "overlay")
+INITRD_MORE_MODULES = (
+    "virtio_mmio",
+    "virtio_scsi",
+    "ahci",
+    "ata_piix",
+    "sd_mod",
+    "sr_mod",
+    "vmw_pvscsi",
+    "hv_storvsc",
+    "nvme",
+    "loop",
+)
+
+LINKS = {
+    "bin": "usr/bin",
+    "sbin": "usr/sbin",
+    "lib": "usr/lib",
+    # update-alternatives' part. Legacy: dockerd has its chains up a second sooner than with nft, in emulation.
+    "usr/sbin/iptables": "iptables-legacy",
+    "usr/sbin/iptables-restore": "iptables-legacy-restore",
+    "usr/sbin/iptables-save": "iptables-legacy-save",
+    "usr/sbin/ip6tables": "ip6tables-legacy",
+    "usr/sbin/ip6tables-restore": "ip6tables-legacy-restore",
+    "usr/sbin/ip6tables-save": "ip6tables-legacy-save",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that an image's bytes depend on, besides the packages themselves and the files of ``rootfs/``."""
+
+    architecture: str
+    sources: tuple[Source, ...] = DEBIAN
+    packages: tuple[str, ...] = PACKAGES
+    excluded: tuple[str, ...] = EXCLUDED
+    left_out: tuple[str, ...] = LEFT_OUT
+    modules: tuple[str, ...] = MODULES
+    initrd_modules: tuple[str, ...] = INITRD_MODULES
+    initrd_more_modules: tuple[str, ...] = INITRD_MORE_MODULES
+    links: Mapping[str, str] = field(default_factory=lambda: dict(LINKS))
+
+    def __post_init__(self) -> None:
+        if self.architecture not in ARCHITECTURES:
+            raise RecipeError(
+                f"no image can be built for the architecture {self.architecture}",
+                hint=f"Choose one of: {', '.join(ARCHITECTURES)}",
+            )
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The packages that are asked for by name, the kernel's among them."""
+        return (*self.packages, KERNEL[self.architecture])
+
+    def keeps(self, path: str) -> bool:
+        """Whether a package's file at `path` goes into the image."""
+        return not (path + "/").startswith(self.left_out)
+
+    def digest(self) -> str:
+        """SHA-256 over the recipe's data, to tell whether an image is of this recipe."""
+        text = json.dumps(asdict(self), sort_keys=True, default=lambda path: path.name)
+        return hashlib.sha256(text.encode()).hexdigest()
+

@@ -1,0 +1,136 @@
+"""A file tree held as data: names, modes and owners in memory, contents in files beside it.
+
+Unpacking as an ordinary user cannot make root's files, setuid programs or devices; so nothing is unpacked at all.
+A path has no leading slash (``usr/bin/sudo``); the root is the empty string.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+# What Debian moved into /usr (the "merged /usr"). Packages of other origin may still name the old places.
+MERGED = frozenset({"bin", "sbin", "lib", "lib32", "lib64", "libx32", "libo32"})
+
+
+class Kind(enum.Enum):
+    """What a path is."""
+
+    FILE = "file"
+    DIRECTORY = "directory"
+    LINK = "link"
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A file's contents: bytes in memory, or a stretch of a file on disk."""
+
+    length: int
+    data: bytes | None = None
+    path: Path | None = None
+    offset: int = 0
+
+    @classmethod
+    def of(cls, data: bytes) -> Blob:
+        """Contents that are held in memory."""
+        return cls(length=len(data), data=data)
+
+    def read(self) -> bytes:
+        """All of it."""
+        if self.data is not None:
+            return self.data
+        assert self.path is not None
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.length)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One path's metadata. `mode` has the twelve permission bits, without the type."""
+
+    kind: Kind
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    blob: Blob | None = None
+    target: str = ""
+
+    @classmethod
+    def file(cls, data: bytes | Blob, *, mode: int = 0o644) -> Node:
+        """A regular file of root's."""
+        return cls(Kind.FILE, mode, blob=data if isinstance(data, Blob) else Blob.of(data))
+
+    @classmethod
+    def directory(cls, *, mode: int = 0o755) -> Node:
+        """A directory of root's."""
+        return cls(Kind.DIRECTORY, mode)
+
+    @classmethod
+    def link(cls, target: str) -> Node:
+        """A symbolic link."""
+        return cls(Kind.LINK, 0o777, target=target)
+
+    def contents(self) -> bytes:
+        """A regular file's contents."""
+        assert self.blob is not None
+        return self.blob.read()
+
+
+class Tree:
+    """Paths and their nodes. Later ones replace earlier ones; missing parents are made."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, Node] = {"": Node.directory()}
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._nodes
+
+    def __getitem__(self, path: str) -> Node:
+        return self._nodes[path]
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def get(self, path: str) -> Node | None:
+        """The node at `path`, or None."""
+        return self._nodes.get(path)
+
+    def put(self, path: str, node: Node) -> None:
+        """Set what `path` is. A directory laid over a directory changes its mode; over the merged links, nothing."""
+        path = merged(path)
+        if node.kind is Kind.DIRECTORY and path in MERGED:
+            return
+        parent = path.rpartition("/")[0]
+        if parent not in self._nodes:
+            self.put(parent, Node.directory())
+        self._nodes[path] = node
+
+    def change(self, path: str, *, mode: int, uid: int, gid: int) -> None:
+        """Give an existing path another mode and owner."""
+        self._nodes[path] = replace(self._nodes[path], mode=mode, uid=uid, gid=gid)
+
+    def remove(self, path: str) -> None:
+        """Take away `path` and all below it."""
+        for name in [name for name in self._nodes if name == path or name.startswith(path + "/")]:
+            del self._nodes[name]
+
+    def walk(self) -> Iterator[tuple[str, Node]]:
+        """Every path but the root, parents before children, in an order that depends on the names alone."""
+        for path in sorted(self._nodes):
+            if path:
+                yield path, self._nodes[path]
+
+    def below(self, folder: str) -> Iterator[tuple[str, Node]]:
+        """Every path under `folder`, in order."""
+        prefix = folder + "/"
+        for path in sorted(name for name in self._nodes if name.startswith(prefix)):
+            yield path, self._nodes[path]
+
+
+def merged(path: str) -> str:
+    """`path` as it is once /bin, /sbin and /lib* are links into /usr."""
+    first, slash, _ = path.partition("/")
+    return f"usr/{path}" if slash and first in MERGED else path
