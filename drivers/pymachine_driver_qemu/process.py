@@ -6,11 +6,11 @@ containers), an ended QEMU keeps its id for good.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,8 +18,10 @@ from typing import BinaryIO
 
 from pymachine.driver import State
 from pymachine.errors import DriverError, TimeoutExpiredError
+from pymachine.run import run
 from pymachine.wait import Deadline, until
 from pymachine_driver_qemu import qmp, runtime
+from pymachine_driver_qemu.command_line import escape
 
 CONSOLE_LOG = "console.log"
 QEMU_LOG = "qemu.log"
@@ -128,9 +130,8 @@ def end(sockets: Path) -> None:
     try:
         with qmp.Qmp(control) as monitor:
             monitor.execute("quit")
-    except qmp.QmpGoneError:
-        return
     except qmp.QmpError:
+        # It hangs, or is gone, or has started and has no socket yet.
         _signal(control)
     if not await_end(sockets, seconds=QUIT_SECONDS):
         _signal(control)
@@ -147,6 +148,28 @@ def await_end(sockets: Path, *, seconds: float) -> bool:
         )
     except TimeoutExpiredError:
         return False
+
+
+def monitor_argument(control: Path) -> str:
+    """What QEMU's command line says of its monitor; no other process has that among its arguments."""
+    return f"unix:{escape(str(control))},server=on,wait=off"
+
+
+def find_pids(argument: str) -> list[int]:
+    """The processes that have `argument` in their command lines; the dead have none.
+
+    The last resort for a QEMU that hangs: its socket's queue may be full, so that the kernel cannot be asked.
+    """
+    if not Path("/proc/self/cmdline").exists():
+        lines = run(["ps", "-axo", "pid=,command="]).stdout.splitlines()
+        return [int(line.split(None, 1)[0]) for line in lines if argument in line.split()]
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        # Processes of others, and those that end meanwhile, cannot be read.
+        with contextlib.suppress(OSError):
+            if argument.encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
 
 
 def tail(path: Path, *, length: int = _TAIL) -> str:
@@ -195,10 +218,7 @@ def _answers(control: Path) -> bool:
 
 
 def _signal(control: Path) -> None:
-    """SIGKILL to the process that listens on `control`: the kernel names it, so that it cannot be another."""
-    pid = qmp.listener_pid(control)
-    if pid is not None and sys.platform != "win32":
-        try:
+    """SIGKILL to the QEMU whose monitor is `control`."""
+    for pid in find_pids(monitor_argument(control)):
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import socket
-import struct
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -199,19 +197,6 @@ def is_listening(path: Path) -> bool:
     except QmpGoneError:
         return False
     return True
-
-
-def listener_pid(path: Path) -> int | None:
-    """The process that listens on the Unix socket at `path`; None if nothing does or the system cannot tell."""
-    if sys.platform != "linux":
-        return None
-    try:
-        connection = connect(path, Deadline(1.0))
-    except QmpError:
-        return None
-    with connection:
-        data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", data)[0]) or None
 
 
 def _description(error: object) -> str:

@@ -1,0 +1,356 @@
+"""The qemu driver with a real QEMU and guests of a few bytes: what happens when things go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pymachine.driver import BootRequest, Driver, ImageFiles, MachineRef, State
+from pymachine.errors import DriverError, PrecreateError
+from pymachine.progress import StreamReporter
+from pymachine.testing import defaults, reference, reread
+from pymachine.wait import until
+from pymachine_driver_qemu import Driver as QemuDriver, accelerator, address, binary, identity, process, qmp, runtime
+from pymachine_driver_qemu.driver import PortTakenError
+
+pytestmark = [
+    pytest.mark.skipif(not shutil.which("qemu-system-x86_64"), reason="needs qemu-system-x86_64"),
+    pytest.mark.timeout(120),
+]
+
+# Machine code for real mode's successor, as a Multiboot kernel starts: protected mode, 32 bits.
+HANG = b"\xfa\xf4\xeb\xfc"  # cli; hlt; jmp back to hlt
+# mov dx, 0x604; mov ax, 0x2000; out dx, ax: ACPI's soft off on q35 as its BIOS sets it up.
+SWITCH_OFF = b"\x66\xba\x04\x06\x66\xb8\x00\x20\x66\xef" + HANG
+
+
+def multiboot(code: bytes) -> bytes:
+    """The smallest kernel that QEMU boots: a Multiboot header that says where it is, and `code`."""
+    flags, load = 0x10000, 0x100000
+    header = struct.pack("<III", 0x1BADB002, flags, -(0x1BADB002 + flags) & 0xFFFFFFFF)
+    entry = load + 32
+    return header + struct.pack("<IIIII", load, load, 0, 0, entry) + code + bytes(64)
+
+
+class Recorder(StreamReporter):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        super().__init__(open(os.devnull, "w", encoding="utf-8"), terminal=False)  # noqa: SIM115, PTH123
+        self.lines: list[str] = []
+
+    def info(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> ImageFiles:
+    return make_image(tmp_path, multiboot(HANG))
+
+
+def make_image(folder: Path, kernel: bytes) -> ImageFiles:
+    for name, content in (("iso", bytes(2048)), ("kernel", kernel), ("initrd", b"no ramdisk")):
+        (folder / name).write_bytes(content)
+    return ImageFiles("0" * 64, "amd64", folder / "iso", folder / "kernel", folder / "initrd")
+
+
+def make(tmp_path: Path, name: str = "one", **changed: object) -> Driver:
+    ref = reference(tmp_path, name)
+    values = defaults(QemuDriver, **{"qemu_accelerator": "tcg", "qemu_arch": "amd64", **changed})
+    return QemuDriver(ref, dict(QemuDriver.configure(ref, values, [])), reporter=Recorder())
+
+
+@pytest.fixture
+def running(tmp_path: Path, image: ImageFiles) -> Iterator[Driver]:
+    """A machine whose guest does nothing; the driver gave up on it, and left it running for once."""
+    driver = make(tmp_path)
+    launched(driver, image)
+    yield driver
+    driver.remove()
+
+
+def launched(driver: Driver, image: ImageFiles) -> Path:
+    """QEMU as `create` starts it, without the wait for the guest."""
+    from pymachine_driver_qemu import disk
+
+    assert isinstance(driver, QemuDriver)
+    folder = driver.machine.directory
+    disk.keep_image(image, folder)
+    disk.make_data_disk(folder / disk.DISK, size_mb=1000)
+    return driver._launch(driver._qemu(), "tcg", request())
+
+
+def request(image: ImageFiles | None = None, *, timeout: float = 2.0) -> BootRequest:
+    return BootRequest(identity=lambda endpoint: b"tar", image=image, timeout=timeout)
+
+
+def pid_of(driver: Driver) -> int:
+    folder = runtime.find(driver.machine.directory)
+    assert folder is not None
+    [pid] = process.find_pids(process.monitor_argument(folder / runtime.CONTROL))
+    return pid
+
+
+def nothing_runs(driver: Driver) -> bool:
+    """No process, zombies aside, has the machine's id among its arguments."""
+    return not process.find_pids(driver.config["MachineID"])
+
+
+# -- a guest that does not come up -------------------------------------------------------------------------------
+
+
+def test_a_guest_that_never_boots_is_an_error_with_a_place_to_look(tmp_path: Path, image: ImageFiles) -> None:
+    driver = make(tmp_path)
+    driver.precreate_check()
+    began = time.monotonic()
+    with pytest.raises(identity.GuestTimeoutError, match="did not come up within 2 seconds") as caught:
+        driver.create(request(image))
+    assert time.monotonic() - began < 20
+    assert "console.log" in caught.value.hint
+    assert driver.state() is State.STOPPED
+    assert nothing_runs(driver)
+    assert runtime.find(driver.machine.directory) is None
+
+
+def test_a_kernel_that_is_none_is_told_in_qemus_words(tmp_path: Path) -> None:
+    driver = make(tmp_path)
+    with pytest.raises(process.LaunchError, match="QEMU ended with exit code 1") as caught:
+        driver.create(request(make_image(tmp_path, b"this is not a kernel" * 100)))
+    assert "kernel" in caught.value.details
+    assert "-uuid" not in caught.value.details
+    assert driver.state() is State.STOPPED
+
+
+def test_a_guest_that_switches_itself_off(tmp_path: Path) -> None:
+    driver = make(tmp_path)
+    with pytest.raises(identity.GuestError, match="switched itself off"):
+        driver.create(request(make_image(tmp_path, multiboot(SWITCH_OFF)), timeout=60))
+    assert nothing_runs(driver)
+
+
+def test_an_identity_that_cannot_be_made_leaves_nothing_running(tmp_path: Path, image: ImageFiles) -> None:
+    driver = make(tmp_path)
+
+    def broken(endpoint: object) -> bytes:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        driver.create(BootRequest(identity=broken, image=image))
+    assert nothing_runs(driver)
+
+
+# -- a machine that runs -----------------------------------------------------------------------------------------
+
+
+def test_running_paused_stopped_as_others_see_it(running: Driver) -> None:
+    assert reread(running).state() is State.RUNNING
+    folder = runtime.find(running.machine.directory)
+    assert folder is not None
+    with qmp.Qmp(folder / runtime.CONTROL) as monitor:
+        monitor.execute("stop")
+    assert reread(running).state() is State.PAUSED
+    running.kill()
+    assert reread(running).state() is State.STOPPED
+    running.kill()
+
+
+def test_many_ask_at_once(running: Driver) -> None:
+    states: list[State] = []
+    threads = [threading.Thread(target=lambda: states.append(reread(running).state())) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert states == [State.RUNNING] * 20
+
+
+def test_a_guest_that_ignores_the_button_is_switched_off_and_that_is_said(running: Driver) -> None:
+    began = time.monotonic()
+    running.stop(1.0)
+    assert time.monotonic() - began < 10
+    assert running.state() is State.STOPPED
+    assert isinstance(running.reporter, Recorder)
+    assert running.reporter.lines == ["The guest did not shut down within 1 seconds: switching it off."]
+
+
+def test_a_killed_qemu_is_stopped_at_once_even_as_a_zombie(running: Driver) -> None:
+    os.kill(pid_of(running), signal.SIGKILL)
+    until(lambda: running.state() is State.STOPPED, deadline=5.0, what="the end")
+    folder = runtime.find(running.machine.directory)
+    assert folder is not None
+    assert (folder / runtime.CONTROL).exists(), "the socket is stale"
+    running.remove()
+    running.remove()
+    assert not folder.exists()
+
+
+def test_a_qemu_that_hangs_is_an_error_for_state_and_no_obstacle_for_remove(
+    running: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qmp.Qmp.__init__, "__kwdefaults__", {"timeout": 0.5})
+    os.kill(pid_of(running), signal.SIGSTOP)
+    with pytest.raises(DriverError, match="did not answer"):
+        running.state()
+    running.remove()
+    assert running.state() is State.STOPPED
+    assert nothing_runs(running)
+
+
+def test_a_second_start_is_refused_and_harms_nothing(running: Driver) -> None:
+    with pytest.raises(DriverError, match="has a QEMU already"):
+        reread(running).start(request())
+    assert running.state() is State.RUNNING
+
+
+def test_it_survives_the_process_that_started_it_and_its_terminal(running: Driver) -> None:
+    pid = pid_of(running)
+    assert os.getsid(pid) == pid
+    assert Path(f"/proc/{pid}/cwd").readlink() == Path("/")
+
+
+def test_nothing_of_it_is_readable_by_others(running: Driver) -> None:
+    folder = runtime.find(running.machine.directory)
+    assert folder is not None
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for name in (process.QEMU_LOG, process.CONSOLE_LOG):
+        assert stat.S_IMODE((running.machine.directory / name).stat().st_mode) == 0o600
+
+
+def test_it_is_confined_where_that_is_possible(running: Driver) -> None:
+    status = Path(f"/proc/{pid_of(running)}/status").read_text()
+    if binary.find("amd64").sandbox:
+        assert "Seccomp:\t2" in status
+
+
+def test_ports_are_forwarded_and_taken_back(running: Driver) -> None:
+    from pymachine_driver_qemu.ports import Forwards, Published
+
+    said: list[str] = []
+    place = running.endpoint().address
+    folder = runtime.find(running.machine.directory)
+    assert folder is not None
+    with (
+        qmp.Qmp(folder / runtime.PORTS) as monitor,
+        socket.create_server((place, 23457)),
+    ):
+        forwards = Forwards(monitor, place, say=said.append)
+        forwards.follow({Published("tcp", 23456), Published("tcp", 23457), Published("udp", 23458)})
+        assert not address.is_free(place, 23456)
+        forwards.follow(set())
+        assert address.is_free(place, 23456)
+    assert [line for line in said if line.startswith(f"cannot forward {place}:23457/tcp")]
+    assert [line for line in said if line.startswith(f"forwarding {place}:23458/udp")]
+
+
+def test_the_port_watcher_ends_with_its_machine(running: Driver) -> None:
+    from pymachine_driver_qemu import watcher
+
+    folder = running.machine.directory
+    place = running.endpoint()
+    watcher.start(folder, address.Place(place.address, place.docker_port, place.ssh_port))
+    log = folder / watcher.LOG
+    # There are no certificates here: it goes on trying, without haste.
+    until(lambda: "engine:" in process.tail(log), deadline=20.0, what="a first attempt")
+    running.kill()
+    until(lambda: "the machine has ended" in process.tail(log), deadline=10.0, what="its end")
+
+
+# -- bad days ----------------------------------------------------------------------------------------------------
+
+
+def test_a_taken_port_is_named_before_anything_is_made(tmp_path: Path, image: ImageFiles) -> None:
+    driver = make(tmp_path)
+    endpoint = driver.endpoint()
+    with (
+        socket.create_server((endpoint.address, endpoint.docker_port)),
+        pytest.raises(PortTakenError, match=f"{endpoint.address}:{endpoint.docker_port} is taken") as caught,
+    ):
+        driver.precreate_check()
+    assert "ss -ltnp" in caught.value.hint
+
+
+def test_a_qemu_that_is_not_there(tmp_path: Path) -> None:
+    driver = make(tmp_path, qemu_binary="no-such-qemu")
+    with pytest.raises(PrecreateError, match="QEMU not found: no-such-qemu"):
+        driver.precreate_check()
+
+
+def test_start_without_the_files_says_which(tmp_path: Path) -> None:
+    with pytest.raises(DriverError, match=r"boot2docker\.iso is missing"):
+        make(tmp_path).start(request())
+
+
+def test_a_create_that_was_killed_leaves_what_remove_can_remove(tmp_path: Path, image: ImageFiles) -> None:
+    driver = make(tmp_path)
+    launched(driver, image)
+    # What another process has of it: the record on the disk, and the machine's folder.
+    other = QemuDriver(
+        MachineRef(driver.machine.name, driver.machine.directory, tmp_path, tmp_path / "k"),
+        json.loads(json.dumps(driver.config)),
+    )
+    other.remove()
+    assert nothing_runs(driver)
+
+
+def test_qemu_does_not_come_up_in_a_folder_that_was_removed(tmp_path: Path, image: ImageFiles) -> None:
+    """`rm` right after `create` was killed: the sockets' folder is gone before QEMU has bound them."""
+    driver = make(tmp_path)
+    assert isinstance(driver, QemuDriver)
+    folder = runtime.make(driver.machine.directory, driver.config["MachineID"])
+    driver.remove()
+    argv = [str(binary.find("amd64").path), "-machine", "none", "-nodefaults", "-display", "none"]
+    ended = subprocess.run(
+        [*argv, "-qmp", f"unix:{folder / runtime.CONTROL},server=on,wait=off"],
+        check=False,
+        capture_output=True,
+        timeout=20,
+    )
+    assert ended.returncode != 0
+
+
+# -- accelerators ------------------------------------------------------------------------------------------------
+
+
+def test_an_accelerator_that_boots_nothing_is_not_used_twice(
+    tmp_path: Path, image: ImageFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel of this image never comes up under any accelerator, so that the answer is known on every host."""
+    given = tmp_path / "r"
+    given.mkdir(mode=0o700)
+    monkeypatch.setattr(runtime, "_LONGEST_PATH", 1000)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(given))
+    monkeypatch.setattr(accelerator, "TRIAL_SECONDS", 1.0)
+    trial = accelerator.Trial(
+        qemu=binary.find("amd64"), architecture="amd64", kernel=image.kernel, initrd=image.initrd, image=image.digest
+    )
+    if accelerator.unavailable("kvm", "amd64"):
+        pytest.skip("no accelerator to try")
+    recorder = Recorder()
+    assert accelerator.choose("auto", trial, reporter=recorder) == "tcg"
+    assert "kvm is there, but does not boot Linux on this host" in recorder.lines[0]
+    monkeypatch.setattr(accelerator, "boots", None)
+    assert accelerator.choose("auto", trial, reporter=recorder) == "tcg"
+    with pytest.raises(accelerator.AcceleratorError, match="accelerator kvm does not work here"):
+        accelerator.choose("kvm", trial, reporter=recorder)
+
+
+def test_a_trial_is_over_in_time_and_leaves_nothing(tmp_path: Path, image: ImageFiles) -> None:
+    trial = accelerator.Trial(
+        qemu=binary.find("amd64"), architecture="amd64", kernel=image.kernel, initrd=image.initrd, image="x"
+    )
+    began = time.monotonic()
+    assert not accelerator.boots("tcg", trial, seconds=1.0)
+    assert time.monotonic() - began < 5
+    assert not list(runtime.base().glob("trial-*"))
