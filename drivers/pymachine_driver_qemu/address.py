@@ -6,7 +6,6 @@ on every one. Elsewhere only 127.0.0.1 is: there each machine has ports of its o
 
 from __future__ import annotations
 
-import secrets
 import socket
 import sys
 from collections.abc import Collection, Iterable
@@ -84,6 +83,8 @@ def _own_ports(places: Iterable[Place]) -> Place:
 
 def _random_address() -> str:
     """No byte is at the edge of its range: x.0 and x.255 look like a network's own addresses to some programs."""
+    import secrets  # noqa: PLC0415 (of 10 ms, and only `create` comes here)
+
     second = secrets.choice(_SECOND_BYTES)
     return f"127.{second}.{1 + secrets.randbelow(254)}.{1 + secrets.randbelow(254)}"
 

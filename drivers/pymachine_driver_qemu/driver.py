@@ -26,7 +26,7 @@ from pymachine.driver import (
     State,
 )
 from pymachine.errors import DriverError, PymachineError
-from pymachine_driver_qemu import address, options, process, runtime
+from pymachine_driver_qemu import address, monitor, options, runtime
 
 if TYPE_CHECKING:
     from pymachine.wait import Deadline
@@ -128,6 +128,8 @@ class QemuDriver(Driver):
 
     def stop(self, timeout: float) -> None:
         """Press the power button; after `timeout` seconds, switch off."""
+        from pymachine_driver_qemu import process  # noqa: PLC0415
+
         sockets = runtime.find(self._folder)
         if sockets is not None:
             if self.state() is State.PAUSED:
@@ -139,6 +141,8 @@ class QemuDriver(Driver):
 
     def kill(self) -> None:
         """End QEMU."""
+        from pymachine_driver_qemu import process  # noqa: PLC0415
+
         sockets = runtime.find(self._folder)
         if sockets is not None:
             process.end(sockets)
@@ -150,7 +154,7 @@ class QemuDriver(Driver):
 
     def state(self) -> State:
         """What QEMU's monitor says."""
-        return process.state(runtime.find(self._folder))
+        return monitor.state(runtime.find(self._folder))
 
     def endpoint(self) -> Endpoint:
         """The address that `configure` chose."""
@@ -213,7 +217,7 @@ class QemuDriver(Driver):
         return accelerator.choose(str(self.config.get("Accelerator", "auto")), trial, reporter=self.reporter)
 
     def _launch(self, qemu: Qemu, accelerator: str, request: BootRequest) -> Path:
-        from pymachine_driver_qemu import machine_line  # noqa: PLC0415
+        from pymachine_driver_qemu import machine_line, process  # noqa: PLC0415
 
         began = time.monotonic()
         sockets = runtime.make(self._folder, self.config["MachineID"])
@@ -232,7 +236,7 @@ class QemuDriver(Driver):
         return sockets
 
     def _deliver(self, sockets: Path, request: BootRequest, deadline: Deadline) -> None:
-        from pymachine_driver_qemu import identity  # noqa: PLC0415
+        from pymachine_driver_qemu import identity, process  # noqa: PLC0415
 
         channel = identity.Channel(sockets / runtime.IDENTITY)
         try:
@@ -250,6 +254,8 @@ class QemuDriver(Driver):
 
     def _last_words(self) -> str:
         """What the console and QEMU said last."""
+        from pymachine_driver_qemu import process  # noqa: PLC0415
+
         logs = ((process.CONSOLE_LOG, process.tail), (process.QEMU_LOG, process.said_since_start))
         parts = [(name, read(self._folder / name)) for name, read in logs]
         return "\n".join(f"--- {name}\n{text}" for name, text in parts if text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -100,7 +99,7 @@ def check(values: Mapping[str, Json]) -> Choices:
 
 def host_architecture() -> str:
     """Debian's word for this host's architecture; what is unknown here is emulated, as amd64."""
-    return ARCHITECTURES.get(platform.machine().lower(), "amd64")
+    return ARCHITECTURES.get(os.uname().machine.lower(), "amd64")
 
 
 def _cpus(value: Json) -> int:

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from pymachine.driver import State
 from pymachine.errors import DriverError, TimeoutExpiredError
 from pymachine.run import run
 from pymachine.wait import Deadline, until
@@ -33,16 +32,6 @@ _POLL_SECONDS = 0.1
 _LONGEST_LOG = 1024 * 1024
 _KEPT_OF_LOG = 256 * 1024
 _TAIL = 4096
-
-_STATES = {
-    "running": State.RUNNING,
-    "inmigrate": State.STARTING,
-    "prelaunch": State.STARTING,
-    "restore-vm": State.STARTING,
-    "shutdown": State.STOPPING,
-    "guest-panicked": State.ERROR,
-    "internal-error": State.ERROR,
-}
 
 
 class LaunchError(DriverError):
@@ -92,18 +81,6 @@ def spawn(argv: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> 
             )
         except OSError as error:
             raise LaunchError(f"cannot run {argv[0]}: {error.strerror}") from error
-
-
-def state(sockets: Path | None) -> State:
-    """What the QEMU behind `sockets` is doing; STOPPED if there is none. Raises `QmpTimeoutError` if it hangs."""
-    if sockets is None:
-        return State.STOPPED
-    try:
-        with qmp.Qmp(sockets / runtime.CONTROL) as monitor:
-            status = str(monitor.execute("query-status")["status"])
-    except qmp.QmpGoneError:
-        return State.STOPPED
-    return _STATES.get(status, State.PAUSED)
 
 
 def power_down(sockets: Path, *, timeout: float) -> bool:

@@ -1,0 +1,31 @@
+"""What a machine's QEMU is doing, by its monitor. Apart from `process`, since reading commands need only this."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pymachine.driver import State
+from pymachine_driver_qemu import qmp, runtime
+
+# QEMU's run states that are not some kind of pause.
+_STATES = {
+    "running": State.RUNNING,
+    "inmigrate": State.STARTING,
+    "prelaunch": State.STARTING,
+    "restore-vm": State.STARTING,
+    "shutdown": State.STOPPING,
+    "guest-panicked": State.ERROR,
+    "internal-error": State.ERROR,
+}
+
+
+def state(sockets: Path | None) -> State:
+    """What the QEMU behind `sockets` is doing; STOPPED if there is none. Raises `QmpTimeoutError` if it hangs."""
+    if sockets is None:
+        return State.STOPPED
+    try:
+        with qmp.Qmp(sockets / runtime.CONTROL) as monitor:
+            status = str(monitor.execute("query-status")["status"])
+    except qmp.QmpGoneError:
+        return State.STOPPED
+    return _STATES.get(status, State.PAUSED)
