@@ -1,0 +1,35 @@
+# One line a target; the work is in scripts/ and tox.ini.
+.PHONY: help intro test install lint types docs bench clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' $(MAKEFILE_LIST)
+
+intro: ## Set up all that is needed, make the machine "intro", and run a container in it
+	@scripts/setup
+	@scripts/intro
+
+test: ## Run all tests, in real virtual machines too
+	@scripts/setup --tests
+	@scripts/test
+
+install: ## Make .venv/bin/pymachine, and nothing else
+	@scripts/setup --python
+
+lint: ## Check the style of Python and shell files
+	@scripts/setup --tests
+	@.venv/bin/tox -q -e lint
+
+types: ## Check the types
+	@scripts/setup --tests
+	@.venv/bin/tox -q -e types
+
+docs: ## Check the documentation against the code
+	@scripts/setup --tests
+	@.venv/bin/tox -q -e docs
+
+bench: ## Measure, and write docs/explanation/benchmarks.md
+	@scripts/setup
+	@.venv/bin/python benchmarks/run.py
+
+clean: ## Remove what the other targets made in this folder (no machine)
+	@rm -rf .venv .tox .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
