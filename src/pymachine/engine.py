@@ -6,6 +6,7 @@ import json
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from http.client import HTTPException, HTTPSConnection
 from pathlib import Path
 
@@ -31,6 +32,8 @@ class EngineFiles:
     """``NAME=value`` lines."""
     flags: str
     """Flags of dockerd that daemon.json has no key for, one a line."""
+    fingerprint: str
+    """SHA-256 of all that only a restart of the engine brings into force."""
 
 
 # From dockerd's reference: flags that may be given several times, and the key that collects them.
@@ -132,10 +135,12 @@ def files(options: EngineOptions, *, driver_name: str) -> EngineFiles:
     for line in options.env:
         if "=" not in line or line.startswith("=") or "\n" in line:
             raise UsageError(f"--engine-env {line!r}: expected NAME=value")
+    fixed = {key: value for key, value in daemon.items() if key not in RELOADABLE}
     return EngineFiles(
         daemon_json=json.dumps(daemon, indent=2, sort_keys=True) + "\n",
         environment="".join(f"{line}\n" for line in options.env),
         flags="".join(f"{flag}\n" for flag in flags),
+        fingerprint=sha256(json.dumps([fixed, options.env, flags], sort_keys=True).encode()).hexdigest(),
     )
 
 

@@ -50,6 +50,7 @@ def of_machine(directory: Path, *, hostname: str, engine: EngineFiles) -> bytes:
         "daemon.json": (0o644, engine.daemon_json.encode()),
         "engine.env": (0o600, engine.environment.encode()),
         "engine.args": (0o644, engine.flags.encode()),
+        "engine.restart": (0o644, engine.fingerprint.encode() + b"\n"),
     }
     return _tar(members)
 

@@ -141,7 +141,7 @@ def test_siblings_are_told_so_that_addresses_differ(store: Store) -> None:
             DriverError,
             "Error creating machine: Error in driver during machine creation: b",
         ),
-        ("create", KeyboardInterrupt(), KeyboardInterrupt, ""),
+        ("create", KeyboardInterrupt("stop"), KeyboardInterrupt, "stop"),
     ],
 )
 def test_a_create_that_fails_is_undone(

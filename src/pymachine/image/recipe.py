@@ -51,6 +51,7 @@ PACKAGES = (
     "openssh-client",
     "openssh-server",
     "openssh-sftp-server",
+    "openssl",
     "rsync",
     "runc",
     "stunnel4",
@@ -78,7 +79,6 @@ EXCLUDED = (
     "mawk",
     "media-types",
     "netbase",
-    "openssl",
     "passwd",
     "perl",
     "perl-base",
@@ -239,4 +239,3 @@ class Recipe:
         """SHA-256 over the recipe's data, to tell whether an image is of this recipe."""
         text = json.dumps(asdict(self), sort_keys=True, default=lambda path: path.name)
         return hashlib.sha256(text.encode()).hexdigest()
-
