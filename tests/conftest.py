@@ -1,0 +1,53 @@
+"""Fixtures for all suites; those with a virtual machine say so in their name or docstring."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import images, packages, registry as registries
+from support.registry import HOST_FROM_GUEST, Registry
+from support.runner import Pymachine, cache_folder, private_store
+
+ALPINE_TAGS = {"2.6": ["2.6"], "2.7": ["2.7"], "3.1": ["3.1"], "3.2": ["3.2", "latest"]}
+
+
+@pytest.fixture
+def pymachine() -> Iterator[Pymachine]:
+    """The installed program on an empty store of this test's own."""
+    with private_store() as program:
+        yield program
+
+
+@pytest.fixture(scope="session")
+def package_server() -> Iterator[str]:
+    """What `apk` in the tests' images installs from: its URL in a machine."""
+    folder = cache_folder() / "container-packages"
+    folder.mkdir(parents=True, exist_ok=True)
+    names = sorted(packages.EXTRA)
+    for name in names:
+        packages.archive(name, folder)
+    (folder / "INDEX").write_text("".join(f"{name}\n" for name in names))
+    with packages.serving(folder) as port:
+        yield f"http://{HOST_FROM_GUEST}:{port}"
+
+
+@pytest.fixture(scope="session")
+def registry(package_server: str) -> Iterator[Registry]:
+    """A registry on loopback with library/alpine in it, as a mirror for machines."""
+    with tempfile.TemporaryDirectory(prefix="pm-registry-") as folder, registries.running(Path(folder)) as running:
+        for version, tags in ALPINE_TAGS.items():
+            layer = images.alpine_like(version, packages=package_server)
+            running.push("library/alpine", tags, layer, images.config())
+        yield running
+
+
+@pytest.fixture(scope="session")
+def intro(registry: Registry) -> Iterator[Pymachine]:
+    """The tutorial's machine, in a store of its own, for all tests that need some running machine."""
+    with private_store() as program:
+        program("create", "--engine-registry-mirror", registry.url_from_guest, "intro")
+        yield program

@@ -1,0 +1,115 @@
+"""Real programs for the containers of the tests: Debian's nginx and curl, each as one archive with its libraries."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import tarfile
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+MERGED = re.compile(r"^(bin|sbin|lib|lib64)/")
+# Of a program's dependencies only its libraries: the rest matters to maintainer scripts.
+LIBRARY = re.compile(r"^(lib|zlib)")
+DEPENDS = re.compile(r"^  Depends: ([^<>\s]+)$", re.MULTILINE)
+NO_OTHERS = [f"--no-{kind}" for kind in ("pre-depends", "recommends", "suggests", "conflicts", "breaks", "replaces")]
+NO_OTHERS += ["--no-enhances"]
+# Runs without the users, modules and folders that Debian's own configuration expects.
+NGINX_CONF = """\
+user root;
+worker_processes 1;
+pid /run/nginx.pid;
+error_log stderr;
+events { worker_connections 64; }
+http {
+    access_log off;
+    client_body_temp_path /tmp/body;
+    proxy_temp_path /tmp/proxy;
+    fastcgi_temp_path /tmp/fastcgi;
+    uwsgi_temp_path /tmp/uwsgi;
+    scgi_temp_path /tmp/scgi;
+    server { listen 80; root /usr/share/nginx/html; index index.html; }
+}
+"""
+EXTRA = {"nginx": {"etc/nginx/nginx.conf": NGINX_CONF}, "curl": {}}
+
+
+def archive(program: str, folder: Path) -> Path:
+    """``PROGRAM.tar.gz`` in `folder`: `program` with its libraries, made unless it is there."""
+    target = folder / f"{program}.tar.gz"
+    if not target.exists():
+        with tempfile.TemporaryDirectory() as scratch:
+            # apt drops to the user _apt for downloads.
+            Path(scratch).chmod(0o755)
+            subprocess.run(
+                ["apt-get", "download", "-q", program, *_libraries(program)],
+                cwd=scratch,
+                check=True,
+                capture_output=True,
+            )
+            unfinished = target.with_suffix(".part")
+            with tarfile.open(unfinished, "w:gz", compresslevel=1) as output:
+                for package in sorted(Path(scratch).glob("*.deb")):
+                    _append(package, output)
+                for name, text in EXTRA[program].items():
+                    member = tarfile.TarInfo(name)
+                    member.size, member.mode = len(text), 0o644
+                    output.addfile(member, io.BytesIO(text.encode()))
+            unfinished.rename(target)
+    return target
+
+
+def _libraries(program: str) -> list[str]:
+    """The libraries that `program` depends on, through other libraries too; by apt's own lists, a level a call."""
+    found: set[str] = set()
+    level = {program}
+    while level:
+        said = subprocess.run(["apt-cache", "depends", *NO_OTHERS, *level], capture_output=True, text=True, check=True)
+        level = {name for name in DEPENDS.findall(said.stdout) if LIBRARY.match(name)} - found
+        found |= level
+    return sorted(found)
+
+
+def _append(package: Path, output: tarfile.TarFile) -> None:
+    """Copy what programs need at run time of `package` into `output`, at its place in a usr-merged system."""
+    content = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(package)], capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(content)) as source:
+        for member in source:
+            member.name = MERGED.sub(r"usr/\1/", member.name.removeprefix("./"))
+            wanted = member.name.startswith(("usr/bin/", "usr/sbin/", "usr/lib"))
+            if wanted and not member.isdir():
+                output.addfile(member, source.extractfile(member) if member.isfile() else None)
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class's name)
+        """Say nothing: the tests' output is read by people."""
+
+    def do_GET(self) -> None:
+        """Answer ``/ip`` with the client's address, as ifconfig.co does; all else is files."""
+        if self.path != "/ip":
+            super().do_GET()
+            return
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.client_address[0].encode() + b"\n")
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[int]:
+    """Serve `folder` over HTTP on the loopback; yields the port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

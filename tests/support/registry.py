@@ -1,0 +1,118 @@
+"""Debian's docker-registry on loopback, and a small client that fills it without a docker daemon."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from support.runner import search_path
+
+MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+CONFIG = "application/vnd.docker.container.image.v1+json"
+LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+# How guests with QEMU's user network reach this host's loopback.
+HOST_FROM_GUEST = "10.0.2.2"
+CONFIGURATION = """\
+version: 0.1
+log: {{level: error}}
+storage: {{filesystem: {{rootdirectory: {storage}}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+"""
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A running registry."""
+
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Its address on this host."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def url_from_guest(self) -> str:
+        """Its address in a machine, for ``--engine-registry-mirror``."""
+        return f"http://{HOST_FROM_GUEST}:{self.port}"
+
+    def push(self, repository: str, tags: list[str], layer: bytes, config: Mapping[str, Any]) -> str:
+        """Push an image of one layer (an uncompressed tar) under `tags`; returns the image's ID."""
+        layer_digest = self._blob(repository, layer)
+        document = {**config, "rootfs": {"type": "layers", "diff_ids": [layer_digest]}}
+        text = json.dumps(document, sort_keys=True).encode()
+        config_digest = self._blob(repository, text)
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": {"mediaType": CONFIG, "size": len(text), "digest": config_digest},
+            "layers": [{"mediaType": LAYER, "size": len(layer), "digest": layer_digest}],
+        }
+        for tag in tags:
+            url = f"{self.url}/v2/{repository}/manifests/{tag}"
+            answer = requests.put(url, json.dumps(manifest), headers={"Content-Type": MANIFEST}, timeout=60)
+            answer.raise_for_status()
+        return config_digest
+
+    def catalogue(self) -> list[str]:
+        """The names of the repositories in it."""
+        names: list[str] = requests.get(f"{self.url}/v2/_catalog", timeout=60).json()["repositories"]
+        return names
+
+    def _blob(self, repository: str, content: bytes) -> str:
+        digest = "sha256:" + hashlib.sha256(content).hexdigest()
+        begun = requests.post(f"{self.url}/v2/{repository}/blobs/uploads/", timeout=60)
+        begun.raise_for_status()
+        location = begun.headers["Location"]
+        joint = "&" if "?" in location else "?"
+        requests.put(f"{location}{joint}digest={digest}", content, timeout=60).raise_for_status()
+        return digest
+
+
+def free_port() -> int:
+    """A port of the loopback that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Registry]:
+    """A registry that keeps its data, configuration and log in `folder`, ended afterwards."""
+    program = shutil.which("docker-registry", path=search_path())
+    assert program, "docker-registry is missing: scripts/setup --tests"
+    port = free_port()
+    configuration = folder / "registry.yml"
+    configuration.write_text(CONFIGURATION.format(storage=folder / "storage", port=port))
+    with (folder / "registry.log").open("wb") as log:
+        process = subprocess.Popen([program, "serve", str(configuration)], stdout=log, stderr=log)
+    try:
+        _await_answer(f"http://127.0.0.1:{port}/v2/", process)
+        yield Registry(port)
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _await_answer(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            if requests.get(url, timeout=5).ok:
+                return
+        except requests.ConnectionError:
+            assert process.poll() is None, "docker-registry ended at once"
+            assert time.monotonic() < deadline, f"no answer from {url}"
+        time.sleep(0.1)

@@ -1,0 +1,171 @@
+"""Runs the installed ``pymachine`` as a user would: another process, a store of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PROGRAM = Path(sys.executable).parent / "pymachine"
+# Software emulation on a busy host: far above what is measured, below pytest's own limit for a test.
+BOOT_SECONDS = "600"
+
+
+def cache_folder() -> Path:
+    """Where all test runs of this user share downloaded packages and built images."""
+    chosen = os.environ.get("PYMACHINE_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(chosen) if chosen else Path(base) / "pymachine-tests"
+
+
+def search_path() -> str:
+    """PATH with this interpreter's programs, and those that scripts/setup put into .venv/bin."""
+    return os.pathsep.join([str(PROGRAM.parent), os.environ.get("PATH", ""), str(REPOSITORY / ".venv" / "bin")])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def text(self) -> str:
+        """All that it said."""
+        return self.stdout + self.stderr
+
+
+@dataclass
+class Pymachine:
+    """The program on one store, with a home folder of its own."""
+
+    store: Path
+    home: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The variables for this store's processes; none of docker's or docker-machine's from outside."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("DOCKER_", "MACHINE_"))}
+        own = {
+            "HOME": str(self.home),
+            "PATH": search_path(),
+            "MACHINE_STORAGE_PATH": str(self.store),
+            "PYMACHINE_CACHE": str(cache_folder()),
+            "PYMACHINE_BOOT_TIMEOUT": BOOT_SECONDS,
+        }
+        return {**kept, **own, **self.env, **(extra or {})}
+
+    def __call__(
+        self,
+        *words: str,
+        code: int | None = 0,
+        stdin: str = "",
+        env: Mapping[str, str] | None = None,
+        timeout: float = 800,
+    ) -> Outcome:
+        """Run ``pymachine WORDS`` and expect exit code `code` (None: any)."""
+        return self.run([str(PROGRAM), *words], code=code, stdin=stdin, env=env, timeout=timeout)
+
+    def run(
+        self,
+        argv: list[str],
+        *,
+        code: int | None = 0,
+        stdin: str = "",
+        env: Mapping[str, str] | None = None,
+        timeout: float = 800,
+    ) -> Outcome:
+        """Run any program with this store's variables."""
+        done = subprocess.run(
+            argv,
+            input=stdin,
+            env=self.environment(env),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            cwd=self.home,
+        )
+        outcome = Outcome(done.returncode, done.stdout, done.stderr)
+        if code is not None and outcome.code != code:
+            raise AssertionError(
+                f"{argv} ended with {outcome.code}, expected {code}\n--- stdout\n{outcome.stdout}"
+                f"\n--- stderr\n{outcome.stderr}{self.guest_logs()}"
+            )
+        return outcome
+
+    def start(self, *words: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start ``pymachine WORDS`` in a process group of its own, its output to be read by the caller."""
+        return subprocess.Popen(
+            [str(PROGRAM), *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=self.environment(env),
+            text=True,
+            cwd=self.home,
+            start_new_session=True,
+        )
+
+    def shell(self, script: str, *, code: int | None = 0, timeout: float = 300) -> Outcome:
+        """Run `script` in bash, after ``eval "$(pymachine env intro)"``, as the tutorial does."""
+        words = f'set -eu\neval "$(pymachine env intro)"\n{script}'
+        return self.run(["bash", "-c", words], code=code, timeout=timeout)
+
+    def processes(self) -> dict[int, str]:
+        """The running processes that name this store on their command line: pid -> command."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                command = _command_line(entry)
+                if str(self.store) in command:
+                    found[int(entry.name)] = command
+        return found
+
+    def guest_logs(self, lines: int = 40) -> str:
+        """The last lines of each machine's logs, for a failed test's report."""
+        told = []
+        for log in sorted(self.store.glob("machines/*/*.log")):
+            tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+            told.append(f"\n--- {log.name} of {log.parent.name}\n" + "\n".join(tail))
+        return "".join(told)
+
+    def remove_all(self) -> None:
+        """Remove every machine of the store; what does not go by `rm` is ended by its pid."""
+        machines = self.store / "machines"
+        names = sorted(entry.name for entry in machines.iterdir()) if machines.is_dir() else []
+        if names:
+            self("rm", "-y", "-f", *names, code=None)
+        for pid in self.processes():
+            os.kill(pid, 9)
+
+
+def _command_line(entry: Path) -> str:
+    """A process's command line; empty for one that is gone, or dead and not reaped."""
+    try:
+        return (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+@contextmanager
+def private_store(**env: str) -> Iterator[Pymachine]:
+    """A program on an empty store in a short temporary folder; all of it is removed afterwards."""
+    base = Path(tempfile.mkdtemp(prefix="pm-", dir="/tmp"))
+    home = base / "home"
+    home.mkdir()
+    program = Pymachine(base / "store", home, dict(env))
+    try:
+        yield program
+    finally:
+        program.remove_all()
+        shutil.rmtree(base, ignore_errors=True)
