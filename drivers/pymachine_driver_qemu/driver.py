@@ -193,13 +193,13 @@ class QemuDriver(Driver):
     def _boot(self, request: BootRequest) -> None:
         """Start QEMU, give the guest its identity, and the ports a watcher. Nothing is left running on failure."""
         from pymachine import wait  # noqa: PLC0415
-        from pymachine_driver_qemu import watcher  # noqa: PLC0415
+        from pymachine_driver_qemu import turns, watcher  # noqa: PLC0415
 
         qemu = self._qemu()
         self._check_ports()
         accelerator = self._accelerator(qemu)
-        deadline = wait.Deadline(request.timeout)
-        with self._ended_on_failure():
+        with turns.turn(turns.places(accelerator), reporter=self.reporter), self._ended_on_failure():
+            deadline = wait.Deadline(request.timeout)
             sockets = self._launch(qemu, accelerator, request)
             self._deliver(sockets, request, deadline)
             watcher.start(self._folder, _place(self.config))

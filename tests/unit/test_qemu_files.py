@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from pymachine.driver import ImageFiles
-from pymachine.errors import PrecreateError
-from pymachine_driver_qemu import accelerator, binary, disk, options, ports, process, runtime
+from pymachine.errors import PrecreateError, TimeoutExpiredError
+from pymachine.progress import Silent
+from pymachine_driver_qemu import accelerator, binary, disk, options, ports, process, runtime, turns
 from pymachine_driver_qemu.ports import Published
 
 
@@ -124,6 +125,23 @@ def test_a_long_path_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     long.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
     assert len(str(runtime.base() / ("0" * 12) / runtime.IDENTITY)) < 104
+
+
+# -- taking turns ------------------------------------------------------------------------------------------------
+
+
+def test_there_are_only_so_many_turns_and_they_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_runtime(tmp_path, monkeypatch)
+    quiet = Silent()
+    with (
+        turns.turn(2, reporter=quiet),
+        turns.turn(2, reporter=quiet),
+        pytest.raises(TimeoutExpiredError),
+        turns.turn(2, reporter=quiet, patience=0.3),
+    ):
+        pytest.fail("a third turn of two")
+    with turns.turn(1, reporter=quiet):
+        pass
 
 
 # -- which QEMU, which accelerator -------------------------------------------------------------------------------
