@@ -8,8 +8,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from pymachine.errors import InvalidNameError, LockedError, MachineNotFoundError, RecordError, StoreError
 from pymachine.machine import Machine

@@ -1,0 +1,248 @@
+"""The authority and the certificates, held against OpenSSL and real handshakes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import multiprocessing
+import socket
+import ssl
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from hypothesis import given, settings, strategies as st
+
+from pymachine import certs, tls
+from pymachine.certs import AuthPaths, CertificateError
+from pymachine.progress import Silent, StreamReporter
+from pymachine.run import run
+
+
+def auth_paths(root: Path) -> AuthPaths:
+    folder = root / "certs"
+    return AuthPaths(folder / "ca.pem", folder / "ca-key.pem", folder / "cert.pem", folder / "key.pem")
+
+
+@pytest.fixture
+def auth(tmp_path: Path) -> AuthPaths:
+    paths = auth_paths(tmp_path)
+    certs.ensure_authority(paths, reporter=Silent())
+    return paths
+
+
+@pytest.fixture
+def machine(auth: AuthPaths, tmp_path: Path) -> Path:
+    folder = tmp_path / "machines" / "intro"
+    folder.mkdir(parents=True)
+    certs.ensure_server(auth, directory=folder, name="intro", hosts=["alias.example", "127.0.0.1", "localhost"])
+    return folder
+
+
+def load(path: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(path.read_bytes())
+
+
+def test_openssl_agrees_with_the_chain_and_the_purposes(auth: AuthPaths, machine: Path) -> None:
+    run(["openssl", "verify", "-x509_strict", "-CAfile", auth.ca_cert, auth.ca_cert])
+    run(["openssl", "verify", "-CAfile", auth.ca_cert, "-purpose", "sslclient", auth.client_cert])
+    run(["openssl", "verify", "-CAfile", auth.ca_cert, "-purpose", "sslserver", machine / "server.pem"])
+    wrong = run(["openssl", "verify", "-CAfile", auth.ca_cert, "-purpose", "sslserver", auth.client_cert], check=False)
+    assert wrong.returncode != 0
+
+
+def test_certificates_have_docker_machines_shape(auth: AuthPaths, machine: Path) -> None:
+    server = load(machine / "server.pem")
+    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [str(name.value) for name in names] == ["alias.example", "127.0.0.1", "localhost"]
+    assert server.not_valid_after_utc - server.not_valid_before_utc == dt.timedelta(days=1080)
+    assert server.not_valid_before_utc < dt.datetime.now(dt.UTC) - dt.timedelta(minutes=4)
+    assert server.subject.rfc4514_string().endswith(".intro")
+    assert list(server.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [
+        ExtendedKeyUsageOID.SERVER_AUTH
+    ]
+    assert load(auth.client_cert).subject.rdns[0].rfc4514_string().endswith(".\\<bootstrap\\>")
+    assert load(auth.ca_cert).extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    assert server.serial_number.bit_length() <= 128
+
+
+def test_keys_are_for_the_owner_alone(auth: AuthPaths, machine: Path) -> None:
+    for key in (auth.ca_key, auth.client_key, machine / "server-key.pem", machine / "key.pem"):
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert stat.S_IMODE(auth.ca_cert.parent.stat().st_mode) == 0o700
+    assert not list(machine.glob("ca-key*"))
+
+
+def test_what_is_good_is_kept(auth: AuthPaths, machine: Path) -> None:
+    before = {path: path.read_bytes() for path in (auth.ca_cert, auth.client_key, machine / "server.pem")}
+    certs.ensure_authority(auth, reporter=Silent())
+    certs.ensure_server(auth, directory=machine, name="intro", hosts=["alias.example", "127.0.0.1", "localhost"])
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_another_address_or_authority_makes_a_new_server_certificate(auth: AuthPaths, machine: Path) -> None:
+    first = (machine / "server.pem").read_bytes()
+    certs.ensure_server(auth, directory=machine, name="intro", hosts=["127.0.0.2", "localhost"])
+    second = (machine / "server.pem").read_bytes()
+    assert first != second
+    for path in (auth.ca_cert, auth.ca_key, auth.client_cert, auth.client_key):
+        path.unlink()
+    certs.ensure_authority(auth, reporter=Silent())
+    certs.ensure_server(auth, directory=machine, name="intro", hosts=["127.0.0.2", "localhost"])
+    assert (machine / "server.pem").read_bytes() != second
+    assert (machine / "ca.pem").read_bytes() == auth.ca_cert.read_bytes()
+
+
+def test_what_has_expired_is_made_anew_and_kept_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import sys
+
+    auth = auth_paths(tmp_path)
+    now = dt.datetime.now(dt.UTC).replace(microsecond=0)
+    monkeypatch.setattr(certs, "_now", lambda: now - dt.timedelta(days=2000))
+    certs.ensure_authority(auth, reporter=Silent())
+    old = auth.ca_key.read_bytes()
+    monkeypatch.setattr(certs, "_now", lambda: now)
+    certs.ensure_authority(auth, reporter=StreamReporter(sys.stdout))
+    assert "CA certificate is outdated and needs to be regenerated" in capsys.readouterr().out
+    assert certs.expires(auth.ca_cert) > now
+    assert (auth.ca_key.parent / "ca-key.pem.old").read_bytes() == old
+    run(["openssl", "verify", "-CAfile", auth.ca_cert, auth.client_cert])
+
+
+def test_a_certificate_without_its_key_is_not_overwritten(auth: AuthPaths) -> None:
+    auth.ca_key.unlink()
+    before = auth.ca_cert.read_bytes()
+    with pytest.raises(CertificateError, match="ca-key.pem is missing"):
+        certs.ensure_authority(auth, reporter=Silent())
+    assert auth.ca_cert.read_bytes() == before
+
+
+def test_a_crash_between_key_and_certificate_is_mended(auth: AuthPaths) -> None:
+    auth.ca_cert.unlink()
+    key = auth.ca_key.read_bytes()
+    certs.ensure_authority(auth, reporter=Silent())
+    run(["openssl", "verify", "-CAfile", auth.ca_cert, auth.client_cert])
+    assert auth.ca_key.with_name("ca-key.pem.old").read_bytes() == key
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"nonsense", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
+def test_a_file_that_is_no_certificate_is_named(auth: AuthPaths, content: bytes) -> None:
+    auth.ca_cert.write_bytes(content)
+    with pytest.raises(CertificateError, match="cannot read the certificate .*ca.pem"):
+        certs.ensure_authority(auth, reporter=Silent())
+
+
+def _make(root: str) -> None:
+    certs.ensure_authority(auth_paths(Path(root)), reporter=Silent())
+
+
+def test_twenty_first_creates_share_one_authority(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_make, args=(str(tmp_path),)) for _ in range(20)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    auth = auth_paths(tmp_path)
+    run(["openssl", "verify", "-CAfile", auth.ca_cert, auth.client_cert])
+    assert not list(auth.ca_cert.parent.glob("*.old"))
+
+
+@contextmanager
+def served(context: ssl.SSLContext) -> Iterator[int]:
+    """A server that shakes hands with whoever comes and says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    plain, _ = listener.accept()
+                except OSError:
+                    return
+                with plain:
+                    try:
+                        with context.wrap_socket(plain, server_side=True) as secure:
+                            secure.recv(1)
+                    except OSError:
+                        continue
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def server_context(machine: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(machine / "server.pem", machine / "server-key.pem")
+    context.load_verify_locations(machine / "ca.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def check(machine: Path, port: int, host: str = "127.0.0.1") -> None:
+    tls.check(host, port, ca=machine / "ca.pem", cert=machine / "cert.pem", key=machine / "key.pem", timeout=5)
+
+
+def test_the_handshake_check_passes_with_our_certificates(machine: Path) -> None:
+    with served(server_context(machine)) as port:
+        check(machine, port)
+        check(machine, port, "localhost")
+
+
+def test_a_server_of_another_authority_or_name_fails_it(machine: Path, tmp_path: Path) -> None:
+    other = auth_paths(tmp_path / "other")
+    certs.ensure_authority(other, reporter=Silent())
+    folder = tmp_path / "other" / "m"
+    folder.mkdir()
+    certs.ensure_server(other, directory=folder, name="m", hosts=["127.0.0.1"])
+    with served(server_context(folder)) as port, pytest.raises(tls.TlsError, match="x509: .*certificate"):
+        check(machine, port)
+    with served(server_context(machine)) as port, pytest.raises(tls.TlsError, match="x509: .*127.0.0.5"):
+        # 127.0.0.5 reaches nothing: the name is what is wrong here, so connect by a socket that lies about it
+        import unittest.mock
+
+        real = socket.create_connection
+        with unittest.mock.patch("socket.create_connection", lambda _a, timeout: real(("127.0.0.1", port), timeout)):
+            check(machine, port, "127.0.0.5")
+
+
+def test_an_old_protocol_fails_it(machine: Path) -> None:
+    context = server_context(machine)
+    with pytest.warns(DeprecationWarning):
+        context.minimum_version = ssl.TLSVersion.TLSv1_1
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with served(context) as port, pytest.raises(tls.TlsError):
+        check(machine, port)
+
+
+def test_nobody_there_and_missing_files_are_told_apart(machine: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(tls.TlsError, match="connection refused") as refused:
+        check(machine, port)
+    assert 'validating certificates for host "127.0.0.1:' in refused.value.brief
+    (machine / "cert.pem").unlink()
+    with pytest.raises(tls.TlsError, match="No such file"):
+        check(machine, port)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text(min_size=1, max_size=20), max_size=4))
+def test_any_san_is_taken_or_refused_with_its_value(names: list[str]) -> None:
+    try:
+        made = certs._alternative_names(names)
+    except CertificateError as error:
+        assert any(repr(name) in error.brief for name in names)
+    else:
+        assert len(made) == len(set(names))
