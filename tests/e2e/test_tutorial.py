@@ -1,0 +1,209 @@
+"""The tutorial "Introduction to Docker", command by command, on a real machine with a real docker client.
+
+What it fetches from the Internet comes from a registry mirror and a package server on loopback here.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from support.console import Console
+from support.registry import Registry
+from support.runner import Pymachine
+
+SHELL = "docker run -i -t alpine:3.2 /bin/sh"
+LOOP = """docker run -d alpine:3.2 /bin/sh -c 'while true; do echo "Hello World!"; sleep 1; done'"""
+IMAGE = "ripta/nginx-static-test:1.0"
+DOCKERFILE = """\
+FROM alpine:3.2
+MAINTAINER Ripta Pasay <ripta+docker@pasay.name>
+ENV META_IMAGE_VERSION 1.0
+RUN apk update
+RUN apk add nginx
+COPY . /usr/share/nginx/html/
+RUN echo "Generated at $(date)" > /usr/share/nginx/html/VERSION
+EXPOSE 80
+"""
+REMOVE_ALL = "docker ps -a -q | xargs docker rm"
+
+
+@pytest.fixture(scope="module")
+def host(intro: Pymachine) -> Pymachine:
+    """The machine, with all tags of alpine pulled."""
+    intro.shell("docker pull -a alpine")
+    return intro
+
+
+@pytest.fixture(scope="module")
+def nginx_image(host: Pymachine, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What building the tutorial's sample project said."""
+    project = tmp_path_factory.mktemp("nginx-static-test")
+    (project / "Dockerfile").write_text(DOCKERFILE)
+    (project / "index.html").write_text("<h1>It works</h1>\n")
+    # The classic builder, whose output the tutorial shows, and which every client has.
+    return host.shell(f"cd {project} && DOCKER_BUILDKIT=0 docker build -t {IMAGE} .").stdout
+
+
+def test_env_is_what_the_tutorial_shows(intro: Pymachine) -> None:
+    lines = intro("env", "intro").stdout.splitlines()
+    assert lines[0] == 'export DOCKER_TLS_VERIFY="1"'
+    assert re.fullmatch(r'export DOCKER_HOST="tcp://127\.\d+\.\d+\.\d+:2376"', lines[1])
+    assert lines[2] == f'export DOCKER_CERT_PATH="{intro.store}/machines/intro"'
+    assert lines[3] == 'export DOCKER_MACHINE_NAME="intro"'
+
+
+def test_info_and_version(intro: Pymachine) -> None:
+    info = intro.shell("docker info").stdout
+    assert re.search(r"^ Name: intro$", info, re.MULTILINE)
+    assert "Storage Driver: overlay2" in info
+    assert "provider=qemu" in info
+    assert re.search(r"Operating System: .*Boot2Docker", info, re.IGNORECASE)
+    version = intro.shell("docker version").stdout
+    assert "Client:" in version
+    assert "Server:" in version
+    assert intro("version", "intro").stdout.strip() in version
+
+
+def test_search_without_the_internet_fails_with_a_reason(intro: Pymachine, registry: Registry) -> None:
+    """There is no search in a plain registry; the engine says so, and goes on working."""
+    outcome = intro.shell("timeout 120 docker search library", code=None)
+    assert outcome.code == 0 or "Error response from daemon" in outcome.stderr
+    assert registry.catalogue() == ["library/alpine"]
+    intro.shell("docker version")
+
+
+def test_pulled_images(host: Pymachine) -> None:
+    table = host.shell("docker images --format '{{.Tag}} {{.ID}}' alpine").stdout
+    ids = dict(line.split() for line in table.splitlines())
+    assert set(ids) >= {"2.6", "2.7", "3.1", "3.2", "latest"}
+    assert ids["3.2"] == ids["latest"] != ids["3.1"]
+
+
+def test_a_shell_in_a_container(host: Pymachine) -> None:
+    with Console(host, SHELL) as console:
+        console.ready()
+        container = console.ask("hostname")
+        assert re.fullmatch(r"[0-9a-f]{12}", container)
+        assert re.search(r"^ +1 root.*/bin/sh", console.ask("ps -ef"), re.MULTILINE)
+        assert "Alpine Linux 3.2" in console.ask("cat /etc/os-release")
+        assert re.search(r"overlay.* /\n", console.ask("df -h") + "\n")
+        assert re.search(r"^Mem: +\d+", console.ask("free -m"), re.MULTILINE)
+        assert re.search(r"inet 172\.17\.0\.\d+/16", console.ask("ip a"))
+        console.child.sendline("exit")
+        assert console.finish() == 0
+    assert container in host.shell("docker ps -a").stdout
+    assert container not in host.shell("docker ps").stdout
+    host.shell(f"docker rm {container}")
+
+
+def test_what_is_installed_in_one_container_is_not_in_another(host: Pymachine, package_server: str) -> None:
+    request = f"curl -s {package_server}/ip"
+    with Console(host, SHELL) as console:
+        console.ready()
+        assert "not found" in console.ask(request)
+        assert "distinct packages available" in console.ask("apk update")
+        assert "Installing curl" in console.ask("apk add curl")
+        assert console.ask(request) == "127.0.0.1"
+        console.child.sendeof()
+        console.finish()
+    with Console(host, SHELL) as console:
+        console.ready()
+        assert "not found" in console.ask(request)
+        console.child.sendeof()
+        console.finish()
+    host.shell(REMOVE_ALL)
+
+
+def test_restart_and_attach(host: Pymachine) -> None:
+    with Console(host, SHELL) as console:
+        console.ready()
+        container = console.ask("hostname")
+        console.child.sendline("exit 1")
+        assert console.finish() == 1
+    assert "Exited (1)" in host.shell("docker ps -a").stdout
+    assert host.shell(f"docker restart {container}").stdout.strip() == container
+    assert re.search(rf"{container}.* Up ", host.shell("docker ps").stdout)
+    with Console(host, f"docker attach {container}") as console:
+        console.child.sendline("")
+        console.ready()
+        console.child.sendline("exit")
+        assert console.finish() == 0
+    assert "Exited (0)" in host.shell("docker ps -a").stdout
+    host.shell(f"docker rm {container}")
+    assert container not in host.shell("docker ps -a").stdout
+
+
+def test_detached_containers(host: Pymachine) -> None:
+    container, second = (host.shell(LOOP).stdout.strip() for _ in range(2))
+    assert re.fullmatch(r"[0-9a-f]{64}", container)
+    assert container[:12] in host.shell("docker ps").stdout
+    assert "Hello World!" in host.shell(f"sleep 2; docker logs {container}").stdout
+    assert host.shell(f"timeout 8 docker logs -f {container}", code=124).stdout.count("Hello World!") >= 3
+    stamped = host.shell(f"timeout 6 docker logs -f -t {container}", code=124).stdout
+    assert re.match(r"\d{4}-\d\d-\d\dT[\d:.]+Z Hello World!\n", stamped)
+    top = host.shell(f"docker top {container}").stdout
+    assert "PID" in top
+    assert "while true" in top
+    refused = host.shell(REMOVE_ALL, code=None)
+    assert refused.code != 0
+    assert "container is running" in refused.stderr.replace("is still running", "container is running")
+    host.shell(f"docker stop {container}; docker kill {second}")
+    assert host.shell("docker ps -q").stdout == ""
+    host.shell(REMOVE_ALL)
+    assert host.shell("docker ps -a -q").stdout == ""
+
+
+def test_build(host: Pymachine, nginx_image: str) -> None:
+    assert "FROM alpine:3.2" in nginx_image
+    assert "Installing nginx" in nginx_image
+    assert f"Successfully tagged {IMAGE}" in nginx_image
+    assert re.search(r"^ripta/nginx-static-test +1\.0 ", host.shell("docker images").stdout, re.MULTILINE)
+
+
+@pytest.mark.usefixtures("nginx_image")
+def test_a_container_ends_with_its_first_process(host: Pymachine) -> None:
+    container = host.shell(f"docker run -d -p 80 {IMAGE} nginx").stdout.strip()
+    host.shell(f"docker wait {container}")
+    assert container[:12] not in host.shell("docker ps").stdout
+    with Console(host, f"docker run -i -t {IMAGE} /bin/sh") as console:
+        console.ready()
+        assert console.ask("which nginx") == "/usr/sbin/nginx"
+        assert console.ask("nginx") == ""
+        console.child.sendeof()
+        console.finish()
+    host.shell(REMOVE_ALL)
+
+
+@pytest.mark.usefixtures("nginx_image")
+def test_a_published_port_and_a_restart_of_the_machine(host: Pymachine) -> None:
+    container = host.shell(f"docker run -d -p 80 {IMAGE} nginx -g 'daemon off;'").stdout.strip()
+    assert "It works" in ask_web_server(host, container, "/")
+    assert "Generated at " in ask_web_server(host, container, "/VERSION")
+    assert "/var/lib/boot2docker" in host("ssh", "intro", "df").stdout
+    before = host("env", "intro").stdout
+
+    host("stop", "intro")
+    assert host("status", "intro").stdout == "Stopped\n"
+    assert host("env", "intro", code=None).stdout == ""
+    host("start", "intro")
+
+    assert host("env", "intro").stdout == before
+    assert host.shell("docker ps -q").stdout == ""
+    assert container[:12] in host.shell("docker ps -a").stdout
+    assert IMAGE.partition(":")[0] in host.shell("docker images").stdout
+    host.shell(f"docker start {container}")
+    assert "Generated at " in ask_web_server(host, container, "/VERSION")
+    host.shell(f"docker rm -f {container}")
+
+
+def ask_web_server(host: Pymachine, container: str, path: str) -> str:
+    """What curl gets at the port that docker chose for the container's port 80."""
+    listed = host.shell(f"docker port {container} 80/tcp").stdout.splitlines()[0]
+    port = listed.rpartition(":")[2]
+    # The port appears on the machine's address a moment after the container is up.
+    patient = "--retry 30 --retry-delay 1 --retry-all-errors --max-time 20"
+    reply = host.shell(f'curl -sS -i {patient} "http://$(pymachine ip intro):{port}{path}"').stdout
+    assert re.match(r"HTTP/1\.1 200 OK", reply)
+    return reply
