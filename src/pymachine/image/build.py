@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import multiprocessing
 import os
 import sys
@@ -21,6 +20,7 @@ from pymachine import paths
 from pymachine.image import deb, initrd, iso, lock, modules, rootfs
 from pymachine.image.download import Cache, Downloader, Item
 from pymachine.image.errors import RecipeError
+from pymachine.image.layout import INITRD, ISO, ISO_INITRD, ISO_KERNEL, ISO_MANIFEST, KERNEL, to_bytes, with_files
 from pymachine.image.mirror import Mirrors, choose
 from pymachine.image.recipe import Recipe, Source
 from pymachine.image.repository import Repository
@@ -28,13 +28,6 @@ from pymachine.image.resolve import Package, Universe, closure
 from pymachine.image.tree import Node, Tree
 from pymachine.progress import Reporter, StreamReporter
 
-ISO = "boot2docker.iso"
-KERNEL = "vmlinuz"
-INITRD = "initrd.img"
-MANIFEST = "manifest.json"
-ISO_KERNEL = "boot/vmlinuz"
-ISO_INITRD = "boot/initrd.img"
-ISO_MANIFEST = "pymachine/manifest.json"
 MANIFEST_FORMAT = 1
 
 
@@ -91,7 +84,11 @@ def fetch(recipe: Recipe, packages: Sequence[Package], *, sources: Sources, repo
 
 
 def unpack(
-    recipe: Recipe, packages: Sequence[Package], files: Sequence[Path], work: Path, done: Any  # noqa: ANN401
+    recipe: Recipe,
+    packages: Sequence[Package],
+    files: Sequence[Path],
+    work: Path,
+    done: Any,  # noqa: ANN401
 ) -> list[list[tuple[str, Node]]]:
     """What each package installs, read by several processes, the largest package first."""
     order = sorted(range(len(packages)), key=lambda number: -packages[number].size)
@@ -136,12 +133,9 @@ def write(recipe: Recipe, packages: Sequence[Package], tree: Tree, out: Path) ->
     (out / KERNEL).write_bytes(vmlinuz.contents())
     tree.put(ISO_KERNEL, vmlinuz)
     tree.put(ISO_INITRD, Node.file((out / INITRD).read_bytes()))
-    tree.put(ISO_MANIFEST, Node.file(to_text(manifest)))
+    tree.put(ISO_MANIFEST, Node.file(to_bytes(manifest)))
     iso.write(tree, out / ISO, volume=f"Boot2Docker-v{manifest['engine']}")
-    manifest["files"] = {name: describe_file(out / name) for name in (ISO, KERNEL, INITRD)}
-    manifest["digest"] = manifest["files"][ISO]["sha256"]
-    (out / MANIFEST).write_bytes(to_text(manifest))
-    return manifest
+    return with_files(manifest, out)
 
 
 def describe(recipe: Recipe, packages: Sequence[Package], *, kernel: str) -> dict[str, Any]:
@@ -182,17 +176,6 @@ def substitutions(manifest: dict[str, Any]) -> dict[str, str]:
         "KERNEL_VERSION": manifest["kernel"],
         "ARCHITECTURE": manifest["architecture"],
     }
-
-
-def describe_file(path: Path) -> dict[str, Any]:
-    """Digest and size (bytes) of a file."""
-    with path.open("rb") as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": path.stat().st_size}
-
-
-def to_text(manifest: dict[str, Any]) -> bytes:
-    """A manifest as it is stored."""
-    return (json.dumps(manifest, indent=1) + "\n").encode()
 
 
 def main() -> None:

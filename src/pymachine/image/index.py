@@ -56,9 +56,7 @@ def _write(node: _Node, prefix: bytes, out: bytearray, priorities: dict[int, lis
     while len(node.children) == 1 and not node.values:
         ((character, node),) = node.children.items()
         prefix += bytes([character])
-    offsets = {
-        character: _write(child, b"", out, priorities) for character, child in sorted(node.children.items())
-    }
+    offsets = {character: _write(child, b"", out, priorities) for character, child in sorted(node.children.items())}
     offset = len(out)
     if prefix:
         out += prefix + b"\0"

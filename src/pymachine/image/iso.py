@@ -76,7 +76,11 @@ def _still_clock() -> Iterator[None]:
     from pycdlib import dates, headervd, pycdlib  # noqa: PLC0415 (heavy)
 
     clock = SimpleNamespace(
-        time=lambda: float(EPOCH), localtime=time.gmtime, gmtime=time.gmtime, strftime=time.strftime, strptime=time.strptime
+        time=lambda: float(EPOCH),
+        localtime=time.gmtime,
+        gmtime=time.gmtime,
+        strftime=time.strftime,
+        strptime=time.strptime,
     )
     with ExitStack() as stack:
         for module in (dates, headervd, pycdlib):

@@ -1,0 +1,37 @@
+"""Building the default image into the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pymachine import paths
+from pymachine.image import build, cache, lock, mirror
+from pymachine.image.download import Cache
+from pymachine.image.recipe import Recipe
+from pymachine.progress import Reporter
+
+
+def default_recipe_digest(architecture: str) -> str:
+    """What the manifest of an image of today's recipe has as its recipe."""
+    return build.recipe_digest(Recipe(architecture=architecture))
+
+
+def build_into_cache(
+    architecture: str,
+    *,
+    store: Path,
+    reporter: Reporter,
+    mirror_url: str | None = None,
+    lock_file: Path | None = None,
+) -> cache.Image:
+    """Build the default recipe's image, with the newest packages or a lock file's, and put it into the cache.
+
+    Call it under `cache.locked`. Raises the errors of `pymachine.image.errors`.
+    """
+    recipe = Recipe(architecture=architecture)
+    packages = lock.read(lock_file, architecture=architecture) if lock_file else None
+    sources = build.Sources(mirror.choose(mirror_url), Cache(paths.cache(store) / "packages"))
+    reporter.info(f"Packages come from {sources.mirrors.main} ({sources.mirrors.origin}).")
+    return cache.add(
+        store, lambda folder: build.build(recipe, folder, sources=sources, reporter=reporter, packages=packages)
+    )

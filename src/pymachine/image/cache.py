@@ -1,0 +1,252 @@
+"""The images on this host: built once, found again, listed, checked, removed, taken elsewhere.
+
+Layout: ``CACHE/images/<architecture>-<first 12 digits of the ISO's SHA-256>/``. A folder is renamed into place when
+it is whole, and its files never change after that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pymachine import paths
+from pymachine.driver import ImageFiles, ImageRequest
+from pymachine.image.errors import DigestError, ImageError, ImageNotFoundError, RecipeError
+from pymachine.image.layout import INITRD, ISO, KERNEL, MANIFEST
+from pymachine.progress import Reporter
+
+DIGITS = 12
+LOCK_SECONDS = 3600.0
+ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+TEMPORARY = ".tmp-"
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image in the cache."""
+
+    directory: Path
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What commands call it."""
+        return self.directory.name
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the ISO."""
+        return str(self.manifest["digest"])
+
+    @property
+    def architecture(self) -> str:
+        """Debian's word for its architecture."""
+        return str(self.manifest["architecture"])
+
+    @property
+    def built(self) -> float:
+        """When it was put here, in seconds since the epoch."""
+        return self.directory.joinpath(MANIFEST).stat().st_mtime
+
+    def files(self) -> ImageFiles:
+        """As drivers are given it."""
+        return ImageFiles(
+            digest=self.digest,
+            architecture=self.architecture,
+            iso=self.directory / ISO,
+            kernel=self.directory / KERNEL,
+            initrd=self.directory / INITRD,
+            command_line=str(self.manifest.get("command_line", "")),
+        )
+
+
+def images_dir(store: Path) -> Path:
+    """The folder of all images, for the store at `store`."""
+    return paths.cache(store) / "images"
+
+
+def host_architecture() -> str:
+    """This host's architecture in Debian's words. Raises `RecipeError` if there is no image for it."""
+    machine = platform.machine().lower()
+    if machine not in ARCHITECTURES:
+        raise RecipeError(f"no image can be built for this host's architecture, {machine}")
+    return ARCHITECTURES[machine]
+
+
+def ensure(request: ImageRequest, *, store: Path, reporter: Reporter) -> ImageFiles:
+    """The image that `request` asks for: one that is there, else one that is built (or fetched) now.
+
+    Many processes at once build once: the others wait for it. Raises `pymachine.image.errors`.
+    """
+    if request.source:
+        from pymachine.image import imported  # noqa: PLC0415 (pycdlib, requests)
+
+        return imported.ensure(request.source, store=store, reporter=reporter).files()
+    from pymachine.image import builder  # noqa: PLC0415 (only this needs the builder's parts)
+
+    architecture = request.architecture or host_architecture()
+    wanted = builder.default_recipe_digest(architecture)
+    found = newest(store, architecture, recipe=wanted)
+    if found is None:
+        with locked(store, architecture):
+            found = newest(store, architecture, recipe=wanted)
+            if found is None:
+                reporter.info(f"Building the guest image for {architecture} (once; later machines use the same)...")
+                found = builder.build_into_cache(architecture, store=store, reporter=reporter)
+    return found.files()
+
+
+def newest(store: Path, architecture: str, *, recipe: str = "") -> Image | None:
+    """The image that was put here last, of that recipe if one is named."""
+    fitting = [
+        image
+        for image in list_images(store)
+        if image.architecture == architecture and recipe in {"", image.manifest.get("recipe")}
+    ]
+    return max(fitting, key=lambda image: image.built, default=None)
+
+
+def list_images(store: Path) -> list[Image]:
+    """All images, by name; a folder that is not one is passed over."""
+    return [image for folder in sorted(images_dir(store).glob("[!.]*")) if (image := _open(folder))]
+
+
+def _open(folder: Path) -> Image | None:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        return Image(folder, manifest) if manifest["digest"] and manifest["architecture"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def find(store: Path, name: str) -> Image:
+    """The image of that name, or whose digest begins so. Raises `ImageNotFoundError`."""
+    images = list_images(store)
+    fitting = [image for image in images if image.name == name] or [
+        image for image in images if name and image.digest.startswith(name)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    problem = f'no image "{name}"' if not fitting else f'"{name}" fits more than one image'
+    raise ImageNotFoundError(problem, hint="List them: pymachine image ls")
+
+
+@contextmanager
+def locked(store: Path, key: str) -> Iterator[None]:
+    """Hold the lock under which images of `key` (an architecture, or a source) are made."""
+    from filelock import FileLock, Timeout  # noqa: PLC0415
+
+    folder = images_dir(store)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f".{key}.lock", timeout=LOCK_SECONDS):
+            yield
+    except Timeout as error:
+        raise ImageError(
+            f"another pymachine has been making an image for more than {LOCK_SECONDS:g} seconds"
+        ) from error
+    except PermissionError as error:
+        raise ImageError(
+            f"cannot write in {folder}: {error.strerror}",
+            hint="Make it writable, or name another with PYMACHINE_CACHE.",
+        ) from error
+
+
+def add(store: Path, fill: Callable[[Path], dict[str, Any]]) -> Image:
+    """Put the image that `fill` makes (it is given an empty folder, and returns the manifest) into the cache.
+
+    What `fill` left is removed if it raises. Call it under `locked`.
+    """
+    root = images_dir(store)
+    sweep(root)
+    try:
+        with tempfile.TemporaryDirectory(
+            prefix=f"{TEMPORARY}{os.getpid()}-", dir=root, ignore_cleanup_errors=True
+        ) as new:
+            folder = Path(new)
+            manifest = fill(folder)
+            target = root / f"{manifest['architecture']}-{manifest['digest'][:DIGITS]}"
+            if _open(target):
+                os.utime(target / MANIFEST)  # the same bytes again: now it is the newest
+            else:
+                shutil.rmtree(target, ignore_errors=True)
+                folder.chmod(0o755)
+                folder.rename(target)
+    except OSError as error:
+        raise ImageError(
+            f"cannot make an image in {root}: {error.strerror or error}",
+            hint="An image needs about 2 GB of free space while it is built; PYMACHINE_CACHE puts it elsewhere.",
+        ) from error
+    return Image(target, manifest)
+
+
+def sweep(root: Path) -> None:
+    """Remove what builds that were killed left behind."""
+    for folder in root.glob(f"{TEMPORARY}*"):
+        pid = folder.name.removeprefix(TEMPORARY).partition("-")[0]
+        if not pid.isdigit() or not _alive(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def verify(image: Image) -> None:
+    """Raise `DigestError`, naming the file, unless every file is as its manifest says."""
+    from pymachine.image.layout import describe_file  # noqa: PLC0415
+
+    for name, expected in image.manifest["files"].items():
+        path = image.directory / name
+        if not path.is_file():
+            raise DigestError(f"{path} is missing", hint=_rebuild(image))
+        actual = describe_file(path)
+        if actual != expected:
+            raise DigestError(
+                f"{path} is not the file that was built",
+                details=f"expected {expected['sha256']} ({expected['size']} bytes)\n"
+                f"found    {actual['sha256']} ({actual['size']} bytes)",
+                hint=_rebuild(image),
+            )
+
+
+def _rebuild(image: Image) -> str:
+    return f"Remove it (pymachine image rm {image.name}); the next create builds it anew."
+
+
+def remove(image: Image) -> None:
+    """Remove an image. Machines keep their own hard links or copies."""
+    gone = image.directory.with_name(f"{TEMPORARY}0-{image.name}")
+    image.directory.rename(gone)  # in one step, so that nobody finds half an image
+    shutil.rmtree(gone)
+
+
+def export(image: Image, target: Path) -> Path:
+    """Copy the ISO to `target` (a file, or a folder to put ``boot2docker.iso`` in) and return where it is.
+
+    The ISO has kernel, RAM disk and manifest in it: `ImageRequest.source` takes it back.
+    """
+    path = target / ISO if target.is_dir() else target
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        shutil.copyfile(image.directory / ISO, part)
+        part.replace(path)
+    except OSError as error:
+        raise ImageError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,127 @@
+"""Images that were exported elsewhere: an ISO by path or URL, taken into the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pymachine.image import cache
+from pymachine.image.download import CHUNK, TIMEOUT_SECONDS, session
+from pymachine.image.errors import ImageError, MirrorError
+from pymachine.image.layout import INITRD, ISO, ISO_INITRD, ISO_KERNEL, ISO_MANIFEST, KERNEL, with_files
+from pymachine.progress import Reporter
+
+
+def ensure(source: str, *, store: Path, reporter: Reporter) -> cache.Image:
+    """The image in the ISO at `source`, a path or an http(s) or file URL; kept, so that it is read once.
+
+    Raises `ImageError` if it cannot be read, or is not an image that `pymachine image export` wrote.
+    """
+    key = "source-" + hashlib.sha256(source.encode()).hexdigest()[: cache.DIGITS]
+    with cache.locked(store, key):
+        if source.startswith(("http://", "https://")):
+            return _from_url(source, store=store, reporter=reporter)
+        path = Path(source.removeprefix("file://")).expanduser()
+        return _known(path, store) or cache.add(store, lambda folder: _take(path, folder))
+
+
+def _known(path: Path, store: Path) -> cache.Image | None:
+    """The image in the cache that has the same bytes as the file at `path`."""
+    try:
+        size = path.stat().st_size
+        fitting = [image for image in cache.list_images(store) if image.manifest["files"][ISO]["size"] == size]
+        if not fitting:
+            return None
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
+    return next((image for image in fitting if image.digest == digest), None)
+
+
+def _from_url(url: str, *, store: Path, reporter: Reporter) -> cache.Image:
+    known = next((image for image in cache.list_images(store) if image.manifest.get("source") == url), None)
+    if known:
+        return known
+
+    def fill(folder: Path) -> dict[str, Any]:
+        _fetch(url, folder / "fetched", reporter)
+        return _take(folder / "fetched", folder, source=url)
+
+    return cache.add(store, fill)
+
+
+def _fetch(url: str, target: Path, reporter: Reporter) -> None:
+    import requests  # noqa: PLC0415
+
+    try:
+        with session() as http, http.get(url, stream=True, timeout=TIMEOUT_SECONDS) as answer:
+            if answer.status_code != 200:
+                raise MirrorError(f"{url}: the server answered {answer.status_code}", hint="Check the image's URL.")
+            total = int(answer.headers.get("Content-Length", 0)) or None
+            with reporter.task(f"Fetching {url}", total=total, unit="B") as task, target.open("wb") as file:
+                for chunk in answer.iter_content(CHUNK):
+                    file.write(chunk)
+                    task.advance(len(chunk))
+    except requests.RequestException as error:
+        raise MirrorError(f"{url}: cannot be fetched", details=str(error), hint="Check the image's URL.") from error
+
+
+def _take(path: Path, folder: Path, *, source: str = "") -> dict[str, Any]:
+    """Put the ISO at `path`, and what is in it, into `folder`."""
+    manifest = read_manifest(path)
+    for name, inside in ((KERNEL, ISO_KERNEL), (INITRD, ISO_INITRD)):
+        (folder / name).write_bytes(_extract(path, inside))
+    if path.parent == folder:
+        path.rename(folder / ISO)
+    else:
+        part = folder / f"{os.getpid()}.part"
+        shutil.copyfile(path, part)
+        part.rename(folder / ISO)
+    return with_files({**manifest, **({"source": source} if source else {})}, folder)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest in the ISO at `path`. Raises `ImageError` if it is not an image of pymachine's."""
+    try:
+        manifest = json.loads(_extract(path, ISO_MANIFEST))
+        if not manifest["architecture"]:
+            raise KeyError("architecture")
+    except (ValueError, KeyError, TypeError) as error:
+        raise _not_an_image(path, str(error)) from error
+    return dict(manifest)
+
+
+def _extract(path: Path, inside: str) -> bytes:
+    import io  # noqa: PLC0415
+    import struct  # noqa: PLC0415
+
+    from pycdlib import PyCdlib  # noqa: PLC0415
+    from pycdlib.pycdlibexception import PyCdlibException  # noqa: PLC0415
+
+    iso, data = PyCdlib(), io.BytesIO()
+    try:
+        iso.open(str(path))
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
+    except (PyCdlibException, struct.error, IndexError, ValueError) as error:
+        raise _not_an_image(path, str(error)) from error
+    try:
+        iso.get_file_from_iso_fp(data, rr_path="/" + inside)
+    except (PyCdlibException, struct.error, IndexError, ValueError) as error:
+        raise _not_an_image(path, str(error)) from error
+    finally:
+        iso.close()
+    return data.getvalue()
+
+
+def _not_an_image(path: Path, details: str) -> ImageError:
+    return ImageError(
+        f"{path} is not an image of pymachine's",
+        details=details,
+        hint="Give an ISO that `pymachine image export` wrote, or leave the option away.",
+    )
