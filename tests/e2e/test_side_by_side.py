@@ -1,0 +1,67 @@
+"""Many at once on one empty store: nothing is made twice, and none fails."""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from support.runner import Outcome, Pymachine, cache_folder
+
+COUNT = 20
+# Twenty guests share two cores, or what there are: each waits for the others' emulation too.
+BOOT_SECONDS = {"PYMACHINE_BOOT_TIMEOUT": "2400"}
+NEEDED_GIB = 14
+
+
+def available_gib() -> float:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+
+
+def empty_cache(program: Pymachine) -> Path:
+    """Have `program` use a cache without images, but with the packages that all tests share."""
+    cache = program.home.parent / "cache"
+    cache.mkdir()
+    packages = cache_folder() / "packages"
+    packages.mkdir(parents=True, exist_ok=True)
+    (cache / "packages").symlink_to(packages)
+    program.env["PYMACHINE_CACHE"] = str(cache)
+    return cache
+
+
+@pytest.mark.timeout(2700)
+def test_twenty_creates_at_once(pymachine: Pymachine) -> None:
+    """One CA, one client certificate, one image, twenty machines with an address each; and all go away again."""
+    if available_gib() < NEEDED_GIB:
+        pytest.skip(f"{COUNT} guests need {NEEDED_GIB} GiB of memory")
+    names = [f"m{number}" for number in range(COUNT)]
+
+    cache = empty_cache(pymachine)
+
+    def create(name: str) -> Outcome:
+        words = ("create", "--qemu-memory", "512", "--qemu-cpu-count", "1", name)
+        return pymachine(*words, code=None, env=BOOT_SECONDS, timeout=2600)
+
+    with ThreadPoolExecutor(COUNT) as pool:
+        outcomes = list(pool.map(create, names))
+
+    failed = [f"--- {name}: {made.text}" for name, made in zip(names, outcomes, strict=True) if made.code]
+    assert not failed, "\n".join(failed) + pymachine.guest_logs(5)
+    assert sum("Building" in made.text for made in outcomes) <= 1
+    assert len(list((cache / "images").glob("*/manifest.json"))) == 1
+    machines = [pymachine.store / "machines" / name for name in names]
+    for shared in ("ca.pem", "cert.pem", "key.pem"):
+        assert {(machine / shared).read_bytes() for machine in machines} == {
+            (pymachine.store / "certs" / shared).read_bytes()
+        }
+    assert not list((pymachine.store / "certs").glob("*.old*"))
+    records = [json.loads((machine / "config.json").read_text()) for machine in machines]
+    assert len({record["Driver"]["IPAddress"] for record in records}) == COUNT
+    assert len({(machine / "server.pem").read_bytes() for machine in machines}) == COUNT
+
+    pymachine("rm", "-y", *names)
+    assert pymachine("ls", "-q").stdout == ""
+    assert pymachine.processes() == {}
