@@ -17,8 +17,7 @@ STEPS = [
     "Running pre-create checks",
     "Creating machine",
     "Creating SSH key",
-    "Starting the VM|Starting QEMU|Starting",
-    "Waiting for",
+    "Waiting for the machine to start",
     "Checking connection to Docker",
 ]
 OTHER = ("create", "--driver", "none", "--url", "tcp://127.0.0.1:2376", "other")
