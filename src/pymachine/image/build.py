@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -88,7 +88,7 @@ def unpack(
     packages: Sequence[Package],
     files: Sequence[Path],
     work: Path,
-    done: Any,  # noqa: ANN401
+    done: Callable[[], None],
 ) -> list[list[tuple[str, Node]]]:
     """What each package installs, read by several processes, the largest package first."""
     order = sorted(range(len(packages)), key=lambda number: -packages[number].size)

@@ -150,13 +150,11 @@ def locked(store: Path, key: str) -> Iterator[None]:
         with FileLock(folder / f".{key}.lock", timeout=LOCK_SECONDS):
             yield
     except Timeout as error:
-        raise ImageError(
-            f"another pymachine has been making an image for more than {LOCK_SECONDS:g} seconds"
-        ) from error
+        raise ImageError(f"another pymachine has been making an image for {LOCK_SECONDS:g} seconds") from error
     except PermissionError as error:
         raise ImageError(
             f"cannot write in {folder}: {error.strerror}",
-            hint="Make it writable, or name another with PYMACHINE_CACHE.",
+            hint="Make it writable, or choose another: PYMACHINE_CACHE.",
         ) from error
 
 
@@ -167,10 +165,9 @@ def add(store: Path, fill: Callable[[Path], dict[str, Any]]) -> Image:
     """
     root = images_dir(store)
     sweep(root)
+    prefix = f"{TEMPORARY}{os.getpid()}-"
     try:
-        with tempfile.TemporaryDirectory(
-            prefix=f"{TEMPORARY}{os.getpid()}-", dir=root, ignore_cleanup_errors=True
-        ) as new:
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=root, ignore_cleanup_errors=True) as new:
             folder = Path(new)
             manifest = fill(folder)
             target = root / f"{manifest['architecture']}-{manifest['digest'][:DIGITS]}"

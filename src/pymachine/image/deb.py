@@ -10,6 +10,7 @@ import contextlib
 import gzip
 import hashlib
 import lzma
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,7 +74,7 @@ def _decompressed(name: str, member: Member) -> IO[bytes]:
         case "xz":
             return lzma.LZMAFile(raw)
         case "gz":
-            return gzip.GzipFile(fileobj=raw)
+            return cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
         case "zst":
             import zstandard  # noqa: PLC0415 (only some repositories use it)
 
@@ -113,11 +114,9 @@ def _node(path: Path, tar: tarfile.TarFile, entry: tarfile.TarInfo, spool: Path,
         return Node(Kind.LINK, 0o777, entry.uid, entry.gid, target=entry.linkname)
     if not entry.isreg():
         raise PackageError(f"{path.name}: {entry.name} is neither file, directory nor link")
-    contents = tar.extractfile(entry)
-    assert contents is not None
     offset = out.tell()
-    while chunk := contents.read(TAR_BUFFER):
-        out.write(chunk)
+    if contents := tar.extractfile(entry):
+        shutil.copyfileobj(contents, out, TAR_BUFFER)
     return Node(Kind.FILE, mode, entry.uid, entry.gid, Blob(entry.size, path=spool, offset=offset))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,15 +72,20 @@ class Downloader:
         if missing:
             total = sum(item.size for item in missing)
             with self._reporter.task(title, total=total, unit="B") as task, session() as http:
-                with ThreadPoolExecutor(PARALLEL) as pool:
-                    jobs = [pool.submit(self._one, http, item, task) for item in missing]
-                    try:
-                        for job in jobs:
-                            job.result()
-                    except BaseException:
-                        pool.shutdown(cancel_futures=True)
-                        raise
+                self._all(missing, lambda item: self._one(http, item, task))
         return [self.cache.path(item) for item in items]
+
+    @staticmethod
+    def _all(items: Sequence[Item], fetch: Callable[[Item], None]) -> None:
+        """Call `fetch` for each item, several at once; the first that raises stops those not begun."""
+        with ThreadPoolExecutor(PARALLEL) as pool:
+            jobs = [pool.submit(fetch, item) for item in items]
+            try:
+                for job in jobs:
+                    job.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
 
     def _one(self, http: requests.Session, item: Item, task: Task) -> None:
         target = self.cache.path(item)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -89,17 +91,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest in the ISO at `path`. Raises `ImageError` if it is not an image of pymachine's."""
     try:
         manifest = json.loads(_extract(path, ISO_MANIFEST))
-        if not manifest["architecture"]:
-            raise KeyError("architecture")
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise _not_an_image(path, str(error)) from error
-    return dict(manifest)
+    if not isinstance(manifest, dict) or not manifest.get("architecture"):
+        raise _not_an_image(path, "its manifest names no architecture")
+    return manifest
 
 
 def _extract(path: Path, inside: str) -> bytes:
-    import io  # noqa: PLC0415
-    import struct  # noqa: PLC0415
-
     from pycdlib import PyCdlib  # noqa: PLC0415
     from pycdlib.pycdlibexception import PyCdlibException  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""The initial RAM disk: a cpio archive in the "newc" format (Documentation/driver-api/early-userspace/buffer-format)."""
+"""The initial RAM disk: a cpio archive in the "newc" format (Linux: driver-api/early-userspace/buffer-format)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def write_cpio(tree: Tree, out: BinaryIO) -> None:
 
 
 def _entry(out: BinaryIO, number: int, path: str, mode: int, node: Node) -> None:
-    data = node.target.encode() if node.kind is Kind.LINK else b"" if node.blob is None else node.contents()
+    data = node.target.encode() if node.kind is Kind.LINK else node.contents()
     name = path.encode() + b"\0"
     links = 2 if node.kind is Kind.DIRECTORY else 1
     fields = (number, mode, node.uid, node.gid, links, 0, len(data), 0, 0, 0, 0, len(name), 0)

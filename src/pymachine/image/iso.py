@@ -46,7 +46,7 @@ class _Stretch(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         left = self._length - self._position
         self._file.seek(self._offset + self._position)
-        data = self._file.read(left if size is None or size < 0 else min(left, size))
+        data = self._file.read(left if size < 0 else min(left, size))
         self._position += len(data)
         return data
 
@@ -103,7 +103,7 @@ def write(tree: Tree, path: Path, *, volume: str) -> None:
         iso.write(str(path))
 
 
-def _add(iso: Any, names: _Names, path: str, node: Node, files: dict[Path, BinaryIO], stack: ExitStack) -> None:  # noqa: ANN401
+def _add(iso: Any, names: _Names, path: str, node: Node, files: dict[Path, BinaryIO], stack: ExitStack) -> None:
     leaf = path.rpartition("/")[2]
     if node.kind is Kind.DIRECTORY:
         iso_path = names.folder(path)
@@ -112,24 +112,22 @@ def _add(iso: Any, names: _Names, path: str, node: Node, files: dict[Path, Binar
         iso_path = names.file(path)
         iso.add_symlink(iso_path, leaf, node.target)
     else:
-        assert node.blob is not None
         iso_path = names.file(path)
-        source = _open(node.blob, files, stack)
-        iso.add_fp(source, node.blob.length, iso_path, rr_name=leaf, file_mode=FILE_TYPE | node.mode)
+        blob = node.blob or Blob.of(b"")
+        iso.add_fp(_open(blob, files, stack), blob.length, iso_path, rr_name=leaf, file_mode=FILE_TYPE | node.mode)
     if node.uid or node.gid:
         _own(iso.get_record(iso_path=iso_path), node)
 
 
-def _open(blob: Blob, files: dict[Path, BinaryIO], stack: ExitStack) -> Any:  # noqa: ANN401
-    if blob.data is not None:
+def _open(blob: Blob, files: dict[Path, BinaryIO], stack: ExitStack) -> Any:
+    if blob.path is None:
         return io.BytesIO(blob.data)
-    assert blob.path is not None
     if blob.path not in files:
         files[blob.path] = stack.enter_context(blob.path.open("rb"))
     return _Stretch(files[blob.path], blob.offset, blob.length)
 
 
-def _own(record: Any, node: Node) -> None:  # noqa: ANN401
+def _own(record: Any, node: Node) -> None:
     """Set owner and group: pycdlib has no parameter for them."""
     rock_ridge = record.rock_ridge
     entry = rock_ridge.dr_entries.px_record or rock_ridge.ce_entries.px_record

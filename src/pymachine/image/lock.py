@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pymachine.files import atomic_write
 from pymachine.image.errors import RecipeError
 from pymachine.image.resolve import Package
 
@@ -17,12 +18,6 @@ FIELDS = ("name", "version", "architecture", "sha256", "size", "filename", "sour
 def to_json(package: Package) -> dict[str, Any]:
     """What names one package exactly, and where it was found."""
     return {name: value for name, value in asdict(package).items() if name in FIELDS}
-
-
-def text(packages: Iterable[Package], *, architecture: str) -> str:
-    """A lock file's contents."""
-    document = {"architecture": architecture, "packages": [to_json(package) for package in packages]}
-    return json.dumps(document, indent=1) + "\n"
 
 
 def read(path: Path, *, architecture: str) -> list[Package]:
@@ -44,3 +39,12 @@ def read(path: Path, *, architecture: str) -> list[Package]:
     if locked != architecture:
         raise RecipeError(f"{path}: locks an image for {locked}, not for {architecture}")
     return sorted(packages, key=lambda package: package.name)
+
+
+def write(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the packages of an image's manifest to a lock file. Raises `RecipeError` if that cannot be done."""
+    document = {"architecture": manifest["architecture"], "packages": manifest["packages"]}
+    try:
+        atomic_write(path, json.dumps(document, indent=1) + "\n", mode=0o644)
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be written: {error.strerror}") from error

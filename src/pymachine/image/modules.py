@@ -211,7 +211,7 @@ class Builtin:
 
 
 def read_builtin(listing: bytes, info: bytes) -> Builtin:
-    """From the kernel package's modules.builtin (paths) and modules.builtin.modinfo (``name.key=value``, zero-ended)."""
+    """From the kernel package's modules.builtin (paths) and modules.builtin.modinfo (``name.key=value``)."""
     pairs = (entry.decode("utf-8", "replace").partition("=") for entry in info.split(b"\0"))
     aliases = tuple(
         (value, name) for left, _, value in pairs for name, _, key in [left.partition(".")] if key == "alias"

@@ -82,7 +82,6 @@ EXCLUDED = (
     "passwd",
     "perl",
     "perl-base",
-    "perl:any",
     "procps",
     "runit-helper",
     "sysvinit-utils",
@@ -103,9 +102,10 @@ LEFT_OUT = (
     "etc/logrotate.d/",
     "etc/motd",
     "etc/update-motd.d/",
-    "usr/bin/containerd-shim-runc-v1",  # of containerd's older interfaces: the engine uses runc-v2
-    "usr/bin/containerd-stress",
-    "usr/bin/ctr",
+    "usr/bin/containerd-shim/",  # of older interfaces, as is runc-v1: the engine uses runc-v2
+    "usr/bin/containerd-shim-runc-v1/",
+    "usr/bin/containerd-stress/",
+    "usr/bin/ctr/",
     "usr/games/",
     "usr/include/",
     "usr/lib/debug/",

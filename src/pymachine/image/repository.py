@@ -55,7 +55,7 @@ def verify_signature(data: bytes, keyring: Sequence[Path], *, name: str) -> byte
         raise SignatureError(
             f"{name}: InRelease is not signed by a key that is trusted for it",
             details=str(error).partition("\n\nStack")[0],
-            hint="If the mirror is right, this source's keys changed: update pymachine, or give the source its new key.",
+            hint="If the mirror is right, the source's keys changed: update pymachine, or give the source its new key.",
         ) from error
     if not result.valid_sigs or result.bytes is None:
         raise SignatureError(f"{name}: InRelease has no valid signature")

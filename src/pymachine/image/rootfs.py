@@ -61,7 +61,7 @@ def substitute(text: str, substitutions: Mapping[str, str]) -> str:
 
 
 def apply_manifest(tree: Tree, text: str) -> None:
-    """Apply the lines of ``root.manifest``; see there for their forms. Raises `RecipeError` for a line that is wrong."""
+    """Apply the lines of ``root.manifest`` (their forms are told there). Raises `RecipeError` for a wrong line."""
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.partition("#")[0].split()
         if not words:

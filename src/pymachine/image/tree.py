@@ -28,7 +28,7 @@ class Blob:
     """A file's contents: bytes in memory, or a stretch of a file on disk."""
 
     length: int
-    data: bytes | None = None
+    data: bytes = b""
     path: Path | None = None
     offset: int = 0
 
@@ -39,9 +39,8 @@ class Blob:
 
     def read(self) -> bytes:
         """All of it."""
-        if self.data is not None:
+        if self.path is None:
             return self.data
-        assert self.path is not None
         with self.path.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.length)
@@ -74,9 +73,8 @@ class Node:
         return cls(Kind.LINK, 0o777, target=target)
 
     def contents(self) -> bytes:
-        """A regular file's contents."""
-        assert self.blob is not None
-        return self.blob.read()
+        """A regular file's contents; nothing for other kinds."""
+        return b"" if self.blob is None else self.blob.read()
 
 
 class Tree:

@@ -1,0 +1,125 @@
+"""`pymachine image ...`: the guest images on this host."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pymachine.cli.context import App, pass_app
+from pymachine.image import cache, lock
+from pymachine.image.recipe import ARCHITECTURES
+from pymachine.progress import human
+
+GIVEN_IMAGE = click.argument("image", metavar="IMAGE")
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON")
+
+
+@click.group(name="image", short_help="Build, list, verify and remove guest images")
+def command() -> None:
+    """Build, list, verify and remove guest images."""
+
+
+@command.command(name="build")
+@click.option("--arch", type=click.Choice(ARCHITECTURES), help="Architecture of the guest; this host's by default")
+@click.option("--mirror", metavar="URL", help="Debian mirror to take packages from [$PYMACHINE_MIRROR]")
+@click.option("--lock", "lock_file", type=click.Path(path_type=Path), help="Build from exactly the packages in FILE")
+@click.option("--write-lock", type=click.Path(path_type=Path), help="Write the packages that were used to FILE")
+@pass_app
+def build(app: App, *, arch: str | None, mirror: str | None, lock_file: Path | None, write_lock: Path | None) -> None:
+    """Build the image anew, from the newest packages or those of a lock file."""
+    from pymachine.image import builder  # noqa: PLC0415 (only this command needs the builder's parts)
+
+    architecture = arch or cache.host_architecture()
+    with cache.locked(app.store_root, architecture):
+        image = builder.build_into_cache(
+            architecture, store=app.store_root, reporter=app.reporter, mirror_url=mirror, lock_file=lock_file
+        )
+    if write_lock:
+        lock.write(write_lock, image.manifest)
+    app.say(image.name)
+
+
+@command.command(name="ls")
+@AS_JSON
+@pass_app
+def list_(app: App, *, as_json: bool) -> None:
+    """List images."""
+    images = cache.list_images(app.store_root)
+    if as_json:
+        app.say(json.dumps([_summary(image) for image in images], indent=2))
+        return
+    rows = [("NAME", "ENGINE", "KERNEL", "SIZE", "BUILT")]
+    rows += [
+        (
+            image.name,
+            str(image.manifest["engine"]),
+            str(image.manifest["kernel"]),
+            human(_size(image), "B"),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(image.built)),
+        )
+        for image in images
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        app.say("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _size(image: cache.Image) -> int:
+    return sum(int(entry["size"]) for entry in image.manifest["files"].values())
+
+
+def _summary(image: cache.Image) -> dict[str, Any]:
+    without_packages = {key: value for key, value in image.manifest.items() if key != "packages"}
+    return {"name": image.name, "path": str(image.directory), **without_packages}
+
+
+@command.command(name="show")
+@GIVEN_IMAGE
+@AS_JSON
+@pass_app
+def show(app: App, *, image: str, as_json: bool) -> None:
+    """Show what is in an image: its files, and each package with version and digest."""
+    found = cache.find(app.store_root, image)
+    if as_json:
+        app.say(json.dumps({**_summary(found), "packages": found.manifest["packages"]}, indent=2))
+        return
+    for key in ("architecture", "engine", "kernel", "recipe", "digest"):
+        app.say(f"{key + ':':14}{found.manifest[key]}")
+    app.say(f"{'path:':14}{found.directory}")
+    for package in found.manifest["packages"]:
+        app.say(f"  {package['name']} {package['version']} {package['sha256']}")
+
+
+@command.command(name="verify")
+@click.argument("images", metavar="[IMAGE...]", nargs=-1)
+@pass_app
+def verify(app: App, *, images: tuple[str, ...]) -> None:
+    """Check the files of images (all, if none is named) against their manifests."""
+    named = [cache.find(app.store_root, name) for name in images]
+    for image in named or cache.list_images(app.store_root):
+        cache.verify(image)
+        app.say(f"{image.name}: OK")
+
+
+@command.command(name="rm")
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@pass_app
+def remove(app: App, *, images: tuple[str, ...]) -> None:
+    """Remove images; machines that were made from them are not touched."""
+    for image in [cache.find(app.store_root, name) for name in images]:
+        cache.remove(image)
+        app.say(f"Removed {image.name}")
+
+
+@command.command(name="export")
+@GIVEN_IMAGE
+@click.argument("target", type=click.Path(path_type=Path))
+@pass_app
+def export(app: App, *, image: str, target: Path) -> None:
+    """Copy an image's ISO to TARGET, a file or a folder. `create` takes it back as the driver's image option."""
+    path = cache.export(cache.find(app.store_root, image), target)
+    app.say(str(path))
