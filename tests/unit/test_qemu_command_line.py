@@ -23,8 +23,8 @@ AMD64 = """
 -name guest=intro,process=pymachine-0c6f1a52
 -uuid 0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10
 -machine q35,vmport=off
--accel tcg,thread=multi
--cpu max
+-accel tcg,thread=multi,tb-size=256
+-cpu max,la57=off
 -smp 2
 -m 1024M
 -nodefaults
