@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import socket
 import ssl
-from pathlib import Path
 
 from pymachine.errors import PymachineError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path  # importing it takes `env` 8 ms
 
 
 class TlsError(PymachineError):
@@ -27,7 +30,7 @@ class TlsError(PymachineError):
         )
 
 
-def context(*, ca: Path, cert: Path, key: Path) -> ssl.SSLContext:
+def context(*, ca: Path | str, cert: Path | str, key: Path | str) -> ssl.SSLContext:
     """A client's context: TLS 1.2 or newer, the server checked against `ca` and its name, and `cert` shown to it.
 
     Raises OSError for a file that cannot be read and `ssl.SSLError` for one that is no certificate or key.
@@ -39,7 +42,7 @@ def context(*, ca: Path, cert: Path, key: Path) -> ssl.SSLContext:
     return made
 
 
-def check(host: str, port: int, *, ca: Path, cert: Path, key: Path, timeout: float = 20.0) -> None:
+def check(host: str, port: int, *, ca: Path | str, cert: Path | str, key: Path | str, timeout: float = 20.0) -> None:
     """Shake hands with the engine at `host`:`port` within `timeout` seconds, or raise `TlsError`.
 
     With TLS 1.3 a server refuses a client's certificate only after the handshake is complete for the client, so

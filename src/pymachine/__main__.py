@@ -1,0 +1,126 @@
+"""Entry point: a short path for `env`, which runs in every prompt and script, and the full CLI for all else.
+
+The short path answers the plain case (a known address, a machine that answers) without click, pathlib or dataclasses,
+which together cost more than the TLS handshake. It says nothing itself about what goes wrong: then the full CLI does
+the same again, and finds the words. A test holds what it may import.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+HANDSHAKE_SECONDS = 20.0
+# Flags with a value that mean something to `env`, or nothing at all.
+_VALUE_FLAGS = {"s": "storage-path", "storage-path": "storage-path", "shell": "shell", "bugsnag-api-token": "ignored"}
+
+
+def main() -> int:
+    """Run the command line in `sys.argv` and return its exit code."""
+    if "env" in sys.argv[1:]:
+        text = quick_env(sys.argv)
+        if text:
+            sys.stdout.write(text)
+            return _flushed()
+    from pymachine.cli.main import main as full  # noqa: PLC0415 (click is what the short path does without)
+
+    return full(sys.argv)
+
+
+def _flushed() -> int:
+    """Flush stdout; a reader that went away early is no reason for a traceback at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def quick_env(argv: Sequence[str]) -> str | None:
+    """What `env` prints for `argv`, or None when anything about it is out of the ordinary."""
+    parsed = _scan(argv[1:])
+    if parsed is None or "MACHINE_DEBUG" in os.environ:
+        return None
+    options, name = parsed
+    from pymachine import shells  # noqa: PLC0415 (only `env` needs it)
+
+    shell = options.get("shell") or shells.detect(os.environ, windows=sys.platform == "win32")
+    if not shell:
+        return None
+    directory = _directory(options.get("storage-path"), name)
+    try:
+        address, port = _shake_hands(directory)
+    except Exception:  # noqa: BLE001 (whatever it is, the full CLI meets it again and tells of it)
+        return None
+    variables = shells.connection(address, port, directory, name, windows=sys.platform == "win32")
+    if "no-proxy" in options:
+        variables.append(shells.no_proxy(os.environ, address))
+    return shells.assignments(shells.find(shell), variables, argv)
+
+
+def _scan(words: Sequence[str]) -> tuple[dict[str, str], str] | None:
+    """The options and the machine's name, or None if there is a word that the short path does not know."""
+    options: dict[str, str] = {}
+    names: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("-"):
+            names.append(word)
+            continue
+        flag, equals, value = word[2 if word.startswith("--") else 1 :].partition("=")
+        if flag == "no-proxy" and not equals:
+            options[flag] = ""
+        elif flag in _VALUE_FLAGS and (bool(names) == (flag == "shell")):
+            # Global flags come before the command, and its own after it.
+            given = value if equals else next(rest, None)
+            if given is None:
+                return None
+            options[_VALUE_FLAGS[flag]] = given
+        else:
+            return None
+    if not names or names[0] != "env" or len(names) > 2:
+        return None
+    name = names[1] if len(names) == 2 else "default"
+    return None if name.startswith(".") or not name or "/" in name else (options, name)
+
+
+def _directory(option: str | None, name: str) -> str:
+    """The machine's folder; the rules for the store's root are those of `pymachine.paths.storage_root`."""
+    chosen = option or os.environ.get("MACHINE_STORAGE_PATH")
+    if chosen:
+        root = os.path.abspath(chosen)  # noqa: PTH100 (as in pymachine.paths)
+    else:
+        home = os.environ.get("USERPROFILE" if sys.platform == "win32" else "HOME")
+        root = os.path.join(home or os.path.expanduser("~"), ".docker", "machine")  # noqa: PTH118, PTH111
+    return os.path.join(root, "machines", name)  # noqa: PTH118 (pathlib costs 8 ms)
+
+
+def _shake_hands(directory: str) -> tuple[str, int]:
+    """Reach the machine's engine with the machine's own certificates; return where it is."""
+    import json  # noqa: PLC0415 (not for the full CLI's sake)
+
+    with open(f"{directory}/config.json", "rb") as stream:  # noqa: PTH123 (pathlib costs 8 ms)
+        record = json.loads(stream.read())
+    address, port = record["Endpoint"]["Address"], record["Endpoint"]["DockerPort"]
+    if record["ConfigVersion"] != 3 or not isinstance(address, str) or not isinstance(port, int):
+        raise ValueError(record["ConfigVersion"])
+    from pymachine import tls  # noqa: PLC0415 (ssl, only now that there is something to connect to)
+
+    tls.check(
+        address,
+        port,
+        ca=f"{directory}/ca.pem",
+        cert=f"{directory}/cert.pem",
+        key=f"{directory}/key.pem",
+        timeout=HANDSHAKE_SECONDS,
+    )
+    return address, port
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""The group: which commands there are, and the options in front of them. No command is imported to list them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pymachine.cli import goflags
+from pymachine.cli.context import App
+from pymachine.cli.errors import RunError, UnknownCommandError
+
+# Name -> summary. The module has the same name, and in it the command is called `command`.
+COMMANDS: dict[str, str] = {
+    "active": "Print which machine is active",
+    "completion": "Print the completion script for a shell",
+    "config": "Print the connection config for machine",
+    "create": "Create a machine",
+    "env": "Display the commands to set up the environment for the Docker client",
+    "help": "Shows a list of commands or help for one command",
+    "image": "Build, list, verify and remove guest images",
+    "inspect": "Inspect information about a machine",
+    "ip": "Get the IP address of a machine",
+    "kill": "Kill a machine",
+    "ls": "List machines",
+    "restart": "Restart a machine",
+    "rm": "Remove a machine",
+    "scp": "Copy files between machines",
+    "ssh": "Log into or run a command on a machine with SSH.",
+    "start": "Start a machine",
+    "status": "Get the status of a machine",
+    "stop": "Stop a machine",
+    "url": "Get the URL of a machine",
+    "version": "Show the client's version, or a machine's Docker version",
+}
+CONTEXT_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
+AUTHORITY_OPTIONS = {
+    "ca_cert": ("--tls-ca-cert", "MACHINE_TLS_CA_CERT", "CA to verify remotes against"),
+    "ca_key": ("--tls-ca-key", "MACHINE_TLS_CA_KEY", "Private key to generate certificates"),
+    "client_cert": ("--tls-client-cert", "MACHINE_TLS_CLIENT_CERT", "Client cert to use for TLS"),
+    "client_key": ("--tls-client-key", "MACHINE_TLS_CLIENT_KEY", "Private key used in client TLS auth"),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports the one command that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """All names, sorted."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command called `cmd_name`. Raises `UnknownCommandError`, but not while completing."""
+        if cmd_name in COMMANDS:
+            module = importlib.import_module(f"pymachine.cli.{cmd_name}")
+            command: click.Command = module.command
+            return command
+        if ctx.resilient_parsing:
+            return None
+        program = os.path.basename(ctx.command_path)  # noqa: PTH119 (a word, not a file)
+        raise UnknownCommandError(
+            f"{program}: '{cmd_name}' is not a {program} command. See '{ctx.command_path} --help'."
+        )
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the options in front of the command, in Go's way; the rest is the command's."""
+        values, rest = goflags.parse(self, ctx, args, interspersed=False)
+        super().parse_args(ctx, ["--", *rest] if rest else [])
+        ctx.params.update(values)
+        goflags.allow_option_completion(ctx)
+        return ctx.args
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List names and summaries from the table."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=LazyGroup, context_settings=CONTEXT_SETTINGS, invoke_without_command=True)
+@goflags.flag("--debug", "-D", is_flag=True, help="Enable debug mode  [$MACHINE_DEBUG]")
+@goflags.flag("--storage-path", "-s", env="MACHINE_STORAGE_PATH", help="Configures storage path")
+@goflags.flag("--github-api-token", env="MACHINE_GITHUB_API_TOKEN", help="Accepted for scripts' sake; not used")
+@goflags.flag("--native-ssh", is_flag=True, env="MACHINE_NATIVE_SSH", help="Use the native (Python) SSH implementation")
+@goflags.flag("--bugsnag-api-token", env="MACHINE_BUGSNAG_API_TOKEN", help="Accepted for scripts' sake; not used")
+@goflags.flag("--version", "-v", is_flag=True, help="Print the version")
+@click.pass_context
+def group(
+    ctx: click.Context,
+    /,
+    *,
+    debug: bool,
+    storage_path: str,
+    native_ssh: bool,
+    version: bool,
+    **others: str,
+) -> None:
+    """Create and manage machines running Docker."""
+    given = ctx.obj if isinstance(ctx.obj, dict) else {}
+    ctx.obj = App(
+        argv=given.get("argv") or [ctx.info_name or "pymachine"],
+        debug=debug or bool(given.get("debug")),
+        storage_path=storage_path,
+        authority={key: Path(path).absolute() for key in AUTHORITY_OPTIONS if (path := others[f"tls_{key}"])},
+        native_ssh=native_ssh,
+    )
+    if version:
+        ctx.obj.say(version_line(ctx.command_path))
+        ctx.exit()
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+for _key, (_name, _env, _help) in AUTHORITY_OPTIONS.items():
+    group.params.append(goflags.Flag([_name], env=_env, help=_help))
+
+
+def version_line(program: str) -> str:
+    """The client's version, in docker-machine's form."""
+    import platform  # noqa: PLC0415
+
+    from pymachine import __version__  # noqa: PLC0415
+
+    return f"{os.path.basename(program)} version {__version__}, build python-{platform.python_version()}"  # noqa: PTH119
+
+
+def debug_from_environment() -> bool:
+    """What MACHINE_DEBUG says. Raises `RunError` for what is not a boolean."""
+    text = os.environ.get("MACHINE_DEBUG", "")
+    if not text or text in goflags.TRUE | goflags.FALSE:
+        return text in goflags.TRUE
+    raise RunError(
+        f'Error parsing boolean value from MACHINE_DEBUG: strconv.ParseBool: parsing "{text}": invalid syntax'
+    )

@@ -1,0 +1,31 @@
+"""`completion`: a shell's completion script, machine names included."""
+
+from __future__ import annotations
+
+import os
+
+import click
+from click.shell_completion import get_completion_class
+
+from pymachine.cli import goflags
+from pymachine.cli.context import current
+from pymachine.cli.errors import HelpfulUsageError
+from pymachine.cli.main import COMPLETE_VARIABLE
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command("completion", cls=goflags.GoCommand)
+@goflags.arguments("words", "bash|zsh|fish")
+@click.pass_context
+def command(ctx: click.Context, words: tuple[str, ...]) -> None:
+    """Print the completion script for a shell.
+
+    For bash, put this into ~/.bashrc: eval "$(pymachine completion bash)"
+    """
+    shell = get_completion_class(words[0]) if len(words) == 1 and words[0] in SHELLS else None
+    if shell is None:
+        raise HelpfulUsageError(f"Error: Expected one of {', '.join(SHELLS)} as an argument", usage=ctx.get_help())
+    root = ctx.find_root()
+    program = os.path.basename(current(ctx).program)  # noqa: PTH119 (a word, not a file)
+    click.echo(shell(root.command, {}, program, COMPLETE_VARIABLE).source())

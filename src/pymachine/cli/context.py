@@ -1,0 +1,99 @@
+"""What every command is given: the store, the manager, where news go."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pymachine import paths
+from pymachine.cli.errors import RunError
+from pymachine.progress import Reporter, StreamReporter
+
+if TYPE_CHECKING:
+    from pymachine.manager import Manager
+    from pymachine.store import Store
+
+T = TypeVar("T")
+DEFAULT_MACHINE = "default"
+
+
+class App:
+    """One run of the command line."""
+
+    def __init__(
+        self,
+        *,
+        argv: list[str],
+        storage_path: str = "",
+        authority: Mapping[str, Path] | None = None,
+        native_ssh: bool = False,
+        debug: bool = False,
+    ) -> None:
+        """`argv` is the whole command line as it was called; `authority` is what the --tls-* options name."""
+        self.argv = argv
+        self.store_root = paths.storage_root(storage_path)
+        self.authority = dict(authority or {})
+        self.native_ssh = native_ssh
+        self.debug = debug
+        self.structured = False
+        self._news_on_stderr = False
+
+    @property
+    def program(self) -> str:
+        """How pymachine was called."""
+        return self.argv[0]
+
+    @cached_property
+    def store(self) -> Store:
+        """The machines; nothing is read before a method is called."""
+        from pymachine.store import Store  # noqa: PLC0415 (`help` and `version` need none)
+
+        return Store(self.store_root)
+
+    @cached_property
+    def reporter(self) -> Reporter:
+        """Where news go: stdout, unless `news_on_stderr` was called."""
+        return StreamReporter(sys.stderr if self._news_on_stderr else sys.stdout)
+
+    @cached_property
+    def manager(self) -> Manager:
+        """The manager of the store."""
+        from pymachine.manager import Manager  # noqa: PLC0415
+
+        return Manager(self.store, reporter=self.reporter, authority=self.authority)
+
+    def news_on_stderr(self) -> None:
+        """For commands whose stdout is for programs. Call it before anything else."""
+        self._news_on_stderr = True
+
+    def say(self, text: str) -> None:
+        """Print a result."""
+        click.echo(text)
+
+    def names(self, given: tuple[str, ...]) -> list[str]:
+        """The machines that a command is about: those given, else the one called ``default``."""
+        if given:
+            return list(dict.fromkeys(given))
+        if not self.store.exists(DEFAULT_MACHINE):
+            raise RunError(
+                'Error: No machine name(s) specified and no "default" machine exists',
+                hint=f"Name a machine, or make that one: {os.path.basename(self.program)} create {DEFAULT_MACHINE}",  # noqa: PTH119
+            )
+        return [DEFAULT_MACHINE]
+
+
+def current(ctx: click.Context | None = None) -> App:
+    """The run that a command belongs to."""
+    app: Any = (ctx or click.get_current_context()).find_root().obj
+    if not isinstance(app, App):
+        raise TypeError("the group has not run")
+    return app
+
+
+pass_app = click.make_pass_decorator(App)

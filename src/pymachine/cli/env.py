@@ -1,0 +1,62 @@
+"""`env`: the shell commands that connect a docker client to a machine. See `pymachine.__main__` for the short path."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from pymachine import shells
+from pymachine.cli import goflags, machines
+from pymachine.cli.context import current
+from pymachine.cli.errors import RunError
+from pymachine.errors import PymachineError
+
+
+@click.command("env", cls=goflags.GoCommand)
+@goflags.flag("--swarm", is_flag=True, help="Display the Swarm config instead of the Docker daemon")
+@goflags.flag("--shell", help="Force environment to be configured for a specified shell: [fish, cmd, powershell, tcsh]")
+@goflags.flag("--unset", "-u", is_flag=True, help="Unset variables instead of setting them")
+@goflags.flag("--no-proxy", is_flag=True, help="Add machine IP to NO_PROXY environment variable")
+@machines.arguments("[name]")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    names: tuple[str, ...],
+    *,
+    swarm: bool,
+    shell: str,
+    unset: bool,
+    no_proxy: bool,
+) -> None:
+    """Display the commands to set up the environment for the Docker client."""
+    app = current(ctx)
+    app.news_on_stderr()
+    windows = sys.platform == "win32"
+    chosen = shell or shells.detect(os.environ, windows=windows)
+    if not chosen:
+        app.say(shells.DETECTION_HELP)
+        raise RunError("Error: Unknown shell")
+    if unset:
+        if names:
+            raise RunError("Error: Expected no machine name when the -u flag is present")
+        removed = [*shells.CONNECTION_NAMES, *([shells.no_proxy_name(os.environ)] if no_proxy else [])]
+        click.echo(shells.removals(shells.find(chosen), removed, app.argv), nl=False)
+        return
+    name = machines.one(app, names, usage=ctx.get_help())
+    if swarm:
+        app.store.load(name)
+        raise RunError(
+            f'"{name}" is not a swarm master. The --swarm flag is intended for use with swarm masters',
+            hint="Swarm standalone is gone from Docker; today's swarm mode needs no flag here.",
+        )
+    try:
+        endpoint = app.manager.check(name)
+    except PymachineError as error:
+        raise error.prefixed("Error checking TLS connection: ") from error
+    folder = str(app.store.machine_dir(name))
+    variables = shells.connection(endpoint.address, endpoint.docker_port, folder, name, windows=windows)
+    if no_proxy:
+        variables.append(shells.no_proxy(os.environ, endpoint.address))
+    click.echo(shells.assignments(shells.find(chosen), variables, app.argv), nl=False)

@@ -1,0 +1,155 @@
+"""The one place where errors become text and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from pymachine.errors import EXIT_ERROR, PymachineError, UsageError
+
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+# What the system says, with what to do about it.
+_SYSTEM_HINTS = {
+    errno.ENOSPC: "Free some space on that disk, or choose another store with --storage-path.",
+    errno.EDQUOT: "Free some space within your quota, or choose another store with --storage-path.",
+    errno.EACCES: "Check who owns it and its mode, or choose another store with --storage-path.",
+    errno.EPERM: "Check who owns it and its mode, or choose another store with --storage-path.",
+    errno.EROFS: "The file system is read-only: choose another store with --storage-path.",
+    errno.EMFILE: "Raise the limit on open files (ulimit -n).",
+}
+
+
+class HelpfulUsageError(UsageError):
+    """A command line that cannot be acted on; the command's help is shown with it."""
+
+    code = "usage-help"
+
+    def __init__(self, brief: str, *, usage: str = "") -> None:
+        super().__init__(brief)
+        self.usage = usage
+
+
+class FlagError(HelpfulUsageError):
+    """A flag that is not known, or whose value cannot be read."""
+
+    code = "flag"
+
+
+class UnknownCommandError(UsageError):
+    """There is no command of that name."""
+
+    code = "unknown-command"
+
+
+class RunError(PymachineError):
+    """Something in a command's own steps failed; the brief is docker-machine's sentence."""
+
+    code = "failed"
+
+
+class OperatingSystemError(PymachineError):
+    """The operating system refused: a full disk, a missing permission."""
+
+    code = "system"
+
+
+class InternalError(PymachineError):
+    """A fault of pymachine itself."""
+
+    code = "internal"
+
+
+class SeveralError(PymachineError):
+    """Some of several machines failed; each has its line."""
+
+    code = "several"
+
+    def __init__(self, errors: Sequence[PymachineError]) -> None:
+        super().__init__("\n".join(error.brief for error in errors), exit_code=max(error.exit_code for error in errors))
+        self.details = "\n".join(dict.fromkeys(error.details for error in errors if error.details))
+        self.hint = "\n".join(dict.fromkeys(error.hint for error in errors if error.hint))
+        self.errors = list(errors)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came."""
+
+
+def joined(errors: Sequence[PymachineError]) -> PymachineError:
+    """One error for all of `errors`, which must not be empty."""
+    return errors[0] if len(errors) == 1 else SeveralError(errors)
+
+
+def known(error: BaseException) -> PymachineError:
+    """`error` as one of ours."""
+    if isinstance(error, PymachineError):
+        return error
+    if isinstance(error, click.ClickException):
+        return UsageError(error.format_message())
+    if isinstance(error, OSError) and error.errno in _SYSTEM_HINTS:
+        where = f": {error.filename}" if error.filename else ""
+        return OperatingSystemError(f"{error.strerror}{where}", hint=_SYSTEM_HINTS[error.errno])
+    return InternalError(
+        f"internal error: {type(error).__name__}: {error}",
+        hint="This is a fault of pymachine. Run the command again with --debug to see where, and report it.",
+    )
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code that `error` means."""
+    if isinstance(error, Terminated):
+        return EXIT_TERMINATED
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        return EXIT_ERROR
+    return known(error).exit_code
+
+
+def text(error: PymachineError) -> str:
+    """What a person reads: the brief, what an outside program said, how to mend it."""
+    lines = [error.brief]
+    if error.details:
+        lines += ["    " + line for line in error.details.splitlines()]
+    if error.hint:
+        lines += ["Hint: " + line for line in error.hint.splitlines()]
+    return "\n".join(lines)
+
+
+def as_json(error: PymachineError) -> str:
+    """What a program reads: one JSON object on one line."""
+    body = {"code": error.code, "message": error.brief, "details": error.details, "hint": error.hint}
+    return json.dumps({"error": body})
+
+
+def report(error: BaseException, *, debug: bool = False, structured: bool = False) -> int:
+    """Tell of `error` on stderr (help goes to stdout) and return the exit code."""
+    if isinstance(error, BrokenPipeError):
+        silence_stdout()
+        return exit_code(error)
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        return exit_code(error)
+    told = known(error)
+    if isinstance(told, FlagError):
+        click.echo("Incorrect Usage.\n")
+    if isinstance(told, HelpfulUsageError) and told.usage:
+        click.echo(told.usage)
+        click.echo()
+    click.echo(as_json(told) if structured else text(told), err=True)
+    return told.exit_code
+
+
+def silence_stdout() -> None:
+    """Let Python's last flush go nowhere: whoever read stdout has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,200 @@
+"""Command lines in the style of Go's flag package, as docker-machine read them.
+
+``-x`` and ``--x`` are the same for short and long names; ``--n v`` and ``--n=v``; booleans ``--b`` or ``--b=false``; no
+bundling; flags may follow positionals; ``--`` ends them. click declares options, prints help and completes; the
+parsing itself, environment variables included, is here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from pymachine.cli.errors import FlagError, HelpfulUsageError
+
+TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
+FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
+
+
+class Flag(click.Option):
+    """An option with docker-machine's rules for its environment variable `env`.
+
+    click itself never reads the variable: its own rules (splitting on blanks, errors for bad booleans) differ.
+    """
+
+    def __init__(self, *args: Any, env: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.env = env
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """click's record, with the variable and the default as docker-machine's help shows them."""
+        record = super().get_help_record(ctx)
+        if record is None:
+            return None
+        names, text = record
+        shown = self.default_value
+        if shown not in (None, "", False, ()):
+            text += f"  [default: {', '.join(shown) if isinstance(shown, tuple) else shown}]"
+        return names, text + (f"  [${self.env}]" if self.env else "")
+
+    @property
+    def default_value(self) -> Any:
+        """The value when neither the command line nor the environment has one."""
+        default = self.default() if callable(self.default) else self.default
+        if self.multiple:
+            return tuple(default) if isinstance(default, list | tuple) else ()
+        if self.is_flag:
+            return default is True
+        if isinstance(default, str | int):
+            return default
+        return None if self.type is click.INT else ""
+
+    @property
+    def flag_names(self) -> list[str]:
+        """All its names, without dashes."""
+        return [name.lstrip("-") for name in self.opts]
+
+
+def flag(*names: str, env: str | None = None, **kwargs: Any) -> Callable[[Any], Any]:
+    """Decorate a command's function with a `Flag`."""
+    return click.option(*names, cls=Flag, env=env, **kwargs)
+
+
+def arguments(
+    dest: str = "names", metavar: str = "[arg...]", *, complete: Callable[..., Any] | None = None
+) -> Callable[[Any], Any]:
+    """Decorate a command's function with all its positionals, as one tuple; how many is the command's to check."""
+    return click.argument(dest, nargs=-1, metavar=metavar, shell_complete=complete)
+
+
+class GoCommand(click.Command):
+    """A command whose words are parsed by this module."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Fill ``ctx.params``. Raises `FlagError`; help ends the run, as in click."""
+        values, positionals = parse(self, ctx, args)
+        ctx.params.update(values)
+        for param in self.get_params(ctx):
+            if isinstance(param, click.Argument) and param.name:
+                ctx.params[param.name] = tuple(positionals)
+                positionals = []
+        if positionals and not ctx.resilient_parsing:
+            raise HelpfulUsageError("Error: Too many arguments given", usage=ctx.get_help())
+        allow_option_completion(ctx)
+        ctx.args = []
+        return []
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """``Usage: NAME COMMAND [OPTIONS] [arg...]``."""
+        pieces = " ".join(self.collect_usage_pieces(ctx))
+        formatter.write_usage(ctx.command_path, pieces)
+
+
+def allow_option_completion(ctx: click.Context) -> None:
+    """Tell click's completion that words with dashes are options: its own parser, unused here, would do that."""
+    prefixes = getattr(ctx, "_opt_prefixes", None)
+    if prefixes is not None:
+        prefixes.update(("-", "--"))
+
+
+def parse(
+    command: click.Command, ctx: click.Context, words: Sequence[str], *, interspersed: bool = True
+) -> tuple[dict[str, Any], list[str]]:
+    """The values of all of `command`'s flags by parameter name, and the positionals.
+
+    Without `interspersed` the first positional ends the flags. A request for help prints it and exits.
+    """
+    flags = [param for param in command.get_params(ctx) if isinstance(param, Flag)]
+    try:
+        given, positionals = scan(flags, words, interspersed=interspersed)
+        values = {item.name or "": _value(item, given) for item in flags}
+    except FlagError as error:
+        if not ctx.resilient_parsing:
+            error.usage = ctx.get_help()
+            raise
+        return {item.name or "": item.default_value for item in flags}, []
+    except HelpRequest:
+        if ctx.resilient_parsing:
+            return {item.name or "": item.default_value for item in flags}, []
+        click.echo(ctx.get_help())
+        ctx.exit()
+    return values, positionals
+
+
+class HelpRequest(Exception):  # noqa: N818 (not an error)
+    """``-h`` or ``--help`` was among the flags."""
+
+
+def scan(
+    flags: Iterable[Flag], words: Sequence[str], *, interspersed: bool = True
+) -> tuple[dict[str, list[Any]], list[str]]:
+    """Every value given on the command line by parameter name, in order, and the positionals."""
+    by_name = {name: item for item in flags for name in item.flag_names}
+    given: dict[str, list[Any]] = {}
+    positionals: list[str] = []
+    rest = list(reversed(words))
+    while rest:
+        word = rest.pop()
+        if word == "--":
+            break
+        if not word.startswith("-") or word == "-":
+            positionals.append(word)
+            if interspersed:
+                continue
+            break
+        name, equals, value = _split(word)
+        item = by_name.get(name)
+        if item is None:
+            if name in ("h", "help"):
+                raise HelpRequest
+            raise FlagError(f"flag provided but not defined: -{name}")
+        if not equals and item.is_flag:
+            value = "true"
+        elif not equals:
+            if not rest:
+                raise FlagError(f"flag needs an argument: -{name}")
+            value = rest.pop()
+        given.setdefault(item.name or "", []).append(_convert(item, name, value))
+    return given, positionals + rest[::-1]
+
+
+def _split(word: str) -> tuple[str, str, str]:
+    name, equals, value = word[2 if word.startswith("--") else 1 :].partition("=")
+    if not name or name.startswith("-"):
+        raise FlagError(f"bad flag syntax: {word}")
+    return name, equals, value
+
+
+def _convert(item: Flag, name: str, value: str) -> Any:
+    """`value` as the flag's type. Raises `FlagError` with Go's words."""
+    if item.is_flag:
+        if value in TRUE or value in FALSE:
+            return value in TRUE
+        raise FlagError(f'invalid boolean value "{value}" for -{name}: parse error')
+    if item.type is click.INT:
+        try:
+            return int(value, 0)
+        except ValueError:
+            raise FlagError(f'invalid value "{value}" for flag -{name}: parse error') from None
+    return value
+
+
+def _value(item: Flag, given: Mapping[str, list[Any]]) -> Any:
+    """What holds for one flag: the command line, else the environment, else the default."""
+    values = given.get(item.name or "")
+    if values:
+        return tuple(values) if item.multiple else values[-1]
+    text = os.environ.get(item.env, "") if item.env else ""
+    if not text:
+        return item.default_value
+    if item.multiple:
+        return tuple(part.strip() for part in text.split(","))
+    if item.is_flag:
+        return text in TRUE  # a bad value is false, as it always was
+    try:
+        return _convert(item, item.flag_names[0], text)
+    except FlagError as error:
+        raise FlagError(f"{error.brief} (from {item.env})") from error

@@ -1,0 +1,25 @@
+"""`help`: the list of commands, or one command's help."""
+
+from __future__ import annotations
+
+import click
+
+from pymachine.cli import goflags
+
+
+@click.command("help", cls=goflags.GoCommand)
+@goflags.arguments("words", "[command]")
+@click.pass_context
+def command(ctx: click.Context, words: tuple[str, ...]) -> None:
+    """Shows a list of commands or help for one command."""
+    root = ctx.find_root()
+    if not words:
+        click.echo(root.get_help())
+        return
+    group = root.command
+    if not isinstance(group, click.Group):
+        raise TypeError("the program is not a group")
+    found = group.get_command(root, words[0])
+    if found is not None:
+        with click.Context(found, info_name=words[0], parent=root) as inner:
+            click.echo(found.get_help(inner))

@@ -1,0 +1,26 @@
+"""`inspect`: the record of a machine, or a part of it."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from pymachine.cli import goflags, machines
+from pymachine.cli.context import current
+
+
+@click.command("inspect", cls=goflags.GoCommand)
+@goflags.flag("--format", "-f", "template", help="Format the output using the given go template")
+@machines.arguments("[name]")
+@click.pass_context
+def command(ctx: click.Context, names: tuple[str, ...], *, template: str) -> None:
+    """Inspect information about a machine."""
+    app = current(ctx)
+    record = app.store.load(machines.one(app, names, usage=ctx.get_help())).to_json()
+    if not template:
+        app.say(json.dumps(record, indent=4))
+        return
+    from pymachine import gotemplate  # noqa: PLC0415
+
+    app.say(gotemplate.parse(template).render(record))

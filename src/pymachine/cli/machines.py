@@ -1,0 +1,68 @@
+"""What commands on one or several machines share: their names, completion, and acting on all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import click
+
+from pymachine.cli import goflags
+from pymachine.cli.context import App, current
+from pymachine.cli.errors import HelpfulUsageError, joined
+from pymachine.errors import PymachineError
+
+AT_ONCE = 16
+
+
+def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    """Machine names that begin with `incomplete`, for a shell's completion."""
+    return [name for name in current(ctx).store.names() if name.startswith(incomplete)]
+
+
+def arguments(metavar: str = "[arg...]") -> Callable[[Any], Any]:
+    """Decorate a command's function with any number of machine names."""
+    return goflags.arguments("names", metavar, complete=complete)
+
+
+def one(
+    app: App, names: tuple[str, ...], *, usage: str, text: str = "Error: Expected one machine name as an argument"
+) -> str:
+    """The one machine that a command is about. Raises `HelpfulUsageError` with `text` for several."""
+    if len(names) > 1:
+        raise HelpfulUsageError(text, usage=usage)
+    return app.names(names)[0]
+
+
+def each(app: App, names: tuple[str, ...], act: Callable[[str], None]) -> None:
+    """Load all machines, then `act` on all at once; errors are collected and raised as one.
+
+    A machine that cannot be loaded stops everything before anything is done.
+    """
+    chosen = app.names(names)
+    for name in chosen:
+        app.store.load(name)
+    raise_all(gather(chosen, act))
+
+
+def gather(names: Sequence[str], act: Callable[[str], object]) -> list[PymachineError]:
+    """Call `act` with each name, side by side, and return what went wrong, in the order of `names`."""
+
+    def attempt(name: str) -> PymachineError | None:
+        try:
+            act(name)
+        except PymachineError as error:
+            return error
+        return None
+
+    if len(names) == 1:  # in this thread, which is the one that an interrupt reaches
+        return [error] if (error := attempt(names[0])) else []
+    with ThreadPoolExecutor(min(AT_ONCE, len(names))) as pool:
+        return [error for error in pool.map(attempt, names) if error]
+
+
+def raise_all(errors: Sequence[PymachineError]) -> None:
+    """Raise `errors` as one, if there are any."""
+    if errors:
+        raise joined(errors)

@@ -1,0 +1,83 @@
+"""Runs the group: signals, logging, and errors into exit codes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+
+import click
+from click.shell_completion import shell_complete
+
+from pymachine.cli import app, errors
+
+COMPLETE_VARIABLE = "_PYMACHINE_COMPLETE"
+_DEBUG_WORDS = ("-D", "--debug", "-debug")
+
+
+def main(argv: list[str]) -> int:
+    """Run the command line `argv` (with the program's name first) and return the exit code."""
+    debug = structured = False
+    try:
+        words, asked = _without_debug(argv[1:])
+        debug = asked or app.debug_from_environment()
+        structured = "--json" in words
+        _listen_to_signals()
+        if debug:
+            _log_to_stderr()
+        return _run(argv, words, debug=debug)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (the one place where errors become exit codes)
+        return errors.report(error, debug=debug, structured=structured)
+
+
+def _run(argv: list[str], words: list[str], *, debug: bool) -> int:
+    program = os.path.basename(argv[0])  # noqa: PTH119 (a word, not a file)
+    if program == "__main__.py":
+        program = "pymachine"
+        argv = [program, *argv[1:]]
+    instruction = os.environ.get(COMPLETE_VARIABLE)
+    if instruction:
+        return shell_complete(app.group, {}, program, COMPLETE_VARIABLE, instruction)
+    # Not click's own `main`: it would turn an interrupt into an exception that does not say which signal came.
+    try:
+        with app.group.make_context(program, words, obj={"argv": argv, "debug": debug}) as ctx:
+            result = app.group.invoke(ctx)
+    except click.exceptions.Exit as end:
+        result = end.exit_code
+    sys.stdout.flush()
+    return result if isinstance(result, int) else 0
+
+
+def _without_debug(words: list[str]) -> tuple[list[str], bool]:
+    """`words` without ``--debug``, which may stand anywhere; but what follows ``--`` or ``ssh`` is somebody else's."""
+    kept: list[str] = []
+    found = False
+    for index, word in enumerate(words):
+        if word in ("--", "ssh"):
+            return kept + words[index:], found
+        if word in _DEBUG_WORDS:
+            found = True
+        else:
+            kept.append(word)
+    return kept, found
+
+
+def _listen_to_signals() -> None:
+    """Let SIGTERM and SIGHUP end a run as Ctrl-C does, so that what was half-made is undone."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        raise errors.Terminated
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, terminate)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.DEBUG, format="%(relativeCreated)6d ms %(name)s: %(message)s")
+    for noisy in ("filelock", "urllib3", "paramiko"):
+        logging.getLogger(noisy).setLevel(logging.INFO)
+    click.echo(f"pymachine: debug mode, Python {sys.version.split()[0]}, pid {os.getpid()}", err=True)

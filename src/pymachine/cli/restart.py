@@ -1,0 +1,22 @@
+"""`restart`: restart a machine."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from pymachine.cli import goflags, machines
+from pymachine.cli.context import App, pass_app
+
+
+@click.command("restart", cls=goflags.GoCommand)
+@machines.arguments()
+@pass_app
+def command(app: App, names: tuple[str, ...]) -> None:
+    """Restart a machine."""
+    machines.each(app, names, app.manager.restart)
+    program = os.path.basename(app.program)  # noqa: PTH119 (a word, not a file)
+    app.reporter.info(
+        f"Restarted machines may have new IP addresses. You may need to re-run the `{program} env` command."
+    )

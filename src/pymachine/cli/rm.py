@@ -1,0 +1,64 @@
+"""`rm`: remove machines."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from pymachine.cli import goflags, machines
+from pymachine.cli.context import App, current
+from pymachine.cli.errors import HelpfulUsageError
+from pymachine.errors import PymachineError
+
+
+@click.command("rm", cls=goflags.GoCommand)
+@goflags.flag("--force", "-f", is_flag=True, help="Remove local configuration even if machine cannot be removed")
+@goflags.flag("-y", "yes", is_flag=True, help="Assumes automatic yes to proceed with remove, without prompting")
+@machines.arguments()
+@click.pass_context
+def command(ctx: click.Context, names: tuple[str, ...], *, force: bool, yes: bool) -> None:
+    """Remove a machine."""
+    if not names:
+        raise HelpfulUsageError("Error: Expected to get one or more machine names as arguments", usage=ctx.get_help())
+    app = current(ctx)
+    app.say(f"About to remove {', '.join(names)}")
+    app.say("WARNING: This action will delete both local reference and remote instance.")
+    if not (force or yes) and not _confirmed():
+        return
+    errors = machines.gather(list(dict.fromkeys(names)), lambda name: _remove(app, name, force=force))
+    machines.raise_all(errors)
+
+
+def _confirmed() -> bool:
+    """Ask; the end of the input is a no."""
+    click.echo("Are you sure? (y/n): ", nl=False)
+    answer = sys.stdin.readline()
+    if not answer.endswith("\n"):
+        click.echo()
+    return answer.strip().lower() in {"y", "yes"}
+
+
+def _remove(app: App, name: str, *, force: bool) -> None:
+    try:
+        app.manager.remove(name)
+    except PymachineError as error:
+        error.prefixed(f'Error removing host "{name}": ')
+        if not force:
+            raise
+        click.echo(error.brief, err=True)
+        _forget(app, name)
+        return
+    app.say(f"Successfully removed {name}")
+
+
+def _forget(app: App, name: str) -> None:
+    """What is left to do by force: let go of what the store has of the machine."""
+    if not app.store.exists(name):
+        return
+    try:
+        app.manager.forget(name)
+    except PymachineError as error:
+        click.echo(f'Can\'t remove "{name}": {error.brief}', err=True)
+        return
+    app.say(f"Successfully removed {name}")

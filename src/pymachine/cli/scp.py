@@ -1,0 +1,51 @@
+"""`scp`: copy files between machines, or between a machine and this host."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+import click
+
+from pymachine import files, run
+from pymachine.cli import goflags
+from pymachine.cli.context import current
+from pymachine.cli.errors import HelpfulUsageError, RunError
+from pymachine.ssh import scp
+
+
+@click.command("scp", cls=goflags.GoCommand)
+@goflags.flag("--recursive", "-r", is_flag=True, help="Copy files recursively (required to copy directories)")
+@goflags.flag(
+    "--delta", "-d", is_flag=True, help="Reduce amount of data sent over network by sending only the differences"
+)
+@goflags.flag(
+    "--quiet", "-q", is_flag=True, help="Disables the progress meter as well as warning and diagnostic messages"
+)
+@goflags.arguments("words", "[[user@]machine:][path] [[user@]machine:][path]")
+@click.pass_context
+def command(ctx: click.Context, words: tuple[str, ...], *, recursive: bool, delta: bool, quiet: bool) -> None:
+    """Copy files between machines."""
+    if len(words) != 2:
+        raise HelpfulUsageError("Improper number of arguments", usage=ctx.get_help())
+    app = current(ctx)
+    places = [scp.parse(word, lambda name, user: app.manager.ssh_target(name, user=user)) for word in words]
+    targets = [place.target for place in places if place.target is not None]
+    for target in targets:
+        target.check_key()
+    program = "rsync" if delta else "scp"
+    if run.which(program) is None:
+        feature = "--delta option" if delta else "scp feature"
+        raise RunError(f"You must have a copy of the {program} binary locally to use the {feature}")
+    if delta:
+        ctx.exit(_call(scp.rsync(program, places, recursive=recursive, quiet=quiet)))
+    with tempfile.TemporaryDirectory(prefix="pymachine-scp-") as folder:
+        config = Path(folder) / "config"
+        files.atomic_write(config, scp.config(targets))
+        ctx.exit(_call(scp.scp(program, places, config_file=str(config), recursive=recursive, quiet=quiet)))
+
+
+def _call(argv: list[str]) -> int:
+    run.log.debug("run: %s", run.quote(argv))
+    return subprocess.run(argv, check=False).returncode

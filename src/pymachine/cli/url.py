@@ -1,0 +1,17 @@
+"""`url`: where a machine's engine listens."""
+
+from __future__ import annotations
+
+import click
+
+from pymachine.cli import goflags, machines
+from pymachine.cli.context import current
+
+
+@click.command("url", cls=goflags.GoCommand)
+@machines.arguments("[name]")
+@click.pass_context
+def command(ctx: click.Context, names: tuple[str, ...]) -> None:
+    """Get the URL of a machine."""
+    app = current(ctx)
+    app.say(app.manager.endpoint(machines.one(app, names, usage=ctx.get_help())).url)

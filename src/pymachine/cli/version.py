@@ -1,0 +1,28 @@
+"""`version`: ours, or that of a machine's engine."""
+
+from __future__ import annotations
+
+import click
+
+from pymachine.cli import goflags, machines
+from pymachine.cli.app import version_line
+from pymachine.cli.context import current
+from pymachine.errors import PymachineError
+
+
+@click.command("version", cls=goflags.GoCommand)
+@machines.arguments("[name]")
+@click.pass_context
+def command(ctx: click.Context, names: tuple[str, ...]) -> None:
+    """Show the client's version, or a machine's Docker version."""
+    app = current(ctx)
+    if not names:
+        app.say(version_line(ctx.find_root().command_path))
+        return
+    from pymachine import engine  # noqa: PLC0415 (ssl and http cost 30 ms)
+
+    name = machines.one(app, names, usage=ctx.get_help())
+    try:
+        app.say(engine.version(app.manager.endpoint(name), directory=app.store.machine_dir(name)))
+    except PymachineError as error:
+        raise error.prefixed("Unable to query docker version: ") from error

@@ -1,0 +1,144 @@
+"""What `env` prints, for each shell: pure strings, docker-machine's to the letter for ordinary values.
+
+A value that has characters special to the shell (a store under ``/home/me/my $tuff``) is quoted so that the shell
+gives it back unchanged; docker-machine printed it raw. Nothing is imported here: `env` has to be quick.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+DETECTION_HELP = (
+    "The default lines below are for a sh/bash shell, you can specify the shell you're using, with the --shell flag."
+)
+# Shells that speak another's language under a name that docker-machine does not know.
+ALIASES = {"csh": "tcsh", "pwsh": "powershell"}
+
+
+class Shell:
+    """How one shell is told things. The templates have the name at ``{}``, and then the quoted value."""
+
+    __slots__ = ("assign", "clear", "comment", "evaluate", "quote")
+
+    def __init__(self, assign: str, clear: str, comment: str, evaluate: str, quote: Callable[[str], str]) -> None:
+        self.assign = assign
+        self.clear = clear
+        self.comment = comment
+        self.evaluate = evaluate
+        self.quote = quote
+
+
+def _escaper(characters: str, escape: str) -> Callable[[str], str]:
+    """A function that puts `escape` in front of each of `characters`."""
+    table = str.maketrans({character: escape + character for character in characters})
+    return lambda value: value.translate(table)
+
+
+# Inside double quotes tcsh knows no escape for `"`, `$` and backquotes: they are written between quoted parts. A `~`
+# that stands alone is expanded before `eval` sees the quotes.
+_TCSH = str.maketrans({character: f'"\\{character}"' for character in '"$`!\\~'})
+
+
+def _tcsh(value: str) -> str:
+    return value.translate(_TCSH)
+
+
+def _raw(value: str) -> str:
+    # In `FOR ... DO @%i` the line is taken as it is; cmd has no quoting for the value of SET.
+    return value
+
+
+DEFAULT = Shell('export {}="{}"', "unset {}", "#", "eval $({})", _escaper('\\"$`', "\\"))
+SHELLS: Mapping[str, Shell] = {
+    "fish": Shell('set -gx {} "{}";', "set -e {};", "#", "eval ({})", _escaper('\\"$', "\\")),
+    "powershell": Shell(
+        '$Env:{} = "{}"', "Remove-Item Env:\\\\{}", "#", "& {} | Invoke-Expression", _escaper('`"$', "`")
+    ),
+    "cmd": Shell("SET {}={}", "SET {}=", "REM", "\t@FOR /f \"tokens=*\" %i IN ('{}') DO @%i", _raw),
+    "tcsh": Shell('setenv {} "{}";', "unsetenv {};", ":", "eval `{}`", _tcsh),
+    "emacs": Shell(
+        '(setenv "{}" "{}")',
+        '(setenv "{}" nil)',
+        ";;",
+        '(with-temp-buffer (shell-command "{}" (current-buffer)) (eval-buffer))',
+        _escaper('\\"', "\\"),
+    ),
+}
+
+
+def find(name: str) -> Shell:
+    """The shell called `name`; every name that is not known means one that takes sh's syntax."""
+    return SHELLS.get(ALIASES.get(name, name), DEFAULT)
+
+
+def detect(environ: Mapping[str, str], *, windows: bool = False) -> str:
+    """The name of the user's shell, from SHELL; the empty string if it cannot be told."""
+    path = environ.get("SHELL", "")
+    if windows:
+        if environ.get("__fish_bin_dir"):
+            return "fish"
+        return path.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".exe") or "cmd"
+    return path.rsplit("/", 1)[-1]
+
+
+def assignments(shell: Shell, variables: Iterable[tuple[str, str]], argv: Sequence[str]) -> str:
+    """The text that sets `variables`; `argv` is the command line that is to be evaluated."""
+    lines = [shell.assign.format(name, shell.quote(value)) for name, value in variables]
+    return "\n".join([*lines, _hint(shell, argv)])
+
+
+def removals(shell: Shell, names: Iterable[str], argv: Sequence[str]) -> str:
+    """The text that unsets the variables called `names`."""
+    return "\n".join([*(shell.clear.format(name) for name in names), _hint(shell, argv)])
+
+
+def _hint(shell: Shell, argv: Sequence[str]) -> str:
+    program, *rest = argv
+    if " " in program or "\\" in program:
+        program = f'"{program}"'
+    command = " ".join([program, *(_word(word) for word in rest)])
+    if shell is SHELLS["emacs"]:
+        command = shell.quote(command)
+    comment = shell.comment
+    return f"{comment} Run this command to configure your shell: \n{comment} {shell.evaluate.format(command)}\n"
+
+
+def _word(word: str) -> str:
+    """A word of the hint: a line break in it would end the comment, and run what follows."""
+    return word.replace("\n", " ").replace("\r", " ")
+
+
+def connection(address: str, port: int, directory: str, name: str, *, windows: bool = False) -> list[tuple[str, str]]:
+    """The variables that lead a docker client to a machine, in docker-machine's order.
+
+    `directory` is the machine's folder, which has the client's certificate and key.
+    """
+    host = f"[{address}]" if ":" in address else address
+    variables = [
+        ("DOCKER_TLS_VERIFY", "1"),
+        ("DOCKER_HOST", f"tcp://{host}:{port}"),
+        ("DOCKER_CERT_PATH", directory),
+        ("DOCKER_MACHINE_NAME", name),
+    ]
+    if windows:
+        variables.append(("COMPOSE_CONVERT_WINDOWS_PATHS", "true"))
+    return variables
+
+
+CONNECTION_NAMES = ("DOCKER_TLS_VERIFY", "DOCKER_HOST", "DOCKER_CERT_PATH", "DOCKER_MACHINE_NAME")
+
+
+def no_proxy_name(environ: Mapping[str, str]) -> str:
+    """Which of the two spellings is in use."""
+    return "no_proxy" if environ.get("no_proxy") else "NO_PROXY"
+
+
+def no_proxy(environ: Mapping[str, str], address: str) -> tuple[str, str]:
+    """The no_proxy variable with `address` in it."""
+    name = no_proxy_name(environ)
+    value = environ.get(name, "")
+    if not value:
+        return name, address
+    return name, value if address in value else f"{value},{address}"

@@ -1,0 +1,89 @@
+"""An engine's door on loopback: mutual TLS with the store's real certificates, and an answer to ``GET /version``."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from pymachine.certs import AuthPaths, ensure_authority, ensure_server
+from pymachine.driver import Endpoint
+from pymachine.machine import EngineOptions, Machine
+from pymachine.progress import Silent
+from pymachine.store import Store
+
+VERSION = "28.5.2"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = json.dumps({"Version": VERSION}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+class _Server(ThreadingHTTPServer):
+    """Shakes hands in the connection's own thread, and takes a client that hangs up at once for granted."""
+
+    daemon_threads = True
+    context: ssl.SSLContext
+
+    def process_request_thread(self, request: object, client_address: object) -> None:
+        try:
+            secure = self.context.wrap_socket(request, server_side=True)
+        except OSError:
+            return
+        super().process_request_thread(secure, client_address)  # type: ignore[arg-type]
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass
+
+
+def record(store: Store, name: str, port: int, *, labels: tuple[str, ...] = ()) -> Machine:
+    """Save a machine of the driver `none` whose engine is on loopback at `port`."""
+    folder = store.machine_dir(name)
+    machine = Machine(
+        name=name,
+        driver_name="none",
+        driver={"URL": f"tcp://127.0.0.1:{port}", "IPAddress": "127.0.0.1", "MachineName": name},
+        engine=EngineOptions(labels=list(labels)),
+        endpoint=Endpoint("127.0.0.1", docker_port=port),
+    )
+    machine.auth.store_path = str(folder)
+    store.save(machine)
+    return machine
+
+
+@contextmanager
+def machine(root: Path, name: str = "intro") -> Iterator[int]:
+    """A machine called `name` in the store at `root`, whose engine answers; yields the engine's port."""
+    store = Store(root)
+    folder = store.machine_dir(name)
+    certs = root / "certs"
+    auth = AuthPaths(certs / "ca.pem", certs / "ca-key.pem", certs / "cert.pem", certs / "key.pem")
+    ensure_authority(auth, reporter=Silent())
+    server = _Server(("127.0.0.1", 0), _Handler)
+    port = server.server_address[1]
+    record(store, name, port)
+    ensure_server(auth, directory=folder, name=name, hosts=["127.0.0.1", "localhost"])
+    server.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.context.load_cert_chain(folder / "server.pem", folder / "server-key.pem")
+    server.context.load_verify_locations(folder / "ca.pem")
+    server.context.verify_mode = ssl.CERT_REQUIRED
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

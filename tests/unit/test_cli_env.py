@@ -1,0 +1,165 @@
+"""`env`: the short path against the full one, against a door with real mutual TLS; and what it may cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pymachine import paths
+from pymachine.__main__ import _directory, quick_env
+from pymachine.store import Store
+from support import engine
+
+# What one run of the short path may import, beyond what a bare interpreter does. Each costs every prompt some time.
+ALLOWED = """
+    __future__ _abc _bisect _collections _collections_abc _functools _heapq _json _locale _operator _socket
+    _sre _ssl _struct _typing _warnings _weakrefset array base64 binascii collections collections.abc
+    contextlib copyreg encodings.idna enum errno functools heapq io itertools json json.decoder json.encoder
+    json.scanner keyword math operator pymachine pymachine.__main__ pymachine.errors pymachine.shells
+    pymachine.tls re re._casefix re._compiler re._constants re._parser reprlib select selectors socket ssl
+    stringprep struct time types typing typing.io typing.re unicodedata warnings
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("MACHINE_STORAGE_PATH", str(tmp_path / "store"))
+    monkeypatch.setenv("SHELL", "/bin/bash")
+    monkeypatch.delenv("MACHINE_DEBUG", raising=False)
+    with engine.machine(tmp_path / "store"):
+        yield tmp_path / "store"
+
+
+def run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("pymachine")
+    return subprocess.run(
+        [program, *words], env={**os.environ, **environ}, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["env", "intro"],
+        ["env", "--shell", "fish", "intro"],
+        ["env", "intro", "--shell=tcsh"],
+        ["env", "-no-proxy", "intro"],
+        ["--bugsnag-api-token=x", "env", "intro"],
+    ],
+)
+def test_the_short_path_and_the_full_one_say_the_same(store: Path, words: list[str]) -> None:
+    short = quick_env(["pymachine", *words])
+    assert short is not None
+    full = run(*words, MACHINE_DEBUG="0")
+    assert full.returncode == 0, full.stderr
+    assert full.stdout.splitlines()[:-1] == short.splitlines()[:-1]  # but for the program's name in the hint
+    assert f"DOCKER_CERT_PATH{'='[: 'fish' not in words and '--shell=tcsh' not in words]}" in short
+    assert str(store / "machines" / "intro") in short
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["env", "-u"],
+        ["env", "nosuch"],
+        ["env", "--swarm", "intro"],
+        ["env", "--bogus", "intro"],
+        ["env", "intro", "other"],
+        ["env", "--shell"],
+        ["env", "-h"],
+        ["ssh", "intro", "env"],
+        ["env", ".."],
+        ["env", ""],
+        ["--tls-ca-cert", "x", "env", "intro"],
+    ],
+)
+def test_the_short_path_leaves_what_is_unusual_to_the_full_one(store: Path, words: list[str]) -> None:
+    assert quick_env(["pymachine", *words]) is None
+
+
+@pytest.mark.parametrize("damage", ["stop", "record", "certificate", "version"])
+def test_the_short_path_says_nothing_of_what_goes_wrong(store: Path, damage: str, tmp_path: Path) -> None:
+    folder = store / "machines" / "intro"
+    config = folder / "config.json"
+    if damage == "stop":
+        port = str(json.loads(config.read_text())["Endpoint"]["DockerPort"])
+        config.write_text(config.read_text().replace(port, "1"))
+    elif damage == "record":
+        config.write_text("{")
+    elif damage == "certificate":
+        (folder / "ca.pem").write_bytes(b"")
+    else:
+        config.write_text(config.read_text().replace('"ConfigVersion": 3', '"ConfigVersion": 4'))
+    assert quick_env(["pymachine", "env", "intro"]) is None
+    ended = run("env", "intro")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("Error checking TLS connection: ")
+
+
+def test_where_the_store_is_agrees_with_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    for option, variable, home in [("", "", "/h"), ("/o", "/v", "/h"), ("", "/v/../w", "/h"), ("rel", "", "/h")]:
+        monkeypatch.setenv("MACHINE_STORAGE_PATH", variable)
+        monkeypatch.setenv("HOME", home)
+        assert _directory(option, "m") == str(Store(paths.storage_root(option)).machine_dir("m"))
+
+
+def test_an_unknown_shell_is_asked_for(store: Path) -> None:
+    ended = run("env", "intro", SHELL="")
+    assert ended.returncode == 1
+    assert ended.stdout.startswith("The default lines below are for a sh/bash shell")
+    assert ended.stderr.startswith("Error: Unknown shell")
+
+
+def test_unset(store: Path) -> None:
+    ended = run("env", "-u")
+    assert ended.stdout.splitlines()[:4] == [
+        "unset DOCKER_TLS_VERIFY",
+        "unset DOCKER_HOST",
+        "unset DOCKER_CERT_PATH",
+        "unset DOCKER_MACHINE_NAME",
+    ]
+    refused = run("env", "-u", "intro")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("Error: Expected no machine name when the -u flag is present")
+
+
+def test_a_real_shell_takes_it(store: Path) -> None:
+    program = Path(sys.executable).with_name("pymachine")
+    ended = subprocess.run(
+        ["bash", "-c", f'eval "$({program} env intro)" && echo "$DOCKER_HOST" && {program} active'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout.splitlines()[1] == "intro"
+
+
+def test_the_short_path_imports_only_what_it_must(store: Path) -> None:
+    script = (
+        "import sys; before = set(sys.modules); sys.argv = ['pymachine', 'env', 'intro']\n"
+        "from pymachine.__main__ import main\n"
+        "code = main()\n"
+        "print(*sorted(set(sys.modules) - before), file=sys.stderr); sys.exit(code)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "DOCKER_HOST" in ended.stdout
+    assert set(ended.stderr.split()) - set(ALLOWED.split()) == set()
+
+
+def test_a_handshake_costs_no_more_than_the_limit(store: Path) -> None:
+    """The goal is 40 ms on an idle machine, measured by the benchmarks; here, beside other work, twice that."""
+
+    def milliseconds(*argv: str) -> float:
+        before = os.times()
+        subprocess.run(argv, stdout=subprocess.DEVNULL, check=True)
+        after = os.times()
+        return 1000 * (after.children_user + after.children_system - before.children_user - before.children_system)
+
+    program = str(Path(sys.executable).with_name("pymachine"))
+    assert min(milliseconds(program, "env", "intro") for _ in range(10)) < 80

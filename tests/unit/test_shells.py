@@ -1,0 +1,201 @@
+"""What `env` prints, to the letter, and as real shells understand it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pymachine import shells
+
+ARGV = ["pymachine", "env", "intro"]
+VARIABLES = shells.connection("127.1.2.3", 2376, "/home/me/.docker/machine/machines/intro", "intro")
+
+GOLDEN = {
+    "bash": """\
+export DOCKER_TLS_VERIFY="1"
+export DOCKER_HOST="tcp://127.1.2.3:2376"
+export DOCKER_CERT_PATH="/home/me/.docker/machine/machines/intro"
+export DOCKER_MACHINE_NAME="intro"
+# Run this command to configure your shell:\x20
+# eval $(pymachine env intro)
+""",
+    "fish": """\
+set -gx DOCKER_TLS_VERIFY "1";
+set -gx DOCKER_HOST "tcp://127.1.2.3:2376";
+set -gx DOCKER_CERT_PATH "/home/me/.docker/machine/machines/intro";
+set -gx DOCKER_MACHINE_NAME "intro";
+# Run this command to configure your shell:\x20
+# eval (pymachine env intro)
+""",
+    "powershell": """\
+$Env:DOCKER_TLS_VERIFY = "1"
+$Env:DOCKER_HOST = "tcp://127.1.2.3:2376"
+$Env:DOCKER_CERT_PATH = "/home/me/.docker/machine/machines/intro"
+$Env:DOCKER_MACHINE_NAME = "intro"
+# Run this command to configure your shell:\x20
+# & pymachine env intro | Invoke-Expression
+""",
+    "cmd": """\
+SET DOCKER_TLS_VERIFY=1
+SET DOCKER_HOST=tcp://127.1.2.3:2376
+SET DOCKER_CERT_PATH=/home/me/.docker/machine/machines/intro
+SET DOCKER_MACHINE_NAME=intro
+REM Run this command to configure your shell:\x20
+REM \t@FOR /f "tokens=*" %i IN ('pymachine env intro') DO @%i
+""",
+    "tcsh": """\
+setenv DOCKER_TLS_VERIFY "1";
+setenv DOCKER_HOST "tcp://127.1.2.3:2376";
+setenv DOCKER_CERT_PATH "/home/me/.docker/machine/machines/intro";
+setenv DOCKER_MACHINE_NAME "intro";
+: Run this command to configure your shell:\x20
+: eval `pymachine env intro`
+""",
+    "emacs": """\
+(setenv "DOCKER_TLS_VERIFY" "1")
+(setenv "DOCKER_HOST" "tcp://127.1.2.3:2376")
+(setenv "DOCKER_CERT_PATH" "/home/me/.docker/machine/machines/intro")
+(setenv "DOCKER_MACHINE_NAME" "intro")
+;; Run this command to configure your shell:\x20
+;; (with-temp-buffer (shell-command "pymachine env intro" (current-buffer)) (eval-buffer))
+""",
+}
+
+
+@pytest.mark.parametrize("shell", GOLDEN)
+def test_ordinary_values_read_as_docker_machine_wrote_them(shell: str) -> None:
+    assert shells.assignments(shells.find(shell), VARIABLES, ARGV) == GOLDEN[shell]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "sh", "dash", "ksh", "anything"])
+def test_every_other_shell_is_taken_for_a_posix_one(shell: str) -> None:
+    assert shells.assignments(shells.find(shell), VARIABLES, ARGV) == GOLDEN["bash"]
+
+
+@pytest.mark.parametrize(
+    ("shell", "line"),
+    [
+        ("bash", "unset DOCKER_HOST"),
+        ("fish", "set -e DOCKER_HOST;"),
+        ("powershell", "Remove-Item Env:\\\\DOCKER_HOST"),
+        ("cmd", "SET DOCKER_HOST="),
+        ("tcsh", "unsetenv DOCKER_HOST;"),
+        ("emacs", '(setenv "DOCKER_HOST" nil)'),
+    ],
+)
+def test_removals(shell: str, line: str) -> None:
+    assert line in shells.removals(shells.find(shell), shells.CONNECTION_NAMES, ARGV).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("shell", "text"),
+    [
+        ("powershell", '$Env:K = "a `"b`" `$c ``d \\e"'),
+        ("emacs", '(setenv "K" "a \\"b\\" $c `d \\\\e")'),
+        ("cmd", 'SET K=a "b" $c `d \\e'),
+    ],
+)
+def test_odd_values_in_shells_that_are_not_run_here(shell: str, text: str) -> None:
+    assert shells.assignments(shells.find(shell), [("K", 'a "b" $c `d \\e')], ARGV).startswith(text + "\n")
+
+
+def test_a_program_in_a_folder_with_a_blank_is_quoted_in_the_hint() -> None:
+    hint = shells.assignments(shells.DEFAULT, [], ["/my tools/pymachine", "env"]).splitlines()[-1]
+    assert hint == '# eval $("/my tools/pymachine" env)'
+
+
+def test_a_line_break_in_an_argument_cannot_leave_the_comment() -> None:
+    text = shells.assignments(shells.DEFAULT, [], ["pymachine", "-s", "a\ntouch evil", "env"])
+    assert all(line.startswith("#") for line in text.splitlines())
+
+
+def test_ipv6_addresses_are_bracketed() -> None:
+    assert ("DOCKER_HOST", "tcp://[fd00::1]:2376") in shells.connection("fd00::1", 2376, "/d", "n")
+
+
+def test_windows_converts_compose_paths() -> None:
+    assert shells.connection("1.2.3.4", 1, "d", "n", windows=True)[-1] == ("COMPOSE_CONVERT_WINDOWS_PATHS", "true")
+
+
+@pytest.mark.parametrize(
+    ("environ", "windows", "expected"),
+    [
+        ({"SHELL": "/usr/bin/zsh"}, False, "zsh"),
+        ({"SHELL": "fish"}, False, "fish"),
+        ({"SHELL": ""}, False, ""),
+        ({}, False, ""),
+        ({}, True, "cmd"),
+        ({"__fish_bin_dir": "x"}, True, "fish"),
+        ({"SHELL": "C:\\tools\\bash.exe"}, True, "bash"),
+    ],
+)
+def test_detection(environ: dict[str, str], windows: bool, expected: str) -> None:
+    assert shells.detect(environ, windows=windows) == expected
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, ("NO_PROXY", "1.2.3.4")),
+        ({"NO_PROXY": "a"}, ("NO_PROXY", "a,1.2.3.4")),
+        ({"no_proxy": "a", "NO_PROXY": "b"}, ("no_proxy", "a,1.2.3.4")),
+        ({"no_proxy": "a,1.2.3.4,b"}, ("no_proxy", "a,1.2.3.4,b")),
+        ({"no_proxy": "", "NO_PROXY": "b"}, ("NO_PROXY", "b,1.2.3.4")),
+    ],
+)
+def test_no_proxy(environ: dict[str, str], expected: tuple[str, str]) -> None:
+    assert shells.no_proxy(environ, "1.2.3.4") == expected
+
+
+# -- real shells -------------------------------------------------------------------------------------------------
+
+REAL = {
+    "sh": 'eval "$(cat %s)"',
+    "bash": 'eval "$(cat %s)"',
+    "zsh": 'eval "$(cat %s)"',
+    "fish": "eval (cat %s)",
+    "tcsh": "eval `cat %s`",
+}
+ODD = [
+    "/home/me/my $tuff/m",
+    'say "hello" you',
+    "it's",
+    "back\\slash and `tick`",
+    "$(touch evil)",
+    "wow! such!",
+    "100% ~ & ; | < > # ( ) { } [x] * ?",
+    "ünïcödé",
+    "ends with \\",
+    "",
+]
+
+
+def value_in(shell: str, text: str, folder: Path, *, clear: str = "") -> str:
+    """What a program started by `shell` sees in K after the shell evaluated `text` as its manual says."""
+    script = folder / "text"
+    script.write_text(text, encoding="utf-8")
+    environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "LC_ALL": "C.UTF-8", "TERM": "dumb"}
+    # -f: tcsh without start-up files. What it is asked goes on stdin, since `-c` would have it expand `!`.
+    argv = [shell, "-f", "-c"] if shell == "tcsh" else [shell, "-c"]
+    command = f"{REAL[shell] % script}\n{clear}\nprintenv K"
+    ended = subprocess.run([*argv, command], env=environ, cwd=folder, capture_output=True, check=False, timeout=60)
+    assert ended.stderr == b"", ended.stderr
+    assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == ["text"]
+    return ended.stdout.decode().removesuffix("\n")
+
+
+@pytest.mark.parametrize("value", ODD)
+@pytest.mark.parametrize("shell", REAL)
+def test_real_shells_give_odd_values_back(shell: str, value: str, tmp_path: Path) -> None:
+    text = shells.assignments(shells.find(shell), [("K", value)], ["true", "env"])
+    assert value_in(shell, text, tmp_path) == value
+
+
+@pytest.mark.parametrize("shell", REAL)
+def test_real_shells_forget(shell: str, tmp_path: Path) -> None:
+    text = shells.assignments(shells.find(shell), [("K", "v")], ["true", "env"])
+    text = text.partition("\n")[0] + "\n" + shells.removals(shells.find(shell), ["K"], ["true"])
+    assert value_in(shell, text, tmp_path) == ""
