@@ -17,7 +17,7 @@ from pymachine.progress import Reporter, Task
 if TYPE_CHECKING:
     import requests
 
-CHUNK = 1 << 18
+CHUNK = 1 << 16  # what has come of a chunk when the connection is cut is lost
 TRIES = 4
 PAUSE_SECONDS = 0.5
 TIMEOUT_SECONDS = (15.0, 60.0)
@@ -151,6 +151,8 @@ def get(http: requests.Session, item: Item, part: Path, task: Task) -> None:
                 for chunk in answer.iter_content(CHUNK):
                     file.write(chunk)
                     task.advance(len(chunk))
+                    if file.tell() > item.size:
+                        return  # not the file; its digest will say so
     except (requests.RequestException, OSError) as error:
         raise MirrorError(f"{item.url}: cannot be fetched", details=str(error), hint=MIRROR_HINT) from error
     if part.stat().st_size < item.size:

@@ -12,31 +12,32 @@ from pymachine.image.recipe import Recipe
 from pymachine.image.tree import Kind, Node, Tree
 
 TYPES = {Kind.FILE: 0o100000, Kind.DIRECTORY: 0o040000, Kind.LINK: 0o120000}
-FOLDERS = ("bin", "dev", "lib", "lib/modules", "mnt", "proc", "run", "sys")
+FOLDERS = ("dev", "proc", "sys")
+BUSYBOX = "usr/bin/busybox"
+MODULES = "usr/lib/modules"
 
 
 def build(root: Tree, modules: Mapping[str, Module], recipe: Recipe, init: Path) -> Tree:
     """The tree of the RAM disk: static busybox, `init`, and the modules that find and mount the ISO.
 
-    Modules are in ``/lib/modules``; ``load`` beside them names those that are always needed, ``load.more`` those for
-    other disks, both in the order to insert them in.
+    Modules are in ``/usr/lib/modules``; ``load`` beside them names those that are always needed, ``load.more`` those
+    for other disks, both in the order to insert them in.
     """
-    busybox = root.get("usr/bin/busybox")
+    busybox = root.get(BUSYBOX)
     if busybox is None:
         raise RecipeError("the image has no busybox: the package busybox-static is missing from the recipe")
     tree = Tree()
     for folder in FOLDERS:
         tree.put(folder, Node.directory())
-    tree.put("bin/busybox", busybox)
-    tree.put("bin/sh", Node.link("busybox"))
+    tree.put(BUSYBOX, busybox)
     tree.put("init", Node.file(init.read_bytes(), mode=0o755))
     always = in_order(modules, recipe.initrd_modules)
     more = [module for module in in_order(modules, recipe.initrd_more_modules) if module not in always]
     for name, group in (("load", always), ("load.more", more)):
         for module in group:
-            tree.put(f"lib/modules/{module.name}.ko", Node.file(module.data))
+            tree.put(f"{MODULES}/{module.name}.ko", Node.file(module.data))
         text = "".join(f"{module.name}.ko\n" for module in group)
-        tree.put(f"lib/modules/{name}", Node.file(text.encode()))
+        tree.put(f"{MODULES}/{name}", Node.file(text.encode()))
     return tree
 
 

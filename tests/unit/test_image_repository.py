@@ -1,0 +1,242 @@
+"""The verified chain, mirrors and downloads, against a repository that the tests sign and serve."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pysequoia import Tsk
+
+from pymachine.image import build, lock, mirror
+from pymachine.image.download import Cache, Downloader, Item
+from pymachine.image.errors import DigestError, ExpiredError, MirrorError, RecipeError, SignatureError
+from pymachine.image.recipe import ARCHIVE_KEYS, SECURITY_KEYS, Recipe
+from pymachine.image.repository import Repository as Chain, verify_signature
+from pymachine.image.resolve import Package
+from pymachine.progress import Silent
+from support.apt import Repository, Server, serving
+
+DEB = "pool/tool_1.0_amd64.deb"
+
+
+@pytest.fixture
+def repository() -> Repository:
+    made = Repository()
+    made.add("tool", "1.0", {"usr/bin/tool": os.urandom(200_000)}, Depends="library (>= 1)")
+    made.add("library", "1.2-1", {"usr/lib/library.so": b"library"})
+    made.publish()
+    return made
+
+
+@pytest.fixture
+def server(repository: Repository) -> Iterator[Server]:
+    with serving(repository.files) as running:
+        yield running
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "packages")
+
+
+@pytest.fixture
+def sources(cache: Cache) -> build.Sources:
+    return build.Sources(mirror.Mirrors("http://127.0.0.1:1", "http://127.0.0.1:1", "the test"), cache)
+
+
+def recipe(repository: Repository, server: Server, tmp_path: Path) -> Recipe:
+    # A kernel is a root of every recipe; here a package of that name stands for it.
+    repository.add("linux-image-amd64", "6", {"boot/vmlinuz-6": b"kernel"})
+    repository.publish()
+    return Recipe(architecture="amd64", sources=(repository.source(tmp_path, server.url),), packages=("tool",))
+
+
+def chain(repository: Repository, server: Server, cache: Cache, tmp_path: Path) -> Chain:
+    return Chain(repository.source(tmp_path, server.url), server.url, cache=cache, reporter=Silent())
+
+
+def test_from_signature_to_files(
+    repository: Repository, server: Server, sources: build.Sources, tmp_path: Path
+) -> None:
+    wanted = recipe(repository, server, tmp_path)
+    packages = build.resolve(wanted, sources=sources, reporter=Silent())
+    assert [package.name for package in packages] == ["library", "linux-image-amd64", "tool"]
+    files = build.fetch(wanted, packages, sources=sources, reporter=Silent())
+    assert files[2].read_bytes() == repository.files[DEB]
+    build.fetch(wanted, packages, sources=sources, reporter=Silent())
+    assert server.asked[DEB] == 1
+
+
+def test_another_key_is_refused(repository: Repository, server: Server, cache: Cache, tmp_path: Path) -> None:
+    repository.publish(key=Tsk.generate("Somebody else"))
+    with pytest.raises(SignatureError, match="not signed by a key"):
+        chain(repository, server, cache, tmp_path).indices("amd64")
+
+
+def test_changed_text_is_refused(repository: Repository, server: Server, cache: Cache, tmp_path: Path) -> None:
+    path = "dists/test/InRelease"
+    repository.files[path] = repository.files[path].replace(b"Suite: test", b"Suite: tost")
+    with pytest.raises(SignatureError):
+        chain(repository, server, cache, tmp_path).release()
+
+
+def test_text_outside_the_signature_is_not_read(
+    repository: Repository, server: Server, cache: Cache, tmp_path: Path
+) -> None:
+    path = "dists/test/InRelease"
+    repository.files[path] = b"SHA256:\n 00 1 evil/Packages\n\n" + repository.files[path]
+    try:
+        release = chain(repository, server, cache, tmp_path).release()
+    except SignatureError:
+        return
+    assert "evil/Packages" not in release.files
+
+
+@pytest.mark.parametrize("text", [b"", b"<html>Log in to this hotel's network</html>"])
+def test_what_is_no_release_at_all(text: bytes) -> None:
+    with pytest.raises(SignatureError):
+        verify_signature(text, ARCHIVE_KEYS, name="debian")
+
+
+def test_the_keys_that_are_shipped_can_be_read() -> None:
+    from pysequoia import Cert
+
+    fingerprints = [Cert.from_file(str(path)).fingerprint for path in (*ARCHIVE_KEYS, *SECURITY_KEYS)]
+    # https://ftp-master.debian.org/keys.html
+    assert fingerprints == [
+        "04b54c3cdca79751b16bc6b5225629df75b188bd",
+        "41587f7db8c774bccf131416762f67a0b2c39de4",
+        "5e04a1e3223a19a20706e20f9904613d4cce68c6",
+    ]
+
+
+def test_an_expired_release_is_refused(repository: Repository, server: Server, cache: Cache, tmp_path: Path) -> None:
+    repository.publish(valid_for=timedelta(days=-1))
+    with pytest.raises(ExpiredError, match="expired on") as caught:
+        chain(repository, server, cache, tmp_path).release()
+    assert "clock" in caught.value.hint
+    repository.publish()
+    with pytest.raises(ExpiredError):
+        chain(repository, server, cache, tmp_path).release(now=datetime.now(UTC) + timedelta(days=8))
+
+
+def test_an_index_that_was_changed_is_refused(
+    repository: Repository, server: Server, cache: Cache, tmp_path: Path
+) -> None:
+    (path,) = [name for name in repository.files if "by-hash" in name]
+    data = bytearray(repository.files[path])
+    data[40] ^= 1
+    repository.files[path] = bytes(data)
+    with pytest.raises(DigestError, match="by-hash"):
+        chain(repository, server, cache, tmp_path).indices("amd64")
+
+
+@pytest.mark.parametrize("change", ["flip", "truncate", "grow"])
+def test_a_package_that_was_changed_is_refused_and_named(
+    repository: Repository, server: Server, sources: build.Sources, tmp_path: Path, change: str
+) -> None:
+    wanted = recipe(repository, server, tmp_path)
+    packages = build.resolve(wanted, sources=sources, reporter=Silent())
+    data = repository.files[DEB]
+    repository.files[DEB] = {"flip": data[:-1] + b"?", "truncate": data[:1000], "grow": data + b"more"}[change]
+    downloader = Downloader(sources.cache, reporter=Silent(), pause=0.01)
+    items = [Item(f"{server.url}/{package.filename}", package.sha256, package.size) for package in packages]
+    with pytest.raises((DigestError, MirrorError), match="tool_1.0_amd64.deb"):
+        downloader.fetch(items, title="")
+    assert not sources.cache.has(items[2])
+    repository.files[DEB] = data
+    assert downloader.fetch(items, title="")[2].read_bytes() == data
+
+
+def test_a_connection_that_was_cut_is_resumed(repository: Repository, server: Server, cache: Cache) -> None:
+    import hashlib
+
+    data = repository.files[DEB]
+    server.cut[DEB] = 150_000
+    item = Item(f"{server.url}/{DEB}", hashlib.sha256(data).hexdigest(), len(data))
+    (path,) = Downloader(cache, reporter=Silent(), pause=0.01).fetch([item], title="")
+    assert path.read_bytes() == data
+    assert server.asked[DEB] == 2
+    assert len(server.ranges) == 1
+    assert 0 < int(server.ranges[0].removeprefix("bytes=").rstrip("-")) <= 150_000
+
+
+def test_what_a_killed_process_left_is_gone_on_with(repository: Repository, server: Server, cache: Cache) -> None:
+    import hashlib
+
+    data = repository.files[DEB]
+    item = Item(f"{server.url}/{DEB}", hashlib.sha256(data).hexdigest(), len(data))
+    target = cache.path(item)
+    target.parent.mkdir(parents=True)
+    dead = 2**22 - 1  # beyond the pids that Linux gives by default
+    target.with_name(f"{target.name}.{dead}.part").write_bytes(data[:1234])
+    assert Downloader(cache, reporter=Silent()).fetch([item], title="")[0].read_bytes() == data
+    assert server.ranges == ["bytes=1234-"]
+
+
+def test_a_mirror_that_is_down_is_named_with_the_way_out(cache: Cache, repository: Repository, tmp_path: Path) -> None:
+    url = "http://127.0.0.1:9"
+    with pytest.raises(MirrorError, match=url) as caught:
+        Chain(repository.source(tmp_path, url), url, cache=cache, reporter=Silent()).release()
+    assert "--mirror" in caught.value.hint
+
+
+def test_without_the_mirror_what_was_seen_last_is_enough(
+    repository: Repository, sources: build.Sources, tmp_path: Path
+) -> None:
+    with serving(repository.files) as server:
+        wanted = recipe(repository, server, tmp_path)
+        before = build.resolve(wanted, sources=sources, reporter=Silent())
+        files = build.fetch(wanted, before, sources=sources, reporter=Silent())
+    assert build.resolve(wanted, sources=sources, reporter=Silent()) == before
+    assert build.fetch(wanted, before, sources=sources, reporter=Silent()) == files
+
+
+def test_a_lock_file_names_packages_exactly(
+    repository: Repository, server: Server, sources: build.Sources, tmp_path: Path
+) -> None:
+    wanted = recipe(repository, server, tmp_path)
+    packages = build.resolve(wanted, sources=sources, reporter=Silent())
+    path = tmp_path / "image.lock"
+    lock.write(path, {"architecture": "amd64", "packages": [lock.to_json(package) for package in packages]})
+    repository.add("tool", "2.0", {"usr/bin/tool": b"new"})
+    repository.publish()
+    newest = build.resolve(wanted, sources=sources, reporter=Silent())
+    assert [package.version for package in newest if package.name == "tool"] == ["2.0"]
+    locked = lock.read(path, architecture="amd64")
+    assert locked == packages
+    assert [file.read_bytes() for file in build.fetch(wanted, locked, sources=sources, reporter=Silent())][2] == (
+        repository.files[DEB]
+    )
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"architecture": "amd64", "packages": [{"name": "x"}]}'])
+def test_what_is_no_lock_file_is_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "lock"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match="not a lock file"):
+        lock.read(path, architecture="amd64")
+
+
+def test_a_lock_file_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    lock.write(tmp_path / "lock", {"architecture": "arm64", "packages": []})
+    with pytest.raises(RecipeError, match="for arm64, not for amd64"):
+        lock.read(tmp_path / "lock", architecture="amd64")
+
+
+def test_a_lock_file_cannot_bring_in_a_source(sources: build.Sources) -> None:
+    package = Package("x", "1", "all", "0" * 64, 1, "pool/x", "elsewhere")
+    with pytest.raises(RecipeError, match="elsewhere"):
+        build.fetch(Recipe(architecture="amd64"), [package], sources=sources, reporter=Silent())
+
+
+def test_a_recipe_is_for_an_architecture_that_there_is() -> None:
+    with pytest.raises(RecipeError, match="sparc"):
+        Recipe(architecture="sparc")
+    one = Recipe(architecture="amd64")
+    assert one.digest() == Recipe(architecture="amd64").digest()
+    assert one.digest() != replace(one, packages=(*one.packages, "nano")).digest()
