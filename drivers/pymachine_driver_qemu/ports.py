@@ -189,7 +189,9 @@ def watch(folder: Path, target: Target, *, say: Callable[[str], None]) -> None:
         while True:
             began = time.monotonic()
             try:
-                _follow(Engine(folder, target), monitor, forwards)
+                engine = Engine(folder, target)
+                say("following the engine")
+                _follow(engine, monitor, forwards)
             except EngineGoneError as error:
                 say(f"engine: {error}")
             # One that answered for a while is probably back soon.

@@ -137,6 +137,9 @@ class LiveDriverContract(DriverContract):
         """What the driver is given in `create` and `start`."""
         raise NotImplementedError
 
+    def check_running(self) -> None:
+        """What else a driver promises of a machine that runs (`live`); a test of its own would come after `remove`."""
+
     def test_a_machine_that_was_not_created_is_stopped(self, tmp_path: Path) -> None:
         assert self.make(tmp_path).state() is State.STOPPED
 
@@ -154,6 +157,7 @@ class LiveDriverContract(DriverContract):
         assert other.state() is State.RUNNING
         assert time.monotonic() - began < STATE_SECONDS
         assert other.endpoint() == self.live.endpoint()
+        self.check_running()
 
     def test_stop_and_start_keep_the_address(self) -> None:
         before = self.live.endpoint()
