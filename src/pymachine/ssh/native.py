@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import signal
 import sys
 import threading
@@ -85,7 +84,7 @@ def session(target: Target, arguments: Sequence[str]) -> int:
         channel = _open(client)
         terminal = os.isatty(0) and (force_tty or not words)
         if terminal or force_tty:
-            size = shutil.get_terminal_size()
+            size = _size()
             channel.get_pty(os.environ.get("TERM", "vt100"), size.columns, size.lines)
         if words:
             channel.exec_command(" ".join(words))
@@ -136,6 +135,14 @@ def _send_input(channel: paramiko.Channel) -> None:
             channel.sendall(data)
 
 
+def _size() -> os.terminal_size:
+    """The size of our terminal; not `shutil`'s, which prefers COLUMNS and LINES, however old they are."""
+    try:
+        return os.get_terminal_size(0)
+    except OSError:
+        return os.terminal_size((80, 24))
+
+
 @contextmanager
 def _raw_terminal() -> Iterator[None]:
     import termios  # noqa: PLC0415 (not on Windows)
@@ -143,7 +150,7 @@ def _raw_terminal() -> Iterator[None]:
 
     before = termios.tcgetattr(0)
     try:
-        tty.setraw(0)
+        tty.setraw(0, termios.TCSADRAIN)  # what was typed ahead is for the machine
         yield
     finally:
         termios.tcsetattr(0, termios.TCSADRAIN, before)
@@ -152,7 +159,7 @@ def _raw_terminal() -> Iterator[None]:
 @contextmanager
 def _resizing(channel: paramiko.Channel) -> Iterator[None]:
     def resized(_signal: int, _frame: object) -> None:
-        size = shutil.get_terminal_size()
+        size = _size()
         channel.resize_pty(size.columns, size.lines)
 
     before = signal.signal(signal.SIGWINCH, resized)
