@@ -1,0 +1,342 @@
+"""The built image in plain QEMU: what a guest promises to any driver, and to docker-machine. Each boot takes long.
+
+The tests of a class go on with one another's guest, in the order in which they are written.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import shutil
+import ssl
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from pymachine import certs, engine, identity, paths
+from pymachine.driver import ImageFiles, ImageRequest
+from pymachine.image import cache
+from pymachine.machine import EngineOptions
+from pymachine.progress import Silent
+from pymachine.ssh import keys
+from pymachine.tls import context
+from support import guest
+from support.guest import Api, Channel, Guest
+from support.runner import cache_folder
+
+pytestmark = [
+    pytest.mark.skipif(not shutil.which("qemu-system-x86_64"), reason="needs qemu-system-x86_64"),
+    pytest.mark.timeout(900),
+]
+
+GIB = 1 << 30
+# Counts aloud, and says good-bye when it is asked to stop.
+CALM = """trap 'echo bye; exit 7' TERM; i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.3; done"""
+IMPORT = """set -e; mkdir -p /tmp/box/bin; cp /usr/bin/busybox /tmp/box/bin/; ln -sf busybox /tmp/box/bin/sh
+ln -sf busybox /tmp/box/bin/sleep; tar -C /tmp/box -c . | docker import - box"""
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageFiles]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(paths.ENV_CACHE, str(cache_folder()))
+        store = tmp_path_factory.mktemp("store")
+        yield cache.ensure(ImageRequest(architecture="amd64"), store=store, reporter=Silent())
+
+
+class Secrets:
+    """The keys and certificates of one machine, and its identities."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        names = (paths.CA_CERT, paths.CA_KEY, paths.CLIENT_CERT, paths.CLIENT_KEY)
+        self.auth = certs.AuthPaths(*(folder / "certs" / name for name in names))
+        certs.ensure_authority(self.auth, reporter=Silent())
+        self.directory = folder / "machine"
+        self.directory.mkdir()
+        shutil.copy(self.auth.ca_cert, self.directory)
+        identity.make_keys(self.directory, name="guest")
+        self.new_server_certificate()
+
+    def new_server_certificate(self) -> None:
+        (self.directory / paths.SERVER_CERT).unlink(missing_ok=True)
+        certs.ensure_server(self.auth, directory=self.directory, name="guest", hosts=["127.0.0.1"])
+
+    @property
+    def server_certificate(self) -> bytes:
+        """In DER."""
+        return ssl.PEM_cert_to_DER_cert((self.directory / paths.SERVER_CERT).read_text())
+
+    @property
+    def ssh_key(self) -> Path:
+        return self.directory / paths.SSH_KEY
+
+    @property
+    def host_key(self) -> str:
+        return keys.public_half(self.directory / paths.SSH_HOST_KEY).read_text().strip()
+
+    def identity(self, *, hostname: str, labels: list[str]) -> bytes:
+        options = EngineOptions(labels=labels, env=["NO_PROXY=10.9.8.7"])
+        files = engine.files(options, driver_name="test")
+        return identity.of_machine(self.directory, hostname=hostname, engine=files)
+
+    def context(self) -> ssl.SSLContext:
+        return context(ca=self.auth.ca_cert, cert=self.auth.client_cert, key=self.auth.client_key)
+
+    def expired_client(self) -> ssl.SSLContext:
+        """As `context`, with a certificate of the same CA that ended yesterday."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        authority = serialization.load_pem_private_key(self.auth.ca_key.read_bytes(), None)
+        assert isinstance(authority, ec.EllipticCurvePrivateKey)
+        now = dt.datetime.now(dt.UTC)
+        name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "expired")])
+        builder = (
+            x509.CertificateBuilder(x509.load_pem_x509_certificate(self.auth.ca_cert.read_bytes()).subject, name)
+            .public_key(key.public_key())
+            .serial_number(1)
+            .not_valid_before(now - dt.timedelta(days=2))
+            .not_valid_after(now - dt.timedelta(days=1))
+        )
+        pem = serialization.Encoding.PEM
+        private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        file = self.folder / "expired.pem"
+        file.write_bytes(builder.sign(authority, hashes.SHA256()).public_bytes(pem) + private)
+        return context(ca=self.auth.ca_cert, cert=file, key=file)
+
+
+@dataclass
+class Running:
+    """A guest that is up."""
+
+    guest: Guest
+    secrets: Secrets
+    api: Api
+    channel: Channel | None = None
+
+    def ssh(self, command: str, *, stdin: str = "") -> str:
+        host_key = self.secrets.host_key if self.channel else ""
+        return self.guest.ssh(self.secrets.ssh_key, command, stdin=stdin, host_key=host_key)
+
+
+def served(api: Api) -> bytes:
+    """What comes back of a request over a connection that may be refused."""
+    with api.connect() as connection:
+        connection.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+        return connection.recv(4096)
+
+
+class TestWithChannel:
+    """A guest that is given its identity by the host."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def it(cls, image: ImageFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+        folder = tmp_path_factory.mktemp("g")
+        secrets = Secrets(folder)
+        with guest.machine(folder, image) as machine:
+            machine.boot()
+            channel = machine.channel()
+            digest = channel.send(secrets.identity(hostname="first", labels=["a=b"]))
+            channel.expect(f"OK {digest}")
+            yield Running(machine, secrets, Api(machine.engine_port, secrets.context()), channel)
+
+    def test_every_stage_is_told_and_nothing_complains(self, it: Running) -> None:
+        assert it.channel
+        assert {"init", "disk", "network", "engine", "identity", "ready"} == set(it.guest.stages()[0])
+        it.channel.expect("STAGE ready")
+        console = it.guest.console.read_text()
+        assert "pymachine:" not in console
+        assert "not found" not in console
+
+    def test_the_engine_is_as_it_should_be(self, it: Running) -> None:
+        info = it.api("GET", "/info")
+        assert info["Name"] == "first"
+        assert info["Driver"] == "overlay2"
+        assert info["CgroupVersion"] == "2"
+        assert set(info["Labels"]) == {"a=b", "provider=test"}
+        assert info["NoProxy"] == "10.9.8.7"
+        assert info["DockerRootDir"] == "/var/lib/docker"
+        assert "boot2docker" in info["OperatingSystem"]
+
+    def test_the_port_takes_only_this_machines_clients(self, it: Running, tmp_path: Path) -> None:
+        stranger = Secrets(tmp_path)
+        other = context(ca=it.secrets.auth.ca_cert, cert=stranger.auth.client_cert, key=stranger.auth.client_key)
+        nobody = ssl.create_default_context(cafile=str(it.secrets.auth.ca_cert))
+        for refused in (nobody, other, it.secrets.expired_client()):
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                served(Api(it.guest.engine_port, refused))
+        assert b"200 OK" in served(it.api)
+
+    def test_tls_1_1_is_refused(self, it: Running) -> None:
+        old = it.secrets.context()
+        old.set_ciphers("ALL:@SECLEVEL=0")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+        with pytest.raises(ssl.SSLError, match="(?i)protocol version"):
+            served(Api(it.guest.engine_port, old))
+
+    def test_ssh_knows_the_host_key_and_docker_may_do_all(self, it: Running) -> None:
+        said = it.ssh("hostname; id -un; sudo id -u; cat /etc/machine-id; tail -n 3 /var/log/docker.log")
+        machine_id = (it.secrets.directory / identity.MACHINE_ID).read_text().strip()
+        assert said.splitlines()[:4] == ["first", "docker", "0", machine_id]
+        assert "API listen on" in said
+
+    def test_no_secret_can_be_read_by_others(self, it: Running) -> None:
+        found = it.ssh(
+            "sudo find / -xdev /var/lib/boot2docker /run -type f "
+            r"\( -name '*key*' -o -name '*.tar' -o -name shadow \) -not -name '*.pub' -not -path '/usr/*' | sort -u | "
+            'while read -r f; do test -r "$f" && echo "$f"; done; true'
+        )
+        assert set(found.split()) <= {"/home/docker/.ssh/authorized_keys"}
+
+    def test_a_damaged_identity_changes_nothing(self, it: Running) -> None:
+        assert it.channel
+        before = len(it.channel.lines)
+        it.channel.send(it.secrets.identity(hostname="damaged", labels=[]), digest="0" * 64)
+        with pytest.raises(AssertionError, match="ERROR identity arrived damaged"):
+            it.channel.expect("OK", after=before)
+        assert it.ssh("hostname").strip() == "first"
+
+    def test_a_new_certificate_touches_no_container(self, it: Running) -> None:
+        assert it.channel
+        it.ssh(IMPORT)
+        made = it.api("POST", "/containers/create?name=calm", {"Image": "box", "Cmd": ["/bin/sh", "-c", CALM]})
+        it.api("POST", f"/containers/{made['Id']}/start")
+        before = it.api("GET", "/containers/calm/json")["State"]
+        engine_before = it.ssh("pidof dockerd")
+        old = it.api.server_certificate()
+        assert old == it.secrets.server_certificate
+        with it.api.connect() as follower:
+            follower.sendall(b"GET /containers/calm/logs?follow=1&stdout=1 HTTP/1.0\r\n\r\n")
+            assert b"200 OK" in follower.recv(4096)
+
+            # As `create` and `regenerate-certs` do it: two programs, with nobody at the channel in between.
+            it.channel.close()
+            it.secrets.new_server_certificate()
+            it.channel = it.guest.channel()
+            digest = it.channel.send(it.secrets.identity(hostname="second", labels=["c=d"]))
+            it.channel.expect(f"OK {digest}")
+
+            assert it.api.server_certificate() == it.secrets.server_certificate != old
+            follower.settimeout(20)
+            seen = b""
+            while b"tick 3" not in seen or not seen.endswith(b"\n"):
+                seen += follower.recv(65536)
+        assert it.api("GET", "/containers/calm/json")["State"] == before
+        assert it.ssh("pidof dockerd") == engine_before
+        assert set(it.api("GET", "/info")["Labels"]) == {"c=d", "provider=test"}
+        assert it.ssh("hostname").strip() == "second"
+
+    def test_the_power_button_stops_containers_and_a_larger_disk_is_used(self, it: Running) -> None:
+        assert it.channel
+        it.guest.press_power_button()
+        it.guest.ended()
+        it.channel.close()
+        size = it.guest.disk.stat().st_size + 4 * GIB
+        with it.guest.disk.open("ab") as disk:
+            disk.truncate(size)
+        it.guest.boot()  # and nobody is at the channel
+        it.guest.console_says("STAGE ready", times=2)
+        calm = it.api("GET", "/containers/calm/json")["State"]
+        assert (calm["Status"], calm["ExitCode"]) == ("exited", 7)
+        assert it.api.server_certificate() == it.secrets.server_certificate
+        said = it.ssh("hostname; df -m /var/lib/docker | tail -n 1; cat /proc/swaps; sudo docker logs calm | tail -n 1")
+        assert said.startswith("second\n")
+        assert int(said.splitlines()[1].split()[1]) > (size - 2 * GIB) >> 20
+        assert re.search(r"^/dev/vdb2 +partition", said, re.MULTILINE)
+        assert said.endswith("bye\n")
+
+    def test_a_reboot_from_inside_keeps_data_and_identity(self, it: Running) -> None:
+        it.ssh("sudo sh -c 'sleep 1; reboot' > /dev/null 2>&1 &")
+        it.guest.console_says("STAGE ready", times=3)
+        assert it.api("GET", "/info")["Name"] == "second"
+        assert it.api("GET", "/containers/calm/json")["State"]["ExitCode"] == 7
+        assert it.ssh("hostname").strip() == "second"
+
+
+# What docker-machine sends over SSH to boot2docker, line by line.
+LISTENING = "if ! type netstat 1>/dev/null; then ss -tln; else netstat -tln; fi"
+PORT_OPEN = re.compile(r":2376\s+.*:.*")
+DELETE_BRIDGE = """if [ ! -z "$(ip link show docker0)" ]; then sudo ip link delete docker0; fi"""
+PROFILE = """
+EXTRA_ARGS='
+--label e=f
+--label provider=virtualbox
+
+'
+CACERT=/var/lib/boot2docker/ca.pem
+DOCKER_HOST='-H tcp://0.0.0.0:2376'
+DOCKER_STORAGE=overlay2
+DOCKER_TLS=auto
+SERVERKEY=/var/lib/boot2docker/server-key.pem
+SERVERCERT=/var/lib/boot2docker/server.pem
+
+export "NO_PROXY=10.1.2.3"
+"""
+
+
+class TestLikeBoot2docker:
+    """A guest without a channel, set up by docker-machine over SSH."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def it(cls, image: ImageFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+        folder = tmp_path_factory.mktemp("g")
+        secrets = Secrets(folder)
+        with guest.machine(folder, image) as machine:
+            magic = "boot2docker, please format-me"
+            public = keys.public_half(secrets.ssh_key).read_bytes()
+            files = {magic: magic.encode(), ".ssh/authorized_keys": public, ".ssh/authorized_keys2": public}
+            with machine.disk.open("r+b") as disk:
+                disk.write(guest.tar(files))
+            machine.boot(channel=False)
+            machine.console_says("STAGE ready")
+            yield Running(machine, secrets, Api(machine.engine_port, secrets.context()))
+
+    def test_docker_machine_finds_what_it_looks_for(self, it: Running) -> None:
+        it.ssh("exit 0")
+        assert "ID=boot2docker" in it.ssh("cat /etc/os-release").splitlines()
+        assert PORT_OPEN.search(it.ssh(LISTENING))
+
+    def test_docker_machine_provisions_it(self, it: Running) -> None:
+        it.ssh('sudo /usr/bin/sethostname old && echo "old" | sudo tee /var/lib/boot2docker/etc/hostname')
+        it.ssh("sudo mkdir -p /var/lib/boot2docker")
+        it.ssh("sudo /etc/init.d/docker stop")
+        it.ssh(DELETE_BRIDGE)
+        for name in (paths.CA_CERT, paths.SERVER_CERT, paths.SERVER_KEY):
+            pem = (it.secrets.directory / name).read_text()
+            it.ssh(f"printf '%s' '{pem}' | sudo tee /var/lib/boot2docker/{name}")
+        it.ssh("sudo tee /var/lib/boot2docker/profile", stdin=PROFILE)
+        it.ssh("sudo /etc/init.d/docker start")
+        assert PORT_OPEN.search(it.ssh(LISTENING))
+        self.check_engine(it)
+
+    def test_it_is_the_same_after_a_reboot(self, it: Running) -> None:
+        for name in ("bootsync", "bootlocal"):
+            it.ssh(f"sudo tee /var/lib/boot2docker/{name}.sh", stdin=f"date > /run/{name}-ran\n")
+        host_key = it.ssh("cat /var/lib/boot2docker/ssh/ssh_host_ed25519_key.pub")
+        it.ssh("sudo sh -c 'sleep 1; reboot' > /dev/null 2>&1 &")
+        it.guest.console_says("STAGE ready", times=2)
+        self.check_engine(it)
+        assert it.ssh("cat /var/lib/boot2docker/ssh/ssh_host_ed25519_key.pub") == host_key
+        assert it.ssh("ls /run/*-ran; sudo /etc/init.d/docker status").splitlines() == [
+            "/run/bootlocal-ran",
+            "/run/bootsync-ran",
+            "Docker is running",
+        ]
+
+    @staticmethod
+    def check_engine(it: Running) -> None:
+        info = it.api("GET", "/info")
+        assert info["Name"] == "old"
+        assert set(info["Labels"]) == {"e=f", "provider=virtualbox"}
+        assert info["NoProxy"] == "10.1.2.3"
+        assert it.api.server_certificate() == it.secrets.server_certificate

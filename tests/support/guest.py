@@ -1,0 +1,243 @@
+"""A guest in plain QEMU, without any of pymachine's drivers: its disk, its channel, its power button."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import io
+import json
+import os
+import re
+import socket
+import ssl
+import subprocess
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pymachine.driver import ImageFiles
+from support.registry import free_port
+
+BOOT_SECONDS = 400.0
+CONSOLE = "console=ttyS0 quiet loglevel=3"
+
+
+def tar(members: Mapping[str, bytes]) -> bytes:
+    """An uncompressed tar of regular files, private ones."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o600
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+class Channel:
+    """The host's end of the identity channel: lines that came, with the time at which they did."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(str(path))
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with self._socket.makefile("rb") as stream:
+            for line in stream:
+                with self._news:
+                    self.lines.append(line.decode(errors="replace").strip())
+                    self._news.notify_all()
+
+    def send(self, identity: bytes, *, digest: str = "") -> str:
+        """Send an identity; returns the digest that the guest's OK will name."""
+        digest = digest or hashlib.sha256(identity).hexdigest()
+        self._socket.sendall(f"IDENTITY 1 {len(identity)} {digest} {int(time.time())}\n".encode() + identity)
+        return digest
+
+    def expect(self, beginning: str, *, after: int = 0, timeout: float = BOOT_SECONDS) -> str:
+        """The first line from number `after` on that begins so; an ERROR that was not asked for fails."""
+
+        def found() -> str | None:
+            for line in self.lines[after:]:
+                if line.startswith(beginning):
+                    return line
+                assert not line.startswith("ERROR"), line
+            return None
+
+        with self._news:
+            self._news.wait_for(lambda: found() is not None, timeout)
+            line = found()
+        assert line is not None, f"no line {beginning!r} within {timeout:g} s; the guest said {self.lines}"
+        return line
+
+    def close(self) -> None:
+        """Let go of the port, as `create` does when it is done."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._reader.join()
+        self._socket.close()
+
+
+class Guest:
+    """One data disk, and QEMU processes that boot the image with it, one after another."""
+
+    def __init__(self, folder: Path, image: ImageFiles, *, disk_bytes: int = 8 << 30) -> None:
+        self.folder = folder
+        self.image = image
+        self.disk = folder / "disk.raw"
+        self.console = folder / "console.log"
+        with self.disk.open("wb") as file:
+            file.truncate(disk_bytes)
+        self.engine_port = free_port()
+        self.ssh_port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def boot(self, *, channel: bool = True) -> None:
+        """Start QEMU; returns at once."""
+        assert self._process is None
+        kernel_line = f"{CONSOLE} {'pymachine.identity=channel' if channel else ''} {self.image.command_line}"
+        forwards = f"hostfwd=tcp:127.0.0.1:{self.engine_port}-:2376,hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22"
+        argv = ["qemu-system-x86_64", "-machine", "q35,vmport=off", "-accel", "tcg,thread=multi,tb-size=256"]
+        argv += ["-cpu", "max,la57=off", "-smp", "2", "-m", "1024", "-nodefaults", "-display", "none"]
+        argv += ["-kernel", str(self.image.kernel), "-initrd", str(self.image.initrd), "-append", kernel_line]
+        argv += ["-drive", f"file={self.image.iso},format=raw,readonly=on,if=virtio"]
+        argv += ["-drive", f"file={self.disk},format=raw,if=virtio,discard=unmap"]
+        argv += ["-netdev", f"user,id=net,{forwards}", "-device", "virtio-net-pci,netdev=net,romfile="]
+        argv += ["-qmp", f"unix:{self.folder}/qmp,server=on,wait=off"]
+        argv += ["-chardev", f"file,id=console,path={self.console},append=on", "-serial", "chardev:console"]
+        if channel:
+            argv += ["-chardev", f"socket,id=identity,path={self.folder}/channel,server=on,wait=off"]
+            argv += ["-device", "virtio-serial-pci"]
+            argv += ["-device", "virtserialport,chardev=identity,name=org.pymachine.identity"]
+        self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+        _until((self.folder / "qmp").exists, "QEMU to start", 20)
+
+    def channel(self) -> Channel:
+        """Connect to the identity channel."""
+        return Channel(self.folder / "channel")
+
+    def press_power_button(self) -> None:
+        """What `stop` does; wait for `ended` after it."""
+        with socket.socket(socket.AF_UNIX) as monitor:
+            monitor.connect(str(self.folder / "qmp"))
+            with monitor.makefile("rw", encoding="utf-8") as stream:
+                for command in ("qmp_capabilities", "system_powerdown"):
+                    stream.write(json.dumps({"execute": command}) + "\n")
+                    stream.flush()
+                while '"return"' not in stream.readline():
+                    pass
+                while '"return"' not in stream.readline():
+                    pass
+
+    def ended(self, timeout: float = 90) -> None:
+        """Wait until the guest has switched itself off."""
+        assert self._process is not None
+        self._process.wait(timeout)
+        self._process = None
+        for name in ("qmp", "channel"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def kill(self) -> None:
+        """As a power cut."""
+        if self._process is not None:
+            self._process.kill()
+            self.ended()
+
+    def console_says(self, text: str, *, times: int = 1, timeout: float = BOOT_SECONDS) -> None:
+        """Wait until the serial console has `text`, so many times."""
+
+        def said() -> bool:
+            return self.console.exists() and self.console.read_bytes().count(text.encode()) >= times
+
+        _until(said, f"the console to say {text!r}", timeout)
+
+    def stages(self) -> list[dict[str, float]]:
+        """The seconds at which each stage was reached, for each boot; from the console."""
+        boots: list[dict[str, float]] = []
+        for name, at in re.findall(r"STAGE (\w+) ([\d.]+)", self.console.read_text(errors="replace")):
+            if name == "init":
+                boots.append({})
+            boots[-1][name] = float(at)
+        return boots
+
+    def ssh(self, key: Path, command: str, *, stdin: str = "", host_key: str = "") -> str:
+        """Run a command as user docker; with `host_key` ("type base64"), only that host key is taken."""
+        options = ["-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=60", "-o", "LogLevel=ERROR"]
+        known = self.folder / "known_hosts"
+        known.write_text(f"guest {host_key}\n" if host_key else "")
+        options += ["-o", f"UserKnownHostsFile={known}", "-o", "HostKeyAlias=guest"]
+        options += ["-o", f"StrictHostKeyChecking={'yes' if host_key else 'no'}"]
+        argv = [
+            "ssh",
+            "-F",
+            os.devnull,
+            *options,
+            "-i",
+            str(key),
+            "-p",
+            str(self.ssh_port),
+            "docker@127.0.0.1",
+            command,
+        ]
+        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=180, check=False)
+        assert done.returncode == 0, f"{command!r} ended with {done.returncode}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+
+class Api:
+    """The engine's API over mutual TLS."""
+
+    def __init__(self, port: int, context: ssl.SSLContext) -> None:
+        self._port = port
+        self._context = context
+
+    def connect(self) -> ssl.SSLSocket:
+        """A connection; with TLS 1.3 a refusal is seen at the first read."""
+        plain = socket.create_connection(("127.0.0.1", self._port), timeout=120)
+        return self._context.wrap_socket(plain, server_hostname="127.0.0.1")
+
+    def server_certificate(self) -> bytes:
+        """The certificate that is served now, in DER."""
+        with self.connect() as connection:
+            return connection.getpeercert(binary_form=True) or b""
+
+    def __call__(self, method: str, path: str, body: object = None) -> Any:
+        """The answer as JSON, else as bytes; anything but success fails. `body` is bytes (a tar) or JSON."""
+        connection = http.client.HTTPSConnection("127.0.0.1", self._port, timeout=180, context=self._context)
+        kind = "application/x-tar" if isinstance(body, bytes) else "application/json"
+        content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        try:
+            connection.request(method, path, content, {"Content-Type": kind})
+            answer = connection.getresponse()
+            data = answer.read()
+        finally:
+            connection.close()
+        assert answer.status < 400, f"{method} {path}: {answer.status} {data!r}"
+        return json.loads(data) if answer.headers.get("Content-Type", "").endswith("json") and data else data
+
+
+@contextmanager
+def machine(folder: Path, image: ImageFiles) -> Iterator[Guest]:
+    """A guest whose QEMU is gone afterwards; what it said is shown when a test fails in it."""
+    guest = Guest(folder, image)
+    try:
+        yield guest
+    except BaseException:
+        if guest.console.exists():
+            print(guest.console.read_text(errors="replace")[-6000:])  # noqa: T201 (pytest shows it)
+        raise
+    finally:
+        guest.kill()
+
+
+def _until(done: Callable[[], bool], what: str, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while not done():
+        assert time.monotonic() < deadline, f"waited {timeout:g} s for {what}"
+        time.sleep(0.1)

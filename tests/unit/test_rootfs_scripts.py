@@ -1,0 +1,88 @@
+"""The files that are laid over the image's packages: scripts that any POSIX shell reads, and a sane manifest."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import pymachine.image
+
+ROOTFS = Path(pymachine.image.__file__).parent / "rootfs"
+ROOT = ROOTFS / "root"
+MANIFEST = ROOTFS / "root.manifest"
+FIELDS = {"dir": 5, "file": 5, "link": 3, "remove": 2}
+
+
+def is_shell(path: Path) -> bool:
+    first = path.read_bytes().split(b"\n", 1)[0]
+    return first.startswith(b"#!") or b"shellcheck shell=sh" in first
+
+
+FILES = sorted(path for path in ROOTFS.rglob("*") if path.is_file())
+SCRIPTS = [path for path in FILES if is_shell(path)]
+LINES = [line.split() for line in MANIFEST.read_text().splitlines() if line.strip() and not line.startswith("#")]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOTFS))
+
+
+def test_the_scripts_are_found() -> None:
+    assert {"initrd/init", "root/etc/init.d/docker", "root/usr/lib/pymachine/boot"} <= {name(path) for path in SCRIPTS}
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="needs shellcheck")
+def test_shellcheck_has_nothing_to_say() -> None:
+    argv = ["shellcheck", "--shell=sh", "--external-sources", f"--source-path={ROOT}", *map(str, SCRIPTS)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("shell", [["dash"], ["busybox", "ash"]], ids=" ".join)
+@pytest.mark.parametrize("script", SCRIPTS, ids=name)
+def test_shells_can_parse_it(script: Path, shell: list[str]) -> None:
+    if not shutil.which(shell[0]):
+        pytest.skip(f"needs {shell[0]}")
+    done = subprocess.run([*shell, "-n", str(script)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=name)
+def test_what_runs_is_executable_and_says_what_it_is(script: Path) -> None:
+    lines = script.read_text().splitlines()
+    assert os.access(script, os.X_OK) == lines[0].startswith("#!")
+    assert lines[1].startswith("# ")
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_no_line_is_longer_than_the_house_rule(path: Path) -> None:
+    assert max(map(len, path.read_text().splitlines())) <= 120
+
+
+@pytest.mark.parametrize("fields", LINES, ids=" ".join)
+def test_manifest_lines_have_a_known_form(fields: list[str]) -> None:
+    assert len(fields) == FIELDS.get(fields[0], 4)
+    assert fields[-1].startswith("/")
+    assert "/../" not in fields[-1]
+    if fields[0] in {"dir", "file"} or fields[0] not in FIELDS:
+        mode, owner, group = fields[-4:-1]
+        assert re.fullmatch("[0-7]{4}", mode)
+        assert owner.isdigit()
+        assert group.isdigit()
+
+
+def test_manifest_names_no_path_twice() -> None:
+    made = [fields[-1] for fields in LINES if fields[0] in FIELDS]
+    assert sorted(made) == sorted(set(made))
+
+
+def test_secrets_and_sudo_have_the_modes_that_git_cannot_hold() -> None:
+    modes = {fields[-1]: fields[0] for fields in LINES if fields[0] not in FIELDS}
+    assert modes["/etc/shadow"] == "0600"
+    assert modes["/usr/bin/sudo"] == "4755"
+    assert modes["/etc/sudoers.d/docker"] == "0440"
