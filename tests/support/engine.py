@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from pymachine.certs import AuthPaths, ensure_authority, ensure_server
 from pymachine.driver import Endpoint
@@ -37,14 +38,14 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     context: ssl.SSLContext
 
-    def process_request_thread(self, request: object, client_address: object) -> None:
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             secure = self.context.wrap_socket(request, server_side=True)
         except OSError:
             return
-        super().process_request_thread(secure, client_address)  # type: ignore[arg-type]
+        super().process_request_thread(secure, client_address)
 
-    def handle_error(self, request: object, client_address: object) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:
         pass
 
 

@@ -21,5 +21,5 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
         raise TypeError("the program is not a group")
     found = group.get_command(root, words[0])
     if found is not None:
-        with click.Context(found, info_name=words[0], parent=root) as inner:
-            click.echo(found.get_help(inner))
+        # As if asked of the command itself: `create` then has its driver's flags too.
+        found.make_context(words[0], ["--help"], parent=root)

@@ -8,17 +8,21 @@ from typing import Any
 
 import click
 
+from pymachine import paths
 from pymachine.cli import goflags
-from pymachine.cli.context import App, current
+from pymachine.cli.context import App
 from pymachine.cli.errors import HelpfulUsageError, joined
 from pymachine.errors import PymachineError
+from pymachine.store import Store
 
 AT_ONCE = 16
 
 
 def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
     """Machine names that begin with `incomplete`, for a shell's completion."""
-    return [name for name in current(ctx).store.names() if name.startswith(incomplete)]
+    # The group has been parsed, but has not run: there is no `App` yet.
+    store = Store(paths.storage_root(ctx.find_root().params.get("storage_path")))
+    return [name for name in store.names() if name.startswith(incomplete)]
 
 
 def arguments(metavar: str = "[arg...]") -> Callable[[Any], Any]:

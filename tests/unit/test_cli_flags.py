@@ -1,0 +1,248 @@
+"""The command line's grammar, its errors and exit codes, in docker-machine's words."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from pymachine.cli import app, errors, goflags, main as main_module
+from pymachine.errors import DriverError, PrecreateError
+
+
+class Outcome:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Runs a command line in this process, on an empty store."""
+    monkeypatch.setenv("MACHINE_STORAGE_PATH", str(tmp_path / "store"))
+    monkeypatch.delenv("MACHINE_DEBUG", raising=False)
+    monkeypatch.setattr(main_module, "_listen_to_signals", lambda: None)
+
+    def call(*words: str, program: str = "pymachine") -> Outcome:
+        code = main_module.main([program, *words])
+        out, err = capsys.readouterr()
+        return Outcome(code, out, err)
+
+    return call
+
+
+# -- the parser --------------------------------------------------------------------------------------------------
+
+FLAGS = [
+    goflags.Flag(["--number", "-n"], type=int, default=3, env="T_NUMBER"),
+    goflags.Flag(["--quiet", "-q"], is_flag=True, env="T_QUIET"),
+    goflags.Flag(["--label"], multiple=True, env="T_LABEL"),
+    goflags.Flag(["--text", "-t"], env="T_TEXT"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "rest"),
+    [
+        ([], {}, []),
+        (["-n", "4"], {"number": [4]}, []),
+        (["--n=0x10"], {"number": [16]}, []),
+        (["-number", "-4"], {"number": [-4]}, []),
+        (["a", "-q", "b"], {"quiet": [True]}, ["a", "b"]),
+        (["-q=false", "-q=T"], {"quiet": [False, True]}, []),
+        (["-q", "false"], {"quiet": [True]}, ["false"]),
+        (["--label", "a", "-label=b=c"], {"label": ["a", "b=c"]}, []),
+        (["--", "-q", "--"], {}, ["-q", "--"]),
+        (["a", "--", "-q"], {}, ["a", "-q"]),
+        (["-"], {}, ["-"]),
+        (["-t", "-q"], {"text": ["-q"]}, []),
+        (["-t="], {"text": [""]}, []),
+    ],
+)
+def test_reads_words_as_go_does(words: list[str], given: dict[str, list[object]], rest: list[str]) -> None:
+    assert goflags.scan(FLAGS, words) == (given, rest)
+
+
+def test_the_first_positional_may_end_the_flags() -> None:
+    assert goflags.scan(FLAGS, ["-q", "ls", "-n", "1"], interspersed=False) == ({"quiet": [True]}, ["ls", "-n", "1"])
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["-bogus"], "flag provided but not defined: -bogus"),
+        (["--bogus=1"], "flag provided but not defined: -bogus"),
+        (["-qn"], "flag provided but not defined: -qn"),
+        (["-n", "x"], 'invalid value "x" for flag -n: parse error'),
+        (["--number=1.5"], 'invalid value "1.5" for flag -number: parse error'),
+        (["-q=maybe"], 'invalid boolean value "maybe" for -q: parse error'),
+        (["-t"], "flag needs an argument: -t"),
+        (["---q"], "bad flag syntax: ---q"),
+        (["-=x"], "bad flag syntax: -=x"),
+    ],
+)
+def test_refuses_in_go_s_words(words: list[str], text: str) -> None:
+    with pytest.raises(errors.FlagError) as caught:
+        goflags.scan(FLAGS, words)
+    assert caught.value.brief == text
+
+
+def values(*words: str) -> dict[str, object]:
+    command = goflags.GoCommand("t", params=list(FLAGS))
+    return goflags.parse(command, click.Context(command), words)[0]
+
+
+def test_defaults_then_the_environment_then_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert values() == {"number": 3, "quiet": False, "label": (), "text": ""}
+    for name, text in {"T_NUMBER": "5", "T_QUIET": "1", "T_LABEL": "a, b", "T_TEXT": "t"}.items():
+        monkeypatch.setenv(name, text)
+    assert values() == {"number": 5, "quiet": True, "label": ("a", "b"), "text": "t"}
+    assert values("-n=6", "-q=false", "--label", "c", "-t", "") == {
+        "number": 6,
+        "quiet": False,
+        "label": ("c",),
+        "text": "",
+    }
+
+
+def test_a_bad_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("T_QUIET", "certainly")
+    assert values()["quiet"] is False
+    monkeypatch.setenv("T_NUMBER", "many")
+    with pytest.raises(errors.FlagError, match="from T_NUMBER"):
+        values()
+
+
+# -- whole command lines -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [[], ["help"], ["--help"], ["-h"]])
+def test_help_lists_every_command(run, words: list[str]) -> None:  # type: ignore[no-untyped-def]
+    outcome = run(*words)
+    assert outcome.code == 0
+    unwrapped = " ".join(outcome.out.split())
+    assert [name for name, summary in app.COMMANDS.items() if f" {name} {summary}" not in unwrapped] == []
+
+
+@pytest.mark.parametrize("name", sorted(app.COMMANDS))
+def test_every_command_has_help_under_its_name(run, name: str) -> None:  # type: ignore[no-untyped-def]
+    direct, through_help = run(name, "--help"), run("help", name)
+    assert (direct.code, through_help.code) == (0, 0)
+    assert direct.out.startswith(f"Usage: pymachine {name} ")
+    assert through_help.out == direct.out
+
+
+@pytest.mark.parametrize("words", [["bogus"], ["help", "bogus"]])
+def test_an_unknown_command(run, words: list[str]) -> None:  # type: ignore[no-untyped-def]
+    outcome = run(*words, program="/opt/docker-machine")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert outcome.err == "docker-machine: 'bogus' is not a docker-machine command. See 'docker-machine --help'.\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["ls", "-bogus"], "flag provided but not defined: -bogus\n"),
+        (["ls", "-t", "x"], 'invalid value "x" for flag -t: parse error\n'),
+        (["create", "--bogus", "x"], "flag provided but not defined: -bogus\n"),
+    ],
+)
+def test_incorrect_usage(run, words: list[str], text: str) -> None:  # type: ignore[no-untyped-def]
+    outcome = run(*words)
+    assert outcome.code == 1
+    assert outcome.out.startswith(f"Incorrect Usage.\n\nUsage: pymachine {words[0]} ")
+    assert outcome.err == text
+
+
+def test_incorrect_usage_in_front_of_the_command(run) -> None:  # type: ignore[no-untyped-def]
+    outcome = run("--bogus", "ls")
+    assert (outcome.code, outcome.err) == (1, "flag provided but not defined: -bogus\n")
+
+
+@pytest.mark.parametrize("word", ["-D", "-debug", "--debug"])
+def test_debug_may_stand_anywhere(run, word: str) -> None:  # type: ignore[no-untyped-def]
+    for words in ([word, "ls"], ["ls", word], ["ls", "-q", word]):
+        outcome = run(*words)
+        assert outcome.code == 0
+        assert "debug mode" in outcome.err
+
+
+def test_a_bad_debug_variable(run, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("MACHINE_DEBUG", "perhaps")
+    outcome = run("ls")
+    assert outcome.code == 1
+    assert outcome.err.startswith("Error parsing boolean value from MACHINE_DEBUG: ")
+
+
+def test_debug_shows_the_traceback(run) -> None:  # type: ignore[no-untyped-def]
+    assert "Traceback" not in run("status", "x").err
+    assert "Traceback" in run("-D", "status", "x").err
+
+
+def test_version(run) -> None:  # type: ignore[no-untyped-def]
+    for words in (["version"], ["--version"], ["-v"]):
+        assert run(*words, program="/x/docker-machine").out.startswith("docker-machine version 0.")
+
+
+def test_json_errors(run) -> None:  # type: ignore[no-untyped-def]
+    outcome = run("ls", "--json", "--filter", "x")
+    assert outcome.code == 1
+    assert outcome.err.startswith('{"error": {"code": ')
+
+
+# -- errors ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (DriverError("no", details="a\nb", hint="mend"), 1, "no\n    a\n    b\nHint: mend\n"),
+        (PrecreateError("no"), 3, "no\n"),
+        (KeyboardInterrupt(), 130, "Interrupted.\n"),
+        (errors.Terminated(), 143, "Interrupted.\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "/s/x"), 1, "No space left on device: /s/x\nHint: Free"),
+        (PermissionError(errno.EACCES, "Permission denied", "/s/x"), 1, "Permission denied: /s/x\nHint: Check"),
+        (ZeroDivisionError("ups"), 1, "internal error: ZeroDivisionError: ups\nHint: This is a fault of pymachine."),
+        (errors.joined([DriverError("a", hint="h"), PrecreateError("b", hint="h")]), 3, "a\nb\nHint: h\n"),
+    ],
+)
+def test_errors_become_text_and_exit_codes(
+    error: BaseException, code: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert errors.report(error) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(text)
+
+
+def test_whoever_stops_reading_gets_no_traceback(tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("pymachine")
+    ended = subprocess.run(
+        ["bash", "-c", f"{program} help | true; {program} -s {tmp_path} help create | head -1"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stderr == ""
+
+
+# -- what may be imported ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["--help"], ["ls"], ["ip", "x"], ["status", "x"], ["ls", "-q"], ["url", "x"]])
+def test_reading_commands_import_nothing_heavy(words: list[str], tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom pymachine.cli.main import main\n"
+        f"main(['pymachine', '-s', {str(tmp_path)!r}, *{words!r}])\n"
+        "print('MODULES', *sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(ended.stdout.partition("MODULES")[2].split())
+    heavy = {"cryptography", "paramiko", "requests", "pycdlib", "pysequoia", "debian", "zstandard", "pymachine.image"}
+    assert loaded & heavy == set()
+    if words == ["--help"]:
+        commands = {f"pymachine.cli.{name}" for name in app.COMMANDS}
+        assert loaded & commands == set()
