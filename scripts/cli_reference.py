@@ -40,7 +40,8 @@ def main() -> int:
 def sections(command: click.Command, words: list[str], parent: click.Context | None) -> Iterator[str]:
     """The section of `command`, then those of its subcommands."""
     context = click.Context(command, info_name=words[-1], parent=parent, **app.CONTEXT_SETTINGS)
-    yield f"\n{'#' * min(len(words) + 1, 3)} `{' '.join(words)}`\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
+    heading = "#" * min(len(words) + 1, 3)
+    yield f"\n{heading} `{' '.join(words)}`\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             sub = command.get_command(context, name)

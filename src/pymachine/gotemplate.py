@@ -1,8 +1,8 @@
 """Go templates over JSON-like data: the part of Go's text/template that people use in ``--format``.
 
-Actions: field paths, variables, pipelines, ``if``/``else if``/``else``, ``range`` (with ``$i, $e :=``), ``with``, ``end``,
-comments, and trimming with ``{{-`` and ``-}}``. Functions: json, prettyjson, printf, print, println, index, len, join,
-lower, upper, title, split, eq, ne, lt, le, gt, ge, and, or, not. What is missing prints as ``<no value>``.
+Actions: field paths, variables, pipelines, ``if``/``else if``/``else``, ``range`` (with ``$i, $e :=``), ``with``,
+``end``, comments, and trimming with ``{{-`` and ``-}}``. Functions: json, prettyjson, printf, print, println, index,
+len, join, lower, upper, title, split, eq, ne, lt, le, gt, ge, and, or, not. What is missing prints as ``<no value>``.
 """
 
 from __future__ import annotations

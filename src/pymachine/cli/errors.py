@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
 import click
@@ -136,6 +135,8 @@ def report(error: BaseException, *, debug: bool = False, structured: bool = Fals
         silence_stdout()
         return exit_code(error)
     if debug:
+        import traceback  # noqa: PLC0415 (6 ms that only this needs)
+
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import click
@@ -62,6 +61,8 @@ def gather(names: Sequence[str], act: Callable[[str], object]) -> list[Pymachine
 
     if len(names) == 1:  # in this thread, which is the one that an interrupt reaches
         return [error] if (error := attempt(names[0])) else []
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (10 ms that one machine does without)
+
     with ThreadPoolExecutor(min(AT_ONCE, len(names))) as pool:
         return [error for error in pool.map(attempt, names) if error]
 

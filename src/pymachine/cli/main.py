@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -77,6 +76,8 @@ def _listen_to_signals() -> None:
 
 
 def _log_to_stderr() -> None:
+    import logging  # noqa: PLC0415 (20 ms that reading commands do without)
+
     logging.basicConfig(stream=sys.stderr, level=logging.DEBUG, format="%(relativeCreated)6d ms %(name)s: %(message)s")
     for noisy in ("filelock", "urllib3", "paramiko"):
         logging.getLogger(noisy).setLevel(logging.INFO)

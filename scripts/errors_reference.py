@@ -1,0 +1,80 @@
+"""Write docs/reference/errors.md from the error classes; with ``--check``, only tell whether it is current."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pymachine
+from pymachine.errors import PymachineError
+
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference" / "errors.md"
+PREFACE = """\
+# Errors
+
+Every error says what happened, and how to mend it where that is known. With `--json` it is one JSON object on stderr,
+`{"error": {"code": ..., "message": ..., "details": ..., "hint": ...}}`, whose code never changes once released.
+
+Exit codes: 0 done; 1 an error; 3 a pre-create check failed, and nothing was made; 130 interrupted (Ctrl-C);
+143 ended by SIGTERM. `pymachine ssh` returns the remote command's.
+
+Written by `scripts/errors_reference.py`; a test holds it to the code.
+
+| code | exit | meaning |
+|---|---|---|
+"""
+DRIVERS = Path(__file__).resolve().parent.parent / "drivers"
+
+
+def main() -> int:
+    """Write the file, or with ``--check`` compare; 1 if it is not current."""
+    text = PREFACE + "".join(row(error) for error in coded_errors())
+    if "--check" not in sys.argv[1:]:
+        TARGET.write_text(text, encoding="utf-8")
+        return 0
+    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == text:
+        return 0
+    print(f"{TARGET.name} is not what the code says: run scripts/errors_reference.py", file=sys.stderr)  # noqa: T201
+    return 1
+
+
+def coded_errors() -> list[type[PymachineError]]:
+    """All error classes with a code of their own, in pymachine and the drivers beside it, by code."""
+    for name in modules():
+        importlib.import_module(name)
+    return sorted((kind for kind in descendants(PymachineError) if "code" in vars(kind)), key=lambda kind: kind.code)
+
+
+def modules() -> Iterator[str]:
+    """Every module of pymachine and of its drivers, but for those that are run or that test."""
+    for found in pkgutil.walk_packages(pymachine.__path__, "pymachine."):
+        if found.name not in {"pymachine.__main__", "pymachine.testing"}:
+            yield found.name
+    for package in sorted(DRIVERS.glob("pymachine_driver_*")):
+        yield package.name
+        yield from (found.name for found in pkgutil.walk_packages([str(package)], f"{package.name}."))
+
+
+def descendants(kind: type[PymachineError]) -> Iterator[type[PymachineError]]:
+    """The class and all that derive from it, each once."""
+    seen: set[type[PymachineError]] = set()
+    waiting = [kind]
+    while waiting:
+        current = waiting.pop()
+        if current not in seen and current.__module__.startswith("pymachine"):
+            seen.add(current)
+            waiting += current.__subclasses__()
+    yield from seen
+
+
+def row(error: type[PymachineError]) -> str:
+    """One line of the table: the class's own sentence is the meaning."""
+    meaning = " ".join((error.__doc__ or "").split("\n\n")[0].split()).replace("|", "\\|").replace("``", "`")
+    return f"| `{error.code}` | {error.exit_code} | {meaning} |\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
