@@ -133,7 +133,7 @@ class Channel:
                 for _, events in ready:
                     if events & selectors.EVENT_READ:
                         progress.feed(self._receive(progress))
-                        task.note(progress.last_stage)
+                        task.note(f"({progress.last_stage})")
                     if events & selectors.EVENT_WRITE:
                         unsent = unsent[self._send(unsent, progress) :]
                         if not unsent:
