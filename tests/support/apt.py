@@ -44,7 +44,9 @@ def compressed(data: bytes, kind: str) -> bytes:
         import zstandard
 
         return zstandard.ZstdCompressor().compress(data)
-    return {"xz": lzma.compress, "gz": gzip.compress}[kind](data) if kind else data
+    if kind == "xz":
+        return lzma.compress(data)
+    return gzip.compress(data) if kind == "gz" else data
 
 
 def deb(files: Files, *, kind: str = "xz") -> bytes:
