@@ -13,6 +13,7 @@ for _name in [name for name in os.environ if name.startswith(("MACHINE_", "PYMAC
     del os.environ[_name]
 
 import click  # noqa: E402 (reads the variables above)
+from click.testing import CliRunner  # noqa: E402
 
 from pymachine.cli import app  # noqa: E402
 
@@ -41,7 +42,8 @@ def sections(command: click.Command, words: list[str], parent: click.Context | N
     """The section of `command`, then those of its subcommands."""
     context = click.Context(command, info_name=words[-1], parent=parent, **app.CONTEXT_SETTINGS)
     heading = "#" * min(len(words) + 1, 3)
-    yield f"\n{heading} `{' '.join(words)}`\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
+    said = CliRunner().invoke(app.group, [*words[1:], "--help"], prog_name=words[0], catch_exceptions=False)
+    yield f"\n{heading} `{' '.join(words)}`\n\n```text\n{said.stdout.rstrip()}\n```\n"
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             sub = command.get_command(context, name)
