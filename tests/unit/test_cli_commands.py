@@ -238,6 +238,17 @@ def test_active(run: Run, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("active", "x").err == "Error: Too many arguments given\n"
 
 
+def test_active_says_when_it_cannot_be_told(run: Run, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.record(store, "slow", 1)
+    hold = threading.Event()
+    driver = type(Manager(store).driver(store.load("slow")))
+    monkeypatch.setattr(driver, "state", lambda self: hold.wait(30) and State.RUNNING)
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:5")
+    outcome = run("active", "-t", "0")
+    hold.set()
+    assert (outcome.code, outcome.err) == (1, "Error getting active host: timeout\n")
+
+
 # -- ls ----------------------------------------------------------------------------------------------------------
 
 
@@ -399,6 +410,20 @@ def test_signals_end_a_run_with_their_exit_code(store: Store, number: signal.Sig
         _, err = p.communicate(timeout=30)
     assert (p.returncode, err) == (code, b"Interrupted.\n")
     assert store.exists("a")
+
+
+def test_a_program_in_the_foreground_ends_with_us() -> None:
+    """SIGTERM is passed on to what `pymachine ssh` runs; Ctrl-C reaches it by itself."""
+    script = (
+        "from pymachine.cli import main\nfrom pymachine.ssh.client import _foreground\n"
+        "main._listen_to_signals()\nprint('ready', flush=True)\n_foreground(['sleep', '600'])"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.5)
+        process.terminate()
+        assert process.wait(30) == 143
 
 
 # -- ssh, scp, completion ------------------------------------------------------------------------------------------

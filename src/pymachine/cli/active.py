@@ -10,6 +10,7 @@ from pymachine.cli import goflags
 from pymachine.cli.context import App, pass_app
 from pymachine.cli.errors import RunError
 from pymachine.cli.listing import rows
+from pymachine.driver import State
 
 
 @click.command("active", cls=goflags.GoCommand)
@@ -21,8 +22,11 @@ def command(app: App, words: tuple[str, ...], *, timeout: int) -> None:
     if words:
         raise RunError("Error: Too many arguments given")
     host = os.environ.get("DOCKER_HOST", "")
-    for row in rows(app, app.store.names(), timeout=timeout, engine=False) if host else []:
+    found = rows(app, app.store.names(), timeout=timeout, engine=False) if host else []
+    for row in found:
         if row.active:
             app.say(row.name)
             return
+    if any(row.state is State.TIMEOUT for row in found):
+        raise RunError("Error getting active host: timeout")
     raise RunError("No active host found", hint=f'Make one active: eval "$({app.program} env NAME)"')

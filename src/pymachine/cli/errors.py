@@ -78,8 +78,8 @@ class SeveralError(PymachineError):
         self.errors = list(errors)
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM or SIGHUP came."""
+class Terminated(SystemExit):
+    """SIGTERM or SIGHUP came. Not an interrupt: a program in the foreground sees Ctrl-C itself, but not these."""
 
 
 def joined(errors: Sequence[PymachineError]) -> PymachineError:
@@ -138,7 +138,7 @@ def report(error: BaseException, *, debug: bool = False, structured: bool = Fals
         import traceback  # noqa: PLC0415 (6 ms that only this needs)
 
         traceback.print_exception(error)
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt | Terminated):
         click.echo("Interrupted.", err=True)
         return exit_code(error)
     told = known(error)

@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
         if debug:
             _log_to_stderr()
         return _run(argv, words, debug=debug)
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (the one place where errors become exit codes)
+    except (Exception, KeyboardInterrupt, errors.Terminated) as error:  # noqa: BLE001 (the one place where errors become exit codes)
         return errors.report(error, debug=debug, structured=structured)
 
 
@@ -67,7 +67,7 @@ def _listen_to_signals() -> None:
     """Let SIGTERM and SIGHUP end a run as Ctrl-C does, so that what was half-made is undone."""
 
     def terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        raise errors.Terminated
+        raise errors.Terminated(errors.EXIT_TERMINATED)
 
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)

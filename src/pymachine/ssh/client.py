@@ -57,6 +57,9 @@ def _foreground(argv: Sequence[str]) -> int:
                 break
             except KeyboardInterrupt:
                 continue
+            except BaseException:  # we were told to end, and the program was not
+                process.terminate()
+                raise
     return code if code >= 0 else 128 - code
 
 
