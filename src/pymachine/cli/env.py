@@ -9,9 +9,11 @@ import click
 
 from pymachine import shells
 from pymachine.cli import goflags, machines
-from pymachine.cli.context import current
+from pymachine.cli.context import App, current
 from pymachine.cli.errors import RunError
 from pymachine.errors import PymachineError
+
+WINDOWS = sys.platform == "win32"
 
 
 @click.command("env", cls=goflags.GoCommand)
@@ -33,16 +35,11 @@ def command(
     """Display the commands to set up the environment for the Docker client."""
     app = current(ctx)
     app.news_on_stderr()
-    windows = sys.platform == "win32"
-    chosen = shell or shells.detect(os.environ, windows=windows)
-    if not chosen:
-        app.say(shells.DETECTION_HELP)
-        raise RunError("Error: Unknown shell")
     if unset:
         if names:
             raise RunError("Error: Expected no machine name when the -u flag is present")
         removed = [*shells.CONNECTION_NAMES, *([shells.no_proxy_name(os.environ)] if no_proxy else [])]
-        click.echo(shells.removals(shells.find(chosen), removed, app.argv), nl=False)
+        click.echo(shells.removals(_shell(app, shell), removed, app.argv), nl=False)
         return
     name = machines.one(app, names, usage=ctx.get_help())
     if swarm:
@@ -56,7 +53,16 @@ def command(
     except PymachineError as error:
         raise error.prefixed("Error checking TLS connection: ") from error
     folder = str(app.store.machine_dir(name))
-    variables = shells.connection(endpoint.address, endpoint.docker_port, folder, name, windows=windows)
+    variables = shells.connection(endpoint.address, endpoint.docker_port, folder, name, windows=WINDOWS)
     if no_proxy:
         variables.append(shells.no_proxy(os.environ, endpoint.address))
-    click.echo(shells.assignments(shells.find(chosen), variables, app.argv), nl=False)
+    click.echo(shells.assignments(_shell(app, shell), variables, app.argv), nl=False)
+
+
+def _shell(app: App, asked: str) -> shells.Shell:
+    """The shell to write for; found out only when there is something to write, as docker-machine does."""
+    chosen = asked or shells.detect(os.environ, windows=WINDOWS)
+    if not chosen:
+        app.say(shells.DETECTION_HELP)
+        raise RunError("Error: Unknown shell")
+    return shells.find(chosen)
