@@ -86,3 +86,8 @@ def test_secrets_and_sudo_have_the_modes_that_git_cannot_hold() -> None:
     assert modes["/etc/shadow"] == "0600"
     assert modes["/usr/bin/sudo"] == "4755"
     assert modes["/etc/sudoers.d/docker"] == "0440"
+
+
+def test_nobody_in_the_guest_has_a_password() -> None:
+    for line in (ROOTFS / "root" / "etc" / "shadow").read_text().splitlines():
+        assert line.split(":")[1] == "*", line
