@@ -19,7 +19,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from filelock import FileLock
 
 from pymachine import files, paths
 from pymachine.errors import PymachineError
@@ -60,8 +59,7 @@ def ensure_authority(auth: AuthPaths, *, reporter: Reporter) -> None:
     What is replaced is kept beside as ``*.old``. Raises `CertificateError` for a certificate without its key.
     """
     folder = auth.ca_cert.parent
-    files.make_private_dir(folder)
-    with FileLock(folder / ".lock", mode=KEY_MODE):
+    with files.acquire_lock(folder / ".lock"):
         new_ca = _needed(auth.ca_cert, auth.ca_key, "CA certificate", reporter)
         if new_ca:
             reporter.info(f"Creating CA: {auth.ca_cert}")

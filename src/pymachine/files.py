@@ -1,10 +1,13 @@
-"""Writing files so that a reader, or a crash, never sees half of one."""
+"""Writing files so that a reader, or a crash, never sees half of one; and locks between processes."""
 
 from __future__ import annotations
 
 import os
 import secrets
+from contextlib import AbstractContextManager
 from pathlib import Path
+
+WAIT_FOREVER = -1.0
 
 
 def make_private_dir(path: Path) -> None:
@@ -38,6 +41,18 @@ def atomic_write(path: Path, data: bytes | str, *, mode: int = 0o600) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def acquire_lock(path: Path, *, timeout: float = WAIT_FOREVER) -> AbstractContextManager[object]:
+    """Take the lock file at `path`, made with its folder if need be; the context manager returned lets go of it.
+
+    A process that ends, however it ends, lets go of it too. Raises TimeoutError after `timeout` seconds, and OSError
+    where there can be no such file.
+    """
+    from filelock import FileLock  # noqa: PLC0415 (reading commands do not pay for it)
+
+    make_private_dir(path.parent)
+    return FileLock(path, timeout=timeout, mode=0o600).acquire()
 
 
 def _sync_folder(folder: Path) -> None:

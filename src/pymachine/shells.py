@@ -15,6 +15,7 @@ DETECTION_HELP = (
 )
 # Shells that speak another's language under a name that docker-machine does not know.
 ALIASES = {"csh": "tcsh", "pwsh": "powershell"}
+KNOWN = frozenset(("ash", "bash", "csh", "dash", "fish", "ksh", "mksh", "pwsh", "sh", "tcsh", "zsh"))
 
 
 class Shell:
@@ -73,14 +74,17 @@ def find(name: str) -> Shell:
     return SHELLS.get(ALIASES.get(name, name), DEFAULT)
 
 
-def detect(environ: Mapping[str, str], *, windows: bool = False) -> str:
-    """The name of the user's shell, from SHELL; the empty string if it cannot be told."""
+def detect(environ: Mapping[str, str], *, parent: str = "", windows: bool = False) -> str:
+    """The name of the user's shell, from SHELL; the empty string if it cannot be told.
+
+    Without SHELL, as in many CI jobs, it is the process that called us (`parent`), if that is a shell.
+    """
     path = environ.get("SHELL", "")
     if windows:
         if environ.get("__fish_bin_dir"):
             return "fish"
         return path.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".exe") or "cmd"
-    return path.rsplit("/", 1)[-1]
+    return path.rsplit("/", 1)[-1] or (parent if parent in KNOWN else "")
 
 
 def assignments(shell: Shell, variables: Iterable[tuple[str, str]], argv: Sequence[str]) -> str:

@@ -110,23 +110,20 @@ class Store:
     @contextmanager
     def lock(self, name: str, *, timeout: float = LOCK_SECONDS) -> Iterator[None]:
         """Hold the lock of machine `name`; waits up to `timeout` seconds, then raises `LockedError`."""
-        from filelock import FileLock, Timeout  # noqa: PLC0415 (reading commands do not pay for it)
-
-        folder = paths.locks(self.root)
         try:
-            files.make_private_dir(folder)
-            with FileLock(folder / f"{name}.lock", timeout=timeout, mode=0o600):
-                yield
-        except Timeout as error:
+            held = files.acquire_lock(paths.locks(self.root) / f"{name}.lock", timeout=timeout)
+        except TimeoutError as error:
             raise LockedError(
                 f'machine "{name}" is in use by another pymachine for more than {timeout:g} seconds',
                 hint="Wait for it to end, or end it.",
             ) from error
-        except PermissionError as error:
+        except OSError as error:
             raise StoreError(
                 f"cannot write in the store {self.root}: {error.strerror}",
-                hint="Make the storage path writable, or choose another with --storage-path.",
+                hint="Make the storage path a folder that you can write to, or choose another with --storage-path.",
             ) from error
+        with held:
+            yield
 
     @contextmanager
     def reserving(self) -> Iterator[None]:

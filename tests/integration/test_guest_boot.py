@@ -31,10 +31,7 @@ from support import guest
 from support.guest import Api, Channel, Guest
 from support.runner import cache_folder
 
-pytestmark = [
-    pytest.mark.skipif(not shutil.which("qemu-system-x86_64"), reason="needs qemu-system-x86_64"),
-    pytest.mark.timeout(900),
-]
+pytestmark = pytest.mark.timeout(900)
 
 GIB = 1 << 30
 # Counts aloud, and says good-bye when it is asked to stop.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import stat
@@ -25,10 +24,7 @@ from pymachine.wait import until
 from pymachine_driver_qemu import Driver as QemuDriver, accelerator, address, binary, identity, process, qmp, runtime
 from pymachine_driver_qemu.driver import PortTakenError
 
-pytestmark = [
-    pytest.mark.skipif(not shutil.which("qemu-system-x86_64"), reason="needs qemu-system-x86_64"),
-    pytest.mark.timeout(120),
-]
+pytestmark = pytest.mark.timeout(120)
 
 # Machine code for real mode's successor, as a Multiboot kernel starts: protected mode, 32 bits.
 HANG = b"\xfa\xf4\xeb\xfc"  # cli; hlt; jmp back to hlt

@@ -19,10 +19,7 @@ from pymachine.wait import until
 from pymachine_driver_qemu import Driver as QemuDriver, process
 from support.runner import cache_folder
 
-pytestmark = [
-    pytest.mark.skipif(not QemuDriver.health().usable, reason="needs QEMU"),
-    pytest.mark.timeout(900),
-]
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module", autouse=True)

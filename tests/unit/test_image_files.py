@@ -6,7 +6,6 @@ import io
 import json
 import lzma
 import os
-import shutil
 import stat
 import struct
 import subprocess
@@ -159,7 +158,6 @@ def test_aliases_have_underscores_but_in_brackets() -> None:
     assert index.pattern("a-b[0-9]c-d") == "a_b[0-9]c_d"
 
 
-@pytest.mark.skipif(not Path("/sbin/modprobe").exists(), reason="kmod is not installed")
 def test_kmod_itself_understands_the_indices(tmp_path: Path) -> None:
     tree = kernel_tree()
     modules.prune(tree, ["fs/ext4/*", "crypto/*"])
@@ -255,7 +253,6 @@ def test_the_ram_disk_has_what_init_needs(tmp_path: Path) -> None:
         initrd.build(Tree(), kept, recipe, init)
 
 
-@pytest.mark.skipif(not shutil.which("cpio"), reason="cpio is not installed")
 def test_cpio_reads_the_archive(tmp_path: Path) -> None:
     tree = image_tree()
     out = io.BytesIO()

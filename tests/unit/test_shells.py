@@ -136,6 +136,12 @@ def test_detection(environ: dict[str, str], windows: bool, expected: str) -> Non
     assert shells.detect(environ, windows=windows) == expected
 
 
+def test_without_the_variable_the_calling_process_tells_if_it_is_a_shell() -> None:
+    assert shells.detect({}, parent="fish") == "fish"
+    assert shells.detect({}, parent="python3") == ""
+    assert shells.detect({"SHELL": "/bin/zsh"}, parent="fish") == "zsh"
+
+
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [

@@ -55,7 +55,7 @@ class RunError(PymachineError):
 
 
 class OperatingSystemError(PymachineError):
-    """The operating system refused: a full disk, a missing permission."""
+    """The operating system refused: a full disk, a missing permission, a file where a folder should be."""
 
     code = "system"
 
@@ -93,9 +93,9 @@ def known(error: BaseException) -> PymachineError:
         return error
     if isinstance(error, click.ClickException):
         return UsageError(error.format_message())
-    if isinstance(error, OSError) and error.errno in _SYSTEM_HINTS:
+    if isinstance(error, OSError) and error.errno is not None:
         where = f": {error.filename}" if error.filename else ""
-        return OperatingSystemError(f"{error.strerror}{where}", hint=_SYSTEM_HINTS[error.errno])
+        return OperatingSystemError(f"{error.strerror}{where}", hint=_SYSTEM_HINTS.get(error.errno, ""))
     return InternalError(
         f"internal error: {type(error).__name__}: {error}",
         hint="This is a fault of pymachine. Run the command again with --debug to see where, and report it.",

@@ -19,6 +19,7 @@ from typing import Any
 
 from pymachine import paths
 from pymachine.driver import ImageFiles, ImageRequest
+from pymachine.files import acquire_lock
 from pymachine.image.errors import DigestError, ImageError, ImageNotFoundError, RecipeError
 from pymachine.image.layout import INITRD, ISO, KERNEL, MANIFEST
 from pymachine.progress import Reporter
@@ -142,20 +143,18 @@ def find(store: Path, name: str) -> Image:
 @contextmanager
 def locked(store: Path, key: str) -> Iterator[None]:
     """Hold the lock under which images of `key` (an architecture, or a source) are made."""
-    from filelock import FileLock, Timeout  # noqa: PLC0415
-
     folder = images_dir(store)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{key}.lock", timeout=LOCK_SECONDS):
-            yield
-    except Timeout as error:
+        held = acquire_lock(folder / f".{key}.lock", timeout=LOCK_SECONDS)
+    except TimeoutError as error:
         raise ImageError(f"another pymachine has been making an image for {LOCK_SECONDS:g} seconds") from error
-    except PermissionError as error:
+    except OSError as error:
         raise ImageError(
             f"cannot write in {folder}: {error.strerror}",
             hint="Make it writable, or choose another: PYMACHINE_CACHE.",
         ) from error
+    with held:
+        yield
 
 
 def add(store: Path, fill: Callable[[Path], dict[str, Any]]) -> Image:
