@@ -49,7 +49,7 @@ def quick_env(argv: Sequence[str]) -> str | None:
     options, name = parsed
     from pymachine import shells  # noqa: PLC0415 (only `env` needs it)
 
-    shell = options.get("shell") or shells.detect(os.environ, parent=caller(), windows=sys.platform == "win32")
+    shell = options.get("shell") or shells.detect(os.environ, parent=shells.caller(), windows=sys.platform == "win32")
     if not shell:
         return None
     directory = _directory(options.get("storage-path"), name)
@@ -61,15 +61,6 @@ def quick_env(argv: Sequence[str]) -> str | None:
     if "no-proxy" in options:
         variables.append(shells.no_proxy(os.environ, address))
     return shells.assignments(shells.find(shell), variables, argv)
-
-
-def caller() -> str:
-    """The name of the process that called us, where the system tells (Linux)."""
-    try:
-        with open(f"/proc/{os.getppid()}/comm", encoding="utf-8", errors="replace") as stream:  # noqa: PTH123
-            return stream.read().strip()
-    except OSError:
-        return ""
 
 
 def _scan(words: Sequence[str]) -> tuple[dict[str, str], str] | None:

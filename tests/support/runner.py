@@ -57,6 +57,7 @@ class Pymachine:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("DOCKER_", "MACHINE_"))}
         own = {
             "HOME": str(self.home),
+            "SHELL": "/bin/bash",
             "PATH": search_path(),
             "MACHINE_STORAGE_PATH": str(self.store),
             "PYMACHINE_CACHE": str(cache_folder()),

@@ -8,7 +8,6 @@ import sys
 import click
 
 from pymachine import shells
-from pymachine.__main__ import caller
 from pymachine.cli import goflags, machines
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import RunError
@@ -62,7 +61,7 @@ def command(
 
 def _shell(app: App, asked: str) -> shells.Shell:
     """The shell to write for; found out only when there is something to write, as docker-machine does."""
-    chosen = asked or shells.detect(os.environ, parent=caller(), windows=WINDOWS)
+    chosen = asked or shells.detect(os.environ, parent=shells.caller(), windows=WINDOWS)
     if not chosen:
         app.say(shells.DETECTION_HELP)
         raise RunError("Error: Unknown shell")
