@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pymachine_driver_qemu import runtime
+from pymachine_driver_qemu.address import Place
 
 # Where the guest looks for its identity: /dev/virtio-ports/org.pymachine.identity.
 IDENTITY_PORT = "org.pymachine.identity"
@@ -35,6 +36,15 @@ class Hardware:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Memory:
+    """A file that has the machine's memory in it, instead of anonymous memory."""
+
+    path: Path
+    shared: bool
+    """Whether the machine writes to the file, as a template does; a clone only reads it, and keeps what it changes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Boot:
     """What is booted."""
 
@@ -54,10 +64,12 @@ class MachineLine:
     disk: Path
     console: Path
     sockets: Path
-    address: str
-    docker_port: int
-    ssh_port: int
+    place: Place | None
+    """Where it is reached; None for a machine that is not."""
     sandbox: bool
+    memory: Memory | None = None
+    resumed: bool = False
+    """Whether it waits for a state instead of booting."""
 
 
 def machine(hardware: Hardware, boot: Boot, line: MachineLine) -> list[str]:
@@ -65,13 +77,14 @@ def machine(hardware: Hardware, boot: Boot, line: MachineLine) -> list[str]:
     return [
         *("-name", f"guest={escape(line.name)},process=pymachine-{line.machine_id[:8]}"),
         *("-uuid", line.machine_id),
-        *_board(hardware),
+        *_board(hardware, line.memory),
         *_boot(boot),
         *_storage(line),
         *_network(line),
         *_channels(line),
-        *_helpers(hardware.architecture),
+        *_helpers(hardware.architecture, line.memory),
         *(_SANDBOX if line.sandbox else ()),
+        *(("-incoming", "defer") if line.resumed else ()),
     ]
 
 
@@ -95,8 +108,10 @@ def escape(value: str) -> str:
     return value.replace(",", ",,")
 
 
-def _board(hardware: Hardware) -> list[str]:
+def _board(hardware: Hardware, memory: Memory | None = None) -> list[str]:
     board = "q35,vmport=off" if hardware.architecture == "amd64" else "virt"
+    if memory:
+        board += ",memory-backend=ram"
     accelerator = _SOFTWARE if hardware.accelerator == "tcg" else hardware.accelerator
     return [
         *("-machine", board),
@@ -104,10 +119,16 @@ def _board(hardware: Hardware) -> list[str]:
         *("-cpu", _cpu_model(hardware)),
         *("-smp", str(hardware.cpus)),
         *("-m", f"{hardware.memory_mib}M"),
+        *(_memory(memory, hardware.memory_mib) if memory else ()),
         "-nodefaults",
         "-no-user-config",
         *("-display", "none"),
     ]
+
+
+def _memory(memory: Memory, size_mib: int) -> list[str]:
+    share = "on" if memory.shared else "off"
+    return ["-object", f"memory-backend-file,id=ram,size={size_mib}M,mem-path={escape(str(memory.path))},share={share}"]
 
 
 def _cpu_model(hardware: Hardware) -> str:
@@ -132,13 +153,15 @@ def _storage(line: MachineLine) -> Sequence[str]:
 
 
 def _network(line: MachineLine) -> Sequence[str]:
-    forwards = [
-        f"hostfwd=tcp:{line.address}:{line.docker_port}-:{GUEST_DOCKER_PORT}",
-        f"hostfwd=tcp:{line.address}:{line.ssh_port}-:{GUEST_SSH_PORT}",
-    ]
+    # With IPv6 the guest would wait for an address that most hosts cannot route.
+    words = ["user", f"id={NETDEV}", "ipv6=off", f"hostname={escape(line.name)}"]
+    if line.place:
+        words += [
+            f"hostfwd=tcp:{line.place.address}:{line.place.docker_port}-:{GUEST_DOCKER_PORT}",
+            f"hostfwd=tcp:{line.place.address}:{line.place.ssh_port}-:{GUEST_SSH_PORT}",
+        ]
     return [
-        # With IPv6 the guest would wait for an address that most hosts cannot route.
-        *("-netdev", f"user,id={NETDEV},ipv6=off,hostname={escape(line.name)},{','.join(forwards)}"),
+        *("-netdev", ",".join(words)),
         # No boot ROM: nothing is booted from the network, and not every build of QEMU has the file.
         *("-device", f"virtio-net-pci,netdev={NETDEV},mac={line.mac},romfile="),
     ]
@@ -160,13 +183,15 @@ def _channels(line: MachineLine) -> Sequence[str]:
     ]
 
 
-def _helpers(architecture: str) -> Sequence[str]:
+def _helpers(architecture: str, memory: Memory | None) -> Sequence[str]:
+    # The guest says which of its pages are free, and the host takes them back. Not where memory is a file: QEMU would
+    # punch holes into it, a template's too.
+    reporting = "" if memory else "free-page-reporting=on,"
     words = [
         *("-rtc", "base=utc"),
         *("-object", "rng-random,id=random,filename=/dev/urandom"),
         *("-device", "virtio-rng-pci,rng=random"),
-        # The guest says which of its pages are free, and the host takes them back.
-        *("-device", "virtio-balloon-pci,free-page-reporting=on,deflate-on-oom=on"),
+        *("-device", f"virtio-balloon-pci,{reporting}deflate-on-oom=on"),
     ]
     if architecture == "amd64":
         # A machine resumed from another's memory gets another number, and its kernel new randomness.

@@ -19,6 +19,7 @@ from pymachine.driver import (
     DriverInfo,
     Endpoint,
     Health,
+    ImageFiles,
     ImageRequest,
     Json,
     MachineRef,
@@ -31,6 +32,7 @@ from pymachine_driver_qemu import address, monitor, options, runtime
 if TYPE_CHECKING:
     from pymachine.wait import Deadline
     from pymachine_driver_qemu.binary import Qemu
+    from pymachine_driver_qemu.template import Board
 
 SSH_USER = "docker"
 # A range for private use, with QEMU's own prefix.
@@ -51,6 +53,8 @@ class QemuDriver(Driver):
         "QEMU, without root, daemon or hardware virtualisation",
         Capability.IMAGE | Capability.IDENTITY | Capability.FIXED_ADDRESS,
     )
+
+    _chosen = ""
 
     @classmethod
     def options(cls) -> Sequence[Option]:
@@ -109,13 +113,44 @@ class QemuDriver(Driver):
         """Make the machine's files and boot it; returns once the guest has its identity and its engine answers."""
         from pymachine_driver_qemu import disk  # noqa: PLC0415
 
-        if request.image is None:
-            raise DriverError("the qemu driver needs an image to create a machine")
-        self.config["ImageDigest"] = request.image.digest
-        self.config["KernelCommandLine"] = request.image.command_line
-        disk.keep_image(request.image, self._folder)
+        image = _image(request)
+        self._remember(image)
+        disk.keep_image(image, self._folder)
         disk.make_data_disk(self._folder / disk.DISK, size_mb=int(self.config.get("DiskSize", options.DEFAULT_DISK_MB)))
         self._boot(request)
+
+    def template_shape(self, request: BootRequest) -> Mapping[str, Json] | None:
+        """What a template for this machine has to be like."""
+        from pymachine_driver_qemu import template  # noqa: PLC0415
+
+        return template.shape(self._board(_image(request)))
+
+    def make_template(self, folder: Path, request: BootRequest) -> None:
+        """Boot a guest, and freeze it into `folder`."""
+        from pymachine_driver_qemu import template, turns  # noqa: PLC0415
+
+        image = _image(request)
+        board = self._board(image)
+        with turns.turn(turns.places(board.accelerator), reporter=self.reporter):
+            template.make(board, folder.absolute(), image, request, reporter=self.reporter)
+
+    def create_from_template(self, folder: Path, request: BootRequest) -> None:
+        """Resume the template in `folder` as this machine."""
+        from pymachine_driver_qemu import template, turns, watcher  # noqa: PLC0415
+
+        image = _image(request)
+        board = self._board(image)
+        place = _place(self.config)
+        clone = template.Clone(name=self.machine.name, folder=self._folder, place=place, endpoint=self.endpoint())
+        self._check_ports()
+        self._remember(image)
+        template.prepare(folder, clone, image)
+        with turns.turn(turns.resumes(), reporter=self.reporter, kind="resume"), self._ended_on_failure():
+            began = time.monotonic()
+            sockets = runtime.make(self._folder, self.config["MachineID"])
+            template.resume(board, folder.absolute(), clone, sockets, request, reporter=self.reporter)
+            request.timings["resume"] = round(time.monotonic() - began, 2)
+            watcher.start(self._folder, place)
 
     def start(self, request: BootRequest) -> None:
         """Boot a stopped machine from what `create` kept."""
@@ -180,6 +215,22 @@ class QemuDriver(Driver):
 
         return binary.find(self._architecture, asked=str(self.config.get("QemuBinary", "")))
 
+    def _remember(self, image: ImageFiles) -> None:
+        """Note in the record which image the machine is made of."""
+        self.config["ImageDigest"] = image.digest
+        self.config["KernelCommandLine"] = image.command_line
+
+    def _board(self, image: ImageFiles) -> Board:
+        from pymachine_driver_qemu import template  # noqa: PLC0415
+
+        qemu = self._qemu()
+        return template.Board(
+            qemu=qemu,
+            accelerator=self._accelerator(qemu, image.kernel, image.initrd, image.digest),
+            architecture=self._architecture,
+            config={**self.config, "KernelCommandLine": image.command_line},
+        )
+
     def _check_ports(self) -> None:
         place = _place(self.config)
         for port in place.ports:
@@ -193,28 +244,30 @@ class QemuDriver(Driver):
     def _boot(self, request: BootRequest) -> None:
         """Start QEMU, give the guest its identity, and the ports a watcher. Nothing is left running on failure."""
         from pymachine import wait  # noqa: PLC0415
-        from pymachine_driver_qemu import turns, watcher  # noqa: PLC0415
+        from pymachine_driver_qemu import disk, turns, watcher  # noqa: PLC0415
 
         qemu = self._qemu()
         self._check_ports()
-        accelerator = self._accelerator(qemu)
+        accelerator = self._accelerator(
+            qemu, self._folder / disk.KERNEL, self._folder / disk.INITRD, str(self.config.get("ImageDigest", ""))
+        )
         with turns.turn(turns.places(accelerator), reporter=self.reporter), self._ended_on_failure():
             deadline = wait.Deadline(request.timeout)
             sockets = self._launch(qemu, accelerator, request)
             self._deliver(sockets, request, deadline)
             watcher.start(self._folder, _place(self.config))
 
-    def _accelerator(self, qemu: Qemu) -> str:
-        from pymachine_driver_qemu import accelerator, disk  # noqa: PLC0415
+    def _accelerator(self, qemu: Qemu, kernel: Path, initrd: Path, image: str) -> str:
+        """The accelerator for this machine; chosen, and told of, once."""
+        from pymachine_driver_qemu import accelerator  # noqa: PLC0415
 
-        trial = accelerator.Trial(
-            qemu=qemu,
-            architecture=self._architecture,
-            kernel=self._folder / disk.KERNEL,
-            initrd=self._folder / disk.INITRD,
-            image=str(self.config.get("ImageDigest", "")),
-        )
-        return accelerator.choose(str(self.config.get("Accelerator", "auto")), trial, reporter=self.reporter)
+        if not self._chosen:
+            trial = accelerator.Trial(
+                qemu=qemu, architecture=self._architecture, kernel=kernel, initrd=initrd, image=image
+            )
+            asked = str(self.config.get("Accelerator", "auto"))
+            self._chosen = accelerator.choose(asked, trial, reporter=self.reporter)
+        return self._chosen
 
     def _launch(self, qemu: Qemu, accelerator: str, request: BootRequest) -> Path:
         from pymachine_driver_qemu import machine_line, process  # noqa: PLC0415
@@ -244,21 +297,13 @@ class QemuDriver(Driver):
                 tar = request.identity(self.endpoint())
                 channel.deliver(tar, deadline=deadline, task=task, timings=request.timings)
         except identity.GuestError as error:
-            error.details = self._last_words()
+            error.details = process.last_words(self._folder)
             error.hint = (
                 f"The whole console is in {self._folder / process.CONSOLE_LOG}" if not error.hint else error.hint
             )
             raise
         finally:
             channel.close()
-
-    def _last_words(self) -> str:
-        """What the console and QEMU said last."""
-        from pymachine_driver_qemu import process  # noqa: PLC0415
-
-        logs = ((process.CONSOLE_LOG, process.tail), (process.QEMU_LOG, process.said_since_start))
-        parts = [(name, read(self._folder / name)) for name, read in logs]
-        return "\n".join(f"--- {name}\n{text}" for name, text in parts if text)
 
     @contextmanager
     def _ended_on_failure(self) -> Iterator[None]:
@@ -275,6 +320,12 @@ class QemuDriver(Driver):
 
         with Qmp(sockets / runtime.CONTROL) as monitor:
             monitor.execute("cont")
+
+
+def _image(request: BootRequest) -> ImageFiles:
+    if request.image is None:
+        raise DriverError("the qemu driver needs an image to create a machine")
+    return request.image
 
 
 def _place(config: Mapping[str, Json]) -> address.Place:

@@ -1,16 +1,21 @@
 """The host's end of the identity channel: a virtio-serial port whose other side is a Unix socket of QEMU.
 
-To the guest: ``IDENTITY 1 <bytes> <sha256> <unix time>`` and the tar. From the guest, a line each: ``STAGE <name>
-<seconds since power-on>``, ``OK <sha256>``, ``ERROR <text>``. QEMU keeps what is sent until the guest reads.
+To the guest: ``IDENTITY 1 <bytes> <sha256> <unix time>`` and the tar; ``SEED`` with the same instead, to a guest that
+is to be a template; and to a template that was resumed the words of its shell by which it becomes a machine. From the
+guest, a line each: ``STAGE <name> <seconds since power-on>``, ``OK <sha256>``, ``ERROR <text>``. QEMU keeps what is
+sent until the guest reads.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import selectors
+import shlex
+import tarfile
 import time
-from collections.abc import MutableMapping
+from collections.abc import Collection, MutableMapping
 from pathlib import Path
 
 from pymachine.errors import DriverError
@@ -23,7 +28,11 @@ _CONNECT_SECONDS = 5.0
 _CHUNK = 65536
 _LONGEST_LINE = 4096
 # The guest's engine answers once one of these was said; OK alone is about the identity.
-_ENGINE_STAGES = frozenset({"engine", "ready"})
+ENGINE_STAGES = frozenset({"engine", "ready"})
+# Nothing moves any more in a guest with a seed.
+SETTLED_STAGES = frozenset({"settled"})
+# What a clone need not be told if its template knows it already; the last one tells whether the engine has to restart.
+_ENGINE_MEMBERS = ("daemon.json", "engine.env", "engine.args", "engine.restart")
 
 
 class GuestError(DriverError):
@@ -38,9 +47,33 @@ class GuestTimeoutError(GuestError):
     code = "qemu-guest-timeout"
 
 
-def message(tar: bytes, *, now: float) -> bytes:
-    """What is sent for an identity; `now` is the time in seconds since 1970."""
-    return f"IDENTITY {VERSION} {len(tar)} {digest(tar)} {int(now)}\n".encode() + tar
+def message(tar: bytes, *, now: float, word: str = "IDENTITY") -> bytes:
+    """What is sent for an identity, or (`word` SEED) for what a template has; `now` is in seconds since 1970."""
+    return f"{word} {VERSION} {len(tar)} {digest(tar)} {int(now)}\n".encode() + tar
+
+
+def life(tar: bytes, *, seed: bytes, now: float) -> bytes:
+    """What is sent to a template that was made with `seed`, so that it becomes the machine whose identity is `tar`.
+
+    See ``await_life`` in the guest's ``channel``. Raises `GuestError` for an identity that words cannot tell.
+    """
+    members, common = _members(tar), _members(seed)
+    engine = {name: members.get(name) for name in _ENGINE_MEMBERS}
+    if engine == {name: common.get(name) for name in _ENGINE_MEMBERS}:
+        change = "same"
+    else:
+        change = "reload" if members.get("engine.restart") == common.get("engine.restart") else "restart"
+    try:
+        words = [f"put {name} {shlex.quote(content.decode())}" for name, content in members.items()]
+        name = shlex.quote(members["hostname"].decode().strip())
+    except (UnicodeDecodeError, KeyError) as error:
+        raise GuestError("the identity is not text, or has no hostname") from error
+    return "\n".join([*words, f"become {name} {int(now)} {digest(tar)} {change}", ""]).encode()
+
+
+def _members(tar: bytes) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        return {entry.name: file.read() for entry in archive if (file := archive.extractfile(entry))}
 
 
 def digest(tar: bytes) -> str:
@@ -51,18 +84,19 @@ def digest(tar: bytes) -> str:
 class Progress:
     """What the guest has said so far; pure, so that it can be tested without one."""
 
-    def __init__(self, expected: str) -> None:
-        """`expected` is the identity's digest."""
+    def __init__(self, expected: str, *, stages: Collection[str] = ENGINE_STAGES) -> None:
+        """`expected` is the identity's digest; one of `stages`, if there are any, is awaited beside it."""
         self.stages: dict[str, float] = {}
         """Seconds since power-on at which each stage was reached, in the order in which the guest told."""
         self._expected = expected
+        self._awaited = frozenset(stages)
         self._applied = False
         self._buffer = b""
 
     @property
     def is_up(self) -> bool:
-        """Whether the identity is in place and the engine answers."""
-        return self._applied and bool(_ENGINE_STAGES & self.stages.keys())
+        """Whether the identity is in place, and an awaited stage was reached."""
+        return self._applied and (not self._awaited or bool(self._awaited & self.stages.keys()))
 
     @property
     def last_stage(self) -> str:
@@ -120,6 +154,19 @@ class Channel:
             self._exchange(progress, message(tar, now=time.time()), deadline, task)
         finally:
             timings.update(progress.durations())
+
+    def plant(self, seed: bytes, *, deadline: Deadline, task: Task) -> None:
+        """Send the seed, and wait until the guest is a template and nothing moves in it. Raises as `deliver`."""
+        words = message(seed, now=time.time(), word="SEED")
+        self._exchange(Progress(digest(seed), stages=SETTLED_STAGES), words, deadline, task)
+
+    def enliven(self, tar: bytes, *, seed: bytes, deadline: Deadline, task: Task) -> None:
+        """Have a resumed template become the machine whose identity is `tar`. Raises as `deliver`.
+
+        When this returns, its engine answers in a moment.
+        """
+        words = life(tar, seed=seed, now=time.time())
+        self._exchange(Progress(digest(tar), stages=()), words, deadline, task)
 
     def _exchange(self, progress: Progress, outgoing: bytes, deadline: Deadline, task: Task) -> None:
         unsent = memoryview(outgoing)

@@ -19,8 +19,10 @@ def argv(
     name: str,
     folder: Path,
     sockets: Path,
-    place: Place,
+    place: Place | None,
     config: Mapping[str, Json],
+    memory: command_line.Memory | None = None,
+    resumed: bool = False,
 ) -> list[str]:
     """The whole command; `config` is the machine's, perhaps with keys missing that a later version brought."""
     hardware = command_line.Hardware(
@@ -42,10 +44,10 @@ def argv(
         disk=folder / disk.DISK,
         console=folder / process.CONSOLE_LOG,
         sockets=sockets,
-        address=place.address,
-        docker_port=place.docker_port,
-        ssh_port=place.ssh_port,
+        place=place,
         sandbox=qemu.sandbox,
+        memory=memory,
+        resumed=resumed,
     )
     return [str(qemu.path), *qemu.arguments, *command_line.machine(hardware, boot, line)]
 

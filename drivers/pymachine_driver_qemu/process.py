@@ -7,12 +7,14 @@ containers), an ended QEMU keeps its id for good.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,6 +31,8 @@ QUIT_SECONDS = 5.0
 # Guests may miss the button while they boot.
 _PRESS_AGAIN_SECONDS = 10.0
 _POLL_SECONDS = 0.1
+# From linux/prctl.h.
+_PR_SET_PDEATHSIG = 1
 _LONGEST_LOG = 1024 * 1024
 _KEPT_OF_LOG = 256 * 1024
 _TAIL = 4096
@@ -40,15 +44,18 @@ class LaunchError(DriverError):
     code = "qemu-launch"
 
 
-def launch(argv: Sequence[str], *, directory: Path, sockets: Path, environment: Mapping[str, str]) -> None:
+def launch(
+    argv: Sequence[str], *, directory: Path, sockets: Path, environment: Mapping[str, str], tied: bool = False
+) -> None:
     """Start QEMU in a session of its own, and return once its monitor answers.
 
-    What it says goes to ``qemu.log`` in `directory`. Raises `LaunchError` with the end of that.
+    What it says goes to ``qemu.log`` in `directory`. `tied`: it ends with us, however we end (on Linux). Raises
+    `LaunchError` with the end of that log.
     """
     log = directory / QEMU_LOG
     for path in (log, directory / CONSOLE_LOG):
         trim(path)
-    process = spawn(argv, log=log, environment=environment)
+    process = spawn(argv, log=log, environment=environment, tied=tied)
     deadline = Deadline(LAUNCH_SECONDS)
     while not _answers(sockets / runtime.CONTROL):
         code = process.poll()
@@ -58,13 +65,15 @@ def launch(argv: Sequence[str], *, directory: Path, sockets: Path, environment: 
                 process.wait()
             why = f"ended with exit code {code}" if code is not None else f"did not answer in {LAUNCH_SECONDS:g} s"
             raise LaunchError(f"QEMU {why}", details=said_since_start(log), hint=f"All that it said is in {log}")
-        time.sleep(0.02)
+        time.sleep(0.005)
     # Whoever starts it need not wait for it; without this its end would be a warning about a running child.
     process.returncode = 0
 
 
-def spawn(argv: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a program that outlives us: no terminal, no folder kept in use, output appended to `log`."""
+def spawn(
+    argv: Sequence[str], *, log: Path, environment: Mapping[str, str], tied: bool = False
+) -> subprocess.Popen[bytes]:
+    """Start a program that outlives us unless it is `tied`: no terminal, no folder kept in use, output to `log`."""
     with _opened_log(log) as output:
         output.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {shlex.join(argv)}\n".encode())
         output.flush()
@@ -78,9 +87,21 @@ def spawn(argv: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> 
                 env={**os.environ, **environment},
                 start_new_session=True,
                 umask=0o077,
+                preexec_fn=_tie() if tied else None,  # noqa: PLW1509 (it is one call into the kernel)
             )
         except OSError as error:
             raise LaunchError(f"cannot run {argv[0]}: {error.strerror}") from error
+
+
+def _tie() -> Callable[[], None] | None:
+    """What a child does so that the kernel ends it when we are gone; None where there is no such thing."""
+    if sys.platform != "linux":
+        return None
+    import ctypes  # noqa: PLC0415 (only templates are made so)
+
+    prctl = ctypes.CDLL(None).prctl
+    # The child must do no more than this call: other threads of ours may have held locks when it was forked.
+    return functools.partial(prctl, _PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 def power_down(sockets: Path, *, timeout: float) -> bool:
@@ -157,6 +178,12 @@ def tail(path: Path, *, length: int = _TAIL) -> str:
             return log.read().decode(errors="replace").strip()
     except OSError:
         return ""
+
+
+def last_words(directory: Path) -> str:
+    """What the console and QEMU said last."""
+    parts = [(CONSOLE_LOG, tail(directory / CONSOLE_LOG)), (QEMU_LOG, said_since_start(directory / QEMU_LOG))]
+    return "\n".join(f"--- {name}\n{text}" for name, text in parts if text)
 
 
 def trim(path: Path) -> None:

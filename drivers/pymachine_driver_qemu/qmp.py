@@ -74,13 +74,17 @@ class Qmp:
         """The socket's number, for `selectors`."""
         return self._socket.fileno()
 
-    def execute(self, command: str, *, timeout: float | None = None, **arguments: Any) -> Any:
+    def execute(
+        self, command: str, *, timeout: float | None = None, handle: int | None = None, **arguments: Any
+    ) -> Any:
         """Run `command` and return its answer. Events that come meanwhile are kept for `events`.
 
-        Argument names have underscores where QMP has dashes. Raises `QmpError` with QEMU's own words.
+        Argument names have underscores where QMP has dashes. `handle` is a file descriptor that QEMU is given a copy
+        of, for commands such as ``getfd``. Raises `QmpError` with QEMU's own words.
         """
         deadline = Deadline(self._timeout if timeout is None else timeout)
-        return self._command(command, {name.replace("_", "-"): value for name, value in arguments.items()}, deadline)
+        named = {name.replace("_", "-"): value for name, value in arguments.items()}
+        return self._command(command, named, deadline, handle)
 
     def human(self, line: str) -> str:
         """Run a command of the human monitor, for what QMP has no command for; returns what it printed."""
@@ -103,11 +107,13 @@ class Qmp:
         if "QMP" not in message:
             raise QmpError(f"not a QMP greeting: {json.dumps(message)[:200]}")
 
-    def _command(self, command: str, arguments: Mapping[str, Any], deadline: Deadline) -> Any:
+    def _command(
+        self, command: str, arguments: Mapping[str, Any], deadline: Deadline, handle: int | None = None
+    ) -> Any:
         request: dict[str, Any] = {"execute": command}
         if arguments:
             request["arguments"] = arguments
-        self._send(json.dumps(request).encode() + b"\n", deadline)
+        self._send(json.dumps(request).encode() + b"\n", deadline, handle)
         while True:
             message = self._message(deadline)
             if "error" in message:
@@ -120,10 +126,11 @@ class Qmp:
         if "event" in message:
             self._events.append(message)
 
-    def _send(self, data: bytes, deadline: Deadline) -> None:
+    def _send(self, data: bytes, deadline: Deadline, handle: int | None = None) -> None:
         try:
             self._socket.settimeout(max(deadline.remaining(), 0.001))
-            self._socket.sendall(data)
+            sent = 0 if handle is None else socket.send_fds(self._socket, [data], [handle])
+            self._socket.sendall(data[sent:])
         except TimeoutError as error:
             raise QmpTimeoutError("QEMU does not read its QMP socket") from error
         except OSError as error:

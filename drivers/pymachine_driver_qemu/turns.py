@@ -27,22 +27,33 @@ def places(accelerator: str) -> int:
     return max(_LEAST, processors // 2 if accelerator == "tcg" else processors)
 
 
+def resumes() -> int:
+    """How many guests may resume at a time: each keeps a processor busy for a moment."""
+    return max(_LEAST, os.cpu_count() or 1)
+
+
 @contextmanager
-def turn(count: int, *, reporter: Reporter, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
-    """Hold one of `count` places, waiting for it if need be; a process that ends gives its place back.
+def turn(count: int, *, reporter: Reporter, kind: str = "boot", patience: float = PATIENCE_SECONDS) -> Iterator[None]:
+    """Hold one of `count` places of a `kind`, waiting for it if need be; a process that ends gives its place back.
 
     Raises `pymachine.errors.TimeoutExpiredError` after `patience` seconds.
     """
     with ExitStack() as held:
-        if not _take(count, held):
+        if not _take(kind, count, held):
             with reporter.task("Waiting for other machines to start"):
-                until(lambda: _take(count, held), deadline=patience, what="a turn to start", interval=0.2)
+                until(
+                    lambda: _take(kind, count, held),
+                    deadline=patience,
+                    what="a turn to start",
+                    interval=0.02,
+                    longest=0.2,
+                )
         yield
 
 
-def _take(count: int, held: ExitStack) -> bool:
+def _take(kind: str, count: int, held: ExitStack) -> bool:
     for number in range(count):
-        file: BinaryIO = (runtime.base() / f"boot-{number}.lock").open("ab")
+        file: BinaryIO = (runtime.base() / f"{kind}-{number}.lock").open("ab")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from pymachine.errors import UnsupportedError
 from pymachine.progress import Reporter, Silent
@@ -166,6 +166,8 @@ class BootRequest:
     """Makes the machine's identity for where it will be reached: one uncompressed tar (see `pymachine.identity`)."""
     image: ImageFiles | None = None
     """Set in `create` for drivers with `Capability.IMAGE`; None in `start`, which uses what `create` kept."""
+    seed: bytes = b""
+    """What all machines of this driver have in common, as one uncompressed tar: a template is given it."""
     timeout: float = 300.0
     """Seconds after which a guest that does not come up is given up on."""
     timings: dict[str, float] = field(default_factory=dict)
@@ -258,3 +260,31 @@ class Driver(ABC):
     def unsupported(self, action: str) -> UnsupportedError:
         """The error for an action that this driver cannot do by its nature."""
         return UnsupportedError(f"{self.info.name} driver does not support {action}")
+
+
+@runtime_checkable
+class TemplateDriver(Protocol):
+    """The ability to make machines by resuming a template, for drivers that have it.
+
+    A template is a machine that was frozen once its engine answered, before it had an identity. The core keeps it in
+    a folder of its own, sees to it that nothing in there is written to once it is in place, and removes it only by
+    unlinking, perhaps while machines that were resumed from it run.
+    """
+
+    def template_shape(self, request: BootRequest) -> Mapping[str, Json] | None:
+        """All that the state of a template for this machine depends on; None if there can be no template.
+
+        Two machines of one shape can be resumed from one template. The image and the seed are added by the core.
+        """
+
+    def make_template(self, folder: Path, request: BootRequest) -> None:
+        """Boot a guest with `request.seed`, and freeze it into `folder`, which is empty.
+
+        Nothing runs any more afterwards, whether this raises or not.
+        """
+
+    def create_from_template(self, folder: Path, request: BootRequest) -> None:
+        """As `Driver.create`, by resuming the template in `folder`.
+
+        When this raises, for whatever reason, the core removes what was made and calls `Driver.create`.
+        """

@@ -215,6 +215,17 @@ def ask(endpoint: Endpoint, *, directory: Path, path: str = "/version", timeout:
     Unversioned paths, since today's engines refuse the old versions that docker-machine asked for. `timeout` is in
     seconds, for each step. Raises `TlsError` if no connection comes about, `EngineError` for a strange answer.
     """
+    status, body = _get(endpoint, directory, path, timeout)
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        answer = None
+    if status != 200 or not isinstance(answer, dict):
+        raise _strange(endpoint, path, status, body)
+    return answer
+
+
+def _get(endpoint: Endpoint, directory: Path, path: str, timeout: float) -> tuple[int, bytes]:
     address = f"{endpoint.address}:{endpoint.docker_port}"
     ca, cert, key = (directory / name for name in (paths.CA_CERT, paths.CLIENT_CERT, paths.CLIENT_KEY))
     try:
@@ -224,29 +235,30 @@ def ask(endpoint: Endpoint, *, directory: Path, path: str = "/version", timeout:
         try:
             connection.request("GET", path)
             response = connection.getresponse()
-            body = response.read()
+            return response.status, response.read()
         finally:
             connection.close()
     except (OSError, ssl.SSLError) as error:
         raise TlsError(address, str(error)) from error
     except HTTPException as error:
         raise EngineError(f"{address} does not speak HTTP: {error!r}") from error
-    return _object(address, path, response.status, body)
+
+
+def _strange(endpoint: Endpoint, path: str, status: int, body: bytes) -> EngineError:
+    return EngineError(
+        f"{endpoint.address}:{endpoint.docker_port} answered GET {path} with status {status}",
+        details=body[:500].decode(errors="replace"),
+    )
+
+
+def ping(endpoint: Endpoint, *, directory: Path, timeout: float = 20.0) -> None:
+    """Ask the engine for the least that it can answer. Raises as `ask` does."""
+    status, body = _get(endpoint, directory, "/_ping", timeout)
+    if status != 200:
+        raise _strange(endpoint, "/_ping", status, body)
 
 
 def version(endpoint: Endpoint, *, directory: Path, timeout: float = 20.0) -> str:
     """The engine's version, such as ``26.1.5``."""
     answer = ask(endpoint, directory=directory, timeout=timeout)
     return str(answer.get("Version") or "")
-
-
-def _object(address: str, path: str, status: int, body: bytes) -> Mapping[str, Json]:
-    try:
-        answer = json.loads(body)
-    except ValueError:
-        answer = None
-    if status != 200 or not isinstance(answer, dict):
-        raise EngineError(
-            f"{address} answered GET {path} with status {status}", details=body[:500].decode(errors="replace")
-        )
-    return answer

@@ -121,6 +121,12 @@ class DriverError(PymachineError):
     code = "driver"
 
 
+class TemplateError(DriverError):
+    """A template cannot be made, or not be resumed; a machine is booted from power-on then."""
+
+    code = "machine-template"
+
+
 class PrecreateError(DriverError):
     """What a create needs is missing here; nothing was made. Exit code 3, as docker-machine's."""
 

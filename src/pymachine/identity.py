@@ -47,12 +47,24 @@ def of_machine(directory: Path, *, hostname: str, engine: EngineFiles) -> bytes:
         "tls/ca.pem": (0o644, (directory / paths.CA_CERT).read_bytes()),
         "tls/server.pem": (0o644, (directory / paths.SERVER_CERT).read_bytes()),
         "tls/server-key.pem": (0o600, (directory / paths.SERVER_KEY).read_bytes()),
+        **_engine_members(engine),
+    }
+    return _tar(members)
+
+
+def seed(engine: EngineFiles) -> bytes:
+    """What a template is given in an identity's place: the engine's settings, and nothing that is anybody's own."""
+    return _tar(_engine_members(engine))
+
+
+def _engine_members(engine: EngineFiles) -> dict[str, tuple[int, bytes]]:
+    return {
         "daemon.json": (0o644, engine.daemon_json.encode()),
         "engine.env": (0o600, engine.environment.encode()),
         "engine.args": (0o644, engine.flags.encode()),
+        # Another fingerprint: the engine has to be restarted for it.
         "engine.restart": (0o644, engine.fingerprint.encode() + b"\n"),
     }
-    return _tar(members)
 
 
 def _tar(members: dict[str, tuple[int, bytes]]) -> bytes:

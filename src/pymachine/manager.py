@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from pymachine.driver import (
     Json,
     MachineRef,
     State,
+    TemplateDriver,
 )
 from pymachine.errors import (
     DriverError,
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 ENV_BOOT_TIMEOUT = "PYMACHINE_BOOT_TIMEOUT"
 BOOT_SECONDS = 300.0
 STOP_SECONDS = 60.0
+# A machine that is resumed is there in a second, or there is something wrong with its template.
+RESUME_SECONDS = 60.0
 # An engine that pymachine did not set up is not asked for: it may be switched on another day.
 SETS_UP_ENGINE = Capability.IDENTITY | Capability.PROVISION
 
@@ -61,6 +65,8 @@ class CreateRequest:
     swarm: SwarmOptions = field(default_factory=SwarmOptions)
     sans: tuple[str, ...] = ()
     """Further names and addresses for the server certificate (``--tls-san``)."""
+    template: bool = True
+    """Whether it may be resumed from a template, where its driver is able to."""
 
 
 class Manager:
@@ -150,7 +156,9 @@ class Manager:
             self.reporter.info("Creating machine...")
             self._make_keys(machine)
             with _prefixing("Error creating machine: Error in driver during machine creation: "):
-                self._boot(machine, driver, driver.create, image=image)
+                boot = self._request(machine, image=image)
+                if not (request.template and self._resume(machine, driver, boot)):
+                    self._boot(machine, driver, driver.create, boot)
             undo.pop_all()
         return machine
 
@@ -201,7 +209,7 @@ class Manager:
                 self._start(machine, driver)
                 return
             self.reporter.info(f'Restarting "{name}"...')
-            self._boot(machine, driver, lambda request: driver.restart(request, timeout))
+            self._boot(machine, driver, partial(driver.restart, timeout=timeout), self._request(machine))
 
     # -- parts -------------------------------------------------------------------------------------------------
 
@@ -211,7 +219,7 @@ class Manager:
 
     def _start(self, machine: Machine, driver: Driver) -> None:
         self.reporter.info(f'Starting "{machine.name}"...')
-        self._boot(machine, driver, driver.start)
+        self._boot(machine, driver, driver.start, self._request(machine))
         self.reporter.info(f'Machine "{machine.name}" was started.')
 
     def _stop(self, machine: Machine, driver: Driver, timeout: float) -> None:
@@ -281,28 +289,52 @@ class Manager:
             self.reporter.info(f"({machine.name}) Creating SSH key...")
             identity.make_keys(self.store.machine_dir(machine.name), name=machine.name)
 
-    def _boot(
-        self,
-        machine: Machine,
-        driver: Driver,
-        act: Callable[[BootRequest], None],
-        *,
-        image: ImageFiles | None = None,
-    ) -> None:
-        """Let the driver bring the machine up with its identity, save, and wait for the engine to answer."""
-        request = BootRequest(
+    def _request(self, machine: Machine, *, image: ImageFiles | None = None) -> BootRequest:
+        return BootRequest(
             identity=lambda endpoint: self._identity(machine, endpoint),
             image=image,
             timeout=boot_timeout(),
             timings=self.timings,
         )
+
+    def _resume(self, machine: Machine, driver: Driver, request: BootRequest) -> bool:
+        """Bring a new machine up from a template; whether it is up. Trouble costs time and is told of, no more."""
+        if not isinstance(driver, TemplateDriver):
+            return False
+        from pymachine import engine, identity, templates  # noqa: PLC0415 (only create needs them)
+
+        common = engine.files(EngineOptions(), driver_name=machine.driver_name)
+        request = replace(request, seed=identity.seed(common))
+        quick = replace(request, timeout=min(RESUME_SECONDS, request.timeout))
+        for last in (False, True):  # a template that does not resume is made anew, once
+            try:
+                template = templates.ensure(driver, request, store=self.store.root, reporter=driver.reporter)
+                if template is None:
+                    return False
+            except PymachineError as error:
+                self.reporter.warn(f"There is no template ({error.brief}): booting from power-on.")
+                return False
+            try:
+                templates.touch(template)
+                self._boot(machine, driver, partial(driver.create_from_template, template.directory), quick)
+            except PymachineError as error:
+                driver.remove()
+                templates.discard(template, error.brief, for_now=last)
+                then = "booting from power-on" if last else "making it anew"
+                self.reporter.warn(f"The template {template.name} does not resume ({error.brief}): {then}.")
+            else:
+                return True
+        return False
+
+    def _boot(self, machine: Machine, driver: Driver, act: Callable[[BootRequest], None], request: BootRequest) -> None:
+        """Let the driver bring the machine up with its identity, save, and wait for the engine to answer."""
         try:
             act(request)
         finally:
             self.store.save(machine)
         if driver.info.capabilities & SETS_UP_ENGINE:
             self.reporter.info("Checking connection to Docker...")
-            self._await_engine(machine, driver)
+            self._await_engine(machine, driver, seconds=request.timeout)
             self.reporter.info("Docker is up and running!")
 
     def _identity(self, machine: Machine, endpoint: Endpoint) -> bytes:
@@ -319,7 +351,7 @@ class Manager:
             folder, hostname=machine.name, engine=engine.files(machine.engine, driver_name=machine.driver_name)
         )
 
-    def _await_engine(self, machine: Machine, driver: Driver) -> None:
+    def _await_engine(self, machine: Machine, driver: Driver, *, seconds: float) -> None:
         from pymachine import engine, tls, wait  # noqa: PLC0415
 
         endpoint = driver.endpoint()
@@ -327,15 +359,15 @@ class Manager:
 
         def answered() -> bool:
             try:
-                engine.ask(endpoint, directory=folder, timeout=20.0)
+                engine.ping(endpoint, directory=folder, timeout=20.0)
             except (tls.TlsError, engine.EngineError):
                 if deadline.expired or driver.state() is not State.RUNNING:
                     raise
                 return False
             return True
 
-        deadline = wait.Deadline(boot_timeout())
-        wait.until(answered, deadline=deadline, what="the engine to answer", interval=0.1)
+        deadline = wait.Deadline(seconds)
+        wait.until(answered, deadline=deadline, what="the engine to answer", interval=0.02, longest=0.1)
 
     def _auth_options(self, folder: Path, sans: tuple[str, ...]) -> AuthOptions:
         auth = self._auth_paths()

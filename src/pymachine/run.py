@@ -7,6 +7,7 @@ signal, non-zero, too slow. Secrets never go into argv (other users can read it)
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import shutil
 import signal
@@ -117,3 +118,14 @@ def describe_exit(returncode: int) -> str:
         return f"was ended by {signal.Signals(-returncode).name}"
     except ValueError:
         return f"was ended by signal {-returncode}"
+
+
+def process_exists(pid: int) -> bool:
+    """Whether there is a process of that id, ours or not; one that has ended and was not reaped counts too."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -88,10 +88,10 @@ def test_the_core_imports_no_driver_and_names_none() -> None:
 
 
 LAYERS = [
-    {"errors", "paths", "run", "wait", "progress", "files"},
+    {"errors", "paths", "run", "wait", "progress", "files", "folders"},
     {"driver"},
     {"machine", "gotemplate", "shells"},
-    {"store", "registry", "tls", "ssh", "certs", "engine", "identity", "image", "provision", "testing"},
+    {"store", "registry", "tls", "ssh", "certs", "engine", "identity", "image", "provision", "templates", "testing"},
     {"manager"},
     {"cli"},
     {"__main__"},

@@ -101,6 +101,9 @@ def _flag(option: Option) -> goflags.Flag:
 @goflags.flag("--swarm-addr", help="Accepted, without effect")
 @goflags.flag("--swarm-experimental", is_flag=True, help="Accepted, without effect")
 @goflags.flag("--tls-san", multiple=True, help="Support extra SANs for TLS certs")
+@goflags.flag(
+    "--no-template", is_flag=True, env="PYMACHINE_NO_TEMPLATE", help="Boot from power-on, and make no template"
+)
 @goflags.flag("--timings", is_flag=True, help="Print how many seconds each part took")
 @goflags.arguments("names", "NAME")
 @click.pass_context
@@ -154,6 +157,7 @@ def _create(app: App, name: str, given: dict[str, Any]) -> None:
         engine=engine,
         swarm=swarm,
         sans=tuple(given["tls_san"]),
+        template=not given["no_template"],
     )
     app.manager.create(request)
     if given["timings"]:

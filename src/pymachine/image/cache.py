@@ -10,14 +10,13 @@ import json
 import os
 import platform
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pymachine import paths
+from pymachine import folders, paths
 from pymachine.driver import ImageFiles, ImageRequest
 from pymachine.files import acquire_lock
 from pymachine.image.errors import DigestError, ImageError, ImageNotFoundError, RecipeError
@@ -27,7 +26,6 @@ from pymachine.progress import Reporter
 DIGITS = 12
 LOCK_SECONDS = 3600.0
 ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
-TEMPORARY = ".tmp-"
 
 
 @dataclass(frozen=True)
@@ -163,43 +161,20 @@ def add(store: Path, fill: Callable[[Path], dict[str, Any]]) -> Image:
     What `fill` left is removed if it raises. Call it under `locked`.
     """
     root = images_dir(store)
-    sweep(root)
-    prefix = f"{TEMPORARY}{os.getpid()}-"
     try:
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=root, ignore_cleanup_errors=True) as new:
-            folder = Path(new)
+        with folders.making(root, private=False) as folder:
             manifest = fill(folder)
             target = root / f"{manifest['architecture']}-{manifest['digest'][:DIGITS]}"
             if _open(target):
                 os.utime(target / MANIFEST)  # the same bytes again: now it is the newest
             else:
-                shutil.rmtree(target, ignore_errors=True)
-                folder.chmod(0o755)
-                folder.rename(target)
+                folders.publish(folder, target)
     except OSError as error:
         raise ImageError(
             f"cannot make an image in {root}: {error.strerror or error}",
             hint="An image needs about 2 GB of free space while it is built; PYMACHINE_CACHE puts it elsewhere.",
         ) from error
     return Image(target, manifest)
-
-
-def sweep(root: Path) -> None:
-    """Remove what builds that were killed left behind."""
-    for folder in root.glob(f"{TEMPORARY}*"):
-        pid = folder.name.removeprefix(TEMPORARY).partition("-")[0]
-        if not pid.isdigit() or not _alive(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def verify(image: Image) -> None:
@@ -226,9 +201,7 @@ def _rebuild(image: Image) -> str:
 
 def remove(image: Image) -> None:
     """Remove an image. Machines keep their own hard links or copies."""
-    gone = image.directory.with_name(f"{TEMPORARY}0-{image.name}")
-    image.directory.rename(gone)  # in one step, so that nobody finds half an image
-    shutil.rmtree(gone)
+    folders.retire(image.directory)
 
 
 def export(image: Image, target: Path) -> Path:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pymachine.image.errors import DigestError, MirrorError
 from pymachine.progress import Reporter, Task
+from pymachine.run import process_exists
 
 if TYPE_CHECKING:
     import requests
@@ -110,19 +111,9 @@ def _adopt(part: Path) -> None:
     name = part.name.rsplit(".", 2)[0]
     for left in part.parent.glob(f"{name}.*.part"):
         pid = left.name.rsplit(".", 2)[1]
-        if left != part and not _alive(int(pid)):
+        if left != part and not process_exists(int(pid)):
             left.replace(part)
             return
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def session() -> requests.Session:

@@ -1,0 +1,99 @@
+"""The state of a stopped machine, out of its QEMU and into another: QEMU's migration, through a pipe.
+
+Memory that is in a file can be left out of it (capability ``x-ignore-shared``): the other QEMU has the same file.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import BinaryIO
+
+from pymachine.errors import DriverError, TimeoutExpiredError
+from pymachine.wait import Deadline, until
+from pymachine_driver_qemu.qmp import Qmp
+
+_PIPE = "state"
+_CHUNK = 1 << 20
+# QEMU has a default that is meant for networks.
+_BYTES_PER_SECOND = 1 << 40
+
+
+class MigrationError(DriverError):
+    """QEMU did not write, or did not take, a machine's state."""
+
+    code = "qemu-migration"
+
+
+def save(monitor: Qmp, target: BinaryIO, *, without_memory: bool, seconds: float) -> None:
+    """Write the state of the machine, which must be stopped, to `target`. Raises `MigrationError`."""
+    _prepare(monitor, without_memory=without_memory)
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as source, _pumping(lambda: shutil.copyfileobj(source, target, _CHUNK)):
+        try:
+            monitor.execute("getfd", fdname=_PIPE, handle=writing)
+        finally:
+            os.close(writing)
+        monitor.execute("migrate", uri=f"fd:{_PIPE}")
+        _await(monitor, seconds)
+
+
+def load(monitor: Qmp, source: BinaryIO, *, without_memory: bool, seconds: float) -> None:
+    """Give the state in `source` to a machine that waits for one; it is stopped then. Raises `MigrationError`."""
+    _prepare(monitor, without_memory=without_memory)
+    reading, writing = os.pipe()
+
+    def feed() -> None:
+        # QEMU closes its end when it has had enough; what that means it says itself.
+        with suppress(BrokenPipeError), os.fdopen(writing, "wb") as target:
+            shutil.copyfileobj(source, target, _CHUNK)
+            target.flush()
+
+    with _pumping(feed):
+        try:
+            monitor.execute("getfd", fdname=_PIPE, handle=reading)
+        finally:
+            os.close(reading)
+        monitor.execute("migrate-incoming", uri=f"fd:{_PIPE}")
+        _await(monitor, seconds)
+
+
+def _prepare(monitor: Qmp, *, without_memory: bool) -> None:
+    capabilities = [{"capability": "x-ignore-shared", "state": without_memory}]
+    monitor.execute("migrate-set-capabilities", capabilities=capabilities)
+    monitor.execute("migrate-set-parameters", max_bandwidth=_BYTES_PER_SECOND)
+
+
+def _await(monitor: Qmp, seconds: float) -> None:
+    def ended() -> dict[str, object] | None:
+        answer: dict[str, object] = monitor.execute("query-migrate")
+        return answer if answer.get("status") in ("completed", "failed", "cancelled") else None
+
+    try:
+        answer = until(ended, deadline=Deadline(seconds), what="QEMU to move its state", interval=0.002, longest=0.05)
+    except TimeoutExpiredError as error:
+        raise MigrationError(error.brief) from error
+    if answer["status"] != "completed":
+        raise MigrationError(f"QEMU could not move its state: {answer.get('error-desc', answer['status'])}")
+
+
+@contextmanager
+def _pumping(work: Callable[[], None]) -> Iterator[None]:
+    """Do `work` beside the block; its failure is raised at the end, if the block had none."""
+    problems: list[OSError] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except OSError as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=guarded, daemon=True)
+    thread.start()
+    yield
+    thread.join()
+    if problems:
+        raise MigrationError(f"cannot move the machine's state: {problems[0].strerror}") from problems[0]
