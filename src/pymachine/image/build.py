@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import multiprocessing
 import os
 import sys
@@ -147,7 +146,7 @@ def describe(recipe: Recipe, packages: Sequence[Package], *, kernel: str) -> dic
         "engine": upstream(engine),
         "kernel": kernel,
         "version": pymachine.__version__,
-        "recipe": recipe_digest(recipe),
+        "recipe": recipe.whole_digest(),
         "command_line": "",
         "packages": [lock.to_json(package) for package in packages],
     }
@@ -156,16 +155,6 @@ def describe(recipe: Recipe, packages: Sequence[Package], *, kernel: str) -> dic
 def upstream(version: str) -> str:
     """The upstream part of a Debian version: ``26.1.5`` of ``1:26.1.5+dfsg1-9``."""
     return version.rpartition(":")[2].partition("-")[0].partition("+")[0].partition("~")[0]
-
-
-def recipe_digest(recipe: Recipe) -> str:
-    """SHA-256 over the recipe and the files of ``rootfs/``: what an image is made of besides its packages."""
-    digest = hashlib.sha256(f"{pymachine.__version__}\n{recipe.digest()}\n".encode())
-    for path in sorted(path for path in rootfs.HERE.rglob("*") if path.is_file()):
-        name = path.relative_to(rootfs.HERE).as_posix()
-        executable = path.stat().st_mode & 0o100
-        digest.update(f"{name}\0{executable}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def substitutions(manifest: dict[str, Any]) -> dict[str, str]:

@@ -11,11 +11,6 @@ from pymachine.image.recipe import Recipe
 from pymachine.progress import Reporter
 
 
-def default_recipe_digest(architecture: str) -> str:
-    """What the manifest of an image of today's recipe has as its recipe."""
-    return build.recipe_digest(Recipe(architecture=architecture))
-
-
 def build_into_cache(
     architecture: str,
     *,

@@ -21,6 +21,7 @@ from pymachine.driver import ImageFiles, ImageRequest
 from pymachine.files import acquire_lock
 from pymachine.image.errors import DigestError, ImageError, ImageNotFoundError, RecipeError
 from pymachine.image.layout import INITRD, ISO, KERNEL, MANIFEST
+from pymachine.image.recipe import Recipe
 from pymachine.progress import Reporter
 
 DIGITS = 12
@@ -89,15 +90,15 @@ def ensure(request: ImageRequest, *, store: Path, reporter: Reporter) -> ImageFi
         from pymachine.image import imported  # noqa: PLC0415 (pycdlib, requests)
 
         return imported.ensure(request.source, store=store, reporter=reporter).files()
-    from pymachine.image import builder  # noqa: PLC0415 (only this needs the builder's parts)
-
     architecture = request.architecture or host_architecture()
-    wanted = builder.default_recipe_digest(architecture)
+    wanted = Recipe(architecture=architecture).whole_digest()
     found = newest(store, architecture, recipe=wanted)
     if found is None:
         with locked(store, architecture):
             found = newest(store, architecture, recipe=wanted)
             if found is None:
+                from pymachine.image import builder  # noqa: PLC0415 (all that it takes to build costs 50 ms)
+
                 reporter.info(f"Building the guest image for {architecture} (once; later machines use the same)...")
                 found = builder.build_into_cache(architecture, store=store, reporter=reporter)
     return found.files()

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from pymachine import __version__
 from pymachine.image.errors import RecipeError
 
 KEYS = Path(__file__).parent / "keys"
+ROOTFS = Path(__file__).parent / "rootfs"
 RELEASE = "trixie"
 ARCHITECTURES = ("amd64", "arm64")
 # The archive key signs trixie and trixie-updates (a point release also with the stable key), the other one security.
@@ -242,3 +244,12 @@ class Recipe:
         """SHA-256 over the recipe's data, to tell whether an image is of this recipe."""
         text = json.dumps(asdict(self), sort_keys=True, default=lambda path: path.name)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def whole_digest(self) -> str:
+        """SHA-256 over the recipe and the files of ``rootfs/``: what an image is made of besides its packages."""
+        digest = hashlib.sha256(f"{__version__}\n{self.digest()}\n".encode())
+        for path in sorted(path for path in ROOTFS.rglob("*") if path.is_file()):
+            name = path.relative_to(ROOTFS).as_posix()
+            executable = path.stat().st_mode & 0o100
+            digest.update(f"{name}\0{executable}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        return digest.hexdigest()

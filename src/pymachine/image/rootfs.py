@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pymachine.image.errors import RecipeError
-from pymachine.image.recipe import Recipe
+from pymachine.image.recipe import ROOTFS, Recipe
 from pymachine.image.tree import Node, Tree
 
-HERE = Path(__file__).parent / "rootfs"
-OVERLAY = HERE / "root"
-MANIFEST = HERE / "root.manifest"
-INIT = HERE / "initrd" / "init"
+OVERLAY = ROOTFS / "root"
+MANIFEST = ROOTFS / "root.manifest"
+INIT = ROOTFS / "initrd" / "init"
 TEMPLATE = ".in"
 CERTIFICATES = "usr/share/ca-certificates"
 BUNDLE = "etc/ssl/certs/ca-certificates.crt"
