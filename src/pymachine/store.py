@@ -16,7 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pymachine import files, paths
-from pymachine.errors import InvalidNameError, LockedError, MachineNotFoundError, RecordError, StoreError
+from pymachine.errors import (
+    InvalidNameError,
+    LockedError,
+    MachineExistsError,
+    MachineNotFoundError,
+    RecordError,
+    StoreError,
+)
 from pymachine.machine import Machine
 from pymachine.migrations import CONFIG_VERSION
 
@@ -100,6 +107,19 @@ class Store:
                 f"cannot write {folder / paths.CONFIG}: {error.strerror}",
                 hint="Make the storage path writable, free some space, or choose another with --storage-path.",
             ) from error
+
+    def rename(self, name: str, new: str) -> None:
+        """Move the folder of machine `name`, in one step. Hold the locks of both names."""
+        folder = self.machine_dir(name)
+        try:
+            # A folder, even an empty one, must not be replaced.
+            if self.machine_dir(new).exists():
+                raise MachineExistsError(new)
+            folder.rename(self.machine_dir(new))
+        except FileNotFoundError as error:
+            raise MachineNotFoundError(name) from error
+        except OSError as error:
+            raise StoreError(f"cannot rename {folder}: {error.strerror}") from error
 
     def delete(self, name: str) -> None:
         """Remove the folder of machine `name`: gone from the list at once, then from the disk."""
