@@ -6,6 +6,7 @@ the driver may have changed it. News are docker-machine's own lines.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -120,11 +121,16 @@ class Manager:
             known_hosts=known_hosts if known_hosts.exists() else None,
         )
 
-    def check(self, name: str, *, timeout: float = 20.0) -> Endpoint:
-        """Shake hands with the machine's engine as a client would, and return where it is."""
+    def check(self, name: str, *, timeout: float = 20.0, swarm: bool = False) -> Endpoint:
+        """Shake hands with the machine's engine as a client would, and return where it is.
+
+        With `swarm` it is the master of a Swarm standalone, as docker-machine made them, that is meant.
+        """
         from pymachine import tls  # noqa: PLC0415 (ssl costs 20 ms)
 
         endpoint = self.endpoint(name)
+        if swarm:
+            endpoint = _swarm_endpoint(self.store.load(name), endpoint)
         folder = self.store.machine_dir(name)
         tls.check(
             endpoint.address,
@@ -437,6 +443,17 @@ class Manager:
             client_cert=self._authority.get("client_cert", folder / paths.CLIENT_CERT),
             client_key=self._authority.get("client_key", folder / paths.CLIENT_KEY),
         )
+
+
+def _swarm_endpoint(machine: Machine, endpoint: Endpoint) -> Endpoint:
+    """Where the manager of a Swarm standalone listens, if `machine` is its master."""
+    port = machine.swarm.host.rpartition(":")[2]
+    if not machine.swarm.master or not port.isdigit():
+        raise UsageError(
+            f'"{machine.name}" is not a swarm master. The --swarm flag is intended for use with swarm masters',
+            hint="Swarm standalone is gone from Docker; today's swarm mode needs no flag here.",
+        )
+    return dataclasses.replace(endpoint, docker_port=int(port))
 
 
 def boot_timeout() -> float:

@@ -23,9 +23,9 @@ from pymachine.driver import (
     State,
     Upgradable,
 )
-from pymachine.errors import MachineExistsError, PymachineError, WrongStateError
+from pymachine.errors import MachineExistsError, PymachineError, UsageError, WrongStateError
 from pymachine.machine import EngineOptions, Machine
-from pymachine.manager import SETS_UP_ENGINE, STOP_SECONDS, Manager
+from pymachine.manager import SETS_UP_ENGINE, STOP_SECONDS, Manager, boot_timeout
 from pymachine.store import check_name
 
 _CERTIFICATES = (paths.CA_CERT, paths.CLIENT_CERT, paths.CLIENT_KEY, paths.SERVER_CERT, paths.SERVER_KEY)
@@ -76,7 +76,7 @@ class Upkeep(Manager):
                     self._ensure_certificates(machine, driver.endpoint().address, renew=True)
             self.store.save(machine)
             if running:
-                self._await_engine(machine, driver)
+                self._await_engine(machine, driver, seconds=boot_timeout())
             self._refresh_context(machine, driver)
 
     # -- hardware and engine -----------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ class Upkeep(Manager):
             if stop:
                 self._start(machine, driver)
             elif running:
-                self._await_engine(machine, driver)
+                self._await_engine(machine, driver, seconds=boot_timeout())
                 self._refresh_context(machine, driver)
 
     def _check(self, machine: Machine, driver: Driver, changes: Changes) -> None:
@@ -206,14 +206,14 @@ class Upkeep(Manager):
         """Start with the new image; without an answer, start with the old one again and raise what went wrong."""
         self.reporter.info("Starting machine back up...")
         try:
-            self._boot(machine, driver, driver.start)
+            self._boot(machine, driver, driver.start, self._request(machine))
         except BaseException as error:
             driver.kill()
             self._settle(machine, driver, keep=False)
             if not isinstance(error, PymachineError):
                 raise
             self.reporter.warn(f"The new image did not come up ({error.brief}): going back to the old one.")
-            self._boot(machine, driver, driver.start)
+            self._boot(machine, driver, driver.start, self._request(machine))
             raise error.prefixed(f'Machine "{machine.name}" runs with its old image again: ') from error
         self._settle(machine, driver, keep=True)
 
@@ -221,6 +221,36 @@ class Upkeep(Manager):
         if isinstance(driver, Upgradable):
             driver.settle_image(keep=keep)
         self.store.save(machine)
+
+    # -- docker contexts ---------------------------------------------------------------------------------------
+
+    def make_context(self, name: str, context: str) -> str:
+        """Make the docker context `context` for the running machine `name`, in place of one that it had."""
+        from pymachine import contexts  # noqa: PLC0415
+
+        with self.store.lock(name):
+            machine = self.store.load(name)
+            if machine.context != context:
+                contexts.refuse_existing(context)
+            contexts.put(context, self.endpoint(name), directory=self.store.machine_dir(name))
+            if machine.context not in ("", context):
+                self._drop_context(machine)
+            machine.context = context
+            self.store.save(machine)
+        return context
+
+    def remove_context(self, name: str) -> str:
+        """Remove the docker context of machine `name`, and return what it was called."""
+        from pymachine import contexts  # noqa: PLC0415
+
+        with self.store.lock(name):
+            machine = self.store.load(name)
+            if not machine.context:
+                raise UsageError(f'machine "{name}" has no docker context')
+            context, machine.context = machine.context, ""
+            contexts.remove(context)
+            self.store.save(machine)
+        return context
 
     # -- parts -------------------------------------------------------------------------------------------------
 

@@ -90,9 +90,9 @@ def test_the_core_imports_no_driver_and_names_none() -> None:
 LAYERS = [
     {"errors", "paths", "run", "wait", "progress", "files", "folders"},
     {"driver"},
-    {"machine", "gotemplate", "shells"},
-    {"store", "registry", "tls", "ssh", "certs", "engine", "identity", "image", "provision", "templates", "testing"},
-    {"manager"},
+    {"machine", "migrations", "gotemplate", "shells"},
+    {"store", "registry", "tls", "ssh", "certs", "engine", "identity", "image", "provision", "templates", "testing", "archive", "contexts"},
+    {"manager", "upkeep", "portable"},
     {"cli"},
     {"__main__"},
 ]
