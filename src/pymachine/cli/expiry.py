@@ -12,6 +12,7 @@ from pymachine.machine import Machine
 # As the short path of `env` has it, and a little more than what `start` renews in time for (`pymachine.certs`).
 WARN_SECONDS = 30 * 24 * 3600
 
+
 def warning(app: App, machine: Machine, *, look: bool = False) -> str:
     """What to say of the machine's certificates; empty while they are good for another month.
 
