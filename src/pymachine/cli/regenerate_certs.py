@@ -18,7 +18,7 @@ from pymachine.cli.errors import RunError
 @pass_app
 def command(app: App, names: tuple[str, ...], *, force: bool, client_certs: bool) -> None:
     """Regenerate TLS Certificates for a machine."""
-    if not force and not _confirmed():
+    if not force and not _confirmed(app):
         return
     app.reporter.info("Regenerating TLS certificates")
     chosen = app.names(names)
@@ -30,11 +30,11 @@ def command(app: App, names: tuple[str, ...], *, force: bool, client_certs: bool
     machines.each(app, names, app.upkeep.regenerate_certs)
 
 
-def _confirmed() -> bool:
+def _confirmed(app: App) -> bool:
     """Ask; unlike `rm`, the end of the input is an error here, as it is in docker-machine."""
-    click.echo("Regenerate TLS machine certs?  Warning: this is irreversible. (y/n): ", nl=False, err=False)
+    click.echo("Regenerate TLS machine certs?  Warning: this is irreversible. (y/n): ", nl=False, err=app.structured)
     answer = sys.stdin.readline()
     if not answer:
-        click.echo()
+        click.echo(err=app.structured)
         raise RunError("EOF", hint="Without anybody to ask, say --force.")
     return answer.strip().lower() in {"y", "yes"}
