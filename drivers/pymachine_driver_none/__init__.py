@@ -77,6 +77,9 @@ class Driver(BaseDriver):
         """Refused."""
         raise _cannot("restarted")
 
+    def renamed(self, before: MachineRef) -> None:
+        """Nothing outside has the name."""
+
     def remove(self) -> None:
         """Nothing exists outside the record."""
 

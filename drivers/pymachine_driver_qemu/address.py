@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from pymachine.driver import Json
 from pymachine.errors import DriverError
 
 DOCKER_PORT = 2376
@@ -35,6 +36,22 @@ class Place:
     def ports(self) -> tuple[int, int]:
         """Both ports."""
         return self.docker_port, self.ssh_port
+
+
+def of(config: Mapping[str, Json]) -> Place:
+    """The place that a machine's configuration has."""
+    return Place(
+        str(config.get("IPAddress", "")),
+        int(config.get("EnginePort", DOCKER_PORT)),
+        int(config.get("SSHPort", SSH_PORT)),
+    )
+
+
+def is_usable(place: Place, taken: Iterable[Place]) -> bool:
+    """Whether a machine could be at `place` on this host, beside those that have `taken`."""
+    own = has_own_addresses() == (place.address != LOOPBACK)
+    ports = {(other.address, port) for other in taken for port in other.ports}
+    return own and not any((place.address, port) in ports or not is_free(place.address, port) for port in place.ports)
 
 
 def has_own_addresses() -> bool:

@@ -17,6 +17,7 @@ DISK = "disk.raw"
 ISO = "boot2docker.iso"
 KERNEL = "vmlinuz"
 INITRD = "initrd.img"
+IMAGE = (ISO, KERNEL, INITRD)
 
 # The guest formats a disk only if it begins with this. boot2docker's own words, for any image made like it.
 MAGIC = "boot2docker, please format-me"
@@ -122,6 +123,36 @@ def check_image(folder: Path) -> None:
                 f"{folder / name} is missing",
                 hint="The machine cannot start without it: restore it, or remove the machine and create it again.",
             )
+
+
+def grow(path: Path, *, size_mb: int) -> None:
+    """Make the disk `size_mb` MiB large; the guest grows what is on it. Raises `DiskError`; it never shrinks."""
+    try:
+        with path.open("r+b") as disk:
+            if disk.seek(0, os.SEEK_END) < size_mb * MEBIBYTE:
+                disk.truncate(size_mb * MEBIBYTE)
+    except OSError as error:
+        raise DiskError(f"cannot grow the disk {path}: {error.strerror}") from error
+
+
+def set_image_aside(folder: Path) -> None:
+    """Keep what is booted now beside what will be. Raises `DiskError`."""
+    for name in IMAGE:
+        _link_or_copy(folder / name, _aside(folder / name))
+
+
+def settle_image(folder: Path, *, keep: bool) -> None:
+    """Remove the image that was set aside, or with `keep` false bring it back in place of the new one."""
+    for name in IMAGE:
+        old = _aside(folder / name)
+        if keep:
+            old.unlink(missing_ok=True)
+        elif old.exists():
+            old.replace(folder / name)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.old")
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

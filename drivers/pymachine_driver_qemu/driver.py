@@ -15,7 +15,6 @@ from pymachine.driver import (
     BootRequest,
     Capability,
     Config,
-    Driver,
     DriverInfo,
     Endpoint,
     Health,
@@ -27,7 +26,7 @@ from pymachine.driver import (
     State,
 )
 from pymachine.errors import DriverError, PymachineError
-from pymachine_driver_qemu import address, monitor, options, runtime
+from pymachine_driver_qemu import address, monitor, options, runtime, upkeep
 
 if TYPE_CHECKING:
     from pymachine.wait import Deadline
@@ -35,8 +34,7 @@ if TYPE_CHECKING:
     from pymachine_driver_qemu.template import Board
 
 SSH_USER = "docker"
-# A range for private use, with QEMU's own prefix.
-_MAC_PREFIX = "52:54:00"
+_place = address.of
 
 
 class PortTakenError(DriverError):
@@ -45,7 +43,7 @@ class PortTakenError(DriverError):
     code = "port-taken"
 
 
-class QemuDriver(Driver):
+class QemuDriver(upkeep.Upkeep):
     """One machine is one QEMU process of the user's, with a folder of sockets and an address on the loopback."""
 
     info: ClassVar[DriverInfo] = DriverInfo(
@@ -75,19 +73,15 @@ class QemuDriver(Driver):
     @classmethod
     def configure(cls, machine: MachineRef, values: Mapping[str, Json], siblings: Sequence[Config]) -> Config:  # noqa: ARG003
         """Check the flags; choose an address, a MAC address and an id for the machine."""
-        import uuid  # noqa: PLC0415
-
         choices = options.check(values)
         taken = [_place(config) for config in siblings if config.get("IPAddress")]
         place = address.allocate(taken, own_address=address.has_own_addresses())
-        machine_id = uuid.uuid4()
         return {
             "IPAddress": place.address,
             "EnginePort": place.docker_port,
             "SSHPort": place.ssh_port,
             "SSHUser": SSH_USER,
-            "MachineID": str(machine_id),
-            "MACAddress": ":".join([_MAC_PREFIX, *(f"{byte:02x}" for byte in machine_id.bytes[:3])]),
+            **options.new_ids(),
             "CPU": choices.cpus,
             "Memory": choices.memory_mib,
             "DiskSize": choices.disk_mb,
@@ -326,11 +320,3 @@ def _image(request: BootRequest) -> ImageFiles:
     if request.image is None:
         raise DriverError("the qemu driver needs an image to create a machine")
     return request.image
-
-
-def _place(config: Mapping[str, Json]) -> address.Place:
-    return address.Place(
-        str(config.get("IPAddress", "")),
-        int(config.get("EnginePort", address.DOCKER_PORT)),
-        int(config.get("SSHPort", address.SSH_PORT)),
-    )

@@ -168,6 +168,10 @@ class Channel:
         words = life(tar, seed=seed, now=time.time())
         self._exchange(Progress(digest(tar), stages=()), words, deadline, task)
 
+    def renew(self, tar: bytes, *, deadline: Deadline, task: Task) -> None:
+        """Have a machine that is up take a later identity over. Raises as `deliver`."""
+        self._exchange(Progress(digest(tar), stages=()), message(tar, now=time.time()), deadline, task)
+
     def _exchange(self, progress: Progress, outgoing: bytes, deadline: Deadline, task: Task) -> None:
         unsent = memoryview(outgoing)
         self._socket.settimeout(0)

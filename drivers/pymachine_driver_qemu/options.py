@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pymachine.driver import Json, Option, OptionKind
+from pymachine.driver import Config, Json, Option, OptionKind, Shape
 from pymachine.errors import UsageError
 
 ACCELERATORS = ("auto", "kvm", "hvf", "tcg")
@@ -19,6 +19,8 @@ DEFAULT_DISK_MB = 20000
 # Below this the kernel, the overlay in memory and dockerd do not fit.
 LEAST_MEMORY_MIB = 512
 LEAST_DISK_MB = 1000
+# A range for private use, with QEMU's own prefix.
+_MAC_PREFIX = "52:54:00"
 # What q35 and virt take without further options.
 MOST_CPUS = 255
 
@@ -97,18 +99,42 @@ def check(values: Mapping[str, Json]) -> Choices:
     )
 
 
+def reshape(config: Mapping[str, Json], shape: Shape) -> Config:
+    """What of a machine's configuration `shape` changes. Raises `UsageError` for what cannot be."""
+    changed: Config = {}
+    if shape.cpus is not None:
+        changed["CPU"] = _cpus(shape.cpus, flag="cpus")
+    if shape.memory_mib is not None:
+        changed["Memory"] = _at_least({"memory": shape.memory_mib}, "memory", LEAST_MEMORY_MIB, "MB")
+    if shape.disk_mb is not None:
+        changed["DiskSize"] = shape.disk_mb
+        now = int(config.get("DiskSize", DEFAULT_DISK_MB))
+        if shape.disk_mb < now:
+            raise UsageError(f"--disk-size is {shape.disk_mb}, but the disk has {now} MB, and a disk cannot shrink")
+    return changed
+
+
+def new_ids() -> Config:
+    """What no two machines share."""
+    import uuid  # noqa: PLC0415
+
+    machine_id = uuid.uuid4()
+    mac = ":".join([_MAC_PREFIX, *(f"{byte:02x}" for byte in machine_id.bytes[:3])])
+    return {"MachineID": str(machine_id), "MACAddress": mac}
+
+
 def host_architecture() -> str:
     """Debian's word for this host's architecture; what is unknown here is emulated, as amd64."""
     return ARCHITECTURES.get(os.uname().machine.lower(), "amd64")
 
 
-def _cpus(value: Json) -> int:
+def _cpus(value: Json, *, flag: str = "qemu-cpu-count") -> int:
     host = os.cpu_count() or 1
-    count = _integer("qemu-cpu-count", value)
+    count = _integer(flag, value)
     if count == -1:
         return min(host, MOST_CPUS)
     if not 1 <= count <= MOST_CPUS:
-        raise UsageError(f"--qemu-cpu-count is {count}, expected 1 to {MOST_CPUS}, or -1 for all that the host has")
+        raise UsageError(f"--{flag} is {count}, expected 1 to {MOST_CPUS}, or -1 for all that the host has")
     # More CPUs than the host has only wait for each other; the default must not ask for that.
     return min(count, host) if count == DEFAULT_CPUS else count
 

@@ -18,6 +18,8 @@ LINK = "run"
 CONTROL = "control.sock"
 PORTS = "ports.sock"
 IDENTITY = "identity.sock"
+# In the socket folder, and leads back: a machine's folder may be a copy of another's, with that one's link in it.
+OWNER = "machine"
 _LONGEST_PATH = 103
 _LONGEST_NAME = max(len(CONTROL), len(PORTS), len(IDENTITY)) + 1
 _ID_LENGTH = 12
@@ -46,6 +48,7 @@ def make(directory: Path, machine_id: str) -> Path:
         stale.unlink()
     link = directory / LINK
     try:
+        (folder / OWNER).symlink_to(directory)
         link.symlink_to(folder)
     except OSError as error:
         raise RuntimeFolderError(f"cannot write {link}: {error.strerror}") from error
@@ -53,12 +56,12 @@ def make(directory: Path, machine_id: str) -> Path:
 
 
 def find(directory: Path) -> Path | None:
-    """The socket folder of the machine, None if it has none or it is not ours."""
+    """The socket folder of the machine, None if it has none or it is not ours, or another machine's."""
     try:
         folder = (directory / LINK).readlink()
     except OSError:
         return None
-    return folder if _is_ours(folder) else None
+    return folder if _is_ours(folder) and _is_of(folder, directory) else None
 
 
 def remove(directory: Path) -> None:
@@ -68,6 +71,15 @@ def remove(directory: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(FileNotFoundError):
         (directory / LINK).unlink()
+
+
+def _is_of(folder: Path, directory: Path) -> bool:
+    """Whether the sockets are those of the machine in `directory`, which may have been moved while it ran."""
+    try:
+        owner = (folder / OWNER).readlink()
+    except OSError:
+        return True
+    return not (owner / LINK).is_symlink() or owner.samefile(directory)
 
 
 def _made(folder: Path) -> Path:

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import os
 import sys
+from math import inf
+from time import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 HANDSHAKE_SECONDS = 20.0
+# From then on `env` warns, which is the full CLI's to do; `pymachine.certs` renews in time for that.
+WARN_SECONDS = 30 * 24 * 3600
 # Flags with a value that mean something to `env`, or nothing at all.
 _VALUE_FLAGS = {"s": "storage-path", "storage-path": "storage-path", "shell": "shell", "bugsnag-api-token": "ignored"}
 
@@ -109,6 +113,8 @@ def _shake_hands(directory: str) -> tuple[str, int]:
     address, port = record["Endpoint"]["Address"], record["Endpoint"]["DockerPort"]
     if record["ConfigVersion"] != 3 or not isinstance(address, str) or not isinstance(port, int):
         raise ValueError(record["ConfigVersion"])
+    if record.get("CertificatesExpire", inf) - time() < WARN_SECONDS:
+        raise ValueError(record["CertificatesExpire"])
     from pymachine import tls  # noqa: PLC0415 (ssl, only now that there is something to connect to)
 
     tls.check(

@@ -12,6 +12,7 @@ import getpass
 import ipaddress
 import shutil
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,40 +54,63 @@ class _Pair:
     key: ec.EllipticCurvePrivateKey
 
 
-def ensure_authority(auth: AuthPaths, *, reporter: Reporter) -> None:
-    """Make the CA and the client certificate where they are missing, and anew where they have expired.
+def ensure_authority(auth: AuthPaths, *, reporter: Reporter, margin: dt.timedelta = dt.timedelta()) -> None:
+    """Make the CA and the client certificate where they are missing, and anew where they expire within `margin`.
 
     What is replaced is kept beside as ``*.old``. Raises `CertificateError` for a certificate without its key.
     """
-    folder = auth.ca_cert.parent
-    with files.acquire_lock(folder / ".lock"):
-        new_ca = _needed(auth.ca_cert, auth.ca_key, "CA certificate", reporter)
+    with _locked(auth):
+        new_ca = _needed(auth.ca_cert, auth.ca_key, "CA certificate", reporter, margin)
         if new_ca:
-            reporter.info(f"Creating CA: {auth.ca_cert}")
-            _write(auth.ca_cert, auth.ca_key, _make_ca())
-        if new_ca or _needed(auth.client_cert, auth.client_key, "Client certificate", reporter):
-            reporter.info(f"Creating client certificate: {auth.client_cert}")
-            _write(auth.client_cert, auth.client_key, _make_client(_read(auth.ca_cert, auth.ca_key)))
+            _new_ca(auth, reporter)
+        if new_ca or _needed(auth.client_cert, auth.client_key, "Client certificate", reporter, margin):
+            _new_client(auth, reporter)
 
 
-def ensure_server(auth: AuthPaths, *, directory: Path, name: str, hosts: Sequence[str]) -> None:
+def renew_authority(auth: AuthPaths, *, reporter: Reporter, ca: bool = True) -> None:
+    """Make a new client certificate, and with `ca` a new CA before it; the old ones are kept beside as ``*.old``.
+
+    Machines go on with the copies that they have, until they are given certificates of the new CA.
+    """
+    with _locked(auth):
+        doomed = [auth.client_cert, auth.client_key, *((auth.ca_cert, auth.ca_key) if ca else ())]
+        for path in doomed:
+            _keep_old(path)
+        if ca or not auth.ca_cert.exists():
+            _new_ca(auth, reporter)
+        _new_client(auth, reporter)
+
+
+def ensure_server(
+    auth: AuthPaths, *, directory: Path, name: str, hosts: Sequence[str], renew: bool = False
+) -> dt.datetime:
     """Give the machine in `directory` a server certificate for `hosts`, and copies of what its clients need.
 
-    What is there is kept if it is for these hosts, signed by the CA of now, and good for another month.
+    What is there is kept if it is for these hosts, signed by the CA of now, and good for another month; with `renew`
+    it is made anew whatever it is. Returns when the first of the certificates expires.
     """
-    ca = _read(auth.ca_cert, auth.ca_key)
     cert, key = directory / paths.SERVER_CERT, directory / paths.SERVER_KEY
-    if not _server_fits(cert, key, ca, hosts):
+    with _locked(auth):
+        ca = _read(auth.ca_cert, auth.ca_key)
+        copies = [
+            (directory / target, source.read_bytes(), mode)
+            for source, target, mode in (
+                (auth.ca_cert, paths.CA_CERT, CERT_MODE),
+                (auth.client_cert, paths.CLIENT_CERT, CERT_MODE),
+                (auth.client_key, paths.CLIENT_KEY, KEY_MODE),
+            )
+        ]
+    if renew or not _server_fits(cert, key, ca, hosts):
         _write(cert, key, _make_server(ca, name=name, hosts=hosts))
-    for source, target, mode in (
-        (auth.ca_cert, paths.CA_CERT, CERT_MODE),
-        (auth.client_cert, paths.CLIENT_CERT, CERT_MODE),
-        (auth.client_key, paths.CLIENT_KEY, KEY_MODE),
-    ):
-        data = source.read_bytes()
-        copy = directory / target
+    for copy, data, mode in copies:
         if not copy.exists() or copy.read_bytes() != data:
             files.atomic_write(copy, data, mode=mode)
+    return first_expiry(directory)
+
+
+def first_expiry(directory: Path) -> dt.datetime:
+    """When the first of the certificates of the machine in `directory` expires (UTC). Raises `CertificateError`."""
+    return min(expires(directory / name) for name in (paths.CA_CERT, paths.CLIENT_CERT, paths.SERVER_CERT))
 
 
 def expires(certificate: Path) -> dt.datetime:
@@ -94,7 +118,22 @@ def expires(certificate: Path) -> dt.datetime:
     return _load_certificate(certificate).not_valid_after_utc
 
 
-def _needed(cert: Path, key: Path, what: str, reporter: Reporter) -> bool:
+def _locked(auth: AuthPaths) -> AbstractContextManager[object]:
+    """Nobody else makes or replaces the authority meanwhile."""
+    return files.acquire_lock(auth.ca_cert.parent / ".lock")
+
+
+def _new_ca(auth: AuthPaths, reporter: Reporter) -> None:
+    reporter.info(f"Creating CA: {auth.ca_cert}")
+    _write(auth.ca_cert, auth.ca_key, _make_ca())
+
+
+def _new_client(auth: AuthPaths, reporter: Reporter) -> None:
+    reporter.info(f"Creating client certificate: {auth.client_cert}")
+    _write(auth.client_cert, auth.client_key, _make_client(_read(auth.ca_cert, auth.ca_key)))
+
+
+def _needed(cert: Path, key: Path, what: str, reporter: Reporter, margin: dt.timedelta) -> bool:
     """Whether a pair must be made: it is missing, or out of date (which is said in docker-machine's words).
 
     A key alone is what a crash in `_write` leaves; it is kept beside all the same, since it may be more than that.
@@ -107,7 +146,7 @@ def _needed(cert: Path, key: Path, what: str, reporter: Reporter) -> bool:
             f"{key} is missing, but {cert} is there",
             hint=f"Restore {key.name} from a backup; or move {cert.name} away, and both are made anew.",
         )
-    if expires(cert) > _now():
+    if expires(cert) > _now() + margin:
         return False
     reporter.info(f"{what} is outdated and needs to be regenerated")
     _keep_old(cert)

@@ -262,6 +262,85 @@ class Driver(ABC):
         return UnsupportedError(f"{self.info.name} driver does not support {action}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What of a machine's hardware is to change; None leaves it as it is."""
+
+    cpus: int | None = None
+    memory_mib: int | None = None
+    disk_mb: int | None = None
+
+
+# -- abilities that only some drivers have: `isinstance(driver, LiveIdentity)` tells ------------------------------
+
+
+@runtime_checkable
+class LiveIdentity(Protocol):
+    """A running machine takes over a new identity: certificates and engine options change without a restart of it."""
+
+    def apply_identity(self, request: BootRequest) -> None:
+        """Give the running machine the identity that `request` makes, and wait until it is in force.
+
+        The engine restarts only for options that it cannot reload. Raises `DriverError` if the guest does not take
+        it; what is in force then is the old one.
+        """
+
+
+@runtime_checkable
+class Resizable(Protocol):
+    """The hardware of a machine can be changed after it was made."""
+
+    def resize(self, shape: Shape) -> None:
+        """Change a stopped machine's configuration and files; it is so from its next start on.
+
+        Raises `UsageError` for what cannot be (a disk that shrinks), and then nothing was changed.
+        """
+
+
+@runtime_checkable
+class Renamable(Protocol):
+    """A machine can be given another name."""
+
+    def renamed(self, before: MachineRef) -> None:
+        """The stopped machine was `before`, and is `self.machine` now: its folder has been moved.
+
+        Follow outside the folder and in `config`. Raises `DriverError` if that fails; the core then moves it back.
+        """
+
+
+@runtime_checkable
+class Portable(Protocol):
+    """All that a stopped machine is lies in its folder, so that it can be taken to another store or host."""
+
+    def exported(self) -> Sequence[str]:
+        """The files in the folder, relative to it, without which there is no machine (record and keys not counted)."""
+
+    def imported(self, siblings: Sequence[Config]) -> None:
+        """The folder came from elsewhere: make `config` fit this host and differ from `siblings`, as in `configure`."""
+
+
+@runtime_checkable
+class Upgradable(Protocol):
+    """The image of a stopped machine can be changed under its data."""
+
+    def image_digest(self) -> str:
+        """SHA-256 of the image that the machine boots."""
+
+    def swap_image(self, image: ImageFiles) -> None:
+        """Boot `image` from the next start on, and keep the one of now beside it."""
+
+    def settle_image(self, *, keep: bool) -> None:
+        """The new image has answered (`keep`): drop the old one. Or it has not: bring the old one back."""
+
+
+@runtime_checkable
+class Console(Protocol):
+    """What the guest writes on its console is kept in a file."""
+
+    def console_log(self) -> Path:
+        """Where; the file is there once the machine has run."""
+
+
 @runtime_checkable
 class TemplateDriver(Protocol):
     """The ability to make machines by resuming a template, for drivers that have it.

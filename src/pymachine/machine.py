@@ -12,11 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from pymachine import paths
+from pymachine import migrations, paths
 from pymachine.driver import Config, Endpoint, Json
 from pymachine.errors import RecordError
-
-CONFIG_VERSION = 3
 
 T = TypeVar("T")
 
@@ -95,6 +93,10 @@ class Machine:
     auth: AuthOptions = field(default_factory=AuthOptions)
     endpoint: Endpoint | None = None
     """Where it is reached, if that never changes; lets `env` connect without asking the driver."""
+    certificates_expire: int | None = None
+    """When the first of its certificates does, in seconds since 1970; `ls` and `env` warn without opening them."""
+    context: str = ""
+    """The docker context that was made for it, and goes with it."""
     raw: dict[str, Json] = field(default_factory=dict, repr=False, compare=False)
     """The record as it was read, for the fields that are not known here."""
 
@@ -113,32 +115,33 @@ class Machine:
         host["AuthOptions"] = _dump(self.auth, host.get("AuthOptions"))
         record = {
             **self.raw,
-            "ConfigVersion": CONFIG_VERSION,
+            "ConfigVersion": migrations.CONFIG_VERSION,
             "Driver": dict(self.driver),
             "DriverName": self.driver_name,
             "HostOptions": host,
             "Name": self.name,
         }
-        record.pop("Endpoint", None)
-        if self.endpoint is not None:
-            record["Endpoint"] = _dump(self.endpoint, None)
+        ours = {
+            "Endpoint": None if self.endpoint is None else _dump(self.endpoint, None),
+            "CertificatesExpire": self.certificates_expire,
+            "DockerContext": self.context or None,
+        }
+        for key, value in ours.items():
+            record.pop(key, None)
+            if value is not None:
+                record[key] = value
         return record
 
     @classmethod
-    def from_json(cls, record: Json, *, name: str) -> Machine:
-        """Read a record; `name` is its folder's, and wins over the name inside (a folder may have been copied).
+    def from_json(cls, record: Json, *, name: str, folder: Path | None = None) -> Machine:
+        """Read a record of any version; `name` is its folder's, and wins over the name inside (it may be a copy).
 
-        Raises `RecordError`, naming the field, for anything that is not a record of version 3.
+        With `folder`, absolute paths of another place are read as lying there: see `pymachine.migrations.relocate`.
+        Raises `RecordError`, naming the field, for anything that is not a record.
         """
-        fields = _object(record, "the whole", name)
-        version = fields.get("ConfigVersion")
-        if isinstance(version, int) and version > CONFIG_VERSION:
-            raise RecordError("config version is from the future -- you should upgrade your Docker Machine client")
-        if version != CONFIG_VERSION:
-            raise RecordError(
-                f'machine "{name}": cannot read a config.json of version {version!r}',
-                hint="Versions before 3 were written by docker-machine before 0.5; open it with docker-machine once.",
-            )
+        fields: Mapping[str, Json] = migrations.migrate(_object(record, "the whole", name), name=name)
+        if folder is not None:
+            fields = migrations.relocate(fields, folder=folder)
         host = _object(fields.get("HostOptions") or {}, "HostOptions", name)
         driver_name = fields.get("DriverName")
         if not isinstance(driver_name, str) or not driver_name:
@@ -152,8 +155,18 @@ class Machine:
             swarm=_load(SwarmOptions, host.get("SwarmOptions"), name),
             auth=_load(AuthOptions, host.get("AuthOptions"), name),
             endpoint=None if endpoint is None else _load(Endpoint, endpoint, name),
+            certificates_expire=_typed(fields, "CertificatesExpire", int, name),
+            context=_typed(fields, "DockerContext", str, name) or "",
             raw=dict(fields),
         )
+
+
+def _typed(fields: Mapping[str, Json], key: str, kind: type[T], name: str) -> T | None:
+    """A field of ours, None where there is none."""
+    value = fields.get(key)
+    if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
+        return value
+    raise RecordError(f'machine "{name}": config.json: {key} is {value!r}, expected {kind.__name__}')
 
 
 def _json_name(item: dataclasses.Field[Json]) -> str:

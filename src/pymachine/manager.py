@@ -6,6 +6,7 @@ the driver may have changed it. News are docker-machine's own lines.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -42,6 +43,8 @@ from pymachine.progress import Reporter, Silent
 from pymachine.store import Store, check_name
 
 if TYPE_CHECKING:
+    import datetime as dt
+
     from pymachine.certs import AuthPaths
     from pymachine.ssh.target import Target
 
@@ -67,6 +70,8 @@ class CreateRequest:
     """Further names and addresses for the server certificate (``--tls-san``)."""
     template: bool = True
     """Whether it may be resumed from a template, where its driver is able to."""
+    context: str = ""
+    """The docker context to make with the machine."""
 
 
 class Manager:
@@ -116,11 +121,16 @@ class Manager:
             known_hosts=known_hosts if known_hosts.exists() else None,
         )
 
-    def check(self, name: str, *, timeout: float = 20.0) -> Endpoint:
-        """Shake hands with the machine's engine as a client would, and return where it is."""
+    def check(self, name: str, *, timeout: float = 20.0, swarm: bool = False) -> Endpoint:
+        """Shake hands with the machine's engine as a client would, and return where it is.
+
+        With `swarm` it is the master of a Swarm standalone, as docker-machine made them, that is meant.
+        """
         from pymachine import tls  # noqa: PLC0415 (ssl costs 20 ms)
 
         endpoint = self.endpoint(name)
+        if swarm:
+            endpoint = _swarm_endpoint(self.store.load(name), endpoint)
         folder = self.store.machine_dir(name)
         tls.check(
             endpoint.address,
@@ -146,7 +156,7 @@ class Manager:
         with self.store.lock(request.name), ExitStack() as undo:
             if self.store.exists(request.name):
                 raise MachineExistsError(request.name)
-            certs.ensure_authority(self._auth_paths(), reporter=self.reporter)
+            certs.ensure_authority(self._auth_paths(), reporter=self.reporter, margin=self._margin())
             machine = self._reserve(request, kind)
             driver = self.driver(machine)
             undo.callback(self._undo_create, machine, driver)
@@ -168,6 +178,7 @@ class Manager:
             machine = self.store.load(name)
             self.driver(machine).remove()
             self.store.delete(name)
+            self._drop_context(machine)
 
     def forget(self, name: str) -> None:
         """Remove what the store has of machine `name`, whatever becomes of the rest (``rm -f``)."""
@@ -246,6 +257,7 @@ class Manager:
                 engine=request.engine,
                 swarm=request.swarm,
                 auth=self._auth_options(folder, request.sans),
+                context=request.context,
             )
             if Capability.FIXED_ADDRESS in kind.info.capabilities:
                 machine.endpoint = self.driver(machine).endpoint()
@@ -289,9 +301,10 @@ class Manager:
             self.reporter.info(f"({machine.name}) Creating SSH key...")
             identity.make_keys(self.store.machine_dir(machine.name), name=machine.name)
 
-    def _request(self, machine: Machine, *, image: ImageFiles | None = None) -> BootRequest:
+    def _request(self, machine: Machine, *, image: ImageFiles | None = None, renew: bool = False) -> BootRequest:
+        """What the driver is given; with `renew` the identity has a new server certificate."""
         return BootRequest(
-            identity=lambda endpoint: self._identity(machine, endpoint),
+            identity=lambda endpoint: self._identity(machine, endpoint, renew=renew),
             image=image,
             timeout=boot_timeout(),
             timings=self.timings,
@@ -336,20 +349,57 @@ class Manager:
             self.reporter.info("Checking connection to Docker...")
             self._await_engine(machine, driver, seconds=request.timeout)
             self.reporter.info("Docker is up and running!")
+        self._refresh_context(machine, driver)
 
-    def _identity(self, machine: Machine, endpoint: Endpoint) -> bytes:
-        from pymachine import certs, engine, identity  # noqa: PLC0415 (cryptography)
+    def _identity(self, machine: Machine, endpoint: Endpoint, *, renew: bool = False) -> bytes:
+        from pymachine import engine, identity  # noqa: PLC0415 (cryptography)
 
         folder = self.store.machine_dir(machine.name)
-        certs.ensure_server(
-            self._auth_paths(),
-            directory=folder,
-            name=machine.name,
-            hosts=[*machine.auth.server_cert_sans, endpoint.address, "localhost"],
-        )
+        self._ensure_certificates(machine, endpoint.address, renew=renew)
         return identity.of_machine(
             folder, hostname=machine.name, engine=engine.files(machine.engine, driver_name=machine.driver_name)
         )
+
+    def _ensure_certificates(self, machine: Machine, address: str, *, renew: bool = False) -> None:
+        """Certificates for `address` in the machine's folder, the store's own renewed before they expire."""
+        from pymachine import certs  # noqa: PLC0415 (cryptography)
+
+        auth = self._auth_paths()
+        certs.ensure_authority(auth, reporter=self.reporter, margin=self._margin())
+        expiry = certs.ensure_server(
+            auth,
+            directory=self.store.machine_dir(machine.name),
+            name=machine.name,
+            hosts=[*machine.auth.server_cert_sans, address, "localhost"],
+            renew=renew,
+        )
+        machine.certificates_expire = int(expiry.timestamp())
+
+    def _margin(self) -> dt.timedelta:
+        """How long before they expire the CA and the client's certificate are renewed: never those of others."""
+        from pymachine import certs  # noqa: PLC0415 (cryptography)
+
+        return certs.RENEW_BEFORE if not self._authority else certs.RENEW_BEFORE * 0
+
+    def _drop_context(self, machine: Machine) -> None:
+        if machine.context:
+            from pymachine import contexts  # noqa: PLC0415
+
+            try:
+                contexts.remove(machine.context)
+            except PymachineError as error:
+                self.reporter.warn(f'The docker context "{machine.context}" could not be removed: {error.brief}')
+
+    def _refresh_context(self, machine: Machine, driver: Driver) -> None:
+        """Bring the machine's docker context up to date, if it has one; that it fails is no reason to fail."""
+        if not machine.context:
+            return
+        from pymachine import contexts  # noqa: PLC0415
+
+        try:
+            contexts.put(machine.context, driver.endpoint(), directory=self.store.machine_dir(machine.name))
+        except PymachineError as error:
+            self.reporter.warn(f'The docker context "{machine.context}" could not be updated: {error.brief}')
 
     def _await_engine(self, machine: Machine, driver: Driver, *, seconds: float) -> None:
         from pymachine import engine, tls, wait  # noqa: PLC0415
@@ -393,6 +443,17 @@ class Manager:
             client_cert=self._authority.get("client_cert", folder / paths.CLIENT_CERT),
             client_key=self._authority.get("client_key", folder / paths.CLIENT_KEY),
         )
+
+
+def _swarm_endpoint(machine: Machine, endpoint: Endpoint) -> Endpoint:
+    """Where the manager of a Swarm standalone listens, if `machine` is its master."""
+    port = machine.swarm.host.rpartition(":")[2]
+    if not machine.swarm.master or not port.isdigit():
+        raise UsageError(
+            f'"{machine.name}" is not a swarm master. The --swarm flag is intended for use with swarm masters',
+            hint="Swarm standalone is gone from Docker; today's swarm mode needs no flag here.",
+        )
+    return dataclasses.replace(endpoint, docker_port=int(port))
 
 
 def boot_timeout() -> float:

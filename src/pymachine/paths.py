@@ -6,7 +6,10 @@ import os
 import sys
 from pathlib import Path
 
+CERTS = "certs"
+MACHINES = "machines"
 CONFIG = "config.json"
+CONFIG_BACKUP = "config.json.bak"
 CA_CERT = "ca.pem"
 CA_KEY = "ca-key.pem"
 CLIENT_CERT = "cert.pem"
@@ -36,7 +39,7 @@ def storage_root(option: str | None = None) -> Path:
 
 def certs(root: Path) -> Path:
     """The folder of the store's own CA and client certificate."""
-    return root / "certs"
+    return root / CERTS
 
 
 def cache(root: Path) -> Path:
@@ -47,7 +50,7 @@ def cache(root: Path) -> Path:
 
 def machines(root: Path) -> Path:
     """The folder that has one folder a machine."""
-    return root / "machines"
+    return root / MACHINES
 
 
 def machine(root: Path, name: str) -> Path:

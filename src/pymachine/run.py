@@ -110,6 +110,25 @@ def run(
     return result
 
 
+def foreground(argv: Sequence[str]) -> int:
+    """Run a command on our own terminal; returns its exit code as a shell would (128 and more: a signal).
+
+    An interrupt is for the command to handle, since it gets the same signal.
+    """
+    log.debug("run: %s", quote(argv))
+    with subprocess.Popen(argv) as process:
+        while True:
+            try:
+                code = process.wait()
+                break
+            except KeyboardInterrupt:
+                continue
+            except BaseException:  # we were told to end, and the program was not
+                process.terminate()
+                raise
+    return code if code >= 0 else 128 - code
+
+
 def describe_exit(returncode: int) -> str:
     """A phrase for a return code as `subprocess` gives it."""
     if returncode >= 0:

@@ -6,6 +6,7 @@ process that holds them, however it ends.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import secrets
@@ -15,8 +16,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pymachine import files, paths
-from pymachine.errors import InvalidNameError, LockedError, MachineNotFoundError, RecordError, StoreError
+from pymachine.errors import (
+    InvalidNameError,
+    LockedError,
+    MachineExistsError,
+    MachineNotFoundError,
+    RecordError,
+    StoreError,
+)
 from pymachine.machine import Machine
+from pymachine.migrations import CONFIG_VERSION
 
 # docker-machine's own pattern; the length is what a Linux hostname can have.
 NAME_PATTERN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9\-.]*\Z")
@@ -80,20 +89,37 @@ class Store:
             raise StoreError(f"cannot read {path}: {error.strerror}") from error
         except ValueError as error:
             raise RecordError(f"{path} is not JSON: {error}", hint=_broken_hint(name)) from error
-        return Machine.from_json(record, name=name)
+        return Machine.from_json(record, name=name, folder=folder)
 
     def save(self, machine: Machine) -> None:
-        """Write the record of `machine`, making its folder if it is not there. Raises `StoreError`."""
+        """Write the record of `machine`, making its folder if it is not there. Raises `StoreError`.
+
+        A record that an older version wrote is kept beside, as ``config.json.bak``.
+        """
         folder = self.machine_dir(machine.name)
         text = json.dumps(machine.to_json(), indent=4)
         try:
             files.make_private_dir(folder)
+            _keep_older(folder)
             files.atomic_write(folder / paths.CONFIG, text, mode=0o600)
         except OSError as error:
             raise StoreError(
                 f"cannot write {folder / paths.CONFIG}: {error.strerror}",
                 hint="Make the storage path writable, free some space, or choose another with --storage-path.",
             ) from error
+
+    def rename(self, name: str, new: str) -> None:
+        """Move the folder of machine `name`, in one step. Hold the locks of both names."""
+        folder = self.machine_dir(name)
+        try:
+            # A folder, even an empty one, must not be replaced.
+            if self.machine_dir(new).exists():
+                raise MachineExistsError(new)
+            folder.rename(self.machine_dir(new))
+        except FileNotFoundError as error:
+            raise MachineNotFoundError(name) from error
+        except OSError as error:
+            raise StoreError(f"cannot rename {folder}: {error.strerror}") from error
 
     def delete(self, name: str) -> None:
         """Remove the folder of machine `name`: gone from the list at once, then from the disk."""
@@ -130,6 +156,25 @@ class Store:
         """Hold the store's own lock, for what must be unique among its machines; held only for moments."""
         with self.lock(STORE_LOCK):
             yield
+
+
+def _keep_older(folder: Path) -> None:
+    """Copy the record in `folder` if it is of an older version; a copy that is there already stays."""
+    path = folder / paths.CONFIG
+    try:
+        text = path.read_bytes()
+        record = json.loads(text)
+    except (FileNotFoundError, ValueError):
+        return
+    if not isinstance(record, dict) or record.get("ConfigVersion", 0) == CONFIG_VERSION:
+        return
+    for number in itertools.count():
+        copy = folder / (paths.CONFIG_BACKUP + (f".{number}" if number else ""))
+        if not copy.exists():
+            files.atomic_write(copy, text, mode=0o600)
+            return
+        if copy.read_bytes() == text:
+            return
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:

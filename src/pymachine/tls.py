@@ -21,6 +21,7 @@ class TlsError(PymachineError):
     code = "tls"
 
     def __init__(self, address: str, why: str, *, hint: str = "") -> None:
+        self.why = why
         super().__init__(
             f"Error checking and/or regenerating the certs: There was an error validating certificates for host "
             f'"{address}": {why}\n'
@@ -33,12 +34,19 @@ class TlsError(PymachineError):
 def context(*, ca: Path | str, cert: Path | str, key: Path | str) -> ssl.SSLContext:
     """A client's context: TLS 1.2 or newer, the server checked against `ca` and its name, and `cert` shown to it.
 
-    Raises OSError for a file that cannot be read and `ssl.SSLError` for one that is no certificate or key.
+    Raises OSError, with the file's name, for one that cannot be read, and `ssl.SSLError` for what is no certificate.
     """
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
-    made.load_verify_locations(cafile=str(ca))
-    made.load_cert_chain(certfile=str(cert), keyfile=str(key))
+    loading = ca
+    try:
+        made.load_verify_locations(cafile=str(ca))
+        loading = cert
+        made.load_cert_chain(certfile=str(cert), keyfile=str(key))
+    except OSError as error:
+        if not isinstance(error, ssl.SSLError):
+            error.filename = str(loading)
+        raise
     return made
 
 
@@ -48,28 +56,41 @@ def check(host: str, port: int, *, ca: Path | str, cert: Path | str, key: Path |
     With TLS 1.3 a server refuses a client's certificate only after the handshake is complete for the client, so
     that a refusal is not seen here; what is checked is that the server is the machine.
     """
+    connect(host, port, ca=ca, cert=cert, key=key, timeout=timeout).close()
+
+
+def connect(
+    host: str, port: int, *, ca: Path | str, cert: Path | str, key: Path | str, timeout: float = 20.0
+) -> ssl.SSLSocket:
+    """A connection on which hands have been shaken; `timeout` (seconds) is for each step. Raises `TlsError`."""
     address = f"{host}:{port}"
     try:
         client = context(ca=ca, cert=cert, key=key)
         # As bytes, a name goes by Python's IDNA codec, whose import takes longer than the handshake.
         name = host.encode() if host.isascii() else host
-        with socket.create_connection((name, port), timeout=timeout) as plain:  # type: ignore[arg-type]
-            client.wrap_socket(plain, server_hostname=name).close()
-    except ssl.SSLCertVerificationError as error:
-        raise TlsError(address, f"x509: {error.verify_message}", hint=_certificate_hint(error)) from error
-    except ssl.SSLError as error:
-        raise TlsError(address, error.reason or str(error)) from error
-    except TimeoutError as error:
-        raise TlsError(
-            address, f"dial tcp {address}: i/o timeout", hint="The machine runs, but does not answer."
-        ) from error
-    except ConnectionRefusedError as error:
-        raise TlsError(
-            address, f"dial tcp {address}: connection refused", hint="Nothing listens there: is the machine running?"
-        ) from error
+        plain = socket.create_connection((name, port), timeout=timeout)  # type: ignore[arg-type]
+        try:
+            return client.wrap_socket(plain, server_hostname=name)
+        except BaseException:
+            plain.close()
+            raise
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else f"dial tcp {address}: "
-        raise TlsError(address, where + (error.strerror or str(error))) from error
+        raise explained(address, error) from error
+
+
+def explained(address: str, error: OSError) -> TlsError:
+    """What went wrong with the connection to `address`, in Go's words where docker-machine has them."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return TlsError(address, f"x509: {error.verify_message}", hint=_certificate_hint(error))
+    if isinstance(error, ssl.SSLError):
+        return TlsError(address, error.reason or str(error))
+    if isinstance(error, TimeoutError):
+        return TlsError(address, f"dial tcp {address}: i/o timeout", hint="The machine runs, but does not answer.")
+    if isinstance(error, ConnectionRefusedError):
+        hint = "Nothing listens there: is the machine running?"
+        return TlsError(address, f"dial tcp {address}: connection refused", hint=hint)
+    where = f"open {error.filename}: " if error.filename else f"dial tcp {address}: "
+    return TlsError(address, where + (error.strerror or str(error)))
 
 
 def _certificate_hint(error: ssl.SSLCertVerificationError) -> str:

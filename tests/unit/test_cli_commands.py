@@ -281,7 +281,7 @@ def test_ls(run: Run, store: Store, port: int, monkeypatch: pytest.MonkeyPatch) 
     [
         (["--filter", "x"], "Unsupported filter syntax"),
         (["--filter", "x=y"], "Unsupported filter key 'x'"),
-        (["-f", "{{"], "template parsing error: "),
+        (["-f", "{{"], "template: :1: unclosed action"),
         (["x"], "Error: Too many arguments given"),
     ],
 )
@@ -415,8 +415,8 @@ def test_signals_end_a_run_with_their_exit_code(store: Store, number: signal.Sig
 def test_a_program_in_the_foreground_ends_with_us() -> None:
     """SIGTERM is passed on to what `pymachine ssh` runs; Ctrl-C reaches it by itself."""
     script = (
-        "from pymachine.cli import main\nfrom pymachine.ssh.client import _foreground\n"
-        "main._listen_to_signals()\nprint('ready', flush=True)\n_foreground(['sleep', '600'])"
+        "from pymachine.cli import main\nfrom pymachine.run import foreground\n"
+        "main._listen_to_signals()\nprint('ready', flush=True)\nforeground(['sleep', '600'])"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import tarfile
 from pathlib import Path
@@ -93,11 +94,31 @@ def test_others_find_it_without_the_environment(tmp_path: Path, monkeypatch: pyt
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     assert runtime.find(machine) == folder
     (folder / "control.sock").touch()
-    assert list(runtime.make(machine, "0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10").iterdir()) == []
+    again = runtime.make(machine, "0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10")
+    assert [entry.name for entry in again.iterdir()] == [runtime.OWNER]
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(given))
     runtime.remove(machine)
     assert runtime.find(machine) is None
     runtime.remove(machine)
+
+
+def test_a_copy_of_the_folder_does_not_lead_to_the_first_ones_sockets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, machine = make_runtime(tmp_path, monkeypatch)
+    folder = runtime.make(machine, "abc")
+    copy = tmp_path / "copy"
+    shutil.copytree(machine, copy, symlinks=True)
+    assert (copy / runtime.LINK).is_symlink()
+    assert runtime.find(copy) is None
+    runtime.remove(copy)
+    assert runtime.find(machine) == folder
+
+
+def test_a_folder_that_was_moved_keeps_its_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, machine = make_runtime(tmp_path, monkeypatch)
+    folder = runtime.make(machine, "abc")
+    assert runtime.find(machine.rename(tmp_path / "moved")) == folder
 
 
 def test_a_folder_that_others_can_enter_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

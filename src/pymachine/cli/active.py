@@ -25,7 +25,7 @@ def command(app: App, words: tuple[str, ...], *, timeout: int) -> None:
     found = rows(app, app.store.names(), timeout=timeout, engine=False) if host else []
     for row in found:
         if row.active:
-            app.say(row.name)
+            app.show(row.name, {"Name": row.name})
             return
     if any(row.state is State.TIMEOUT for row in found):
         raise RunError("Error getting active host: timeout")

@@ -18,14 +18,23 @@ COMMANDS: dict[str, str] = {
     "active": "Print which machine is active",
     "completion": "Print the completion script for a shell",
     "config": "Print the connection config for machine",
+    "context": "Make, list and remove docker contexts for machines",
     "create": "Create a machine",
+    "doctor": "Tell what on this host would stop a machine from being made, and the fix",
     "env": "Display the commands to set up the environment for the Docker client",
+    "export": "Write a machine, or the means to connect to it, to a file",
     "help": "Shows a list of commands or help for one command",
     "image": "Build, list, verify and remove guest images",
+    "import": "Make a machine of an exported file",
     "inspect": "Inspect information about a machine",
     "ip": "Get the IP address of a machine",
     "kill": "Kill a machine",
+    "logs": "Print what a machine's console and engine said",
     "ls": "List machines",
+    "modify": "Change the hardware or the engine options of machines",
+    "mount": "Mount or unmount a directory from a machine with SSHFS.",
+    "regenerate-certs": "Regenerate TLS Certificates for a machine",
+    "rename": "Give a machine another name",
     "restart": "Restart a machine",
     "rm": "Remove a machine",
     "scp": "Copy files between machines",
@@ -33,9 +42,14 @@ COMMANDS: dict[str, str] = {
     "start": "Start a machine",
     "status": "Get the status of a machine",
     "stop": "Stop a machine",
+    "upgrade": "Upgrade a machine to the latest version of Docker",
     "url": "Get the URL of a machine",
     "version": "Show the client's version, or a machine's Docker version",
 }
+# Where the module is not called as the command is, but for dashes.
+MODULES = {"context": "docker_context", "import": "import_"}
+# What clients of docker-machine's forks ask for; it is answered, and shown to nobody.
+HIDDEN = frozenset({"update-labels"})
 CONTEXT_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 AUTHORITY_OPTIONS = {
     "ca_cert": ("--tls-ca-cert", "MACHINE_TLS_CA_CERT", "CA to verify remotes against"),
@@ -43,6 +57,11 @@ AUTHORITY_OPTIONS = {
     "client_cert": ("--tls-client-cert", "MACHINE_TLS_CLIENT_CERT", "Client cert to use for TLS"),
     "client_key": ("--tls-client-key", "MACHINE_TLS_CLIENT_KEY", "Private key used in client TLS auth"),
 }
+
+
+def module_of(name: str) -> str:
+    """Where the command called `name` is."""
+    return f"pymachine.cli.{MODULES.get(name, name.replace('-', '_'))}"
 
 
 class LazyGroup(click.Group):
@@ -54,8 +73,8 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command called `cmd_name`. Raises `UnknownCommandError`, but not while completing."""
-        if cmd_name in COMMANDS:
-            module = importlib.import_module(f"pymachine.cli.{cmd_name}")
+        if cmd_name in COMMANDS or cmd_name in HIDDEN:
+            module = importlib.import_module(module_of(cmd_name))
             command: click.Command = module.command
             return command
         if ctx.resilient_parsing:

@@ -15,7 +15,7 @@ from pymachine.cli.main import COMPLETE_VARIABLE
 SHELLS = ("bash", "zsh", "fish")
 
 
-@click.command("completion", cls=goflags.GoCommand)
+@click.command("completion", cls=goflags.GoCommand, structured=False)
 @goflags.arguments("words", "bash|zsh|fish")
 @click.pass_context
 def command(ctx: click.Context, words: tuple[str, ...]) -> None:

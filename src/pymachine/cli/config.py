@@ -14,18 +14,18 @@ from pymachine.errors import PymachineError
 @goflags.flag("--swarm", is_flag=True, help="Display the Swarm config instead of the Docker daemon")
 @machines.arguments("[name]")
 @click.pass_context
-def command(ctx: click.Context, names: tuple[str, ...], *, swarm: bool) -> None:  # noqa: ARG001 (accepted; see create)
+def command(ctx: click.Context, names: tuple[str, ...], *, swarm: bool) -> None:
     """Print the connection config for machine."""
     app = current(ctx)
     app.news_on_stderr()
     name = machines.one(app, names, usage=ctx.get_help())
     try:
-        endpoint = app.manager.check(name)
+        endpoint = app.manager.check(name, swarm=swarm)
     except PymachineError as error:
         raise error.prefixed("Error running connection boilerplate: ") from error
     folder = app.store.machine_dir(name)
-    app.say("--tlsverify")
-    app.say(f'--tlscacert="{folder / paths.CA_CERT}"')
-    app.say(f'--tlscert="{folder / paths.CLIENT_CERT}"')
-    app.say(f'--tlskey="{folder / paths.CLIENT_KEY}"')
-    app.say(f"-H={endpoint.url}")
+    ca, cert, key = (str(folder / file) for file in (paths.CA_CERT, paths.CLIENT_CERT, paths.CLIENT_KEY))
+    app.show(
+        f'--tlsverify\n--tlscacert="{ca}"\n--tlscert="{cert}"\n--tlskey="{key}"\n-H={endpoint.url}',
+        {"Name": name, "TLSVerify": True, "TLSCACert": ca, "TLSCert": cert, "TLSKey": key, "Host": endpoint.url},
+    )

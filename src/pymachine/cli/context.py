@@ -16,8 +16,10 @@ from pymachine.cli.errors import RunError
 from pymachine.progress import Reporter, StreamReporter
 
 if TYPE_CHECKING:
+    from pymachine.driver import Json
     from pymachine.manager import Manager
     from pymachine.store import Store
+    from pymachine.upkeep import Upkeep
 
 T = TypeVar("T")
 DEFAULT_MACHINE = "default"
@@ -68,13 +70,34 @@ class App:
 
         return Manager(self.store, reporter=self.reporter, authority=self.authority)
 
+    @cached_property
+    def upkeep(self) -> Upkeep:
+        """A manager that also changes what is there."""
+        from pymachine.upkeep import Upkeep  # noqa: PLC0415
+
+        return Upkeep(self.store, reporter=self.reporter, authority=self.authority)
+
     def news_on_stderr(self) -> None:
         """For commands whose stdout is for programs. Call it before anything else."""
         self._news_on_stderr = True
 
+    def print_json(self) -> None:
+        """``--json`` was given: results are printed as JSON, and news go to stderr."""
+        self.structured = True
+        self.news_on_stderr()
+
     def say(self, text: str) -> None:
         """Print a result."""
         click.echo(text)
+
+    def show(self, text: str, value: Json) -> None:
+        """Print a result: `text`, or `value` when JSON was asked for."""
+        if self.structured:
+            import json  # noqa: PLC0415
+
+            text = json.dumps(value, indent=2, ensure_ascii=False)
+        if text:
+            click.echo(text)
 
     def names(self, given: tuple[str, ...]) -> list[str]:
         """The machines that a command is about: those given, else the one called ``default``."""

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pymachine import registry
-from pymachine.cli import goflags
+from pymachine.cli import goflags, machines
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import HelpfulUsageError, RunError
 from pymachine.driver import Json, Option, OptionKind
@@ -101,6 +101,7 @@ def _flag(option: Option) -> goflags.Flag:
 @goflags.flag("--swarm-addr", help="Accepted, without effect")
 @goflags.flag("--swarm-experimental", is_flag=True, help="Accepted, without effect")
 @goflags.flag("--tls-san", multiple=True, help="Support extra SANs for TLS certs")
+@goflags.flag("--docker-context", is_flag=True, help="Also make a docker context of that name, which goes with it")
 @goflags.flag(
     "--no-template", is_flag=True, env="PYMACHINE_NO_TEMPLATE", help="Boot from power-on, and make no template"
 )
@@ -119,6 +120,9 @@ def command(ctx: click.Context, /, names: tuple[str, ...], **given: Any) -> None
 
 
 def _refuse_swarm(given: dict[str, Any]) -> None:
+    discovery = given["swarm_discovery"]
+    if discovery and "://" not in discovery:
+        raise RunError(f"Error parsing swarm discovery: Swarm Discovery URL was in the wrong format: {discovery}")
     for name in ("swarm", "swarm_master", "swarm_discovery"):
         if given[name]:
             flag = name.replace("_", "-")
@@ -150,6 +154,10 @@ def _create(app: App, name: str, given: dict[str, Any]) -> None:
         arbitrary_join_flags=list(given["swarm_join_opt"]),
         is_experimental=given["swarm_experimental"],
     )
+    if given["docker_context"]:
+        from pymachine import contexts  # noqa: PLC0415
+
+        contexts.refuse_existing(name)
     request = CreateRequest(
         name=name,
         driver_name=given["driver"],
@@ -157,9 +165,13 @@ def _create(app: App, name: str, given: dict[str, Any]) -> None:
         engine=engine,
         swarm=swarm,
         sans=tuple(given["tls_san"]),
+        context=name if given["docker_context"] else "",
         template=not given["no_template"],
     )
     app.manager.create(request)
+    if app.structured:
+        app.show("", [{**machines.summary(app, name), "Timings": app.manager.timings}])
+        return
     if given["timings"]:
         for part, seconds in app.manager.timings.items():
             app.say(f"{part}\t{seconds:.2f}")

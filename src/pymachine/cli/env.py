@@ -8,7 +8,7 @@ import sys
 import click
 
 from pymachine import shells
-from pymachine.cli import goflags, machines
+from pymachine.cli import expiry, goflags, machines
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import RunError
 from pymachine.errors import PymachineError
@@ -39,24 +39,23 @@ def command(
         if names:
             raise RunError("Error: Expected no machine name when the -u flag is present")
         removed = [*shells.CONNECTION_NAMES, *([shells.no_proxy_name(os.environ)] if no_proxy else [])]
-        click.echo(shells.removals(_shell(app, shell), removed, app.argv), nl=False)
+        text = "" if app.structured else shells.removals(_shell(app, shell), removed, app.argv)
+        app.show(text.removesuffix("\n"), {"Unset": removed})
         return
     name = machines.one(app, names, usage=ctx.get_help())
-    if swarm:
-        app.store.load(name)
-        raise RunError(
-            f'"{name}" is not a swarm master. The --swarm flag is intended for use with swarm masters',
-            hint="Swarm standalone is gone from Docker; today's swarm mode needs no flag here.",
-        )
     try:
-        endpoint = app.manager.check(name)
+        endpoint = app.manager.check(name, swarm=swarm)
     except PymachineError as error:
         raise error.prefixed("Error checking TLS connection: ") from error
     folder = str(app.store.machine_dir(name))
     variables = shells.connection(endpoint.address, endpoint.docker_port, folder, name, windows=WINDOWS)
     if no_proxy:
         variables.append(shells.no_proxy(os.environ, endpoint.address))
-    click.echo(shells.assignments(_shell(app, shell), variables, app.argv), nl=False)
+    text = "" if app.structured else shells.assignments(_shell(app, shell), variables, app.argv)
+    app.show(text.removesuffix("\n"), {"Name": name, "Variables": dict(variables)})
+    warning = expiry.warning(app, app.store.load(name), look=True)
+    if warning:
+        app.reporter.warn(f"WARNING: {warning}")
 
 
 def _shell(app: App, asked: str) -> shells.Shell:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ import click
 
 from pymachine.errors import EXIT_ERROR, PymachineError, UsageError
 
+PROGRAM = "pymachine"
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
@@ -129,8 +131,11 @@ def as_json(error: PymachineError) -> str:
     return json.dumps({"error": body})
 
 
-def report(error: BaseException, *, debug: bool = False, structured: bool = False) -> int:
-    """Tell of `error` on stderr (help goes to stdout) and return the exit code."""
+def report(error: BaseException, *, program: str = PROGRAM, debug: bool = False, structured: bool = False) -> int:
+    """Tell of `error` on stderr (help goes to stdout) and return the exit code.
+
+    Hints name commands as those of `program`, which is what we were called as.
+    """
     if isinstance(error, BrokenPipeError):
         silence_stdout()
         return exit_code(error)
@@ -142,6 +147,8 @@ def report(error: BaseException, *, debug: bool = False, structured: bool = Fals
         click.echo("Interrupted.", err=True)
         return exit_code(error)
     told = known(error)
+    if program != PROGRAM:
+        told.hint = _called_as(program, told.hint)
     if isinstance(told, FlagError):
         click.echo("Incorrect Usage.\n")
     if isinstance(told, HelpfulUsageError) and told.usage:
@@ -149,6 +156,13 @@ def report(error: BaseException, *, debug: bool = False, structured: bool = Fals
         click.echo()
     click.echo(as_json(told) if structured else text(told), err=True)
     return told.exit_code
+
+
+def _called_as(program: str, hint: str) -> str:
+    """`hint` with its commands ("pymachine start x", but not "of pymachine") as commands of `program`."""
+    from pymachine.cli.app import COMMANDS  # noqa: PLC0415 (which imports this module)
+
+    return re.sub(rf"\b{PROGRAM}(?= (?:{'|'.join(COMMANDS)})\b)", lambda _: program, hint)
 
 
 def silence_stdout() -> None:

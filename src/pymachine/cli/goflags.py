@@ -16,6 +16,7 @@ import click
 from pymachine.cli.errors import FlagError, HelpfulUsageError
 
 TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
+STRUCTURED = "structured"
 FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
 
 
@@ -71,11 +72,18 @@ def arguments(
 
 
 class GoCommand(click.Command):
-    """A command whose words are parsed by this module."""
+    """A command whose words are parsed by this module; it has the flag ``--json`` unless it is made without."""
+
+    def __init__(self, *args: Any, structured: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if structured:
+            self.params.append(Flag(["--json", STRUCTURED], is_flag=True, help="Print JSON"))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Fill ``ctx.params``. Raises `FlagError`; help ends the run, as in click."""
         values, positionals = parse(self, ctx, args)
+        if values.pop(STRUCTURED, False):
+            ctx.find_root().obj.print_json()
         ctx.params.update(values)
         for param in self.get_params(ctx):
             if isinstance(param, click.Argument) and param.name:

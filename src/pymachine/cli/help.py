@@ -7,7 +7,7 @@ import click
 from pymachine.cli import goflags
 
 
-@click.command("help", cls=goflags.GoCommand)
+@click.command("help", cls=goflags.GoCommand, structured=False)
 @goflags.arguments("words", "[command]")
 @click.pass_context
 def command(ctx: click.Context, words: tuple[str, ...]) -> None:

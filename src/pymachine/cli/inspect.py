@@ -18,8 +18,8 @@ def command(ctx: click.Context, names: tuple[str, ...], *, template: str) -> Non
     """Inspect information about a machine."""
     app = current(ctx)
     record = app.store.load(machines.one(app, names, usage=ctx.get_help())).to_json()
-    if not template:
-        app.say(json.dumps(record, indent=4))
+    if app.structured or not template:
+        app.say(json.dumps(record, indent=4, ensure_ascii=False))
         return
     from pymachine import gotemplate  # noqa: PLC0415
 

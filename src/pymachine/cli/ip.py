@@ -26,7 +26,9 @@ def command(app: App, names: tuple[str, ...]) -> None:
     for name in chosen:
         app.store.load(name)
     errors = machines.gather(chosen, ask)
-    for name in chosen:
-        if name in addresses:
-            app.say(addresses[name])
+    found = [name for name in chosen if name in addresses]
+    app.show(
+        "\n".join(addresses[name] for name in found),
+        [{"Name": name, "IPAddress": addresses[name]} for name in found],
+    )
     machines.raise_all(errors)

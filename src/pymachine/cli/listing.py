@@ -8,10 +8,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pymachine.cli import expiry
 from pymachine.cli.context import App
+from pymachine.cli.errors import RunError
 from pymachine.driver import State
-from pymachine.errors import PymachineError, RecordError
+from pymachine.errors import PymachineError
 from pymachine.machine import Machine
+
+NOT_FOUND = "not found"
 
 
 @dataclass
@@ -22,9 +26,11 @@ class Row:
     driver: str = ""
     state: State = State.NONE
     url: str = ""
-    docker: str = "Unknown"
+    docker: str = ""
     error: str = ""
     active: bool = False
+    active_swarm: bool = False
+    swarm: str = ""
     response_seconds: float = 0.0
     machine: Machine | None = None
     labels: list[str] = field(default_factory=list)
@@ -36,57 +42,81 @@ def rows(app: App, names: Sequence[str], *, timeout: float, engine: bool = True)
     With `engine`, running machines' engines are asked for their version.
     """
     results: dict[str, Row] = {}
+    machines = {name: _loaded(app, name, results) for name in names}
+    app.manager  # noqa: B018 (made once, not by every thread)
     threads = []
-    for name in names:
+    for machine in filter(None, machines.values()):
         # Daemon threads: a machine that never answers must not keep the program from ending.
-        thread = threading.Thread(target=_into, args=(results, app, name, timeout, engine), daemon=True)
+        thread = threading.Thread(target=_into, args=(results, app, machine, timeout, engine), daemon=True)
         thread.start()
         threads.append(thread)
     end = time.monotonic() + timeout
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))
-    return [results.get(name) or _timed_out(app, name) for name in names]
+    found = [results.get(name) or _timed_out(name, machine, timeout) for name, machine in machines.items()]
+    _fill_swarm(found)
+    return found
 
 
-def _into(results: dict[str, Row], app: App, name: str, timeout: float, engine: bool) -> None:  # noqa: FBT001
-    results[name] = _row(app, name, timeout, engine=engine)
-
-
-def _row(app: App, name: str, timeout: float, *, engine: bool) -> Row:
-    began = time.monotonic()
-    row = Row(name)
+def _loaded(app: App, name: str, results: dict[str, Row]) -> Machine | None:
+    """The machine's record; a row of its own for one that cannot be read."""
     try:
-        _fill(row, app, timeout, engine=engine)
-    except RecordError as error:
-        row.driver, row.state, row.error = "not found", State.ERROR, error.brief
+        return app.store.load(name)
+    except PymachineError as error:
+        results[name] = Row(name, driver=NOT_FOUND, state=State.ERROR, error=error.brief)
+        return None
+
+
+def _into(results: dict[str, Row], app: App, machine: Machine, timeout: float, engine: bool) -> None:  # noqa: FBT001
+    began = time.monotonic()
+    row = Row(machine.name, driver=machine.driver_name, docker="Unknown", machine=machine, labels=machine.engine.labels)
+    try:
+        _fill(row, app, machine, timeout, engine=engine)
     except PymachineError as error:
         row.error = error.brief
         if row.state is State.NONE:
             row.state = State.ERROR
+    except Exception as error:  # noqa: BLE001 (a driver's fault costs its own row, and nobody else's)
+        row.state, row.error = State.ERROR, f"internal error: {type(error).__name__}: {error}"
     row.response_seconds = time.monotonic() - began
-    return row
+    results[machine.name] = row
 
 
-def _fill(row: Row, app: App, timeout: float, *, engine: bool) -> None:
-    machine = app.store.load(row.name)
-    row.machine, row.driver, row.labels = machine, machine.driver_name, machine.engine.labels
+def _fill(row: Row, app: App, machine: Machine, timeout: float, *, engine: bool) -> None:
     driver = app.manager.driver(machine)
     row.state = driver.state()
+    row.error = expiry.warning(app, machine)
     if row.state is not State.RUNNING:
         return
     endpoint = driver.endpoint()
     row.url = endpoint.url
-    row.active = os.environ.get("DOCKER_HOST") == endpoint.url
+    wanted = os.environ.get("DOCKER_HOST", "")
+    row.active = wanted == endpoint.url
+    swarm_port = machine.swarm.host.rpartition(":")[2]
+    row.active_swarm = machine.swarm.master and wanted == row.url.rpartition(":")[0] + ":" + swarm_port
     if engine:
-        from pymachine import engine as engines  # noqa: PLC0415 (ssl and http cost 30 ms)
+        from pymachine import engine as engines  # noqa: PLC0415 (ssl costs 20 ms)
+        from pymachine.tls import TlsError  # noqa: PLC0415
 
-        version = engines.version(endpoint, directory=app.store.machine_dir(row.name), timeout=timeout)
+        try:
+            version = engines.version(endpoint, directory=app.store.machine_dir(row.name), timeout=timeout)
+        except TlsError as error:
+            raise RunError(f"Unable to query docker version: {error.why}") from error
         row.docker = f"v{version}"
 
 
-def _timed_out(app: App, name: str) -> Row:
-    try:
-        machine = app.store.load(name)
-    except PymachineError:
-        return Row(name, driver="not found", state=State.ERROR)
-    return Row(name, driver=machine.driver_name, state=State.TIMEOUT, machine=machine, labels=machine.engine.labels)
+def _fill_swarm(found: Sequence[Row]) -> None:
+    """In which Swarm standalone each is, by its master's name: for machines that docker-machine made."""
+    options = {row.name: row.machine.swarm for row in found if row.machine is not None}
+    masters = {swarm.discovery: name for name, swarm in options.items() if swarm.master}
+    for row in found:
+        swarm = options.get(row.name)
+        if swarm is not None and swarm.discovery:
+            row.swarm = masters.get(swarm.discovery, "") + (" (master)" if swarm.master else "")
+
+
+def _timed_out(name: str, machine: Machine | None, timeout: float) -> Row:
+    row = Row(name, state=State.TIMEOUT, machine=machine, response_seconds=timeout)
+    if machine is not None:
+        row.driver, row.labels = machine.driver_name, machine.engine.labels
+    return row

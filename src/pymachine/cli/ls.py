@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pymachine.cli import goflags
 from pymachine.cli.context import App, pass_app
 from pymachine.cli.errors import RunError
-from pymachine.cli.listing import Row, rows
+from pymachine.cli.listing import NOT_FOUND, Row, rows
+
+if TYPE_CHECKING:
+    from pymachine.gotemplate import Template
 
 HEADERS = {
     "Name": "NAME",
@@ -24,9 +29,15 @@ HEADERS = {
     "DockerVersion": "DOCKER",
     "Error": "ERRORS",
     "ResponseTime": "RESPONSE",
+    "ActiveHost": "ACTIVE_HOST",
+    "ActiveSwarm": "ACTIVE_SWARM",
+    "SwarmOptions": "SWARM_OPTIONS",
+    "EngineOptions": "ENGINE_OPTIONS",
 }
-DEFAULT_FORMAT = "table " + "\t".join(f"{{{{ .{name} }}}}" for name in list(HEADERS)[:-1])
+# What docker-machine's default format shows, in its order.
+TABLE = ("Name", "Active", "DriverName", "State", "URL", "Swarm", "DockerVersion", "Error")
 FILTERS = ("driver", "label", "name", "state", "swarm")
+WATCH_SECONDS = 2.0
 
 
 @click.command("ls", cls=goflags.GoCommand)
@@ -34,7 +45,7 @@ FILTERS = ("driver", "label", "name", "state", "swarm")
 @goflags.flag("--filter", "filters", multiple=True, help="Filter output based on conditions provided")
 @goflags.flag("--timeout", "-t", type=int, default=10, help="Timeout in seconds")
 @goflags.flag("--format", "-f", "template", help="Pretty-print machines using a Go template")
-@goflags.flag("--json", "structured", is_flag=True, help="Print a JSON array")
+@goflags.flag("--watch", "-w", is_flag=True, help="List again and again, every two seconds, until interrupted")
 @goflags.arguments("words", "")
 @pass_app
 def command(
@@ -45,41 +56,58 @@ def command(
     filters: tuple[str, ...],
     timeout: int,
     template: str,
-    structured: bool,
+    watch: bool,
 ) -> None:
     """List machines."""
     if words:
         raise RunError("Error: Too many arguments given")
     wanted = _parse(filters)
-    if quiet and not wanted:
-        for name in _loadable(app):
-            app.say(name)
-        return
-    found = [row for row in rows(app, app.store.names(), timeout=timeout, engine=not quiet) if _passes(row, wanted)]
-    if quiet:
-        for row in found:
-            if row.driver != "not found":
-                app.say(row.name)
-    elif structured:
-        app.say(json.dumps([fields(row) for row in found], indent=2))
-    else:
-        _print(app, template or DEFAULT_FORMAT, found)
+    form = _Format(template) if template and not quiet and not app.structured else None
+
+    def listed() -> str:
+        if quiet and not wanted:
+            return "".join(f"{name}\n" for name in _loadable(app))
+        found = [row for row in rows(app, app.store.names(), timeout=timeout, engine=not quiet) if _passes(row, wanted)]
+        if app.structured:
+            # One line a round: whoever watches can take lines for rounds.
+            return json.dumps([fields(row) for row in found], indent=None if watch else 2, ensure_ascii=False) + "\n"
+        if quiet:
+            return "".join(f"{row.name}\n" for row in found if row.driver != NOT_FOUND)
+        return _table(found) if form is None else form.text(found)
+
+    if watch:
+        _watch(listed)
+    click.echo(listed(), nl=False)
+
+
+def _watch(listed: Callable[[], str]) -> None:
+    """Print it again and again: on a terminal in place of the last one, elsewhere below it."""
+    terminal = sys.stdout.isatty()
+    while True:
+        began = time.monotonic()
+        text = listed()
+        click.echo(f"\x1b[H\x1b[2J{text}" if terminal else text, nl=False)
+        sys.stdout.flush()
+        time.sleep(max(0.0, WATCH_SECONDS - (time.monotonic() - began)))
 
 
 def fields(row: Row) -> dict[str, Any]:
     """The fields of a row under docker-machine's names, for templates and for JSON."""
+    record = {} if row.machine is None else row.machine.to_json()["HostOptions"]
     return {
         "Name": row.name,
-        "Active": "*" if row.active else "-",
+        "Active": "*" if row.active else "* (swarm)" if row.active_swarm else "-",
         "ActiveHost": row.active,
-        "ActiveSwarm": False,
+        "ActiveSwarm": row.active_swarm,
         "DriverName": row.driver,
         "State": row.state.word,
         "URL": row.url,
-        "Swarm": "",
+        "SwarmOptions": record.get("SwarmOptions"),
+        "Swarm": row.swarm,
+        "EngineOptions": record.get("EngineOptions"),
         "Error": row.error.strip().replace("\n", " "),
         "DockerVersion": row.docker,
-        "ResponseTime": f"{row.response_seconds * 1000:.0f}ms",
+        "ResponseTime": duration(row.response_seconds),
     }
 
 
@@ -106,43 +134,74 @@ def _parse(filters: Sequence[str]) -> dict[str, list[str]]:
         key = key.lower()
         if key not in FILTERS:
             raise RunError(f"Unsupported filter key '{key}'", hint=f"Filters: {', '.join(FILTERS)}.")
+        if key == "name":
+            _check_pattern(value)
         wanted.setdefault(key, []).append(value)
     return wanted
 
 
-def _passes(row: Row, wanted: dict[str, list[str]]) -> bool:
-    """Whether a row is shown: values of one key are alternatives, keys add up. What is broken is always shown."""
-    if row.driver == "not found":
-        return True
-    tests: dict[str, Callable[[str], bool]] = {
-        "driver": lambda value: row.driver == value,
-        "state": lambda value: row.state.word.lower() == value.lower(),
-        "name": lambda value: _matches(value, row.name),
-        "label": lambda value: value in row.labels,
-        "swarm": lambda value: False,  # noqa: ARG005 (Swarm standalone is gone: nobody is in one)
-    }
-    return all(any(tests[key](value) for value in values) for key, values in wanted.items())
-
-
-def _matches(pattern: str, name: str) -> bool:
+def _check_pattern(pattern: str) -> None:
     try:
-        return re.search(pattern, name) is not None
+        re.compile(pattern)
     except re.error as error:
         raise RunError(f"the filter name={pattern} is not a regular expression: {error}") from error
 
 
-def _print(app: App, template: str, found: Sequence[Row]) -> None:
-    from pymachine import gotemplate  # noqa: PLC0415
+def _passes(row: Row, wanted: dict[str, list[str]]) -> bool:
+    """Whether a row is shown: values of one key are alternatives, keys add up. What is broken is always shown."""
+    if row.driver == NOT_FOUND:
+        return True
+    tests: dict[str, Callable[[str], bool]] = {
+        "driver": lambda value: row.driver.lower() == value.lower(),
+        "state": lambda value: row.state.word.lower() == value.lower(),
+        "name": lambda value: re.search(value, row.name) is not None,
+        "label": lambda value: any(_same_label(value, label) for label in row.labels),
+        "swarm": lambda value: row.swarm.removesuffix(" (master)").lower() == value.lower() != "",
+    }
+    return all(any(tests[key](value) for value in values) for key, values in wanted.items())
 
-    text = template.replace("\\t", "\t").replace("\\n", "\n")
-    table = text.startswith("table ")
-    compiled = gotemplate.parse(text.removeprefix("table ") if table else text)
-    lines = [compiled.render(HEADERS)] if table else []
-    lines += [compiled.render(fields(row)) for row in found]
-    if table:
-        lines = columns(lines)
-    for line in lines:
-        app.say(line)
+
+def _same_label(asked: str, label: str) -> bool:
+    """Keys are the same to the letter, values but for capitals."""
+    (key, _, value), (own_key, _, own_value) = asked.partition("="), label.partition("=")
+    return key == own_key and value.lower() == own_value.lower()
+
+
+def duration(seconds: float) -> str:
+    """As Go prints a duration of whole milliseconds."""
+    milliseconds = round(seconds * 1000)
+    if milliseconds < 1000:
+        return f"{milliseconds}ms" if milliseconds else "0s"
+    minutes, rest = divmod(milliseconds / 1000, 60)
+    return f"{minutes:.0f}m{rest:g}s" if minutes else f"{rest:g}s"
+
+
+def _table(found: Sequence[Row]) -> str:
+    """The default format, without the template that it is: parsing it would take a tenth of the whole run."""
+    records = [HEADERS, *(fields(row) for row in found)]
+    lines = ["\t".join(str(record[name]) for name in TABLE) for record in records]
+    return "".join(f"{line}\n" for line in columns(lines))
+
+
+class _Format:
+    """A template for rows; with the word ``table`` in front, aligned columns under headers."""
+
+    def __init__(self, template: str) -> None:
+        from pymachine import gotemplate  # noqa: PLC0415
+
+        self._table = template.startswith("table")
+        text = template.removeprefix("table").strip(" ").replace("\\t", "\t").replace("\\n", "\n")
+        try:
+            self._template: Template = gotemplate.parse(text)
+        except gotemplate.TemplateError as error:
+            # Only `inspect` says in front that the template was being parsed.
+            raise RunError(error.brief.removeprefix("template parsing error: ")) from error
+
+    def text(self, found: Sequence[Row]) -> str:
+        """All rows as they are printed."""
+        lines = [self._template.render(HEADERS, strict=True)] if self._table else []
+        lines += [self._template.render(fields(row), strict=True) for row in found]
+        return "".join(f"{line}\n" for line in (columns(lines) if self._table else lines))
 
 
 def columns(lines: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from pymachine import paths
 from pymachine.cli import goflags
 from pymachine.cli.context import App
 from pymachine.cli.errors import HelpfulUsageError, joined
+from pymachine.driver import Json, State
 from pymachine.errors import PymachineError
 from pymachine.store import Store
 
@@ -38,15 +39,33 @@ def one(
     return app.names(names)[0]
 
 
-def each(app: App, names: tuple[str, ...], act: Callable[[str], None]) -> None:
+def each(app: App, names: tuple[str, ...], act: Callable[[str], None], *, last: str = "") -> None:
     """Load all machines, then `act` on all at once; errors are collected and raised as one.
 
-    A machine that cannot be loaded stops everything before anything is done.
+    A machine that cannot be loaded stops everything before anything is done. `last` is the news at the end of it all.
+    With ``--json`` the result is what the machines are then, those that failed among them.
     """
     chosen = app.names(names)
     for name in chosen:
         app.store.load(name)
-    raise_all(gather(chosen, act))
+    errors = gather(chosen, act)
+    if app.structured:
+        app.show("", [summary(app, name) for name in chosen])
+    raise_all(errors)
+    if last:
+        app.reporter.info(last)
+
+
+def summary(app: App, name: str) -> dict[str, Json]:
+    """A machine as ``--json`` has it after something was done to it."""
+    machine = app.store.load(name)
+    driver = app.manager.driver(machine)
+    try:
+        state = driver.state()
+        url = driver.endpoint().url if state is State.RUNNING else ""
+    except PymachineError:
+        state, url = State.ERROR, ""
+    return {"Name": name, "DriverName": machine.driver_name, "State": state.word, "URL": url}
 
 
 def gather(names: Sequence[str], act: Callable[[str], object]) -> list[PymachineError]:

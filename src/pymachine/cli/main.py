@@ -22,19 +22,18 @@ def main(argv: list[str]) -> int:
     try:
         words, asked = _without_debug(argv[1:])
         debug = asked or app.debug_from_environment()
-        structured = "--json" in words
+        structured = _asks_for_json(words)
         _listen_to_signals()
         if debug:
             _log_to_stderr()
         return _run(argv, words, debug=debug)
     except (Exception, KeyboardInterrupt, errors.Terminated) as error:  # noqa: BLE001 (the one place where errors become exit codes)
-        return errors.report(error, debug=debug, structured=structured)
+        return errors.report(error, program=_program(argv), debug=debug, structured=structured)
 
 
 def _run(argv: list[str], words: list[str], *, debug: bool) -> int:
-    program = os.path.basename(argv[0])  # noqa: PTH119 (a word, not a file)
-    if program == "__main__.py":
-        program = "pymachine"
+    program = _program(argv)
+    if os.path.basename(argv[0]) != program:  # noqa: PTH119 (a word, not a file)
         argv = [program, *argv[1:]]
     instruction = os.environ.get(COMPLETE_VARIABLE)
     if instruction:
@@ -47,6 +46,18 @@ def _run(argv: list[str], words: list[str], *, debug: bool) -> int:
         result = end.exit_code
     sys.stdout.flush()
     return result if isinstance(result, int) else 0
+
+
+def _program(argv: list[str]) -> str:
+    """What we were called as: ``docker-machine`` through a link of that name."""
+    name = os.path.basename(argv[0])  # noqa: PTH119 (a word, not a file)
+    return "pymachine" if name == "__main__.py" else name
+
+
+def _asks_for_json(words: list[str]) -> bool:
+    """Whether errors are to be JSON; what follows ``--`` or ``ssh`` is somebody else's."""
+    own = next((at for at, word in enumerate(words) if word in ("--", "ssh")), len(words))
+    return not {"--json", "-json"}.isdisjoint(words[:own])
 
 
 def _without_debug(words: list[str]) -> tuple[list[str], bool]:

@@ -22,24 +22,28 @@ def command(ctx: click.Context, names: tuple[str, ...], *, force: bool, yes: boo
     if not names:
         raise HelpfulUsageError("Error: Expected to get one or more machine names as arguments", usage=ctx.get_help())
     app = current(ctx)
-    app.say(f"About to remove {', '.join(names)}")
-    app.say("WARNING: This action will delete both local reference and remote instance.")
-    if not (force or yes) and not _confirmed():
-        return
-    errors = machines.gather(list(dict.fromkeys(names)), lambda name: _remove(app, name, force=force))
+    app.reporter.info(f"About to remove {', '.join(names)}")
+    app.reporter.info("WARNING: This action will delete both local reference and remote instance.")
+    removed: list[str] = []
+    if force or yes or _confirmed(app):
+        errors = machines.gather(list(dict.fromkeys(names)), lambda name: _remove(app, name, removed, force=force))
+    else:
+        errors = []
+    if app.structured:
+        app.show("", [{"Name": name, "Removed": name in removed} for name in dict.fromkeys(names)])
     machines.raise_all(errors)
 
 
-def _confirmed() -> bool:
+def _confirmed(app: App) -> bool:
     """Ask; the end of the input is a no."""
-    click.echo("Are you sure? (y/n): ", nl=False)
+    click.echo("Are you sure? (y/n): ", nl=False, err=app.structured)
     answer = sys.stdin.readline()
     if not answer.endswith("\n"):
-        click.echo()
+        click.echo(err=app.structured)
     return answer.strip().lower() in {"y", "yes"}
 
 
-def _remove(app: App, name: str, *, force: bool) -> None:
+def _remove(app: App, name: str, removed: list[str], *, force: bool) -> None:
     try:
         app.manager.remove(name)
     except PymachineError as error:
@@ -47,12 +51,13 @@ def _remove(app: App, name: str, *, force: bool) -> None:
         if not force:
             raise
         click.echo(error.brief, err=True)
-        _forget(app, name)
+        _forget(app, name, removed)
         return
-    app.say(f"Successfully removed {name}")
+    removed.append(name)
+    app.reporter.info(f"Successfully removed {name}")
 
 
-def _forget(app: App, name: str) -> None:
+def _forget(app: App, name: str, removed: list[str]) -> None:
     """What is left to do by force: let go of what the store has of the machine."""
     if not app.store.exists(name):
         return
@@ -61,4 +66,5 @@ def _forget(app: App, name: str) -> None:
     except PymachineError as error:
         click.echo(f'Can\'t remove "{name}": {error.brief}', err=True)
         return
-    app.say(f"Successfully removed {name}")
+    removed.append(name)
+    app.reporter.info(f"Successfully removed {name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from pymachine.cli.errors import HelpfulUsageError, RunError
 from pymachine.ssh import scp
 
 
-@click.command("scp", cls=goflags.GoCommand)
+@click.command("scp", cls=goflags.GoCommand, structured=False)
 @goflags.flag("--recursive", "-r", is_flag=True, help="Copy files recursively (required to copy directories)")
 @goflags.flag(
     "--delta", "-d", is_flag=True, help="Reduce amount of data sent over network by sending only the differences"
@@ -39,13 +38,22 @@ def command(ctx: click.Context, words: tuple[str, ...], *, recursive: bool, delt
         feature = "--delta option" if delta else "scp feature"
         raise RunError(f"You must have a copy of the {program} binary locally to use the {feature}")
     if delta:
-        ctx.exit(_call(scp.rsync(program, places, recursive=recursive, quiet=quiet)))
+        ctx.exit(_delta(places, recursive=recursive, quiet=quiet))
     with tempfile.TemporaryDirectory(prefix="pymachine-scp-") as folder:
         config = Path(folder) / "config"
         files.atomic_write(config, scp.config(targets))
-        ctx.exit(_call(scp.scp(program, places, config_file=str(config), recursive=recursive, quiet=quiet)))
+        ctx.exit(run.foreground(scp.scp(program, places, config_file=str(config), recursive=recursive, quiet=quiet)))
 
 
-def _call(argv: list[str]) -> int:
-    run.log.debug("run: %s", run.quote(argv))
-    return subprocess.run(argv, check=False).returncode
+def _delta(places: list[scp.Place], *, recursive: bool, quiet: bool) -> int:
+    """Copy what differs; between two machines by way of this host."""
+
+    def copy(*route: scp.Place) -> int:
+        return run.foreground(scp.rsync("rsync", route, recursive=recursive, quiet=quiet))
+
+    source, target = places
+    if source.target is None or target.target is None:
+        return copy(source, target)
+    with tempfile.TemporaryDirectory(prefix="pymachine-scp-") as folder:
+        code = copy(source, scp.Place(f"{folder}/"))
+        return code or copy(*scp.relay(source, Path(folder)), target)

@@ -15,8 +15,6 @@ from pymachine.cli.context import App, pass_app
 @pass_app
 def command(app: App, names: tuple[str, ...]) -> None:
     """Start a machine."""
-    machines.each(app, names, app.manager.start)
     program = os.path.basename(app.program)  # noqa: PTH119 (a word, not a file)
-    app.reporter.info(
-        f"Started machines may have new IP addresses. You may need to re-run the `{program} env` command."
-    )
+    last = f"Started machines may have new IP addresses. You may need to re-run the `{program} env` command."
+    machines.each(app, names, app.manager.start, last=last)

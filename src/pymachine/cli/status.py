@@ -14,4 +14,6 @@ from pymachine.cli.context import current
 def command(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Get the status of a machine."""
     app = current(ctx)
-    app.say(app.manager.state(machines.one(app, names, usage=ctx.get_help())).word)
+    name = machines.one(app, names, usage=ctx.get_help())
+    state = app.manager.state(name).word
+    app.show(state, {"Name": name, "State": state})

@@ -14,4 +14,6 @@ from pymachine.cli.context import current
 def command(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Get the URL of a machine."""
     app = current(ctx)
-    app.say(app.manager.endpoint(machines.one(app, names, usage=ctx.get_help())).url)
+    name = machines.one(app, names, usage=ctx.get_help())
+    url = app.manager.endpoint(name).url
+    app.show(url, {"Name": name, "URL": url})

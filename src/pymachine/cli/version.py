@@ -17,12 +17,18 @@ def command(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Show the client's version, or a machine's Docker version."""
     app = current(ctx)
     if not names:
-        app.say(version_line(ctx.find_root().command_path))
+        import platform  # noqa: PLC0415
+
+        from pymachine import __version__  # noqa: PLC0415
+
+        versions = {"Version": __version__, "Python": platform.python_version()}
+        app.show(version_line(ctx.find_root().command_path), versions)
         return
     from pymachine import engine  # noqa: PLC0415 (ssl and http cost 30 ms)
 
     name = machines.one(app, names, usage=ctx.get_help())
     try:
-        app.say(engine.version(app.manager.endpoint(name), directory=app.store.machine_dir(name)))
+        version = engine.version(app.manager.endpoint(name), directory=app.store.machine_dir(name))
     except PymachineError as error:
         raise error.prefixed("Unable to query docker version: ") from error
+    app.show(version, {"Name": name, "DockerVersion": version})

@@ -30,3 +30,20 @@ def build_into_cache(
     return cache.add(
         store, lambda folder: build.build(recipe, folder, sources=sources, reporter=reporter, packages=packages)
     )
+
+
+def refresh_cache(architecture: str, *, store: Path, reporter: Reporter) -> cache.Image:
+    """The image of today's packages: the newest in the cache if it has them, else one that is built now.
+
+    Call it under `cache.locked`. Raises the errors of `pymachine.image.errors`.
+    """
+    recipe = Recipe(architecture=architecture)
+    sources = build.Sources(mirror.choose(None), Cache(paths.cache(store) / "packages"))
+    reporter.info(f"Packages come from {sources.mirrors.main} ({sources.mirrors.origin}).")
+    packages = build.resolve(recipe, sources=sources, reporter=reporter)
+    found = cache.newest(store, architecture, recipe=build.recipe_digest(recipe))
+    if found and found.manifest["packages"] == [lock.to_json(package) for package in packages]:
+        return found
+    return cache.add(
+        store, lambda folder: build.build(recipe, folder, sources=sources, reporter=reporter, packages=packages)
+    )

@@ -19,7 +19,7 @@ from typing import Any
 from pymachine import folders, paths
 from pymachine.driver import ImageFiles, ImageRequest
 from pymachine.files import acquire_lock
-from pymachine.image.errors import DigestError, ImageError, ImageNotFoundError, RecipeError
+from pymachine.image.errors import DigestError, ImageError, ImageNotFoundError, MirrorError, RecipeError
 from pymachine.image.layout import INITRD, ISO, KERNEL, MANIFEST
 from pymachine.image.recipe import Recipe
 from pymachine.progress import Reporter
@@ -101,6 +101,30 @@ def ensure(request: ImageRequest, *, store: Path, reporter: Reporter) -> ImageFi
 
                 reporter.info(f"Building the guest image for {architecture} (once; later machines use the same)...")
                 found = builder.build_into_cache(architecture, store=store, reporter=reporter)
+    return found.files()
+
+
+def refresh(request: ImageRequest, *, store: Path, reporter: Reporter) -> ImageFiles:
+    """The image that `request` would be answered with if there were none yet: of today's packages, fetched anew.
+
+    Nothing is built if the newest one has these packages already. Without a mirror it is the newest that is here.
+    """
+    if request.source:
+        from pymachine.image import imported  # noqa: PLC0415 (pycdlib, requests)
+
+        return imported.ensure(request.source, store=store, reporter=reporter, again=True).files()
+    from pymachine.image import builder  # noqa: PLC0415 (only this needs the builder's parts)
+
+    architecture = request.architecture or host_architecture()
+    with locked(store, architecture):
+        try:
+            found = builder.refresh_cache(architecture, store=store, reporter=reporter)
+        except MirrorError as error:
+            known = newest(store, architecture, recipe=builder.default_recipe_digest(architecture))
+            if known is None:
+                raise
+            reporter.warn(f"No newer image could be looked for: {error.brief}")
+            found = known
     return found.files()
 
 

@@ -18,15 +18,16 @@ from pymachine.image.layout import INITRD, ISO, ISO_INITRD, ISO_KERNEL, ISO_MANI
 from pymachine.progress import Reporter
 
 
-def ensure(source: str, *, store: Path, reporter: Reporter) -> cache.Image:
+def ensure(source: str, *, store: Path, reporter: Reporter, again: bool = False) -> cache.Image:
     """The image in the ISO at `source`, a path or an http(s) or file URL; kept, so that it is read once.
 
+    With `again` a URL is fetched even if what it led to once is here.
     Raises `ImageError` if it cannot be read, or is not an image that `pymachine image export` wrote.
     """
     key = "source-" + hashlib.sha256(source.encode()).hexdigest()[: cache.DIGITS]
     with cache.locked(store, key):
         if source.startswith(("http://", "https://")):
-            return _from_url(source, store=store, reporter=reporter)
+            return _from_url(source, store=store, reporter=reporter, again=again)
         path = Path(source.removeprefix("file://")).expanduser()
         return _known(path, store) or cache.add(store, lambda folder: _take(path, folder))
 
@@ -45,9 +46,9 @@ def _known(path: Path, store: Path) -> cache.Image | None:
     return next((image for image in fitting if image.digest == digest), None)
 
 
-def _from_url(url: str, *, store: Path, reporter: Reporter) -> cache.Image:
+def _from_url(url: str, *, store: Path, reporter: Reporter, again: bool) -> cache.Image:
     known = next((image for image in cache.list_images(store) if image.manifest.get("source") == url), None)
-    if known:
+    if known and not again:
         return known
 
     def fill(folder: Path) -> dict[str, Any]:

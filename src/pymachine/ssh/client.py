@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Sequence
 
 from pymachine import run
@@ -29,7 +28,7 @@ class Client:
             from pymachine.ssh import native  # noqa: PLC0415 (paramiko costs 100 ms)
 
             return native.session(self.target, arguments)
-        return _foreground(openssh.ssh(self.program, self.target, arguments))
+        return run.foreground(openssh.ssh(self.program, self.target, arguments))
 
     def run(self, command: str, *, stdin: str | bytes = b"", timeout: float | None = None) -> run.Result:
         """Run one shell command to its end and return what it said, whatever its exit code.
@@ -45,22 +44,6 @@ class Client:
         if result.returncode == 255:  # ssh's own failures
             raise SshError(f"SSH to {self.target.alias} failed: {result.stderr.strip()}")
         return result
-
-
-def _foreground(argv: Sequence[str]) -> int:
-    """Run a command on our own terminal; an interrupt is for it to handle, since it gets the same signal."""
-    run.log.debug("run: %s", run.quote(argv))
-    with subprocess.Popen(argv) as process:
-        while True:
-            try:
-                code = process.wait()
-                break
-            except KeyboardInterrupt:
-                continue
-            except BaseException:  # we were told to end, and the program was not
-                process.terminate()
-                raise
-    return code if code >= 0 else 128 - code
 
 
 def in_terminal() -> bool:

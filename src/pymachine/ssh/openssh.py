@@ -18,8 +18,8 @@ _OPTIONS = {
 }
 
 
-def options(target: Target) -> list[str]:
-    """The options of ssh and scp alike, without the port: no configuration file, and the host key checked."""
+def settings(target: Target) -> dict[str, str]:
+    """What ssh is told of `target`, as in its configuration file; the host key is checked. No key and no port here."""
     values = dict(_OPTIONS)
     if target.known_hosts is None:
         values |= {"StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null"}
@@ -30,8 +30,13 @@ def options(target: Target) -> list[str]:
             "GlobalKnownHostsFile": "/dev/null",
             "HostKeyAlias": target.alias,
         }
+    return values
+
+
+def options(target: Target) -> list[str]:
+    """The options of ssh and scp alike, without the port: no configuration file, and what `settings` has."""
     words = ["-F", "/dev/null"]
-    for name, value in values.items():
+    for name, value in settings(target).items():
         words += ["-o", f"{name}={value}"]
     if target.key is not None:
         words += ["-o", "IdentitiesOnly=yes", "-i", str(target.key)]
@@ -44,6 +49,19 @@ def ssh(program: str, target: Target, rest: Sequence[str], *, tty: bool = False)
     if tty:
         words.append("-t")
     return [*words, *rest]
+
+
+def sshfs(program: str, target: Target, path: str, point: str) -> list[str]:
+    """The command line that mounts the folder `path` of `target` at `point`; sshfs knows ssh's settings by ``-o``."""
+    values = {**settings(target), "Port": str(target.port)}
+    if target.key is not None:
+        values |= {"IdentitiesOnly": "yes", "IdentityFile": f'"{target.key}"'}
+    words = [program, "-F", "/dev/null"]
+    for name, value in values.items():
+        escaped = value.replace("\\", "\\\\").replace(",", "\\,")  # a comma would end the option
+        words += ["-o", f"{name}={escaped}"]
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    return [*words, f"{target.user}@{host}:{path}", point]
 
 
 def rsync_shell(target: Target) -> str:

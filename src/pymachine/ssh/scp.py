@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from pymachine.errors import UsageError
 from pymachine.ssh import openssh
 from pymachine.ssh.target import Target
 
@@ -59,10 +59,11 @@ def config(targets: Sequence[Target]) -> str:
 
 
 def rsync(program: str, places: Sequence[Place], *, recursive: bool, quiet: bool) -> list[str]:
-    """The command line of rsync, which copies only what differs. Raises `UsageError` for two machines."""
+    """The command line of rsync, which copies only what differs, to the last of `places`.
+
+    rsync itself cannot copy between two machines: see `relay`.
+    """
     remote = [place.target for place in places if place.target is not None]
-    if len(remote) > 1:
-        raise UsageError("--delta copies between this host and one machine, not between two machines")
     words = [program]
     if not quiet:
         words.append("--progress")
@@ -73,6 +74,13 @@ def rsync(program: str, places: Sequence[Place], *, recursive: bool, quiet: bool
     for place in places:
         words.append(f"{place.target.user}@{place.target.host}:{place.path}" if place.target else place.path)
     return words
+
+
+def relay(source: Place, folder: Path) -> list[Place]:
+    """What to send on of `source`, a place on a machine, once it has been copied into `folder`."""
+    if source.path.endswith("/"):
+        return [Place(f"{folder}/")]  # rsync takes what is in a folder whose name ends so
+    return [Place(str(path)) for path in sorted(folder.iterdir())]
 
 
 def _remote(place: Place) -> str:

@@ -1,0 +1,96 @@
+"""What can be done to a machine after it was made: the driver's optional abilities.
+
+Everything of a machine is in its folder, so that most of them are a few lines. Imported with the driver by reading
+commands too: what only changes need is imported where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pymachine.driver import BootRequest, Config, Driver, ImageFiles, MachineRef, Shape
+from pymachine.errors import HostNotRunningError
+from pymachine_driver_qemu import runtime
+
+
+class Upkeep(Driver):
+    """The abilities; `QemuDriver` has them."""
+
+    def apply_identity(self, request: BootRequest) -> None:
+        """Send the identity to the guest, which reloads what can be reloaded."""
+        from pymachine import wait  # noqa: PLC0415
+        from pymachine_driver_qemu import identity  # noqa: PLC0415
+
+        sockets = runtime.find(self._directory)
+        if sockets is None:
+            raise HostNotRunningError(name=self.machine.name)
+        channel = identity.Channel(sockets / runtime.IDENTITY)
+        try:
+            with self.reporter.task("Waiting for the machine to take over its new identity") as task:
+                tar = request.identity(self.endpoint())
+                channel.renew(tar, deadline=wait.Deadline(request.timeout), task=task)
+        finally:
+            channel.close()
+
+    def resize(self, shape: Shape) -> None:
+        """Change the configuration; the disk's file grows at once, its file system in the guest's next boot."""
+        from pymachine_driver_qemu import disk, options  # noqa: PLC0415
+
+        changed = options.reshape(self.config, shape)
+        if shape.disk_mb is not None:
+            disk.grow(self._directory / disk.DISK, size_mb=shape.disk_mb)
+        self.config.update(changed)
+
+    def renamed(self, before: MachineRef) -> None:
+        """Nothing outside the folder has the name of a machine that is stopped."""
+
+    def exported(self) -> Sequence[str]:
+        """The disk and what is booted."""
+        from pymachine_driver_qemu import disk  # noqa: PLC0415
+
+        disk.check_image(self._directory)
+        return (disk.DISK, disk.ISO, disk.KERNEL, disk.INITRD)
+
+    def imported(self, siblings: Sequence[Config]) -> None:
+        """A machine of its own: the one that it was copied from may still be there."""
+        from pymachine_driver_qemu import address, options  # noqa: PLC0415
+
+        self.config.update(options.new_ids())
+        taken = [address.of(config) for config in siblings if config.get("IPAddress")]
+        if not address.is_usable(address.of(self.config), taken):
+            place = address.allocate(taken, own_address=address.has_own_addresses())
+            self.config.update({"IPAddress": place.address, "EnginePort": place.docker_port, "SSHPort": place.ssh_port})
+
+    def image_digest(self) -> str:
+        """What `create` or the last upgrade noted."""
+        return str(self.config.get("ImageDigest", ""))
+
+    def swap_image(self, image: ImageFiles) -> None:
+        """Put the new image in the old one's place; the old one is beside it."""
+        from pymachine_driver_qemu import disk  # noqa: PLC0415
+
+        disk.set_image_aside(self._directory)
+        disk.keep_image(image, self._directory)
+        self.config["PreviousImage"] = {key: self.config.get(key, "") for key in ("ImageDigest", "KernelCommandLine")}
+        self.config.update({"ImageDigest": image.digest, "KernelCommandLine": image.command_line})
+
+    def settle_image(self, *, keep: bool) -> None:
+        """Drop what was set aside, or put it back."""
+        from pymachine_driver_qemu import disk  # noqa: PLC0415
+
+        disk.settle_image(self._directory, keep=keep)
+        previous = self.config.pop("PreviousImage", {})
+        if not keep:
+            self.config.update(previous)
+
+    def console_log(self) -> Path:
+        """QEMU appends to it."""
+        from pymachine_driver_qemu import process  # noqa: PLC0415
+
+        return self._directory / process.CONSOLE_LOG
+
+    @property
+    def _directory(self) -> Path:
+        # QEMU is in another working folder.
+        return self.machine.directory.absolute()

@@ -1,0 +1,68 @@
+"""`context`: docker contexts for machines, so that `docker --context NAME` needs no variables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pymachine.cli import goflags, machines
+from pymachine.cli.context import App, pass_app
+from pymachine.cli.errors import RunError
+
+
+@click.group("context", short_help="Make, list and remove docker contexts for machines")
+def command() -> None:
+    """Make, list and remove docker contexts for machines.
+
+    A context goes with its machine: it follows new certificates and another name, and `rm` removes both.
+    """
+
+
+@command.command("create", cls=goflags.GoCommand)
+@goflags.flag("--name", "context", help="What to call the context; as the machine by default")
+@machines.arguments()
+@pass_app
+def create(app: App, names: tuple[str, ...], *, context: str) -> None:
+    """Make a docker context for machines that run."""
+    chosen = app.names(names)
+    if context and len(chosen) > 1:
+        raise RunError("Error: --name is for one machine at a time")
+    for name in chosen:
+        made = app.upkeep.make_context(name, context or name)
+        app.reporter.info(f'Made the docker context "{made}". Use it: docker --context {made} info')
+    if app.structured:
+        app.show("", _listed(app, chosen))
+
+
+@command.command("ls", cls=goflags.GoCommand)
+@pass_app
+def list_(app: App) -> None:
+    """List the machines that have a docker context."""
+    rows = _listed(app, app.store.names())
+    app.show("\n".join(f"{row['Name']}\t{row['DockerContext']}" for row in rows), rows)
+
+
+@command.command("rm", cls=goflags.GoCommand)
+@machines.arguments()
+@pass_app
+def remove(app: App, names: tuple[str, ...]) -> None:
+    """Remove the docker contexts of machines; the machines stay."""
+    chosen = app.names(names)
+    removed = {name: app.upkeep.remove_context(name) for name in chosen}
+    text = "\n".join(f'Removed the docker context "{context}".' for context in removed.values())
+    app.show(text, [{"Name": name, "DockerContext": context} for name, context in removed.items()])
+
+
+def _listed(app: App, names: list[str]) -> list[dict[str, Any]]:
+    from pymachine.errors import PymachineError  # noqa: PLC0415
+
+    rows = []
+    for name in names:
+        try:
+            context = app.store.load(name).context
+        except PymachineError:  # `ls` tells of it
+            continue
+        if context:
+            rows.append({"Name": name, "DockerContext": context})
+    return rows

@@ -1,0 +1,124 @@
+"""`doctor`: what on this host would stop a machine from being made, and the fix."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from pymachine import registry
+from pymachine.cli import expiry, goflags
+from pymachine.cli.context import App, pass_app
+from pymachine.cli.create import DEFAULT_DRIVER, DRIVER_VARIABLE
+from pymachine.cli.errors import RunError
+from pymachine.errors import PymachineError
+
+OK, NOTE, PROBLEM = "ok", "note", "problem"
+LEAST_FREE = 2 * 1024**3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    verdict: str
+    """``ok``; ``note``: something does not work that one can do without; ``problem``: machines cannot be made."""
+    text: str
+    fix: str = ""
+
+
+@click.command("doctor", cls=goflags.GoCommand)
+@goflags.flag("--driver", "-d", default=DEFAULT_DRIVER, env=DRIVER_VARIABLE, help="Driver that has to be usable")
+@goflags.arguments("words", "")
+@pass_app
+def command(app: App, words: tuple[str, ...], *, driver: str) -> None:
+    """Tell what on this host would stop a machine from being made, and the fix.
+
+    Looks at the store, the drivers and the programs beside them; changes nothing, and asks nothing of the network.
+    The exit code is 1 if there is a problem.
+    """
+    if words:
+        raise RunError("Error: Too many arguments given")
+    findings = list(examine(app, driver))
+    rows = [{"Subject": item.subject, "Verdict": item.verdict, "Text": item.text, "Fix": item.fix} for item in findings]
+    app.show("\n".join(_lines(findings)), rows)
+    problems = [item for item in findings if item.verdict == PROBLEM]
+    if problems:
+        raise RunError(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found")
+
+
+def _lines(findings: list[Finding]) -> Iterator[str]:
+    width = max(len(item.subject) for item in findings)
+    for item in findings:
+        yield f"{item.verdict:8} {item.subject:{width}}  {item.text}".rstrip()
+        for line in item.fix.splitlines():
+            yield f"{'':8} {'':{width}}  Fix: {line}"
+
+
+def examine(app: App, needed: str) -> Iterator[Finding]:
+    """Everything that is looked at, in the order in which a `create` would meet it."""
+    yield Finding("python", OK, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield _store(app.store_root)
+    yield from _records(app)
+    yield from _drivers(needed)
+    yield _program("ssh", OK, "", "pymachine's own SSH client is used; OpenSSH's options are not there")
+    yield _program(
+        "docker", NOTE, "apt-get install docker-cli, or see Docker's own packages", "nothing here to use machines with"
+    )
+    yield _program("rsync", NOTE, "apt-get install rsync", "`scp --delta` needs it")
+    yield _program("sshfs", NOTE, "apt-get install sshfs", "`mount` needs it")
+
+
+def _store(root: Path) -> Finding:
+    there = next(folder for folder in (root, *root.parents) if folder.exists())
+    if not there.is_dir():
+        return Finding("store", PROBLEM, f"{there} is not a folder", "Choose another with --storage-path.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        return Finding("store", PROBLEM, f"{there} cannot be written to", "Own it, or choose another: --storage-path.")
+    free = shutil.disk_usage(there).free
+    if free < LEAST_FREE:
+        return Finding(
+            "store",
+            PROBLEM,
+            f"{there} has {free // 1024**2} MB free; an image and a machine need {LEAST_FREE // 1024**2} MB",
+            "Free some space, or choose another with --storage-path.",
+        )
+    return Finding("store", OK, f"{root}, {free // 1024**3} GB free")
+
+
+def _records(app: App) -> Iterator[Finding]:
+    """Machines that cannot be read, or whose certificates end."""
+    for name in app.store.names():
+        try:
+            told = expiry.warning(app, app.store.load(name), look=True)
+        except PymachineError as error:
+            yield Finding(f"machine {name}", NOTE, error.brief, error.hint)
+            continue
+        if told:
+            text, _, fix = told.partition(": ")
+            yield Finding(f"machine {name}", NOTE, text, f"Run: {fix}")
+
+
+def _drivers(needed: str) -> Iterator[Finding]:
+    for name in sorted({*registry.names(), needed}):
+        subject = f"driver {name}"
+        try:
+            health = registry.load(name).health()
+        except PymachineError as error:
+            yield Finding(subject, PROBLEM if name == needed else NOTE, error.brief, error.hint)
+            continue
+        if health.usable:
+            yield Finding(subject, OK, health.version or "usable")
+        else:
+            yield Finding(subject, PROBLEM if name == needed else NOTE, health.problem, health.fix)
+
+
+def _program(name: str, verdict: str, fix: str, without: str) -> Finding:
+    path = shutil.which(name)
+    return Finding(name, OK, path) if path else Finding(name, verdict, f"not found: {without}", fix)

@@ -1,0 +1,45 @@
+"""`export`: a machine, or the means to connect to it, as one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pymachine.cli import goflags, machines
+from pymachine.cli.context import current
+from pymachine.cli.errors import HelpfulUsageError, RunError
+
+SUFFIX = ".pymachine.tar.zst"
+
+
+@click.command("export", cls=goflags.GoCommand)
+@goflags.flag("--connection", is_flag=True, help="Only what a docker client needs to connect: URL and certificates")
+@goflags.flag("--force", "-f", is_flag=True, help="Replace a file that is there")
+@machines.arguments("NAME [FILE]")
+@click.pass_context
+def command(ctx: click.Context, names: tuple[str, ...], *, connection: bool, force: bool) -> None:
+    """Write a stopped machine with all that is in it, or the means to connect to it, to FILE.
+
+    FILE is NAME.pymachine.tar.zst in this folder by default. Keep it to yourself: a connection's key opens every
+    engine of this store.
+    """
+    if not 1 <= len(names) <= 2:
+        raise HelpfulUsageError(
+            "Error: Expected a machine name, and a file at most, as arguments", usage=ctx.get_help()
+        )
+    from pymachine.portable import Porter  # noqa: PLC0415 (zstandard)
+
+    app = current(ctx)
+    name = names[0]
+    target = Path(names[1] if len(names) == 2 else name + SUFFIX)
+    if target.is_dir():
+        target /= name + SUFFIX
+    if target.exists() and not force:
+        raise RunError(f"{target} is there already", hint="Choose another file, or replace it: --force.")
+    porter = Porter(app.store, reporter=app.reporter, authority=app.authority)
+    if connection:
+        porter.export_connection(name, target)
+    else:
+        porter.export(name, target)
+    app.show(f"Exported {name} to {target}", {"Name": name, "File": str(target.absolute())})

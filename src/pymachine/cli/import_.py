@@ -1,0 +1,38 @@
+"""`import`: a machine from a file that `export` wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pymachine.cli import goflags, machines
+from pymachine.cli.context import current
+from pymachine.cli.errors import HelpfulUsageError
+
+# The driver of machines that are a URL and certificates.
+CONNECTION_DRIVER = "none"
+
+
+@click.command("import", cls=goflags.GoCommand)
+@goflags.arguments("words", "FILE [NAME]")
+@click.pass_context
+def command(ctx: click.Context, words: tuple[str, ...]) -> None:
+    """Make a machine of an exported FILE, called as it was or NAME.
+
+    A whole machine is there, stopped; `start` gives it certificates of this store. The means to connect become a
+    machine of the driver "none".
+    """
+    if not 1 <= len(words) <= 2:
+        raise HelpfulUsageError("Error: Expected a file, and a name at most, as arguments", usage=ctx.get_help())
+    from pymachine.portable import Porter  # noqa: PLC0415 (zstandard)
+
+    app = current(ctx)
+    porter = Porter(app.store, reporter=app.reporter, authority=app.authority)
+    machine = porter.import_(
+        Path(words[0]), name=words[1] if len(words) == 2 else "", connection_driver=CONNECTION_DRIVER
+    )
+    if app.structured:
+        app.show("", [machines.summary(app, machine.name)])
+    else:
+        app.say(f'Machine "{machine.name}" was imported.')

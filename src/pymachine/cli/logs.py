@@ -1,0 +1,125 @@
+"""`logs`: what a machine's console and its engine said."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import click
+
+from pymachine.cli import goflags, machines
+from pymachine.cli.context import App, current
+from pymachine.cli.errors import RunError
+from pymachine.driver import Capability, Console, Driver, State
+from pymachine.errors import PymachineError
+
+# The engine's log where boot2docker and its like keep it; elsewhere the system's journal has it.
+_FILE = "/var/lib/boot2docker/log/docker.log"
+_ENGINE = (
+    "if sudo test -e {file}; then sudo tail -n {lines} {follow} {file}; "
+    "else sudo journalctl -o cat -u docker -n {lines} {follow}; fi"
+)
+_POLL_SECONDS = 0.3
+_CHUNK = 65536
+
+
+@click.command("logs", cls=goflags.GoCommand)
+@goflags.flag("--console", is_flag=True, help="Only the console")
+@goflags.flag("--engine", is_flag=True, help="Only the engine")
+@goflags.flag("--follow", "-f", is_flag=True, help="Go on with what is added: to the engine's log, or with --console")
+@goflags.flag("--tail", "-n", type=int, default=100, help="How many lines of each, from the end")
+@machines.arguments("[name]")
+@click.pass_context
+def command(
+    ctx: click.Context, names: tuple[str, ...], *, console: bool, engine: bool, follow: bool, tail: int
+) -> None:
+    """Print what a machine's console and engine said.
+
+    The console is there for stopped machines too, where the driver keeps it; the engine is asked over SSH.
+    """
+    app = current(ctx)
+    name = machines.one(app, names, usage=ctx.get_help())
+    driver = app.manager.driver(app.store.load(name))
+    lines = max(tail, 0)
+    if follow:
+        if app.structured:
+            raise RunError("Error: --follow prints lines as they come, and no JSON")
+        if console:
+            _follow(_console_file(driver), lines)
+        ctx.exit(_follow_engine(app, name, lines))
+    both = console == engine
+    parts: dict[str, list[str]] = {}
+    if console or (both and isinstance(driver, Console)):
+        parts["Console"] = _last_lines(_console_file(driver), lines)
+    if engine or (both and _is_reachable(driver)):
+        parts["Engine"] = _engine_lines(app, name, lines)
+    if not parts:
+        raise RunError(f'There are no logs of machine "{name}" to be had: it is {driver.state().word.lower()}')
+    app.show("\n".join(_text(parts)), parts)
+
+
+def _text(parts: dict[str, list[str]]) -> list[str]:
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    return [line for title, lines in parts.items() for line in (f"==> {title.lower()} <==", *lines, "")][:-1]
+
+
+def _is_reachable(driver: Driver) -> bool:
+    try:
+        return Capability.NO_SSH not in driver.info.capabilities and driver.state() is State.RUNNING
+    except PymachineError:
+        return False
+
+
+def _console_file(driver: Driver) -> Path:
+    if not isinstance(driver, Console):
+        raise driver.unsupported("reading the console")
+    path = driver.console_log()
+    if not path.exists():
+        raise RunError(f"there is no console yet: {path} is missing", hint="The machine has not run.")
+    return path
+
+
+def _last_lines(path: Path, count: int) -> list[str]:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        at, data = size, b""
+        while at > 0 and data.count(b"\n") <= count:
+            step = min(_CHUNK, at)
+            at -= step
+            file.seek(at)
+            data = file.read(step) + data
+    # A console ends its lines with \r\n, and says with escapes what a terminal would do.
+    lines = data.decode(errors="replace").replace("\r", "").splitlines()
+    return lines[-count:] if count else []
+
+
+def _follow(path: Path, count: int) -> None:
+    for line in _last_lines(path, count):
+        click.echo(line)
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        while True:
+            data = file.read()
+            if data:
+                click.echo(data.decode(errors="replace").replace("\r", ""), nl=False)
+            else:
+                time.sleep(_POLL_SECONDS)
+
+
+def _engine_lines(app: App, name: str, count: int) -> list[str]:
+    from pymachine.ssh.client import Client  # noqa: PLC0415
+
+    client = Client(app.manager.ssh_target(name), native=app.native_ssh)
+    result = client.run(_ENGINE.format(file=_FILE, lines=count, follow=""))
+    if result.returncode != 0:
+        raise RunError(f'machine "{name}" has no log of its engine', details=(result.stderr or result.stdout).strip())
+    return result.stdout.splitlines()
+
+
+def _follow_engine(app: App, name: str, count: int) -> int:
+    from pymachine.ssh.client import Client  # noqa: PLC0415
+
+    client = Client(app.manager.ssh_target(name), native=app.native_ssh)
+    return client.session(["--", _ENGINE.format(file=_FILE, lines=count, follow="-f")])

@@ -1,0 +1,58 @@
+"""`modify`: other hardware or engine options for machines that exist."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pymachine.cli import goflags, machines
+from pymachine.cli.context import App, pass_app
+from pymachine.cli.errors import RunError
+
+# Flag -> field of EngineOptions. A list that is given takes the place of the one of now; an empty word empties it.
+LISTS = {
+    "engine_opt": "arbitrary_flags",
+    "engine_env": "env",
+    "engine_insecure_registry": "insecure_registry",
+    "engine_label": "labels",
+    "engine_registry_mirror": "registry_mirror",
+}
+
+
+@click.command("modify", cls=goflags.GoCommand)
+@goflags.flag("--cpus", type=int, help="Number of CPUs (-1: as many as the host has)")
+@goflags.flag("--memory", type=int, help="Size of memory in MB")
+@goflags.flag("--disk-size", type=int, help="Size of the disk in MB; it can only grow")
+@goflags.flag("--engine-opt", multiple=True, help="Flags of the engine in the form flag=value, instead of those of now")
+@goflags.flag("--engine-env", multiple=True, help="Environment variables of the engine, instead of those of now")
+@goflags.flag("--engine-insecure-registry", multiple=True, help="Insecure registries, instead of those of now")
+@goflags.flag("--engine-label", multiple=True, help="Labels of the engine, instead of those of now")
+@goflags.flag("--engine-registry-mirror", multiple=True, help="Registry mirrors, instead of those of now")
+@goflags.flag("--engine-storage-driver", help="Storage driver of the engine")
+@goflags.flag("--tls-san", multiple=True, help="Extra names in the server certificate, instead of those of now")
+@goflags.flag("--restart", is_flag=True, help="Restart a running machine where the change takes that")
+@machines.arguments()
+@pass_app
+def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
+    """Change the hardware or the engine options of machines.
+
+    A list that is given takes the place of the whole list of now: name all that is to be; one empty word empties it.
+    Engine options change in a running machine at once; the engine restarts for those that it cannot reload.
+    """
+    from pymachine.driver import Shape  # noqa: PLC0415 (the help needs neither)
+    from pymachine.upkeep import Changes  # noqa: PLC0415
+
+    engine: dict[str, str | list[str]] = {
+        field: [word for word in given[flag] if word] for flag, field in LISTS.items() if given[flag]
+    }
+    if given["engine_storage_driver"]:
+        engine["storage_driver"] = given["engine_storage_driver"]
+    changes = Changes(
+        shape=Shape(cpus=given["cpus"], memory_mib=given["memory"], disk_mb=given["disk_size"]),
+        engine=engine,
+        sans=[name for name in given["tls_san"] if name] if given["tls_san"] else None,
+    )
+    if changes == Changes():
+        raise RunError("Error: Nothing to change", hint="Say what: see the flags in `pymachine modify --help`.")
+    machines.each(app, names, lambda name: app.upkeep.modify(name, changes, restart=given["restart"]))

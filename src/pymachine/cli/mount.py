@@ -1,0 +1,62 @@
+"""`mount`: a directory of a machine on this host, through SSHFS."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from pymachine import run
+from pymachine.cli import goflags, machines
+from pymachine.cli.context import App, current
+from pymachine.cli.errors import HelpfulUsageError, RunError
+from pymachine.ssh import openssh
+
+
+@click.command("mount", cls=goflags.GoCommand, structured=False)
+@goflags.flag("--unmount", "-u", is_flag=True, help="Unmount instead of mount")
+@machines.arguments("[user@]machine:path [mountpoint]")
+@click.pass_context
+def command(ctx: click.Context, names: tuple[str, ...], *, unmount: bool) -> None:
+    """Mount or unmount a directory from a machine with SSHFS.
+
+    The mountpoint is the same path on this host by default. Without a machine in front of the path, it is "default".
+    """
+    if not 1 <= len(names) <= 2:
+        raise HelpfulUsageError("Improper number of arguments", usage=ctx.get_help())
+    app = current(ctx)
+    user, name, path = _parse(names[0])
+    point = names[1] if len(names) == 2 else path
+    argv = _unmount(app, name, point) if unmount else _mount(app, name, user, path, point)
+    run.log.debug("run: %s", run.quote(argv))
+    ctx.exit(run.foreground(argv))
+
+
+def _parse(place: str) -> tuple[str, str, str]:
+    """User, machine and path of ``[user@]machine:path``."""
+    head, colon, path = place.partition(":")
+    if not colon:
+        return "", "default", place
+    user, _, name = head.rpartition("@")
+    return user, name or "default", path
+
+
+def _mount(app: App, name: str, user: str, path: str, point: str) -> list[str]:
+    program = run.which("sshfs")
+    if program is None:
+        raise RunError("You must have a copy of the sshfs binary locally to use the mount feature")
+    target = app.manager.ssh_target(name, user=user or None)
+    target.check_key()
+    if not Path(point).is_dir():
+        raise RunError(f"the mountpoint {point} is not a directory", hint=f"Make it: mkdir -p '{point}'")
+    return openssh.sshfs(str(program), target, path, point)
+
+
+def _unmount(app: App, name: str, point: str) -> list[str]:
+    app.store.load(name)
+    for words in (("fusermount", "-u"), ("fusermount3", "-u"), *((("umount",),) if sys.platform == "darwin" else ())):
+        program = run.which(words[0])
+        if program is not None:
+            return [str(program), *words[1:], point]
+    raise RunError("You must have a copy of the fusermount binary locally to use the unmount option")

@@ -1,0 +1,40 @@
+"""`regenerate-certs`: new certificates; the engine and its containers do not notice."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from pymachine.cli import goflags, machines
+from pymachine.cli.context import App, pass_app
+from pymachine.cli.errors import RunError
+
+
+@click.command("regenerate-certs", cls=goflags.GoCommand)
+@goflags.flag("--force", "-f", is_flag=True, help="Force rebuild and do not prompt")
+@goflags.flag("--client-certs", is_flag=True, help="Also regenerate client certificates and CA.")
+@machines.arguments()
+@pass_app
+def command(app: App, names: tuple[str, ...], *, force: bool, client_certs: bool) -> None:
+    """Regenerate TLS Certificates for a machine."""
+    if not force and not _confirmed(app):
+        return
+    app.reporter.info("Regenerating TLS certificates")
+    chosen = app.names(names)
+    for name in chosen:
+        app.store.load(name)
+    if client_certs:
+        app.reporter.info("Regenerating local certificates")
+        app.upkeep.renew_authority()
+    machines.each(app, names, app.upkeep.regenerate_certs)
+
+
+def _confirmed(app: App) -> bool:
+    """Ask; unlike `rm`, the end of the input is an error here, as it is in docker-machine."""
+    click.echo("Regenerate TLS machine certs?  Warning: this is irreversible. (y/n): ", nl=False, err=app.structured)
+    answer = sys.stdin.readline()
+    if not answer:
+        click.echo(err=app.structured)
+        raise RunError("EOF", hint="Without anybody to ask, say --force.")
+    return answer.strip().lower() in {"y", "yes"}

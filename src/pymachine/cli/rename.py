@@ -1,0 +1,27 @@
+"""`rename`: another name for a machine."""
+
+from __future__ import annotations
+
+import click
+
+from pymachine.cli import goflags, machines
+from pymachine.cli.context import current
+from pymachine.cli.errors import HelpfulUsageError
+
+
+@click.command("rename", cls=goflags.GoCommand)
+@machines.arguments("NAME NEW")
+@click.pass_context
+def command(ctx: click.Context, names: tuple[str, ...]) -> None:
+    """Give a machine another name; it must be stopped.
+
+    Its folder, host name and certificate follow, and a docker context that was called as it was.
+    """
+    if len(names) != 2:
+        raise HelpfulUsageError("Error: Expected a machine name and its new name as arguments", usage=ctx.get_help())
+    app = current(ctx)
+    app.upkeep.rename(*names)
+    if app.structured:
+        app.show("", [machines.summary(app, names[1])])
+    else:
+        app.say(f'Machine "{names[0]}" is now called "{names[1]}".')

@@ -1,0 +1,29 @@
+"""What can be wrong with a template."""
+
+from __future__ import annotations
+
+from pymachine.errors import UsageError
+
+
+class TemplateError(UsageError):
+    """A template that cannot be parsed, or not be executed over the data."""
+
+    code = "template"
+
+
+class Break(Exception):  # noqa: N818 (not an error)
+    """``{{break}}`` was met."""
+
+
+class Continue(Exception):  # noqa: N818 (not an error)
+    """``{{continue}}`` was met."""
+
+
+def parsing(text: str, line: int = 1) -> TemplateError:
+    """The error for a template that is none."""
+    return TemplateError(f"template parsing error: template: :{line}: {text}")
+
+
+def executing(text: str) -> TemplateError:
+    """The error for a template that the data does not fit."""
+    return TemplateError(f'template: :1: executing "": {text}')

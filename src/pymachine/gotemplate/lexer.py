@@ -1,0 +1,144 @@
+"""From a template's source to text and actions, and from an action to its tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pymachine.gotemplate.errors import parsing
+
+_BLANKS = " \t\r\n"
+_TOKEN = re.compile(
+    r"""(?P<space>[ \t\r\n]+)
+    |(?P<string>"(?:[^"\\\n]|\\.)*"|`[^`]*`)
+    |(?P<char>'(?:[^'\\\n]|\\(?:[^xuU0-7\n]|x..|u.{4}|U.{8}|[0-7]{3}))')
+    |(?P<number>[-+]?(?:0[xX][0-9a-fA-F_]+|0[bB][01_]+|0[oO][0-7_]+|(?:[0-9][0-9_]*)?\.?[0-9][0-9_]*\.?(?:[eE][-+]?[0-9]+)?)(?![A-Za-z0-9_.]))
+    |(?P<field>\.[^\W\d]\w*)
+    |(?P<variable>\$\w*)
+    |(?P<word>[^\W\d]\w*)
+    |(?P<sign>:=|[=.|(),])""",
+    re.VERBOSE,
+)
+_ESCAPE = re.compile(r"\\(?:([abfnrtv\\'\"])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{3}))")
+_SIMPLE = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of text, or with `action` what is between ``{{`` and ``}}``."""
+
+    text: str
+    line: int
+    action: bool = False
+
+
+@dataclass(frozen=True)
+class Token:
+    """One word of an action; `spaced` tells whether there are blanks in front of it."""
+
+    kind: str
+    text: str
+    spaced: bool
+
+
+def pieces(source: str) -> Iterator[Piece]:
+    """Text and actions in turn; comments are left out, and blanks trimmed where the actions say so."""
+    at, trim = 0, False
+    while True:
+        begin = source.find("{{", at)
+        text = source[at:] if begin < 0 else source[at:begin]
+        if trim:
+            text = text.lstrip(_BLANKS)
+        if begin < 0:
+            yield Piece(text, 1)
+            return
+        line = source.count("\n", 0, begin) + 1
+        inside = begin + 2
+        if source[inside : inside + 1] == "-" and source[inside + 1 : inside + 2] in set(_BLANKS):
+            text = text.rstrip(_BLANKS)
+            inside += 1
+        yield Piece(text, line)
+        body, at, trim = _action(source, inside, line)
+        if body is not None:
+            yield Piece(body, line, action=True)
+
+
+def _action(source: str, begin: int, line: int) -> tuple[str | None, int, bool]:
+    """The body of the action that begins there (None: a comment), where it ends, and whether it trims what follows."""
+    comment = re.compile(r"[ \t\r\n]*/\*").match(source, begin)
+    if comment:
+        end = source.find("*/", comment.end())
+        closing = re.compile(r"([ \t\r\n]-)?\}\}").match(source, end + 2) if end >= 0 else None
+        if closing is None:
+            raise parsing("unclosed comment" if end < 0 else "comment ends before closing delimiter", line)
+        return None, closing.end(), bool(closing[1])
+    at = begin
+    while at < len(source):
+        if source.startswith("}}", at):
+            body = source[begin:at]
+            trims = len(body) > 1 and body[-1] == "-" and body[-2] in _BLANKS
+            return (body[:-1] if trims else body), at + 2, trims
+        if source[at] in "\"`'":
+            quoted = _TOKEN.match(source, at)
+            if quoted is None:
+                raise parsing("unterminated quoted string", line)
+            at = quoted.end()
+        else:
+            at += 1
+    raise parsing("unclosed action", line)
+
+
+def tokens(body: str, line: int) -> list[Token]:
+    """The tokens of an action."""
+    found: list[Token] = []
+    at, spaced = 0, False
+    while at < len(body):
+        match = _TOKEN.match(body, at)
+        if match is None or match.lastgroup is None:
+            raise parsing(f'unexpected "{body[at : at + 10].strip()}" in command', line)
+        if match.lastgroup == "space":
+            spaced = True
+        else:
+            found.append(Token(match.lastgroup, match.group(), spaced))
+            spaced = False
+        at = match.end()
+    return found
+
+
+def string(text: str, line: int) -> str:
+    """The value of a string constant."""
+    if text[0] == "`":
+        return text[1:-1]
+    return _unescaped(text[1:-1], line)
+
+
+def number(text: str, line: int) -> int | float:
+    """The value of a number or of a character constant, which is a number too."""
+    if text[0] == "'":
+        value = _unescaped(text[1:-1], line)
+        if len(value) != 1:
+            raise parsing(f"malformed character constant: {text}", line)
+        return ord(value)
+    plain = text.replace("_", "")
+    try:
+        if re.fullmatch(r"[-+]?0[0-7]+", plain):
+            return int(plain, 8)
+        return int(plain, 0) if re.fullmatch(r"[-+]?(0[xXbBoO][0-9a-fA-F]+|[0-9]+)", plain) else float(plain)
+    except ValueError:
+        raise parsing(f"bad number syntax: {text!r}", line) from None
+
+
+def _unescaped(text: str, line: int) -> str:
+    def one(match: re.Match[str]) -> str:
+        simple, two, four, eight, octal = match.groups()
+        if simple:
+            return _SIMPLE.get(simple, simple)
+        code = int(octal, 8) if octal else int(two or four or eight, 16)
+        if code > 0x10FFFF or 0xD800 <= code < 0xE000:
+            raise parsing(f"invalid syntax: {match.group()}", line)
+        return chr(code)
+
+    if "\\" in _ESCAPE.sub("", text):
+        raise parsing("invalid syntax in a quoted string", line)
+    return _ESCAPE.sub(one, text)

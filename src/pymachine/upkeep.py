@@ -1,0 +1,322 @@
+"""What is done to machines after they were made: new certificates, other options, another name, a newer image.
+
+Each step either holds in the end or leaves the machine as it was. What a driver is able to do is asked of it
+(`isinstance(driver, LiveIdentity)`), never known by its name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pymachine import files, paths
+from pymachine.driver import (
+    Capability,
+    Driver,
+    LiveIdentity,
+    MachineRef,
+    Renamable,
+    Resizable,
+    Shape,
+    State,
+    Upgradable,
+)
+from pymachine.errors import MachineExistsError, PymachineError, UsageError, WrongStateError
+from pymachine.machine import EngineOptions, Machine
+from pymachine.manager import SETS_UP_ENGINE, STOP_SECONDS, Manager, boot_timeout
+from pymachine.store import check_name
+
+_CERTIFICATES = (paths.CA_CERT, paths.CLIENT_CERT, paths.CLIENT_KEY, paths.SERVER_CERT, paths.SERVER_KEY)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What `Upkeep.modify` is to change; what is not named stays."""
+
+    shape: Shape = dataclasses.field(default_factory=Shape)
+    engine: Mapping[str, str | list[str]] = dataclasses.field(default_factory=dict)
+    """By the names of `EngineOptions`; a list takes the place of the whole list of now."""
+    sans: Sequence[str] | None = None
+
+    @property
+    def hardware(self) -> bool:
+        """Whether the machine has to be stopped for it."""
+        return self.shape != Shape()
+
+
+class Upkeep(Manager):
+    """A manager that also changes what is there."""
+
+    # -- certificates ------------------------------------------------------------------------------------------
+
+    def renew_authority(self) -> None:
+        """A new client certificate, and a new CA unless the CA is one that the user brought."""
+        from pymachine import certs  # noqa: PLC0415 (cryptography)
+
+        own = "ca_cert" not in self._authority
+        if not own:
+            self.reporter.warn(f"The CA {self._authority['ca_cert']} is not pymachine's: it stays as it is.")
+        certs.renew_authority(self._auth_paths(), reporter=self.reporter, ca=own)
+
+    def regenerate_certs(self, name: str) -> None:
+        """A new server certificate for machine `name`, in force at once; no container notices.
+
+        A stopped machine takes it over at its next start.
+        """
+        with self.store.lock(name):
+            machine, driver = self._loaded(name)
+            self._must_set_up_engine(driver, "new certificates")
+            running = driver.state() is State.RUNNING
+            with self._or_as_before(machine, driver, running=running):
+                if running:
+                    self._apply(machine, driver, renew=True)
+                else:
+                    self._ensure_certificates(machine, driver.endpoint().address, renew=True)
+            self.store.save(machine)
+            if running:
+                self._await_engine(machine, driver, seconds=boot_timeout())
+            self._refresh_context(machine, driver)
+
+    # -- hardware and engine -----------------------------------------------------------------------------------
+
+    def modify(self, name: str, changes: Changes, *, restart: bool = False, timeout: float = STOP_SECONDS) -> None:
+        """Change machine `name`. With `restart` a running one is restarted for what cannot change while it runs.
+
+        Raises `WrongStateError` without, and `UsageError` for values that cannot be; then nothing has changed.
+        """
+        with self.store.lock(name):
+            machine, driver = self._loaded(name)
+            self._check(machine, driver, changes)
+            running = driver.state() is State.RUNNING
+            stop = running and (changes.hardware or not isinstance(driver, LiveIdentity))
+            if stop and not restart:
+                raise WrongStateError(
+                    f'Machine "{name}" is running, and what is to be changed can only change while it is stopped',
+                    hint="Stop it first, or let it be restarted: --restart.",
+                )
+            if stop:
+                self._stop(machine, driver, timeout)
+            with self._or_as_before(machine, driver, running=running and not stop):
+                if changes.hardware and isinstance(driver, Resizable):
+                    driver.resize(changes.shape)
+                machine.engine = _changed(machine.engine, changes)
+                if changes.sans is not None:
+                    machine.auth.server_cert_sans = list(changes.sans)
+                if running and not stop:
+                    self._apply(machine, driver)
+            self.store.save(machine)
+            if stop:
+                self._start(machine, driver)
+            elif running:
+                self._await_engine(machine, driver, seconds=boot_timeout())
+                self._refresh_context(machine, driver)
+
+    def _check(self, machine: Machine, driver: Driver, changes: Changes) -> None:
+        """Refuse what the driver or the engine could not do, before anything is touched."""
+        from pymachine import engine  # noqa: PLC0415 (ssl)
+
+        if changes.hardware and not isinstance(driver, Resizable):
+            raise driver.unsupported("other hardware for a machine that exists")
+        if changes.engine or changes.sans is not None:
+            self._must_set_up_engine(driver, "other engine options")
+            engine.files(_changed(machine.engine, changes), driver_name=machine.driver_name)
+
+    # -- name --------------------------------------------------------------------------------------------------
+
+    def rename(self, name: str, new: str) -> None:
+        """Call the stopped machine `name` `new` from now on: its folder, its host name, its certificate."""
+        check_name(new)
+        if name == new:
+            raise MachineExistsError(new)
+        first, second = sorted((name, new))
+        with self.store.lock(first), self.store.lock(second):
+            machine, driver = self._loaded(name)
+            if not isinstance(driver, Renamable):
+                raise driver.unsupported("another name for a machine that exists")
+            if self.store.exists(new):
+                raise MachineExistsError(new)
+            if Capability.IDENTITY in driver.info.capabilities:
+                _refuse_running(name, driver)
+            before = driver.machine
+            self.store.rename(name, new)
+            try:
+                renamed = self.store.load(new)
+                self._follow_name(renamed, before)
+            except BaseException:
+                self.store.rename(new, name)
+                self.store.save(machine)
+                raise
+            self._rename_context(renamed, machine)
+
+    def _follow_name(self, machine: Machine, before: MachineRef) -> None:
+        """Everything in the moved folder that has the name in it."""
+        from pymachine import identity  # noqa: PLC0415 (cryptography)
+
+        machine.driver["MachineName"] = machine.name
+        driver = self.driver(machine)
+        if isinstance(driver, Renamable):
+            driver.renamed(before)
+        folder = self.store.machine_dir(machine.name)
+        if (folder / paths.KNOWN_HOSTS).exists():
+            identity.make_keys(folder, name=machine.name)
+        if (folder / paths.SERVER_CERT).exists():
+            # The name is in it; the next start makes one for the new name.
+            (folder / paths.SERVER_CERT).unlink()
+        self.store.save(machine)
+
+    def _rename_context(self, machine: Machine, before: Machine) -> None:
+        """A context that had the machine's name has the new one."""
+        if machine.context != before.name:
+            self._refresh_context(machine, self.driver(machine))
+            return
+        self._drop_context(before)
+        machine.context = machine.name
+        self._refresh_context(machine, self.driver(machine))
+        self.store.save(machine)
+
+    # -- image -------------------------------------------------------------------------------------------------
+
+    def upgrade(self, name: str, *, timeout: float = STOP_SECONDS) -> None:
+        """Give machine `name` the newest image, data kept. If that does not answer, the old one is back.
+
+        A machine that was stopped runs afterwards, since the new image has to prove itself.
+        """
+        with self.store.lock(name):
+            machine, driver = self._loaded(name)
+            if not isinstance(driver, Upgradable):
+                raise driver.unsupported("upgrade")
+            from pymachine.image import cache  # noqa: PLC0415 (only this needs the builder)
+
+            image = cache.refresh(driver.image_request(), store=self.store.root, reporter=driver.reporter)
+            if image.digest == driver.image_digest():
+                self.reporter.info(f'Machine "{name}" has the newest image already.')
+                return
+            self.reporter.info("Upgrading docker...")
+            if driver.state() is State.RUNNING:
+                self.reporter.info("Stopping machine to do the upgrade...")
+                driver.stop(timeout)
+            self.reporter.info(f'Upgrading machine "{name}"...')
+            driver.swap_image(image)
+            self.store.save(machine)
+            self._prove_image(machine, driver)
+
+    def _prove_image(self, machine: Machine, driver: Driver) -> None:
+        """Start with the new image; without an answer, start with the old one again and raise what went wrong."""
+        self.reporter.info("Starting machine back up...")
+        try:
+            self._boot(machine, driver, driver.start, self._request(machine))
+        except BaseException as error:
+            driver.kill()
+            self._settle(machine, driver, keep=False)
+            if not isinstance(error, PymachineError):
+                raise
+            self.reporter.warn(f"The new image did not come up ({error.brief}): going back to the old one.")
+            self._boot(machine, driver, driver.start, self._request(machine))
+            raise error.prefixed(f'Machine "{machine.name}" runs with its old image again: ') from error
+        self._settle(machine, driver, keep=True)
+
+    def _settle(self, machine: Machine, driver: Driver, *, keep: bool) -> None:
+        if isinstance(driver, Upgradable):
+            driver.settle_image(keep=keep)
+        self.store.save(machine)
+
+    # -- docker contexts ---------------------------------------------------------------------------------------
+
+    def make_context(self, name: str, context: str) -> str:
+        """Make the docker context `context` for the running machine `name`, in place of one that it had."""
+        from pymachine import contexts  # noqa: PLC0415
+
+        with self.store.lock(name):
+            machine = self.store.load(name)
+            if machine.context != context:
+                contexts.refuse_existing(context)
+            contexts.put(context, self.endpoint(name), directory=self.store.machine_dir(name))
+            if machine.context not in ("", context):
+                self._drop_context(machine)
+            machine.context = context
+            self.store.save(machine)
+        return context
+
+    def remove_context(self, name: str) -> str:
+        """Remove the docker context of machine `name`, and return what it was called."""
+        from pymachine import contexts  # noqa: PLC0415
+
+        with self.store.lock(name):
+            machine = self.store.load(name)
+            if not machine.context:
+                raise UsageError(f'machine "{name}" has no docker context')
+            context, machine.context = machine.context, ""
+            contexts.remove(context)
+            self.store.save(machine)
+        return context
+
+    # -- parts -------------------------------------------------------------------------------------------------
+
+    def _must_set_up_engine(self, driver: Driver, what: str) -> None:
+        if not driver.info.capabilities & SETS_UP_ENGINE:
+            raise driver.unsupported(what)
+
+    def _apply(self, machine: Machine, driver: Driver, *, renew: bool = False) -> None:
+        """Let the running machine take its identity over, as it would be made now."""
+        if not isinstance(driver, LiveIdentity):
+            raise driver.unsupported("new certificates while a machine runs")
+        driver.apply_identity(self._request(machine, renew=renew))
+
+    @contextmanager
+    def _or_as_before(self, machine: Machine, driver: Driver, *, running: bool) -> Iterator[None]:
+        """If the block fails, certificates and options are as they were, in the guest too if it is `running`."""
+        restore = _remember(self.store.machine_dir(machine.name), _CERTIFICATES)
+        before = dataclasses.replace(machine, driver=dict(machine.driver))
+        auth = dataclasses.replace(machine.auth)
+        try:
+            yield
+        except BaseException:
+            restore()
+            machine.engine, machine.certificates_expire = before.engine, before.certificates_expire
+            machine.auth.server_cert_sans = auth.server_cert_sans
+            machine.driver.clear()
+            machine.driver.update(before.driver)
+            if running:
+                self._reapply(machine, driver)
+            raise
+
+    def _reapply(self, machine: Machine, driver: Driver) -> None:
+        """Give the guest what it had; that it does not take it is only news beside the error that led here."""
+        self.reporter.warn(f'Giving machine "{machine.name}" its old identity again...')
+        try:
+            self._apply(machine, driver)
+        except PymachineError as error:
+            self.reporter.warn(f"It did not take it ({error.brief}): restart it with `restart {machine.name}`.")
+
+
+def _remember(folder: Path, names: Sequence[str]) -> Callable[[], None]:
+    """A function that puts the files `names` in `folder` back as they are now."""
+    kept = {
+        folder / name: (path.read_bytes(), path.stat().st_mode & 0o777)
+        for name in names
+        if (path := folder / name).exists()
+    }
+
+    def restore() -> None:
+        for path in (folder / name for name in names):
+            if path in kept:
+                content, mode = kept[path]
+                files.atomic_write(path, content, mode=mode)
+            else:
+                path.unlink(missing_ok=True)
+
+    return restore
+
+
+def _changed(engine: EngineOptions, changes: Changes) -> EngineOptions:
+    values: dict[str, object] = dict(changes.engine)
+    return dataclasses.replace(engine, **values)  # type: ignore[arg-type]
+
+
+def _refuse_running(name: str, driver: Driver) -> None:
+    if driver.state() is not State.STOPPED:
+        raise WrongStateError(
+            f'Machine "{name}" is {driver.state().word.lower()}; it must be stopped', hint="Stop it first."
+        )
