@@ -16,6 +16,7 @@ from pymachine_driver_qemu.address import Place
 # Where the guest looks for its identity: /dev/virtio-ports/org.pymachine.identity.
 IDENTITY_PORT = "org.pymachine.identity"
 NETDEV = "net"
+MEMORY = "ram"
 GUEST_DOCKER_PORT = 2376
 GUEST_SSH_PORT = 22
 
@@ -37,10 +38,11 @@ class Hardware:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """A file that has the machine's memory in it, instead of anonymous memory."""
+    """Where the memory of a machine is that comes from a template in the end."""
 
-    path: Path
-    shared: bool
+    path: Path | None = None
+    """The file that it is in; None: anonymous memory, in a machine that is otherwise as if it were in a file."""
+    shared: bool = False
     """Whether the machine writes to the file, as a template does; a clone only reads it, and keeps what it changes."""
 
 
@@ -111,7 +113,7 @@ def escape(value: str) -> str:
 def _board(hardware: Hardware, memory: Memory | None = None) -> list[str]:
     board = "q35,vmport=off" if hardware.architecture == "amd64" else "virt"
     if memory:
-        board += ",memory-backend=ram"
+        board += f",memory-backend={MEMORY}"
     accelerator = _SOFTWARE if hardware.accelerator == "tcg" else hardware.accelerator
     return [
         *("-machine", board),
@@ -127,8 +129,11 @@ def _board(hardware: Hardware, memory: Memory | None = None) -> list[str]:
 
 
 def _memory(memory: Memory, size_mib: int) -> list[str]:
+    if memory.path is None:
+        return ["-object", f"memory-backend-ram,id={MEMORY},size={size_mib}M"]
     share = "on" if memory.shared else "off"
-    return ["-object", f"memory-backend-file,id=ram,size={size_mib}M,mem-path={escape(str(memory.path))},share={share}"]
+    place = f"mem-path={escape(str(memory.path))},share={share}"
+    return ["-object", f"memory-backend-file,id={MEMORY},size={size_mib}M,{place}"]
 
 
 def _cpu_model(hardware: Hardware) -> str:

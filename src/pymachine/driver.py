@@ -367,3 +367,36 @@ class TemplateDriver(Protocol):
 
         When this raises, for whatever reason, the core removes what was made and calls `Driver.create`.
         """
+
+
+@runtime_checkable
+class SnapshotDriver(Protocol):
+    """The ability to note all of a machine's state, its memory included, and to go back to it."""
+
+    def save_snapshot(self, folder: Path) -> Mapping[str, Json]:
+        """Save the machine as it is now into `folder`, which is empty; a running one goes on afterwards.
+
+        Returns what `restore_snapshot` needs to know; ``Memory`` tells whether the machine's memory is in it, as it
+        is for one that runs. Raises `DriverError`; the machine is as it was then.
+        """
+
+    def restore_snapshot(self, folder: Path, facts: Mapping[str, Json], request: BootRequest) -> None:
+        """Bring the machine, running or not, to the state in `folder`: running if it was, else stopped.
+
+        Its identity is that of `request`, whatever it was then. Raises `DriverError`; the machine is stopped then, and
+        its disk is as it was before.
+        """
+
+
+@runtime_checkable
+class CopyDriver(Protocol):
+    """The ability to make a machine of another one's disk."""
+
+    def copy_config(self, machine: MachineRef, siblings: Sequence[Config]) -> Config:
+        """The configuration for a copy called `machine`: as this one, and of its own what no two machines share."""
+
+    def create_copy(self, source: Driver, request: BootRequest) -> None:
+        """As `Driver.create`, with the disk as `source` (of the same driver) has it now, running or stopped.
+
+        The core holds the locks of both. What runs on `source` is held up for as long as the copy takes.
+        """

@@ -97,6 +97,10 @@ class Machine:
     """When the first of its certificates does, in seconds since 1970; `ls` and `env` warn without opening them."""
     context: str = ""
     """The docker context that was made for it, and goes with it."""
+    expires: int | None = None
+    """When its time to live ends, in seconds since 1970; `prune` and every `create` remove it then."""
+    owner: str = ""
+    """What it was made for and goes with: see `pymachine.prune`."""
     raw: dict[str, Json] = field(default_factory=dict, repr=False, compare=False)
     """The record as it was read, for the fields that are not known here."""
 
@@ -125,6 +129,8 @@ class Machine:
             "Endpoint": None if self.endpoint is None else _dump(self.endpoint, None),
             "CertificatesExpire": self.certificates_expire,
             "DockerContext": self.context or None,
+            "Expires": self.expires,
+            "Owner": self.owner or None,
         }
         for key, value in ours.items():
             record.pop(key, None)
@@ -157,6 +163,8 @@ class Machine:
             endpoint=None if endpoint is None else _load(Endpoint, endpoint, name),
             certificates_expire=_typed(fields, "CertificatesExpire", int, name),
             context=_typed(fields, "DockerContext", str, name) or "",
+            expires=_typed(fields, "Expires", int, name),
+            owner=_typed(fields, "Owner", str, name) or "",
             raw=dict(fields),
         )
 

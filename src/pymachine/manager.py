@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymachine import paths, registry
+from pymachine import files, paths, registry
 from pymachine.driver import (
     BootRequest,
     Capability,
@@ -35,6 +35,7 @@ from pymachine.errors import (
     PrecreateError,
     PymachineError,
     RecordError,
+    TemplateError,
     UsageError,
     WrongStateError,
 )
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
     from pymachine.certs import AuthPaths
     from pymachine.ssh.target import Target
+    from pymachine.templates import Template
 
 ENV_BOOT_TIMEOUT = "PYMACHINE_BOOT_TIMEOUT"
 BOOT_SECONDS = 300.0
@@ -72,18 +74,31 @@ class CreateRequest:
     """Whether it may be resumed from a template, where its driver is able to."""
     context: str = ""
     """The docker context to make with the machine."""
+    expires: int | None = None
+    """When its time to live ends, in seconds since 1970."""
+    owner: str = ""
+    """What it is made for and goes with: see `pymachine.prune`."""
 
 
 class Manager:
     """Acts on the machines of one store."""
 
     def __init__(
-        self, store: Store, *, reporter: Reporter | None = None, authority: Mapping[str, Path] | None = None
+        self,
+        store: Store,
+        *,
+        reporter: Reporter | None = None,
+        authority: Mapping[str, Path] | None = None,
+        labelled: bool = False,
     ) -> None:
-        """`authority` overrides where the CA and client certificate are: see `pymachine.certs.AuthPaths`."""
+        """`authority` overrides where the CA and client certificate are: see `pymachine.certs.AuthPaths`.
+
+        `labelled`: the reporter's lines say which machine they are about, so that drivers need not.
+        """
         self.store = store
         self.reporter: Reporter = reporter or Silent()
         self._authority = dict(authority or {})
+        self._labelled = labelled
         self.timings: dict[str, float] = {}
 
     # -- reading -----------------------------------------------------------------------------------------------
@@ -91,7 +106,8 @@ class Manager:
     def driver(self, machine: Machine) -> Driver:
         """The driver of a loaded machine. Raises `DriverNotFoundError`."""
         kind = registry.load(machine.driver_name)
-        return kind(self._ref(machine), machine.driver, reporter=self.reporter.prefixed(f"({machine.name}) "))
+        reporter = self.reporter if self._labelled else self.reporter.prefixed(f"({machine.name}) ")
+        return kind(self._ref(machine), machine.driver, reporter=reporter)
 
     def state(self, name: str) -> State:
         """The state of machine `name` now."""
@@ -164,7 +180,7 @@ class Manager:
             _precreate(driver)
             image = self._image(driver)
             self.reporter.info("Creating machine...")
-            self._make_keys(machine)
+            self._make_keys(machine, driver)
             with _prefixing("Error creating machine: Error in driver during machine creation: "):
                 boot = self._request(machine, image=image)
                 if not (request.template and self._resume(machine, driver, boot)):
@@ -258,6 +274,8 @@ class Manager:
                 swarm=request.swarm,
                 auth=self._auth_options(folder, request.sans),
                 context=request.context,
+                expires=request.expires,
+                owner=request.owner,
             )
             if Capability.FIXED_ADDRESS in kind.info.capabilities:
                 machine.endpoint = self.driver(machine).endpoint()
@@ -294,11 +312,11 @@ class Manager:
 
         return cache.ensure(driver.image_request(), store=self.store.root, reporter=driver.reporter)
 
-    def _make_keys(self, machine: Machine) -> None:
+    def _make_keys(self, machine: Machine, driver: Driver) -> None:
         from pymachine import identity  # noqa: PLC0415 (cryptography)
 
-        if Capability.NO_SSH not in registry.load(machine.driver_name).info.capabilities:
-            self.reporter.info(f"({machine.name}) Creating SSH key...")
+        if Capability.NO_SSH not in driver.info.capabilities:
+            driver.reporter.info("Creating SSH key...")
             identity.make_keys(self.store.machine_dir(machine.name), name=machine.name)
 
     def _request(self, machine: Machine, *, image: ImageFiles | None = None, renew: bool = False) -> BootRequest:
@@ -310,14 +328,39 @@ class Manager:
             timings=self.timings,
         )
 
+    def make_template(self, driver_name: str, options: Mapping[str, Json]) -> Template:
+        """Make the template for machines with these options of the driver, or find that it is there.
+
+        Raises `TemplateError` if there can be none, or if it cannot be made.
+        """
+        from pymachine import templates  # noqa: PLC0415
+
+        kind = registry.load(driver_name)
+        folder = templates.directory(self.store.root)
+        files.make_private_dir(folder)
+        ref = MachineRef("template", folder, self.store.root, folder / paths.SSH_KEY)
+        driver = kind(ref, kind.configure(ref, options, []), reporter=self.reporter)
+        _precreate(driver)
+        request = self._seeded(driver_name, BootRequest(identity=_nobody, image=self._image(driver)))
+        templates.forgive(self.store.root)
+        made = templates.ensure(driver, request, store=self.store.root, reporter=self.reporter)
+        if made is None:
+            raise TemplateError(f"the driver {driver_name} has no templates, or none for such machines")
+        return made
+
+    def _seeded(self, driver_name: str, request: BootRequest) -> BootRequest:
+        from pymachine import engine, identity  # noqa: PLC0415 (only create needs them)
+
+        common = engine.files(EngineOptions(), driver_name=driver_name)
+        return replace(request, seed=identity.seed(common), timeout=boot_timeout())
+
     def _resume(self, machine: Machine, driver: Driver, request: BootRequest) -> bool:
         """Bring a new machine up from a template; whether it is up. Trouble costs time and is told of, no more."""
         if not isinstance(driver, TemplateDriver):
             return False
-        from pymachine import engine, identity, templates  # noqa: PLC0415 (only create needs them)
+        from pymachine import templates  # noqa: PLC0415 (only create needs them)
 
-        common = engine.files(EngineOptions(), driver_name=machine.driver_name)
-        request = replace(request, seed=identity.seed(common))
+        request = self._seeded(machine.driver_name, request)
         quick = replace(request, timeout=min(RESUME_SECONDS, request.timeout))
         for last in (False, True):  # a template that does not resume is made anew, once
             try:
@@ -454,6 +497,10 @@ def _swarm_endpoint(machine: Machine, endpoint: Endpoint) -> Endpoint:
             hint="Swarm standalone is gone from Docker; today's swarm mode needs no flag here.",
         )
     return dataclasses.replace(endpoint, docker_port=int(port))
+
+
+def _nobody(endpoint: Endpoint) -> bytes:
+    raise TemplateError(f"a template has no identity, not even at {endpoint.address}")
 
 
 def boot_timeout() -> float:

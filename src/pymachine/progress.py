@@ -187,6 +187,28 @@ class _Prefixed:
         return self._inner.task(self._prefix + title, total=total, unit=unit)
 
 
+class Terse:
+    """A view of a reporter that passes on warnings and how far long steps are, but no news."""
+
+    def __init__(self, inner: Reporter) -> None:
+        self._inner = inner
+
+    def info(self, text: str) -> None:
+        """Say nothing."""
+
+    def warn(self, text: str) -> None:
+        """Pass it on."""
+        self._inner.warn(text)
+
+    def prefixed(self, prefix: str) -> Reporter:
+        """The same for the reporter with that prefix."""
+        return Terse(self._inner.prefixed(prefix))
+
+    def task(self, title: str, *, total: int | None = None, unit: str = "") -> AbstractContextManager[Task]:
+        """Pass it on."""
+        return self._inner.task(title, total=total, unit=unit)
+
+
 class Silent:
     """A reporter that says nothing: for library use and for tests."""
 

@@ -47,7 +47,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 @pytest.fixture
 def run(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.setattr(main_module, "_listen_to_signals", lambda: None)
+    monkeypatch.setattr(main_module.signals, "listen", lambda: None)
 
     def call(*words: str) -> Outcome:
         code = main_module.main(["pymachine", *words])
@@ -125,7 +125,6 @@ def test_one_name_at_most(run: Run, command: str) -> None:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["x", "y"], "Invalid command line. Found extra arguments [y]"),
         (["-d", "bogus", "x"], 'Driver "bogus" not found. Do you have the plugin binary "docker-machine-driver-bogus"'),
         (["-d", "none", "x"], "Error setting machine configuration from flags provided: --url option is required"),
         (["-d", "none", "--qemu-memory", "1", "x"], "flag provided but not defined: -qemu-memory"),
@@ -416,7 +415,7 @@ def test_a_program_in_the_foreground_ends_with_us() -> None:
     """SIGTERM is passed on to what `pymachine ssh` runs; Ctrl-C reaches it by itself."""
     script = (
         "from pymachine.cli import main\nfrom pymachine.run import foreground\n"
-        "main._listen_to_signals()\nprint('ready', flush=True)\nforeground(['sleep', '600'])"
+        "main.signals.listen()\nprint('ready', flush=True)\nforeground(['sleep', '600'])"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -24,7 +24,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """Runs a command line in this process, on an empty store."""
     monkeypatch.setenv("MACHINE_STORAGE_PATH", str(tmp_path / "store"))
     monkeypatch.delenv("MACHINE_DEBUG", raising=False)
-    monkeypatch.setattr(main_module, "_listen_to_signals", lambda: None)
+    monkeypatch.setattr(main_module.signals, "listen", lambda: None)
 
     def call(*words: str, program: str = "pymachine") -> Outcome:
         code = main_module.main([program, *words])

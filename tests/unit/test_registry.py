@@ -88,7 +88,7 @@ def test_the_core_imports_no_driver_and_names_none() -> None:
 
 
 LAYERS = [
-    {"errors", "paths", "run", "wait", "progress", "files", "folders"},
+    {"errors", "paths", "run", "wait", "progress", "files", "folders", "durations"},
     {"driver"},
     {"machine", "migrations", "gotemplate", "shells"},
     {
@@ -102,11 +102,12 @@ LAYERS = [
         "image",
         "provision",
         "templates",
+        "snapshots",
         "testing",
         "archive",
         "contexts",
     },
-    {"manager", "upkeep", "portable"},
+    {"manager", "upkeep", "portable", "prune", "copies"},
     {"cli"},
     {"__main__"},
 ]

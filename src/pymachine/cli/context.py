@@ -66,9 +66,13 @@ class App:
     @cached_property
     def manager(self) -> Manager:
         """The manager of the store."""
+        return self.manager_with(self.reporter)
+
+    def manager_with(self, reporter: Reporter, *, labelled: bool = False) -> Manager:
+        """A manager of the store with a reporter of its own, whose lines may be `labelled` with the machine already."""
         from pymachine.manager import Manager  # noqa: PLC0415
 
-        return Manager(self.store, reporter=self.reporter, authority=self.authority)
+        return Manager(self.store, reporter=reporter, authority=self.authority, labelled=labelled)
 
     @cached_property
     def upkeep(self) -> Upkeep:

@@ -14,8 +14,8 @@ import click
 from pymachine import registry
 from pymachine.cli import expiry, goflags
 from pymachine.cli.context import App, pass_app
-from pymachine.cli.create import DEFAULT_DRIVER, DRIVER_VARIABLE
 from pymachine.cli.errors import RunError
+from pymachine.cli.making import DEFAULT_DRIVER, DRIVER_VARIABLE
 from pymachine.errors import PymachineError
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"

@@ -74,6 +74,9 @@ def arguments(
 class GoCommand(click.Command):
     """A command whose words are parsed by this module; it has the flag ``--json`` unless it is made without."""
 
+    interspersed = True
+    """Whether its flags may stand behind positionals."""
+
     def __init__(self, *args: Any, structured: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if structured:
@@ -81,7 +84,7 @@ class GoCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Fill ``ctx.params``. Raises `FlagError`; help ends the run, as in click."""
-        values, positionals = parse(self, ctx, args)
+        values, positionals = parse(self, ctx, args, interspersed=self.interspersed)
         if values.pop(STRUCTURED, False):
             ctx.find_root().obj.print_json()
         ctx.params.update(values)

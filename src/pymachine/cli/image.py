@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from pymachine.cli.context import App, pass_app
+from pymachine.cli.tables import table
 from pymachine.image import cache, lock
 from pymachine.image.recipe import ARCHITECTURES
 from pymachine.progress import human
@@ -63,9 +64,7 @@ def list_(app: App, *, as_json: bool) -> None:
         )
         for image in images
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        app.say("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    app.say(table(rows))
 
 
 def _size(image: cache.Image) -> int:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from types import FrameType
 
 import click
 from click.shell_completion import shell_complete
 
-from pymachine.cli import app, errors
+from pymachine.cli import app, errors, signals
 
 COMPLETE_VARIABLE = "_PYMACHINE_COMPLETE"
 _DEBUG_WORDS = ("-D", "--debug", "-debug")
@@ -23,7 +21,7 @@ def main(argv: list[str]) -> int:
         words, asked = _without_debug(argv[1:])
         debug = asked or app.debug_from_environment()
         structured = _asks_for_json(words)
-        _listen_to_signals()
+        signals.listen()
         if debug:
             _log_to_stderr()
         return _run(argv, words, debug=debug)
@@ -72,18 +70,6 @@ def _without_debug(words: list[str]) -> tuple[list[str], bool]:
         else:
             kept.append(word)
     return kept, found
-
-
-def _listen_to_signals() -> None:
-    """Let SIGTERM and SIGHUP end a run as Ctrl-C does, so that what was half-made is undone."""
-
-    def terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        raise errors.Terminated(errors.EXIT_TERMINATED)
-
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, terminate)
 
 
 def _log_to_stderr() -> None:

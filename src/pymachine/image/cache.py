@@ -120,7 +120,7 @@ def refresh(request: ImageRequest, *, store: Path, reporter: Reporter) -> ImageF
         try:
             found = builder.refresh_cache(architecture, store=store, reporter=reporter)
         except MirrorError as error:
-            known = newest(store, architecture, recipe=builder.default_recipe_digest(architecture))
+            known = newest(store, architecture, recipe=Recipe(architecture=architecture).whole_digest())
             if known is None:
                 raise
             reporter.warn(f"No newer image could be looked for: {error.brief}")

@@ -1,0 +1,127 @@
+"""`run`: a machine for one command, which goes with it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from pymachine import prune, shells
+from pymachine.cli import goflags, making
+from pymachine.cli.context import App, current
+from pymachine.cli.errors import HelpfulUsageError, RunError, Terminated
+from pymachine.cli.signals import undisturbed
+from pymachine.manager import CreateRequest
+from pymachine.progress import Terse
+
+NOT_FOUND = 127
+NOT_EXECUTABLE = 126
+# A command that is told to end has so many seconds for it.
+GRACE_SECONDS = 10.0
+
+
+class Run(making.MakingCommand):
+    """Its flags end at the command to run, whose flags are its own."""
+
+    interspersed = False
+
+
+@click.command("run", cls=Run, structured=False)
+@making.flags
+@goflags.flag("--keep", is_flag=True, help="Leave the machine there when the command has ended")
+@goflags.flag("--name", help="Name of the machine; one is made up by default")
+@goflags.arguments("words", "COMMAND [arg...]")
+@click.pass_context
+def command(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> None:
+    """Run a command with a Docker host that is made for it, and removed after it whatever happens.
+
+    The exit code is the command's. It finds the host through its environment, as after `env`.
+    """
+    app = current(ctx)
+    app.news_on_stderr()
+    if not words:
+        raise HelpfulUsageError("Error: No command specified", usage=ctx.get_help())
+    name = given["name"] or f"run-{secrets.token_hex(4)}"
+    request = CreateRequest(
+        name=name,
+        driver_name=given["driver"],
+        options=given["options"],
+        engine=making.engine_options(given),
+        sans=tuple(given["tls_san"]),
+        template=not given["no_template"],
+        expires=making.expiry(given),
+        owner="" if given["keep"] else prune.RUN,
+    )
+    ctx.exit(_run(app, request, words))
+
+
+def _run(app: App, request: CreateRequest, words: Sequence[str]) -> int:
+    manager = app.manager_with(Terse(app.reporter))
+    try:
+        held = prune.hold(app.store, request.name)
+    except TimeoutError as error:
+        raise RunError(f'Another `run` has a machine called "{request.name}"') from error
+    with held:
+        making.prune(app)
+        manager.create(request)
+        try:
+            return _call(words, _environment(app, request.name))
+        finally:
+            with undisturbed():
+                if request.owner:
+                    manager.remove(request.name)
+                else:
+                    app.reporter.info(f'The machine "{request.name}" is kept: {app.program} env {request.name}')
+
+
+def _environment(app: App, name: str) -> dict[str, str]:
+    endpoint = app.manager.endpoint(name)
+    folder = str(app.store.machine_dir(name))
+    return {**os.environ, **dict(shells.connection(endpoint.address, endpoint.docker_port, folder, name))}
+
+
+def _call(words: Sequence[str], environment: dict[str, str]) -> int:
+    """Run the command on our own streams; its exit code, with a shell's numbers for one that cannot be run."""
+    try:
+        process = subprocess.Popen(list(words), env=environment)
+    except FileNotFoundError:
+        click.echo(f"{words[0]}: command not found", err=True)
+        return NOT_FOUND
+    except OSError as error:
+        click.echo(f"{words[0]}: {error.strerror}", err=True)
+        return NOT_EXECUTABLE
+    with process:
+        try:
+            code = _wait(process)
+        except Terminated:
+            _end(process)
+            raise
+    return code if code >= 0 else 128 - code
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Wait for its end. Ctrl-C on a terminal reaches it too, and it is for it to decide; the second one ends it."""
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        if not os.isatty(0):  # it was sent to us alone
+            process.send_signal(signal.SIGINT)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        return _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    with undisturbed():
+        process.terminate()
+        try:
+            return process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()

@@ -1,0 +1,103 @@
+"""`pymachine template ...`: the frozen machines that others are resumed from."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+
+from pymachine import durations, templates
+from pymachine.cli import goflags, making
+from pymachine.cli.context import App, current, pass_app
+from pymachine.cli.errors import HelpfulUsageError
+from pymachine.cli.tables import table
+from pymachine.driver import Json
+from pymachine.progress import human
+
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON")
+
+
+@click.group(name="template", short_help="Make, list and remove the templates that machines are resumed from")
+def command() -> None:
+    """Make, list and remove the templates that machines are resumed from.
+
+    The first `create` of a shape (image, CPUs, memory, QEMU) makes its template; the next ones take a second.
+    """
+
+
+@command.command(name="build", cls=making.MakingCommand)
+@making.driver_flag
+@goflags.arguments("words", "")
+@click.pass_context
+def build(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> None:
+    """Make the template for machines with these flags of `create` ahead of the first one."""
+    if words:
+        raise HelpfulUsageError("Error: Too many arguments given", usage=ctx.get_help())
+    app = current(ctx)
+    template = app.manager.make_template(given["driver"], given["options"])
+    app.show(template.name, _summary(template))
+
+
+@command.command(name="ls")
+@AS_JSON
+@pass_app
+def list_(app: App, *, as_json: bool) -> None:
+    """List templates: their size on the disk, how old they are, and when one was last used."""
+    found = templates.find_all(app.store_root)
+    if as_json:
+        app.say(json.dumps([_summary(template) for template in found], indent=2))
+        return
+    now = time.time()
+    rows = [("NAME", "CPUS", "MEMORY", "DISK", "ACCELERATOR", "SIZE", "MADE", "USED")]
+    for template in found:
+        shape = template.shape
+        rows.append(
+            (
+                template.name,
+                str(shape.get("cpus", "")),
+                f"{shape.get('memory_mib', '?')} MB",
+                f"{shape.get('disk_mb', '?')} MB",
+                str(shape.get("accelerator", "")),
+                human(template.size, "B"),
+                f"{durations.told(now - template.made)} ago",
+                f"{durations.told(now - template.used)} ago",
+            )
+        )
+    app.say(table(rows))
+
+
+@command.command(name="rm")
+@click.argument("names", metavar="TEMPLATE...", nargs=-1, required=True)
+@pass_app
+def remove(app: App, *, names: tuple[str, ...]) -> None:
+    """Remove templates; machines that were resumed from them go on."""
+    for template in [templates.find(app.store_root, name) for name in names]:
+        templates.remove(template)
+        app.say(f"Removed {template.name}")
+
+
+@command.command(name="prune")
+@click.option("--unused-for", default="7d", show_default=True, help="How long ago the last use has to be")
+@click.option("--all", "-a", "everything", is_flag=True, help="Remove all templates")
+@pass_app
+def prune(app: App, *, unused_for: str, everything: bool) -> None:
+    """Remove templates that were not used for some time."""
+    try:
+        seconds = 0.0 if everything else durations.parse(unused_for)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--unused-for") from error
+    for template in templates.prune(app.store_root, unused_seconds=seconds):
+        app.say(f"Removed {template.name}")
+
+
+def _summary(template: templates.Template) -> dict[str, Json]:
+    return {
+        "Name": template.name,
+        "Path": str(template.directory),
+        "SizeBytes": template.size,
+        "Made": int(template.made),
+        "Used": int(template.used),
+        "Shape": dict(template.shape),
+    }
