@@ -60,6 +60,30 @@ def make_data_disk(path: Path, *, size_mb: int) -> None:
         raise DiskError(f"cannot make the disk {path}: {error.strerror}") from error
 
 
+def copy_image(source: Path, target: Path) -> None:
+    """Have in folder `target` what the machine in `source` boots from. Raises `DiskError`."""
+    for name in IMAGE:
+        _link_or_copy(source / name, target / name)
+
+
+def allocated(path: Path) -> int:
+    """How many bytes a sparse file takes of the disk. Raises `DiskError`."""
+    try:
+        return path.stat().st_blocks * 512
+    except OSError as error:
+        raise DiskError(f"cannot read {path}: {error.strerror}") from error
+
+
+def must_fit(folder: Path, size: int) -> None:
+    """Raise `DiskError` unless `folder` has room for `size` bytes more."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise DiskError(
+            f"not enough disk space in {folder}: {free // MEBIBYTE} MB free, {size // MEBIBYTE} MB needed",
+            hint="Free some space and try again.",
+        )
+
+
 def copy_disk(source: Path, target: Path) -> None:
     """Copy a sparse disk; file systems that can share blocks do so. Raises `DiskError`."""
     try:

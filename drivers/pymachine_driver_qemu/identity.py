@@ -19,7 +19,7 @@ from collections.abc import Collection, MutableMapping
 from pathlib import Path
 
 from pymachine.errors import DriverError
-from pymachine.progress import Task
+from pymachine.progress import Silent, Task
 from pymachine.wait import Deadline
 from pymachine_driver_qemu import qmp
 
@@ -167,6 +167,11 @@ class Channel:
         """
         words = life(tar, seed=seed, now=time.time())
         self._exchange(Progress(digest(tar), stages=()), words, deadline, task)
+
+    def sync(self, *, deadline: Deadline) -> None:
+        """Have a guest that is up write out what it holds. Raises as `deliver`."""
+        with Silent().task("") as task:
+            self._exchange(Progress("sync", stages=()), b"SYNC\n", deadline, task)
 
     def renew(self, tar: bytes, *, deadline: Deadline, task: Task) -> None:
         """Have a machine that is up take a later identity over. Raises as `deliver`."""

@@ -11,17 +11,16 @@ import hashlib
 import os
 import platform
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from pymachine.driver import BootRequest, Endpoint, ImageFiles, Json
 from pymachine.errors import DriverError, TemplateError
 from pymachine.progress import Reporter
 from pymachine.wait import Deadline
-from pymachine_driver_qemu import command_line, disk, identity, machine_line, migration, options, process, qmp, runtime
+from pymachine_driver_qemu import boot, command_line, disk, migration, options, process, qmp, runtime
 from pymachine_driver_qemu.address import Place
-from pymachine_driver_qemu.binary import Qemu
+from pymachine_driver_qemu.board import Board
 
 MEMORY = "memory"
 STATE = "state"
@@ -30,48 +29,15 @@ _FREEZE_SECONDS = 60.0
 _ARCHITECTURES = frozenset({"amd64"})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Board:
-    """What a machine and its template have in common."""
-
-    qemu: Qemu
-    accelerator: str
-    architecture: str
-    config: Mapping[str, Json]
-
-    def argv(
-        self, name: str, folder: Path, sockets: Path, place: Place | None, memory: command_line.Memory
-    ) -> list[str]:
-        """The command line of a machine with its memory in a file; one that is not the file's maker is resumed."""
-        return machine_line.argv(
-            self.qemu,
-            accelerator=self.accelerator,
-            architecture=self.architecture,
-            name=name,
-            folder=folder,
-            sockets=sockets,
-            place=place,
-            config=self.config,
-            memory=memory,
-            resumed=not memory.shared,
-        )
-
-
 def shape(board: Board) -> dict[str, Json] | None:
     """All that a template's state depends on; None where there can be no template."""
     if board.architecture not in _ARCHITECTURES:
         return None
     status = board.qemu.path.stat()
     nowhere = Path("/")
-    anybody = {"MachineID": str(uuid.UUID(int=0)), "MACAddress": ""}
-    canonical = Board(
-        qemu=board.qemu,
-        accelerator=board.accelerator,
-        architecture=board.architecture,
-        config={**board.config, **anybody},
-    )
+    anybody = replace(board, config={**board.config, "MachineID": str(uuid.UUID(int=0)), "MACAddress": ""})
     memory = command_line.Memory(path=nowhere / MEMORY, shared=True)
-    line = "\0".join(canonical.argv("", nowhere, nowhere, None, memory))
+    line = "\0".join(anybody.argv("", nowhere, nowhere, place=None, memory=memory))
     return {
         "cpus": board.config.get("CPU", options.DEFAULT_CPUS),
         "memory_mib": board.config.get("Memory", options.DEFAULT_MEMORY_MIB),
@@ -87,23 +53,18 @@ def shape(board: Board) -> dict[str, Json] | None:
 
 def make(board: Board, folder: Path, image: ImageFiles, request: BootRequest, *, reporter: Reporter) -> None:
     """Boot a guest with the seed in `folder`, and freeze it there. Nothing of it runs afterwards."""
+    size_mb = int(board.config.get("DiskSize", options.DEFAULT_DISK_MB))
     disk.keep_image(image, folder)
-    disk.make_data_disk(folder / disk.DISK, size_mb=int(board.config.get("DiskSize", options.DEFAULT_DISK_MB)))
-    machine_id = str(uuid.uuid4())
-    own = Board(
-        qemu=board.qemu,
-        accelerator=board.accelerator,
-        architecture=board.architecture,
-        config={**board.config, "MachineID": machine_id},
-    )
-    sockets = runtime.make(folder, machine_id)
+    disk.make_data_disk(folder / disk.DISK, size_mb=size_mb)
+    memory = command_line.Memory(path=folder / MEMORY, shared=True)
     try:
-        memory = command_line.Memory(path=folder / MEMORY, shared=True)
-        argv = own.argv("template", folder, sockets, None, memory)
-        process.launch(argv, directory=folder, sockets=sockets, environment=own.qemu.environment, tied=True)
+        template = board.as_machine(str(uuid.uuid4()))
+        sockets = boot.launch(template, "template", folder, place=None, memory=memory, tied=True)
         _freeze(folder, sockets, request, reporter)
     finally:
-        process.end(sockets)
+        left = runtime.find(folder)
+        if left is not None:
+            process.end(left)
         runtime.remove(folder)
     # A machine that is resumed has links to the image of its own.
     for name in (disk.ISO, disk.KERNEL, disk.INITRD):
@@ -111,68 +72,56 @@ def make(board: Board, folder: Path, image: ImageFiles, request: BootRequest, *,
 
 
 def _freeze(folder: Path, sockets: Path, request: BootRequest, reporter: Reporter) -> None:
-    channel = identity.Channel(sockets / runtime.IDENTITY)
-    try:
+    with boot.channel(sockets, folder) as port:
         with reporter.task("Waiting for the template to start") as task:
-            channel.plant(request.seed, deadline=Deadline(request.timeout), task=task)
+            port.plant(request.seed, deadline=Deadline(request.timeout), task=task)
         # The channel stays open: the guest is frozen in the belief that its host listens.
         with qmp.Qmp(sockets / runtime.CONTROL) as monitor, (folder / STATE).open("wb") as state:
             (folder / STATE).chmod(0o600)
             monitor.execute("stop")
             migration.save(monitor, state, without_memory=True, seconds=_FREEZE_SECONDS)
-    except identity.GuestError as error:
-        error.details = process.last_words(folder)
-        raise
-    finally:
-        channel.close()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Clone:
-    """A machine that is to be resumed from a template."""
-
-    name: str
-    folder: Path
-    place: Place
-    endpoint: Endpoint
-
-
-def prepare(template: Path, clone: Clone, image: ImageFiles) -> None:
-    """Make the machine's own files. Raises `TemplateError`."""
+def prepare(template: Path, folder: Path, image: ImageFiles) -> None:
+    """Make the files of a machine that is to be resumed. Raises `TemplateError`."""
     try:
-        disk.keep_image(image, clone.folder)
-        disk.copy_disk(template / disk.DISK, clone.folder / disk.DISK)
+        disk.keep_image(image, folder)
+        disk.copy_disk(template / disk.DISK, folder / disk.DISK)
     except DriverError as error:
         raise TemplateError(error.brief) from error
 
 
 def resume(
-    board: Board, template: Path, clone: Clone, sockets: Path, request: BootRequest, *, reporter: Reporter
+    board: Board,
+    template: Path,
+    name: str,
+    folder: Path,
+    place: Place,
+    endpoint: Endpoint,
+    request: BootRequest,
+    *,
+    reporter: Reporter,
 ) -> None:
     """Start the machine from the template's state, and have it become itself. Raises `TemplateError`.
 
     What runs when this raises is the caller's to end.
     """
-    memory = command_line.Memory(path=template / MEMORY, shared=False)
-    argv = board.argv(clone.name, clone.folder, sockets, clone.place, memory)
+    memory = command_line.Memory(path=template / MEMORY)
     deadline = Deadline(request.timeout)
     try:
-        process.launch(argv, directory=clone.folder, sockets=sockets, environment=board.qemu.environment)
-        # Before the state is there: it has it that somebody listens.
-        channel = identity.Channel(sockets / runtime.IDENTITY)
-        try:
+        sockets = boot.launch(board, name, folder, place=place, memory=memory, resumed=True, timings=request.timings)
+        # The port is open before the state comes, which has it that somebody listens.
+        with boot.channel(sockets, folder) as port:
             with qmp.Qmp(sockets / runtime.CONTROL) as monitor, (template / STATE).open("rb") as state:
                 migration.load(monitor, state, without_memory=True, seconds=deadline.remaining())
-                tar = request.identity(clone.endpoint)
+                tar = request.identity(endpoint)
                 monitor.execute("cont")
             with reporter.task("Waiting for the machine to resume") as task:
-                channel.enliven(tar, seed=request.seed, deadline=deadline, task=task)
-        finally:
-            channel.close()
+                port.enliven(tar, seed=request.seed, deadline=deadline, task=task)
     except OSError as error:
         raise TemplateError(f"cannot read {template / STATE}: {error.strerror}") from error
     except DriverError as error:
-        raise TemplateError(error.brief, details=process.last_words(clone.folder)) from error
+        raise TemplateError(error.brief, details=error.details or process.last_words(folder)) from error
 
 
 def _host() -> str:

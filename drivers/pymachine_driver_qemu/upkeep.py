@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pymachine.driver import BootRequest, Config, Driver, ImageFiles, MachineRef, Shape
+from pymachine.driver import BootRequest, Config, ImageFiles, MachineRef, Shape
 from pymachine.errors import HostNotRunningError
 from pymachine_driver_qemu import runtime
+from pymachine_driver_qemu.base import QemuMachine
 
 
-class Upkeep(Driver):
+class Upkeep(QemuMachine):
     """The abilities; `QemuDriver` has them."""
 
     def apply_identity(self, request: BootRequest) -> None:
@@ -22,7 +23,7 @@ class Upkeep(Driver):
         from pymachine import wait  # noqa: PLC0415
         from pymachine_driver_qemu import identity  # noqa: PLC0415
 
-        sockets = runtime.find(self._directory)
+        sockets = runtime.find(self._folder)
         if sockets is None:
             raise HostNotRunningError(name=self.machine.name)
         channel = identity.Channel(sockets / runtime.IDENTITY)
@@ -39,7 +40,7 @@ class Upkeep(Driver):
 
         changed = options.reshape(self.config, shape)
         if shape.disk_mb is not None:
-            disk.grow(self._directory / disk.DISK, size_mb=shape.disk_mb)
+            disk.grow(self._folder / disk.DISK, size_mb=shape.disk_mb)
         self.config.update(changed)
 
     def renamed(self, before: MachineRef) -> None:
@@ -49,7 +50,7 @@ class Upkeep(Driver):
         """The disk and what is booted."""
         from pymachine_driver_qemu import disk  # noqa: PLC0415
 
-        disk.check_image(self._directory)
+        disk.check_image(self._folder)
         return (disk.DISK, disk.ISO, disk.KERNEL, disk.INITRD)
 
     def imported(self, siblings: Sequence[Config]) -> None:
@@ -70,8 +71,8 @@ class Upkeep(Driver):
         """Put the new image in the old one's place; the old one is beside it."""
         from pymachine_driver_qemu import disk  # noqa: PLC0415
 
-        disk.set_image_aside(self._directory)
-        disk.keep_image(image, self._directory)
+        disk.set_image_aside(self._folder)
+        disk.keep_image(image, self._folder)
         self.config["PreviousImage"] = {key: self.config.get(key, "") for key in ("ImageDigest", "KernelCommandLine")}
         self.config.update({"ImageDigest": image.digest, "KernelCommandLine": image.command_line})
 
@@ -79,7 +80,7 @@ class Upkeep(Driver):
         """Drop what was set aside, or put it back."""
         from pymachine_driver_qemu import disk  # noqa: PLC0415
 
-        disk.settle_image(self._directory, keep=keep)
+        disk.settle_image(self._folder, keep=keep)
         previous = self.config.pop("PreviousImage", {})
         if not keep:
             self.config.update(previous)
@@ -88,9 +89,4 @@ class Upkeep(Driver):
         """QEMU appends to it."""
         from pymachine_driver_qemu import process  # noqa: PLC0415
 
-        return self._directory / process.CONSOLE_LOG
-
-    @property
-    def _directory(self) -> Path:
-        # QEMU is in another working folder.
-        return self.machine.directory.absolute()
+        return self._folder / process.CONSOLE_LOG

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -173,7 +173,7 @@ class Manager:
             if self.store.exists(request.name):
                 raise MachineExistsError(request.name)
             certs.ensure_authority(self._auth_paths(), reporter=self.reporter, margin=self._margin())
-            machine = self._reserve(request, kind)
+            machine = self._reserve(request, lambda ref, siblings: kind.configure(ref, request.options, siblings))
             driver = self.driver(machine)
             undo.callback(self._undo_create, machine, driver)
             self.reporter.info("Running pre-create checks...")
@@ -259,13 +259,13 @@ class Manager:
         folder = self.store.machine_dir(machine.name)
         return MachineRef(machine.name, folder, self.store.root, machine.ssh_key)
 
-    def _reserve(self, request: CreateRequest, kind: type[Driver]) -> Machine:
+    def _reserve(self, request: CreateRequest, configure: Callable[[MachineRef, Sequence[Config]], Config]) -> Machine:
         """Configure the driver and save the record, so that what must be unique is taken from here on."""
         folder = self.store.machine_dir(request.name)
         ref = MachineRef(request.name, folder, self.store.root, folder / paths.SSH_KEY)
         with self.store.reserving():
             with _prefixing("Error setting machine configuration from flags provided: "):
-                config = kind.configure(ref, request.options, self._siblings(request.driver_name))
+                config = configure(ref, self._siblings(request.driver_name))
             machine = Machine(
                 name=request.name,
                 driver_name=request.driver_name,
@@ -277,8 +277,9 @@ class Manager:
                 expires=request.expires,
                 owner=request.owner,
             )
-            if Capability.FIXED_ADDRESS in kind.info.capabilities:
-                machine.endpoint = self.driver(machine).endpoint()
+            driver = self.driver(machine)
+            if Capability.FIXED_ADDRESS in driver.info.capabilities:
+                machine.endpoint = driver.endpoint()
             self.store.save(machine)
         return machine
 

@@ -20,6 +20,7 @@ SERVER_KEY = "server-key.pem"
 SSH_KEY = "id_rsa"
 SSH_HOST_KEY = "ssh_host_ed25519_key"
 KNOWN_HOSTS = "known_hosts"
+SNAPSHOTS = "snapshots"
 
 ENV_STORAGE_PATH = "MACHINE_STORAGE_PATH"
 ENV_CACHE = "PYMACHINE_CACHE"

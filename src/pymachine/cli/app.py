@@ -16,6 +16,7 @@ from pymachine.cli.errors import RunError, UnknownCommandError
 # Name -> summary. The module has the same name, and in it the command is called `command`.
 COMMANDS: dict[str, str] = {
     "active": "Print which machine is active",
+    "clone": "Make a machine of another one, its images and containers included",
     "completion": "Print the completion script for a shell",
     "config": "Print the connection config for machine",
     "context": "Make, list and remove docker contexts for machines",
@@ -40,6 +41,7 @@ COMMANDS: dict[str, str] = {
     "rm": "Remove a machine",
     "run": "Run a command with a machine that is made for it, and removed after it",
     "scp": "Copy files between machines",
+    "snapshot": "Save what a machine is, its memory too, and go back to it",
     "ssh": "Log into or run a command on a machine with SSH.",
     "start": "Start a machine",
     "status": "Get the status of a machine",

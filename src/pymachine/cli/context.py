@@ -16,6 +16,7 @@ from pymachine.cli.errors import RunError
 from pymachine.progress import Reporter, StreamReporter
 
 if TYPE_CHECKING:
+    from pymachine.copies import Copies
     from pymachine.driver import Json
     from pymachine.manager import Manager
     from pymachine.store import Store
@@ -80,6 +81,13 @@ class App:
         from pymachine.upkeep import Upkeep  # noqa: PLC0415
 
         return Upkeep(self.store, reporter=self.reporter, authority=self.authority)
+
+    @cached_property
+    def copies(self) -> Copies:
+        """A manager that also makes machines of what others were."""
+        from pymachine.copies import Copies  # noqa: PLC0415
+
+        return Copies(self.store, reporter=self.reporter, authority=self.authority)
 
     def news_on_stderr(self) -> None:
         """For commands whose stdout is for programs. Call it before anything else."""

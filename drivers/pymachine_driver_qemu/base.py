@@ -1,0 +1,156 @@
+"""What all of the driver's abilities stand on: the machine's folder, its QEMU, its accelerator, its processes.
+
+Loaded by reading commands too, so that what only changes need is imported where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pymachine.driver import BootRequest, Driver, Endpoint, ImageFiles, State
+from pymachine.errors import DriverError
+from pymachine_driver_qemu import address, monitor, options, runtime
+
+if TYPE_CHECKING:
+    from pymachine_driver_qemu.binary import Qemu
+    from pymachine_driver_qemu.board import Board
+
+SSH_USER = "docker"
+
+
+class PortTakenError(DriverError):
+    """Something else listens where the machine is to be reached."""
+
+    code = "port-taken"
+
+
+class QemuMachine(Driver):
+    """One machine as one QEMU process with a folder of sockets."""
+
+    _chosen = ""
+
+    def kill(self) -> None:
+        """End QEMU."""
+        from pymachine_driver_qemu import process  # noqa: PLC0415
+
+        sockets = runtime.find(self._folder)
+        if sockets is not None:
+            process.end(sockets)
+        runtime.remove(self._folder)
+
+    def state(self) -> State:
+        """What QEMU's monitor says."""
+        return monitor.state(runtime.find(self._folder))
+
+    def endpoint(self) -> Endpoint:
+        """The address that `configure` chose."""
+        place = self._place
+        return Endpoint(
+            place.address,
+            docker_port=place.docker_port,
+            ssh_port=place.ssh_port,
+            ssh_user=str(self.config.get("SSHUser", SSH_USER)),
+        )
+
+    @property
+    def _folder(self) -> Path:
+        # QEMU and the port watcher are in another working folder.
+        return self.machine.directory.absolute()
+
+    @property
+    def _place(self) -> address.Place:
+        return address.of(self.config)
+
+    @property
+    def _architecture(self) -> str:
+        return str(self.config.get("Arch") or options.host_architecture())
+
+    @property
+    def _disk_mb(self) -> int:
+        return int(self.config.get("DiskSize", options.DEFAULT_DISK_MB))
+
+    def _qemu(self) -> Qemu:
+        from pymachine_driver_qemu import binary  # noqa: PLC0415
+
+        return binary.find(self._architecture, asked=str(self.config.get("QemuBinary", "")))
+
+    def _remember(self, image: ImageFiles) -> None:
+        """Note in the record which image the machine is made of."""
+        self.config["ImageDigest"] = image.digest
+        self.config["KernelCommandLine"] = image.command_line
+
+    def _board(self, image: ImageFiles | None = None) -> Board:
+        """What the machine consists of, with the image that it is to be made of, or with the one that it has."""
+        from pymachine_driver_qemu import board, disk  # noqa: PLC0415
+
+        qemu = self._qemu()
+        if image is None:
+            folder, digest = self._folder, str(self.config.get("ImageDigest", ""))
+            chosen = self._accelerator(qemu, folder / disk.KERNEL, folder / disk.INITRD, digest)
+            command_line = str(self.config.get("KernelCommandLine", ""))
+        else:
+            chosen = self._accelerator(qemu, image.kernel, image.initrd, image.digest)
+            command_line = image.command_line
+        return board.Board(
+            qemu=qemu,
+            accelerator=chosen,
+            architecture=self._architecture,
+            config={**self.config, "KernelCommandLine": command_line},
+        )
+
+    def _accelerator(self, qemu: Qemu, kernel: Path, initrd: Path, image: str) -> str:
+        """The accelerator for this machine; chosen, and told of, once."""
+        from pymachine_driver_qemu import accelerator  # noqa: PLC0415
+
+        if not self._chosen:
+            trial = accelerator.Trial(
+                qemu=qemu, architecture=self._architecture, kernel=kernel, initrd=initrd, image=image
+            )
+            asked = str(self.config.get("Accelerator", "auto"))
+            self._chosen = accelerator.choose(asked, trial, reporter=self.reporter)
+        return self._chosen
+
+    def _check_ports(self) -> None:
+        place = self._place
+        for port in place.ports:
+            if not address.is_free(place.address, port):
+                raise PortTakenError(
+                    f"{place.address}:{port} is taken by another program",
+                    hint=f"See which one (ss -ltnp 'sport = :{port}') and end it; one that listens on 0.0.0.0:{port} "
+                    "takes the port on every address.",
+                )
+
+    def _must_be_stopped(self) -> None:
+        if self.state() is not State.STOPPED:
+            raise DriverError(f"{self.machine.name} has a QEMU already; it is {self.state().word}")
+
+    def _boot(self, request: BootRequest) -> None:
+        """Start QEMU, give the guest its identity, and the ports a watcher. Nothing is left running on failure."""
+        from pymachine import wait  # noqa: PLC0415
+        from pymachine_driver_qemu import boot, turns, watcher  # noqa: PLC0415
+
+        board = self._board()
+        self._check_ports()
+        with turns.turn(turns.places(board.accelerator), reporter=self.reporter), self._ended_on_failure():
+            deadline = wait.Deadline(request.timeout)
+            sockets = boot.launch(board, self.machine.name, self._folder, place=self._place, timings=request.timings)
+            boot.deliver(sockets, self._folder, self.endpoint(), request, deadline=deadline, reporter=self.reporter)
+            watcher.start(self._folder, self._place)
+
+    @contextmanager
+    def _ended_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.kill()
+            raise
+
+
+def image_of(request: BootRequest) -> ImageFiles:
+    """The image that a request must have."""
+    if request.image is None:
+        raise DriverError("the qemu driver needs an image to create a machine")
+    return request.image

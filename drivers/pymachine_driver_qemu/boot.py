@@ -1,0 +1,59 @@
+"""Bringing a machine up: its QEMU started, by power-on or from a state, and its guest given its identity."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from pymachine.driver import BootRequest, Endpoint
+from pymachine.progress import Reporter
+from pymachine.wait import Deadline
+from pymachine_driver_qemu import command_line, identity, process, runtime
+from pymachine_driver_qemu.address import Place
+from pymachine_driver_qemu.board import Board
+
+
+def launch(
+    board: Board,
+    name: str,
+    folder: Path,
+    *,
+    place: Place | None,
+    memory: command_line.Memory | None = None,
+    resumed: bool = False,
+    tied: bool = False,
+    timings: MutableMapping[str, float] | None = None,
+) -> Path:
+    """Start the QEMU of the machine in `folder`; returns its sockets' folder. `tied`: it ends with us."""
+    began = time.monotonic()
+    sockets = runtime.make(folder, str(board.config["MachineID"]))
+    argv = board.argv(name, folder, sockets, place=place, memory=memory, resumed=resumed)
+    process.launch(argv, directory=folder, sockets=sockets, environment=board.qemu.environment, tied=tied)
+    if timings is not None:
+        timings["qemu"] = round(time.monotonic() - began, 2)
+    return sockets
+
+
+def deliver(
+    sockets: Path, folder: Path, endpoint: Endpoint, request: BootRequest, *, deadline: Deadline, reporter: Reporter
+) -> None:
+    """Give a guest that boots its identity, and wait until it is up with it. Raises `identity.GuestError`."""
+    with channel(sockets, folder) as port, reporter.task("Waiting for the machine to start") as task:
+        tar = request.identity(endpoint)
+        port.deliver(tar, deadline=deadline, task=task, timings=request.timings)
+
+
+@contextmanager
+def channel(sockets: Path, folder: Path) -> Iterator[identity.Channel]:
+    """The identity channel; the guest's own trouble is told with the end of its console."""
+    port = identity.Channel(sockets / runtime.IDENTITY)
+    try:
+        yield port
+    except identity.GuestError as error:
+        error.details = error.details or process.last_words(folder)
+        error.hint = error.hint or f"The whole console is in {folder / process.CONSOLE_LOG}"
+        raise
+    finally:
+        port.close()

@@ -1,0 +1,160 @@
+"""The driver's abilities to make machines of what others were: templates, snapshots, copies of disks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from pymachine.driver import BootRequest, Config, Driver, Json, MachineRef, State
+from pymachine.errors import DriverError
+from pymachine_driver_qemu import address, options, runtime
+from pymachine_driver_qemu.base import QemuMachine, image_of
+
+SYNC_SECONDS = 10.0
+
+
+class Copies(QemuMachine):
+    """The abilities; `QemuDriver` has them."""
+
+    # -- templates ---------------------------------------------------------------------------------------------
+
+    def template_shape(self, request: BootRequest) -> Mapping[str, Json] | None:
+        """What a template for this machine has to be like."""
+        from pymachine_driver_qemu import template  # noqa: PLC0415
+
+        return template.shape(self._board(image_of(request)))
+
+    def make_template(self, folder: Path, request: BootRequest) -> None:
+        """Boot a guest, and freeze it into `folder`."""
+        from pymachine_driver_qemu import template, turns  # noqa: PLC0415
+
+        image = image_of(request)
+        board = self._board(image)
+        with turns.turn(turns.places(board.accelerator), reporter=self.reporter):
+            template.make(board, folder.absolute(), image, request, reporter=self.reporter)
+
+    def create_from_template(self, folder: Path, request: BootRequest) -> None:
+        """Resume the template in `folder` as this machine."""
+        from pymachine_driver_qemu import template, turns, watcher  # noqa: PLC0415
+
+        image = image_of(request)
+        board = self._board(image)
+        self._check_ports()
+        self._remember(image)
+        template.prepare(folder, self._folder, image)
+        with turns.turn(turns.resumes(), reporter=self.reporter, kind="resume"), self._ended_on_failure():
+            began = time.monotonic()
+            template.resume(
+                board,
+                folder.absolute(),
+                self.machine.name,
+                self._folder,
+                self._place,
+                self.endpoint(),
+                request,
+                reporter=self.reporter,
+            )
+            request.timings["resume"] = round(time.monotonic() - began, 2)
+            watcher.start(self._folder, self._place)
+
+    # -- snapshots ---------------------------------------------------------------------------------------------
+
+    def save_snapshot(self, folder: Path) -> Mapping[str, Json]:
+        """Save disk and image, and of a machine that runs or is paused its memory too."""
+        from pymachine_driver_qemu import snapshot  # noqa: PLC0415
+
+        sockets = self._alive()
+        hardware = {key: self.config[key] for key in snapshot.HARDWARE if key in self.config}
+        with self.reporter.task("Saving the machine's state"), self._held(sockets) if sockets else nullcontext():
+            facts = snapshot.save(self._folder, sockets, folder)
+        return {**facts, "Hardware": hardware, "Qemu": self._qemu().version_text}
+
+    def restore_snapshot(self, folder: Path, facts: Mapping[str, Json], request: BootRequest) -> None:
+        """Put disk and image back, and load the memory if there is any."""
+        from pymachine_driver_qemu import snapshot, turns, watcher  # noqa: PLC0415
+
+        before = {key: self.config[key] for key in snapshot.HARDWARE if key in self.config}
+        with self.reporter.task("Restoring the machine's state"), snapshot.swapped(self._folder, folder, end=self.kill):
+            self.config.update(facts.get("Hardware", {}))
+            if not facts.get("Memory"):
+                return
+            try:
+                board = self._board()
+                self._check_ports()
+                with turns.turn(turns.resumes(), reporter=self.reporter, kind="resume"), self._ended_on_failure():
+                    snapshot.load(
+                        board, self.machine.name, self._folder, self._place, folder, facts, self.endpoint(), request,
+                        reporter=self.reporter,
+                    )  # fmt: skip
+                    watcher.start(self._folder, self._place)
+            except BaseException:
+                self.config.update(before)
+                raise
+
+    # -- copies ------------------------------------------------------------------------------------------------
+
+    def copy_config(self, machine: MachineRef, siblings: Sequence[Config]) -> Config:  # noqa: ARG002
+        """The same hardware and image, another address, other ids."""
+        taken = [address.of(config) for config in (*siblings, self.config) if config.get("IPAddress")]
+        place = address.allocate(taken, own_address=address.has_own_addresses())
+        own = {"IPAddress": place.address, "EnginePort": place.docker_port, "SSHPort": place.ssh_port}
+        kept = {key: value for key, value in self.config.items() if key not in _OF_ONE_MACHINE}
+        return {**kept, **own, **options.new_ids()}
+
+    def create_copy(self, source: Driver, request: BootRequest) -> None:
+        """Copy disk and image of `source`, and boot."""
+        from pymachine_driver_qemu import disk  # noqa: PLC0415
+
+        if not isinstance(source, Copies):
+            raise DriverError(f"{source.machine.name} is not a machine of this driver")
+        sockets = source._alive()  # noqa: SLF001 (of our own class)
+        if sockets is not None:
+            source.sync()
+        with self.reporter.task("Copying the disk"), source._held(sockets) if sockets else nullcontext():  # noqa: SLF001
+            disk.copy_image(source._folder, self._folder)  # noqa: SLF001
+            disk.copy_disk(source._folder / disk.DISK, self._folder / disk.DISK)  # noqa: SLF001
+        self._boot(request)
+
+    def sync(self) -> None:
+        """Have the guest write out what it holds in memory; one that does not say that it did so is told of."""
+        from pymachine import wait  # noqa: PLC0415
+        from pymachine_driver_qemu import identity  # noqa: PLC0415
+
+        sockets = self._alive()
+        if sockets is None or self.state() is not State.RUNNING:
+            return
+        port = identity.Channel(sockets / runtime.IDENTITY)
+        try:
+            port.sync(deadline=wait.Deadline(SYNC_SECONDS))
+        except identity.GuestError as error:
+            self.reporter.warn(f"The guest did not write out its disk ({error.brief}): it is as after a power cut.")
+        finally:
+            port.close()
+
+    def _alive(self) -> Path | None:
+        """The sockets of a QEMU that is there, running or paused."""
+        return runtime.find(self._folder) if self.state() is not State.STOPPED else None
+
+    @contextmanager
+    def _held(self, sockets: Path) -> Iterator[None]:
+        """Hold the guest still for the block; one that was paused stays so."""
+        was_running = self.state() is State.RUNNING
+        self._tell(sockets, "stop")
+        try:
+            yield
+        finally:
+            if was_running:
+                self._tell(sockets, "cont")
+
+    @staticmethod
+    def _tell(sockets: Path, command: str) -> None:
+        from pymachine_driver_qemu.qmp import Qmp  # noqa: PLC0415
+
+        with Qmp(sockets / runtime.CONTROL) as monitor:
+            monitor.execute(command)
+
+
+# What the base record has of one machine, and the core fills in.
+_OF_ONE_MACHINE = frozenset({"IPAddress", "MachineName", "SSHKeyPath", "StorePath", "PreviousImage"})

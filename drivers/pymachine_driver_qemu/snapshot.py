@@ -1,0 +1,111 @@
+"""Snapshots: a machine's disk, the image that it boots, and its memory if it runs, at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from pymachine.driver import BootRequest, Endpoint, Json
+from pymachine.errors import DriverError
+from pymachine.progress import Reporter
+from pymachine.wait import Deadline
+from pymachine_driver_qemu import boot, command_line, disk, migration, qmp, runtime
+from pymachine_driver_qemu.address import Place
+from pymachine_driver_qemu.board import Board
+
+STATE = "state"
+# What of a configuration decides how the machine is built: it has to be so again for the memory to fit.
+HARDWARE = ("CPU", "Memory", "DiskSize", "ImageDigest", "KernelCommandLine", "Arch")
+_MOVE_SECONDS = 1800.0
+
+
+class SnapshotError(DriverError):
+    """A snapshot's memory does not go into this QEMU."""
+
+    code = "qemu-snapshot"
+
+
+def save(folder: Path, sockets: Path | None, target: Path) -> dict[str, Json]:
+    """Save the machine in `folder` into `target`, its memory too if it has a QEMU (which is held still)."""
+    needed = disk.allocated(folder / disk.DISK)
+    facts: dict[str, Json] = {"Memory": sockets is not None}
+    if sockets is not None:
+        with qmp.Qmp(sockets / runtime.CONTROL) as monitor:
+            facts["Backed"] = _is_backed(monitor)
+            memory = monitor.execute("query-memory-size-summary")
+            disk.must_fit(target, needed + int(memory["base-memory"]))
+            with (target / STATE).open("wb") as state:
+                (target / STATE).chmod(0o600)
+                migration.save(monitor, state, without_memory=False, seconds=_MOVE_SECONDS)
+    else:
+        disk.must_fit(target, needed)
+    disk.copy_image(folder, target)
+    disk.copy_disk(folder / disk.DISK, target / disk.DISK)
+    return facts
+
+
+@contextmanager
+def swapped(folder: Path, snapshot: Path, *, end: Callable[[], None]) -> Iterator[None]:
+    """Have the machine in `folder` the snapshot's disk and image for the block, and after it unless it raises.
+
+    Everything that can fail for want of space is done before the machine is ended by `end`.
+    """
+    own, old, new = (folder / f"{disk.DISK}{suffix}" for suffix in ("", ".old", ".new"))
+    disk.must_fit(folder, disk.allocated(snapshot / disk.DISK))
+    try:
+        disk.copy_disk(snapshot / disk.DISK, new)
+        disk.set_image_aside(folder)
+        end()
+        disk.copy_image(snapshot, folder)
+        own.rename(old)
+        new.rename(own)
+        yield
+    except BaseException:
+        if old.exists():
+            old.replace(own)
+        disk.settle_image(folder, keep=False)
+        raise
+    else:
+        old.unlink()
+        disk.settle_image(folder, keep=True)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def load(
+    board: Board,
+    name: str,
+    folder: Path,
+    place: Place,
+    snapshot: Path,
+    facts: Mapping[str, Json],
+    endpoint: Endpoint,
+    request: BootRequest,
+    *,
+    reporter: Reporter,
+) -> None:
+    """Start the machine from the snapshot's memory, and give it its identity of now. Raises `DriverError`.
+
+    What runs when this raises is the caller's to end.
+    """
+    memory = command_line.Memory() if facts.get("Backed") else None
+    sockets = boot.launch(board, name, folder, place=place, memory=memory, resumed=True, timings=request.timings)
+    try:
+        with qmp.Qmp(sockets / runtime.CONTROL) as monitor, (snapshot / STATE).open("rb") as state:
+            migration.load(monitor, state, without_memory=False, seconds=_MOVE_SECONDS)
+            monitor.execute("cont")
+    except (qmp.QmpError, migration.MigrationError, OSError) as error:
+        raise SnapshotError(
+            f"the memory of the snapshot does not go into this QEMU: {error}",
+            details=f"it was saved by QEMU {facts.get('Qemu', 'of unknown version')}, this one is "
+            f"{board.qemu.version_text}",
+            hint="Restore its disk alone: pymachine snapshot restore --disk-only",
+        ) from error
+    with boot.channel(sockets, folder) as port, reporter.task("Waiting for the machine to go on") as task:
+        port.renew(request.identity(endpoint), deadline=Deadline(request.timeout), task=task)
+
+
+def _is_backed(monitor: qmp.Qmp) -> bool:
+    """Whether the machine has its memory as one that was resumed from a template."""
+    return any(device.get("id") == command_line.MEMORY for device in monitor.execute("query-memdev"))

@@ -1,0 +1,88 @@
+"""`pymachine snapshot ...`: what machines were, and going back to it."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import click
+
+from pymachine import snapshots
+from pymachine.cli.context import App, pass_app
+from pymachine.cli.machines import complete
+from pymachine.cli.tables import table
+from pymachine.driver import Json
+from pymachine.progress import human
+
+MACHINE = click.argument("machine", metavar="MACHINE", shell_complete=complete)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON")
+
+
+@click.group(name="snapshot", short_help="Save what a machine is, its memory too, and go back to it")
+def command() -> None:
+    """Save what a machine is, its memory too if it runs, and go back to it."""
+
+
+@command.command(name="create")
+@MACHINE
+@click.argument("name", metavar="[SNAPSHOT]", required=False)
+@pass_app
+def create(app: App, *, machine: str, name: str | None) -> None:
+    """Save MACHINE as it is now; it goes on. Without a name the snapshot is called by the time."""
+    made = app.copies.save_snapshot(machine, name or snapshots.default_name())
+    app.say(made.name)
+
+
+@command.command(name="ls")
+@MACHINE
+@AS_JSON
+@pass_app
+def list_(app: App, *, machine: str, as_json: bool) -> None:
+    """List the snapshots of MACHINE, the oldest first."""
+    app.store.load(machine)
+    found = snapshots.find_all(app.store.machine_dir(machine))
+    if as_json:
+        app.say(json.dumps([_summary(snapshot) for snapshot in found], indent=2))
+        return
+    rows = [("NAME", "MEMORY", "SIZE", "MADE")]
+    rows += [
+        (
+            snapshot.name,
+            "yes" if snapshot.has_memory else "no",
+            human(snapshot.size, "B"),
+            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(snapshot.made)),
+        )
+        for snapshot in found
+    ]
+    app.say(table(rows))
+
+
+@command.command(name="restore")
+@MACHINE
+@click.argument("name", metavar="SNAPSHOT")
+@click.option("--disk-only", is_flag=True, help="Not its memory: the machine is stopped then")
+@pass_app
+def restore(app: App, *, machine: str, name: str, disk_only: bool) -> None:
+    """Bring MACHINE back to SNAPSHOT; what it is now is lost. It runs then if it ran when the snapshot was made."""
+    state = app.copies.restore_snapshot(machine, name, disk_only=disk_only)
+    app.say(f'Machine "{machine}" is as in "{name}"; it is {state.word.lower()}.')
+
+
+@command.command(name="rm")
+@MACHINE
+@click.argument("names", metavar="SNAPSHOT...", nargs=-1, required=True)
+@pass_app
+def remove(app: App, *, machine: str, names: tuple[str, ...]) -> None:
+    """Remove snapshots of MACHINE."""
+    for name in names:
+        app.copies.remove_snapshot(machine, name)
+        app.say(f"Removed {name}")
+
+
+def _summary(snapshot: snapshots.Snapshot) -> dict[str, Json]:
+    return {
+        "Name": snapshot.name,
+        "Memory": snapshot.has_memory,
+        "SizeBytes": snapshot.size,
+        "Made": int(snapshot.made),
+    }
