@@ -15,7 +15,7 @@ import selectors
 import shlex
 import tarfile
 import time
-from collections.abc import Collection, MutableMapping
+from collections.abc import Callable, Collection, MutableMapping
 from pathlib import Path
 
 from pymachine.errors import DriverError
@@ -29,6 +29,7 @@ _CHUNK = 65536
 _LONGEST_LINE = 4096
 # The guest's engine answers once one of these was said; OK alone is about the identity.
 ENGINE_STAGES = frozenset({"engine", "ready"})
+SSH_STAGES = frozenset({"ssh"})
 # Nothing moves any more in a guest with a seed.
 SETTLED_STAGES = frozenset({"settled"})
 # What a clone need not be told if its template knows it already; the last one tells whether the engine has to restart.
@@ -92,6 +93,10 @@ class Progress:
         self._awaited = frozenset(stages)
         self._applied = False
         self._buffer = b""
+
+    def await_one_of(self, stages: Collection[str]) -> None:
+        """Await another stage than before."""
+        self._awaited = frozenset(stages)
 
     @property
     def is_up(self) -> bool:
@@ -160,13 +165,18 @@ class Channel:
         words = message(seed, now=time.time(), word="SEED")
         self._exchange(Progress(digest(seed), stages=SETTLED_STAGES), words, deadline, task)
 
-    def enliven(self, tar: bytes, *, seed: bytes, deadline: Deadline, task: Task) -> None:
+    def enliven(
+        self, tar: bytes, *, seed: bytes, meanwhile: Callable[[], None], deadline: Deadline, task: Task
+    ) -> None:
         """Have a resumed template become the machine whose identity is `tar`. Raises as `deliver`.
 
-        When this returns, its engine answers in a moment.
+        `meanwhile` is called when its engine answers in a moment; when this returns one can also log in.
         """
-        words = life(tar, seed=seed, now=time.time())
-        self._exchange(Progress(digest(tar), stages=()), words, deadline, task)
+        progress = Progress(digest(tar), stages=())
+        self._exchange(progress, life(tar, seed=seed, now=time.time()), deadline, task)
+        meanwhile()
+        progress.await_one_of(SSH_STAGES)
+        self._exchange(progress, b"", deadline, task)
 
     def sync(self, *, deadline: Deadline) -> None:
         """Have a guest that is up write out what it holds. Raises as `deliver`."""

@@ -117,7 +117,7 @@ def resume(
                 tar = request.identity(endpoint)
                 monitor.execute("cont")
             with reporter.task("Waiting for the machine to resume") as task:
-                port.enliven(tar, seed=request.seed, deadline=deadline, task=task)
+                port.enliven(tar, seed=request.seed, meanwhile=request.meanwhile, deadline=deadline, task=task)
     except OSError as error:
         raise TemplateError(f"cannot read {template / STATE}: {error.strerror}") from error
     except DriverError as error:

@@ -170,6 +170,8 @@ class BootRequest:
     """What all machines of this driver have in common, as one uncompressed tar: a template is given it."""
     timeout: float = 300.0
     """Seconds after which a guest that does not come up is given up on."""
+    meanwhile: Callable[[], None] = lambda: None
+    """What the core waits for once the engine is about to answer; a driver that waits for more may call it then."""
     timings: dict[str, float] = field(default_factory=dict)
     """The driver may note how many seconds each part took; `create --timings` prints it."""
 

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -385,13 +385,19 @@ class Manager:
 
     def _boot(self, machine: Machine, driver: Driver, act: Callable[[BootRequest], None], request: BootRequest) -> None:
         """Let the driver bring the machine up with its identity, save, and wait for the engine to answer."""
-        try:
-            act(request)
-        finally:
-            self.store.save(machine)
-        if driver.info.capabilities & SETS_UP_ENGINE:
+
+        @cache
+        def check() -> None:
             self.reporter.info("Checking connection to Docker...")
             self._await_engine(machine, driver, seconds=request.timeout)
+
+        sets_up = bool(driver.info.capabilities & SETS_UP_ENGINE)
+        try:
+            act(replace(request, meanwhile=check) if sets_up else request)
+        finally:
+            self.store.save(machine)
+        if sets_up:
+            check()
             self.reporter.info("Docker is up and running!")
         self._refresh_context(machine, driver)
 
