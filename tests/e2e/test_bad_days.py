@@ -10,15 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from support.runner import PROGRAM, Pymachine
+from support.runner import PROGRAM, Pymachine, private_store
 
-# One of the lines that `create` says at each of its steps.
+# One of the lines that `create` says at each of its steps: resumed from a template that is there, and from power-on.
 STEPS = [
-    "Running pre-create checks",
-    "Creating machine",
-    "Creating SSH key",
-    "Waiting for the machine to start",
-    "Checking connection to Docker",
+    ("Running pre-create checks", ()),
+    ("Creating machine", ()),
+    ("Creating SSH key", ()),
+    ("Waiting for the machine to resume", ()),
+    ("Checking connection to Docker", ()),
+    ("Waiting for the machine to start", ("--no-template",)),
+    ("Waiting for the machine to start.*disk", ("--no-template",)),
+    ("Checking connection to Docker", ("--no-template",)),
 ]
 OTHER = ("create", "--driver", "none", "--url", "tcp://127.0.0.1:2376", "other")
 
@@ -34,9 +37,9 @@ def only_the_other_is_left(program: Pymachine) -> bool:
     return program("ls", "-q").stdout.split() == ["other"] and not program.processes()
 
 
-def stopped_at(program: Pymachine, step: str, number: signal.Signals) -> int:
+def stopped_at(program: Pymachine, step: str, flags: tuple[str, ...], number: signal.Signals) -> int:
     """Send a signal to a `create` once it says that it is at `step`; its exit code."""
-    process = program.start("create", "--qemu-memory", "512", "x")
+    process = program.start("create", *flags, "x")
     assert process.stdout
     said = []
     for line in process.stdout:
@@ -51,22 +54,29 @@ def stopped_at(program: Pymachine, step: str, number: signal.Signals) -> int:
     return process.returncode
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_ctrl_c_at_each_step_undoes_the_create(store: Pymachine, step: str) -> None:
-    assert stopped_at(store, step, signal.SIGINT) != 0
+@pytest.fixture(scope="module", autouse=True)
+def template() -> None:
+    """The one that all tests share, so that none of the following waits for it to be made."""
+    with private_store() as program:
+        program("template", "build")
+
+
+@pytest.mark.parametrize(("step", "flags"), STEPS)
+def test_ctrl_c_at_each_step_undoes_the_create(store: Pymachine, step: str, flags: tuple[str, ...]) -> None:
+    assert stopped_at(store, step, flags, signal.SIGINT) != 0
     assert only_the_other_is_left(store)
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_kill_9_at_each_step_leaves_what_rm_removes(store: Pymachine, step: str) -> None:
-    stopped_at(store, step, signal.SIGKILL)
+@pytest.mark.parametrize(("step", "flags"), STEPS)
+def test_kill_9_at_each_step_leaves_what_rm_removes(store: Pymachine, step: str, flags: tuple[str, ...]) -> None:
+    stopped_at(store, step, flags, signal.SIGKILL)
     if "x" in store("ls", "-q").stdout.split():
         store("rm", "-y", "x")
     assert only_the_other_is_left(store)
 
 
 def test_a_guest_that_does_not_boot_in_time_is_given_up(store: Pymachine) -> None:
-    outcome = store("create", "x", code=None, env={"PYMACHINE_BOOT_TIMEOUT": "3"})
+    outcome = store("create", "--no-template", "x", code=None, env={"PYMACHINE_BOOT_TIMEOUT": "3"})
     assert outcome.code != 0
     assert re.search(r"3 (s|seconds)|in time|timed out|timeout", outcome.stderr, re.IGNORECASE)
     assert only_the_other_is_left(store)

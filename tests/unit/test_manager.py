@@ -99,7 +99,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     Remembering.saved_before.clear()
     monkeypatch.setattr(registry, "load", lambda name: Remembering)
     # There is no engine behind this driver; the real handshake has tests with a real engine.
-    monkeypatch.setattr(manager_module.Manager, "_await_engine", lambda self, machine, driver: None)
+    monkeypatch.setattr(manager_module.Manager, "_await_engine", lambda self, machine, driver, seconds: None)
     return Store(tmp_path)
 
 

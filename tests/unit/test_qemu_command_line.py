@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pymachine_driver_qemu import command_line, machine_line
+from pymachine_driver_qemu import command_line
 from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.binary import Qemu
+from pymachine_driver_qemu.board import Board
 
 CONFIG = {
     "MachineID": "0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10",
@@ -55,19 +56,23 @@ AMD64 = """
 """
 
 
+PLACE = Place("127.70.1.2", 2376, 22022)
+
+
 def argv(
-    *, architecture: str = "amd64", accelerator: str = "tcg", folder: str = "/s/intro", sandbox: bool = True
+    *,
+    architecture: str = "amd64",
+    accelerator: str = "tcg",
+    folder: str = "/s/intro",
+    sandbox: bool = True,
+    place: Place | None = PLACE,
+    memory: command_line.Memory | None = None,
+    resumed: bool = False,
 ) -> list[str]:
-    return machine_line.argv(
-        Qemu(Path("/usr/bin/qemu-system-x86_64"), (7, 2), sandbox=sandbox),
-        accelerator=accelerator,
-        architecture=architecture,
-        name="intro",
-        folder=Path(folder),
-        sockets=Path("/r/0c6f"),
-        place=Place("127.70.1.2", 2376, 22022),
-        config=CONFIG,
-    )
+    qemu = Qemu(Path("/usr/bin/qemu-system-x86_64"), (7, 2), sandbox=sandbox)
+    board = Board(qemu=qemu, accelerator=accelerator, architecture=architecture, config=CONFIG)
+    sockets = Path("/r/0c6f")
+    return board.argv("intro", Path(folder), sockets, place=place, memory=memory, resumed=resumed)
 
 
 def value_of(words: list[str], flag: str) -> str:
@@ -105,19 +110,41 @@ def test_a_comma_in_a_path_is_not_the_end_of_it() -> None:
 
 def test_an_old_record_has_the_defaults() -> None:
     config = {key: CONFIG[key] for key in ("MachineID", "MACAddress")}
-    words = machine_line.argv(
-        Qemu(Path("/q"), (7, 2), ("-L", "/share")),
-        accelerator="tcg",
-        architecture="amd64",
-        name="old",
-        folder=Path("/s"),
-        sockets=Path("/r"),
-        place=Place("127.70.1.2", 2376, 22022),
-        config=config,
+    board = Board(
+        qemu=Qemu(Path("/q"), (7, 2), ("-L", "/share")), accelerator="tcg", architecture="amd64", config=config
     )
+    words = board.argv("old", Path("/s"), Path("/r"), place=PLACE)
     assert words[:3] == ["/q", "-L", "/share"]
     assert (value_of(words, "-smp"), value_of(words, "-m")) == ("2", "1024M")
     assert value_of(words, "-append").endswith("pymachine.identity=channel")
+
+
+def test_a_template_writes_its_memory_and_cannot_be_reached() -> None:
+    words = argv(place=None, memory=command_line.Memory(path=Path("/t/memory"), shared=True))
+    assert value_of(words, "-object") == "memory-backend-file,id=ram,size=1024M,mem-path=/t/memory,share=on"
+    assert value_of(words, "-machine") == "q35,vmport=off,memory-backend=ram"
+    assert "hostfwd" not in value_of(words, "-netdev")
+    assert "-incoming" not in words
+
+
+def test_a_clone_only_reads_the_memory_and_waits_for_its_state() -> None:
+    words = argv(memory=command_line.Memory(path=Path("/t/memory")), resumed=True)
+    assert value_of(words, "-object").endswith("mem-path=/t/memory,share=off")
+    assert value_of(words, "-incoming") == "defer"
+    assert f"hostfwd=tcp:{PLACE.address}:2376-:2376" in value_of(words, "-netdev")
+
+
+def test_no_machine_with_a_templates_memory_has_holes_punched_into_it() -> None:
+    """Free page reporting would punch them through a private mapping, into the file that all clones share."""
+    for memory in (command_line.Memory(path=Path("/m"), shared=True), command_line.Memory(path=Path("/m"))):
+        assert not [word for word in argv(memory=memory) if "free-page-reporting" in word]
+
+
+def test_a_machine_from_a_snapshot_of_a_clone_has_the_same_devices_without_the_file() -> None:
+    clone = argv(memory=command_line.Memory(path=Path("/m")), resumed=True)
+    restored = argv(memory=command_line.Memory(), resumed=True)
+    differing = [pair for pair in zip(clone, restored, strict=True) if pair[0] != pair[1]]
+    assert [pair[1] for pair in differing] == ["memory-backend-ram,id=ram,size=1024M"]
 
 
 @pytest.mark.parametrize("architecture", ["amd64", "arm64"])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import re
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +15,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
+from pymachine import identity as core_identity
 from pymachine.progress import Silent
 from pymachine.wait import Deadline
 from pymachine_driver_qemu import identity
 
 TAR = b"\x00\xff a tar\n" * 60000
+# A file of text without the one character that no argument can have.
+NO_NUL = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 STAGES = b"STAGE init 2.10\nSTAGE disk 2.60\nSTAGE engine 11.00\nSTAGE identity 7.25\nSTAGE ready 11.50\n"
 OK = f"OK {hashlib.sha256(TAR).hexdigest()}\n".encode()
 
@@ -127,3 +132,45 @@ def test_noise_is_ignored(noise: bytes) -> None:
     progress = identity.Progress("0" * 64)
     progress.feed(noise + b"\n")
     assert not progress.is_up
+
+
+def words_of(tar: dict[str, bytes], seed: dict[str, bytes]) -> str:
+    def archive(members: dict[str, bytes]) -> bytes:
+        return core_identity._tar({name: (0o600, content) for name, content in members.items()})
+
+    return identity.life(archive(tar), seed=archive(seed), now=1795500000.9).decode()
+
+
+ENGINE = {"daemon.json": b"{}", "engine.env": b"", "engine.args": b"", "engine.restart": b"1\n"}
+SELF = {"hostname": b"intro\n", "tls/server-key.pem": b"-----BEGIN\nit's 'quoted' $(touch /x) \\ `y`\n"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "same"),
+        ({"daemon.json": b'{"labels": ["a=b"]}'}, "reload"),
+        ({"engine.restart": b"2\n"}, "restart"),
+        ({"engine.args": b"--x\n", "engine.restart": b"2\n"}, "restart"),
+    ],
+)
+def test_a_clone_is_told_what_its_engine_has_to_do(changed: dict[str, bytes], said: str) -> None:
+    last = words_of({**SELF, **ENGINE, **changed}, ENGINE).splitlines()[-1]
+    assert re.fullmatch(rf"become intro 1795500000 [0-9a-f]{{64}} {said}", last)
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z]{1,8}(/[a-z]{1,8})?", fullmatch=True), st.text(NO_NUL, max_size=60)))
+def test_a_shell_gives_every_file_back_as_it_was(files: dict[str, str]) -> None:
+    """dash reads the words, with its own `put`; the guest's is the same but for the folder."""
+    members = {**SELF, **{f"x/{name}": text.encode() for name, text in files.items()}}
+    script = 'put() { printf \'%s\\0%s\\0\' "$1" "$2"; }\nbecome() { :; }\n' + words_of(members, ENGINE)
+    said = subprocess.run(["dash"], input=script.encode(), capture_output=True, check=True).stdout
+    parts = said.split(b"\0")[:-1]
+    assert dict(zip([part.decode() for part in parts[::2]], parts[1::2], strict=True)) == members
+
+
+def test_an_identity_that_is_no_text_is_refused() -> None:
+    with pytest.raises(identity.GuestError, match="not text"):
+        words_of({**SELF, "hostname": b"\xff"}, ENGINE)
+    with pytest.raises(identity.GuestError, match="no hostname"):
+        words_of({"x": b"y"}, ENGINE)

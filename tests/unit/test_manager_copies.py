@@ -1,0 +1,272 @@
+"""Templates, snapshots, clones and what outlives its time, with drivers that only remember what was asked of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from test_manager import Remembering
+
+from pymachine import manager as manager_module, prune, registry, snapshots, templates
+from pymachine.copies import Copies
+from pymachine.driver import BootRequest, Config, Driver, DriverInfo, Json, MachineRef, State
+from pymachine.errors import (
+    DriverError,
+    MachineExistsError,
+    MachineNotFoundError,
+    PymachineError,
+    TemplateError,
+    UnsupportedError,
+)
+from pymachine.manager import CreateRequest, Manager
+from pymachine.progress import Reporter, Silent
+from pymachine.store import Store
+
+
+class Copying(Remembering):
+    """Has every ability; what was done stands in `done`, and what is in `broken` fails."""
+
+    info = DriverInfo("remembering", "for tests", Remembering.info.capabilities)
+    done: ClassVar[list[str]] = []
+    broken: ClassVar[dict[str, int]] = {}
+
+    def _do(self, step: str) -> None:
+        self.done.append(step)
+        if self.broken.get(step, 0) > 0:
+            self.broken[step] -= 1
+            raise DriverError(f"{step} does not work")
+
+    def create(self, request: BootRequest) -> None:
+        self._do("cold")
+        super().create(request)
+
+    def remove(self) -> None:
+        self._do("remove")
+        super().remove()
+
+    def template_shape(self, request: BootRequest) -> Mapping[str, Json]:
+        return {"cpus": 2}
+
+    def make_template(self, folder: Path, request: BootRequest) -> None:
+        assert request.seed
+        (folder / "state").write_bytes(b"s")
+        self._do("freeze")
+
+    def create_from_template(self, folder: Path, request: BootRequest) -> None:
+        assert (folder / "state").read_bytes() == b"s"
+        self.world[self.machine.name] = State.RUNNING
+        self._do("resume")
+
+    def save_snapshot(self, folder: Path) -> Mapping[str, Json]:
+        self._do("save")
+        return {"Memory": self.state() is State.RUNNING}
+
+    def restore_snapshot(self, folder: Path, facts: Mapping[str, Json], request: BootRequest) -> None:
+        self._do("restore")
+        self.world[self.machine.name] = State.RUNNING if facts["Memory"] else State.STOPPED
+
+    def copy_config(self, machine: MachineRef, siblings: Sequence[Config]) -> Config:
+        return {"IPAddress": f"127.9.8.{len(siblings) + 1}", "CPU": self.config.get("CPU", 2)}
+
+    def create_copy(self, source: Driver, request: BootRequest) -> None:
+        self.world[self.machine.name] = State.RUNNING
+        self._do(f"copy of {source.machine.name}")
+
+
+class Says(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def info(self, text: str) -> None:
+        self.lines.append(text)
+
+    warn = info
+
+    def prefixed(self, prefix: str) -> Reporter:
+        return self
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    Copying.world.clear()
+    Copying.fails.clear()
+    Copying.done.clear()
+    Copying.broken.clear()
+    monkeypatch.delenv("PYMACHINE_CACHE", raising=False)
+    monkeypatch.setattr(registry, "load", lambda name: Copying)
+    monkeypatch.setattr(manager_module.Manager, "_await_engine", lambda self, machine, driver, seconds: None)
+    return Store(tmp_path)
+
+
+def request(name: str = "intro", **changed: object) -> CreateRequest:
+    return dataclasses.replace(CreateRequest(name=name, driver_name="remembering", options={}), **changed)  # type: ignore[arg-type]
+
+
+# -- templates ---------------------------------------------------------------------------------------------------
+
+
+def test_the_first_create_makes_a_template_and_all_resume_it(store: Store) -> None:
+    for name in ("a", "b"):
+        Manager(store).create(request(name))
+    assert Copying.done == ["freeze", "resume", "resume"]
+
+
+def test_without_templates_it_boots(store: Store) -> None:
+    Manager(store).create(request(template=False))
+    assert Copying.done == ["cold"]
+
+
+def test_a_template_that_does_not_resume_is_made_anew_once(store: Store) -> None:
+    Copying.broken["resume"] = 1
+    says = Says()
+    Manager(store, reporter=says).create(request())
+    assert Copying.done == ["freeze", "resume", "remove", "freeze", "resume"]
+    assert any("does not resume (resume does not work): making it anew" in line for line in says.lines)
+
+
+def test_after_that_it_boots_and_the_next_one_does_not_try(store: Store) -> None:
+    Copying.broken["resume"] = 9
+    says = Says()
+    Manager(store, reporter=says).create(request("a"))
+    assert Copying.done == ["freeze", "resume", "remove", "freeze", "resume", "remove", "cold"]
+    assert any("booting from power-on" in line for line in says.lines)
+    assert Copying.world["a"] is State.RUNNING
+    Copying.done.clear()
+    Manager(store).create(request("b"))
+    assert Copying.done == ["cold"]
+    Copying.broken.clear()
+    assert Manager(store).make_template("remembering", {}).shape == {"cpus": 2}
+    Manager(store).create(request("c"))
+    assert Copying.done[-1] == "resume"
+
+
+def test_a_template_that_cannot_be_made_is_told_of_and_it_boots(store: Store) -> None:
+    Copying.broken["freeze"] = 1
+    says = Says()
+    Manager(store, reporter=says).create(request())
+    assert Copying.done == ["freeze", "cold"]
+    assert "There is no template (freeze does not work): booting from power-on." in says.lines
+
+
+def test_a_create_that_fails_for_good_leaves_nothing(store: Store) -> None:
+    Copying.broken.update({"resume": 9, "cold": 1})
+    with pytest.raises(DriverError, match="cold does not work"):
+        Manager(store).create(request())
+    assert not store.exists("intro")
+    assert Copying.world == {}
+
+
+def test_a_driver_without_templates_has_none_to_make(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "load", lambda name: Remembering)
+    with pytest.raises(TemplateError, match="has no templates"):
+        Manager(store).make_template("remembering", {})
+    assert templates.find_all(store.root) == []
+
+
+# -- snapshots and clones ----------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_of_a_machine_that_runs_has_it_running_again(store: Store) -> None:
+    manager = Copies(store)
+    manager.create(request())
+    manager.save_snapshot("intro", "warm")
+    manager.stop("intro")
+    manager.save_snapshot("intro", "cold")
+    assert manager.restore_snapshot("intro", "warm") is State.RUNNING
+    assert manager.restore_snapshot("intro", "cold") is State.STOPPED
+    assert manager.restore_snapshot("intro", "warm", disk_only=True) is State.STOPPED
+    manager.remove_snapshot("intro", "warm")
+    assert [found.name for found in snapshots.find_all(store.machine_dir("intro"))] == ["cold"]
+    with pytest.raises(snapshots.SnapshotError, match='no snapshot "warm"'):
+        manager.restore_snapshot("intro", "warm")
+
+
+def test_a_clone_is_a_machine_of_its_own(store: Store) -> None:
+    manager = Copies(store)
+    made = manager.create(request(sans=("db.local",)))
+    copy = manager.clone("intro", "second")
+    assert Copying.done[-1] == "copy of intro"
+    record = json.loads((store.machine_dir("second") / "config.json").read_text())
+    assert record["Driver"]["MachineName"] == "second"
+    assert record["Driver"]["StorePath"] == str(store.root)
+    assert record["Endpoint"]["Address"] == "127.9.8.2"
+    assert (copy.engine, copy.auth.server_cert_sans) == (made.engine, ["db.local"])
+    assert (store.machine_dir("second") / "id_rsa").read_text() != (store.machine_dir("intro") / "id_rsa").read_text()
+
+
+def test_a_clone_that_fails_leaves_nothing_and_the_machine_untouched(store: Store) -> None:
+    manager = Copies(store)
+    manager.create(request())
+    before = (store.machine_dir("intro") / "config.json").read_bytes()
+    Copying.broken["copy of intro"] = 1
+    with pytest.raises(DriverError, match="does not work"):
+        manager.clone("intro", "second")
+    assert store.names() == ["intro"]
+    assert (store.machine_dir("intro") / "config.json").read_bytes() == before
+    with pytest.raises(MachineExistsError):
+        manager.clone("intro", "intro")
+    with pytest.raises(MachineNotFoundError):
+        manager.clone("nobody", "third")
+    with pytest.raises(PymachineError):
+        manager.clone("intro", "../x")
+    assert store.names() == ["intro"]
+
+
+def test_drivers_without_these_abilities_say_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "load", lambda name: Remembering)
+    manager = Copies(store)
+    manager.create(request())
+    with pytest.raises(UnsupportedError, match="does not support snapshots"):
+        manager.save_snapshot("intro", "x")
+    with pytest.raises(UnsupportedError, match="does not support copies"):
+        manager.clone("intro", "second")
+    assert store.names() == ["intro"]
+
+
+# -- what outlives its time --------------------------------------------------------------------------------------
+
+
+def test_what_has_outlived_its_time_to_live_is_removed(store: Store) -> None:
+    manager, now = Manager(store), int(time.time())
+    for name, expires in (("late", now - 120), ("early", now + 3600), ("forever", None)):
+        manager.create(request(name, expires=expires))
+    (outlived,) = prune.find(store)
+    assert (outlived.name, outlived.why) == ("late", "its time to live ended 2 minutes ago")
+    says = Says()
+    assert outlived.remove(manager, says)
+    assert says.lines == ['Removed "late": its time to live ended 2 minutes ago.']
+    assert store.names() == ["early", "forever"]
+    assert outlived.remove(manager, says)  # another was quicker
+    assert prune.find(store) == []
+
+
+def test_what_a_run_made_goes_when_the_run_is_gone(store: Store) -> None:
+    Manager(store).create(request(owner=prune.RUN))
+    with prune.hold(store, "intro"):
+        assert prune.find(store) == []
+        with pytest.raises(TimeoutError):
+            prune.hold(store, "intro")
+    (outlived,) = prune.find(store)
+    assert outlived.why == "the run that it was made for is gone"
+
+
+def test_what_cannot_be_removed_is_told_of_and_stays(store: Store) -> None:
+    Manager(store).create(request(expires=1))
+    Copying.broken["remove"] = 1
+    says = Says()
+    (outlived,) = prune.find(store)
+    assert not outlived.remove(Manager(store), says)
+    assert "Could not remove" in says.lines[0]
+    assert store.names() == ["intro"]
+
+
+def test_a_record_that_cannot_be_read_is_no_reason_to_stop(store: Store) -> None:
+    Manager(store).create(request("late", expires=1))
+    Manager(store).create(request("broken", expires=1))
+    (store.machine_dir("broken") / "config.json").write_text("{")
+    assert [outlived.name for outlived in prune.find(store)] == ["late"]

@@ -1,0 +1,103 @@
+"""Several machines at once: processes that tell one display what they do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pymachine.cli import several
+from pymachine.driver import Json
+from pymachine.errors import MachineExistsError, PymachineError
+from pymachine.progress import Reporter, Silent
+
+
+class Lines(Silent):
+    """Keeps what it is told, with the prefix that it was told under."""
+
+    def __init__(self, lines: list[str] | None = None, prefix: str = "") -> None:
+        self.lines = [] if lines is None else lines
+        self._prefix = prefix
+
+    def info(self, text: str) -> None:
+        self.lines.append(self._prefix + text)
+
+    warn = info
+
+    def prefixed(self, prefix: str) -> Reporter:
+        return Lines(self.lines, self._prefix + prefix)
+
+
+def test_results_and_news_come_back_in_order() -> None:
+    def act(name: str, reporter: Reporter) -> Json:
+        reporter.info("begins")
+        with reporter.prefixed("deep ").task("works", total=3, unit="B") as task:
+            task.advance(3)
+            task.note("done")
+        reporter.warn("ends")
+        return {"name": name, "pid": os.getpid()}
+
+    lines = Lines()
+    results, errors = several.at_once(["b", "a"], act, reporter=lines)
+    assert errors == []
+    assert [result["name"] for result in results] == ["b", "a"]
+    assert len({result["pid"] for result in results} | {os.getpid()}) == 3
+    assert sorted(lines.lines) == ["(a) begins", "(a) ends", "(b) begins", "(b) ends"]
+
+
+def test_an_error_of_one_is_told_with_all_it_has_and_stops_no_other() -> None:
+    def act(name: str, reporter: Reporter) -> Json:
+        if name == "bad":
+            raise MachineExistsError(name)
+        if name == "broken":
+            raise ZeroDivisionError
+        if name == "dead":
+            os._exit(9)
+        return name
+
+    results, errors = several.at_once(["good", "bad", "broken", "dead"], act, reporter=Silent())
+    assert results == ["good"]
+    assert [error.code for error in errors] == ["machine-exists", "internal", "remote"]
+    assert errors[0].brief == 'Docker machine "bad" already exists'
+    assert "Choose another name" in errors[0].hint
+    assert "ended with exit code 9" in errors[2].brief
+    assert all(isinstance(error, PymachineError) for error in errors)
+
+
+PROGRAM = """
+import pathlib, sys, time
+from pymachine.cli import several, signals
+from pymachine.progress import Silent
+folder = pathlib.Path(sys.argv[1])
+def act(name, reporter):
+    try:
+        (folder / f"{name}.begun").touch()
+        time.sleep(600)
+    finally:
+        time.sleep(0.5)  # undoing takes its time, and is not to be interrupted
+        (folder / f"{name}.undone").touch()
+signals.listen()
+several.at_once(["one", "two"], act, reporter=Silent())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_an_interrupt_has_each_undo_what_it_did(tmp_path: Path, number: signal.Signals, whole_group: bool) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(tmp_path)], start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 30
+    while len(list(tmp_path.glob("*.begun"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for _ in range(2):  # as somebody who has no patience
+        (os.killpg if whole_group else os.kill)(process.pid, number)
+        time.sleep(0.1)
+    assert process.wait(30) != 0
+    assert sorted(path.name for path in tmp_path.glob("*.undone")) == ["one.undone", "two.undone"]

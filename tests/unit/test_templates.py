@@ -1,0 +1,244 @@
+"""Templates as the core keeps them, with a driver that writes files instead of freezing a guest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import pytest
+
+from pymachine import templates
+from pymachine.driver import BootRequest, Driver, DriverInfo, Endpoint, ImageFiles, Json, MachineRef, TemplateDriver
+from pymachine.errors import DriverError, TemplateError
+from pymachine.progress import Silent
+
+IMAGE = ImageFiles(digest="1" * 64, architecture="amd64", iso=Path("i"), kernel=Path("k"), initrd=Path("r"))
+
+
+class Freezer(Driver):
+    """Its templates are two files, one small and one large."""
+
+    info = DriverInfo("freezer", "for tests")
+    shape: ClassVar[Mapping[str, Json] | None] = {"cpus": 2}
+    made: ClassVar[list[Path]] = []
+    problem: ClassVar[BaseException | None] = None
+    seconds: ClassVar[float] = 0.0
+
+    def template_shape(self, request: BootRequest) -> Mapping[str, Json] | None:
+        return self.shape
+
+    def make_template(self, folder: Path, request: BootRequest) -> None:
+        self.made.append(folder)
+        (folder / "state").write_bytes(b"state")
+        time.sleep(self.seconds)
+        if self.problem:
+            raise self.problem
+        with (folder / "memory").open("wb") as memory:
+            memory.truncate(templates.DIGESTED_BYTES + 1)
+
+    def create_from_template(self, folder: Path, request: BootRequest) -> None:
+        raise NotImplementedError
+
+
+class Says(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.lines.append(text)
+
+
+class World(NamedTuple):
+    store: Path
+    driver: Driver
+    reporter: Says
+
+    def ensure(self, **changed: object) -> templates.Template | None:
+        request = BootRequest(**{"identity": lambda endpoint: b"", "image": IMAGE, "seed": b"seed", **changed})  # type: ignore[arg-type]
+        return templates.ensure(self.driver, request, store=self.store, reporter=self.reporter)
+
+    def made(self) -> templates.Template:
+        template = self.ensure()
+        assert template
+        return template
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.delenv("PYMACHINE_CACHE", raising=False)
+    monkeypatch.setattr(Freezer, "made", [])
+    monkeypatch.setattr(Freezer, "__abstractmethods__", frozenset())
+    ref = MachineRef("x", tmp_path / "machines/x", tmp_path, tmp_path / "key")
+    return World(tmp_path, Freezer(ref, {}), Says())  # type: ignore[abstract]
+
+
+def test_the_ability_is_told_by_its_methods(world: World) -> None:
+    assert isinstance(world.driver, TemplateDriver)
+
+
+def test_it_is_made_once_and_found_again(world: World) -> None:
+    first, second = world.made(), world.made()
+    assert first.name == second.name
+    assert first.name.startswith("freezer-")
+    assert len(Freezer.made) == 1
+    assert (first.directory.stat().st_mode & 0o777) == 0o700
+    assert [template.name for template in templates.find_all(world.store)] == [first.name]
+    assert templates.find(world.store, first.name).shape == {"cpus": 2}
+    assert not list(first.directory.parent.glob(".tmp-*"))
+
+
+def test_another_shape_image_or_seed_is_another_template(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {world.made().name}
+    for template in (world.ensure(seed=b"other"), world.ensure(image=None)):
+        assert template
+        names.add(template.name)
+    monkeypatch.setattr(Freezer, "shape", {"cpus": 4})
+    names.add(world.made().name)
+    assert len(names) == 4
+
+
+def test_a_driver_without_the_ability_or_the_shape_has_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Freezer, "shape", None)
+    assert world.ensure() is None
+    assert Freezer.made == []
+
+
+def test_many_at_once_make_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Freezer, "seconds", 0.2)
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(world.made().name)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert len(set(found)) == len(Freezer.made) == 1
+
+
+def flip(path: Path) -> None:
+    """Change one bit, and put the times back that anybody may set."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        byte = file.read(1)
+        file.seek(0)
+        file.write(bytes([byte[0] ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+@pytest.mark.parametrize("name", ["state", "memory"])
+@pytest.mark.parametrize("harm", [flip, truncate, Path.unlink])
+def test_a_file_that_is_not_as_it_was_made_is_noticed(world: World, name: str, harm: object) -> None:
+    template = world.made()
+    harm(template.directory / name)  # type: ignore[operator]
+    with pytest.raises(TemplateError, match=name):
+        template.check()
+    again = world.made()
+    assert len(Freezer.made) == 2
+    assert again.name == template.name
+    again.check()
+    assert "is removed" in world.reporter.lines[0]
+
+
+def test_what_failed_leaves_nothing_and_is_not_tried_at_once_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Freezer, "problem", DriverError("it does not freeze"))
+    with pytest.raises(DriverError, match="it does not freeze"):
+        world.ensure()
+    assert not [path for path in templates.directory(world.store).iterdir() if path.is_dir()]
+    monkeypatch.setattr(Freezer, "problem", None)
+    assert world.ensure() is None
+    templates.forgive(world.store)
+    assert world.ensure() is not None
+
+
+def test_it_is_tried_again_after_a_day(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = world.made()
+    templates.discard(template, "it did not resume", for_now=True)
+    assert world.ensure() is None
+    (marker,) = template.directory.parent.glob(".*.failed")
+    assert marker.read_text() == "it did not resume\n"
+    long_ago = time.time() - templates.RETRY_SECONDS - 1
+    os.utime(marker, (long_ago, long_ago))
+    assert world.ensure() is not None
+
+
+def test_a_full_disk_is_no_reason_not_to_try_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Freezer, "problem", OSError(28, "No space left on device"))
+    with pytest.raises(TemplateError, match="No space left on device"):
+        world.ensure()
+    monkeypatch.setattr(Freezer, "problem", None)
+    usage = shutil.disk_usage(world.store)
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 20))
+        with pytest.raises(TemplateError, match="not enough disk space"):
+            world.ensure()
+    assert world.ensure() is not None
+
+
+def test_an_interrupt_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Freezer, "problem", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        world.ensure()
+    assert not [path for path in templates.directory(world.store).iterdir() if path.is_dir()]
+    monkeypatch.setattr(Freezer, "problem", None)
+    assert world.ensure() is not None
+
+
+def test_what_a_killed_maker_left_goes_when_the_next_is_made(world: World) -> None:
+    root = templates.directory(world.store)
+    root.mkdir(parents=True)
+    left = root / ".tmp-999999999-abc"
+    left.mkdir()
+    (left / "memory").write_bytes(b"x")
+    world.made()
+    assert not left.exists()
+
+
+def test_use_and_age_decide_what_is_pruned(world: World) -> None:
+    template = world.made()
+    assert template.used == template.made
+    templates.touch(template)
+    assert abs(template.used - time.time()) < 60
+    assert templates.prune(world.store, unused_seconds=3600) == []
+    assert [gone.name for gone in templates.prune(world.store, unused_seconds=0)] == [template.name]
+    assert templates.find_all(world.store) == []
+    templates.remove(template)  # gone already
+    with pytest.raises(TemplateError):
+        templates.touch(template)
+    with pytest.raises(templates.TemplateNotFoundError):
+        templates.find(world.store, template.name)
+
+
+def test_a_template_that_nobody_uses_makes_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = world.made()
+    templates.touch(old)
+    long_ago = time.time() - templates.UNUSED_SECONDS - 1
+    os.utime(old.directory / templates.USED, (long_ago, long_ago))
+    monkeypatch.setattr(Freezer, "shape", {"cpus": 8})
+    new = world.made()
+    assert [template.name for template in templates.find_all(world.store)] == [new.name]
+
+
+def test_a_folder_that_is_no_template_is_passed_over(world: World) -> None:
+    folder = templates.directory(world.store) / "freezer-0123456789ab"
+    folder.mkdir(parents=True)
+    for text in ("", "{}", '{"format": 99}', "[]"):
+        (folder / templates.MANIFEST).write_text(text)
+        assert templates.find_all(world.store) == []
+
+
+def test_an_endpoint_is_never_asked_of_a_template() -> None:
+    from pymachine.manager import _nobody
+
+    with pytest.raises(TemplateError):
+        _nobody(Endpoint("127.1.1.1"))
