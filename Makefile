@@ -28,7 +28,7 @@ docs: ## Check the documentation against the code
 	@.venv/bin/tox -q -e docs
 
 bench: ## Measure, and write docs/explanation/benchmarks.md
-	@scripts/setup
+	@scripts/setup --tests
 	@.venv/bin/python benchmarks/run.py
 
 clean: ## Remove what the other targets made in this folder (no machine)

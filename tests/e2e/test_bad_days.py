@@ -20,7 +20,7 @@ STEPS = [
     ("Waiting for the machine to resume", ()),
     ("Checking connection to Docker", ()),
     ("Waiting for the machine to start", ("--no-template",)),
-    ("Waiting for the machine to start.*disk", ("--no-template",)),
+    (r"Waiting for the machine to start \(", ("--no-template",)),
     ("Checking connection to Docker", ("--no-template",)),
 ]
 OTHER = ("create", "--driver", "none", "--url", "tcp://127.0.0.1:2376", "other")

@@ -1,0 +1,78 @@
+"""What the measurements share: running the program, medians, and the table."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+PROGRAM = Path(sys.executable).parent / "pymachine"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds on the clock, and seconds of processor time of the process and its children."""
+
+    wall: float
+    cpu: float
+
+
+class Bench:
+    """Runs the program on a store of its own."""
+
+    def __init__(self, folder: Path, rounds: int) -> None:
+        self.folder = folder
+        self.rounds = rounds
+        self.rows: list[tuple[str, str, str]] = []
+        self.cold_create = float("nan")
+        cache = os.environ.get("PYMACHINE_CACHE") or str(Path.home() / ".cache" / "pymachine-benchmarks")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "MACHINE_"))}
+        # As installed programs run: with their modules compiled.
+        kept.pop("PYTHONDONTWRITEBYTECODE", None)
+        self.env = {**kept, "MACHINE_STORAGE_PATH": str(folder / "store"), "PYMACHINE_CACHE": cache, "SHELL": "/bin/sh"}
+
+    def call(self, *words: str, program: Path | str = PROGRAM, env: dict[str, str] | None = None) -> tuple[Cost, str]:
+        """Run a command and return what it cost and printed."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        began = time.perf_counter()
+        done = subprocess.run(
+            [str(program), *words], env={**self.env, **(env or {})}, check=True, capture_output=True, text=True
+        )
+        wall = time.perf_counter() - began
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime), done.stdout
+
+    def median(self, times: int, act: Callable[[], Cost]) -> Cost:
+        """The medians over `times` calls."""
+        costs = [act() for _ in range(times)]
+        return Cost(statistics.median(cost.wall for cost in costs), statistics.median(cost.cpu for cost in costs))
+
+    def row(self, what: str, value: str, note: str = "") -> None:
+        """Add a line to the table, and show it."""
+        self.rows.append((what, value, note))
+        print(f"{what:44} {value:>12}  {note}", flush=True)
+
+    def document(self) -> str:
+        """The table, with what it was measured on."""
+        cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        version, _ = self.call("--version", program="qemu-system-x86_64")[1].split("\n", 1)
+        processor = cpu[1] if cpu else platform.machine()
+        host = f"{os.cpu_count()} x {processor}, Python {platform.python_version()}, {version}"
+        lines = [f"Measured {time.strftime('%Y-%m-%d')} on {host}.", "", "| what | median | |", "|---|---:|---|"]
+        lines += [f"| {what} | {value} | {note} |" for what, value, note in self.rows]
+        return "\n" + "\n".join(lines) + "\n\n"
+
+
+def available_mib() -> float:
+    """How much memory the host has left, by its own account."""
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1]) / 1024

@@ -1,0 +1,91 @@
+"""Machines that are resumed from a template, beside those that are booted."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench import Bench, available_mib
+
+IDLE = 20
+RUNS = 10
+SETTLE_SECONDS = 30.0
+
+
+def template(bench: Bench) -> None:
+    """The first create of a shape, which makes its template."""
+    cost, _ = bench.call("create", "clone")
+    bench.row("first create of a shape", f"{cost.wall:.1f} s", "boots, freezes, and resumes what it froze")
+
+
+def warm(bench: Bench) -> None:
+    """Further creates, in parts."""
+    walls, cpus = [], []
+    parts: dict[str, list[float]] = {}
+    for _ in range(RUNS):
+        cost, text = bench.call("create", "--timings", "warm")
+        bench.call("rm", "-y", "warm")
+        walls.append(cost.wall)
+        cpus.append(cost.cpu)
+        for name, seconds in re.findall(r"^(\w+)\t([0-9.]+)$", text, re.MULTILINE):
+            parts.setdefault(name, []).append(float(seconds))
+    wall = statistics.median(walls)
+    note = f"1/{bench.cold_create / wall:.0f} of a cold one (reach: 1/15); reach: 1.0 s; best {min(walls):.2f} s"
+    bench.row("warm create, whole", f"{wall:.2f} s", note)
+    for name, seconds in parts.items():
+        bench.row(f"- {name}", f"{statistics.median(seconds):.2f} s")
+    bench.row("- pymachine's own processor time", f"{statistics.median(cpus):.2f} s")
+
+
+def run(bench: Bench) -> None:
+    """From nothing to nothing."""
+    cost = bench.median(RUNS, lambda: bench.call("run", "--", "true")[0])
+    bench.row("run -- true", f"{cost.wall:.2f} s", "reach: 2 s")
+
+
+def at_once(bench: Bench) -> None:
+    """Five with one command."""
+    names = [f"m{number}" for number in range(5)]
+    walls = []
+    for _ in range(bench.rounds):
+        walls.append(bench.call("create", *names)[0].wall)
+        bench.call("rm", "-y", *names)
+    bench.row("create of five at once", f"{statistics.median(walls):.1f} s", "until the last one answers")
+
+
+def memory(bench: Bench) -> None:
+    """What idle machines take of the host's memory together."""
+    names = [f"idle{number}" for number in range(IDLE)]
+    before = available_mib()
+    bench.call("create", *names)
+    time.sleep(SETTLE_SECONDS)
+    each = (before - available_mib()) / IDLE
+    bench.row(f"memory of each of {IDLE} idle clones", f"{each:.0f} MiB", "of MemAvailable; reach: 80 MiB")
+    bench.call("rm", "-y", *names)
+
+
+def later(bench: Bench) -> None:
+    """What containers cost in a clone and in a machine that was booted: after a while they are the same."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from support import images, registry  # noqa: PLC0415 (the tests' own registry)
+
+    with tempfile.TemporaryDirectory() as folder, registry.running(Path(folder)) as running:
+        layer = images.alpine_like("3.2", packages="")
+        running.push("library/alpine", ["3.2"], layer, images.config())
+        mirror = ("--engine-registry-mirror", running.url_from_guest)
+        bench.call("create", "--no-template", *mirror, "booted")
+        bench.call("create", *mirror, "resumed")
+        pull = "docker rmi -f alpine:3.2 > /dev/null 2>&1; docker pull -q alpine:3.2"
+        for what, command in (("docker pull", pull), ("docker run", "docker run --rm alpine:3.2 true")):
+            booted, resumed = (_inside(bench, name, command) for name in ("booted", "resumed"))
+            bench.row(f"{what} in a clone", f"{resumed:.2f} s", f"{resumed / booted:.2f} of {booted:.2f} s when booted")
+        bench.call("rm", "-y", "booted", "resumed")
+
+
+def _inside(bench: Bench, name: str, command: str) -> float:
+    bench.call("ssh", name, command)  # once more than is counted
+    return bench.median(5, lambda: bench.call("ssh", name, command)[0]).wall

@@ -1,0 +1,85 @@
+"""One machine: its image, its creation from power-on, what it takes, what the short commands cost."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from bench import Bench, Cost
+
+
+def image(bench: Bench) -> None:
+    """From an empty package cache once, and from a full one."""
+    cold = {"PYMACHINE_CACHE": str(bench.folder / "cold")}
+    first, _ = bench.call("image", "build", env=cold)
+    bench.row("image build, empty package cache", f"{first.wall:.1f} s", "with the downloads of this host's connection")
+
+    def again() -> Cost:
+        shutil.rmtree(bench.folder / "cold" / "images")
+        return bench.call("image", "build", env=cold)[0]
+
+    warm = bench.median(bench.rounds, again)
+    bench.row("image build, full package cache", f"{warm.wall:.1f} s", "reach: 15 s on two cores")
+    shutil.rmtree(bench.folder / "cold")
+    bench.call("image", "build")
+
+
+def create(bench: Bench) -> None:
+    """Cold creates in parts; the last machine stays for what follows."""
+    parts: dict[str, list[float]] = {}
+    walls = []
+    for number in range(bench.rounds):
+        if number:
+            bench.call("rm", "-y", "bench")
+        cost, text = bench.call("create", "--timings", "--no-template", "bench")
+        walls.append(cost.wall)
+        for name, seconds in re.findall(r"^(\w+)\t([0-9.]+)$", text, re.MULTILINE):
+            parts.setdefault(name, []).append(float(seconds))
+    bench.cold_create = statistics.median(walls)
+    bench.row("cold create, whole", f"{bench.cold_create:.1f} s", "reach: 25 s in software emulation")
+    for name, seconds in parts.items():
+        bench.row(f"- {name}", f"{statistics.median(seconds):.2f} s")
+
+
+def lifecycle(bench: Bench) -> None:
+    """Stop and start."""
+    stops, starts = [], []
+    for _ in range(bench.rounds):
+        stops.append(bench.call("stop", "bench")[0].wall)
+        starts.append(bench.call("start", "bench")[0].wall)
+    bench.row("stop", f"{statistics.median(stops):.1f} s")
+    bench.row("start", f"{statistics.median(starts):.1f} s")
+
+
+def commands(bench: Bench) -> None:
+    """Short commands as whole processes, beside the interpreter that does nothing."""
+    times = 20
+    bare = bench.median(times, lambda: bench.call("-c", "pass", program=sys.executable)[0])
+    bench.row("python -c pass", f"{bare.wall * 1000:.0f} ms", f"{bare.cpu * 1000:.0f} ms CPU")
+    for words in (("env", "bench"), ("ip", "bench"), ("status", "bench"), ("ls",)):
+        cost = bench.median(times, lambda words=words: bench.call(*words)[0])
+        reach = "; reach: 40 ms CPU" if words[0] == "env" else ""
+        note = f"{cost.cpu * 1000:.0f} ms CPU, {cost.cpu / bare.cpu:.1f} times the bare interpreter's{reach}"
+        bench.row(" ".join(["pymachine", *words]), f"{cost.wall * 1000:.0f} ms", note)
+
+
+def memory(bench: Bench) -> None:
+    """What the processes of an idle machine take of the host's memory."""
+    time.sleep(20)
+    total = {"QEMU": 0, "port watcher": 0}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes().decode(errors="replace")
+            pss = re.search(r"^Pss:\s+(\d+)", (entry / "smaps_rollup").read_text(), re.MULTILINE)
+        except OSError:
+            continue  # it has ended meanwhile
+        if str(bench.folder) in command and pss:
+            total["QEMU" if "qemu-system" in command else "port watcher"] += int(pss[1])
+    for name, kib in total.items():
+        bench.row(f"memory of an idle machine: {name}", f"{kib / 1024:.0f} MiB", "proportional set size")

@@ -1,0 +1,368 @@
+"""Real machines resumed from a real template: each is itself, nothing is drawn twice, and trouble costs only time."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from support.hello import server_random
+from support.runner import Pymachine, cache_folder, private_store
+
+RESUMED = "Waiting for the machine to resume"
+MADE = "Waiting for the template to start"
+BOOTED = "Waiting for the machine to start"
+# An image of busybox, made in the machine of what is there.
+IMPORT = """set -e; mkdir -p /tmp/box/bin; cp /usr/bin/busybox /tmp/box/bin/; ln -sf busybox /tmp/box/bin/sh
+tar -c -C /tmp/box . | docker import - box:1 > /dev/null"""
+
+
+def with_own_templates(program: Pymachine) -> Path:
+    """Have `program` use templates of its own, with the images and packages that all tests share."""
+    cache = program.home.parent / "cache"
+    cache.mkdir()
+    for name in ("images", "packages"):
+        (cache_folder() / name).mkdir(parents=True, exist_ok=True)
+        (cache / name).symlink_to(cache_folder() / name)
+    program.env["PYMACHINE_CACHE"] = str(cache)
+    return cache / "templates"
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Pymachine]:
+    """A store with templates of its own, and two machines: the first made the template."""
+    with private_store() as program:
+        with_own_templates(program)
+        first = program("create", "one").stdout
+        second = program("create", "--engine-label", "color=red", "two").stdout
+        assert (MADE in first, RESUMED in first, BOOTED in first) == (True, True, False)
+        assert (MADE in second, RESUMED in second, BOOTED in second) == (False, True, False)
+        yield program
+
+
+@pytest.fixture
+def program() -> Iterator[Pymachine]:
+    """An empty store with no template, whose machines may be broken."""
+    with private_store() as empty:
+        with_own_templates(empty)
+        yield empty
+
+
+def folder_of(program: Pymachine, name: str) -> Path:
+    return program.store / "machines" / name
+
+
+def address_of(program: Pymachine, name: str) -> tuple[str, int]:
+    endpoint = json.loads((folder_of(program, name) / "config.json").read_text())["Endpoint"]
+    return endpoint["Address"], endpoint["DockerPort"]
+
+
+def docker(program: Pymachine, name: str, command: str, code: int | None = 0) -> str:
+    script = f'set -eu; eval "$(pymachine env {name})"; {command}'
+    return program.run(["bash", "-c", script], code=code).stdout
+
+
+def ssh(program: Pymachine, name: str, command: str) -> str:
+    return program("ssh", name, command).stdout
+
+
+def qmp(program: Pymachine, name: str, *commands: str) -> None:
+    """Say something to a machine's QEMU behind pymachine's back."""
+    with socket.socket(socket.AF_UNIX) as monitor:
+        monitor.settimeout(30)
+        monitor.connect(str(folder_of(program, name) / "run" / "control.sock"))
+        with monitor.makefile("rw", encoding="utf-8") as stream:
+            for command in ("qmp_capabilities", *commands):
+                stream.write(json.dumps({"execute": command}) + "\n")
+                stream.flush()
+                while '"return"' not in stream.readline():
+                    pass
+
+
+def templates(program: Pymachine) -> list[str]:
+    return [entry["Name"] for entry in json.loads(program("template", "ls", "--json").stdout)]
+
+
+# -- each is itself ----------------------------------------------------------------------------------------------
+
+
+def test_clones_have_nothing_in_common_that_makes_a_machine_itself(host: Pymachine) -> None:
+    facts = {}
+    for name in ("one", "two"):
+        facts[name] = ssh(host, name, "hostname; cat /etc/machine-id; cat /var/lib/boot2docker/ssh/*.pub").splitlines()
+        assert facts[name][0] == name
+        assert docker(host, name, "docker info --format '{{.Name}}'") == f"{name}\n"
+        pinned = (folder_of(host, name) / "known_hosts").read_text().split()
+        assert facts[name][2].split()[:2] == pinned[1:3]
+    assert not set(facts["one"]) & set(facts["two"])
+    files = ("server.pem", "server-key.pem", "id_rsa", "ssh_host_ed25519_key", "machine-id")
+    assert all((folder_of(host, "one") / f).read_bytes() != (folder_of(host, "two") / f).read_bytes() for f in files)
+    # One machine's client is no client of the other by another name: the certificate is for its own address.
+    refused = docker(host, "one", f"docker -H tcp://{address_of(host, 'two')[0]}:2376 version 2>&1 && echo fine")
+    assert "fine" in refused
+
+
+def test_engine_options_hold_as_in_a_machine_that_was_booted(host: Pymachine) -> None:
+    assert docker(host, "two", "docker info --format '{{json .Labels}}'") == '["color=red","provider=qemu"]\n'
+    flags = (
+        "--engine-opt",
+        "log-driver=local",
+        "--engine-env",
+        "PROXY_FOR=tests",
+        "--engine-insecure-registry",
+        "r:5000",
+    )
+    host("create", *flags, "three")
+    try:
+        info = json.loads(docker(host, "three", "docker info --format '{{json .}}'"))
+        assert info["LoggingDriver"] == "local"
+        assert "r:5000" in info["RegistryConfig"]["IndexConfigs"]
+        environment = ssh(host, "three", "sudo cat /proc/$(cat /run/docker-init.pid)/environ").split("\0")
+        assert "PROXY_FOR=tests" in environment
+    finally:
+        host("rm", "-y", "three")
+
+
+def test_no_two_clones_draw_the_same_random_numbers(host: Pymachine) -> None:
+    """From the kernel, from programs that start, and from those that ran in the template already."""
+    draws = (
+        "cat /proc/sys/kernel/random/uuid; head -c 16 /dev/urandom | sha256sum; openssl rand -hex 16; "
+        "docker network create drawn; docker run -d box:1 true; docker volume create"
+    )
+    drawn = {}
+    for name in ("one", "two"):
+        hellos = [server_random(address_of(host, name), folder_of(host, name)).hex() for _ in range(2)]
+        ssh(host, name, IMPORT)
+        drawn[name] = [*hellos, *ssh(host, name, draws).splitlines()]
+        assert len(set(drawn[name])) == len(drawn[name]) == 8
+        kernel = ssh(host, name, "sudo dmesg")
+        assert "crng reseeded due to virtual machine fork" in kernel
+    assert not set(drawn["one"]) & set(drawn["two"])
+
+
+def test_the_clock_is_right_after_a_resume_and_after_the_host_slept(host: Pymachine) -> None:
+    def late() -> float:
+        before = time.time()
+        guest = int(ssh(host, "two", "date +%s"))
+        # The guest tells whole seconds, at some moment between before and now.
+        return max(0.0, before - (guest + 1), guest - time.time())
+
+    assert late() < 1
+    # A host that sleeps looks so to its guests: no time passes for them, and the hardware's clock goes on.
+    qmp(host, "two", "stop")
+    time.sleep(8)
+    qmp(host, "two", "cont")
+    deadline = time.monotonic() + 40
+    while late() >= 1:
+        assert time.monotonic() < deadline, f"the clock is {late():.1f} s late"
+        time.sleep(1)
+
+
+# -- a machine like any other ------------------------------------------------------------------------------------
+
+
+def test_a_clone_lives_on_without_its_template(host: Pymachine) -> None:
+    ssh(host, "one", IMPORT)
+    container = docker(host, "one", "docker run -d -p 8080:80 box:1 /bin/busybox httpd -f -p 80").strip()
+    host("template", "rm", *templates(host))
+    assert templates(host) == []
+    assert container[:12] in docker(host, "one", "docker ps -q")
+    before = host("env", "one").stdout
+    host("stop", "one")
+    assert BOOTED in host("start", "one").stdout
+    assert host("env", "one").stdout == before
+    assert container[:12] in docker(host, "one", "docker ps -a -q")
+    assert ssh(host, "one", "hostname") == "one\n"
+    # The disk has grown nothing of the template's but its files: the engine has a name of its own by now.
+    assert docker(host, "one", "docker info --format '{{.ID}}'") != docker(
+        host, "two", "docker info --format '{{.ID}}'"
+    )
+
+
+def test_a_snapshot_brings_back_what_ran(host: Pymachine) -> None:
+    count = "i=0; while :; do i=$((i+1)); echo $i; /bin/busybox sleep 0.2; done"
+    ssh(host, "two", IMPORT)
+    docker(host, "two", f"docker run -d --name counter box:1 /bin/sh -c '{count}'")
+    time.sleep(2)
+    host("snapshot", "create", "two", "running")
+    then = int(docker(host, "two", "docker logs --tail 1 counter"))
+    docker(host, "two", "docker rm -f counter; docker rmi box:1")
+    assert "is running" in host("snapshot", "restore", "two", "running").stdout
+    now = int(docker(host, "two", "docker logs --tail 1 counter"))
+    assert now >= 1
+    assert abs(now - then) < 600
+    time.sleep(1)
+    assert int(docker(host, "two", "docker logs --tail 1 counter")) > now
+    assert abs(int(ssh(host, "two", "date +%s")) - time.time()) < 20
+    assert "is stopped" in host("snapshot", "restore", "--disk-only", "two", "running").stdout
+    assert host("status", "two").stdout == "Stopped\n"
+    host("start", "two")
+    assert "counter" in docker(host, "two", "docker ps -a --format '{{.Names}}'")
+    host("snapshot", "rm", "two", "running")
+    assert json.loads(host("snapshot", "ls", "--json", "two").stdout) == []
+
+
+def test_a_clone_of_a_machine_that_runs_has_its_containers_and_is_itself(host: Pymachine) -> None:
+    ssh(host, "two", IMPORT)
+    docker(host, "two", "docker rm -f kept 2> /dev/null; docker run --name kept box:1 /bin/sh -c 'echo data > /kept'")
+    host("clone", "two", "copy")
+    try:
+        assert ssh(host, "copy", "hostname") == "copy\n"
+        assert docker(host, "copy", "docker cp kept:/kept - | tar -xO") == "data\n"
+        assert ssh(host, "copy", "cat /etc/machine-id") != ssh(host, "two", "cat /etc/machine-id")
+        assert docker(host, "copy", "docker info --format '{{json .Labels}}'") == '["color=red","provider=qemu"]\n'
+        assert host("status", "two").stdout == "Running\n"
+    finally:
+        host("rm", "-y", "copy")
+
+
+# -- trouble costs time ------------------------------------------------------------------------------------------
+
+
+def flip(path: Path) -> None:
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(4096)
+        byte = file.read(1)
+        file.seek(4096)
+        file.write(bytes([byte[0] ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_template_that_is_not_as_it_was_made_is_made_anew(program: Pymachine) -> None:
+    program("template", "build")
+    (name,) = templates(program)
+    folder = Path(program.env["PYMACHINE_CACHE"]) / "templates" / name
+    for harm in (lambda: os.truncate(folder / "state", 1000), lambda: flip(folder / "memory")):
+        harm()
+        text = program("create", "x").stdout
+        assert f"The template {name} is removed" in text
+        assert MADE in text
+        assert RESUMED in text
+        assert templates(program) == [name]
+        assert ssh(program, "x", "hostname") == "x\n"
+        program("rm", "-y", "x")
+    assert program.processes() == {}
+
+
+def test_a_qemu_that_cannot_resume_boots_after_one_more_try(program: Pymachine, tmp_path: Path) -> None:
+    """Another binary is another shape; this one ends at once when it is to resume."""
+    real = shutil.which("qemu-system-x86_64")
+    assert real
+    qemu = tmp_path / "qemu"
+    qemu.write_text(f'#!/bin/sh\ncase " $* " in *" -incoming "*) exit 3 ;; esac\nexec {real} "$@"\n')
+    qemu.chmod(0o755)
+    flags = ("--qemu-binary", str(qemu))
+    text = program("create", *flags, "x").stdout
+    assert text.count("does not resume") == 2
+    assert BOOTED in text
+    assert ssh(program, "x", "hostname") == "x\n"
+    assert templates(program) == []
+    text = program("create", *flags, "y").stdout
+    assert MADE not in text
+    assert BOOTED in text
+    # The same command with another binary under it: what was found out of the old one is not held against it.
+    qemu.write_text(f'#!/bin/sh\nexec {real} "$@"\n')
+    text = program("create", *flags, "z").stdout
+    assert MADE in text
+    assert BOOTED not in text
+    assert ssh(program, "z", "hostname") == "z\n"
+    program("rm", "-y", "x", "y", "z")
+    assert program.processes() == {}
+
+
+def stopped_while_making(program: Pymachine, number: signal.Signals) -> int:
+    process = program.start("create", "x")
+    assert process.stdout
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if MADE in line:
+            break
+    else:
+        pytest.fail("".join(said))
+    time.sleep(1)
+    (os.killpg if number is signal.SIGINT else os.kill)(process.pid, number)
+    process.communicate(timeout=120)
+    return process.returncode
+
+
+def qemus_of(cache: Path) -> list[str]:
+    found = subprocess.run(["ps", "-axo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    return [line for line in found.splitlines() if "qemu" in line and str(cache) in line]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_end_while_the_template_is_made_leaves_no_qemu(program: Pymachine, number: signal.Signals) -> None:
+    cache = Path(program.env["PYMACHINE_CACHE"])
+    assert stopped_while_making(program, number) != 0
+    deadline = time.monotonic() + 20
+    while qemus_of(cache):
+        assert time.monotonic() < deadline, qemus_of(cache)
+        time.sleep(0.2)
+    if number is signal.SIGKILL:
+        program("rm", "-y", "x")
+    assert program("ls", "-q").stdout == ""
+    assert templates(program) == []
+    left = [path for path in (cache / "templates").iterdir() if path.is_dir()]
+    assert len(left) == (1 if number is signal.SIGKILL else 0)
+    program("template", "build")
+    (template,) = templates(program)
+    assert [path.name for path in (cache / "templates").iterdir() if path.is_dir()] == [template]
+
+
+def test_no_room_for_a_template_is_no_reason_to_fail(program: Pymachine) -> None:
+    """The templates are on a small file system in memory, mounted in a namespace of the test's own."""
+    folder = Path(program.env["PYMACHINE_CACHE"]) / "templates"
+    folder.mkdir()
+    script = f"mount -t tmpfs -o size=64m none {folder} && pymachine create x; echo code=$?; pymachine rm -y x"
+    outcome = program.run(["unshare", "--mount", "--map-root-user", "bash", "-c", script])
+    assert "not enough disk space for a template" in outcome.stdout
+    assert "code=0" in outcome.stdout
+    assert BOOTED in outcome.stdout
+    assert program.processes() == {}
+
+
+def test_ctrl_c_ends_all_of_several(host: Pymachine) -> None:
+    host("template", "build")
+    before = set(host("ls", "-q").stdout.split())
+    process = host.start("create", "m1", "m2", "m3", "m4")
+    assert process.stdout
+    for line in process.stdout:
+        if RESUMED in line:
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert set(host("ls", "-q").stdout.split()) == before
+    assert {
+        name for name in ("m1", "m2", "m3", "m4") for line in host.processes().values() if f"/{name}/" in line
+    } == set()
+
+
+def test_run_from_nothing_to_nothing(host: Pymachine) -> None:
+    before = host.processes().keys()
+    outcome = host("run", "--", "sh", "-c", "docker version --format '{{.Server.Os}}'; exit 9", code=9)
+    assert outcome.stdout == "linux\n"
+    assert not re.search(r"^run-", host("ls", "-q").stdout, re.MULTILINE)
+    assert host.processes().keys() == before
+
+
+def test_several_at_once_share_a_template_and_answer(host: Pymachine) -> None:
+    names = [f"c{number}" for number in range(4)]
+    host("create", *names)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(lambda name: ssh(host, name, "hostname").strip(), names)) == names
+    finally:
+        host("rm", "-y", *names)
