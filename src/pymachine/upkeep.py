@@ -7,6 +7,7 @@ Each step either holds in the end or leaves the machine as it was. What a driver
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +24,12 @@ from pymachine.driver import (
     State,
     Upgradable,
 )
-from pymachine.errors import MachineExistsError, PymachineError, UsageError, WrongStateError
+from pymachine.errors import CommandError, MachineExistsError, PymachineError, UsageError, WrongStateError
 from pymachine.machine import EngineOptions, Machine
 from pymachine.manager import SETS_UP_ENGINE, STOP_SECONDS, Manager, boot_timeout
 from pymachine.store import check_name
 
+_NO_ENGINE = 127
 _CERTIFICATES = (paths.CA_CERT, paths.CLIENT_CERT, paths.CLIENT_KEY, paths.SERVER_CERT, paths.SERVER_KEY)
 
 
@@ -96,6 +98,8 @@ class Upkeep(Manager):
                     f'Machine "{name}" is running, and what is to be changed can only change while it is stopped',
                     hint="Stop it first, or let it be restarted: --restart.",
                 )
+            if running and changes.engine:
+                self._validate(machine, driver, _changed(machine.engine, changes))
             if stop:
                 self._stop(machine, driver, timeout)
             with self._or_as_before(machine, driver, running=running and not stop):
@@ -122,6 +126,27 @@ class Upkeep(Manager):
         if changes.engine or changes.sans is not None:
             self._must_set_up_engine(driver, "other engine options")
             engine.files(_changed(machine.engine, changes), driver_name=machine.driver_name)
+
+    def _validate(self, machine: Machine, driver: Driver, options: EngineOptions) -> None:
+        """Have the machine's own engine look at the options: with ones that it refuses it would not start again."""
+        from pymachine import engine  # noqa: PLC0415 (ssl)
+        from pymachine.ssh.client import Client  # noqa: PLC0415
+        from pymachine.ssh.target import SshError  # noqa: PLC0415
+
+        if Capability.NO_SSH in driver.info.capabilities:
+            return
+        files = engine.files(options, driver_name=machine.driver_name)
+        try:
+            target = self.ssh_target(machine.name)
+            result = Client(target).run(_dry_run(files.flags.splitlines()), stdin=files.daemon_json, timeout=120.0)
+        except (SshError, CommandError):  # it is the engine that is asked, and only as far as it can be
+            return
+        if result.returncode not in (0, _NO_ENGINE):
+            raise UsageError(
+                f'the engine of machine "{machine.name}" refuses these options',
+                details=(result.stderr or result.stdout).strip(),
+                hint="Nothing was changed.",
+            )
 
     # -- name --------------------------------------------------------------------------------------------------
 
@@ -289,6 +314,17 @@ class Upkeep(Manager):
             self._apply(machine, driver)
         except PymachineError as error:
             self.reporter.warn(f"It did not take it ({error.brief}): restart it with `restart {machine.name}`.")
+
+
+def _dry_run(flags: Sequence[str]) -> str:
+    """The command that has an engine check a daemon.json on stdin, and `flags`, without starting."""
+    words = " ".join(shlex.quote(flag) for flag in flags)
+    script = (
+        f"PATH=$PATH:/usr/local/sbin:/usr/sbin; command -v dockerd > /dev/null || exit {_NO_ENGINE}; "
+        'file=$(mktemp) && trap \'rm -f "$file"\' EXIT && cat > "$file" && '
+        f'dockerd --validate --config-file="$file" {words}'
+    )
+    return f"sudo sh -c {shlex.quote(script)}"
 
 
 def _remember(folder: Path, names: Sequence[str]) -> Callable[[], None]:
