@@ -73,14 +73,14 @@ def check(command: str, value: Any) -> None:
 def test_results(call: Call, words: str) -> None:
     code, value, err = call(*words.split())
     assert (code, err.count("{")) == (0, 0)
-    check(words.split()[0], value)
+    check(words.partition(" ")[0], value)
 
 
 @pytest.mark.parametrize("words", ["kill intro", "stop intro", "start intro", "restart intro", "kill intro dead"])
 def test_what_fails_still_tells_how_machines_are(call: Call, words: str) -> None:
     code, value, err = call(*words.split())
     assert code == 1
-    check(words.split()[0], value)
+    check(words.partition(" ")[0], value)
     assert [row["Name"] for row in value] == words.split()[1:]
     check("error", json.loads(err.splitlines()[-1]))
 
@@ -88,7 +88,7 @@ def test_what_fails_still_tells_how_machines_are(call: Call, words: str) -> None
 @pytest.mark.parametrize("words", ["regenerate-certs -f dead", "modify --engine-label a=b dead"])
 def test_what_a_driver_cannot_do(call: Call, words: str) -> None:
     code, value, err = call(*words.split())
-    check(words.split()[0], value)
+    check(words.partition(" ")[0], value)
     assert code == 1
     assert json.loads(err.splitlines()[-1])["error"]["code"] == "unsupported"
 
