@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import ssl
 import subprocess
@@ -303,4 +302,4 @@ def test_the_context_goes_with_the_machine(program: Pymachine) -> None:
     program("rm", "-y", NAME)
     assert NAME not in program.run(["docker", "context", "ls", "--format", "{{.Name}}"]).stdout.split()
     assert program.processes() == {}
-    assert os.listdir(program.store / "machines") == []
+    assert list((program.store / "machines").iterdir()) == []
