@@ -699,7 +699,7 @@ def world(
     for name in ("MACHINE_DEBUG", "MACHINE_DRIVER", "DOCKER_HOST", "SHELL", "ENGINE_REGISTRY_MIRROR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MACHINE_STORAGE_PATH", str(root))
-    monkeypatch.setattr(main_module, "_listen_to_signals", lambda: None)
+    monkeypatch.setattr(main_module.signals, "listen", lambda: None)
 
     def call(*words: str, stdin: str = "") -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
