@@ -290,11 +290,11 @@ class LiveIdentity(Protocol):
 class Resizable(Protocol):
     """The hardware of a machine can be changed after it was made."""
 
-    def resize(self, shape: Shape) -> None:
-        """Change a stopped machine's configuration and files; it is so from its next start on.
+    def check_shape(self, shape: Shape) -> None:
+        """Raise `UsageError` for what cannot be (a disk that shrinks); asked while the machine may run."""
 
-        Raises `UsageError` for what cannot be (a disk that shrinks), and then nothing was changed.
-        """
+    def resize(self, shape: Shape) -> None:
+        """Change a stopped machine's configuration and files; it is so from its next start on."""
 
 
 @runtime_checkable

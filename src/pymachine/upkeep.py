@@ -102,7 +102,10 @@ class Upkeep(Manager):
                 self._validate(machine, driver, _changed(machine.engine, changes))
             if stop:
                 self._stop(machine, driver, timeout)
-            with self._or_as_before(machine, driver, running=running and not stop):
+            with (
+                self._started_again(machine, driver, stopped=stop),
+                self._or_as_before(machine, driver, running=running and not stop),
+            ):
                 if changes.hardware and isinstance(driver, Resizable):
                     driver.resize(changes.shape)
                 machine.engine = _changed(machine.engine, changes)
@@ -121,8 +124,10 @@ class Upkeep(Manager):
         """Refuse what the driver or the engine could not do, before anything is touched."""
         from pymachine import engine  # noqa: PLC0415 (ssl)
 
-        if changes.hardware and not isinstance(driver, Resizable):
-            raise driver.unsupported("other hardware for a machine that exists")
+        if changes.hardware:
+            if not isinstance(driver, Resizable):
+                raise driver.unsupported("other hardware for a machine that exists")
+            driver.check_shape(changes.shape)
         if changes.engine or changes.sans is not None:
             self._must_set_up_engine(driver, "other engine options")
             engine.files(_changed(machine.engine, changes), driver_name=machine.driver_name)
@@ -288,6 +293,16 @@ class Upkeep(Manager):
         if not isinstance(driver, LiveIdentity):
             raise driver.unsupported("new certificates while a machine runs")
         driver.apply_identity(self._request(machine, renew=renew))
+
+    @contextmanager
+    def _started_again(self, machine: Machine, driver: Driver, *, stopped: bool) -> Iterator[None]:
+        """If the block fails, a machine that was stopped for it runs again."""
+        try:
+            yield
+        except PymachineError:
+            if stopped:
+                self._start(machine, driver)
+            raise
 
     @contextmanager
     def _or_as_before(self, machine: Machine, driver: Driver, *, running: bool) -> Iterator[None]:

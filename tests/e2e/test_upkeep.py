@@ -158,9 +158,9 @@ def test_hardware_grows_and_options_are_kept_over_the_restart(program: Pymachine
     assert blocks > 27_000_000
     shows_its_options(program)
     assert "bb" in docker(program, "images", "-q", "--format", "{{.Repository}}")
-    shrunk = program("modify", "--disk-size", "1000", "--restart", NAME, code=None)
+    shrunk = program("modify", "--disk-size", "1000", "--restart", NAME, code=1)
     assert "a disk cannot shrink" in shrunk.stderr
-    assert program("status", NAME).stdout in {"Running\n", "Stopped\n"}
+    assert program("status", NAME).stdout == "Running\n"
 
 
 def test_logs(program: Pymachine) -> None:

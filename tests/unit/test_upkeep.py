@@ -106,6 +106,9 @@ class Able(Bare):
         self.identities.append(request.identity(self.endpoint()))
         self.maybe_fail("apply")
 
+    def check_shape(self, shape: Shape) -> None:
+        self.maybe_fail("check")
+
     def resize(self, shape: Shape) -> None:
         self.maybe_fail("resize")
         assert self.state() is State.STOPPED
@@ -305,6 +308,18 @@ def test_a_change_that_fails_is_undone(store: Store) -> None:
     with pytest.raises(UsageError):
         upkeep.modify(NAME, Changes(shape=Shape(disk_mb=1), engine={"labels": ["a=b"]}))
     assert store.load(NAME).engine.labels == []
+
+
+def test_a_machine_that_was_stopped_for_nothing_runs_again(store: Store) -> None:
+    upkeep = made(store)
+    Bare.fails["check"] = [UsageError("a disk cannot shrink")]
+    with pytest.raises(UsageError):
+        upkeep.modify(NAME, Changes(shape=Shape(disk_mb=1)), restart=True)
+    assert len(Bare.identities) == 1  # it was not even stopped
+    Bare.fails["resize"] = [DriverError("disk full")]
+    with pytest.raises(DriverError):
+        upkeep.modify(NAME, Changes(shape=Shape(disk_mb=1)), restart=True)
+    assert Bare.world[NAME] is State.RUNNING
 
 
 def test_a_driver_without_the_ability_says_so(store: Store) -> None:
