@@ -290,11 +290,19 @@ class LiveIdentity(Protocol):
 class Resizable(Protocol):
     """The hardware of a machine can be changed after it was made."""
 
-    def check_shape(self, shape: Shape) -> None:
-        """Raise `UsageError` for what cannot be (a disk that shrinks); asked while the machine may run."""
-
     def resize(self, shape: Shape) -> None:
-        """Change a stopped machine's configuration and files; it is so from its next start on."""
+        """Change a stopped machine's configuration and files; it is so from its next start on.
+
+        Raises `UsageError` for what cannot be (a disk that shrinks), and then nothing was changed.
+        """
+
+
+@runtime_checkable
+class ShapeChecking(Protocol):
+    """Beside `Resizable`: what cannot be is told before a running machine is stopped for it."""
+
+    def check_shape(self, shape: Shape) -> None:
+        """Raise `UsageError` for what `resize` would refuse; asked while the machine may run."""
 
 
 @runtime_checkable

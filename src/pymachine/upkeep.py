@@ -21,6 +21,7 @@ from pymachine.driver import (
     Renamable,
     Resizable,
     Shape,
+    ShapeChecking,
     State,
     Upgradable,
 )
@@ -127,7 +128,8 @@ class Upkeep(Manager):
         if changes.hardware:
             if not isinstance(driver, Resizable):
                 raise driver.unsupported("other hardware for a machine that exists")
-            driver.check_shape(changes.shape)
+            if isinstance(driver, ShapeChecking):
+                driver.check_shape(changes.shape)
         if changes.engine or changes.sans is not None:
             self._must_set_up_engine(driver, "other engine options")
             engine.files(_changed(machine.engine, changes), driver_name=machine.driver_name)
