@@ -75,8 +75,10 @@ class Upkeep(Manager):
             with self._or_as_before(machine, driver, running=running):
                 if running:
                     self._apply(machine, driver, renew=True)
-                else:
+                elif Capability.FIXED_ADDRESS in driver.info.capabilities:
                     self._ensure_certificates(machine, driver.endpoint().address, renew=True)
+                else:  # for which address is known when it starts
+                    (self.store.machine_dir(name) / paths.SERVER_CERT).unlink(missing_ok=True)
             self.store.save(machine)
             if running:
                 self._await_engine(machine, driver, seconds=boot_timeout())
@@ -103,22 +105,20 @@ class Upkeep(Manager):
                 self._validate(machine, driver, _changed(machine.engine, changes))
             if stop:
                 self._stop(machine, driver, timeout)
-            with (
-                self._started_again(machine, driver, stopped=stop),
-                self._or_as_before(machine, driver, running=running and not stop),
-            ):
+            live = running and not stop
+            with self._running_again(machine, driver, stopped=stop), self._or_as_before(machine, driver, running=live):
                 if changes.hardware and isinstance(driver, Resizable):
                     driver.resize(changes.shape)
                 machine.engine = _changed(machine.engine, changes)
                 if changes.sans is not None:
                     machine.auth.server_cert_sans = list(changes.sans)
-                if running and not stop:
+                if live:
                     self._apply(machine, driver)
-            self.store.save(machine)
-            if stop:
-                self._start(machine, driver)
-            elif running:
-                self._await_engine(machine, driver, seconds=boot_timeout())
+                    self._await_engine(machine, driver, seconds=boot_timeout())
+                self.store.save(machine)
+                if stop:
+                    self._start(machine, driver)
+            if live:
                 self._refresh_context(machine, driver)
 
     def _check(self, machine: Machine, driver: Driver, changes: Changes) -> None:
@@ -226,33 +226,32 @@ class Upkeep(Manager):
                 self.reporter.info(f'Machine "{name}" has the newest image already.')
                 return
             self.reporter.info("Upgrading docker...")
-            if driver.state() is State.RUNNING:
+            running = driver.state() is State.RUNNING
+            if running:
                 self.reporter.info("Stopping machine to do the upgrade...")
                 driver.stop(timeout)
             self.reporter.info(f'Upgrading machine "{name}"...')
-            driver.swap_image(image)
+            try:
+                driver.swap_image(image)
+                self.store.save(machine)
+                self.reporter.info("Starting machine back up...")
+                self._boot(machine, driver, driver.start, self._request(machine))
+            except BaseException as error:
+                driver.kill()
+                driver.settle_image(keep=False)
+                self.store.save(machine)
+                if not isinstance(error, PymachineError):
+                    raise
+                self._go_back(machine, driver, error, running=running)
+                raise error.prefixed(f'Machine "{name}" has its old image again: ') from error
+            driver.settle_image(keep=True)
             self.store.save(machine)
-            self._prove_image(machine, driver)
 
-    def _prove_image(self, machine: Machine, driver: Driver) -> None:
-        """Start with the new image; without an answer, start with the old one again and raise what went wrong."""
-        self.reporter.info("Starting machine back up...")
-        try:
+    def _go_back(self, machine: Machine, driver: Driver, error: PymachineError, *, running: bool) -> None:
+        """What was running before an upgrade that failed runs again, as it was."""
+        self.reporter.warn(f"The new image did not come up ({error.brief}): going back to the old one.")
+        if running:
             self._boot(machine, driver, driver.start, self._request(machine))
-        except BaseException as error:
-            driver.kill()
-            self._settle(machine, driver, keep=False)
-            if not isinstance(error, PymachineError):
-                raise
-            self.reporter.warn(f"The new image did not come up ({error.brief}): going back to the old one.")
-            self._boot(machine, driver, driver.start, self._request(machine))
-            raise error.prefixed(f'Machine "{machine.name}" runs with its old image again: ') from error
-        self._settle(machine, driver, keep=True)
-
-    def _settle(self, machine: Machine, driver: Driver, *, keep: bool) -> None:
-        if isinstance(driver, Upgradable):
-            driver.settle_image(keep=keep)
-        self.store.save(machine)
 
     # -- docker contexts ---------------------------------------------------------------------------------------
 
@@ -297,12 +296,15 @@ class Upkeep(Manager):
         driver.apply_identity(self._request(machine, renew=renew))
 
     @contextmanager
-    def _started_again(self, machine: Machine, driver: Driver, *, stopped: bool) -> Iterator[None]:
-        """If the block fails, a machine that was stopped for it runs again."""
+    def _running_again(self, machine: Machine, driver: Driver, *, stopped: bool) -> Iterator[None]:
+        """If the block fails, a machine that was stopped for it runs again, as it is by then."""
         try:
             yield
-        except PymachineError:
+        except PymachineError as error:
             if stopped:
+                self.reporter.warn(f"The change did not work ({error.brief}): starting the machine as it was.")
+                if driver.state() is not State.STOPPED:
+                    driver.kill()
                 self._start(machine, driver)
             raise
 
@@ -320,6 +322,7 @@ class Upkeep(Manager):
             machine.auth.server_cert_sans = auth.server_cert_sans
             machine.driver.clear()
             machine.driver.update(before.driver)
+            self.store.save(machine)
             if running:
                 self._reapply(machine, driver)
             raise

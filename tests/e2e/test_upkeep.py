@@ -276,7 +276,7 @@ def test_an_image_that_does_not_boot_gives_way(
     image = ImageFiles("f" * 64, "amd64", good / "boot2docker.iso", bad, good / "initrd.img")
     monkeypatch.setattr(cache, "refresh", lambda request, *, store, reporter: image)
     kernel, digest = (good / "vmlinuz").read_bytes(), record(program)["Driver"]["ImageDigest"]  # type: ignore[index]
-    with pytest.raises(PymachineError, match="runs with its old image again"):
+    with pytest.raises(PymachineError, match="has its old image again"):
         Upkeep(Store(program.store)).upgrade(NAME)
     assert (good / "vmlinuz").read_bytes() == kernel
     assert record(program)["Driver"]["ImageDigest"] == digest  # type: ignore[index]

@@ -132,7 +132,9 @@ class Able(Bare):
         return str(self.config["Image"])
 
     def swap_image(self, image: ImageFiles) -> None:
-        self.config["Old"], self.config["Image"] = self.config["Image"], image.digest
+        self.config["Old"] = self.config["Image"]
+        self.maybe_fail("swap")
+        self.config["Image"] = image.digest
 
     def settle_image(self, *, keep: bool) -> None:
         old = self.config.pop("Old")
@@ -320,6 +322,12 @@ def test_a_machine_that_was_stopped_for_nothing_runs_again(store: Store) -> None
     with pytest.raises(DriverError):
         upkeep.modify(NAME, Changes(shape=Shape(disk_mb=1)), restart=True)
     assert Bare.world[NAME] is State.RUNNING
+    Bare.fails["start"] = [DriverError("not enough memory")]
+    with pytest.raises(DriverError, match="not enough memory"):
+        upkeep.modify(NAME, Changes(shape=Shape(memory_mib=1 << 20), engine={"labels": ["a=b"]}), restart=True)
+    assert Bare.world[NAME] is State.RUNNING
+    assert store.load(NAME).driver["Memory"] == 1024
+    assert store.load(NAME).engine.labels == []
 
 
 def test_a_driver_without_the_ability_says_so(store: Store) -> None:
@@ -428,10 +436,21 @@ def test_upgrade(store: Store, newer: ImageFiles) -> None:
 def test_an_image_that_does_not_answer_gives_way_to_the_old_one(store: Store, newer: ImageFiles) -> None:
     upkeep = made(store)
     Bare.fails["start"] = [DriverError("kernel panic")]
-    with pytest.raises(DriverError, match="runs with its old image again: kernel panic"):
+    with pytest.raises(DriverError, match="has its old image again: kernel panic"):
         upkeep.upgrade(NAME)
     assert store.load(NAME).driver["Image"] == "first"
     assert Bare.world[NAME] is State.RUNNING
+
+
+def test_a_stopped_machine_stays_stopped_when_its_upgrade_fails(store: Store, newer: ImageFiles) -> None:
+    upkeep = made(store)
+    upkeep.stop(NAME)
+    for step in ("start", "swap"):
+        Bare.fails[step] = [DriverError("kernel panic")]
+        with pytest.raises(DriverError, match="has its old image again"):
+            upkeep.upgrade(NAME)
+        assert store.load(NAME).driver["Image"] == "first"
+        assert Bare.world[NAME] is State.STOPPED
 
 
 def test_an_interrupted_upgrade_has_the_old_image(store: Store, newer: ImageFiles) -> None:
