@@ -338,7 +338,7 @@ class Upgradable(Protocol):
         """Boot `image` from the next start on, and keep the one of now beside it."""
 
     def settle_image(self, *, keep: bool) -> None:
-        """The new image has answered (`keep`): drop the old one. Or it has not, or `swap_image` failed: bring it back."""
+        """The new image has answered (`keep`): drop the old one. If not, or if `swap_image` failed: bring it back."""
 
 
 @runtime_checkable
