@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import pexpect
 import pytest
 import tree_sitter
 import tree_sitter_powershell
@@ -168,6 +169,33 @@ def test_a_shell_completes_machines_and_commands(shell: str, tmp_path: Path) -> 
             timeout=60,
         )
     assert [line.split("\t")[0] for line in said.stdout.splitlines()] == ["intro", "regenerate-certs", "none"], said
+
+
+def test_zsh_completes_at_its_prompt(tmp_path: Path) -> None:
+    with engine.machine(tmp_path / "store"):
+        child = pexpect.spawn(
+            "zsh",
+            ["-f", "-i"],
+            env={**environment(tmp_path / "store", tmp_path), "PS1": "ready> "},
+            cwd=str(tmp_path),
+            encoding="utf-8",
+            timeout=30,
+            dimensions=(24, 120),
+        )
+        try:
+            child.expect_exact("ready> ")
+            child.sendline(
+                "autoload -U compinit && compinit -u -D; eval \"$(pymachine completion zsh)\"; echo lo''aded"
+            )
+            child.expect_exact("loaded")
+            for typed, completed in (("pymachine ip in", "intro"), ("pymachine regen", "regenerate-certs")):
+                child.expect_exact("ready> ")
+                child.send(f"{typed}\t")
+                child.expect_exact(completed[len(typed.rpartition(" ")[2]) :])
+                child.sendcontrol("u")
+                child.sendline("")
+        finally:
+            child.close(force=True)
 
 
 def test_json_is_for_what_has_no_shell(tmp_path: Path) -> None:
