@@ -34,6 +34,12 @@ class Upkeep(QemuMachine):
         finally:
             channel.close()
 
+    def check_shape(self, shape: Shape) -> None:
+        """What `create` would refuse, and a disk that shrinks."""
+        from pymachine_driver_qemu import options  # noqa: PLC0415
+
+        options.reshape(self.config, shape)
+
     def resize(self, shape: Shape) -> None:
         """Change the configuration; the disk's file grows at once, its file system in the guest's next boot."""
         from pymachine_driver_qemu import disk, options  # noqa: PLC0415

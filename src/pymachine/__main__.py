@@ -25,14 +25,26 @@ _VALUE_FLAGS = {"s": "storage-path", "storage-path": "storage-path", "shell": "s
 
 def main() -> int:
     """Run the command line in `sys.argv` and return its exit code."""
-    if "env" in sys.argv[1:]:
-        text = quick_env(sys.argv)
+    argv = [as_called(sys.argv[0], os.environ.get("PATH", "")), *sys.argv[1:]]
+    if "env" in argv[1:]:
+        text = quick_env(argv)
         if text:
             sys.stdout.write(text)
             return _flushed()
     from pymachine.cli.main import main as full  # noqa: PLC0415 (click is what the short path does without)
 
-    return full(sys.argv)
+    return full(argv)
+
+
+def as_called(program: str, path: str) -> str:
+    """How the user called `program`: by its name alone if PATH leads to it, which is all that a script is not told."""
+    folder, _, name = program.rpartition("/")
+    for place in path.split(os.pathsep) if folder else ():
+        if place == folder:
+            return name
+        if os.access(f"{place}/{name}", os.X_OK):
+            break
+    return program
 
 
 def _flushed() -> int:

@@ -49,7 +49,7 @@ def refuse_existing(name: str) -> None:
     if exists(name):
         raise ContextExistsError(
             f'there is a docker context "{name}" already',
-            hint=f"Choose another name, or remove it: {PROGRAM} context rm",
+            hint=f"Choose another name, or remove it: {PROGRAM} context rm {name}",
         )
 
 

@@ -300,6 +300,14 @@ class Resizable(Protocol):
 
 
 @runtime_checkable
+class ShapeChecking(Protocol):
+    """Beside `Resizable`: what cannot be is told before a running machine is stopped for it."""
+
+    def check_shape(self, shape: Shape) -> None:
+        """Raise `UsageError` for what `resize` would refuse; asked while the machine may run."""
+
+
+@runtime_checkable
 class Renamable(Protocol):
     """A machine can be given another name."""
 
@@ -332,7 +340,7 @@ class Upgradable(Protocol):
         """Boot `image` from the next start on, and keep the one of now beside it."""
 
     def settle_image(self, *, keep: bool) -> None:
-        """The new image has answered (`keep`): drop the old one. Or it has not: bring the old one back."""
+        """The new image has answered (`keep`): drop the old one. If not, or if `swap_image` failed: bring it back."""
 
 
 @runtime_checkable

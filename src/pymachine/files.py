@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 WAIT_FOREVER = -1.0
+# Locks of the store are held for moments; the library looks every 50 ms.
+POLL_SECONDS = 0.01
 
 
 def make_private_dir(path: Path) -> None:
@@ -52,7 +54,7 @@ def acquire_lock(path: Path, *, timeout: float = WAIT_FOREVER) -> AbstractContex
     from filelock import FileLock  # noqa: PLC0415 (reading commands do not pay for it)
 
     make_private_dir(path.parent)
-    return FileLock(path, timeout=timeout, mode=0o600).acquire()
+    return FileLock(path, timeout=timeout, mode=0o600).acquire(poll_interval=POLL_SECONDS)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -192,7 +192,8 @@ def _load(kind: type[T], data: Json, name: str) -> T:
     values: dict[str, Json] = {}
     for item in dataclasses.fields(kind):  # type: ignore[arg-type]
         value = given.get(_json_name(item))
-        if value is None:
+        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        if value is None and not required:
             continue
         expected = str(item.type)
         if not _fits(value, expected):

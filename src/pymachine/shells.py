@@ -40,7 +40,7 @@ def _escaper(characters: str, escape: str) -> Callable[[str], str]:
 
 
 # Inside double quotes tcsh knows no escape for `"`, `$` and backquotes: they are written between quoted parts. A `~`
-# that stands alone is expanded before `eval` sees the quotes.
+# that stands alone is expanded before `eval` sees the quotes, and so are ``{a,b}`` and two blanks, without a remedy.
 _TCSH = str.maketrans({character: f'"\\{character}"' for character in '"$`!\\~'})
 
 
@@ -54,10 +54,15 @@ def _raw(value: str) -> str:
 
 
 DEFAULT = Shell('export {}="{}"', "unset {}", "#", "eval $({})", _escaper('\\"$`', "\\"))
+# PowerShell takes typographic double quotes for plain ones.
 SHELLS: Mapping[str, Shell] = {
     "fish": Shell('set -gx {} "{}";', "set -e {};", "#", "eval ({})", _escaper('\\"$', "\\")),
     "powershell": Shell(
-        '$Env:{} = "{}"', "Remove-Item Env:\\\\{}", "#", "& {} | Invoke-Expression", _escaper('`"$', "`")
+        '$Env:{} = "{}"',
+        "Remove-Item Env:\\\\{}",
+        "#",
+        "& {} | Invoke-Expression",
+        _escaper('`"$\u201c\u201d\u201e', "`"),
     ),
     "cmd": Shell("SET {}={}", "SET {}=", "REM", "\t@FOR /f \"tokens=*\" %i IN ('{}') DO @%i", _raw),
     "tcsh": Shell('setenv {} "{}";', "unsetenv {};", ":", "eval `{}`", _tcsh),

@@ -7,6 +7,7 @@ Each step either holds in the end or leaves the machine as it was. What a driver
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,14 +21,16 @@ from pymachine.driver import (
     Renamable,
     Resizable,
     Shape,
+    ShapeChecking,
     State,
     Upgradable,
 )
-from pymachine.errors import MachineExistsError, PymachineError, UsageError, WrongStateError
+from pymachine.errors import CommandError, MachineExistsError, PymachineError, UsageError, WrongStateError
 from pymachine.machine import EngineOptions, Machine
 from pymachine.manager import SETS_UP_ENGINE, STOP_SECONDS, Manager, boot_timeout
 from pymachine.store import check_name
 
+_NO_ENGINE = 127
 _CERTIFICATES = (paths.CA_CERT, paths.CLIENT_CERT, paths.CLIENT_KEY, paths.SERVER_CERT, paths.SERVER_KEY)
 
 
@@ -72,8 +75,10 @@ class Upkeep(Manager):
             with self._or_as_before(machine, driver, running=running):
                 if running:
                     self._apply(machine, driver, renew=True)
-                else:
+                elif Capability.FIXED_ADDRESS in driver.info.capabilities:
                     self._ensure_certificates(machine, driver.endpoint().address, renew=True)
+                else:  # for which address is known when it starts
+                    (self.store.machine_dir(name) / paths.SERVER_CERT).unlink(missing_ok=True)
             self.store.save(machine)
             if running:
                 self._await_engine(machine, driver, seconds=boot_timeout())
@@ -96,32 +101,59 @@ class Upkeep(Manager):
                     f'Machine "{name}" is running, and what is to be changed can only change while it is stopped',
                     hint="Stop it first, or let it be restarted: --restart.",
                 )
+            if running and changes.engine:
+                self._validate(machine, driver, _changed(machine.engine, changes))
             if stop:
                 self._stop(machine, driver, timeout)
-            with self._or_as_before(machine, driver, running=running and not stop):
+            live = running and not stop
+            with self._running_again(machine, driver, stopped=stop), self._or_as_before(machine, driver, running=live):
                 if changes.hardware and isinstance(driver, Resizable):
                     driver.resize(changes.shape)
                 machine.engine = _changed(machine.engine, changes)
                 if changes.sans is not None:
                     machine.auth.server_cert_sans = list(changes.sans)
-                if running and not stop:
+                if live:
                     self._apply(machine, driver)
-            self.store.save(machine)
-            if stop:
-                self._start(machine, driver)
-            elif running:
-                self._await_engine(machine, driver, seconds=boot_timeout())
+                    self._await_engine(machine, driver, seconds=boot_timeout())
+                self.store.save(machine)
+                if stop:
+                    self._start(machine, driver)
+            if live:
                 self._refresh_context(machine, driver)
 
     def _check(self, machine: Machine, driver: Driver, changes: Changes) -> None:
         """Refuse what the driver or the engine could not do, before anything is touched."""
         from pymachine import engine  # noqa: PLC0415 (ssl)
 
-        if changes.hardware and not isinstance(driver, Resizable):
-            raise driver.unsupported("other hardware for a machine that exists")
+        if changes.hardware:
+            if not isinstance(driver, Resizable):
+                raise driver.unsupported("other hardware for a machine that exists")
+            if isinstance(driver, ShapeChecking):
+                driver.check_shape(changes.shape)
         if changes.engine or changes.sans is not None:
             self._must_set_up_engine(driver, "other engine options")
             engine.files(_changed(machine.engine, changes), driver_name=machine.driver_name)
+
+    def _validate(self, machine: Machine, driver: Driver, options: EngineOptions) -> None:
+        """Have the machine's own engine look at the options: with ones that it refuses it would not start again."""
+        from pymachine import engine  # noqa: PLC0415 (ssl)
+        from pymachine.ssh.client import Client  # noqa: PLC0415
+        from pymachine.ssh.target import SshError  # noqa: PLC0415
+
+        if Capability.NO_SSH in driver.info.capabilities:
+            return
+        files = engine.files(options, driver_name=machine.driver_name)
+        try:
+            target = self.ssh_target(machine.name)
+            result = Client(target).run(_dry_run(files.flags.splitlines()), stdin=files.daemon_json, timeout=120.0)
+        except (SshError, CommandError):  # it is the engine that is asked, and only as far as it can be
+            return
+        if result.returncode not in (0, _NO_ENGINE):
+            raise UsageError(
+                f'the engine of machine "{machine.name}" refuses these options',
+                details=(result.stderr or result.stdout).strip(),
+                hint="Nothing was changed.",
+            )
 
     # -- name --------------------------------------------------------------------------------------------------
 
@@ -194,33 +226,32 @@ class Upkeep(Manager):
                 self.reporter.info(f'Machine "{name}" has the newest image already.')
                 return
             self.reporter.info("Upgrading docker...")
-            if driver.state() is State.RUNNING:
+            running = driver.state() is State.RUNNING
+            if running:
                 self.reporter.info("Stopping machine to do the upgrade...")
                 driver.stop(timeout)
             self.reporter.info(f'Upgrading machine "{name}"...')
-            driver.swap_image(image)
+            try:
+                driver.swap_image(image)
+                self.store.save(machine)
+                self.reporter.info("Starting machine back up...")
+                self._boot(machine, driver, driver.start, self._request(machine))
+            except BaseException as error:
+                driver.kill()
+                driver.settle_image(keep=False)
+                self.store.save(machine)
+                if not isinstance(error, PymachineError):
+                    raise
+                self._go_back(machine, driver, error, running=running)
+                raise error.prefixed(f'Machine "{name}" has its old image again: ') from error
+            driver.settle_image(keep=True)
             self.store.save(machine)
-            self._prove_image(machine, driver)
 
-    def _prove_image(self, machine: Machine, driver: Driver) -> None:
-        """Start with the new image; without an answer, start with the old one again and raise what went wrong."""
-        self.reporter.info("Starting machine back up...")
-        try:
+    def _go_back(self, machine: Machine, driver: Driver, error: PymachineError, *, running: bool) -> None:
+        """What was running before an upgrade that failed runs again, as it was."""
+        self.reporter.warn(f"The new image did not come up ({error.brief}): going back to the old one.")
+        if running:
             self._boot(machine, driver, driver.start, self._request(machine))
-        except BaseException as error:
-            driver.kill()
-            self._settle(machine, driver, keep=False)
-            if not isinstance(error, PymachineError):
-                raise
-            self.reporter.warn(f"The new image did not come up ({error.brief}): going back to the old one.")
-            self._boot(machine, driver, driver.start, self._request(machine))
-            raise error.prefixed(f'Machine "{machine.name}" runs with its old image again: ') from error
-        self._settle(machine, driver, keep=True)
-
-    def _settle(self, machine: Machine, driver: Driver, *, keep: bool) -> None:
-        if isinstance(driver, Upgradable):
-            driver.settle_image(keep=keep)
-        self.store.save(machine)
 
     # -- docker contexts ---------------------------------------------------------------------------------------
 
@@ -265,6 +296,19 @@ class Upkeep(Manager):
         driver.apply_identity(self._request(machine, renew=renew))
 
     @contextmanager
+    def _running_again(self, machine: Machine, driver: Driver, *, stopped: bool) -> Iterator[None]:
+        """If the block fails, a machine that was stopped for it runs again, as it is by then."""
+        try:
+            yield
+        except PymachineError as error:
+            if stopped:
+                self.reporter.warn(f"The change did not work ({error.brief}): starting the machine as it was.")
+                if driver.state() is not State.STOPPED:
+                    driver.kill()
+                self._start(machine, driver)
+            raise
+
+    @contextmanager
     def _or_as_before(self, machine: Machine, driver: Driver, *, running: bool) -> Iterator[None]:
         """If the block fails, certificates and options are as they were, in the guest too if it is `running`."""
         restore = _remember(self.store.machine_dir(machine.name), _CERTIFICATES)
@@ -278,6 +322,7 @@ class Upkeep(Manager):
             machine.auth.server_cert_sans = auth.server_cert_sans
             machine.driver.clear()
             machine.driver.update(before.driver)
+            self.store.save(machine)
             if running:
                 self._reapply(machine, driver)
             raise
@@ -289,6 +334,17 @@ class Upkeep(Manager):
             self._apply(machine, driver)
         except PymachineError as error:
             self.reporter.warn(f"It did not take it ({error.brief}): restart it with `restart {machine.name}`.")
+
+
+def _dry_run(flags: Sequence[str]) -> str:
+    """The command that has an engine check a daemon.json on stdin, and `flags`, without starting."""
+    words = " ".join(shlex.quote(flag) for flag in flags)
+    script = (
+        f"PATH=$PATH:/usr/local/sbin:/usr/sbin; command -v dockerd > /dev/null || exit {_NO_ENGINE}; "
+        'file=$(mktemp) && trap \'rm -f "$file"\' EXIT && cat > "$file" && '
+        f'dockerd --validate --config-file="$file" {words}'
+    )
+    return f"sudo sh -c {shlex.quote(script)}"
 
 
 def _remember(folder: Path, names: Sequence[str]) -> Callable[[], None]:

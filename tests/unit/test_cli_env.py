@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pymachine import paths
-from pymachine.__main__ import _directory, quick_env
+from pymachine.__main__ import _directory, as_called, quick_env
 from pymachine.store import Store
 from support import engine
 
@@ -100,6 +100,38 @@ def test_the_short_path_says_nothing_of_what_goes_wrong(store: Path, damage: str
     ended = run("env", "intro")
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith("Error checking TLS connection: ")
+
+
+def test_hints_name_the_program_as_it_was_called(store: Path, tmp_path: Path) -> None:
+    link = tmp_path / "docker-machine"
+    link.symlink_to(Path(sys.executable).with_name("pymachine"))
+    environ = {**os.environ, "PATH": f"/nonexistent{os.pathsep}{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+
+    def hint(program: str | Path, *words: str, **more: str) -> str:
+        said = subprocess.run([program, *words], env={**environ, **more}, capture_output=True, text=True, check=True)
+        return said.stdout.splitlines()[-1]
+
+    assert hint("docker-machine", "env", "intro") == "# eval $(docker-machine env intro)"
+    assert hint("docker-machine", "env", "intro", MACHINE_DEBUG="0") == "# eval $(docker-machine env intro)"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "docker-machine").symlink_to(link)
+    assert hint(other / "docker-machine", "env", "intro") == f"# eval $({other}/docker-machine env intro)"
+
+
+@pytest.mark.parametrize(
+    ("program", "path", "called"),
+    [
+        ("/a/x", "/b:/a", "x"),
+        ("/a/x", "/b", "/a/x"),
+        ("./x", "/a:.", "x"),
+        ("x", "/a", "x"),
+        ("/usr/bin/sh", "/bin:/usr/bin", "/usr/bin/sh"),
+        ("", "", ""),
+    ],
+)
+def test_a_program_that_another_stands_before_goes_by_its_path(program: str, path: str, called: str) -> None:
+    assert as_called(program, path) == called
 
 
 def test_where_the_store_is_agrees_with_the_core(monkeypatch: pytest.MonkeyPatch) -> None:

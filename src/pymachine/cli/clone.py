@@ -24,5 +24,5 @@ def command(ctx: click.Context, names: tuple[str, ...]) -> None:
     app.show(
         "To see how to connect your Docker Client to the Docker Engine running on this virtual machine, "
         f"run: {app.program} env {names[1]}",
-        machines.summary(app, names[1]),
+        [machines.summary(app, names[1])],
     )

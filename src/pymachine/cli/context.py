@@ -132,3 +132,14 @@ def current(ctx: click.Context | None = None) -> App:
 
 
 pass_app = click.make_pass_decorator(App)
+
+
+def _print_json(ctx: click.Context, param: click.Parameter, value: bool) -> None:  # noqa: ARG001, FBT001 (click's way)
+    if value:
+        current(ctx).print_json()
+
+
+# `--json` for commands whose words click parses; `goflags.GoCommand` has its own.
+json_option = click.option(
+    "--json", is_flag=True, expose_value=False, is_eager=True, callback=_print_json, help="Print JSON"
+)

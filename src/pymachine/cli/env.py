@@ -18,7 +18,11 @@ WINDOWS = sys.platform == "win32"
 
 @click.command("env", cls=goflags.GoCommand)
 @goflags.flag("--swarm", is_flag=True, help="Display the Swarm config instead of the Docker daemon")
-@goflags.flag("--shell", help="Force environment to be configured for a specified shell: [fish, cmd, powershell, tcsh]")
+@goflags.flag(
+    "--shell",
+    help="Force environment to be configured for a specified shell: [fish, cmd, powershell, tcsh]",
+    shell_complete=goflags.one_of(lambda: ("bash", *shells.SHELLS)),
+)
 @goflags.flag("--unset", "-u", is_flag=True, help="Unset variables instead of setting them")
 @goflags.flag("--no-proxy", is_flag=True, help="Add machine IP to NO_PROXY environment variable")
 @machines.arguments("[name]")

@@ -149,9 +149,9 @@ def report(error: BaseException, *, program: str = PROGRAM, debug: bool = False,
     told = known(error)
     if program != PROGRAM:
         told.hint = _called_as(program, told.hint)
-    if isinstance(told, FlagError):
+    if isinstance(told, FlagError) and not structured:
         click.echo("Incorrect Usage.\n")
-    if isinstance(told, HelpfulUsageError) and told.usage:
+    if isinstance(told, HelpfulUsageError) and told.usage and not structured:
         click.echo(told.usage)
         click.echo()
     click.echo(as_json(told) if structured else text(told), err=True)

@@ -71,6 +71,15 @@ def arguments(
     return click.argument(dest, nargs=-1, metavar=metavar, shell_complete=complete)
 
 
+def one_of(words: Callable[[], Iterable[str]]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """What completes a value that is one of `words`."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+        return [word for word in words() if word.startswith(incomplete)]
+
+    return complete
+
+
 class GoCommand(click.Command):
     """A command whose words are parsed by this module; it has the flag ``--json`` unless it is made without."""
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pymachine.cli.context import App, pass_app
+from pymachine.cli.context import App, json_option, pass_app
 from pymachine.cli.tables import table
 from pymachine.image import cache, lock
 from pymachine.image.recipe import ARCHITECTURES
 from pymachine.progress import human
 
 GIVEN_IMAGE = click.argument("image", metavar="IMAGE")
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON")
 
 
 @click.group(name="image", short_help="Build, list, verify and remove guest images")
@@ -29,6 +27,7 @@ def command() -> None:
 @click.option("--mirror", metavar="URL", help="Debian mirror to take packages from [$PYMACHINE_MIRROR]")
 @click.option("--lock", "lock_file", type=click.Path(path_type=Path), help="Build from exactly the packages in FILE")
 @click.option("--write-lock", type=click.Path(path_type=Path), help="Write the packages that were used to FILE")
+@json_option
 @pass_app
 def build(app: App, *, arch: str | None, mirror: str | None, lock_file: Path | None, write_lock: Path | None) -> None:
     """Build the image anew, from the newest packages or those of a lock file."""
@@ -41,18 +40,15 @@ def build(app: App, *, arch: str | None, mirror: str | None, lock_file: Path | N
         )
     if write_lock:
         lock.write(write_lock, image.manifest)
-    app.say(image.name)
+    app.show(image.name, _summary(image))
 
 
 @command.command(name="ls")
-@AS_JSON
+@json_option
 @pass_app
-def list_(app: App, *, as_json: bool) -> None:
+def list_(app: App) -> None:
     """List images."""
     images = cache.list_images(app.store_root)
-    if as_json:
-        app.say(json.dumps([_summary(image) for image in images], indent=2))
-        return
     rows = [("NAME", "ENGINE", "KERNEL", "SIZE", "BUILT")]
     rows += [
         (
@@ -64,7 +60,7 @@ def list_(app: App, *, as_json: bool) -> None:
         )
         for image in images
     ]
-    app.say(table(rows))
+    app.show(table(rows), [_summary(image) for image in images])
 
 
 def _size(image: cache.Image) -> int:
@@ -78,47 +74,53 @@ def _summary(image: cache.Image) -> dict[str, Any]:
 
 @command.command(name="show")
 @GIVEN_IMAGE
-@AS_JSON
+@json_option
 @pass_app
-def show(app: App, *, image: str, as_json: bool) -> None:
+def show(app: App, *, image: str) -> None:
     """Show what is in an image: its files, and each package with version and digest."""
     found = cache.find(app.store_root, image)
-    if as_json:
-        app.say(json.dumps({**_summary(found), "packages": found.manifest["packages"]}, indent=2))
-        return
-    for key in ("architecture", "engine", "kernel", "recipe", "digest"):
-        app.say(f"{key + ':':14}{found.manifest[key]}")
-    app.say(f"{'path:':14}{found.directory}")
-    for package in found.manifest["packages"]:
-        app.say(f"  {package['name']} {package['version']} {package['sha256']}")
+    packages = found.manifest["packages"]
+    lines = [f"{key + ':':14}{found.manifest[key]}" for key in ("architecture", "engine", "kernel", "recipe", "digest")]
+    lines.append(f"{'path:':14}{found.directory}")
+    lines += [f"  {package['name']} {package['version']} {package['sha256']}" for package in packages]
+    app.show("\n".join(lines), {**_summary(found), "packages": packages})
 
 
 @command.command(name="verify")
 @click.argument("images", metavar="[IMAGE...]", nargs=-1)
+@json_option
 @pass_app
 def verify(app: App, *, images: tuple[str, ...]) -> None:
     """Check the files of images (all, if none is named) against their manifests."""
     named = [cache.find(app.store_root, name) for name in images]
+    good = []
     for image in named or cache.list_images(app.store_root):
         cache.verify(image)
-        app.say(f"{image.name}: OK")
+        good.append(image.name)
+    app.show("\n".join(f"{name}: OK" for name in good), [{"name": name, "ok": True} for name in good])
 
 
 @command.command(name="rm")
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@json_option
 @pass_app
 def remove(app: App, *, images: tuple[str, ...]) -> None:
     """Remove images; machines that were made from them are not touched."""
-    for image in [cache.find(app.store_root, name) for name in images]:
+    found = [cache.find(app.store_root, name) for name in images]
+    for image in found:
         cache.remove(image)
-        app.say(f"Removed {image.name}")
+    app.show(
+        "\n".join(f"Removed {image.name}" for image in found),
+        [{"name": image.name, "removed": True} for image in found],
+    )
 
 
 @command.command(name="export")
 @GIVEN_IMAGE
 @click.argument("target", type=click.Path(path_type=Path))
+@json_option
 @pass_app
 def export(app: App, *, image: str, target: Path) -> None:
     """Copy an image's ISO to TARGET, a file or a folder. `create` takes it back as the driver's image option."""
     path = cache.export(cache.find(app.store_root, image), target)
-    app.say(str(path))
+    app.show(str(path), {"name": image, "path": str(path)})

@@ -15,7 +15,7 @@ CONNECTION_DRIVER = "none"
 
 
 @click.command("import", cls=goflags.GoCommand)
-@goflags.arguments("words", "FILE [NAME]")
+@goflags.arguments("words", "FILE [NAME]", complete=machines.complete_file)
 @click.pass_context
 def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     """Make a machine of an exported FILE, called as it was or NAME.

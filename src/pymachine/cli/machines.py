@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from pymachine import paths
 from pymachine.cli import goflags
@@ -23,6 +24,17 @@ def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> lis
     # The group has been parsed, but has not run: there is no `App` yet.
     store = Store(paths.storage_root(ctx.find_root().params.get("storage_path")))
     return [name for name in store.names() if name.startswith(incomplete)]
+
+
+def complete_place(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Files here, or ``machine:``, for commands that copy or mount."""
+    names = [CompletionItem(f"{name}:") for name in complete(ctx, param, incomplete)]
+    return [*names, *complete_file(ctx, param, incomplete)]
+
+
+def complete_file(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001
+    """Files: the shell knows them."""
+    return [CompletionItem(incomplete, type="file")]
 
 
 def arguments(metavar: str = "[arg...]") -> Callable[[Any], Any]:

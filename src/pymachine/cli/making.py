@@ -72,7 +72,12 @@ def _flag(option: Option) -> goflags.Flag:
 
 
 driver_flag = goflags.flag(
-    "--driver", "-d", default=DEFAULT_DRIVER, env=DRIVER_VARIABLE, help="Driver to create machine with"
+    "--driver",
+    "-d",
+    default=DEFAULT_DRIVER,
+    env=DRIVER_VARIABLE,
+    help="Driver to create machine with",
+    shell_complete=goflags.one_of(registry.names),
 )
 _FLAGS: tuple[Callable[[Any], Any], ...] = (
     driver_flag,

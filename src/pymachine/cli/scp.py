@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pymachine import files, run
-from pymachine.cli import goflags
+from pymachine.cli import goflags, machines
 from pymachine.cli.context import current
 from pymachine.cli.errors import HelpfulUsageError, RunError
 from pymachine.ssh import scp
@@ -22,7 +22,7 @@ from pymachine.ssh import scp
 @goflags.flag(
     "--quiet", "-q", is_flag=True, help="Disables the progress meter as well as warning and diagnostic messages"
 )
-@goflags.arguments("words", "[[user@]machine:][path] [[user@]machine:][path]")
+@goflags.arguments("words", "[[user@]machine:][path] [[user@]machine:][path]", complete=machines.complete_place)
 @click.pass_context
 def command(ctx: click.Context, words: tuple[str, ...], *, recursive: bool, delta: bool, quiet: bool) -> None:
     """Copy files between machines."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 import click
 
 from pymachine import snapshots
-from pymachine.cli.context import App, pass_app
+from pymachine.cli.context import App, json_option, pass_app
 from pymachine.cli.machines import complete
 from pymachine.cli.tables import table
 from pymachine.driver import Json
 from pymachine.progress import human
 
 MACHINE = click.argument("machine", metavar="MACHINE", shell_complete=complete)
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON")
 
 
 @click.group(name="snapshot", short_help="Save what a machine is, its memory too, and go back to it")
@@ -26,24 +24,22 @@ def command() -> None:
 @command.command(name="create")
 @MACHINE
 @click.argument("name", metavar="[SNAPSHOT]", required=False)
+@json_option
 @pass_app
 def create(app: App, *, machine: str, name: str | None) -> None:
     """Save MACHINE as it is now; it goes on. Without a name the snapshot is called by the time."""
     made = app.copies.save_snapshot(machine, name or snapshots.default_name())
-    app.say(made.name)
+    app.show(made.name, _summary(made))
 
 
 @command.command(name="ls")
 @MACHINE
-@AS_JSON
+@json_option
 @pass_app
-def list_(app: App, *, machine: str, as_json: bool) -> None:
+def list_(app: App, *, machine: str) -> None:
     """List the snapshots of MACHINE, the oldest first."""
     app.store.load(machine)
     found = snapshots.find_all(app.store.machine_dir(machine))
-    if as_json:
-        app.say(json.dumps([_summary(snapshot) for snapshot in found], indent=2))
-        return
     rows = [("NAME", "MEMORY", "SIZE", "MADE")]
     rows += [
         (
@@ -54,29 +50,33 @@ def list_(app: App, *, machine: str, as_json: bool) -> None:
         )
         for snapshot in found
     ]
-    app.say(table(rows))
+    app.show(table(rows), [_summary(snapshot) for snapshot in found])
 
 
 @command.command(name="restore")
 @MACHINE
 @click.argument("name", metavar="SNAPSHOT")
 @click.option("--disk-only", is_flag=True, help="Not its memory: the machine is stopped then")
+@json_option
 @pass_app
 def restore(app: App, *, machine: str, name: str, disk_only: bool) -> None:
     """Bring MACHINE back to SNAPSHOT; what it is now is lost. It runs then if it ran when the snapshot was made."""
     state = app.copies.restore_snapshot(machine, name, disk_only=disk_only)
-    app.say(f'Machine "{machine}" is as in "{name}"; it is {state.word.lower()}.')
+    app.show(
+        f'Machine "{machine}" is as in "{name}"; it is {state.word.lower()}.', {"Name": machine, "State": state.word}
+    )
 
 
 @command.command(name="rm")
 @MACHINE
 @click.argument("names", metavar="SNAPSHOT...", nargs=-1, required=True)
+@json_option
 @pass_app
 def remove(app: App, *, machine: str, names: tuple[str, ...]) -> None:
     """Remove snapshots of MACHINE."""
     for name in names:
         app.copies.remove_snapshot(machine, name)
-        app.say(f"Removed {name}")
+    app.show("\n".join(f"Removed {name}" for name in names), [{"Name": name, "Removed": True} for name in names])
 
 
 def _summary(snapshot: snapshots.Snapshot) -> dict[str, Json]:

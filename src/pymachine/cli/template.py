@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import click
 
 from pymachine import durations, templates
 from pymachine.cli import goflags, making
-from pymachine.cli.context import App, current, pass_app
+from pymachine.cli.context import App, current, json_option, pass_app
 from pymachine.cli.errors import HelpfulUsageError
 from pymachine.cli.tables import table
 from pymachine.driver import Json
 from pymachine.progress import human
-
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON")
 
 
 @click.group(name="template", short_help="Make, list and remove the templates that machines are resumed from")
@@ -41,14 +39,11 @@ def build(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> None:
 
 
 @command.command(name="ls")
-@AS_JSON
+@json_option
 @pass_app
-def list_(app: App, *, as_json: bool) -> None:
+def list_(app: App) -> None:
     """List templates: their size on the disk, how old they are, and when one was last used."""
     found = templates.find_all(app.store_root)
-    if as_json:
-        app.say(json.dumps([_summary(template) for template in found], indent=2))
-        return
     now = time.time()
     rows = [("NAME", "CPUS", "MEMORY", "DISK", "ACCELERATOR", "SIZE", "MADE", "USED")]
     for template in found:
@@ -65,22 +60,25 @@ def list_(app: App, *, as_json: bool) -> None:
                 f"{durations.told(now - template.used)} ago",
             )
         )
-    app.say(table(rows))
+    app.show(table(rows), [_summary(template) for template in found])
 
 
 @command.command(name="rm")
 @click.argument("names", metavar="TEMPLATE...", nargs=-1, required=True)
+@json_option
 @pass_app
 def remove(app: App, *, names: tuple[str, ...]) -> None:
     """Remove templates; machines that were resumed from them go on."""
-    for template in [templates.find(app.store_root, name) for name in names]:
+    found = [templates.find(app.store_root, name) for name in names]
+    for template in found:
         templates.remove(template)
-        app.say(f"Removed {template.name}")
+    _tell_removed(app, found)
 
 
 @command.command(name="prune")
 @click.option("--unused-for", default="7d", show_default=True, help="How long ago the last use has to be")
 @click.option("--all", "-a", "everything", is_flag=True, help="Remove all templates")
+@json_option
 @pass_app
 def prune(app: App, *, unused_for: str, everything: bool) -> None:
     """Remove templates that were not used for some time."""
@@ -88,8 +86,12 @@ def prune(app: App, *, unused_for: str, everything: bool) -> None:
         seconds = 0.0 if everything else durations.parse(unused_for)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--unused-for") from error
-    for template in templates.prune(app.store_root, unused_seconds=seconds):
-        app.say(f"Removed {template.name}")
+    _tell_removed(app, templates.prune(app.store_root, unused_seconds=seconds))
+
+
+def _tell_removed(app: App, removed: Iterable[templates.Template]) -> None:
+    names = [template.name for template in removed]
+    app.show("\n".join(f"Removed {name}" for name in names), [{"Name": name, "Removed": True} for name in names])
 
 
 def _summary(template: templates.Template) -> dict[str, Json]:

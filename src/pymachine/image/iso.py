@@ -116,7 +116,10 @@ def _add(iso: Any, names: _Names, path: str, node: Node, files: dict[Path, Binar
         blob = node.blob or Blob.of(b"")
         iso.add_fp(_open(blob, files, stack), blob.length, iso_path, rr_name=leaf, file_mode=FILE_TYPE | node.mode)
     if node.uid or node.gid:
-        _own(iso.get_record(iso_path=iso_path), node)
+        record = iso.get_record(iso_path=iso_path)
+        _own(record, node)
+        if node.kind is Kind.DIRECTORY:
+            _own(record.children[0], node)  # ".": where Linux looks for a folder's owner
 
 
 def _open(blob: Blob, files: dict[Path, BinaryIO], stack: ExitStack) -> Any:

@@ -1,0 +1,305 @@
+"""A machine that lives: new certificates, options, hardware, name, place and image, its containers and data kept.
+
+The tests are one life, in the order in which they stand.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import ssl
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pymachine.driver import ImageFiles
+from pymachine.errors import PymachineError
+from pymachine.image import cache
+from pymachine.store import Store
+from pymachine.upkeep import Upkeep
+from support import clients
+from support.runner import Pymachine, private_store
+
+NAME = "keeper"
+ENGINE = [
+    *(
+        "--engine-label",
+        "a=b",
+        "--engine-insecure-registry",
+        "r.example:5000",
+        "--engine-registry-mirror",
+        "http://m:1",
+    ),
+    *(
+        "--engine-env",
+        "HTTP_PROXY=http://p.example:1",
+        "--engine-opt",
+        "debug=true",
+        "--engine-storage-driver",
+        "overlay2",
+    ),
+    *("--tls-san", "keeper.example"),
+]
+INFO = "{{.Labels}} {{.RegistryConfig.Mirrors}} {{.HTTPProxy}} {{.Debug}} {{.Driver}} {{.Name}}"
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[Pymachine]:
+    with private_store() as store:
+        store("create", "--docker-context", *ENGINE, NAME)
+        yield store
+
+
+def docker(program: Pymachine, *words: str, stdin: bytes = b"") -> str:
+    """What docker says through the machine's context."""
+    ended = subprocess.run(
+        ["docker", "--context", NAME, *words],
+        env=program.environment(),
+        input=stdin,
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+    assert ended.returncode == 0, f"docker {words}: {ended.stderr.decode()}{program.guest_logs()}"
+    return ended.stdout.decode().strip()
+
+
+def containers(program: Pymachine) -> str:
+    """What would change if the container had been restarted."""
+    return docker(program, "inspect", "-f", "{{.State.Status}} {{.State.Pid}} {{.State.StartedAt}}", "sleeper")
+
+
+def folder(program: Pymachine, name: str = NAME) -> Path:
+    return program.store / "machines" / name
+
+
+def record(program: Pymachine, name: str = NAME) -> dict[str, object]:
+    return dict(json.loads((folder(program, name) / "config.json").read_text()))
+
+
+def busybox() -> bytes:
+    """A root file system, as `docker import` takes it."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        tar.add("/bin/busybox", "bin/busybox")
+    return buffer.getvalue()
+
+
+def shows_its_options(program: Pymachine) -> None:
+    said = docker(program, "info", "-f", INFO)
+    assert "a=b" in said
+    assert "provider=qemu" in said
+    assert said.endswith(f"[http://m:1/] http://p.example:1 true overlay2 {NAME}")
+    assert "r.example:5000" in docker(program, "info", "-f", "{{json .RegistryConfig.IndexConfigs}}")
+
+
+def test_the_engine_shows_the_options_that_it_was_made_with(program: Pymachine) -> None:
+    shows_its_options(program)
+    docker(program, "import", "-", "bb", stdin=busybox())
+    docker(program, "run", "-d", "--name", "sleeper", "bb", "/bin/busybox", "sleep", "100000")
+    assert containers(program).startswith("running ")
+
+
+def test_new_certificates_touch_no_container(program: Pymachine) -> None:
+    before, old = containers(program), folder(program) / "server.pem"
+    content = old.read_bytes()
+    said = program("regenerate-certs", NAME, stdin="y\n")
+    assert said.stdout.splitlines()[0].endswith("(y/n): Regenerating TLS certificates")
+    assert old.read_bytes() != content
+    assert containers(program) == before
+    program("env", NAME)
+
+
+def test_after_a_new_authority_the_old_key_opens_nothing(program: Pymachine, tmp_path: Path) -> None:
+    before = containers(program)
+    for file in ("ca.pem", "cert.pem", "key.pem"):
+        shutil.copy(folder(program) / file, tmp_path)
+    url = program("url", NAME).stdout.strip()
+    program("regenerate-certs", "-f", "--client-certs", NAME)
+    assert containers(program) == before  # the docker context has the new ones
+    new = folder(program)
+    assert clients.ask(url, ca=new / "ca.pem", pair=(new / "cert.pem", new / "key.pem")) == "OK"
+    with pytest.raises((ssl.SSLError, OSError)):
+        clients.ask(url, ca=new / "ca.pem", pair=(tmp_path / "cert.pem", tmp_path / "key.pem"))
+    with pytest.raises(ssl.SSLError):
+        clients.ask(url, ca=tmp_path / "ca.pem", pair=(tmp_path / "cert.pem", tmp_path / "key.pem"))
+
+
+def test_labels_change_under_running_containers(program: Pymachine) -> None:
+    before = containers(program)
+    program("modify", "--engine-label", "a=b", "--engine-label", "c=d", NAME)
+    assert "c=d" in docker(program, "info", "-f", "{{.Labels}}")
+    assert containers(program) == before
+
+
+@pytest.mark.parametrize(
+    "words", [["--engine-opt", "bogus=1"], ["--engine-opt", "log-level=x"], ["--engine-label", "x"]]
+)
+def test_options_that_the_engine_refuses_change_nothing(program: Pymachine, words: list[str]) -> None:
+    before, kept = containers(program), record(program)
+    refused = program("modify", *words, NAME, code=1)
+    assert f'the engine of machine "{NAME}" refuses these options' in refused.stderr
+    assert containers(program) == before
+    assert record(program) == kept
+
+
+def test_hardware_grows_and_options_are_kept_over_the_restart(program: Pymachine) -> None:
+    refused = program("modify", "--memory", "1500", NAME, code=1)
+    assert "can only change while it is stopped" in refused.stderr
+    program("modify", "--cpus", "1", "--memory", "1500", "--disk-size", "30000", "--restart", NAME)
+    cpus, memory = docker(program, "info", "-f", "{{.NCPU}} {{.MemTotal}}").split()
+    assert (cpus, 1400 < int(memory) / 2**20 < 1500) == ("1", True)
+    blocks = int(program("ssh", NAME, "df -k /var/lib/docker | tail -n 1 | awk '{ print $2 }'").stdout)
+    assert blocks > 27_000_000
+    shows_its_options(program)
+    assert "bb" in docker(program, "images", "-q", "--format", "{{.Repository}}")
+    shrunk = program("modify", "--disk-size", "1000", "--restart", NAME, code=1)
+    assert "a disk cannot shrink" in shrunk.stderr
+    assert program("status", NAME).stdout == "Running\n"
+
+
+def test_logs(program: Pymachine) -> None:
+    said = json.loads(program("logs", "--json", "-n", "50", NAME).stdout)
+    assert any("STAGE ready" in line for line in said["Console"])
+    assert any("msg=" in line for line in said["Engine"])
+    with program.start("logs", "-f", "-n", "0", NAME) as following:
+        assert following.stdout is not None
+        time.sleep(2)
+        docker(program, "ps")
+        assert "Calling GET" in following.stdout.readline() + following.stdout.readline()
+        following.terminate()
+
+
+def test_copies(program: Pymachine) -> None:
+    tree = program.home / "tree with blank"
+    (tree / "sub").mkdir(parents=True)
+    (tree / "sub" / "file").write_text("one")
+    program("scp", "-r", "-q", str(tree), f"{NAME}:")
+    assert program("ssh", NAME, "cat 'tree with blank/sub/file'").stdout == "one"
+    (tree / "sub" / "file").write_text("two")
+    program("scp", "-r", "-d", "-q", f"{tree}/", f"{NAME}:/tmp/delta")
+    program("scp", "-r", "-d", f"{NAME}:/tmp/delta", f"docker@{NAME}:/tmp/relayed")
+    program("scp", "-r", "-d", f"{NAME}:/tmp/delta/", f"{NAME}:/tmp/contents")
+    assert program("ssh", NAME, "cat /tmp/relayed/delta/sub/file /tmp/contents/sub/file").stdout == "twotwo"
+    program("scp", f"{NAME}:/tmp/delta/sub/file", f"{NAME}:again")
+    program("scp", f"{NAME}:again", f"localhost:{program.home}/back")
+    assert (program.home / "back").read_text() == "two"
+    missing = program("ssh", NAME, "exit 7", code=7)
+    assert missing.stderr == "exit status 7\n"
+
+
+def test_a_folder_of_the_machine_is_mounted(program: Pymachine) -> None:
+    point = program.home / "mount point"
+    point.mkdir()
+    program("mount", f"{NAME}:/home/docker", str(point))
+    try:
+        (point / "from-here").write_text("hello")
+        assert program("ssh", NAME, "cat from-here").stdout == "hello"
+    finally:
+        program("mount", "-u", f"{NAME}:/home/docker", str(point))
+    assert list(point.iterdir()) == []
+    assert "is not a directory" in program("mount", f"{NAME}:/nowhere/else", code=1).stderr
+
+
+def test_a_store_that_is_moved_while_it_runs(program: Pymachine) -> None:
+    moved = program.store.with_name("moved store")
+    program.store.rename(moved)
+    elsewhere = Pymachine(moved, program.home)
+    try:
+        assert elsewhere("status", NAME).stdout == "Running\n"
+        assert str(moved) in elsewhere("env", NAME).stdout
+        assert elsewhere("ssh", NAME, "hostname").stdout == f"{NAME}\n"
+        elsewhere("regenerate-certs", "-f", NAME)
+        copy = Pymachine(program.store, program.home)
+        shutil.copytree(
+            moved / "machines" / NAME, folder(copy), symlinks=True, ignore=shutil.ignore_patterns("*.raw", "*.iso")
+        )
+        # A copy of its folder does not lead to it.
+        assert copy("status", NAME).stdout == "Stopped\n"
+        copy("rm", "-f", NAME)
+        assert elsewhere("status", NAME).stdout == "Running\n"
+    finally:
+        shutil.rmtree(program.store, ignore_errors=True)
+        moved.rename(program.store)
+
+
+def test_another_name(program: Pymachine) -> None:
+    assert "it must be stopped" in program("rename", NAME, "other", code=1).stderr
+    program("stop", NAME)
+    program("rename", NAME, "other")
+    assert program("ls", "-q").stdout == "other\n"
+    program("rename", "other", NAME)
+    program("start", NAME)
+    assert program("ssh", NAME, "hostname").stdout == f"{NAME}\n"
+    shows_its_options(program)
+
+
+def test_a_copy_of_the_machine_in_another_store(program: Pymachine) -> None:
+    file = program.home / "export"
+    assert "only a stopped one can be exported" in program("export", NAME, str(file), code=1).stderr
+    program("export", "--connection", NAME, str(program.home / "connection"))
+    with private_store() as other:
+        other("import", str(program.home / "connection"), "far")
+        assert other("version", "far").stdout == program("version", NAME).stdout
+        program("stop", NAME)
+        program("export", NAME, str(file))
+        assert file.stat().st_size < 400_000_000
+        said = json.loads(other("import", str(file), "copy", "--json").stdout)
+        assert said == [{"Name": "copy", "DriverName": "qemu", "State": "Stopped", "URL": ""}]
+        assert other("ip", "copy", code=1).stdout == ""
+        other("start", "copy")
+        assert other("ssh", "copy", "hostname; docker images --format '{{.Repository}}'").stdout == "copy\nbb\n"
+        assert other("url", "copy").stdout != ""
+
+
+def forget_the_image(program: Pymachine) -> None:
+    """Have the record say that another image is booted, so that the one of now is a newer one."""
+    changed = record(program)
+    changed["Driver"]["ImageDigest"] = "0" * 64  # type: ignore[index]
+    (folder(program) / "config.json").write_text(json.dumps(changed))
+
+
+def test_an_image_that_does_not_boot_gives_way(
+    program: Pymachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in program.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYMACHINE_BOOT_TIMEOUT", "600")
+    good = folder(program)
+    bad = tmp_path / "vmlinuz"
+    bad.write_bytes(b"not a kernel" * 1000)
+    image = ImageFiles("f" * 64, "amd64", good / "boot2docker.iso", bad, good / "initrd.img")
+    monkeypatch.setattr(cache, "refresh", lambda request, *, store, reporter: image)
+    kernel, digest = (good / "vmlinuz").read_bytes(), record(program)["Driver"]["ImageDigest"]  # type: ignore[index]
+    with pytest.raises(PymachineError, match="has its old image again"):
+        Upkeep(Store(program.store)).upgrade(NAME)
+    assert (good / "vmlinuz").read_bytes() == kernel
+    assert record(program)["Driver"]["ImageDigest"] == digest  # type: ignore[index]
+    assert program("status", NAME).stdout == "Running\n"
+    assert list(good.glob("*.old")) == []
+
+
+def test_a_newer_image_under_the_same_data(program: Pymachine) -> None:
+    assert program("upgrade", NAME).stdout.splitlines()[-1] == f'Machine "{NAME}" has the newest image already.'
+    forget_the_image(program)
+    said = program("upgrade", NAME).stdout
+    assert "Stopping machine to do the upgrade..." in said
+    assert "Starting machine back up..." in said
+    shows_its_options(program)
+    assert docker(program, "images", "--format", "{{.Repository}}") == "bb"
+    assert docker(program, "ps", "-a", "--format", "{{.Names}}") == "sleeper"
+    assert list(folder(program).glob("*.old")) == []
+
+
+def test_the_context_goes_with_the_machine(program: Pymachine) -> None:
+    listed = program.run(["docker", "context", "ls", "--format", "{{.Name}}"]).stdout.split()
+    assert NAME in listed
+    program("rm", "-y", NAME)
+    assert NAME not in program.run(["docker", "context", "ls", "--format", "{{.Name}}"]).stdout.split()
+    assert program.processes() == {}
+    assert list((program.store / "machines").iterdir()) == []

@@ -1,0 +1,111 @@
+"""Docker contexts with a real docker client, whose configuration is in a folder of the test's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pymachine import contexts
+from pymachine.driver import Endpoint
+from pymachine.store import Store
+from pymachine.upkeep import Upkeep
+from support import engine
+from support.runner import Outcome, Pymachine, private_store
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pymachine]:
+    with private_store() as made:
+        # So that the library, in this process, asks the same client with the same configuration.
+        for name, value in made.environment().items():
+            monkeypatch.setenv(name, value)
+        with engine.machine(made.store):
+            yield made
+
+
+def listed(program: Pymachine) -> dict[str, str]:
+    said = program.run(["docker", "context", "ls", "--format", "json"]).stdout
+    return {row["Name"]: row["DockerEndpoint"] for row in map(json.loads, said.splitlines())}
+
+
+def test_a_context_leads_to_the_machine(program: Pymachine) -> None:
+    url = program("url", "intro").stdout.strip()
+    said = program("context", "create", "intro")
+    assert said.stdout == 'Made the docker context "intro". Use it: docker --context intro info\n'
+    assert listed(program)["intro"] == url
+    asked: Outcome = program.run(["docker", "--context", "intro", "version", "-f", "{{.Server.Version}}"], code=None)
+    assert asked.stdout == f"{engine.VERSION}\n", asked.stderr
+    assert program("context", "ls").stdout == "intro\tintro\n"
+    assert program("context", "create", "intro").code == 0
+    assert program("context", "rm", "intro").stdout == 'Removed the docker context "intro".\n'
+    assert "intro" not in listed(program)
+    assert "has no docker context" in program("context", "rm", "intro", code=1).stderr
+
+
+def test_somebody_elses_context_is_not_touched(program: Pymachine) -> None:
+    program.run(["docker", "context", "create", "intro", "--docker", "host=tcp://127.0.0.1:9"])
+    refused = program("context", "create", "intro", code=1)
+    assert refused.stderr.startswith('there is a docker context "intro" already\nHint: Choose another name')
+    assert listed(program)["intro"] == "tcp://127.0.0.1:9"
+    program("context", "create", "--name", "other", "intro")
+    program("rm", "-y", "intro")
+    assert sorted(listed(program)) == ["default", "intro"]
+    refused = program("create", "-d", "none", "--url", "tcp://127.0.0.1:1", "--docker-context", "intro", code=1)
+    assert "already" in refused.stderr
+    assert program("ls", "-q").stdout == ""
+
+
+def test_it_follows_the_machines_name(program: Pymachine) -> None:
+    program("context", "create", "intro")
+    program("rename", "intro", "other")
+    assert sorted(listed(program)) == ["default", "other"]
+    assert (
+        program("context", "ls", "--json").stdout
+        == json.dumps([{"Name": "other", "DockerContext": "other"}], indent=2) + "\n"
+    )
+
+
+def test_it_has_the_certificates_of_now(program: Pymachine) -> None:
+    program("context", "create", "intro")
+    upkeep = Upkeep(Store(program.store))
+    upkeep.renew_authority()
+    folder = program.store / "machines" / "intro"
+    for name in ("ca.pem", "cert.pem", "key.pem"):
+        (folder / name).write_bytes((program.store / "certs" / name).read_bytes())
+    machine = upkeep.store.load("intro")
+    upkeep._refresh_context(machine, upkeep.driver(machine))
+    kept = list((program.home / ".docker" / "contexts" / "tls").rglob("ca.pem"))
+    assert [path.read_bytes() for path in kept] == [(folder / "ca.pem").read_bytes()]
+
+
+def test_paths_with_commas_and_quotes(program: Pymachine, tmp_path: Path) -> None:
+    folder = tmp_path / 'a, "b"'
+    folder.mkdir()
+    for name in ("ca.pem", "cert.pem", "key.pem"):
+        (folder / name).write_bytes((program.store / "machines" / "intro" / name).read_bytes())
+    contexts.put("odd", Endpoint("127.0.0.1"), directory=folder)
+    assert listed(program)["odd"] == "tcp://127.0.0.1:2376"
+    contexts.remove("odd")
+    contexts.remove("odd")
+
+
+def test_without_a_docker_client_it_says_so(program: Pymachine) -> None:
+    refused = program("context", "create", "intro", code=1, env={"PATH": "/nowhere"})
+    assert "docker: command not found" in refused.stderr
+    # A machine whose context cannot be removed is removed all the same.
+    program("context", "create", "intro")
+    gone = program("rm", "-y", "intro", env={"PATH": "/nowhere"})
+    assert 'The docker context "intro" could not be removed' in gone.stdout
+    assert program("ls", "-q").stdout == ""
+
+
+def test_variables_do_not_get_in_the_way(program: Pymachine) -> None:
+    program("context", "create", "intro", env={"DOCKER_HOST": "tcp://127.0.0.1:1", "DOCKER_CONTEXT": "nosuch"})
+    assert "intro" in listed(program)
+    environ = {**os.environ, "DOCKER_HOST": "tcp://127.0.0.1:1"}
+    assert subprocess.run(["docker", "context", "ls"], env=environ, capture_output=True, check=False).returncode == 0

@@ -1,0 +1,41 @@
+"""Fifty machines in a store: some that answer, some dead, some stopped, some broken."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pymachine.driver import Endpoint
+from pymachine.machine import Machine
+from pymachine.store import Store
+from support import engine
+
+CERTIFICATES = ("ca.pem", "cert.pem", "key.pem")
+
+
+@contextmanager
+def of_fifty(root: Path) -> Iterator[int]:
+    """A store at `root` with 12 machines that answer, 12 dead, 24 stopped, 2 broken; yields the port of the 12."""
+    store = Store(root)
+    with engine.machine(root, "running0") as port:
+        for number in range(1, 12):
+            _with_certificates(store, f"running{number}", port)
+        for number in range(12):
+            _with_certificates(store, f"dead{number}", 1)
+        for number in range(24):
+            place = {"IPAddress": f"127.70.1.{number + 1}", "MachineID": str(number)}
+            machine = Machine(name=f"stopped{number}", driver_name="qemu", driver=place)
+            machine.endpoint = Endpoint(place["IPAddress"])
+            store.save(machine)
+        store.save(Machine(name="alien", driver_name="vmwarefusion", driver={}))
+        (root / "machines" / "broken").mkdir()
+        (root / "machines" / "broken" / "config.json").write_text("{")
+        yield port
+
+
+def _with_certificates(store: Store, name: str, port: int) -> None:
+    engine.record(store, name, port)
+    for file in CERTIFICATES:
+        shutil.copy(store.machine_dir("running0") / file, store.machine_dir(name) / file)

@@ -1,0 +1,533 @@
+"""Changes to machines that exist, with a driver that only remembers: what holds, and what is undone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from pymachine import manager as manager_module, registry
+from pymachine.certs import CertificateError
+from pymachine.driver import (
+    BootRequest,
+    Capability,
+    Config,
+    Driver,
+    DriverInfo,
+    Endpoint,
+    Health,
+    ImageFiles,
+    Json,
+    MachineRef,
+    Option,
+    Shape,
+    State,
+)
+from pymachine.errors import (
+    DriverError,
+    InvalidNameError,
+    MachineExistsError,
+    MachineNotFoundError,
+    UnsupportedError,
+    UsageError,
+    WrongStateError,
+)
+from pymachine.image import cache
+from pymachine.manager import CreateRequest
+from pymachine.portable import Porter
+from pymachine.progress import Silent
+from pymachine.store import Store
+from pymachine.upkeep import Changes, Upkeep
+
+NAME = "intro"
+
+
+class Bare(Driver):
+    """Has none of the abilities, and keeps its world in class variables, as a hypervisor would keep it outside."""
+
+    info = DriverInfo("bare", "for tests", Capability.IDENTITY | Capability.FIXED_ADDRESS)
+    world: ClassVar[dict[str, State]] = {}
+    fails: ClassVar[dict[str, list[BaseException]]] = {}
+    identities: ClassVar[list[bytes]] = []
+
+    @classmethod
+    def options(cls) -> Sequence[Option]:
+        return []
+
+    @classmethod
+    def health(cls) -> Health:
+        return Health(usable=True)
+
+    @classmethod
+    def configure(cls, machine: MachineRef, options: Mapping[str, Json], siblings: Sequence[Config]) -> Config:
+        return {"IPAddress": f"127.9.9.{len(siblings) + 1}", "Memory": 1024, "Image": "first"}
+
+    def maybe_fail(self, step: str) -> None:
+        if self.fails.get(step):
+            raise self.fails[step].pop(0)
+
+    def precreate_check(self) -> None:
+        pass
+
+    def create(self, request: BootRequest) -> None:
+        (self.machine.directory / "disk").write_text("data")
+        self.start(request)
+
+    def start(self, request: BootRequest) -> None:
+        self.maybe_fail("start")
+        self.identities.append(request.identity(self.endpoint()))
+        self.world[self.machine.name] = State.RUNNING
+
+    def stop(self, timeout: float) -> None:
+        self.world[self.machine.name] = State.STOPPED
+
+    def kill(self) -> None:
+        self.world[self.machine.name] = State.STOPPED
+
+    def remove(self) -> None:
+        self.world.pop(self.machine.name, None)
+
+    def state(self) -> State:
+        return self.world.get(self.machine.name, State.STOPPED)
+
+    def endpoint(self) -> Endpoint:
+        return Endpoint(self.config["IPAddress"])
+
+
+class Able(Bare):
+    """Has all of them."""
+
+    info = DriverInfo("able", "for tests", Bare.info.capabilities)
+
+    def apply_identity(self, request: BootRequest) -> None:
+        self.identities.append(request.identity(self.endpoint()))
+        self.maybe_fail("apply")
+
+    def check_shape(self, shape: Shape) -> None:
+        self.maybe_fail("check")
+
+    def resize(self, shape: Shape) -> None:
+        self.maybe_fail("resize")
+        assert self.state() is State.STOPPED
+        self.config["Memory"] = shape.memory_mib
+
+    def renamed(self, before: MachineRef) -> None:
+        assert not before.directory.exists()
+        assert self.machine.directory.exists()
+        self.maybe_fail("renamed")
+
+    def exported(self) -> Sequence[str]:
+        if not (self.machine.directory / "disk").exists():
+            raise DriverError("no disk")
+        return ["disk"]
+
+    def imported(self, siblings: Sequence[Config]) -> None:
+        self.maybe_fail("imported")
+        self.config["IPAddress"] = f"127.9.9.{len(siblings) + 1}"
+
+    def image_digest(self) -> str:
+        return str(self.config["Image"])
+
+    def swap_image(self, image: ImageFiles) -> None:
+        self.config["Old"] = self.config["Image"]
+        self.maybe_fail("swap")
+        self.config["Image"] = image.digest
+
+    def settle_image(self, *, keep: bool) -> None:
+        old = self.config.pop("Old")
+        self.config["Image"] = self.config["Image"] if keep else old
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    for known in (Bare.world, Bare.fails, Bare.identities):
+        known.clear()
+    kinds = {"bare": Bare, "able": Able}
+    monkeypatch.setattr(registry, "load", kinds.__getitem__)
+    monkeypatch.setattr(registry, "names", lambda: sorted(kinds))
+    # There is no engine behind these drivers; with a real one the tests with a machine do all this again.
+    monkeypatch.setattr(manager_module.Manager, "_await_engine", lambda self, machine, driver, *, seconds: None)
+    monkeypatch.setattr(Upkeep, "_validate", lambda self, machine, driver, options: None)
+    return Store(tmp_path / "store")
+
+
+def made(store: Store, driver: str = "able", name: str = NAME) -> Upkeep:
+    upkeep = Upkeep(store)
+    upkeep.create(CreateRequest(name=name, driver_name=driver, options={}))
+    return upkeep
+
+
+def files(store: Store, name: str = NAME) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in store.machine_dir(name).iterdir() if path.is_file()}
+
+
+# -- certificates ------------------------------------------------------------------------------------------------
+
+
+def test_new_certificates_reach_a_running_machine(store: Store) -> None:
+    upkeep = made(store)
+    before = files(store)
+    upkeep.regenerate_certs(NAME)
+    after = files(store)
+    assert after["server.pem"] != before["server.pem"]
+    assert after["server.pem"] in Bare.identities[-1]
+    assert (after["ca.pem"], after["cert.pem"]) == (before["ca.pem"], before["cert.pem"])
+    assert store.load(NAME).certificates_expire
+
+
+def test_a_new_authority_reaches_it_too(store: Store) -> None:
+    upkeep = made(store)
+    before = files(store)
+    upkeep.renew_authority()
+    upkeep.regenerate_certs(NAME)
+    after = files(store)
+    assert all(after[name] != before[name] for name in ("ca.pem", "cert.pem", "key.pem", "server.pem"))
+    assert (store.root / "certs" / "ca.pem.old").read_bytes() == before["ca.pem"]
+    assert (store.root / "certs" / "key.pem.old").read_bytes() == before["key.pem"]
+
+
+def test_a_ca_that_the_user_brought_is_never_replaced(store: Store, tmp_path: Path) -> None:
+    made(store)
+    theirs = tmp_path / "theirs.pem"
+    theirs.write_bytes((store.root / "certs" / "ca.pem").read_bytes())
+    key = store.root / "certs" / "ca-key.pem"
+    Upkeep(store, authority={"ca_cert": theirs, "ca_key": key}).renew_authority()
+    assert theirs.read_bytes() == (store.root / "certs" / "ca.pem").read_bytes()
+    assert not theirs.with_name("theirs.pem.old").exists()
+
+
+def test_a_stopped_machine_takes_them_over_when_it_starts(store: Store) -> None:
+    upkeep = made(store)
+    upkeep.stop(NAME)
+    upkeep.regenerate_certs(NAME)
+    new = files(store)["server.pem"]
+    upkeep.start(NAME)
+    assert new in Bare.identities[-1]
+    assert files(store)["server.pem"] == new
+
+
+def test_a_guest_that_does_not_take_them_has_the_old_ones(store: Store) -> None:
+    upkeep = made(store)
+    before = files(store)
+    Bare.fails["apply"] = [DriverError("no")]
+    with pytest.raises(DriverError, match="no"):
+        upkeep.regenerate_certs(NAME)
+    after = files(store)
+    assert {name: after[name] for name in before if name != "config.json"} == {
+        name: content for name, content in before.items() if name != "config.json"
+    }
+    assert before["server.pem"] in Bare.identities[-1]
+
+
+def test_start_renews_what_ends_soon(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pymachine import certs
+
+    monkeypatch.setattr(certs, "VALID_DAYS", 20)
+    upkeep = made(store)
+    upkeep.stop(NAME)
+    before = files(store)
+    monkeypatch.setattr(certs, "VALID_DAYS", 1080)
+    upkeep.start(NAME)
+    after = files(store)
+    assert all(after[name] != before[name] for name in ("ca.pem", "cert.pem", "server.pem"))
+    assert store.load(NAME).certificates_expire == int(certs.first_expiry(store.machine_dir(NAME)).timestamp())
+
+
+def test_without_the_ability_a_running_machine_is_refused(store: Store) -> None:
+    upkeep = made(store, "bare")
+    before = files(store)
+    with pytest.raises(UnsupportedError, match="bare driver does not support new certificates"):
+        upkeep.regenerate_certs(NAME)
+    assert files(store)["server.pem"] == before["server.pem"]
+    upkeep.stop(NAME)
+    upkeep.regenerate_certs(NAME)
+    assert files(store)["server.pem"] != before["server.pem"]
+
+
+# -- modify ------------------------------------------------------------------------------------------------------
+
+
+def test_engine_options_change_at_once(store: Store) -> None:
+    upkeep = made(store)
+    upkeep.modify(NAME, Changes(engine={"labels": ["a=b"], "storage_driver": "vfs"}))
+    options = store.load(NAME).engine
+    assert (options.labels, options.storage_driver) == (["a=b"], "vfs")
+    assert b'"a=b"' in Bare.identities[-1]
+    assert Bare.world[NAME] is State.RUNNING
+
+
+def test_names_in_the_certificate_change_at_once(store: Store) -> None:
+    upkeep = made(store)
+    before = files(store)["server.pem"]
+    upkeep.modify(NAME, Changes(sans=["other.example"]))
+    assert store.load(NAME).auth.server_cert_sans == ["other.example"]
+    assert files(store)["server.pem"] != before
+
+
+def test_hardware_changes_while_it_is_stopped(store: Store) -> None:
+    upkeep = made(store)
+    change = Changes(shape=Shape(memory_mib=2048))
+    with pytest.raises(WrongStateError, match="can only change while it is stopped"):
+        upkeep.modify(NAME, change)
+    assert store.load(NAME).driver["Memory"] == 1024
+    upkeep.modify(NAME, change, restart=True)
+    assert store.load(NAME).driver["Memory"] == 2048
+    assert Bare.world[NAME] is State.RUNNING
+    upkeep.stop(NAME)
+    upkeep.modify(NAME, Changes(shape=Shape(memory_mib=4096)))
+    assert store.load(NAME).driver["Memory"] == 4096
+    assert Bare.world[NAME] is State.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        (Changes(engine={"env": ["no equals sign"]}), UsageError),
+        (Changes(engine={"arbitrary_flags": ["mtu=many"]}), UsageError),
+    ],
+)
+def test_values_that_cannot_be_change_nothing(store: Store, changes: Changes, error: type[Exception]) -> None:
+    upkeep = made(store)
+    before = files(store)
+    with pytest.raises(error):
+        upkeep.modify(NAME, changes)
+    assert files(store) == before
+    assert len(Bare.identities) == 1
+
+
+def test_a_change_that_fails_is_undone(store: Store) -> None:
+    upkeep = made(store)
+    Bare.fails["apply"] = [DriverError("engine did not start")]
+    with pytest.raises(DriverError, match="did not start"):
+        upkeep.modify(NAME, Changes(engine={"labels": ["a=b"]}))
+    assert store.load(NAME).engine.labels == []
+    assert b"a=b" not in Bare.identities[-1]
+    upkeep.stop(NAME)
+    Bare.fails["resize"] = [UsageError("a disk cannot shrink")]
+    with pytest.raises(UsageError):
+        upkeep.modify(NAME, Changes(shape=Shape(disk_mb=1), engine={"labels": ["a=b"]}))
+    assert store.load(NAME).engine.labels == []
+
+
+def test_a_machine_that_was_stopped_for_nothing_runs_again(store: Store) -> None:
+    upkeep = made(store)
+    Bare.fails["check"] = [UsageError("a disk cannot shrink")]
+    with pytest.raises(UsageError):
+        upkeep.modify(NAME, Changes(shape=Shape(disk_mb=1)), restart=True)
+    assert len(Bare.identities) == 1  # it was not even stopped
+    Bare.fails["resize"] = [DriverError("disk full")]
+    with pytest.raises(DriverError):
+        upkeep.modify(NAME, Changes(shape=Shape(disk_mb=1)), restart=True)
+    assert Bare.world[NAME] is State.RUNNING
+    Bare.fails["start"] = [DriverError("not enough memory")]
+    with pytest.raises(DriverError, match="not enough memory"):
+        upkeep.modify(NAME, Changes(shape=Shape(memory_mib=1 << 20), engine={"labels": ["a=b"]}), restart=True)
+    assert Bare.world[NAME] is State.RUNNING
+    assert store.load(NAME).driver["Memory"] == 1024
+    assert store.load(NAME).engine.labels == []
+
+
+def test_a_driver_without_the_ability_says_so(store: Store) -> None:
+    upkeep = made(store, "bare")
+    with pytest.raises(UnsupportedError, match="other hardware"):
+        upkeep.modify(NAME, Changes(shape=Shape(cpus=1)))
+    with pytest.raises(WrongStateError):
+        upkeep.modify(NAME, Changes(engine={"labels": ["a=b"]}))
+    upkeep.modify(NAME, Changes(engine={"labels": ["a=b"]}), restart=True)
+    assert b'"a=b"' in Bare.identities[-1]
+
+
+# -- rename ------------------------------------------------------------------------------------------------------
+
+
+def test_rename(store: Store) -> None:
+    upkeep = made(store)
+    with pytest.raises(WrongStateError, match="must be stopped"):
+        upkeep.rename(NAME, "new")
+    upkeep.stop(NAME)
+    before = files(store)
+    upkeep.rename(NAME, "new")
+    assert store.names() == ["new"]
+    machine = store.load("new")
+    folder = store.machine_dir("new")
+    assert machine.driver["MachineName"] == "new"
+    assert (machine.ssh_key, machine.auth.store_path) == (folder / "id_rsa", str(folder))
+    assert (folder / "known_hosts").read_text().startswith("new ssh-ed25519 ")
+    assert files(store, "new")["id_rsa"] == before["id_rsa"]
+    upkeep.start("new")
+    assert b"new\n" in Bare.identities[-1]
+    assert str(folder) in (folder / "config.json").read_text()
+    assert NAME not in json.dumps(json.loads((folder / "config.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("new", "error"), [("../x", InvalidNameError), (NAME, MachineExistsError), ("taken", MachineExistsError)]
+)
+def test_names_that_cannot_be(store: Store, new: str, error: type[Exception]) -> None:
+    upkeep = made(store)
+    made(store, name="taken")
+    upkeep.stop(NAME)
+    with pytest.raises(error):
+        upkeep.rename(NAME, new)
+    assert store.names() == [NAME, "taken"]
+    with pytest.raises(MachineNotFoundError):
+        upkeep.rename("nosuch", "new")
+
+
+def test_a_rename_that_fails_is_undone(store: Store) -> None:
+    upkeep = made(store)
+    upkeep.stop(NAME)
+    before = files(store)
+    Bare.fails["renamed"] = [DriverError("no")]
+    with pytest.raises(DriverError):
+        upkeep.rename(NAME, "new")
+    assert store.names() == [NAME]
+    assert files(store) == before
+
+
+def test_rename_without_the_ability(store: Store) -> None:
+    upkeep = made(store, "bare")
+    upkeep.stop(NAME)
+    with pytest.raises(UnsupportedError):
+        upkeep.rename(NAME, "new")
+
+
+# -- upgrade -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def newer(monkeypatch: pytest.MonkeyPatch) -> ImageFiles:
+    image = ImageFiles("second", "amd64", Path("/i"), Path("/k"), Path("/r"))
+    monkeypatch.setattr(cache, "refresh", lambda request, *, store, reporter: image)
+    return image
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def info(self, text: str) -> None:
+        self.lines.append(text)
+
+    warn = info
+
+
+def test_upgrade(store: Store, newer: ImageFiles) -> None:
+    made(store)
+    heard = Heard()
+    Upkeep(store, reporter=heard).upgrade(NAME)
+    assert store.load(NAME).driver["Image"] == "second"
+    assert "Old" not in store.load(NAME).driver
+    assert Bare.world[NAME] is State.RUNNING
+    assert heard.lines[:4] == [
+        "Upgrading docker...",
+        "Stopping machine to do the upgrade...",
+        f'Upgrading machine "{NAME}"...',
+        "Starting machine back up...",
+    ]
+    heard.lines.clear()
+    Upkeep(store, reporter=heard).upgrade(NAME)
+    assert heard.lines == [f'Machine "{NAME}" has the newest image already.']
+
+
+def test_an_image_that_does_not_answer_gives_way_to_the_old_one(store: Store, newer: ImageFiles) -> None:
+    upkeep = made(store)
+    Bare.fails["start"] = [DriverError("kernel panic")]
+    with pytest.raises(DriverError, match="has its old image again: kernel panic"):
+        upkeep.upgrade(NAME)
+    assert store.load(NAME).driver["Image"] == "first"
+    assert Bare.world[NAME] is State.RUNNING
+
+
+def test_a_stopped_machine_stays_stopped_when_its_upgrade_fails(store: Store, newer: ImageFiles) -> None:
+    upkeep = made(store)
+    upkeep.stop(NAME)
+    for step in ("start", "swap"):
+        Bare.fails[step] = [DriverError("kernel panic")]
+        with pytest.raises(DriverError, match="has its old image again"):
+            upkeep.upgrade(NAME)
+        assert store.load(NAME).driver["Image"] == "first"
+        assert Bare.world[NAME] is State.STOPPED
+
+
+def test_an_interrupted_upgrade_has_the_old_image(store: Store, newer: ImageFiles) -> None:
+    upkeep = made(store)
+    Bare.fails["start"] = [KeyboardInterrupt()]
+    with pytest.raises(KeyboardInterrupt):
+        upkeep.upgrade(NAME)
+    assert store.load(NAME).driver["Image"] == "first"
+    assert Bare.world[NAME] is State.STOPPED
+
+
+def test_upgrade_without_the_ability(store: Store, newer: ImageFiles) -> None:
+    with pytest.raises(UnsupportedError, match="bare driver does not support upgrade"):
+        made(store, "bare").upgrade(NAME)
+
+
+# -- export and import -------------------------------------------------------------------------------------------
+
+
+def test_a_machine_in_another_store(store: Store, tmp_path: Path) -> None:
+    upkeep = made(store)
+    file = tmp_path / "file"
+    with pytest.raises(WrongStateError, match="only a stopped one can be exported"):
+        Porter(store).export(NAME, file)
+    upkeep.stop(NAME)
+    Porter(store).export(NAME, file)
+    assert file.stat().st_mode & 0o777 == 0o600
+    other = Store(tmp_path / "other")
+    Porter(other).import_(file, connection_driver="none")
+    machine = other.load(NAME)
+    folder = other.machine_dir(NAME)
+    assert (folder / "disk").read_text() == "data"
+    assert (folder / "id_rsa").read_bytes() == (store.machine_dir(NAME) / "id_rsa").read_bytes()
+    assert machine.ssh_key == folder / "id_rsa"
+    assert str(store.root) not in (folder / "config.json").read_text()
+    # The key that opens all machines of the first store stays there.
+    assert not (folder / "key.pem").exists()
+    Upkeep(other).start(NAME)
+    assert (folder / "key.pem").read_bytes() == (other.root / "certs" / "key.pem").read_bytes()
+
+
+def test_a_copy_beside_the_first_one(store: Store, tmp_path: Path) -> None:
+    upkeep = made(store)
+    upkeep.stop(NAME)
+    Porter(store).export(NAME, tmp_path / "file")
+    with pytest.raises(MachineExistsError):
+        Porter(store).import_(tmp_path / "file", connection_driver="none")
+    Porter(store).import_(tmp_path / "file", name="copy", connection_driver="none")
+    assert store.load("copy").driver["IPAddress"] != store.load(NAME).driver["IPAddress"]
+    assert store.load("copy").endpoint == Endpoint(store.load("copy").driver["IPAddress"])
+    assert (store.machine_dir("copy") / "known_hosts").read_text().startswith("copy ")
+    assert sorted(path.name for path in (store.root / "machines").iterdir()) == ["copy", NAME]
+
+
+def test_an_import_that_fails_leaves_nothing(store: Store, tmp_path: Path) -> None:
+    upkeep = made(store)
+    upkeep.stop(NAME)
+    Porter(store).export(NAME, tmp_path / "file")
+    Bare.fails["imported"] = [DriverError("no")]
+    with pytest.raises(DriverError):
+        Porter(store).import_(tmp_path / "file", name="copy", connection_driver="none")
+    assert sorted(path.name for path in (store.root / "machines").iterdir()) == [NAME]
+    (store.machine_dir(NAME) / "disk").unlink()
+    with pytest.raises(DriverError, match="no disk"):
+        Porter(store).export(NAME, tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+
+
+def test_the_means_to_connect_need_certificates(store: Store, tmp_path: Path) -> None:
+    made(store)
+    (store.machine_dir(NAME) / "key.pem").unlink()
+    with pytest.raises(Exception, match="no certificates to connect with: .*key.pem is missing"):
+        Porter(store).export_connection(NAME, tmp_path / "file")
+
+
+def test_a_certificate_that_cannot_be_read_is_named(store: Store) -> None:
+    upkeep = made(store)
+    (store.root / "certs" / "ca.pem").write_text("x")
+    with pytest.raises(CertificateError, match=r"ca\.pem"):
+        upkeep.regenerate_certs(NAME)
