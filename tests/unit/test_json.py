@@ -29,7 +29,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     root = tmp_path / "store"
     monkeypatch.setenv("MACHINE_STORAGE_PATH", str(root))
     monkeypatch.setattr(main_module.signals, "listen", lambda: None)
-    for name in ("MACHINE_DEBUG", "DOCKER_HOST"):
+    for name in ("MACHINE_DEBUG", "DOCKER_HOST", "PYMACHINE_CACHE"):
         monkeypatch.delenv(name, raising=False)
     with engine.machine(root) as port:
         monkeypatch.setenv("PORT", str(port))
