@@ -124,6 +124,7 @@ class Porter(Manager):
         machine.driver.update({**base, "SSHKeyPath": str(folder / paths.SSH_KEY)})
         machine.auth = self._auth_options(folder, tuple(machine.auth.server_cert_sans))
         machine.context, machine.certificates_expire = "", None
+        machine.owner, machine.expires = "", None  # whoever imports it wants to have it
         driver.imported(siblings)
         driver.exported()  # raises for what the export does not have
         if Capability.FIXED_ADDRESS in driver.info.capabilities:

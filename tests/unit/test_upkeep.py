@@ -476,6 +476,9 @@ def test_a_machine_in_another_store(store: Store, tmp_path: Path) -> None:
     with pytest.raises(WrongStateError, match="only a stopped one can be exported"):
         Porter(store).export(NAME, file)
     upkeep.stop(NAME)
+    record = store.load(NAME)
+    record.expires, record.owner, record.context = 1, "somebody", "context"
+    store.save(record)
     Porter(store).export(NAME, file)
     assert file.stat().st_mode & 0o777 == 0o600
     other = Store(tmp_path / "other")
@@ -485,6 +488,7 @@ def test_a_machine_in_another_store(store: Store, tmp_path: Path) -> None:
     assert (folder / "disk").read_text() == "data"
     assert (folder / "id_rsa").read_bytes() == (store.machine_dir(NAME) / "id_rsa").read_bytes()
     assert machine.ssh_key == folder / "id_rsa"
+    assert (machine.expires, machine.owner, machine.context) == (None, "", "")
     assert str(store.root) not in (folder / "config.json").read_text()
     # The key that opens all machines of the first store stays there.
     assert not (folder / "key.pem").exists()
