@@ -15,6 +15,9 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TextIO
 
 REDRAW_SECONDS = 0.1
+TICK_SECONDS = 1.0
+# A step that takes longer is shown with its time.
+PATIENCE_SECONDS = 3.0
 PLAIN_LINE_SECONDS = 5.0
 
 
@@ -68,6 +71,7 @@ class StreamReporter:
         self._active: list[_StreamTask] = []
         self._drawn_at = 0.0
         self._drawn = False
+        self._ticker: threading.Thread | None = None
 
     def info(self, text: str) -> None:
         """Write a line, above whatever is being redrawn."""
@@ -91,6 +95,7 @@ class StreamReporter:
         task = _StreamTask(self, title, total, unit)
         with self._lock:
             self._active.append(task)
+            self._keep_ticking()
         self.changed(task)
         try:
             yield task
@@ -109,6 +114,22 @@ class StreamReporter:
                 self._stream.flush()
             elif task.due():
                 self._stream.write(task.line() + "\n")
+                self._stream.flush()
+
+    def _keep_ticking(self) -> None:
+        """See to it that the line is redrawn once a second, so that a step without news does not look hung."""
+        if self._terminal and (self._ticker is None or not self._ticker.is_alive()):
+            self._ticker = threading.Thread(target=self._tick, daemon=True)
+            self._ticker.start()
+
+    def _tick(self) -> None:
+        while True:
+            time.sleep(TICK_SECONDS)
+            with self._lock:
+                if not self._active:
+                    self._ticker = None
+                    return
+                self._draw()
                 self._stream.flush()
 
     def _draw(self, *, force: bool = False) -> None:
@@ -166,6 +187,8 @@ class _StreamTask:
             parts.append(f"{human(self._done / seconds, 'B')}/s")
         if self._note:
             parts.append(self._note)
+        if not self._done and seconds >= PATIENCE_SECONDS:
+            parts.append(f"{seconds:.0f} s")
         return " ".join(parts)
 
 

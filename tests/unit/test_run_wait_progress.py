@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from pymachine import progress
 from pymachine.errors import CommandError, TimeoutExpiredError
 from pymachine.progress import StreamReporter, human
 from pymachine.run import CommandFailedError, CommandNotFoundError, CommandTimeoutError, quote, run
@@ -87,3 +89,16 @@ def test_terminals_get_one_line_redrawn_and_erased() -> None:
 )
 def test_amounts_read_well(amount: int, unit: str, text: str) -> None:
     assert human(amount, unit) == text
+
+
+def test_a_step_without_news_shows_on_a_terminal_that_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "TICK_SECONDS", 0.01)
+    monkeypatch.setattr(progress, "REDRAW_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PATIENCE_SECONDS", 0.05)
+    stream = io.StringIO()
+    with progress.StreamReporter(stream, terminal=True).task("Waiting"):
+        deadline = time.monotonic() + 10
+        while "Waiting 0 s" not in stream.getvalue():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert stream.getvalue().endswith("\r\x1b[K")
