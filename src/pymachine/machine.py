@@ -41,6 +41,8 @@ class EngineOptions:
     tls_verify: bool = True
     registry_mirror: list[str] = field(default_factory=list)
     install_url: str = field(default="", metadata=_key("InstallURL"))
+    install_script: bool = False
+    """Whether the user asked for the script at `install_url`, which docker-machine ran always."""
 
 
 @dataclass
