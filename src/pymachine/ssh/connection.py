@@ -103,11 +103,12 @@ class _Multiplexed:
         self._socket = socket
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
         self.commands = 0
-        argv = openssh.ssh(program, target, ["-N"])
+        # It lives as long as its input: should we be killed, nothing is left behind. (`-N` would stay for ever.)
+        argv = openssh.ssh(program, target, ["--", "exec cat"])
         argv[1:1] = ["-o", "ControlMaster=yes", "-o", f"ControlPath={socket}", *ALIVE]
         run.log.debug("run: %s", run.quote(argv))
         self._master = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._said, start_new_session=True
+            argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._said, start_new_session=True
         )
 
     def __enter__(self) -> Self:
@@ -130,7 +131,7 @@ class _Multiplexed:
 
     def __exit__(self, *_: object) -> None:
         self._master.terminate()
-        self._master.wait()
+        self._master.communicate()
         self._said.close()
 
     def run(
