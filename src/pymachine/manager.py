@@ -83,6 +83,8 @@ class CreateRequest:
     """When its time to live ends, in seconds since 1970."""
     owner: str = ""
     """What it is made for and goes with: see `pymachine.prune`."""
+    install_script: str = ""
+    """The URL of a script that is to install the engine on a host that exists, and not the distribution's packages."""
 
 
 class Manager:
@@ -193,7 +195,7 @@ class Manager:
         """
         with self.store.lock(name):
             machine, driver = self._loaded(name)
-            if not driver.info.capabilities & SETS_UP_ENGINE:
+            if not changes_while_running(driver):
                 raise driver.unsupported("provision")
             if driver.state() is not State.RUNNING:
                 raise HostNotRunningError(name=name)
@@ -298,6 +300,7 @@ class Manager:
                 context=request.context,
                 expires=request.expires,
                 owner=request.owner,
+                install_script=request.install_script,
             )
             driver = self.driver(machine)
             if Capability.FIXED_ADDRESS in driver.info.capabilities:
@@ -472,7 +475,7 @@ class Manager:
             self._ensure_certificates(machine, endpoint.address, renew=renew)
             opened.provision(
                 session.wanted(machine, endpoint, directory=folder),
-                install_script=lambda: session.install_script(machine.engine, keep=folder / paths.INSTALL_SCRIPT),
+                install_script=lambda: session.install_script(machine, keep=folder / paths.INSTALL_SCRIPT),
                 before_changes=begin,
             )
         self.timings["provisioning"] = time.monotonic() - began
@@ -484,7 +487,7 @@ class Manager:
         elif isinstance(driver, LiveIdentity):
             driver.apply_identity(self._request(machine, renew=renew))
         else:
-            raise driver.unsupported("changes while a machine runs")
+            raise driver.unsupported("new certificates while a machine runs")
 
     def _restore(self, machine: Machine, driver: Driver) -> None:
         from pymachine.provision import session  # noqa: PLC0415

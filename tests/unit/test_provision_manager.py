@@ -26,7 +26,7 @@ from pymachine.driver import (
     State,
 )
 from pymachine.errors import DriverError, HostNotRunningError, UnsupportedError
-from pymachine.machine import EngineOptions
+from pymachine.machine import EngineOptions, Machine
 from pymachine.manager import CreateRequest, Manager
 from pymachine.progress import Silent, StreamReporter
 from pymachine.provision import session
@@ -263,8 +263,8 @@ def test_a_script_that_cannot_be_fetched_says_where_from(tmp_path: Path) -> None
 
 
 def test_no_script_is_fetched_unless_asked_for(tmp_path: Path) -> None:
-    options = EngineOptions(install_url="https://get.example.org")
-    assert session.install_script(options, keep=tmp_path / "kept") is None
+    machine = Machine("far", "far", {}, engine=EngineOptions(install_url="https://get.example.org"))
+    assert session.install_script(machine, keep=tmp_path / "kept") is None
 
 
 def test_a_fingerprint_is_openssh_s() -> None:

@@ -40,7 +40,7 @@ class MakingCommand(goflags.GoCommand):
         if "engine_install_url" in ctx.params:
             # The default is docker-machine's, which ran that script on every host; here it takes asking for it.
             asked = ctx.get_parameter_source("engine_install_url") is not ParameterSource.DEFAULT
-            ctx.params["install_script"] = asked
+            ctx.params["install_script"] = ctx.params["engine_install_url"] if asked else ""
         ctx.params["options"] = {option: ctx.params.pop(name) for name, option in given.items()}
         return []
 
@@ -133,7 +133,6 @@ def engine_options(given: Mapping[str, Any]) -> EngineOptions:
         storage_driver=given["engine_storage_driver"],
         registry_mirror=list(given["engine_registry_mirror"]),
         install_url=given["engine_install_url"],
-        install_script=given["install_script"],
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pymachine import engine, files, run
 from pymachine.driver import Endpoint
-from pymachine.machine import EngineOptions, Machine
+from pymachine.machine import Machine
 from pymachine.progress import Reporter
 from pymachine.provision.errors import ProvisionError
 from pymachine.provision.facts import CERTIFICATES
@@ -136,9 +136,9 @@ def wanted(machine: Machine, endpoint: Endpoint, *, directory: Path) -> Wanted:
     )
 
 
-def install_script(options: EngineOptions, *, keep: Path) -> InstallScript | None:
+def install_script(machine: Machine, *, keep: Path) -> InstallScript | None:
     """The script that the user asked for; None where the distribution's packages are wanted."""
-    return fetch_script(options.install_url, keep=keep) if options.install_script else None
+    return fetch_script(machine.install_script, keep=keep) if machine.install_script else None
 
 
 def fetch_script(url: str, *, keep: Path) -> InstallScript:
