@@ -148,7 +148,7 @@ class Driver(BaseDriver):
         self._as_root("shutdown -r now || reboot")
 
         def rebooted() -> bool:
-            if self.state() is not State.RUNNING:
+            if not self._greets():
                 return False
             try:
                 return self.shell(BOOT_ID).strip() != before
@@ -186,6 +186,15 @@ class Driver(BaseDriver):
             " > /dev/null 2>&1 < /dev/null & }"
         )
         self.shell(f"sh -c {shlex.quote(script)}")
+
+    def _greets(self) -> bool:
+        """Whether an SSH server is there already: what forwards a port takes connections for a host that is down."""
+        endpoint = self.endpoint()
+        try:
+            with socket.create_connection((endpoint.address, endpoint.ssh_port), timeout=DIAL_SECONDS) as connection:
+                return connection.recv(4) == b"SSH-"
+        except OSError:
+            return False
 
     def _gone(self, timeout: float) -> bool:
         deadline = wait.Deadline(timeout)

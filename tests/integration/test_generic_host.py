@@ -27,8 +27,9 @@ DAEMON_JSON = '{\n  "bip": "10.9.0.1/24",\n  "labels": ["rack=7"],\n  "log-opts"
 # What a host has of files, accounts and interfaces; without caches, logs, and what dpkg writes at each run.
 LISTING = (
     "find /etc /usr /opt /root /var/lib /run/systemd/system -xdev"
-    " -not -path '/var/lib/apt/*' -not -path '/var/lib/dpkg/*' -not -path '/var/lib/systemd/*' -not -name 'group-'"
-    " -not -name 'gshadow-' -not -name .pwd.lock -not -name ld.so.cache"
+    " -not -path '/var/lib/docker/*' -not -path '/var/lib/containerd/*'"
+    " -not -path '/var/lib/apt/*' -not -path '/var/lib/dpkg/*' -not -path '/var/lib/systemd/*'"
+    " -not -name 'group-' -not -name 'gshadow-' -not -name .pwd.lock -not -name ld.so.cache"
     " \\( -type d -printf '%p %m %u\\n' -o -printf '%p %m %u %s %l\\n' \\) | sort;"
     " ls /sys/class/net; cat /etc/group; dpkg --get-selections"
 )
@@ -54,13 +55,25 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 @pytest.fixture(scope="module")
-def lived_in(host: Host) -> Host:
-    """The host with an engine that is none of ours, and a container that runs."""
+def made(host: Host) -> Iterator[Pymachine]:
+    """The store of a machine that was made of the bare host, which is as it was just afterwards."""
     host.back_to("bare")
-    host.run("DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install docker.io docker-cli")
+    with private_store() as store:
+        done = store("--debug", *options(host, "--engine-label", "tier=web", "far"))
+        (store.home / "said").write_text(done.stdout)
+        (store.home / "log").write_text(done.stderr)
+        host.save("made")
+        yield store
+
+
+@pytest.fixture(scope="module")
+def lived_in(host: Host, made: Pymachine) -> Host:
+    """The host with an engine that is none of ours, and a container that runs."""
+    host.back_to("made")
+    host.run("rm -r /etc/docker /var/lib/pymachine /etc/systemd/system/docker.service.d")
     host.run("mkdir -p /etc/docker && cat > /etc/docker/daemon.json", stdin=DAEMON_JSON)
-    host.run("systemctl restart docker")
-    host.run(f"{BOX} && docker run -d --name old --restart=no box /bin/busybox sleep 100000")
+    host.run("systemctl daemon-reload && systemctl restart docker")
+    host.run(f"{BOX} && docker run -d --name old --stop-signal SIGKILL box /bin/busybox sleep 100000")
     host.save("lived-in")
     return host
 
@@ -98,11 +111,8 @@ def with_docker(program: Pymachine, name: str, command: str) -> Outcome:
 # -- a bare host --------------------------------------------------------------------------------------------------
 
 
-def test_a_bare_host_becomes_a_docker_host_and_is_given_back(host: Host, program: Pymachine) -> None:
-    host.back_to("bare")
-    before = host.run(LISTING)
-    done = program("--debug", *options(host, "--engine-label", "tier=web", "far"))
-    said = done.stdout
+def test_a_bare_host_becomes_a_docker_host(host: Host, made: Pymachine) -> None:
+    said = (made.home / "said").read_text()
     assert host.run("journalctl -u ssh -o cat | grep -c 'Accepted publickey for admin'") == "1\n"
     for text in (
         "(far) Importing SSH key...",
@@ -114,28 +124,26 @@ def test_a_bare_host_becomes_a_docker_host_and_is_given_back(host: Host, program
     ):
         assert text in said
     assert re.search(r"\(far\) The host key is SHA256:\S{43} \(ssh-ed25519\)\. It is pinned", said)
-    assert "far: 4 round trips over one connection" in done.stderr  # look, install, look, set up
+    assert "far: 4 round trips over one connection" in (made.home / "log").read_text()  # look, install, look, set up
 
     host.run(BOX)
-    assert with_docker(program, "far", "docker run --rm box /bin/busybox echo hello").stdout == "hello\n"
-    assert "tier=web" in with_docker(program, "far", "docker info -f '{{.Labels}}'").stdout
+    assert with_docker(made, "far", "docker run --rm box /bin/busybox echo hello").stdout == "hello\n"
+    assert "tier=web" in with_docker(made, "far", "docker info -f '{{.Labels}}'").stdout
     assert host.run("systemctl is-enabled docker") == "enabled\n"
     assert host.run("stat -c '%a %U' /etc/docker/server-key.pem") == "600 root\n"
     assert host.run("hostname") == "found\n"
 
     state, since = host.run(LISTING), host.run(UP_SINCE)
-    again = program("provision", "far").stdout
+    again = made("provision", "far").stdout
     assert "The host is set up already: nothing was changed." in again
     assert (host.run(LISTING), host.run(UP_SINCE)) == (state, since)
 
-    program("rm", "-y", "--restore", "far")
-    assert host.run(LISTING) == before
 
-
-def test_a_script_installs_the_engine_and_a_broken_connection_in_the_middle_is_no_harm(
+def test_a_script_installs_the_engine_over_a_broken_connection_and_the_host_is_given_back(
     host: Host, program: Pymachine, tmp_path: Path
 ) -> None:
     host.back_to("bare")
+    before = host.run(LISTING)
     script = "#!/bin/sh\nset -e\nsleep 5\napt-get -q -y --no-install-recommends install docker.io docker-cli\n"
     (tmp_path / "get.sh").write_text(script)
     with wire(host.ssh_port) as line, packages.serving(tmp_path) as port:
@@ -148,8 +156,10 @@ def test_a_script_installs_the_engine_and_a_broken_connection_in_the_middle_is_n
         # The package manager goes on by itself, and the next run waits for it.
         said = program("provision", "far").stdout
         assert "Docker is up and running!" in said
-    assert with_docker(program, "far", "docker version -f '{{.Server.Version}}'").stdout.startswith("26.")
-    assert (program.store / "machines" / "far" / "install-script.sh").read_text() == script
+        assert with_docker(program, "far", "docker version -f '{{.Server.Version}}'").stdout.startswith("26.")
+        assert (program.store / "machines" / "far" / "install-script.sh").read_text() == script
+        program("rm", "-y", "--restore", "far")
+    assert host.run(LISTING) == before
 
 
 def cut_at(text: str, line: Wire, program: Pymachine, words: list[str], *, after: float = 0.0) -> str:
@@ -186,6 +196,13 @@ def test_an_engine_that_is_there_is_set_up_without_a_fight(lived_in: Host, progr
     assert lived_in.run("cat /etc/docker/daemon.json.before-pymachine") == DAEMON_JSON
     assert with_docker(program, "far", "docker ps --format '{{.Names}}'").stdout == "old\n"
 
+    # What the engine does not start with is taken back, and it starts with what it had.
+    failed = program("modify", "--engine-storage-driver", "nonsense", "far", code=1)
+    assert 'the step "Setting Docker configuration" failed on "far"' in failed.stderr
+    assert "nonsense" in failed.stderr
+    assert settings(lived_in) == merged
+    assert container(lived_in) == old
+
     since = lived_in.run(UP_SINCE)
     program("provision", "far")
     assert lived_in.run(UP_SINCE) == since
@@ -220,35 +237,23 @@ def test_a_connection_that_breaks_leaves_what_provision_can_finish(
         assert f'was lost during the step "{step}"' in said
         if step == "Detecting the provisioner":  # nothing was changed, so nothing is left
             assert program("ls", "-q").stdout == ""
-            program(*options(lived_in, "far", port=line.port))
         else:
             program("provision", "far")
-        assert "nothing was changed" in program("provision", "far").stdout
+            assert "nothing was changed" in program("provision", "far").stdout
     assert container(lived_in) == old
-
-
-def test_an_engine_that_does_not_start_gets_its_old_configuration_back(lived_in: Host, program: Pymachine) -> None:
-    lived_in.back_to("lived-in")
-    before, old = lived_in.run(LISTING), container(lived_in)
-    failed = program(*options(lived_in, "--engine-storage-driver", "nonsense", "far"), code=1)
-    assert 'the step "Setting Docker configuration" failed on "far"' in failed.stderr
-    assert "nonsense" in failed.stderr
-    assert lived_in.run("cat /etc/docker/daemon.json") == DAEMON_JSON
-    assert lived_in.run("systemctl is-active docker") == "active\n"
-    assert container(lived_in) == old
-    program("rm", "-y", "--restore", "far")
-    assert lived_in.run(LISTING) == before
 
 
 def test_a_full_disk_changes_nothing(lived_in: Host, program: Pymachine) -> None:
     lived_in.back_to("lived-in")
     old, since = container(lived_in), lived_in.run(UP_SINCE)
-    lived_in.run("cat /dev/zero > /var/tmp/full 2> /dev/null; cat /dev/zero >> /var/tmp/full; sync", code=None)
+    lived_in.run(
+        "fallocate -l $(df --output=avail -B1 / | tail -n 1) /var/tmp/full; cat /dev/zero > /var/tmp/rest", code=None
+    )
     failed = program(*options(lived_in, "far"), code=1)
     assert "No space left on device" in failed.stderr
     assert lived_in.run("cat /etc/docker/daemon.json") == DAEMON_JSON
     assert (container(lived_in), lived_in.run(UP_SINCE)) == (old, since)
-    lived_in.run("rm /var/tmp/full")
+    lived_in.run("rm /var/tmp/full /var/tmp/rest")
     program("provision", "far")
     assert container(lived_in) == old
 
@@ -305,22 +310,27 @@ def test_restart_reboots_the_host_and_waits_for_its_engine(lived_in: Host, progr
     assert with_docker(program, "far", "docker ps -aq").stdout
 
 
-@pytest.mark.parametrize(
-    ("command", "says"), [("stop", 'Machine "far" was stopped.'), ("kill", 'Machine "far" was killed.')]
-)
-def test_a_host_can_be_switched_off_but_not_on(
-    host: Host, tmp_path: Path, program: Pymachine, command: str, says: str
-) -> None:
+def test_a_host_can_be_switched_off_at_once(lived_in: Host, program: Pymachine) -> None:
+    """The last of this host: it does not come back."""
+    dockermachine.record(program.store, "far", lived_in)
+    check_off("kill", 'Machine "far" was killed.', program)
+
+
+def test_a_host_can_be_shut_down_but_not_switched_on(host: Host, program: Pymachine) -> None:
     folder = Path(tempfile.mkdtemp(prefix="pm-host-", dir="/tmp"))
     other = Host(folder, host.built, apt_port=9)
     try:
         other.await_ssh()
         dockermachine.record(program.store, "far", other)
-        assert says in program(command, "far").stdout
-        assert program("status", "far").stdout == "Stopped\n"
-        assert "generic driver does not support start" in program("start", "far", code=1).stderr
-        assert "Host is not running" in program("provision", "far", code=1).stderr
-        assert 'Machine "far" is already stopped.' in program(command, "far", code=1).stderr
+        check_off("stop", 'Machine "far" was stopped.', program)
     finally:
         other.kill()
         shutil.rmtree(folder)
+
+
+def check_off(command: str, says: str, program: Pymachine) -> None:
+    assert says in program(command, "far").stdout
+    assert program("status", "far").stdout == "Stopped\n"
+    assert "generic driver does not support start" in program("start", "far", code=1).stderr
+    assert "Host is not running" in program("provision", "far", code=1).stderr
+    assert 'Machine "far" is already stopped.' in program(command, "far", code=1).stderr
