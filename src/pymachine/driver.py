@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
-from pymachine.errors import UnsupportedError
+from pymachine.errors import DriverError, UnsupportedError
 from pymachine.progress import Reporter, Silent
 
 API_VERSION = 1
@@ -190,6 +190,11 @@ class Driver(ABC):
         self.machine = machine
         self.config = config
         self.reporter: Reporter = reporter or Silent()
+        self.shell: Callable[[str], str] = _no_shell
+        """Runs a shell command on the machine over SSH, at its `endpoint`, and returns what it printed.
+
+        Set by the core. Raises `pymachine.errors.DriverError` if there is no connection or the command fails.
+        """
 
     @classmethod
     @abstractmethod
@@ -262,6 +267,10 @@ class Driver(ABC):
     def unsupported(self, action: str) -> UnsupportedError:
         """The error for an action that this driver cannot do by its nature."""
         return UnsupportedError(f"{self.info.name} driver does not support {action}")
+
+
+def _no_shell(command: str) -> str:
+    raise DriverError(f"no SSH to run {command!r} with: this driver was not made by pymachine's manager")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -207,6 +207,52 @@ def _number(option: str, value: str) -> int:
         raise UsageError(f"--engine-opt {option!r}: {value!r} is not a number") from error
 
 
+_SHORT = {
+    "H": "host",
+    "D": "debug",
+    "l": "log-level",
+    "s": "storage-driver",
+    "g": "data-root",
+    "G": "group",
+    "b": "bridge",
+}
+_OTHER_KEYS = {"host": "hosts", "graph": "data-root", "data-root": "data-root"}
+_TLS = {"tls", "tlsverify", "tlscacert", "tlscert", "tlskey"}
+
+
+def key_of(flag: str) -> str | None:
+    """The key of daemon.json that a flag of dockerd (without dashes) stands for, or None."""
+    name = _SHORT.get(flag, flag)
+    if name in _LISTS or name in _MAPS:
+        return _LISTS.get(name) or _MAPS[name]
+    if name in _OTHER_KEYS:
+        return _OTHER_KEYS[name]
+    return name if name in _BOOLEANS | _NUMBERS | _TEXTS | _TLS else None
+
+
+def takes_value(flag: str) -> bool:
+    """Whether a known flag of dockerd is followed by its value, if that is not behind an equals sign."""
+    name = _SHORT.get(flag, flag)
+    return name not in _BOOLEANS and name not in {"tls", "tlsverify"}
+
+
+def is_list(key: str) -> bool:
+    """Whether a key of daemon.json collects the values of a flag that may be given several times."""
+    return key in _LISTS.values() or key == "hosts"
+
+
+def as_flags(key: str, value: Json) -> list[str]:
+    """What a key of daemon.json and its value are on dockerd's command line: a flag a line, with its value."""
+    flag = next((name for name, collected in (_LISTS | _MAPS).items() if collected == key), key)
+    if isinstance(value, list):
+        return [f"--{flag} {entry}" for entry in value]
+    if isinstance(value, dict):
+        return [f"--{flag} {name}={entry}" for name, entry in value.items()]
+    if isinstance(value, bool):
+        return [f"--{flag}={str(value).lower()}"]
+    return [f"--{flag}={value}"]
+
+
 def ask(endpoint: Endpoint, *, directory: Path, path: str = "/version", timeout: float = 20.0) -> Mapping[str, Json]:
     """GET `path` of the engine's API with the certificates in `directory`; the answer's JSON object.
 

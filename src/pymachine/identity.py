@@ -20,14 +20,21 @@ def make_keys(directory: Path, *, name: str) -> None:
     """
     from pymachine.ssh import keys  # noqa: PLC0415 (cryptography)
 
-    if not (directory / paths.SSH_KEY).exists():
-        keys.make(directory / paths.SSH_KEY, comment=name)
+    make_login_key(directory, name=name)
     if not (directory / paths.SSH_HOST_KEY).exists():
         keys.make(directory / paths.SSH_HOST_KEY, comment=name)
     public = keys.public_half(directory / paths.SSH_HOST_KEY).read_text()
     files.atomic_write(directory / paths.KNOWN_HOSTS, f"{name} {public}")
     if not (directory / MACHINE_ID).exists():
         files.atomic_write(directory / MACHINE_ID, secrets.token_hex(16) + "\n")
+
+
+def make_login_key(directory: Path, *, name: str) -> None:
+    """Make the key pair that opens the machine in `directory`, if it is missing."""
+    from pymachine.ssh import keys  # noqa: PLC0415 (cryptography)
+
+    if not (directory / paths.SSH_KEY).exists():
+        keys.make(directory / paths.SSH_KEY, comment=name)
 
 
 def of_machine(directory: Path, *, hostname: str, engine: EngineFiles) -> bytes:

@@ -101,6 +101,8 @@ class Machine:
     """When its time to live ends, in seconds since 1970; `prune` and every `create` remove it then."""
     owner: str = ""
     """What it was made for and goes with: see `pymachine.prune`."""
+    install_script: str = ""
+    """The URL of the script that is to install the engine; `engine.install_url` has docker-machine's unless asked."""
     raw: dict[str, Json] = field(default_factory=dict, repr=False, compare=False)
     """The record as it was read, for the fields that are not known here."""
 
@@ -131,6 +133,7 @@ class Machine:
             "DockerContext": self.context or None,
             "Expires": self.expires,
             "Owner": self.owner or None,
+            "InstallScript": self.install_script or None,
         }
         for key, value in ours.items():
             record.pop(key, None)
@@ -165,6 +168,7 @@ class Machine:
             context=_typed(fields, "DockerContext", str, name) or "",
             expires=_typed(fields, "Expires", int, name),
             owner=_typed(fields, "Owner", str, name) or "",
+            install_script=_typed(fields, "InstallScript", str, name) or "",
             raw=dict(fields),
         )
 

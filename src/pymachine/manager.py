@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,11 +25,13 @@ from pymachine.driver import (
     Endpoint,
     ImageFiles,
     Json,
+    LiveIdentity,
     MachineRef,
     State,
     TemplateDriver,
 )
 from pymachine.errors import (
+    CommandError,
     DriverError,
     HostNotRunningError,
     MachineExistsError,
@@ -55,6 +58,8 @@ BOOT_SECONDS = 300.0
 STOP_SECONDS = 60.0
 # A machine that is resumed is there in a second, or there is something wrong with its template.
 RESUME_SECONDS = 60.0
+SHELL_SECONDS = 60.0
+PROVISIONED_SECONDS = 60.0
 # An engine that pymachine did not set up is not asked for: it may be switched on another day.
 SETS_UP_ENGINE = Capability.IDENTITY | Capability.PROVISION
 
@@ -78,6 +83,8 @@ class CreateRequest:
     """When its time to live ends, in seconds since 1970."""
     owner: str = ""
     """What it is made for and goes with: see `pymachine.prune`."""
+    install_script: str = ""
+    """The URL of a script that is to install the engine on a host that exists, and not the distribution's packages."""
 
 
 class Manager:
@@ -90,15 +97,18 @@ class Manager:
         reporter: Reporter | None = None,
         authority: Mapping[str, Path] | None = None,
         labelled: bool = False,
+        native_ssh: bool = False,
     ) -> None:
         """`authority` overrides where the CA and client certificate are: see `pymachine.certs.AuthPaths`.
 
-        `labelled`: the reporter's lines say which machine they are about, so that drivers need not.
+        `labelled`: the reporter's lines say which machine they are about, so that drivers need not. `native_ssh` asks
+        for the SSH in Python even where OpenSSH is installed.
         """
         self.store = store
         self.reporter: Reporter = reporter or Silent()
         self._authority = dict(authority or {})
         self._labelled = labelled
+        self._native_ssh = native_ssh
         self.timings: dict[str, float] = {}
 
     # -- reading -----------------------------------------------------------------------------------------------
@@ -107,7 +117,9 @@ class Manager:
         """The driver of a loaded machine. Raises `DriverNotFoundError`."""
         kind = registry.load(machine.driver_name)
         reporter = self.reporter if self._labelled else self.reporter.prefixed(f"({machine.name}) ")
-        return kind(self._ref(machine), machine.driver, reporter=reporter)
+        driver = kind(self._ref(machine), machine.driver, reporter=reporter)
+        driver.shell = lambda command: self._shell(machine, driver, command)
+        return driver
 
     def state(self, name: str) -> State:
         """The state of machine `name` now."""
@@ -122,20 +134,7 @@ class Manager:
 
     def ssh_target(self, name: str, *, user: str | None = None) -> Target:
         """Where to log in to machine `name`. Raises `HostNotRunningError` unless it is running."""
-        from pymachine.ssh.target import Target  # noqa: PLC0415
-
-        machine = self.store.load(name)
-        endpoint = self.endpoint(name)
-        folder = self.store.machine_dir(name)
-        known_hosts = folder / paths.KNOWN_HOSTS
-        return Target(
-            alias=name,
-            host=endpoint.ssh_host or endpoint.address,
-            port=endpoint.ssh_port,
-            user=user or endpoint.ssh_user,
-            key=machine.ssh_key if machine.driver.get("SSHKeyPath") != "" else None,
-            known_hosts=known_hosts if known_hosts.exists() else None,
-        )
+        return self._target(self.store.load(name), self.endpoint(name), user=user)
 
     def check(self, name: str, *, timeout: float = 20.0, swarm: bool = False) -> Endpoint:
         """Shake hands with the machine's engine as a client would, and return where it is.
@@ -181,18 +180,43 @@ class Manager:
             image = self._image(driver)
             self.reporter.info("Creating machine...")
             self._make_keys(machine, driver)
-            with _prefixing("Error creating machine: Error in driver during machine creation: "):
+            with _prefixing("Error creating machine: "):
                 boot = self._request(machine, image=image)
                 if not (request.template and self._resume(machine, driver, boot)):
-                    self._boot(machine, driver, driver.create, boot)
+                    # What was done to a host that existed before is not undone: `provision` finishes the job.
+                    self._boot(machine, driver, _creating(driver), boot, provisioning=undo.pop_all)
             undo.pop_all()
         return machine
 
-    def remove(self, name: str) -> None:
-        """Remove machine `name` with all that its driver made; the record goes last."""
+    def provision(self, name: str) -> None:
+        """Set up the engine of machine `name` once more; what is right already is left alone.
+
+        Raises `HostNotRunningError` unless it is running, and `UnsupportedError` where there is nothing to set up.
+        """
+        with self.store.lock(name):
+            machine, driver = self._loaded(name)
+            if not changes_while_running(driver):
+                raise driver.unsupported("provision")
+            if driver.state() is not State.RUNNING:
+                raise HostNotRunningError(name=name)
+            self._apply(machine, driver)
+            self.store.save(machine)
+            self.reporter.info("Checking connection to Docker...")
+            self._await_engine(machine, driver, seconds=PROVISIONED_SECONDS)
+            self.reporter.info("Docker is up and running!")
+            self._refresh_context(machine, driver)
+
+    def remove(self, name: str, *, restore: bool = False) -> None:
+        """Remove machine `name` with all that its driver made; the record goes last.
+
+        A host that existed before is not touched, unless `restore` asks for it to be given back as it was found.
+        """
         with self.store.lock(name):
             machine = self.store.load(name)
-            self.driver(machine).remove()
+            driver = self.driver(machine)
+            if restore:
+                self._restore(machine, driver)
+            driver.remove()
             self.store.delete(name)
             self._drop_context(machine)
 
@@ -276,6 +300,7 @@ class Manager:
                 context=request.context,
                 expires=request.expires,
                 owner=request.owner,
+                install_script=request.install_script,
             )
             driver = self.driver(machine)
             if Capability.FIXED_ADDRESS in driver.info.capabilities:
@@ -316,9 +341,16 @@ class Manager:
     def _make_keys(self, machine: Machine, driver: Driver) -> None:
         from pymachine import identity  # noqa: PLC0415 (cryptography)
 
-        if Capability.NO_SSH not in driver.info.capabilities:
-            driver.reporter.info("Creating SSH key...")
-            identity.make_keys(self.store.machine_dir(machine.name), name=machine.name)
+        folder = self.store.machine_dir(machine.name)
+        own_key = machine.driver.get("SSHKeyPath") != str(folder / paths.SSH_KEY)
+        if Capability.NO_SSH in driver.info.capabilities or own_key:
+            return
+        driver.reporter.info("Creating SSH key...")
+        if driver.info.capabilities & SETS_UP_ENGINE == Capability.PROVISION:
+            # The host has a host key of its own, which is learned from it.
+            identity.make_login_key(folder, name=machine.name)
+        else:
+            identity.make_keys(folder, name=machine.name)
 
     def _request(self, machine: Machine, *, image: ImageFiles | None = None, renew: bool = False) -> BootRequest:
         """What the driver is given; with `renew` the identity has a new server certificate."""
@@ -383,23 +415,122 @@ class Manager:
                 return True
         return False
 
-    def _boot(self, machine: Machine, driver: Driver, act: Callable[[BootRequest], None], request: BootRequest) -> None:
-        """Let the driver bring the machine up with its identity, save, and wait for the engine to answer."""
+    def _boot(
+        self,
+        machine: Machine,
+        driver: Driver,
+        act: Callable[[BootRequest], None],
+        request: BootRequest,
+        *,
+        provisioning: Callable[[], object] | None = None,
+    ) -> None:
+        """Let the driver bring the machine up with its identity, save, and wait for the engine to answer.
+
+        Where `provisioning` is given, what has to be set up over SSH is: it is called before the host is changed.
+        """
+        seconds = request.timeout
 
         @cache
         def check() -> None:
             self.reporter.info("Checking connection to Docker...")
-            self._await_engine(machine, driver, seconds=request.timeout)
+            self._await_engine(machine, driver, seconds=seconds)
 
-        sets_up = bool(driver.info.capabilities & SETS_UP_ENGINE)
+        capabilities = driver.info.capabilities
         try:
-            act(replace(request, meanwhile=check) if sets_up else request)
+            act(replace(request, meanwhile=check) if Capability.IDENTITY in capabilities else request)
         finally:
             self.store.save(machine)
-        if sets_up:
+        if provisioning is not None and Capability.PROVISION in capabilities:
+            with _prefixing("Error running provisioning: "):
+                self._provision(machine, driver, before_changes=provisioning)
+            seconds = min(seconds, PROVISIONED_SECONDS)
+        if capabilities & SETS_UP_ENGINE:
             check()
             self.reporter.info("Docker is up and running!")
         self._refresh_context(machine, driver)
+
+    def _provision(
+        self,
+        machine: Machine,
+        driver: Driver,
+        *,
+        renew: bool = False,
+        before_changes: Callable[[], object] | None = None,
+    ) -> None:
+        """Install the engine where there is none, and set it up, over one SSH connection.
+
+        With `renew` it gets a new server certificate.
+        """
+        from pymachine.provision import session  # noqa: PLC0415 (only hosts that exist need it)
+
+        endpoint = driver.endpoint()
+        target = self._target(machine, endpoint, learn=True)
+        folder = self.store.machine_dir(machine.name)
+        began = time.monotonic()
+        with (
+            session.opened(target, reporter=self.reporter, timeout=boot_timeout(), native=self._native_ssh) as opened,
+            session.interruptible(machine.name, before_changes, reporter=self.reporter) as begin,
+        ):
+            self.reporter.info("Copying certs to the local machine directory...")
+            self._ensure_certificates(machine, endpoint.address, renew=renew)
+            opened.provision(
+                session.wanted(machine, endpoint, directory=folder),
+                install_script=lambda: session.install_script(machine, keep=folder / paths.INSTALL_SCRIPT),
+                before_changes=begin,
+            )
+        self.timings["provisioning"] = time.monotonic() - began
+
+    def _apply(self, machine: Machine, driver: Driver, *, renew: bool = False) -> None:
+        """Let the running machine have what its record says of certificates and the engine."""
+        if Capability.PROVISION in driver.info.capabilities:
+            self._provision(machine, driver, renew=renew)
+        elif isinstance(driver, LiveIdentity):
+            driver.apply_identity(self._request(machine, renew=renew))
+        else:
+            raise driver.unsupported("new certificates while a machine runs")
+
+    def _restore(self, machine: Machine, driver: Driver) -> None:
+        from pymachine.provision import session  # noqa: PLC0415
+
+        if Capability.PROVISION not in driver.info.capabilities:
+            raise driver.unsupported("--restore")
+        target = self._target(machine, driver.endpoint(), learn=True)
+        with session.opened(target, reporter=self.reporter, timeout=STOP_SECONDS, native=self._native_ssh) as opened:
+            self.reporter.info(f'Restoring the host of "{machine.name}"...')
+            if not opened.restore():
+                self.reporter.info("pymachine has changed nothing on it.")
+
+    def _target(self, machine: Machine, endpoint: Endpoint, *, user: str | None = None, learn: bool = False) -> Target:
+        """Where to log in to a machine at `endpoint`; `learn`: pin its host key if none is pinned yet."""
+        from pymachine.ssh.target import Target  # noqa: PLC0415
+
+        known_hosts = self.store.machine_dir(machine.name) / paths.KNOWN_HOSTS
+        return Target(
+            alias=machine.name,
+            host=endpoint.ssh_host or endpoint.address,
+            port=endpoint.ssh_port,
+            user=user or endpoint.ssh_user,
+            key=machine.ssh_key if machine.driver.get("SSHKeyPath") != "" else None,
+            known_hosts=known_hosts if learn or known_hosts.exists() else None,
+            learn=learn,
+        )
+
+    def _shell(self, machine: Machine, driver: Driver, command: str) -> str:
+        """Run a command for a driver; see `Driver.shell`."""
+        from pymachine.ssh.client import Client  # noqa: PLC0415
+        from pymachine.ssh.target import SshError  # noqa: PLC0415
+
+        try:
+            client = Client(self._target(machine, driver.endpoint()), native=self._native_ssh)
+            result = client.run(command, timeout=SHELL_SECONDS)
+        except (SshError, CommandError) as error:
+            raise DriverError(error.brief, details=error.details, hint=error.hint) from error
+        if result.returncode != 0:
+            raise DriverError(
+                f'a command on "{machine.name}" failed with exit code {result.returncode}: {command}',
+                details=result.stderr.strip(),
+            )
+        return result.stdout
 
     def _identity(self, machine: Machine, endpoint: Endpoint, *, renew: bool = False) -> bytes:
         from pymachine import engine, identity  # noqa: PLC0415 (cryptography)
@@ -460,10 +591,12 @@ class Manager:
         def answered() -> bool:
             try:
                 engine.ping(endpoint, directory=folder, timeout=20.0)
-            except (tls.TlsError, engine.EngineError):
-                if deadline.expired or driver.state() is not State.RUNNING:
-                    raise
-                return False
+            except (tls.TlsError, engine.EngineError) as error:
+                if not deadline.expired and driver.state() is State.RUNNING:
+                    return False
+                if Capability.PROVISION in driver.info.capabilities:
+                    error.hint = f"{error.hint}\n{_firewall_hint(endpoint)}".strip()
+                raise
             return True
 
         deadline = wait.Deadline(seconds)
@@ -506,6 +639,18 @@ def _swarm_endpoint(machine: Machine, endpoint: Endpoint) -> Endpoint:
     return dataclasses.replace(endpoint, docker_port=int(port))
 
 
+def _firewall_hint(endpoint: Endpoint) -> str:
+    return (
+        f"The engine listens on port {endpoint.docker_port} of the host: is it open to you in the host's firewall, "
+        "and in its provider's?"
+    )
+
+
+def changes_while_running(driver: Driver) -> bool:
+    """Whether a running machine can be given new certificates and engine options."""
+    return Capability.PROVISION in driver.info.capabilities or isinstance(driver, LiveIdentity)
+
+
 def _nobody(endpoint: Endpoint) -> bytes:
     raise TemplateError(f"a template has no identity, not even at {endpoint.address}")
 
@@ -531,6 +676,16 @@ def _precreate(driver: Driver) -> None:
         raise PrecreateError(
             f'Error with pre-create check: "{error.brief}"', details=error.details, hint=error.hint
         ) from error
+
+
+def _creating(driver: Driver) -> Callable[[BootRequest], None]:
+    """The driver's `create`, with docker-machine's words in front of what goes wrong in it."""
+
+    def create(request: BootRequest) -> None:
+        with _prefixing("Error in driver during machine creation: "):
+            driver.create(request)
+
+    return create
 
 
 @contextmanager

@@ -21,6 +21,8 @@ SSH_KEY = "id_rsa"
 SSH_HOST_KEY = "ssh_host_ed25519_key"
 KNOWN_HOSTS = "known_hosts"
 SNAPSHOTS = "snapshots"
+# The script of --engine-install-url, as it was run on the host.
+INSTALL_SCRIPT = "install-script.sh"
 
 ENV_STORAGE_PATH = "MACHINE_STORAGE_PATH"
 ENV_CACHE = "PYMACHINE_CACHE"

@@ -16,7 +16,6 @@ from pymachine import files, paths
 from pymachine.driver import (
     Capability,
     Driver,
-    LiveIdentity,
     MachineRef,
     Renamable,
     Resizable,
@@ -27,7 +26,7 @@ from pymachine.driver import (
 )
 from pymachine.errors import CommandError, MachineExistsError, PymachineError, UsageError, WrongStateError
 from pymachine.machine import EngineOptions, Machine
-from pymachine.manager import SETS_UP_ENGINE, STOP_SECONDS, Manager, boot_timeout
+from pymachine.manager import SETS_UP_ENGINE, STOP_SECONDS, Manager, boot_timeout, changes_while_running
 from pymachine.store import check_name
 
 _NO_ENGINE = 127
@@ -95,7 +94,7 @@ class Upkeep(Manager):
             machine, driver = self._loaded(name)
             self._check(machine, driver, changes)
             running = driver.state() is State.RUNNING
-            stop = running and (changes.hardware or not isinstance(driver, LiveIdentity))
+            stop = running and (changes.hardware or not changes_while_running(driver))
             if stop and not restart:
                 raise WrongStateError(
                     f'Machine "{name}" is running, and what is to be changed can only change while it is stopped',
@@ -288,12 +287,6 @@ class Upkeep(Manager):
     def _must_set_up_engine(self, driver: Driver, what: str) -> None:
         if not driver.info.capabilities & SETS_UP_ENGINE:
             raise driver.unsupported(what)
-
-    def _apply(self, machine: Machine, driver: Driver, *, renew: bool = False) -> None:
-        """Let the running machine take its identity over, as it would be made now."""
-        if not isinstance(driver, LiveIdentity):
-            raise driver.unsupported("new certificates while a machine runs")
-        driver.apply_identity(self._request(machine, renew=renew))
 
     @contextmanager
     def _running_again(self, machine: Machine, driver: Driver, *, stopped: bool) -> Iterator[None]:

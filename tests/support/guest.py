@@ -95,6 +95,7 @@ class Guest:
         with self.disk.open("wb") as file:
             file.truncate(disk_bytes)
         self.engine_port = free_port()
+        self.engine_port_inside = 2376
         self.ssh_port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -102,7 +103,8 @@ class Guest:
         """Start QEMU; returns at once."""
         assert self._process is None
         kernel_line = f"{CONSOLE} {'pymachine.identity=channel' if channel else ''} {self.image.command_line}"
-        forwards = f"hostfwd=tcp:127.0.0.1:{self.engine_port}-:2376,hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22"
+        forwards = f"hostfwd=tcp:127.0.0.1:{self.engine_port}-:{self.engine_port_inside}"
+        forwards += f",hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22"
         argv = ["qemu-system-x86_64", "-machine", "q35,vmport=off", "-accel", "tcg,thread=multi,tb-size=256"]
         argv += ["-cpu", "max,la57=off", "-smp", "2", "-m", "1024", "-nodefaults", "-display", "none"]
         argv += ["-kernel", str(self.image.kernel), "-initrd", str(self.image.initrd), "-append", kernel_line]

@@ -35,6 +35,7 @@ COMMANDS: dict[str, str] = {
     "prune": "Remove machines that have outlived their time",
     "modify": "Change the hardware or the engine options of machines",
     "mount": "Mount or unmount a directory from a machine with SSHFS.",
+    "provision": "Re-provision existing machines",
     "regenerate-certs": "Regenerate TLS Certificates for a machine",
     "rename": "Give a machine another name",
     "restart": "Restart a machine",

@@ -73,21 +73,23 @@ class App:
         """A manager of the store with a reporter of its own, whose lines may be `labelled` with the machine already."""
         from pymachine.manager import Manager  # noqa: PLC0415
 
-        return Manager(self.store, reporter=reporter, authority=self.authority, labelled=labelled)
+        return Manager(
+            self.store, reporter=reporter, authority=self.authority, labelled=labelled, native_ssh=self.native_ssh
+        )
 
     @cached_property
     def upkeep(self) -> Upkeep:
         """A manager that also changes what is there."""
         from pymachine.upkeep import Upkeep  # noqa: PLC0415
 
-        return Upkeep(self.store, reporter=self.reporter, authority=self.authority)
+        return Upkeep(self.store, reporter=self.reporter, authority=self.authority, native_ssh=self.native_ssh)
 
     @cached_property
     def copies(self) -> Copies:
         """A manager that also makes machines of what others were."""
         from pymachine.copies import Copies  # noqa: PLC0415
 
-        return Copies(self.store, reporter=self.reporter, authority=self.authority)
+        return Copies(self.store, reporter=self.reporter, authority=self.authority, native_ssh=self.native_ssh)
 
     def news_on_stderr(self) -> None:
         """For commands whose stdout is for programs. Call it before anything else."""

@@ -114,4 +114,5 @@ def _request(name: str, given: dict[str, Any]) -> CreateRequest:
         context=name if given["docker_context"] else "",
         template=not given["no_template"],
         expires=making.expiry(given),
+        install_script=given["install_script"],
     )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from pymachine.cli.errors import FlagError, HelpfulUsageError
 
@@ -131,6 +132,8 @@ def parse(
     try:
         given, positionals = scan(flags, words, interspersed=interspersed)
         values = {item.name or "": _value(item, given) for item in flags}
+        for item in flags:
+            ctx.set_parameter_source(item.name or "", _source(item, given))
     except FlagError as error:
         if not ctx.resilient_parsing:
             error.usage = ctx.get_help()
@@ -200,6 +203,13 @@ def _convert(item: Flag, name: str, value: str) -> Any:
         except ValueError:
             raise FlagError(f'invalid value "{value}" for flag -{name}: parse error') from None
     return value
+
+
+def _source(item: Flag, given: Mapping[str, list[Any]]) -> ParameterSource:
+    """Where a flag's value comes from, for commands that have to tell a default from the same value given."""
+    if given.get(item.name or ""):
+        return ParameterSource.COMMANDLINE
+    return ParameterSource.ENVIRONMENT if item.env and os.environ.get(item.env) else ParameterSource.DEFAULT
 
 
 def _value(item: Flag, given: Mapping[str, list[Any]]) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from pymachine import registry
 from pymachine.cli import goflags
@@ -36,6 +37,10 @@ class MakingCommand(goflags.GoCommand):
         ctx.meta[__name__] = [_flag(option) for option in kind.options()]
         super().parse_args(ctx, args)
         given = {param.name or "": param.opts[0].lstrip("-") for param in ctx.meta[__name__]}
+        if "engine_install_url" in ctx.params:
+            # The default is docker-machine's, which ran that script on every host; here it takes asking for it.
+            asked = ctx.get_parameter_source("engine_install_url") is not ParameterSource.DEFAULT
+            ctx.params["install_script"] = ctx.params["engine_install_url"] if asked else ""
         ctx.params["options"] = {option: ctx.params.pop(name) for name, option in given.items()}
         return []
 
@@ -85,7 +90,7 @@ _FLAGS: tuple[Callable[[Any], Any], ...] = (
         "--engine-install-url",
         default="https://get.docker.com",
         env="MACHINE_DOCKER_INSTALL_URL",
-        help="Custom URL to use for engine installation",
+        help="Install the engine on an existing host by this script, and not by the distribution's packages",
     ),
     goflags.flag(
         "--engine-opt",

@@ -15,9 +15,14 @@ from pymachine.errors import PymachineError
 @click.command("rm", cls=goflags.GoCommand)
 @goflags.flag("--force", "-f", is_flag=True, help="Remove local configuration even if machine cannot be removed")
 @goflags.flag("-y", "yes", is_flag=True, help="Assumes automatic yes to proceed with remove, without prompting")
+@goflags.flag(
+    "--restore",
+    is_flag=True,
+    help="Give an existing host (driver generic) back as it was found, engine and data included",
+)
 @machines.arguments()
 @click.pass_context
-def command(ctx: click.Context, names: tuple[str, ...], *, force: bool, yes: bool) -> None:
+def command(ctx: click.Context, names: tuple[str, ...], *, force: bool, yes: bool, restore: bool) -> None:
     """Remove a machine."""
     if not names:
         raise HelpfulUsageError("Error: Expected to get one or more machine names as arguments", usage=ctx.get_help())
@@ -26,7 +31,9 @@ def command(ctx: click.Context, names: tuple[str, ...], *, force: bool, yes: boo
     app.reporter.info("WARNING: This action will delete both local reference and remote instance.")
     removed: list[str] = []
     if force or yes or _confirmed(app):
-        errors = machines.gather(list(dict.fromkeys(names)), lambda name: _remove(app, name, removed, force=force))
+        errors = machines.gather(
+            list(dict.fromkeys(names)), lambda name: _remove(app, name, removed, force=force, restore=restore)
+        )
     else:
         errors = []
     if app.structured:
@@ -43,9 +50,9 @@ def _confirmed(app: App) -> bool:
     return answer.strip().lower() in {"y", "yes"}
 
 
-def _remove(app: App, name: str, removed: list[str], *, force: bool) -> None:
+def _remove(app: App, name: str, removed: list[str], *, force: bool, restore: bool) -> None:
     try:
-        app.manager.remove(name)
+        app.manager.remove(name, restore=restore)
     except PymachineError as error:
         error.prefixed(f'Error removing host "{name}": ')
         if not force:

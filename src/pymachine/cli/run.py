@@ -56,6 +56,7 @@ def command(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> None
         template=not given["no_template"],
         expires=making.expiry(given),
         owner="" if given["keep"] else prune.RUN,
+        install_script=given["install_script"],
     )
     ctx.exit(_run(app, request, words))
 

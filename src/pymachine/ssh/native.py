@@ -12,11 +12,36 @@ from contextlib import contextmanager, suppress
 
 import paramiko
 
+from pymachine import files
 from pymachine.run import Result
+from pymachine.ssh.connection import (
+    ALIVE_SECONDS,
+    ConnectionLostError,
+    Line,
+    UnreachableError,
+    changed_key,
+    refused_login,
+    where,
+)
 from pymachine.ssh.target import SshError, Target
 
 CONNECT_SECONDS = 10.0
 CHUNK = 32768
+
+
+class _Learning(paramiko.MissingHostKeyPolicy):
+    """Pins the first key that a host shows, as OpenSSH's ``accept-new`` does."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:  # noqa: ARG002
+        """Another key than a pinned one never comes here, but one of another type does."""
+        known = self._target.known_hosts
+        if known is None or (known.exists() and paramiko.HostKeys(str(known)).lookup(self._target.alias)):
+            raise paramiko.BadHostKeyException(hostname, key, key)
+        line = f"{self._target.alias} {key.get_name()} {key.get_base64()}\n"
+        files.atomic_write(known, line)
 
 
 @contextmanager
@@ -27,10 +52,11 @@ def _connected(target: Target) -> Iterator[paramiko.SSHClient]:
     if target.known_hosts is None:
         client.set_missing_host_key_policy(paramiko.MissingHostKeyPolicy())
     else:
-        client.set_missing_host_key_policy(paramiko.RejectPolicy())
-        pinned = paramiko.HostKeys(str(target.known_hosts)).lookup(target.alias)
-        for kind, key in (pinned or {}).items():
-            client.get_host_keys().add(name, kind, key)
+        client.set_missing_host_key_policy(_Learning(target) if target.learn else paramiko.RejectPolicy())
+        if target.known_hosts.exists():
+            pinned = paramiko.HostKeys(str(target.known_hosts)).lookup(target.alias)
+            for kind, key in (pinned or {}).items():
+                client.get_host_keys().add(name, kind, key)
     try:
         client.connect(
             target.host,
@@ -41,30 +67,89 @@ def _connected(target: Target) -> Iterator[paramiko.SSHClient]:
             allow_agent=target.key is None,
             timeout=CONNECT_SECONDS,
         )
+    except paramiko.BadHostKeyException as error:
+        raise changed_key(target, f"It shows {error.key.fingerprint}.") from error
+    except paramiko.AuthenticationException as error:
+        raise refused_login(target, str(error)) from error
     except (paramiko.SSHException, OSError) as error:
-        raise SshError(f"SSH to {target.alias} ({target.host}:{target.port}) failed: {error}") from error
+        raise UnreachableError(f"SSH to {target.alias} ({target.host}:{target.port}) failed: {error}") from error
     try:
         yield client
     finally:
         client.close()
 
 
+@contextmanager
+def connection(target: Target) -> Iterator[Connection]:
+    """One connection for many commands; see `pymachine.ssh.connection`."""
+    with _connected(target) as client:
+        transport = client.get_transport()
+        if transport is not None:
+            transport.set_keepalive(ALIVE_SECONDS)
+        yield Connection(target, client)
+
+
+class Connection:
+    """A `pymachine.ssh.connection.Connection` of paramiko's."""
+
+    def __init__(self, target: Target, client: paramiko.SSHClient) -> None:
+        self._target = target
+        self._client = client
+        self.commands = 0
+
+    def run(self, command: str, *, stdin: str = "", timeout: float | None = None, line: Line | None = None) -> Result:
+        """See `pymachine.ssh.connection.Connection.run`."""
+        self.commands += 1
+        try:
+            return _execute(self._client, command, stdin, timeout, line)
+        except TimeoutError as error:
+            raise SshError(f"{self._target.alias}: a command did not end within {timeout:g} seconds") from error
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise ConnectionLostError(
+                f"the SSH connection to {where(self._target)} was lost", details=str(error)
+            ) from error
+
+
+def _execute(
+    client: paramiko.SSHClient, command: str, stdin: str | bytes, timeout: float | None, line: Line | None = None
+) -> Result:
+    """Run a command to its end. `timeout` is for each wait. Raises what paramiko raises, and OSError."""
+    send, out, err = client.exec_command(command, timeout=timeout)
+    errors: list[bytes] = []
+
+    def collect() -> None:
+        with suppress(OSError):  # too slow, or cut: the other stream tells
+            errors.append(err.read())
+
+    reader = threading.Thread(target=collect)
+    reader.start()
+    said = []
+    try:
+        send.write(stdin)
+        send.channel.shutdown_write()
+        for raw in iter(out.channel.makefile("rb").readline, b""):
+            text = raw.decode(errors="replace")
+            said.append(text)
+            if line:
+                line(text.rstrip("\n"))
+    except BaseException:
+        out.channel.close()  # or the reader would wait for ever
+        raise
+    finally:
+        reader.join()
+    code = out.channel.recv_exit_status()
+    if code == -1:  # paramiko's word for a channel that ended without one
+        raise EOFError("the channel was closed before the command had ended")
+    return Result((command,), code, "".join(said), b"".join(errors).decode(errors="replace"))
+
+
 def run(target: Target, command: str, *, stdin: str | bytes, timeout: float | None) -> Result:
     """Run a command to its end; see `pymachine.ssh.client.Client.run`."""
     with _connected(target) as client:
-        send, out, err = client.exec_command(command, timeout=timeout)
-        errors: list[bytes] = []
-        reader = threading.Thread(target=lambda: errors.append(err.read()))
-        reader.start()
         try:
-            send.write(stdin)
-            send.channel.shutdown_write()
-            said = out.read()
-        except OSError as error:
+            return _execute(client, command, stdin, timeout)
+        except (OSError, EOFError) as error:
             raise SshError(f"SSH to {target.alias}: {str(error) or 'the command did not end in time'}") from error
-        reader.join()
-        code = out.channel.recv_exit_status()
-    return Result((command,), code, said.decode(errors="replace"), b"".join(errors).decode(errors="replace"))
 
 
 def session(target: Target, arguments: Sequence[str]) -> int:

@@ -25,7 +25,8 @@ def settings(target: Target) -> dict[str, str]:
         values |= {"StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null"}
     else:
         values |= {
-            "StrictHostKeyChecking": "yes",
+            "StrictHostKeyChecking": "accept-new" if target.learn else "yes",
+            "UpdateHostKeys": "no",
             "UserKnownHostsFile": f'"{target.known_hosts}"',
             "GlobalKnownHostsFile": "/dev/null",
             "HostKeyAlias": target.alias,

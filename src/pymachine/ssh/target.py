@@ -17,6 +17,12 @@ class SshError(PymachineError):
     code = "ssh"
 
 
+class HostKeyError(SshError):
+    """The host shows another key than the pinned one; nothing was sent to it."""
+
+    code = "host-key"
+
+
 @dataclass(frozen=True)
 class Target:
     """One machine, as SSH sees it."""
@@ -29,6 +35,8 @@ class Target:
     key: Path | None
     known_hosts: Path | None
     """None: the host key is not known (a machine that docker-machine made), and is not checked, as there."""
+    learn: bool = False
+    """Pin whatever key the host shows if none is pinned yet."""
 
     def check_key(self) -> None:
         """Raise `SshError`, with docker-machine's texts, for a key that is missing or that others can read."""

@@ -1,0 +1,229 @@
+"""A host that is there already: nothing is made, and what is done to it goes over SSH."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pymachine import wait
+from pymachine.driver import (
+    BootRequest,
+    Capability,
+    Config,
+    Driver as BaseDriver,
+    DriverInfo,
+    Endpoint,
+    Health,
+    Json,
+    MachineRef,
+    Option,
+    OptionKind,
+    State,
+)
+from pymachine.errors import DriverError, UsageError
+
+DIAL_SECONDS = 3.0
+BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
+# Names in the machine's folder that are not a key's.
+TAKEN = {"config.json", "ca.pem", "cert.pem", "key.pem", "server.pem", "server-key.pem", "known_hosts"}
+
+
+class Driver(BaseDriver):
+    """A host known by its address. It is switched on by other means, so `start` is refused."""
+
+    info = DriverInfo("generic", "A Linux host that exists, over SSH", Capability.PROVISION | Capability.FIXED_ADDRESS)
+
+    @classmethod
+    def options(cls) -> Sequence[Option]:
+        """docker-machine's options, and their variables."""
+        return [
+            Option(
+                name="generic-engine-port",
+                kind=OptionKind.INTEGER,
+                default=2376,
+                env="GENERIC_ENGINE_PORT",
+                help="Docker engine port",
+            ),
+            Option(
+                name="generic-ip-address",
+                default="",
+                env="GENERIC_IP_ADDRESS",
+                help="IP Address of machine",
+            ),
+            Option(name="generic-ssh-user", default="root", env="GENERIC_SSH_USER", help="SSH user"),
+            Option(
+                name="generic-ssh-key",
+                default="",
+                env="GENERIC_SSH_KEY",
+                help="SSH private key path (if not provided, default SSH key will be used)",
+            ),
+            Option(
+                name="generic-ssh-port", kind=OptionKind.INTEGER, default=22, env="GENERIC_SSH_PORT", help="SSH port"
+            ),
+        ]
+
+    @classmethod
+    def health(cls) -> Health:
+        """Nothing is needed: without OpenSSH's client, pymachine's own SSH is used."""
+        return Health(usable=True)
+
+    @classmethod
+    def configure(cls, machine: MachineRef, options: Mapping[str, Json], siblings: Sequence[Config]) -> Config:
+        """Check the options. Raises `UsageError` for a missing address, a bad port, or a host that is taken."""
+        address = str(options.get("generic-ip-address") or "").strip()
+        if not address:
+            raise UsageError("generic driver requires the --generic-ip-address option")
+        if any(character.isspace() or character in "/@" for character in address) or address.startswith("-"):
+            raise UsageError(f"--generic-ip-address {address}: expected an IP address or a host name")
+        user = str(options.get("generic-ssh-user") or "root")
+        if user.startswith("-") or any(character.isspace() or character == "@" for character in user):
+            raise UsageError(f"--generic-ssh-user {user}: not a user's name")
+        ssh_port, engine_port = (_port(options, name) for name in ("generic-ssh-port", "generic-engine-port"))
+        if ssh_port == engine_port:
+            raise UsageError(f"--generic-engine-port {engine_port} is the SSH port")
+        for sibling in siblings:
+            if (sibling.get("IPAddress"), sibling.get("SSHPort", 22)) == (address, ssh_port):
+                raise UsageError(
+                    f'the host at {address} is the machine "{sibling.get("MachineName")}" already',
+                    hint="An engine has one set of certificates. Use that machine, or remove it first.",
+                )
+        key = str(options.get("generic-ssh-key") or "")
+        return {
+            "IPAddress": address,
+            "SSHUser": user,
+            "SSHPort": ssh_port,
+            "SSHKey": str(Path(key).expanduser().absolute()) if key else "",
+            "SSHKeyPath": str(machine.directory / _key_name(key)) if key else "",
+            "EnginePort": engine_port,
+        }
+
+    def precreate_check(self) -> None:
+        """Refuse a key that is not there, or not ours to read."""
+        key = self.config.get("SSHKey")
+        if not key:
+            return
+        if not Path(key).is_file():
+            raise DriverError(f'SSH key does not exist: "{key}"')
+        if not os.access(key, os.R_OK):
+            raise DriverError(f'SSH key cannot be read: "{key}"')
+
+    def create(self, request: BootRequest) -> None:  # noqa: ARG002 (the host has an identity of its own)
+        """Copy the key into the machine's folder; the core does the rest over SSH."""
+        key = self.config.get("SSHKey")
+        if not key:
+            self.reporter.info("No SSH key specified. Assuming an existing key at the default location.")
+            return
+        self.reporter.info("Importing SSH key...")
+        target = Path(self.config["SSHKeyPath"])
+        for source, copy in ((Path(key), target), (Path(f"{key}.pub"), Path(f"{target}.pub"))):
+            if source.exists():
+                _copy_private(source, copy)
+
+    def start(self, request: BootRequest) -> None:  # noqa: ARG002
+        """Refused: what switches a host on is not known here."""
+        raise self.unsupported("start")
+
+    def stop(self, timeout: float) -> None:
+        """Shut the host down, and switch it off by force after `timeout` seconds."""
+        self.reporter.warn("The host is switched off; pymachine cannot switch it on again.")
+        self._as_root("shutdown -h now || poweroff")
+        if not self._gone(timeout):
+            self.reporter.warn(f"It is still there after {timeout:g} seconds: switching it off by force.")
+            self.kill()
+
+    def kill(self) -> None:
+        """Switch the host off at once, without an orderly end of what runs on it."""
+        self._as_root("systemctl poweroff --force --force 2> /dev/null || poweroff -f")
+        if not self._gone(30.0):
+            raise DriverError(f"the host at {self.config.get('IPAddress')} does not switch itself off")
+
+    def restart(self, request: BootRequest, timeout: float) -> None:  # noqa: ARG002
+        """Reboot the host, and wait until it has come up again."""
+        before = self.shell(BOOT_ID).strip()
+        self._as_root("shutdown -r now || reboot")
+
+        def rebooted() -> bool:
+            if not self._greets():
+                return False
+            try:
+                return self.shell(BOOT_ID).strip() != before
+            except DriverError:
+                return False
+
+        wait.until(rebooted, deadline=request.timeout, what="the host to come up again", interval=1.0, longest=3.0)
+
+    def remove(self) -> None:
+        """Nothing exists outside the record that is ours to remove: the host stays as it is."""
+
+    def state(self) -> State:
+        """Running if something answers at the SSH port, as docker-machine has it."""
+        endpoint = self.endpoint()
+        try:
+            socket.create_connection((endpoint.address, endpoint.ssh_port), timeout=DIAL_SECONDS).close()
+        except OSError:
+            return State.STOPPED
+        return State.RUNNING
+
+    def endpoint(self) -> Endpoint:
+        """What the options said."""
+        return Endpoint(
+            str(self.config.get("IPAddress") or ""),
+            docker_port=int(self.config.get("EnginePort") or 2376),
+            ssh_port=int(self.config.get("SSHPort") or 22),
+            ssh_user=str(self.config.get("SSHUser") or "root"),
+        )
+
+    def _as_root(self, command: str) -> None:
+        """Run a command that ends our connection: in the background, a moment after we have gone."""
+        script = (
+            'if [ "$(id -u)" -eq 0 ]; then s=; else s="sudo -n"; fi; $s true && '
+            f"{{ nohup $s sh -c {shlex.quote(f'PATH=$PATH:/usr/sbin:/sbin; sleep 1; {command}')}"
+            " > /dev/null 2>&1 < /dev/null & }"
+        )
+        self.shell(f"sh -c {shlex.quote(script)}")
+
+    def _greets(self) -> bool:
+        """Whether an SSH server is there already: what forwards a port takes connections for a host that is down."""
+        endpoint = self.endpoint()
+        try:
+            with socket.create_connection((endpoint.address, endpoint.ssh_port), timeout=DIAL_SECONDS) as connection:
+                return connection.recv(4) == b"SSH-"
+        except OSError:
+            return False
+
+    def _gone(self, timeout: float) -> bool:
+        deadline = wait.Deadline(timeout)
+        while not deadline.expired:
+            if self.state() is State.STOPPED:
+                return True
+            time.sleep(1.0)
+        return self.state() is State.STOPPED
+
+
+def _port(options: Mapping[str, Json], name: str) -> int:
+    port = options.get(name)
+    if not isinstance(port, int) or not 0 < port < 65536:
+        raise UsageError(f"--{name} {port}: expected a port, 1 to 65535")
+    return port
+
+
+def _key_name(key: str) -> str:
+    name = Path(key).name
+    if name in TAKEN or name.startswith("."):
+        raise UsageError(
+            f"--generic-ssh-key {key}: a key of this name cannot be kept in the machine's folder",
+            hint="Copy it to a file with another name.",
+        )
+    return name
+
+
+def _copy_private(source: Path, target: Path) -> None:
+    """Copy a file so that nobody else can read it, from its first byte on."""
+    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "wb") as stream, source.open("rb") as original:
+        shutil.copyfileobj(original, stream)

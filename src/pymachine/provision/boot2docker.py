@@ -1,0 +1,42 @@
+"""boot2docker's way of life: a profile that its init script reads. The file is docker-machine's, to the letter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from pymachine import engine
+
+if TYPE_CHECKING:
+    from pymachine.provision.plan import Wanted
+
+FOLDER = "/var/lib/boot2docker"
+
+
+def profile(wanted: Wanted, *, without: Collection[str] = ()) -> str:
+    """``/var/lib/boot2docker/profile``: the engine's flags, one a line, and its environment.
+
+    The keys of daemon.json in `without` are said there.
+    """
+    flags = [
+        flag
+        for key, value in wanted.daemon.items()
+        if key not in {"storage-driver", *without}
+        for flag in engine.as_flags(key, value)
+    ]
+    storage = "auto" if "storage-driver" in without else wanted.daemon.get("storage-driver") or "overlay2"
+    # A shell reads the file.
+    words = [flag.replace("'", r"'\''") for flag in (*flags, *wanted.flags)]
+    lines = ["", "EXTRA_ARGS='", *words, "", "'"]
+    lines += [
+        f"CACERT={FOLDER}/ca.pem",
+        f"DOCKER_HOST='-H {wanted.address}'",
+        f"DOCKER_STORAGE={storage}",
+        "DOCKER_TLS=auto",
+        f"SERVERKEY={FOLDER}/server-key.pem",
+        f"SERVERCERT={FOLDER}/server.pem",
+        "",
+    ]
+    lines += ['export "' + re.sub(r'([\\"$`])', r"\\\1", entry) + '"' for entry in wanted.environment]
+    return "\n".join(lines) + "\n"

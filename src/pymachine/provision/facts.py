@@ -1,0 +1,124 @@
+"""What a host is: the answer of ``scripts/facts.sh``, read."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pymachine.provision import unit
+from pymachine.provision.distributions import Provisioner, Service, folders
+from pymachine.provision.errors import ProvisionError
+
+DAEMON_JSON = "/etc/docker/daemon.json"
+PROFILE = "/var/lib/boot2docker/profile"
+OPENRC = "/etc/conf.d/docker"
+KEPT = ".before-pymachine"
+CERTIFICATES = ("ca.pem", "server.pem", "server-key.pem")
+# What an engine makes where it is new: removed with it, if it was not there before.
+ENGINE_FOLDERS = ("/etc/docker", "/var/lib/docker", "/var/lib/containerd", "/etc/containerd", "/etc/cni", unit.FOLDER)
+STATE = "state.json"
+INSTALLED = "installed"
+PENDING = "pending"
+SWARM = "/var/lib/docker/swarm/docker-state.json"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One look at a host."""
+
+    os_release: dict[str, str]
+    init: str = ""
+    """``systemd``, ``openrc``, ``sysv``, or nothing that is known."""
+    dockerd: str = ""
+    """Where the engine's program is; empty if there is none."""
+    active: bool = False
+    enabled: bool = False
+    unit: str = ""
+    """What ``systemctl cat`` prints of the engine's unit."""
+    containers: int = 0
+    """How many are running."""
+    present: frozenset[str] = frozenset()
+    """Which of the files and folders that were asked for are there."""
+    files: dict[str, str] = field(default_factory=dict)
+    """The contents of those watched files that are there."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of those secret files that are there."""
+
+
+def watched(provisioners: Sequence[Provisioner]) -> list[str]:
+    """The files whose contents matter."""
+    own = [f"{folder}/{name}" for folder in folders(provisioners) for name in (STATE, INSTALLED, PENDING)]
+    ours = [DAEMON_JSON, unit.DROP_IN, unit.DOCKER_MACHINE, PROFILE, OPENRC]
+    return [*ours, *(path + KEPT for path in ours), *own]
+
+
+def secret(provisioners: Sequence[Provisioner]) -> list[str]:
+    """The files of which a digest is enough."""
+    places = dict.fromkeys(provisioner.certificates for provisioner in provisioners)
+    return [f"{place}/{name}" for place in places for name in CERTIFICATES]
+
+
+def parse(text: str) -> Facts:
+    """Read the script's answer. Raises `ProvisionError` for one that is cut short, or no answer at all."""
+    lines = text.partition("pymachine-begin\n")[2].splitlines()
+    if not lines or lines[-1] != "end":
+        raise ProvisionError("the host's answer is not what the script prints", details=text[-2000:])
+    words: dict[str, str] = {}
+    blocks: dict[str, list[str]] = {}
+    digests: dict[str, str] = {}
+    present: set[str] = set()
+    block: list[str] = []
+    for line in lines:
+        if line.startswith("|"):
+            block.append(line[1:])
+            continue
+        word, _, rest = line.partition(" ")
+        if word in {"os-release", "unit", "file"}:
+            block = blocks.setdefault(f"{word} {rest}".strip(), [])
+        elif word == "sha256":
+            digest, _, path = rest.partition(" ")
+            digests[path] = digest
+        elif word == "present":
+            present.add(rest)
+        elif word:
+            words[word] = rest.strip()
+    contents = {key: "".join(f"{line}\n" for line in value) for key, value in blocks.items()}
+    return Facts(
+        os_release=os_release(contents.pop("os-release", "")),
+        init=words.get("init", ""),
+        dockerd=words.get("dockerd", ""),
+        active=words.get("active") == "active",
+        enabled=words.get("enabled") in {"enabled", "enabled-runtime"},
+        unit=contents.pop("unit", ""),
+        containers=int(words.get("containers") or 0),
+        present=frozenset(present),
+        files={key.removeprefix("file "): value for key, value in contents.items()},
+        digests=digests,
+    )
+
+
+def os_release(text: str) -> dict[str, str]:
+    """The variables of os-release(5): values may be quoted as a shell would."""
+    found = {}
+    for line in text.splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not name.lstrip().startswith("#"):
+            try:
+                words = shlex.split(value)
+            except ValueError:
+                words = [value]
+            found[name.strip()] = " ".join(words)
+    return found
+
+
+def check_service(facts: Facts, provisioner: Provisioner) -> None:
+    """Raise `ProvisionError` if the host does not start services as its family does."""
+    wanted = provisioner.service
+    if wanted is Service.BOOT2DOCKER or facts.init == wanted.value:
+        return
+    name = facts.os_release.get("PRETTY_NAME", provisioner.name)
+    raise ProvisionError(
+        f"{name} is expected to start services with {wanted.value}, but this host does not run it",
+        hint="pymachine cannot set up an engine here; set it up by hand, and use the driver none.",
+    )

@@ -1,0 +1,271 @@
+"""The order of the steps on one host: look, install, set up; and, if asked, give it back."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pymachine.driver import Json
+from pymachine.progress import Reporter
+from pymachine.provision import facts as facts_module, merge, plan as plans
+from pymachine.provision.distributions import PackageManager, Provisioner, Service, choose, folders, known
+from pymachine.provision.errors import ProvisionError, StepError
+from pymachine.provision.facts import DAEMON_JSON, ENGINE_FOLDERS, INSTALLED, KEPT, SWARM, Facts
+from pymachine.provision.plan import LIVE_RESTORE, Plan, Wanted
+from pymachine.provision.remote import BEGIN, Remote, here, script
+
+LOOK_SECONDS = 1000.0  # another pymachine may be at work: see `lock` in common.sh
+INSTALL_SECONDS = 3600.0
+SET_UP_SECONDS = 1200.0
+DONE = "install.done"
+FOUND = "found"
+
+
+@dataclass(frozen=True)
+class InstallScript:
+    """A script that installs the engine, instead of the distribution's packages."""
+
+    url: str
+    text: str = field(repr=False)
+    sha256: str
+
+
+class Host:
+    """One host, being made a Docker host."""
+
+    def __init__(self, remote: Remote, *, reporter: Reporter) -> None:
+        self._remote = remote
+        self._reporter = reporter
+        self._provisioners = known()
+
+    def look(self) -> tuple[Facts, Provisioner]:
+        """What the host is. Raises `UnknownSystemError`, `SudoError`, `ProvisionError`; changes nothing."""
+        states = folders(self._provisioners)
+        present = [SWARM, *ENGINE_FOLDERS, *(f"{folder}/{name}" for folder in states for name in (DONE, FOUND))]
+        text = script(
+            "facts",
+            parts=("facts",),
+            variables={
+                "STATES": " ".join(states),
+                "WATCHED": " ".join(facts_module.watched(self._provisioners)),
+                "SECRET": " ".join(facts_module.secret(self._provisioners)),
+                "PRESENT": " ".join(present),
+            },
+        )
+        facts = facts_module.parse(self._remote.run("Detecting the provisioner", text, timeout=LOOK_SECONDS))
+        return facts, choose(facts.os_release, self._provisioners)
+
+    def provision(
+        self,
+        wanted: Wanted,
+        *,
+        install_script: Callable[[], InstallScript | None] = lambda: None,
+        before_changes: Callable[[], object] | None = None,
+    ) -> Plan:
+        """Install the engine if there is none, and set it up as `wanted`; what is right already is left alone.
+
+        `before_changes` is called before the first change, if there is any.
+        """
+        self._reporter.info("Detecting the provisioner...")
+        facts, provisioner = self.look()
+        self._reporter.info(f"Provisioning with {provisioner.name}...")
+        facts_module.check_service(facts, provisioner)
+        if _needs_engine(facts, provisioner):
+            manager = _manager(provisioner)
+            merge.read(facts.files.get(DAEMON_JSON, ""), path=DAEMON_JSON)
+            given = install_script()
+            if before_changes:
+                before_changes()
+            self._install(provisioner, manager, given)
+            facts, provisioner = self.look()
+        plan = plans.make(facts, wanted, provisioner)
+        for note in plan.notes:
+            self._reporter.info(note)
+        if plan.empty:
+            self._reporter.info("The host is set up already: nothing was changed.")
+            return plan
+        if before_changes:
+            before_changes()
+        self._set_up(facts, provisioner, plan)
+        return plan
+
+    def restore(self) -> bool:
+        """Give the host back as it was found; False if pymachine changed nothing on it.
+
+        An engine that pymachine installed is removed, with its images, containers and volumes.
+        """
+        facts, provisioner = self.look()
+        state = plans.state(facts, provisioner)
+        installed = f"{provisioner.state}/{INSTALLED}" in facts.files
+        if not state and not installed and f"{provisioner.state}/{FOUND}" not in facts.present:
+            return False
+        body = ["lock"]
+        if installed:
+            manager = _manager(provisioner)
+            body += ["stop_engine", *(f"put_back {path}" for path in state.get("managed") or {})]
+            names = " ".join(
+                dict.fromkeys([*(name for names in provisioner.packages for name in names), *provisioner.beside])
+            )
+            body += [f"remove_packages {shlex.join([manager.installed, manager.remove, names])}"]
+            body += [f"remove_leftovers {' '.join(ENGINE_FOLDERS)}", "remove_group"]
+        elif state:
+            body += _restored(facts, state)
+        body += [f"remove_empty {' '.join(ENGINE_FOLDERS)}", f"rm -rf {provisioner.state}"]
+        if provisioner.service is Service.SYSTEMD:
+            body.append("systemctl daemon-reload")
+        text = script("\n".join(body), parts=("service", "restore"), variables=_variables(provisioner))
+        self._remote.run("Restoring the host", text, timeout=INSTALL_SECONDS)
+        return True
+
+    def _install(self, provisioner: Provisioner, manager: PackageManager, install_script: InstallScript | None) -> None:
+        self._reporter.info("Installing Docker...")
+        state = provisioner.state
+        if install_script:
+            self._reporter.info(f"The engine is installed by {install_script.url}, SHA-256 {install_script.sha256}.")
+            get_ready = f"cat > {state}/install-script {here(install_script.text)}"
+            commands = f"sh {state}/install-script"
+        else:
+            get_ready = ":"
+            commands = _packages(provisioner, manager)
+        body = [
+            "lock",
+            _note_found(),
+            f"note packages.before {shlex.quote(manager.installed)}",
+            get_ready,
+            f"echo {shlex.quote(manager.name)} > {state}/{INSTALLED}",
+            f"rm -f {state}/{DONE}",
+            f"follow {shlex.quote(_install_job(manager, state, commands=commands))}",
+            "at_boot yes",
+        ]
+        text = script("\n".join(body), parts=("service", "install"), variables=_variables(provisioner))
+        with self._reporter.task("Packages:") as task:
+            try:
+                self._remote.run("Installing Docker", text, timeout=INSTALL_SECONDS, line=_noting(task.note))
+            except StepError as error:
+                error.hint = error.hint or (
+                    "Mend that on the host and run `pymachine provision`, or install the engine by a script "
+                    "(create --engine-install-url URL)."
+                )
+                raise
+
+    def _set_up(self, facts: Facts, provisioner: Provisioner, plan: Plan) -> None:
+        if any(file.path.endswith(".pem") for file in plan.write):
+            self._reporter.info("Copying certs to the remote machine...")
+        self._reporter.info("Setting Docker configuration on the remote daemon...")
+        body = ["lock", _note_found(), "trap clean EXIT"]
+        if plan.action == "restart":
+            # As long as it is there, a later run knows that files are in place which are not in force.
+            body.append(': > "$STATE/pending"')
+        body += [f"stage {file.path} {file.mode:o} {here(file.content)}" for file in plan.write]
+        body += [f"withdraw {path}" for path in plan.remove]
+        body += [f"keep {path}" for path in plan.keep]
+        body += ["back_up", "commit_state"]
+        if plan.interim:
+            body.append(f"keep_containers {DAEMON_JSON} {here(plan.interim)}")
+        body.append("commit")
+        if any(file.path == DAEMON_JSON for file in plan.write):
+            body.append(f"validate {DAEMON_JSON}")
+        if plan.action:
+            body.append(f"into_force {plan.action}")
+        if not facts.enabled:
+            body.append("at_boot yes")
+        variables = _variables(provisioner) | {"WAS_ACTIVE": "yes" if facts.active else "no"}
+        text = script("\n".join(body), parts=("service", "apply"), variables=variables)
+        self._remote.run("Setting Docker configuration", text, timeout=SET_UP_SECONDS)
+
+
+def _needs_engine(facts: Facts, provisioner: Provisioner) -> bool:
+    """There is none, or an installation of ours was cut short; but one that runs is one, whoever finished it."""
+    cut_short = f"{provisioner.state}/{INSTALLED}" in facts.files and f"{provisioner.state}/{DONE}" not in facts.present
+    return (cut_short and not facts.active) or not (facts.dockerd or facts.unit.strip())
+
+
+def _manager(provisioner: Provisioner) -> PackageManager:
+    if provisioner.manager is None:
+        raise ProvisionError(
+            f"{provisioner.name} is a system with an engine of its own, but there is none on this host",
+            hint="Choose a variant of it that has one.",
+        )
+    return provisioner.manager
+
+
+def _variables(provisioner: Provisioner) -> dict[str, str]:
+    return {"STATE": provisioner.state, "SERVICE": provisioner.service.value}
+
+
+def _note_found() -> str:
+    listing = f'for each in {" ".join(ENGINE_FOLDERS)}; do if [ -e "$each" ]; then echo "$each"; fi; done; '
+    listing += "grep -o '^docker:' /etc/group || true"
+    return f"note found {shlex.quote(listing)}"
+
+
+def _packages(provisioner: Provisioner, manager: PackageManager) -> str:
+    """Shell that installs the first set of packages that can be had, and what is good to have beside it."""
+    choices = []
+    for names in provisioner.packages:
+        tests = " && ".join(f"{_can_install(manager, name)}" for name in names)
+        choices.append(f"if {tests}; then names='{' '.join(names)}'; el")
+    wanted = ", or ".join(" ".join(names) for names in provisioner.packages)
+    lines = ["".join(choices) + f"se echo 'None of the configured repositories has {wanted}'; exit 1; fi"]
+    for name in provisioner.beside:
+        lines.append(f'if {_can_install(manager, name)}; then names="$names {name}"; fi')
+    return "\n".join([*lines, f"{manager.install} $names"])
+
+
+def _can_install(manager: PackageManager, name: str) -> str:
+    return f"{{ {manager.available.replace('{}', name)}; }} > /dev/null 2>&1"
+
+
+def _install_job(manager: PackageManager, state: str, *, commands: str) -> str:
+    """What installs the engine, in a session of its own on the host.
+
+    It takes note itself of what came, since nobody else may be there any more to do it.
+    """
+    return f"""set -e
+umask 022
+export DEBIAN_FRONTEND=noninteractive
+{manager.repair}
+{{ {manager.refresh}; }} || echo 'The lists of packages cannot be refreshed; going on with those that are there'
+{commands}
+{{ {manager.installed}; }} | sort > {state}/packages.after
+: > {state}/{DONE}"""
+
+
+def _restored(facts: Facts, state: dict[str, Json]) -> list[str]:
+    """Shell that gives the files of an engine back that was there before, and lets it take them over."""
+    applied = merge.Applied.from_json(state.get("applied"))
+    managed = state.get("managed") or {}
+    lines = [f"put_back {path}" for path in managed if path != DAEMON_JSON]
+    rest = merge.strip(merge.read(facts.files.get(DAEMON_JSON, ""), path=DAEMON_JSON), applied)
+    if DAEMON_JSON in managed:
+        original = facts.files.get(DAEMON_JSON + KEPT)
+        if merge.same(rest, merge.read(original or "", path=DAEMON_JSON + KEPT)):
+            daemon = [f"put_back {DAEMON_JSON}"]
+        else:
+            # Somebody changed it since: only what is ours goes.
+            daemon = [f"cat > {DAEMON_JSON} {here(merge.write(rest))}", f"rm -f {DAEMON_JSON}{KEPT}"]
+    else:
+        daemon = []
+    if not state.get("active"):
+        lines += [*daemon, "service stop"]
+    elif LIVE_RESTORE in applied.added and facts.containers:
+        live = merge.write({**rest, LIVE_RESTORE: True})
+        lines += [f'cat > "$STATE/live.json" {here(live)}', f'put "$STATE/live.json" {DAEMON_JSON}', "service restart"]
+        lines += [f"live_restore off {DAEMON_JSON}", *daemon]
+    else:
+        lines += [*daemon, "service restart"]
+    return lines if state.get("enabled", True) else [*lines, "at_boot no"]
+
+
+def _noting(note: Callable[[str], None]) -> Callable[[str], None]:
+    """Show the package manager's last line whenever it is another one."""
+    last = ""
+
+    def line(text: str) -> None:
+        nonlocal last
+        if text not in {last, BEGIN, ""}:
+            last = text
+            note(text)
+
+    return line

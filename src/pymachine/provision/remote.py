@@ -1,0 +1,79 @@
+"""The host's end of the steps: scripts that run as root there, over one connection."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from importlib.resources import files as resources
+
+from pymachine.provision.errors import InterruptedStepError, StepError, SudoError
+from pymachine.ssh.connection import Connection, ConnectionLostError
+
+NO_SUDO = 77
+# The script comes on stdin: what is secret in it is on no command line, and no login shell reads it.
+ROOT_SHELL = (
+    f"sh -c 'if [ \"$(id -u)\" -eq 0 ]; then exec sh -s; fi; sudo -n true || exit {NO_SUDO}; exec sudo -n sh -s'"
+)
+BEGIN = "pymachine-begin"
+END_OF_FILE = "PYMACHINE_END_OF_FILE"
+
+Line = Callable[[str], None]
+
+
+def part(name: str) -> str:
+    """One of the scripts in ``scripts/``."""
+    return (resources(__package__) / "scripts" / f"{name}.sh").read_text(encoding="utf-8")
+
+
+def script(body: str, *, parts: tuple[str, ...], variables: Mapping[str, str]) -> str:
+    """A whole script: the `parts`' functions, then `body` in a function that only the last line calls."""
+    settings = "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
+    functions = "".join(part(name) for name in ("common", *parts))
+    return f"{settings}{functions}\npymachine_main() {{\n{body}\n}}\npymachine_main\n"
+
+
+def here(text: str) -> str:
+    """`text` as a here-document, behind the command that reads it."""
+    if END_OF_FILE in text:
+        raise ValueError(f"a file has the line {END_OF_FILE}")
+    end = "" if text.endswith("\n") or not text else "\n"
+    return f"<< '{END_OF_FILE}'\n{text}{end}{END_OF_FILE}"
+
+
+class Remote:
+    """Runs steps on one host."""
+
+    def __init__(self, connection: Connection, *, name: str) -> None:
+        """`name` is the machine's, for errors."""
+        self._connection = connection
+        self._name = name
+
+    def run(self, step: str, text: str, *, timeout: float, line: Line | None = None) -> str:
+        """Run a script as root and return what it printed, from its first line on.
+
+        `step` is what it is for, as an error should say it. Raises `SudoError` if root cannot be had, `StepError` if
+        the script fails, and `InterruptedStepError` if the connection breaks.
+        """
+        try:
+            result = self._connection.run(ROOT_SHELL, stdin=text, timeout=timeout, line=line)
+        except ConnectionLostError as error:
+            raise InterruptedStepError(
+                f'the SSH connection to "{self._name}" was lost during the step "{step}"',
+                details=error.details,
+                hint=f"What was done on the host stays. When it can be reached again, finish the job with: "
+                f"pymachine provision {self._name}",
+            ) from error
+        _, begun, said = result.stdout.partition(BEGIN + "\n")
+        if result.returncode == NO_SUDO and not begun:
+            raise SudoError(
+                f'the SSH user of "{self._name}" cannot become root without a password; nothing was changed',
+                details=result.stderr.strip(),
+                hint="Let that user use sudo without a password (a line such as `USER ALL=(ALL) NOPASSWD: ALL` in "
+                "/etc/sudoers.d/), or choose another user with --generic-ssh-user.",
+            )
+        if result.returncode != 0:
+            raise StepError(
+                f'the step "{step}" failed on "{self._name}" with exit code {result.returncode}',
+                details=result.stderr.strip() or said.strip()[-2000:],
+            )
+        return BEGIN + "\n" + said

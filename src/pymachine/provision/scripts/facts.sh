@@ -1,0 +1,88 @@
+# shellcheck shell=sh
+# Prints what a host is, a word and a value a line; changes nothing. WATCHED and SECRET are lists of files.
+
+lines() { sed 's/^/|/' "$1" && echo; }
+
+first_found() {
+    for each in "$@"; do
+        if has "$each"; then
+            command -v "$each"
+            return
+        fi
+    done
+}
+
+init_system() {
+    if [ -d /run/systemd/system ]; then
+        echo systemd
+    elif has rc-service; then
+        echo openrc
+    elif [ -x /etc/init.d/docker ]; then
+        echo sysv
+    fi
+}
+
+containers() { # how many run; the engine is not asked where that would start it
+    if [ "$1" = systemd ] && has docker && systemctl -q is-active docker.service; then
+        docker ps -q | wc -l
+    else
+        cat /proc/[0-9]*/comm 2> /dev/null | grep -c '^containerd-shim' || true
+    fi
+}
+
+engine_state() {
+    case $1 in
+        systemd)
+            echo "active $(systemctl is-active docker.service 2> /dev/null || true)"
+            echo "enabled $(systemctl is-enabled docker.service 2> /dev/null || true)"
+            # What is in force after a daemon-reload, drop-ins included.
+            echo unit
+            systemctl cat docker.service 2> /dev/null > "$scratch" || true
+            lines "$scratch"
+            ;;
+        openrc)
+            if rc-service docker status > /dev/null 2>&1; then echo "active active"; fi
+            if [ -e /etc/runlevels/default/docker ]; then echo "enabled enabled"; fi
+            ;;
+        *)
+            if [ -S /var/run/docker.sock ]; then echo "active active"; fi
+            ;;
+    esac
+}
+
+# A package manager that a broken connection left behind may still be at work: what is there is known when it has ended.
+await_others() {
+    for each in $STATES; do
+        if [ -e "$each/lock" ] && has flock; then
+            flock -w 900 "$each/lock" true || fail "another pymachine has been at work on this host for 15 minutes"
+        fi
+    done
+}
+
+facts() {
+    await_others
+    scratch=$(mktemp /tmp/pymachine.XXXXXX)
+    trap 'rm -f "$scratch"' EXIT
+    release=/etc/os-release
+    [ -e "$release" ] || release=/usr/lib/os-release
+    echo os-release
+    lines "$release"
+    init=$(init_system)
+    echo "init $init"
+    echo "dockerd $(first_found dockerd docker.dockerd)"
+    engine_state "$init"
+    echo "containers $(containers "$init")"
+    for each in /var/lib/docker/swarm/docker-state.json $PRESENT; do
+        if [ -e "$each" ]; then echo "present $each"; fi
+    done
+    for each in $WATCHED; do
+        if [ -f "$each" ]; then
+            echo "file $each"
+            lines "$each"
+        fi
+    done
+    for each in $SECRET; do
+        if [ -f "$each" ]; then echo "sha256 $(sha256sum < "$each" | cut -d ' ' -f 1) $each"; fi
+    done
+    echo end
+}

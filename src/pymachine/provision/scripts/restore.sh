@@ -1,0 +1,53 @@
+# shellcheck shell=sh
+# Gives the host back as it was found.
+
+KEPT=.before-pymachine
+
+put_back() { # put_back PATH: as it was before, or gone if it was not there
+    if [ -e "$1$KEPT" ]; then
+        mv -f "$1$KEPT" "$1"
+    else
+        rm -f "$1"
+    fi
+}
+
+stop_engine() { # before its packages are removed
+    case $SERVICE in
+        systemd) systemctl stop docker.service docker.socket > /dev/null 2>&1 || true ;;
+        *) service stop > /dev/null 2>&1 || true ;;
+    esac
+    at_boot no
+    if has ip; then ip link delete docker0 > /dev/null 2>&1 || true; fi
+}
+
+remove_packages() { # remove_packages LISTING COMMAND NAMES: those that came with the engine
+    sh -c "$1" | sort > "$STATE/packages.now"
+    if [ ! -e "$STATE/packages.after" ]; then
+        # The installation never came to its end: only those that were asked for are surely ours.
+        printf '%s\n' "$3" | tr ' ' '\n' | sort > "$STATE/packages.after"
+    fi
+    came=$(comm -13 "$STATE/packages.before" "$STATE/packages.after" | comm -12 - "$STATE/packages.now" | tr '\n' ' ')
+    [ -n "$came" ] || return 0
+    DEBIAN_FRONTEND=noninteractive sh -c "$2 $came" > "$STATE/remove.log" 2>&1 < /dev/null || {
+        tail -n 40 "$STATE/remove.log" >&2
+        fail "The engine's packages cannot all be removed"
+    }
+}
+
+remove_leftovers() { # remove_leftovers FOLDER...: those that were not there before
+    for each in "$@"; do
+        grep -qxF "$each" "$STATE/found" || rm -rf "$each"
+    done
+}
+
+remove_group() { # distributions leave it behind
+    if grep -q '^docker:' /etc/group && ! grep -qxF docker: "$STATE/found"; then
+        groupdel docker 2> /dev/null || delgroup docker
+    fi
+}
+
+remove_empty() {
+    for each in "$@"; do
+        if [ -d "$each" ] && ! grep -qxF "$each" "$STATE/found"; then rmdir "$each" 2> /dev/null || true; fi
+    done
+}

@@ -1,0 +1,172 @@
+"""One session with a host: the connection, its host key, and the steps on it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pymachine import engine, files, run
+from pymachine.driver import Endpoint
+from pymachine.machine import Machine
+from pymachine.progress import Reporter
+from pymachine.provision.errors import ProvisionError
+from pymachine.provision.facts import CERTIFICATES
+from pymachine.provision.host import Host, InstallScript
+from pymachine.provision.plan import Plan, Wanted
+from pymachine.provision.remote import Remote
+from pymachine.ssh.connection import Connection, UnreachableError, connected
+from pymachine.ssh.target import Target
+from pymachine.wait import Deadline
+
+RETRY_SECONDS = 3.0
+SCRIPT_SECONDS = (15.0, 60.0)
+SCRIPT_BYTES = 1 << 20
+
+
+class Session:
+    """Work on one host over one connection. Make it with `opened`."""
+
+    def __init__(self, connection: Connection, target: Target, *, reporter: Reporter) -> None:
+        self._host = Host(Remote(connection, name=target.alias), reporter=reporter)
+
+    def provision(
+        self,
+        wanted: Wanted,
+        *,
+        install_script: Callable[[], InstallScript | None] = lambda: None,
+        before_changes: Callable[[], object] | None = None,
+    ) -> Plan:
+        """See `Host.provision`."""
+        return self._host.provision(wanted, install_script=install_script, before_changes=before_changes)
+
+    def restore(self) -> bool:
+        """See `Host.restore`."""
+        return self._host.restore()
+
+
+@contextmanager
+def opened(target: Target, *, reporter: Reporter, timeout: float, native: bool = False) -> Iterator[Session]:
+    """A session with `target`, waiting up to `timeout` seconds for its SSH server. A new host key is told of.
+
+    Raises the errors of `pymachine.ssh.connection.connected`.
+    """
+    reporter.info("Waiting for SSH to be available...")
+    pinned = _pinned(target)
+    with _connected_in_time(target, timeout=timeout, native=native) as connection:
+        for line in _pinned(target) - pinned:
+            _, kind, key, *_ = line.split()
+            reporter.info(f"({target.alias}) The host key is {fingerprint(key)} ({kind}). It is pinned from now on.")
+        try:
+            yield Session(connection, target, reporter=reporter)
+        finally:
+            run.log.debug("%s: %d round trips over one connection", target.alias, connection.commands)
+
+
+@contextmanager
+def interruptible(
+    name: str, before_changes: Callable[[], object] | None, *, reporter: Reporter
+) -> Iterator[Callable[[], None]]:
+    """A block that an interrupt may end: if the host was changed by then, it is said how to go on.
+
+    What is yielded has to be called before the first change; it calls `before_changes`.
+    """
+    begun = False
+
+    def begin() -> None:
+        nonlocal begun
+        begun = True
+        if before_changes:
+            before_changes()
+
+    try:
+        yield begin
+    except (KeyboardInterrupt, SystemExit):
+        if begun:
+            reporter.warn(f"The host is half set up. Finish the job with: pymachine provision {name}")
+        raise
+
+
+@contextmanager
+def _connected_in_time(target: Target, *, timeout: float, native: bool) -> Iterator[Connection]:
+    """A connection, once the host lets us have one. What goes wrong while it is used is not tried again."""
+    deadline = Deadline(timeout)
+    while True:
+        context = connected(target, native=native)
+        try:
+            connection = context.__enter__()
+            break
+        except UnreachableError:
+            if deadline.expired:
+                raise
+            time.sleep(deadline.remaining(at_most=RETRY_SECONDS))
+    try:
+        yield connection
+    finally:
+        context.__exit__(None, None, None)
+
+
+def _pinned(target: Target) -> set[str]:
+    if target.known_hosts is None or not target.known_hosts.exists():
+        return set()
+    return {line for line in target.known_hosts.read_text().splitlines() if line.strip()}
+
+
+def fingerprint(key: str) -> str:
+    """A public key in OpenSSH's base64 as OpenSSH shows it."""
+    digest = hashlib.sha256(base64.b64decode(key)).digest()
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
+def wanted(machine: Machine, endpoint: Endpoint, *, directory: Path) -> Wanted:
+    """What the host of `machine` is to be, with the certificates in the machine's folder. Raises `UsageError`."""
+    daemon, flags = engine.daemon_json(machine.engine, driver_name=machine.driver_name)
+    engine.files(machine.engine, driver_name=machine.driver_name)  # checks the environment too
+    return Wanted(
+        machine=machine.name,
+        port=endpoint.docker_port,
+        ipv6=":" in endpoint.address,
+        certificates={name: (directory / name).read_text() for name in CERTIFICATES},
+        daemon=daemon,
+        flags=flags,
+        environment=machine.engine.env,
+    )
+
+
+def install_script(machine: Machine, *, keep: Path) -> InstallScript | None:
+    """The script that the user asked for; None where the distribution's packages are wanted."""
+    return fetch_script(machine.install_script, keep=keep) if machine.install_script else None
+
+
+def fetch_script(url: str, *, keep: Path) -> InstallScript:
+    """The script at `url`, kept in the file `keep` so that one can read what was run. Raises `ProvisionError`.
+
+    It is fetched here and not by the host: what runs there is what has this digest.
+    """
+    import requests  # noqa: PLC0415 (heavy)
+
+    try:
+        answer = requests.get(url, timeout=SCRIPT_SECONDS)
+        answer.raise_for_status()
+    except (requests.RequestException, ValueError) as error:
+        raise ProvisionError(
+            f"the install script {url} cannot be fetched",
+            details=str(error),
+            hint="Check --engine-install-url; without it the distribution's own packages are installed.",
+        ) from error
+    data = answer.content
+    if len(data) > SCRIPT_BYTES or not data.startswith(b"#!"):
+        raise ProvisionError(
+            f"what is at {url} is not a shell script",
+            details=data[:200].decode(errors="replace"),
+            hint="An install script begins with #! and has less than 1 MiB.",
+        )
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise ProvisionError(f"what is at {url} is not text") from error
+    files.atomic_write(keep, data)
+    return InstallScript(url, text, hashlib.sha256(data).hexdigest())

@@ -1,0 +1,117 @@
+"""The engine's systemd unit: which command line is in force, and the drop-in that adds ours to it.
+
+Formats: systemd.unit(5), systemd.service(5), systemd.syntax(7).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from pymachine import engine
+from pymachine.driver import Json
+
+FOLDER = "/etc/systemd/system/docker.service.d"
+# After all others by its name, since the last ExecStart holds.
+DROP_IN = f"{FOLDER}/zz-pymachine.conf"
+# What docker-machine writes; its settings are in the machine's record as well.
+DOCKER_MACHINE = f"{FOLDER}/10-machine.conf"
+SOCKET = "unix:///var/run/docker.sock"
+WORD = re.compile(r"""(?:[^\s"']|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')+""")
+
+
+@dataclass(frozen=True)
+class Command:
+    """The engine's command line with our address, and what it said that belongs into daemon.json now."""
+
+    line: str
+    moved: dict[str, list[str]] = field(default_factory=dict)
+
+
+def files(text: str) -> list[tuple[str, str]]:
+    """The unit and its drop-ins in the order in which they are read, from what ``systemctl cat`` prints."""
+    found: list[tuple[str, list[str]]] = []
+    for line in text.splitlines():
+        if match := re.fullmatch(r"# (/\S+\.(?:service|conf))", line):
+            found.append((match[1], []))
+        elif found:
+            found[-1][1].append(line)
+    return [(path, "\n".join(lines)) for path, lines in found]
+
+
+def exec_start(text: str, *, without: Collection[str]) -> str:
+    """The command line that holds, leaving aside the files in `without`; empty if there is none."""
+    command = ""
+    for path, content in files(text):
+        if path in without:
+            continue
+        for line in re.sub(r"[ \t]*\\\n\s*", " ", content).splitlines():
+            key, equals, value = line.partition("=")
+            if equals and key.strip() == "ExecStart":
+                command = value.strip()
+    return command
+
+
+def with_address(command: str, *, keys: Collection[str], address: str | None, flags: Sequence[str]) -> Command:
+    """`command` so that it listens on `address` too, and says nothing twice.
+
+    `keys` are those that daemon.json will have from us: the engine refuses a setting that is both there and on its
+    command line. Values of lists are not lost; they are in `moved`. `address` is None where daemon.json has it.
+    """
+    words = WORD.findall(command)
+    kept: list[str] = []
+    moved: dict[str, list[str]] = {}
+    listens = False
+    position = 0
+    while position < len(words):
+        word = words[position]
+        position += 1
+        name, equals, value = word.partition("=")
+        key = engine.key_of(name.lstrip("-")) if name.startswith("-") else None
+        if key is None:
+            kept.append(word)
+            continue
+        pieces = [word]
+        if not equals and engine.takes_value(name.lstrip("-")) and position < len(words):
+            value = words[position]
+            pieces.append(value)
+            position += 1
+        if key == "hosts":
+            if value.strip("\"'") == address:
+                continue
+            listens = True
+        elif key in keys:
+            if engine.is_list(key):
+                moved.setdefault(key, []).append(value.strip("\"'"))
+            continue
+        kept += pieces
+    if address:
+        kept += [] if listens else ["-H", SOCKET]
+        kept += ["-H", address]
+    return Command(" ".join([*kept, *(quoted(flag) for flag in flags if flag not in kept)]), moved)
+
+
+def drop_in(command: str, *, environment: Sequence[str]) -> str:
+    """The text of our drop-in; empty if there is nothing to say."""
+    lines = [f"Environment={quoted(entry)}" for entry in environment]
+    if command:
+        # The empty one takes back the unit's own: it would be a second command otherwise.
+        lines += ["ExecStart=", f"ExecStart={command}"]
+    return (
+        "# Written by pymachine; `pymachine provision` writes it anew.\n[Service]\n" + "\n".join(lines) + "\n"
+        if lines
+        else ""
+    )
+
+
+def quoted(text: str) -> str:
+    """`text` as one word of a unit file."""
+    safe = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{safe}"'
+
+
+def hosts(settings: Json) -> list[str] | None:
+    """Where daemon.json says that the engine listens; None if it leaves that to the command line."""
+    value = settings.get("hosts") if isinstance(settings, dict) else None
+    return [str(host) for host in value] if isinstance(value, list) else None

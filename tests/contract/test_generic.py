@@ -1,0 +1,114 @@
+"""The contract suite over the driver ``generic``; a host that is really provisioned is in tests/integration."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from pymachine.driver import BootRequest, State
+from pymachine.errors import DriverError, UnsupportedError, UsageError
+from pymachine.testing import DriverContract, defaults, reference
+from pymachine_driver_generic import Driver
+
+NOTHING = BootRequest(identity=lambda endpoint: b"")
+
+
+class TestGeneric(DriverContract):
+    driver = Driver
+    changed: ClassVar = {"generic_ip_address": "127.0.0.1"}
+
+    def make_with(self, folder: Path, **changed: Any) -> Driver:
+        ref = reference(folder)
+        return Driver(ref, dict(Driver.configure(ref, defaults(Driver, **self.changed, **changed), [])))
+
+    def test_two_machines_do_not_share_an_address(self, tmp_path: Path) -> None:
+        """One engine has one set of certificates: the second machine is refused, and named."""
+        config = {**self.make(tmp_path, "one").config, "MachineName": "one"}
+        with pytest.raises(UsageError, match=r'the host at 127\.0\.0\.1 is the machine "one" already'):
+            Driver.configure(reference(tmp_path, "two"), defaults(Driver, **self.changed), [config])
+
+    def test_options_have_docker_machines_names_variables_and_defaults(self) -> None:
+        known = {option.name: (option.env, option.default) for option in Driver.options()}
+        assert known == {
+            "generic-engine-port": ("GENERIC_ENGINE_PORT", 2376),
+            "generic-ip-address": ("GENERIC_IP_ADDRESS", ""),
+            "generic-ssh-user": ("GENERIC_SSH_USER", "root"),
+            "generic-ssh-key": ("GENERIC_SSH_KEY", ""),
+            "generic-ssh-port": ("GENERIC_SSH_PORT", 22),
+        }
+
+    @pytest.mark.parametrize(
+        ("changed", "says"),
+        [
+            ({"generic_ip_address": ""}, "generic driver requires the --generic-ip-address option"),
+            ({"generic_ip_address": "a b"}, "expected an IP address or a host name"),
+            ({"generic_ip_address": "-oProxyCommand=x"}, "expected an IP address or a host name"),
+            ({"generic_ip_address": "h", "generic_ssh_user": "-l"}, "not a user's name"),
+            ({"generic_ip_address": "h", "generic_ssh_port": 0}, "--generic-ssh-port 0: expected a port"),
+            ({"generic_ip_address": "h", "generic_engine_port": 70000}, "--generic-engine-port 70000"),
+            ({"generic_ip_address": "h", "generic_engine_port": 22}, "is the SSH port"),
+            ({"generic_ip_address": "h", "generic_ssh_key": "/tmp/ca.pem"}, "cannot be kept"),
+        ],
+    )
+    def test_bad_values_are_refused(self, tmp_path: Path, changed: dict[str, Any], says: str) -> None:
+        with pytest.raises(UsageError, match=says):
+            Driver.configure(reference(tmp_path), defaults(Driver, **changed), [])
+
+    def test_a_key_that_is_not_there_is_found_before_anything_is_made(self, tmp_path: Path) -> None:
+        driver = self.make_with(tmp_path, generic_ssh_key=str(tmp_path / "none"))
+        with pytest.raises(DriverError, match='SSH key does not exist: "'):
+            driver.precreate_check()
+
+    def test_the_key_is_copied_where_docker_machine_had_it(self, tmp_path: Path) -> None:
+        key = tmp_path / "cloud_key"
+        key.write_text("PRIVATE")
+        key.chmod(0o644)
+        (tmp_path / "cloud_key.pub").write_text("PUBLIC")
+        driver = self.make_with(tmp_path, generic_ssh_key=str(key))
+        driver.precreate_check()
+        driver.create(NOTHING)
+        copy = driver.machine.directory / "cloud_key"
+        assert copy.read_text() == "PRIVATE"
+        assert copy.stat().st_mode & 0o777 == 0o600
+        assert copy.with_name("cloud_key.pub").read_text() == "PUBLIC"
+        assert driver.config["SSHKeyPath"] == str(copy)
+
+    def test_without_a_key_the_users_own_are_used(self, tmp_path: Path) -> None:
+        driver = self.make(tmp_path)
+        driver.create(NOTHING)
+        assert driver.config["SSHKeyPath"] == ""
+        assert list(driver.machine.directory.iterdir()) == []
+
+    def test_it_cannot_be_started(self, tmp_path: Path) -> None:
+        with pytest.raises(UnsupportedError, match="generic driver does not support start"):
+            self.make(tmp_path).start(NOTHING)
+
+    def test_a_record_of_docker_machines_is_enough(self, tmp_path: Path) -> None:
+        driver = Driver(reference(tmp_path), {"IPAddress": "192.0.2.9", "SSHUser": "ubuntu", "EnginePort": 2377})
+        endpoint = driver.endpoint()
+        assert (endpoint.address, endpoint.docker_port, endpoint.ssh_port) == ("192.0.2.9", 2377, 22)
+        assert endpoint.ssh_user == "ubuntu"
+
+
+@pytest.fixture
+def listening() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_the_state_is_whether_the_ssh_port_answers(tmp_path: Path, listening: int) -> None:
+    config = {"IPAddress": "127.0.0.1", "SSHPort": listening}
+    assert Driver(reference(tmp_path), config).state() is State.RUNNING
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        config = {"IPAddress": "127.0.0.1", "SSHPort": taken.getsockname()[1]}
+        assert Driver(reference(tmp_path), config).state() is State.STOPPED
+
+
+def test_a_driver_without_a_shell_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DriverError, match="no SSH to run"):
+        Driver(reference(tmp_path), {"IPAddress": "127.0.0.1"}).kill()

@@ -1,0 +1,336 @@
+"""The driver ``generic`` with a real host: a Debian system with systemd, OpenSSH and apt, in an emulator.
+
+One host lives through the whole file. It is taken back to moments of its life: ``bare`` as it was installed, and
+``lived-in`` with an engine of its own, that engine's daemon.json, and a container that runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import packages
+from support.debian import build, dockermachine
+from support.debian.host import Host
+from support.debian.proxy import Wire, wire
+from support.runner import Outcome, Pymachine, private_store
+
+DAEMON_JSON = '{\n  "bip": "10.9.0.1/24",\n  "labels": ["rack=7"],\n  "log-opts": {"max-size": "10m"}\n}\n'
+# What a host has of files, accounts and interfaces; without caches, logs, and what dpkg writes at each run.
+LISTING = (
+    "find /etc /usr /opt /root /var/lib /run/systemd/system -xdev"
+    " -not -path '/var/lib/docker/*' -not -path '/var/lib/containerd/*'"
+    " -not -path '/var/lib/apt/*' -not -path '/var/lib/dpkg/*' -not -path '/var/lib/systemd/*'"
+    " -not -name 'group-' -not -name 'gshadow-' -not -name .pwd.lock -not -name ld.so.cache"
+    " \\( -type d -printf '%p %m %u\\n' -o -printf '%p %m %u %s %l\\n' \\) | sort;"
+    " ls /sys/class/net; cat /etc/group; dpkg --get-selections"
+)
+UP_SINCE = "systemctl show docker.service -p ActiveEnterTimestampMonotonic -p NRestarts"
+BOX = "mkdir -p /tmp/box/bin && cp /usr/bin/busybox /tmp/box/bin/ && tar -C /tmp/box -c . | docker import - box"
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A host that is up."""
+    built = build.ensure()
+    folder = Path(tempfile.mkdtemp(prefix="pm-host-", dir="/tmp"))  # short: it has a socket in it
+    with packages.serving(built.packages) as port:
+        running = Host(folder, built, apt_port=port)
+        try:
+            running.await_ssh()
+            running.run("dpkg --configure -a && apt-get -q update")
+            running.save("bare")
+            yield running
+        finally:
+            running.kill()
+            shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def made(host: Host) -> Iterator[Pymachine]:
+    """The store of a machine that was made of the bare host, which is as it was just afterwards."""
+    host.back_to("bare")
+    with private_store() as store:
+        done = store("--debug", *options(host, "--engine-label", "tier=web", "far"))
+        (store.home / "said").write_text(done.stdout)
+        (store.home / "log").write_text(done.stderr)
+        host.save("made")
+        yield store
+
+
+@pytest.fixture(scope="module")
+def lived_in(host: Host, made: Pymachine) -> Host:
+    """The host with an engine that is none of ours, and a container that runs."""
+    host.back_to("made")
+    host.run("rm -r /etc/docker /var/lib/pymachine /etc/systemd/system/docker.service.d")
+    host.run("mkdir -p /etc/docker && cat > /etc/docker/daemon.json", stdin=DAEMON_JSON)
+    host.run("systemctl daemon-reload && systemctl restart docker")
+    host.run(f"{BOX} && docker run -d --name old --stop-signal SIGKILL box /bin/busybox sleep 100000")
+    host.save("lived-in")
+    return host
+
+
+@pytest.fixture
+def program() -> Iterator[Pymachine]:
+    """pymachine on an empty store. Its machines' hosts outlive it: there is nothing of theirs to remove."""
+    with private_store() as made:
+        yield made
+
+
+def options(host: Host, *more: str, user: str = "admin", port: int | None = None) -> list[str]:
+    return [
+        *("create", "--driver", "generic", "--generic-ip-address", "127.0.0.1", "--generic-ssh-user", user),
+        *("--generic-ssh-port", str(port or host.ssh_port), "--generic-engine-port", str(host.engine_port)),
+        *("--generic-ssh-key", str(host.built.key), *more),
+    ]
+
+
+def container(host: Host) -> str:
+    """What tells whether the old container is the same, and still runs."""
+    return host.run("docker inspect -f '{{.State.Running}} {{.State.Pid}} {{.State.StartedAt}}' old")
+
+
+def settings(host: Host) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(host.run("cat /etc/docker/daemon.json"))
+    return found
+
+
+def with_docker(program: Pymachine, name: str, command: str) -> Outcome:
+    """Run a shell command with the environment of machine `name`."""
+    return program.run(["bash", "-c", f'set -e\neval "$(pymachine env --shell bash {name})"\n{command}'])
+
+
+# -- a bare host --------------------------------------------------------------------------------------------------
+
+
+def test_a_bare_host_becomes_a_docker_host(host: Host, made: Pymachine) -> None:
+    said = (made.home / "said").read_text()
+    assert host.run("journalctl -u ssh -o cat | grep -c 'Accepted publickey for admin'") == "1\n"
+    for text in (
+        "(far) Importing SSH key...",
+        "Provisioning with debian...",
+        "Installing Docker...",
+        "Copying certs to the remote machine...",
+        "Setting Docker configuration on the remote daemon...",
+        "Docker is up and running!",
+    ):
+        assert text in said
+    assert re.search(r"\(far\) The host key is SHA256:\S{43} \(ssh-ed25519\)\. It is pinned", said)
+    assert "far: 4 round trips over one connection" in (made.home / "log").read_text()  # look, install, look, set up
+
+    host.run(BOX)
+    assert with_docker(made, "far", "docker run --rm box /bin/busybox echo hello").stdout == "hello\n"
+    assert "tier=web" in with_docker(made, "far", "docker info -f '{{.Labels}}'").stdout
+    assert host.run("systemctl is-enabled docker") == "enabled\n"
+    assert host.run("stat -c '%a %U' /etc/docker/server-key.pem") == "600 root\n"
+    assert host.run("hostname") == "found\n"
+
+    state, since = host.run(LISTING), host.run(UP_SINCE)
+    again = made("provision", "far").stdout
+    assert "The host is set up already: nothing was changed." in again
+    assert (host.run(LISTING), host.run(UP_SINCE)) == (state, since)
+
+
+def test_a_script_installs_the_engine_over_a_broken_connection_and_the_host_is_given_back(
+    host: Host, program: Pymachine, tmp_path: Path
+) -> None:
+    host.back_to("bare")
+    before = host.run(LISTING)
+    script = "#!/bin/sh\nset -e\nsleep 5\napt-get -q -y --no-install-recommends install docker.io docker-cli\n"
+    (tmp_path / "get.sh").write_text(script)
+    with wire(host.ssh_port) as line, packages.serving(tmp_path) as port:
+        url = f"http://127.0.0.1:{port}/get.sh"
+        words = options(host, "--engine-install-url", url, "far", port=line.port)
+        said = cut_at("Packages:", line, program, words, after=2.0)
+        assert f"The engine is installed by {url}, SHA-256 " in said
+        assert 'was lost during the step "Installing Docker"' in said
+        assert "pymachine provision far" in said
+        # The package manager goes on by itself, and the next run waits for it.
+        said = program("provision", "far").stdout
+        assert "Docker is up and running!" in said
+        assert with_docker(program, "far", "docker version -f '{{.Server.Version}}'").stdout.startswith("26.")
+        assert (program.store / "machines" / "far" / "install-script.sh").read_text() == script
+        program("rm", "-y", "--restore", "far")
+    assert host.run(LISTING) == before
+
+
+def cut_at(text: str, line: Wire, program: Pymachine, words: list[str], *, after: float = 0.0) -> str:
+    """Run pymachine, cut the wire when it has said `text`, and return all that it said; it must fail."""
+    process = program.start(*words)
+    assert process.stdout is not None
+    said = []
+    for row in process.stdout:
+        said.append(row)
+        if text in row and line.connections:
+            threading.Timer(after, line.cut).start()
+            text = "\0"  # only once
+    assert process.wait(300) == 1, "".join(said)
+    return "".join(said)
+
+
+# -- a host with an engine of its own -----------------------------------------------------------------------------
+
+
+def test_an_engine_that_is_there_is_set_up_without_a_fight(lived_in: Host, program: Pymachine) -> None:
+    lived_in.back_to("lived-in")
+    before, old = lived_in.run(LISTING), container(lived_in)
+    done = program("--debug", *options(lived_in, "--timings", "far"))
+    said = done.stdout
+    assert re.search(r"^provisioning\t\d+\.\d\d$", said, re.MULTILINE)
+    assert "Installing Docker" not in said
+    assert "1 container is running: it goes on while the engine restarts" in said
+    assert "far: 2 round trips over one connection" in done.stderr  # look, set up
+    assert container(lived_in) == old
+    merged = settings(lived_in)
+    assert merged["bip"] == "10.9.0.1/24"
+    assert merged["labels"] == ["rack=7", "provider=generic"]
+    assert merged["live-restore"] is True
+    assert lived_in.run("cat /etc/docker/daemon.json.before-pymachine") == DAEMON_JSON
+    assert with_docker(program, "far", "docker ps --format '{{.Names}}'").stdout == "old\n"
+
+    # What the engine does not start with is taken back, and it starts with what it had.
+    failed = program("modify", "--engine-storage-driver", "nonsense", "far", code=1)
+    assert 'the step "Setting Docker configuration" failed on "far"' in failed.stderr
+    assert "nonsense" in failed.stderr
+    assert settings(lived_in) == merged
+    assert container(lived_in) == old
+
+    since = lived_in.run(UP_SINCE)
+    program("provision", "far")
+    assert lived_in.run(UP_SINCE) == since
+
+    # Without --restore, rm forgets the machine and does not touch the host.
+    files = lived_in.run(LISTING)
+    shutil.copytree(program.store, program.home / "kept")
+    program("rm", "-y", "far")
+    assert (lived_in.run(LISTING), lived_in.run(UP_SINCE)) == (files, since)
+    shutil.copytree(program.home / "kept", program.store, dirs_exist_ok=True)
+
+    program("rm", "-y", "--restore", "far")
+    assert lived_in.run(LISTING) == before
+    assert lived_in.run("cat /etc/docker/daemon.json") == DAEMON_JSON
+    assert container(lived_in) == old
+
+
+@pytest.mark.parametrize(
+    ("text", "step", "after"),
+    [
+        ("Detecting the provisioner...", "Detecting the provisioner", 0.05),
+        ("Setting Docker", "Setting Docker configuration", 0.5),
+    ],
+)
+def test_a_connection_that_breaks_leaves_what_provision_can_finish(
+    lived_in: Host, program: Pymachine, text: str, step: str, after: float
+) -> None:
+    lived_in.back_to("lived-in")
+    old = container(lived_in)
+    with wire(lived_in.ssh_port) as line:
+        said = cut_at(text, line, program, options(lived_in, "far", port=line.port), after=after)
+        assert f'was lost during the step "{step}"' in said
+        if step == "Detecting the provisioner":  # nothing was changed, so nothing is left
+            assert program("ls", "-q").stdout == ""
+        else:
+            program("provision", "far")
+            assert "nothing was changed" in program("provision", "far").stdout
+    assert container(lived_in) == old
+
+
+def test_a_full_disk_changes_nothing(lived_in: Host, program: Pymachine) -> None:
+    lived_in.back_to("lived-in")
+    old, since = container(lived_in), lived_in.run(UP_SINCE)
+    lived_in.run(
+        "fallocate -l $(df --output=avail -B1 / | tail -n 1) /var/tmp/full; cat /dev/zero > /var/tmp/rest", code=None
+    )
+    failed = program(*options(lived_in, "far"), code=1)
+    assert "No space left on device" in failed.stderr
+    assert lived_in.run("cat /etc/docker/daemon.json") == DAEMON_JSON
+    assert (container(lived_in), lived_in.run(UP_SINCE)) == (old, since)
+    lived_in.run("rm /var/tmp/full /var/tmp/rest")
+    program("provision", "far")
+    assert container(lived_in) == old
+
+
+def test_sudo_that_asks_for_a_password_is_found_before_anything_is_changed(lived_in: Host, program: Pymachine) -> None:
+    lived_in.back_to("lived-in")
+    before = lived_in.run(LISTING)
+    failed = program(*options(lived_in, "far", user="guarded"), code=1)
+    assert "cannot become root without a password; nothing was changed" in failed.stderr
+    assert "NOPASSWD" in failed.stderr
+    assert lived_in.run(LISTING) == before
+    assert program("ls", "-q").stdout == ""
+
+
+def test_a_host_key_that_changed_is_refused(lived_in: Host, program: Pymachine) -> None:
+    lived_in.back_to("lived-in")
+    program(*options(lived_in, "far"))
+    new_key = "rm /etc/ssh/ssh_host_ed25519_key* && ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key"
+    lived_in.run(f"{new_key} && systemctl restart ssh")
+    for words in (["provision", "far"], ["--native-ssh", "provision", "far"]):
+        failed = program(*words, code=1)
+        assert "shows another SSH host key than the one that was learned" in failed.stderr
+        assert "known_hosts" in failed.stderr
+    assert program("ssh", "far", "true", code=None).code != 0
+    (program.store / "machines" / "far" / "known_hosts").unlink()
+    assert "The host key is SHA256:" in program("--native-ssh", "provision", "far").stdout
+    assert program("ssh", "far", "hostname").stdout == "found\n"
+
+
+def test_a_machine_of_docker_machines_works_and_is_taken_over(lived_in: Host, program: Pymachine) -> None:
+    lived_in.back_to("lived-in")
+    dockermachine.generic(program.store, "old-far", lived_in)
+    assert program("ls", "-f", "{{.Name}} {{.State}} {{.DockerVersion}}").stdout.startswith("old-far Running v26.")
+    assert with_docker(program, "old-far", "docker ps -aq").stdout
+    assert program("ssh", "old-far", "hostname").stdout == "found\n"
+    program("provision", "old-far")
+    assert (
+        lived_in.run("ls /etc/systemd/system/docker.service.d")
+        == "10-machine.conf.before-pymachine\nzz-pymachine.conf\n"
+    )
+    assert "provider=generic" in with_docker(program, "old-far", "docker info -f '{{.Labels}}'").stdout
+    assert "nothing was changed" in program("provision", "old-far").stdout
+
+
+# -- its power ----------------------------------------------------------------------------------------------------
+
+
+def test_restart_reboots_the_host_and_waits_for_its_engine(lived_in: Host, program: Pymachine) -> None:
+    lived_in.back_to("lived-in")
+    program(*options(lived_in, "far"))
+    before = lived_in.run("cat /proc/sys/kernel/random/boot_id")
+    program("restart", "far")
+    assert lived_in.run("cat /proc/sys/kernel/random/boot_id") != before
+    assert with_docker(program, "far", "docker ps -aq").stdout
+
+
+def test_a_host_can_be_switched_off_at_once(lived_in: Host, program: Pymachine) -> None:
+    """The last of this host: it does not come back."""
+    dockermachine.record(program.store, "far", lived_in)
+    check_off("kill", 'Machine "far" was killed.', program)
+
+
+def test_a_host_can_be_shut_down_but_not_switched_on(host: Host, program: Pymachine) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="pm-host-", dir="/tmp"))
+    other = Host(folder, host.built, apt_port=9)
+    try:
+        other.await_ssh()
+        dockermachine.record(program.store, "far", other)
+        check_off("stop", 'Machine "far" was stopped.', program)
+    finally:
+        other.kill()
+        shutil.rmtree(folder)
+
+
+def check_off(command: str, says: str, program: Pymachine) -> None:
+    assert says in program(command, "far").stdout
+    assert program("status", "far").stdout == "Stopped\n"
+    assert "generic driver does not support start" in program("start", "far", code=1).stderr
+    assert "Host is not running" in program("provision", "far", code=1).stderr
+    assert 'Machine "far" is already stopped.' in program(command, "far", code=1).stderr

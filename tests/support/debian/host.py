@@ -1,0 +1,99 @@
+"""One Debian host in plain QEMU, with moments of its life that can be gone back to."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from support.debian.build import Built
+from support.registry import HOST_FROM_GUEST, free_port
+
+BOOT_SECONDS = 240.0
+OPTIONS = (
+    *("-F", os.devnull, "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=30"),
+    *("-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={os.devnull}", "-o", "LogLevel=ERROR"),
+)
+
+
+class Host:
+    """A running host: SSH on `ssh_port` of the loopback, and an engine, once there is one, on `engine_port`."""
+
+    def __init__(self, folder: Path, built: Built, *, apt_port: int) -> None:
+        self.folder = folder
+        self.built = built
+        self.ssh_port = free_port()
+        self.engine_port = free_port()
+        self.console = folder / "console.log"
+        disk = folder / "disk.qcow2"
+        subprocess.run(
+            ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(built.disk), str(disk)], check=True
+        )
+        forwards = (
+            f"hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22,hostfwd=tcp:127.0.0.1:{self.engine_port}-:{self.engine_port}"
+        )
+        line = "root=/dev/vda rw net.ifnames=0 quiet loglevel=3 console=ttyS0 systemd.show_status=0 "
+        line += f"test.apt=http://{HOST_FROM_GUEST}:{apt_port}/"
+        argv = ["qemu-system-x86_64", "-machine", "q35,vmport=off", "-accel", "tcg,thread=multi,tb-size=256"]
+        argv += ["-cpu", "max,la57=off", "-smp", "2", "-m", "1024", "-nodefaults", "-display", "none"]
+        argv += ["-kernel", str(built.kernel), "-initrd", str(built.initrd), "-append", line]
+        argv += ["-drive", f"file={disk},format=qcow2,if=virtio,cache=unsafe,discard=unmap"]
+        argv += ["-netdev", f"user,id=net,{forwards}", "-device", "virtio-net-pci,netdev=net,romfile="]
+        argv += ["-qmp", f"unix:{folder}/qmp,server=on,wait=off"]
+        argv += ["-chardev", f"file,id=console,path={self.console},append=on", "-serial", "chardev:console"]
+        self.console.touch()
+        self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+
+    def run(self, command: str, *, user: str = "root", stdin: str = "", code: int | None = 0) -> str:
+        """Run a command over SSH and return what it printed."""
+        argv = ["ssh", *OPTIONS, "-i", str(self.built.key), "-p", str(self.ssh_port), f"{user}@127.0.0.1", command]
+        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=300, check=False)
+        assert code in (None, done.returncode), f"{command!r} ended with {done.returncode}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def await_ssh(self) -> None:
+        """Wait until root can log in."""
+        deadline = time.monotonic() + BOOT_SECONDS
+        while self.run("echo up", code=None) != "up\n":
+            assert self._process.poll() is None, "QEMU ended"
+            assert "Kernel panic" not in self.console.read_text(errors="replace"), "the kernel panicked"
+            assert time.monotonic() < deadline, "the host did not come up"
+            time.sleep(0.3)
+
+    def save(self, moment: str) -> None:
+        """Remember this moment, memory and disk."""
+        self._monitor(f"savevm {moment}")
+
+    def back_to(self, moment: str) -> None:
+        """Go back to a moment; but for the clock, which is of today."""
+        self._monitor(f"loadvm {moment}")
+        self.run(f"date -s @{time.time():.0f}")
+
+    def kill(self) -> None:
+        """End QEMU."""
+        self._process.kill()
+        self._process.wait()
+
+    def _monitor(self, line: str) -> None:
+        with socket.socket(socket.AF_UNIX) as monitor:
+            monitor.connect(str(self.folder / "qmp"))
+            with monitor.makefile("rw", encoding="utf-8") as stream:
+                stream.readline()
+                _qmp(stream, "qmp_capabilities")
+                said = _qmp(stream, "human-monitor-command", {"command-line": line})
+        assert said == "", f"{line}: {said}"
+
+
+def _qmp(stream: Any, command: str, arguments: dict[str, str] | None = None) -> Any:
+    """The answer to one command, past the events in front of it."""
+    stream.write(json.dumps({"execute": command, "arguments": arguments or {}}) + "\n")
+    stream.flush()
+    while True:
+        answer = json.loads(stream.readline())
+        assert "error" not in answer, answer
+        if "return" in answer:
+            return answer["return"]

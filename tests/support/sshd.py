@@ -1,0 +1,130 @@
+"""An SSH server on loopback that runs what it is asked to in a shell: real SSH for tests without a virtual machine."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import paramiko
+from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
+
+from pymachine.ssh import keys
+from pymachine.ssh.target import Target
+
+
+class _Door(paramiko.ServerInterface):
+    """Lets in whoever has the key."""
+
+    def __init__(self, server: Server, authorized: paramiko.PKey) -> None:
+        self._server = server
+        self._authorized = authorized
+
+    def get_allowed_auths(self, username: str) -> str:
+        return "publickey"
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        return AUTH_SUCCESSFUL if key == self._authorized else AUTH_FAILED
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        return OPEN_SUCCEEDED
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        threading.Thread(target=self._server.execute, args=(channel, command.decode()), daemon=True).start()
+        return True
+
+
+@dataclass
+class Server:
+    """A running server. `connections` counts the logins, `commands` what was run."""
+
+    folder: Path
+    port: int = 0
+    connections: int = 0
+    commands: list[str] = field(default_factory=list)
+    transports: list[paramiko.Transport] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in ("user", "host"):
+            keys.make(self.folder / name, comment=name)
+
+    @property
+    def key(self) -> Path:
+        """The private key that is let in."""
+        return self.folder / "user"
+
+    def target(self, *, key: Path | None = None, learn: bool = True) -> Target:
+        """The server, as pymachine's SSH sees it."""
+        return Target("far", "127.0.0.1", self.port, "admin", key or self.key, self.folder / "known_hosts", learn=learn)
+
+    def new_host_key(self) -> None:
+        """Be another host from the next connection on."""
+        keys.make(self.folder / "host", comment="host")
+
+    def break_connections(self) -> None:
+        """End every connection without a word."""
+        for transport in self.transports:
+            transport.close()
+        self.transports.clear()
+
+    def execute(self, channel: paramiko.Channel, command: str) -> None:
+        """Run one command with the channel as its input and output."""
+        self.commands.append(command)
+        process = subprocess.Popen(
+            ["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        writer = threading.Thread(target=_feed, args=(channel, process.stdin), daemon=True)
+        writer.start()
+        with suppress(OSError):
+            for line in process.stdout:
+                channel.sendall(line)
+            channel.sendall_stderr(process.stderr.read())
+            channel.send_exit_status(process.wait())
+        process.kill()
+        process.wait()
+        channel.close()
+
+    def serve(self, listener: socket.socket) -> None:
+        """Accept connections until the listener is closed."""
+        authorized = paramiko.Ed25519Key.from_private_key_file(str(self.key))
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            transport = paramiko.Transport(connection)
+            transport.add_server_key(paramiko.Ed25519Key.from_private_key_file(str(self.folder / "host")))
+            self.transports.append(transport)
+            with suppress(paramiko.SSHException, EOFError, OSError):
+                transport.start_server(server=_Door(self, authorized), event=threading.Event())
+                self.connections += 1
+
+
+def _feed(channel: paramiko.Channel, target: object) -> None:
+    with suppress(OSError, ValueError):
+        while data := channel.recv(65536):
+            target.write(data)  # type: ignore[attr-defined]
+        target.close()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Server]:
+    """A server on a free port of the loopback, ended afterwards."""
+    server = Server(folder)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server.port = listener.getsockname()[1]
+        thread = threading.Thread(target=server.serve, args=(listener,), daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            server.break_connections()

@@ -1,0 +1,123 @@
+"""Hosts that cannot be had here, as transcripts: what each answers to the scripts, and what was sent to it.
+
+The os-release files and units are the distributions' own, shortened to the lines that matter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pymachine.provision.remote import ROOT_SHELL
+from pymachine.run import Result
+
+OS_RELEASE = {
+    "ubuntu": 'PRETTY_NAME="Ubuntu 24.04.2 LTS"\nNAME="Ubuntu"\nVERSION_ID="24.04"\nID=ubuntu\nID_LIKE=debian\n',
+    "mint": 'NAME="Linux Mint"\nPRETTY_NAME="Linux Mint 22"\nID=linuxmint\nID_LIKE="ubuntu debian"\n',
+    "raspberry": 'PRETTY_NAME="Raspbian GNU/Linux 12 (bookworm)"\nID=raspbian\nID_LIKE=debian\n',
+    "fedora": 'NAME="Fedora Linux"\nVERSION="41 (Server Edition)"\nID=fedora\nVARIANT_ID=server\n',
+    "fedora-coreos": 'NAME="Fedora Linux"\nID=fedora\nVARIANT_ID=coreos\n',
+    "rocky": 'NAME="Rocky Linux"\nVERSION="9.4 (Blue Onyx)"\nID="rocky"\nID_LIKE="rhel centos fedora"\n',
+    "alma": 'NAME="AlmaLinux"\nID="almalinux"\nID_LIKE="rhel centos fedora"\n',
+    "rhel": 'NAME="Red Hat Enterprise Linux"\nID="rhel"\nID_LIKE="fedora"\n',
+    "leap": 'NAME="openSUSE Leap"\nVERSION="15.6"\nID="opensuse-leap"\nID_LIKE="suse opensuse"\n',
+    "arch": 'NAME="Arch Linux"\nID=arch\nBUILD_ID=rolling\n',
+    "manjaro": 'NAME="Manjaro Linux"\nID=manjaro\nID_LIKE=arch\n',
+    "alpine": 'NAME="Alpine Linux"\nID=alpine\nVERSION_ID=3.20.3\nPRETTY_NAME="Alpine Linux v3.20"\n',
+    "flatcar": 'NAME="Flatcar Container Linux by Kinvolk"\nID=flatcar\nID_LIKE=coreos\n',
+    "boot2docker": "NAME=Boot2Docker\nVERSION=19.03.12\nID=boot2docker\nID_LIKE=tcl\n",
+    "void": 'NAME="Void"\nID="void"\nPRETTY_NAME="Void Linux"\n',
+}
+UNITS = {
+    "ubuntu": "ExecStart=/usr/bin/dockerd -H fd:// --containerd=/run/containerd/containerd.sock",
+    "fedora": "ExecStart=/usr/bin/dockerd \\\n          --host=fd:// \\\n          $OPTIONS",
+    "rocky": "ExecStart=/usr/bin/dockerd -H fd:// --containerd=/run/containerd/containerd.sock",
+    "leap": "ExecStart=/usr/bin/dockerd --add-runtime oci=/usr/sbin/runc $DOCKER_NETWORK_OPTIONS $DOCKER_OPTS",
+    "arch": "ExecStart=/usr/bin/dockerd -H fd:// --containerd=/run/containerd/containerd.sock",
+    "flatcar": "ExecStart=/usr/bin/env PATH=${TORCX_BINDIR}:${PATH} ${TORCX_BINDIR}/dockerd --host=fd:// $DOCKER_OPTS",
+}
+
+
+@dataclass
+class FakeHost:
+    """Answers as a host of that kind does, and keeps every script. It is a `Connection`."""
+
+    kind: str
+    init: str = "systemd"
+    engine: bool = False
+    active: bool = True
+    containers: int = 0
+    swarm: bool = False
+    sudo: bool = True
+    files: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    on_install: Callable[[], Result | None] = lambda: None
+    on_apply: Callable[[], Result | None] = lambda: None
+    scripts: list[tuple[str, str]] = field(default_factory=list)
+    commands: int = 0
+
+    def run(
+        self,
+        command: str,
+        *,
+        stdin: str = "",
+        timeout: float | None = None,
+        line: Callable[[str], None] | None = None,
+    ) -> Result:
+        """Take a script as `Connection.run` does."""
+        assert command == ROOT_SHELL
+        self.commands += 1
+        body = stdin.partition("\npymachine_main() {\n")[2]
+        assert body.endswith("}\npymachine_main\n")
+        if not self.sudo:
+            return Result((), 77, "", "sudo: a password is required\n")
+        if body.startswith("facts\n"):
+            return self._said(self._facts())
+        step, answer = ("install", self.on_install) if "\nfollow " in body else ("apply", self.on_apply)
+        if "put_back" in body or "remove_packages" in body:
+            step, answer = "restore", lambda: None
+        self.scripts.append((step, body))
+        if result := answer():
+            return result
+        if step == "install":
+            self.engine = True
+        if line:
+            line("Unpacking docker ...")
+        return self._said("")
+
+    def body(self, step: str) -> str:
+        """The one script that was sent for `step`."""
+        (found,) = [body for name, body in self.scripts if name == step]
+        return found
+
+    def written(self) -> dict[str, str]:
+        """The files that the last apply script puts into place."""
+        body = [body for name, body in self.scripts if name == "apply"][-1]
+        found = re.findall(
+            r"^stage (\S+) \d+ << 'PYMACHINE_END_OF_FILE'\n(.*?)PYMACHINE_END_OF_FILE$", body, re.MULTILINE | re.DOTALL
+        )
+        return dict(found)
+
+    def _said(self, text: str) -> Result:
+        return Result((), 0, "a banner of the login shell\npymachine-begin\n" + text, "")
+
+    def _facts(self) -> str:
+        lines = ["os-release", *_block(OS_RELEASE[self.kind]), f"init {self.init}"]
+        lines.append(f"dockerd {'/usr/bin/dockerd' if self.engine else ''}")
+        if self.engine:
+            lines += [f"active {'active' if self.active else 'inactive'}", "enabled enabled"]
+        lines.append("unit")
+        if self.engine and self.kind in UNITS:
+            lines += _block(f"# /usr/lib/systemd/system/docker.service\n[Service]\n{UNITS[self.kind]}\n")
+        lines.append(f"containers {self.containers}")
+        if self.swarm:
+            lines.append("present /var/lib/docker/swarm/docker-state.json")
+        for path, text in self.files.items():
+            lines += [f"file {path}", *_block(text), ""]
+        lines += [f"sha256 {digest} {path}" for path, digest in self.digests.items()]
+        return "\n".join([*lines, "end", ""])
+
+
+def _block(text: str) -> list[str]:
+    return [f"|{line}" for line in text.splitlines()]

@@ -1,0 +1,300 @@
+"""The manager with a host that exists: what is kept and what is undone, and over which connection."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from pymachine import engine, manager as manager_module, registry
+from pymachine.driver import (
+    BootRequest,
+    Capability,
+    Config,
+    Driver,
+    DriverInfo,
+    Endpoint,
+    Health,
+    Json,
+    MachineRef,
+    Option,
+    State,
+)
+from pymachine.errors import DriverError, HostNotRunningError, UnsupportedError
+from pymachine.machine import EngineOptions, Machine
+from pymachine.manager import CreateRequest, Manager
+from pymachine.progress import Silent, StreamReporter
+from pymachine.provision import session
+from pymachine.provision.errors import InterruptedStepError, SudoError
+from pymachine.ssh.target import Target
+from pymachine.store import Store
+from pymachine.tls import TlsError
+
+AWAIT_ENGINE = Manager._await_engine
+
+
+class Far(Driver):
+    """A host that is there; `running` says whether it can be reached."""
+
+    info = DriverInfo("far", "for tests", Capability.PROVISION | Capability.FIXED_ADDRESS)
+    running = True
+
+    @classmethod
+    def options(cls) -> Sequence[Option]:
+        return []
+
+    @classmethod
+    def health(cls) -> Health:
+        return Health(usable=True)
+
+    @classmethod
+    def configure(cls, machine: MachineRef, options: Mapping[str, Json], siblings: Sequence[Config]) -> Config:
+        return {"IPAddress": "192.0.2.9", **options}
+
+    def precreate_check(self) -> None:
+        pass
+
+    def create(self, request: BootRequest) -> None:
+        pass
+
+    def start(self, request: BootRequest) -> None:
+        raise self.unsupported("start")
+
+    def stop(self, timeout: float) -> None:
+        pass
+
+    def kill(self) -> None:
+        pass
+
+    def remove(self) -> None:
+        pass
+
+    def state(self) -> State:
+        return State.RUNNING if self.running else State.STOPPED
+
+    def endpoint(self) -> Endpoint:
+        return Endpoint("192.0.2.9", ssh_user="admin", ssh_port=2222)
+
+
+class Standalone(Far):
+    info = DriverInfo("far", "for tests", Capability.FIXED_ADDRESS)
+
+
+class FakeSession:
+    """What `session.opened` gives; fails before or after the host was changed."""
+
+    def __init__(self) -> None:
+        self.targets: list[Target] = []
+        self.before: Exception | None = None
+        self.after: Exception | None = None
+        self.restored = 0
+
+    @contextmanager
+    def opened(self, target: Target, **_: Any) -> Iterator[FakeSession]:
+        self.targets.append(target)
+        yield self
+
+    def provision(self, wanted: Any, *, before_changes: Callable[[], object] | None = None, **_: Any) -> None:
+        assert wanted.certificates["server.pem"].startswith("-----BEGIN CERTIFICATE")
+        if self.before:
+            raise self.before
+        if before_changes:
+            before_changes()
+        if self.after:
+            raise self.after
+
+    def restore(self) -> bool:
+        self.restored += 1
+        return True
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
+    made = FakeSession()
+    monkeypatch.setattr(session, "opened", made.opened)
+    monkeypatch.setattr(registry, "load", lambda name: Far)
+    monkeypatch.setattr(Far, "running", True)
+    monkeypatch.setattr(manager_module.Manager, "_await_engine", lambda self, machine, driver, seconds: None)
+    return made
+
+
+@pytest.fixture
+def manager(tmp_path: Path, fake: FakeSession) -> Manager:
+    return Manager(Store(tmp_path))
+
+
+def create(manager: Manager, **options: str) -> None:
+    manager.create(CreateRequest(name="far", driver_name="far", options=options))
+
+
+def test_a_create_that_fails_before_the_host_is_changed_leaves_nothing(manager: Manager, fake: FakeSession) -> None:
+    fake.before = SudoError("no")
+    with pytest.raises(SudoError, match="Error creating machine: Error running provisioning: no"):
+        create(manager)
+    assert manager.store.names() == []
+
+
+@pytest.mark.parametrize("error", [InterruptedStepError("lost"), KeyboardInterrupt()])
+def test_a_create_that_fails_on_the_host_leaves_what_provision_can_finish(
+    manager: Manager, fake: FakeSession, error: Exception
+) -> None:
+    fake.after = error
+    with pytest.raises(type(error)):
+        create(manager)
+    assert manager.store.names() == ["far"]
+    fake.after = None
+    manager.provision("far")
+
+
+def test_an_interrupt_on_the_way_says_how_to_go_on(tmp_path: Path, fake: FakeSession) -> None:
+    said = io.StringIO()
+    manager = Manager(Store(tmp_path), reporter=StreamReporter(said))
+    for when in ("before", "after"):
+        setattr(fake, when, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            create(manager)
+        setattr(fake, when, None)
+        assert ("pymachine provision far" in said.getvalue()) is (when == "after")
+
+
+def test_an_engine_that_a_firewall_hides_is_not_waited_for_long(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager_module.Manager, "_await_engine", AWAIT_ENGINE)
+    monkeypatch.setattr(manager_module, "PROVISIONED_SECONDS", 0.1)
+    hidden = TlsError("192.0.2.9:2376", "dial tcp 192.0.2.9:2376: i/o timeout", hint="It does not answer.")
+    monkeypatch.setattr(engine, "ping", Mock(side_effect=hidden))
+    with pytest.raises(TlsError) as caught:
+        create(manager)
+    assert "port 2376 of the host: is it open to you in the host's firewall" in caught.value.hint
+    assert "It does not answer." in caught.value.hint
+    assert manager.store.names() == ["far"]
+
+
+def test_the_host_key_is_learned_and_the_login_key_made(manager: Manager, fake: FakeSession) -> None:
+    create(manager)
+    (target,) = fake.targets
+    folder = manager.store.machine_dir("far")
+    assert target.learn
+    assert target.known_hosts == folder / "known_hosts"
+    assert target.key == folder / "id_rsa"
+    assert (folder / "id_rsa.pub").exists()
+    # Nobody but the host knows its host key.
+    assert not (folder / "known_hosts").exists()
+    assert not (folder / "ssh_host_ed25519_key").exists()
+
+
+def test_a_driver_with_a_key_of_its_own_gets_none(manager: Manager) -> None:
+    create(manager, SSHKeyPath="/somewhere/key")
+    assert not (manager.store.machine_dir("far") / "id_rsa").exists()
+
+
+def test_provision_needs_a_host_that_runs(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    create(manager)
+    monkeypatch.setattr(Far, "running", False)
+    with pytest.raises(HostNotRunningError):
+        manager.provision("far")
+
+
+def test_an_engine_that_we_do_not_set_up_is_not_provisioned(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    create(manager)
+    monkeypatch.setattr(registry, "load", lambda name: Standalone)
+    with pytest.raises(UnsupportedError, match="far driver does not support provision"):
+        manager.provision("far")
+    with pytest.raises(UnsupportedError, match="far driver does not support --restore"):
+        manager.remove("far", restore=True)
+    assert manager.store.names() == ["far"]
+
+
+def test_rm_touches_the_host_only_if_asked(manager: Manager, fake: FakeSession) -> None:
+    create(manager)
+    manager.remove("far")
+    assert (fake.restored, len(fake.targets)) == (0, 1)
+    create(manager)
+    manager.remove("far", restore=True)
+    assert fake.restored == 1
+    assert manager.store.names() == []
+
+
+def test_a_drivers_shell_speaks_of_the_machine_when_it_fails(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    create(manager)
+    # An SSH program that reaches nobody.
+    (tmp_path / "ssh").write_text("#!/bin/sh\necho 'ssh: connect to host: No route to host' >&2\nexit 255\n")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    driver = manager.driver(manager.store.load("far"))
+    with pytest.raises(DriverError, match="SSH to far failed: ssh: connect to host: No route to host"):
+        driver.shell("true")
+    (tmp_path / "ssh").write_text("#!/bin/sh\necho 'not today' >&2\nexit 3\n")
+    with pytest.raises(DriverError, match='a command on "far" failed with exit code 3: true') as caught:
+        driver.shell("true")
+    assert caught.value.details == "not today"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"<html>", "is not a shell script"), (b"#!/bin/sh\n\xff\n", "is not text"), (b"#!" + b"x" * (1 << 20), "is not")],
+)
+def test_what_is_no_script_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, says: str
+) -> None:
+    from support import apt
+
+    with apt.serving({"get.sh": content}) as server, pytest.raises(session.ProvisionError, match=says):
+        session.fetch_script(f"{server.url}/get.sh", keep=tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_script_that_cannot_be_fetched_says_where_from(tmp_path: Path) -> None:
+    from support import apt
+
+    with (
+        apt.serving({}) as server,
+        pytest.raises(session.ProvisionError, match=f"the install script {server.url}/get.sh cannot be fetched"),
+    ):
+        session.fetch_script(f"{server.url}/get.sh", keep=tmp_path / "kept")
+
+
+def test_no_script_is_fetched_unless_asked_for(tmp_path: Path) -> None:
+    machine = Machine("far", "far", {}, engine=EngineOptions(install_url="https://get.example.org"))
+    assert session.install_script(machine, keep=tmp_path / "kept") is None
+
+
+def test_a_fingerprint_is_openssh_s() -> None:
+    """From ssh-keygen -lf for this key."""
+    key = "AAAAC3NzaC1lZDI1NTE5AAAAIIHOeAOxXJpTtVLSUwYrCU1fHCnuCVbC2NPAVWrHHaRD"
+    assert session.fingerprint(key) == FINGERPRINT
+
+
+def test_the_session_waits_for_a_host_that_boots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tries = []
+
+    class Open:
+        commands = 0
+
+    @contextmanager
+    def connected(target: Target, *, native: bool) -> Iterator[Open]:
+        tries.append(target)
+        if len(tries) < 3:
+            raise session.UnreachableError("not yet")
+        yield Open()
+
+    monkeypatch.setattr(session, "connected", connected)
+    monkeypatch.setattr(session, "RETRY_SECONDS", 0.01)
+    target = Target("far", "192.0.2.9", 22, "root", None, tmp_path / "known_hosts", learn=True)
+    with session.opened(target, reporter=Silent(), timeout=10):
+        pass
+    assert len(tries) == 3
+    tries.clear()
+    with pytest.raises(session.UnreachableError), session.opened(target, reporter=Silent(), timeout=0):
+        pass
+
+
+FINGERPRINT = "SHA256:cko0fi29oid/H0POb2+SPHjhPCaC8vDklfGZbWjNKXk"

@@ -1,0 +1,157 @@
+"""One SSH connection for many commands, with OpenSSH's client and with paramiko alike, to a real SSH server."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pymachine.ssh import keys
+from pymachine.ssh.connection import ConnectionLostError, LoginError, UnreachableError, connected
+from pymachine.ssh.target import HostKeyError, SshError, Target
+from support import sshd
+from support.sshd import Server
+
+both = pytest.mark.parametrize("native", [False, True], ids=["openssh", "paramiko"])
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with sshd.running(tmp_path) as made:
+        yield made
+
+
+@both
+def test_many_commands_take_one_login(server: Server, native: bool) -> None:
+    with connected(server.target(), native=native) as connection:
+        for number in range(3):
+            result = connection.run(f"cat; echo {number} >&2; exit {number}", stdin="in\n")
+            assert (result.returncode, result.stdout, result.stderr) == (number, "in\n", f"{number}\n")
+        assert connection.commands == 3
+    assert server.connections == 1
+
+
+@both
+def test_lines_come_while_the_command_runs(server: Server, native: bool) -> None:
+    came: list[tuple[str, float]] = []
+    with connected(server.target(), native=native) as connection:
+        connection.run("echo one; sleep 0.5; echo two", line=lambda text: came.append((text, time.monotonic())))
+    assert [text for text, _ in came] == ["one", "two"]
+    assert came[1][1] - came[0][1] > 0.3
+
+
+@both
+def test_much_input_and_output_does_not_get_stuck(server: Server, native: bool) -> None:
+    text = "x" * 99 + "\n"
+    with connected(server.target(), native=native) as connection:
+        result = connection.run("cat; echo done >&2", stdin=text * 20000)
+    assert len(result.stdout) == 2000000
+    assert result.stderr == "done\n"
+
+
+@both
+def test_the_first_host_key_is_pinned_and_another_refused(server: Server, native: bool) -> None:
+    with connected(server.target(), native=native) as connection:
+        connection.run("true")
+    assert (server.folder / "known_hosts").read_text().startswith("far ssh-ed25519 ")
+    server.new_host_key()
+    with (
+        pytest.raises(HostKeyError, match="another SSH host key than the one that was learned") as caught,
+        connected(server.target(), native=native),
+    ):
+        pass
+    assert str(server.folder / "known_hosts") in caught.value.hint
+    assert [command for command in server.commands if "cat" not in command] == ["true"]
+
+
+@both
+def test_a_key_pinned_by_one_is_known_to_the_other(server: Server, native: bool) -> None:
+    with connected(server.target(), native=native):
+        pass
+    with connected(server.target(learn=False), native=not native) as connection:
+        assert connection.run("echo hello").stdout == "hello\n"
+
+
+@both
+def test_a_key_that_is_not_let_in(server: Server, native: bool, tmp_path: Path) -> None:
+    keys.make(tmp_path / "other", comment="other")
+    with (
+        pytest.raises(LoginError, match="does not let the user admin in with the key") as caught,
+        connected(server.target(key=tmp_path / "other"), native=native),
+    ):
+        pass
+    assert "authorized_keys" in caught.value.hint
+
+
+@both
+def test_nobody_there(tmp_path: Path, native: bool) -> None:
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        keys.make(tmp_path / "key", comment="key")
+        port = taken.getsockname()[1]
+        target = Target("far", "127.0.0.1", port, "admin", tmp_path / "key", tmp_path / "known_hosts", learn=True)
+        with pytest.raises(UnreachableError, match="far"), connected(target, native=native):
+            pass
+
+
+@both
+def test_a_connection_that_breaks_is_told_from_a_command_that_fails(server: Server, native: bool) -> None:
+    with connected(server.target(), native=native) as connection:
+        assert connection.run("exit 255").returncode == 255
+        threading.Timer(0.5, server.break_connections).start()
+        with pytest.raises(ConnectionLostError, match=r"the SSH connection to far \(admin@127\.0\.0\.1:\d+\) was lost"):
+            connection.run("sleep 30")
+        with pytest.raises(ConnectionLostError):  # and no other one is made
+            connection.run("true")
+    assert server.connections == 1
+
+
+@both
+def test_a_command_that_takes_too_long_is_given_up(server: Server, native: bool) -> None:
+    began = time.monotonic()
+    with (
+        connected(server.target(), native=native) as connection,
+        pytest.raises(SshError, match="did not end within 0.5 seconds"),
+    ):
+        connection.run("sleep 30", timeout=0.5)
+    assert time.monotonic() - began < 15
+
+
+def test_a_pymachine_that_is_killed_leaves_no_connection_behind(server: Server) -> None:
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom pymachine.ssh.connection import connected\n"
+        "from pymachine.ssh.target import Target\nport, key, known = sys.argv[1:]\n"
+        "target = Target('far', '127.0.0.1', int(port), 'admin', Path(key), Path(known), learn=True)\n"
+        "with connected(target):\n    print('open', flush=True)\n    time.sleep(60)\n"
+    )
+    words = [sys.executable, "-c", code, str(server.port), str(server.key), str(server.folder / "known_hosts")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"open\n"
+        (transport,) = server.transports
+        process.kill()
+    deadline = time.monotonic() + 20
+    while transport.is_active():
+        assert time.monotonic() < deadline, "the connection is still there"
+        time.sleep(0.1)
+
+
+def test_a_key_that_others_can_read_is_not_used(server: Server) -> None:
+    server.key.chmod(0o644)
+    with pytest.raises(SshError, match="too open"), connected(server.target()):
+        pass
+
+
+def test_a_long_temporary_folder_is_no_trouble(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    with connected(server.target()) as connection:
+        assert connection.run("echo up").stdout == "up\n"
+    assert list(deep.iterdir()) == []
