@@ -62,6 +62,11 @@ PACKAGES = (
     "sudo",
 )
 KERNEL = {"amd64": "linux-image-amd64", "arm64": "linux-image-arm64"}
+# What starts the ISO by itself; see pymachine.image.boot.
+LOADERS = {
+    "amd64": ("grub-efi-amd64-signed", "isolinux", "shim-signed", "syslinux-common"),
+    "arm64": ("grub-efi-arm64-signed", "shim-signed"),
+}
 
 # Wanted only by maintainer scripts, of which none runs, or replaced by busybox and the overlay.
 EXCLUDED = (
@@ -73,6 +78,10 @@ EXCLUDED = (
     "debconf",
     "debianutils",
     "dpkg",
+    "grub-common",  # this and the like: for installing the boot loaders on disks
+    "grub-efi-amd64-bin",
+    "grub-efi-arm64-bin",
+    "grub2-common",
     "init-system-helpers",
     "initramfs-tools",
     "libpam-runtime",
@@ -82,12 +91,17 @@ EXCLUDED = (
     "lsb-base",
     "mawk",
     "media-types",
+    "mokutil",
     "netbase",
     "passwd",
     "perl",
     "perl-base",
     "procps",
     "runit-helper",
+    "shim-helpers-amd64-signed",
+    "shim-helpers-arm64-signed",
+    "shim-signed-common",
+    "shim-unsigned",
     "sysvinit-utils",
     "systemd",
     "tar",
@@ -196,7 +210,13 @@ INITRD_MORE_MODULES = (
     "hv_storvsc",
     "nvme",
     "loop",
+    "xhci_pci",
+    "ehci_pci",
+    "usb_storage",
+    "uas",
 )
+# The kernel's parameters where the ISO starts by itself, beside its consoles.
+BOOT_COMMAND_LINE = "quiet loglevel=3"
 
 LINKS = {
     "bin": "usr/bin",
@@ -224,6 +244,7 @@ class Recipe:
     modules: tuple[str, ...] = MODULES
     initrd_modules: tuple[str, ...] = INITRD_MODULES
     initrd_more_modules: tuple[str, ...] = INITRD_MORE_MODULES
+    boot_command_line: str = BOOT_COMMAND_LINE
     links: Mapping[str, str] = field(default_factory=lambda: dict(LINKS))
 
     def __post_init__(self) -> None:
@@ -235,8 +256,8 @@ class Recipe:
 
     @property
     def roots(self) -> tuple[str, ...]:
-        """The packages that are asked for by name, the kernel's among them."""
-        return (*self.packages, KERNEL[self.architecture])
+        """The packages that are asked for by name, the kernel's and the boot loaders' among them."""
+        return (*self.packages, KERNEL[self.architecture], *LOADERS[self.architecture])
 
     def keeps(self, path: str) -> bool:
         """Whether a package's file at `path` goes into the image."""
