@@ -122,20 +122,7 @@ class Manager:
 
     def ssh_target(self, name: str, *, user: str | None = None) -> Target:
         """Where to log in to machine `name`. Raises `HostNotRunningError` unless it is running."""
-        from pymachine.ssh.target import Target  # noqa: PLC0415
-
-        machine = self.store.load(name)
-        endpoint = self.endpoint(name)
-        folder = self.store.machine_dir(name)
-        known_hosts = folder / paths.KNOWN_HOSTS
-        return Target(
-            alias=name,
-            host=endpoint.ssh_host or endpoint.address,
-            port=endpoint.ssh_port,
-            user=user or endpoint.ssh_user,
-            key=machine.ssh_key if machine.driver.get("SSHKeyPath") != "" else None,
-            known_hosts=known_hosts if known_hosts.exists() else None,
-        )
+        return self._target(self.store.load(name), self.endpoint(name), user=user)
 
     def check(self, name: str, *, timeout: float = 20.0, swarm: bool = False) -> Endpoint:
         """Shake hands with the machine's engine as a client would, and return where it is.
@@ -327,6 +314,7 @@ class Manager:
             image=image,
             timeout=boot_timeout(),
             timings=self.timings,
+            remote=partial(self._remote, machine),
         )
 
     def make_template(self, driver_name: str, options: Mapping[str, Json]) -> Template:
@@ -401,11 +389,45 @@ class Manager:
             self.reporter.info("Docker is up and running!")
         self._refresh_context(machine, driver)
 
+    def _target(self, machine: Machine, endpoint: Endpoint, *, user: str | None = None, pinned: bool = True) -> Target:
+        from pymachine.ssh.target import Target  # noqa: PLC0415
+
+        known_hosts = self.store.machine_dir(machine.name) / paths.KNOWN_HOSTS
+        return Target(
+            alias=machine.name,
+            host=endpoint.ssh_host or endpoint.address,
+            port=endpoint.ssh_port,
+            user=user or endpoint.ssh_user,
+            key=machine.ssh_key if machine.driver.get("SSHKeyPath") != "" else None,
+            known_hosts=known_hosts if pinned and known_hosts.exists() else None,
+        )
+
+    def _remote(
+        self,
+        machine: Machine,
+        endpoint: Endpoint,
+        command: str,
+        *,
+        stdin: bytes = b"",
+        timeout: float | None = None,
+        pinned: bool = True,
+    ) -> str:
+        """Run a command in a guest, as `pymachine.driver.Remote` says."""
+        from pymachine.ssh.client import Client  # noqa: PLC0415
+
+        result = Client(self._target(machine, endpoint, pinned=pinned)).run(command, stdin=stdin, timeout=timeout)
+        if result.returncode != 0:
+            said = (result.stderr or result.stdout).strip()
+            raise DriverError(f'"{command}" in {machine.name} ended with {result.returncode}', details=said)
+        return result.stdout
+
     def _identity(self, machine: Machine, endpoint: Endpoint, *, renew: bool = False) -> bytes:
         from pymachine import engine, identity  # noqa: PLC0415 (cryptography)
 
         folder = self.store.machine_dir(machine.name)
         self._ensure_certificates(machine, endpoint.address, renew=renew)
+        # A machine that docker-machine made has no host key of its own yet, and no machine-id.
+        identity.make_keys(folder, name=machine.name)
         return identity.of_machine(
             folder, hostname=machine.name, engine=engine.files(machine.engine, driver_name=machine.driver_name)
         )

@@ -1,0 +1,237 @@
+"""The driver: a machine's life in terms of the other modules.
+
+Loaded by reading commands too (`status`, `ls`, `ip`), so that what only `create` and `start` need is imported there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from pymachine.driver import (
+    BootRequest,
+    Capability,
+    Config,
+    Driver,
+    DriverInfo,
+    Endpoint,
+    Health,
+    ImageFiles,
+    ImageRequest,
+    Json,
+    MachineRef,
+    Option,
+    State,
+)
+from pymachine.errors import DriverError, HostNotRunningError
+from pymachine_driver_virtualbox import options, output
+from pymachine_driver_virtualbox.errors import NotInstalledError, VmNotFoundError
+from pymachine_driver_virtualbox.vboxmanage import VBoxManage
+
+SSH_USER = "docker"
+SSH_HOST = "127.0.0.1"
+# VirtualBox's own prefix.
+_MAC_PREFIX = "08:00:27"
+
+
+class VirtualBoxDriver(Driver):
+    """One machine is one VirtualBox machine: NAT for the world, a host-only network for the host."""
+
+    info: ClassVar[DriverInfo] = DriverInfo(
+        "virtualbox",
+        "VirtualBox machines, docker-machine's own among them",
+        Capability.IMAGE | Capability.IDENTITY | Capability.FIXED_ADDRESS,
+    )
+
+    @classmethod
+    def options(cls) -> Sequence[Option]:
+        """The flags; see `pymachine_driver_virtualbox.options`."""
+        return options.OPTIONS
+
+    @classmethod
+    def health(cls) -> Health:
+        """Whether there is a VirtualBox here that can run 64-bit guests."""
+        from pymachine_driver_virtualbox import checks  # noqa: PLC0415
+
+        return checks.health()
+
+    @classmethod
+    def configure(cls, machine: MachineRef, values: Mapping[str, Json], siblings: Sequence[Config]) -> Config:
+        """Check the flags; choose a UUID, a MAC address and addresses for the machine."""
+        import uuid  # noqa: PLC0415
+        import zlib  # noqa: PLC0415
+
+        from pymachine_driver_virtualbox import network, ports  # noqa: PLC0415
+
+        choices = options.check(values)
+        machine_id = uuid.uuid4()
+        taken = [str(config.get("IPAddress", "")) for config in siblings]
+        seed = zlib.crc32(str(machine.directory.absolute()).encode())
+        return {
+            "VMUUID": str(machine_id),
+            "MACAddress": ":".join([_MAC_PREFIX, *(f"{byte:02x}" for byte in machine_id.bytes[:3])]),
+            "FixedAddress": True,
+            "IPAddress": network.allocate(choices.host_only, taken, seed=seed),
+            "SSHPort": ports.free([int(config.get("SSHPort") or 0) for config in siblings]),
+            "SSHUser": SSH_USER,
+            "CPU": choices.cpus,
+            "Memory": choices.memory_mib,
+            "DiskSize": choices.disk_mb,
+            "NatNicType": choices.nat_nic_type,
+            "Boot2DockerURL": choices.image,
+            "Boot2DockerImportVM": choices.import_vm,
+            "HostDNSResolver": bool(values["virtualbox-host-dns-resolver"]),
+            "HostOnlyCIDR": str(choices.host_only),
+            "HostOnlyNicType": choices.host_only_nic_type,
+            "HostOnlyPromiscMode": choices.promiscuous,
+            "UIType": choices.front_end,
+            "HostOnlyNoDHCP": bool(values["virtualbox-hostonly-no-dhcp"]),
+            "NoShare": bool(values["virtualbox-no-share"]),
+            "DNSProxy": not values["virtualbox-no-dns-proxy"],
+            "NoVTXCheck": bool(values["virtualbox-no-vtx-check"]),
+            "ShareFolder": choices.share_folder,
+        }
+
+    def image_request(self) -> ImageRequest:
+        """The image that was asked for."""
+        return ImageRequest(source=str(self.config.get("Boot2DockerURL", "")), architecture="amd64")
+
+    def precreate_check(self) -> None:
+        """A VirtualBox that can run 64-bit guests, a host-only network that can be had, room on the disk."""
+        from pymachine_driver_virtualbox import checks, files  # noqa: PLC0415
+
+        files.check_space(self.machine.directory)
+        checks.before_create(self.vbox(), self.config, reporter=self.reporter)
+
+    def create(self, request: BootRequest) -> None:
+        """Make the machine in VirtualBox and start it; returns once the guest's SSH answers."""
+        from pymachine_driver_virtualbox import boot, building  # noqa: PLC0415
+
+        if request.image is None:
+            raise DriverError("the virtualbox driver needs an image to create a machine")
+        vbox = self.vbox()
+        # Before anything that is made for the network: it may have to be made itself.
+        interface = boot.host_network(vbox, self.config)
+        boot.check_address(self.config)
+        building.make(self, vbox, request)
+        boot.up(self, vbox, request, interface=interface)
+
+    def start(self, request: BootRequest) -> None:
+        """Bring a machine up that is off, saved or paused."""
+        from pymachine_driver_virtualbox import boot  # noqa: PLC0415
+
+        vbox = self.vbox()
+        state = output.state(vbox.info(self.vm))
+        if state is State.PAUSED:
+            self.reporter.info("Resuming VM ...")
+            vbox("controlvm", self.vm, "resume")
+        elif state in {State.STOPPED, State.SAVED}:
+            boot.up(self, vbox, request, saved=state is State.SAVED)
+        else:
+            raise DriverError(f"{self.machine.name} cannot be started: it is {state.word.lower()}")
+
+    def apply_identity(self, request: BootRequest) -> None:
+        """Give the running guest the identity that `request` makes, over SSH."""
+        from pymachine_driver_virtualbox import boot  # noqa: PLC0415
+
+        boot.send_identity(self, request, pinned=True)
+
+    def stop(self, timeout: float) -> None:
+        """Press the power button; after `timeout` seconds, switch off."""
+        from pymachine_driver_virtualbox import power  # noqa: PLC0415
+
+        power.down(self.vbox(), self.vm, timeout=timeout, front_end=self.front_end, reporter=self.reporter)
+
+    def kill(self) -> None:
+        """Switch off; what a saved machine has in memory is thrown away."""
+        from pymachine_driver_virtualbox import power  # noqa: PLC0415
+
+        power.off(self.vbox(), self.vm)
+
+    def remove(self) -> None:
+        """Remove the machine from VirtualBox with its files; that it is gone already is success."""
+        from pymachine_driver_virtualbox import building  # noqa: PLC0415
+
+        try:
+            vbox = self.vbox()
+        except NotInstalledError:
+            if not self._unmade:
+                raise
+            return  # nothing can be there
+        building.remove(vbox, self.vm)
+        self.config.pop("Made", None)
+
+    def state(self) -> State:
+        """What VirtualBox says. A machine that was never made, or was removed, is stopped."""
+        try:
+            return output.state(self.vbox().info(self.vm))
+        except VmNotFoundError:
+            if self._unmade:
+                return State.STOPPED
+            raise
+
+    def endpoint(self) -> Endpoint:
+        """The address that `configure` chose; for a machine of docker-machine's, the one it has now."""
+        address = str(self.config.get("IPAddress", "")) if self.config.get("FixedAddress") else self._leased_address()
+        return Endpoint(
+            address,
+            ssh_host=SSH_HOST,
+            ssh_port=int(self.config.get("SSHPort") or 22),
+            ssh_user=str(self.config.get("SSHUser") or SSH_USER),
+        )
+
+    # -- abilities ---------------------------------------------------------------------------------------------
+
+    def image_digest(self) -> str:
+        """What `create` or the last upgrade noted; nothing for boot2docker's own image."""
+        return str(self.config.get("ImageDigest", ""))
+
+    def swap_image(self, image: ImageFiles) -> None:
+        """Put the new image in the old one's place; the old one is beside it."""
+        from pymachine_driver_virtualbox import building  # noqa: PLC0415
+
+        building.swap_image(self, self.vbox(), image)
+
+    def settle_image(self, *, keep: bool) -> None:
+        """Drop what was set aside, or put it back."""
+        from pymachine_driver_virtualbox import building  # noqa: PLC0415
+
+        building.settle_image(self, self.vbox(), keep=keep)
+
+    def console_log(self) -> Path:
+        """What the guest says on its serial port."""
+        from pymachine_driver_virtualbox import files  # noqa: PLC0415
+
+        return files.of(self.machine.directory).console
+
+    # -- parts -------------------------------------------------------------------------------------------------
+
+    @property
+    def vm(self) -> str:
+        """What VBoxManage calls the machine by: our UUID, or the name for docker-machine's own."""
+        return str(self.config.get("VMUUID") or self.machine.name)
+
+    @property
+    def front_end(self) -> str:
+        """How VirtualBox shows the machine."""
+        return str(self.config.get("UIType") or "headless")
+
+    @property
+    def _unmade(self) -> bool:
+        """Whether `create` never came to make it; a machine of docker-machine's was made by that."""
+        return "VMUUID" in self.config and not self.config.get("Made")
+
+    @staticmethod
+    def vbox() -> VBoxManage:
+        """VirtualBox's command line. Raises `NotInstalledError`."""
+        return VBoxManage()
+
+    def _leased_address(self) -> str:
+        from pymachine_driver_virtualbox import leases  # noqa: PLC0415
+
+        vbox = self.vbox()
+        info = vbox.info(self.vm)
+        if output.state(info) is not State.RUNNING:
+            raise HostNotRunningError(name=self.machine.name)
+        return leases.address(vbox, self.vm, info, self.config, key=self.machine.ssh_key)
