@@ -92,25 +92,25 @@ def module_problem(*, platform: str = sys.platform, device: Path = DRIVER_DEVICE
 def processor_problem(traits: Traits, *, proc: Path = Path("/proc"), sys_fs: Path = Path("/sys")) -> Problem | None:
     """What about this host's processor stops 64-bit guests, or slows them (then it is not fatal)."""
     if traits.platform == "linux":
-        return _linux(proc, sys_fs)
+        return _linux(traits, proc, sys_fs)
     if traits.platform == "win32":
         return _windows(traits)
     return None
 
 
-def _linux(proc: Path, sys_fs: Path) -> Problem | None:
+def _linux(traits: Traits, proc: Path, sys_fs: Path) -> Problem | None:
     flags = re.search(r"^flags\s*:(.*)$", _read(proc / "cpuinfo"), re.MULTILINE)
     if flags is None or not {"vmx", "svm"} & set(flags[1].split()):
         # docker-machine's sentence.
         what = "This computer doesn't have VT-X/AMD-v enabled. Enabling it in the BIOS is mandatory"
         return Problem(what, _MISSING[1])
-    if _read(sys_fs / "module/kvm/parameters/enable_virt_at_load").strip() == "Y" and re.search(
-        r"^kvm_(intel|amd) ", _read(proc / "modules"), re.MULTILINE
-    ):
-        return Problem("KVM has the processor's virtualisation from the moment its module is loaded", _IN_USE[1])
-    users = re.search(r"^kvm_(?:intel|amd) \d+ (\d+) ", _read(proc / "modules"), re.MULTILINE)
-    if users and int(users[1]) > 0:
+    modules = _read(proc / "modules")
+    kvm = re.search(r"^kvm_(?:intel|amd) \d+ (\d+) ", modules, re.MULTILINE)
+    if kvm and int(kvm[1]) > 0:
         return Problem("KVM runs virtual machines, and VirtualBox's may not start beside them", _IN_USE[1], fatal=False)
+    held = _read(sys_fs / "module/kvm/parameters/enable_virt_at_load").strip() == "Y"
+    if kvm and held and not traits.runs_beside_kvm:
+        return Problem("KVM holds the processor's virtualisation while its module is loaded", _IN_USE[1], fatal=False)
     return None
 
 

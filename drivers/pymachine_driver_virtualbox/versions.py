@@ -17,7 +17,7 @@ SINCE: dict[str, Version] = {
     "networks.conf limits host-only addresses": (6, 1, 28),  # VirtualBox's changelog for 6.1.28
     "hostonlynet in place of hostonlyif on macOS": (7, 0, 0),
     "hypervisors beside Hyper-V": (6, 0, 0),
-    "arm hosts": (7, 1, 0),
+    "takes turns with KVM": (7, 2, 0),  # its kernel module asks KVM's for the processor
 }
 
 
@@ -41,6 +41,11 @@ class Traits:
     def host_only_networks(self) -> bool:
         """Whether host-only networks are called so, and not interfaces (macOS without kernel extensions)."""
         return self.platform == "darwin" and self.since("hostonlynet in place of hostonlyif on macOS")
+
+    @property
+    def runs_beside_kvm(self) -> bool:
+        """Whether a KVM module that is loaded, without machines, is in nobody's way."""
+        return self.since("takes turns with KVM")
 
     @property
     def runs_beside_hyper_v(self) -> bool:
