@@ -47,14 +47,16 @@ def host_network(vbox: VBoxManage, config: Mapping[str, Json]) -> network.Interf
 
 
 def check_address(config: Mapping[str, Json]) -> None:
-    """Raise `HostNetworkError` if another machine has the address that this one is to have."""
+    """Raise `HostNetworkError` if another machine has the address that this one is to have: if SSH answers there.
+
+    Not whether anything does: in some networks a proxy takes connections to every address.
+    """
     address = str(config["IPAddress"])
-    for port in (22, 2376):
-        if ports.answers(address, port, timeout=_PROBE_SECONDS):
-            raise HostNetworkError(
-                f"{address} is taken: something answers there, at port {port}",
-                hint="Find out whose it is, or choose another network with --virtualbox-hostonly-cidr.",
-            )
+    if ports.banner(22, host=address, timeout=_PROBE_SECONDS):
+        raise HostNetworkError(
+            f"{address} is taken: an SSH server answers there",
+            hint="Find out whose it is, or choose another network with --virtualbox-hostonly-cidr.",
+        )
 
 
 def up(

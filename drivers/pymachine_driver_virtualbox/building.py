@@ -64,14 +64,15 @@ def _import(driver: VirtualBoxDriver, vbox: VBoxManage) -> None:
     driver.config["CPU"], driver.config["Memory"] = int(info.get("cpus", 1)), int(info.get("memory", 1024))
 
 
-def remove(vbox: VBoxManage, vm: str) -> None:
-    """Take the machine away with its disks; one that is not there is gone already."""
+def remove(vbox: VBoxManage, vm: str, *, iso: Path) -> None:
+    """Take the machine away with its disks, and `iso` out of VirtualBox's list; what is not there is gone already."""
     try:
         if output.state(vbox.info(vm)) in {State.RUNNING, State.PAUSED, State.STARTING, State.STOPPING, State.ERROR}:
             _force_off(vbox, vm)
         vbox("unregistervm", vm, "--delete", timeout=files.DISK_SECONDS)
     except VmNotFoundError:
         return
+    _forget_dvd(vbox, iso)
 
 
 def _force_off(vbox: VBoxManage, vm: str) -> None:
@@ -100,7 +101,6 @@ def swap_image(driver: VirtualBoxDriver, vbox: VBoxManage, image: ImageFiles) ->
         host = options.cidr(str(config.get("HostOnlyCIDR") or boot.OLD_CIDR))
         seed = sum(str(driver.machine.directory).encode())
         config.update({"FixedAddress": True, "IPAddress": network.allocate(host, [], seed=seed)})
-        boot.check_address(config)
 
 
 def settle_image(driver: VirtualBoxDriver, vbox: VBoxManage, *, keep: bool) -> None:
@@ -124,5 +124,5 @@ def _forget_dvd(vbox: VBoxManage, iso: Path) -> None:
     try:
         vbox("closemedium", "dvd", iso)
     except VirtualBoxError as error:
-        if error.reason not in {"VBOX_E_OBJECT_NOT_FOUND", "VERR_FILE_NOT_FOUND"}:
+        if error.reason not in {"VBOX_E_OBJECT_NOT_FOUND", "VBOX_E_FILE_ERROR"}:
             raise

@@ -151,7 +151,7 @@ class VirtualBoxDriver(Driver):
 
     def remove(self) -> None:
         """Remove the machine from VirtualBox with its files; that it is gone already is success."""
-        from pymachine_driver_virtualbox import building  # noqa: PLC0415
+        from pymachine_driver_virtualbox import building, files  # noqa: PLC0415
 
         try:
             vbox = self.vbox()
@@ -159,7 +159,7 @@ class VirtualBoxDriver(Driver):
             if not self._unmade:
                 raise
             return  # nothing can be there
-        building.remove(vbox, self.vm)
+        building.remove(vbox, self.vm, iso=files.of(self.machine.directory).iso)
         self.config.pop("Made", None)
 
     def state(self) -> State:

@@ -31,20 +31,11 @@ def is_free(port: int) -> bool:
     return True
 
 
-def banner(port: int, *, timeout: float) -> bool:
+def banner(port: int, *, timeout: float, host: str = HOST) -> bool:
     """Whether an SSH server answers at `port`: VirtualBox takes connections there whatever the guest does."""
     try:
-        with socket.create_connection((HOST, port), timeout=timeout) as connection:
+        with socket.create_connection((host, port), timeout=timeout) as connection:
             connection.settimeout(timeout)
             return connection.recv(4) == b"SSH-"
-    except OSError:
-        return False
-
-
-def answers(address: str, port: int, *, timeout: float) -> bool:
-    """Whether something takes connections at `address`."""
-    try:
-        with socket.create_connection((address, port), timeout=timeout):
-            return True
     except OSError:
         return False

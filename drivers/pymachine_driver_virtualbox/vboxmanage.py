@@ -30,6 +30,11 @@ PASSING = (
     "is already locked for a session",
     "The object functionality is limited",
 )
+# VirtualBox's server died in the middle of the call: whether something was done is not known. What only reads, or sets
+# what may be set twice, is tried again.
+DIED = ("NS_ERROR_ABORT", "NS_ERROR_CALL_FAILED")
+REPEATABLE = ("--version", "list", "showvminfo", "showmediuminfo", "storageattach", "setextradata", "modifyvm")
+NOT_TWICE = ("--natpf1",)
 PATIENCE_SECONDS = 20.0
 _PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -115,11 +120,9 @@ class VBoxManage:
         pause = _PAUSE_SECONDS
         while True:
             result = self._run(words, stdin=stdin, timeout=timeout)
-            complaints = output.errors(result.stderr)
-            if not complaints and result.returncode == 0:
+            if result.returncode == 0 and not output.errors(result.stderr):
                 return output.without_wrapper(result.stdout), result.stderr
-            passing = any(text in line for line in complaints for text in PASSING)
-            if not passing or time.monotonic() > end:
+            if not _passes(words, result) or time.monotonic() > end:
                 raise failure(result)
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
@@ -141,6 +144,15 @@ class VBoxManage:
             ) from error
 
 
+def _passes(words: Sequence[str | Path], result: run.Result) -> bool:
+    """Whether a call that failed may be made again, and is likely to succeed then."""
+    complaints = output.errors(result.stderr)
+    if any(text in line for line in complaints for text in PASSING):
+        return True
+    died = output.code(result.stderr) in DIED or (result.returncode < 0 and not complaints)
+    return died and words[0] in REPEATABLE and not any(word in words for word in NOT_TWICE)
+
+
 def failure(result: run.Result) -> VirtualBoxError:
     """The error for a call that failed."""
     said = output.errors(result.stderr) or [result.stderr.strip() or output.without_wrapper(result.stdout).strip()]
@@ -148,7 +160,9 @@ def failure(result: run.Result) -> VirtualBoxError:
     if "Could not find a registered machine" in brief:
         return VmNotFoundError(f"machine does not exist: {brief}", reason=reason, details="\n".join(said[1:]))
     if result.returncode < 0:
-        brief = f"VBoxManage {run.describe_exit(result.returncode)}: {brief}"
+        brief = f"{run.describe_exit(result.returncode)}: {brief}"
+    if reason.startswith("VERR_") and reason not in brief:
+        brief = f"{brief} ({reason})"
     return VirtualBoxError(
         f"VBoxManage {_subcommand(result.argv)}: {brief or run.describe_exit(result.returncode)}",
         details="\n".join(said[1:]),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pymachine.driver import ImageFiles, ImageRequest
-from pymachine.image import cache
+from pymachine.image import cache, imported
 from pymachine.progress import Silent
 from support.runner import cache_folder
 
@@ -34,6 +34,10 @@ def image() -> ImageFiles:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYMACHINE_CACHE", str(cache_folder()))
         return cache.ensure(ImageRequest(architecture="amd64"), store=Path("/nonexistent"), reporter=Silent())
+
+
+def test_it_can_be_taken_into_another_store(image: ImageFiles) -> None:
+    assert imported.read_manifest(image.iso)["architecture"] == "amd64"
 
 
 def firmware(kind: str, folder: Path) -> list[str]:

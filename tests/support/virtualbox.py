@@ -1,4 +1,4 @@
-"""VirtualBox for tests: the real VBoxManage in a Debian of its own (scripts/virtualbox-chroot), without kernel modules."""
+"""VirtualBox for tests: the real VBoxManage in its own Debian (scripts/virtualbox-chroot), without kernel modules."""
 
 from __future__ import annotations
 
@@ -26,7 +26,18 @@ exec unshare {user} --mount --propagation private sh -c '
 root=$1 && shift
 for folder in /tmp /proc /dev; do mount --rbind "$folder" "$root$folder" || exit 97; done
 [ -z "$TEST_SMALL_DISK" ] || mount -t tmpfs -o size=192k small "$root$TEST_SMALL_DISK" || exit 97
-exec chroot "$root" {program} "$@"' sh {root} "$@"
+exec chroot "$root" ${{TEST_PROGRAM:-{program}}} "$@"' sh {root} "$@"
+"""
+# VirtualBox's own bindings for Python, as its other front ends use them.
+HOLD = """
+import sys
+from vboxapi import VirtualBoxManager
+manager = VirtualBoxManager()
+session = manager.getSessionObject()
+manager.getVirtualBox().findMachine(sys.argv[1]).lockMachine(session, manager.constants.LockType_Write)
+print("held", flush=True)
+sys.stdin.read()
+session.unlockMachine()
 """
 
 
@@ -61,6 +72,30 @@ class RealVirtualBox:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+
+    @contextmanager
+    def holding(self, machine: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Another front end has the machine locked, as the settings window of VirtualBox's own has."""
+        environment = {
+            **self.environment,
+            "TEST_PROGRAM": "/usr/bin/python3",
+            "VBOX_PROGRAM_PATH": "/usr/lib/virtualbox",
+            "PYTHONPATH": "/usr/lib/virtualbox:/usr/lib/virtualbox/sdk/bindings/xpcom/python",
+        }
+        holder = subprocess.Popen(
+            [str(self.program), "-c", HOLD, machine],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            assert holder.stdout
+            assert holder.stdout.readline() == b"held\n"
+            yield holder
+        finally:
+            if holder.stdin and not holder.stdin.closed:
+                holder.stdin.close()
+            assert holder.wait(30) == 0
 
     def servers(self) -> list[int]:
         """The pids of this registry's VBoxSVC; it comes and goes by itself."""

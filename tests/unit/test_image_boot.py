@@ -98,7 +98,7 @@ def tree_of(architecture: str) -> Tree:
     if architecture == "amd64":
         tree.put(boot.BIOS_FILES[boot.ISOLINUX], Node.file(bytes(range(250)) * (ISOLINUX_SIZE // 250)))
         tree.put(boot.BIOS_FILES[boot.LDLINUX], Node.file(b"ldlinux"))
-        tree.put(boot.MBR_CODE, Node.file(b"\xeb" * boot.MBR_CODE_SIZE))
+        tree.put(boot.MBR_CODE, Node.file((b"\x33\xed" + b"\x90" * 30).ljust(boot.MBR_CODE_SIZE, b"\xeb")))
     tree.put("usr/lib/grub/x86_64-efi/linux.mod", Node.file(b"for installing on disks"))
     return tree
 

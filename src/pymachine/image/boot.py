@@ -66,6 +66,8 @@ EFI_SYSTEM = 0xEF
 # Cylinders of 64 heads and 32 sectors, as isohybrid has them: some firmware takes only whole ones.
 CYLINDER = 1 << 20
 NO_CHS = b"\xfe\xff\xff"
+# Of an entry with the other one, pycdlib thinks that there must be a GPT too, and does not open the ISO.
+NO_CHS_EITHER = b"\xff\xff\xff"
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,6 @@ def master_boot_record(code: bytes, *, sectors: int, isolinux: int, efi: tuple[i
     is with its size. Source of the form: isohybrid of the Syslinux project.
     """
     whole = PARTITION.pack(0x80, b"\0\1\0", HIDDEN_NTFS, NO_CHS, 0, sectors)
-    esp = PARTITION.pack(0, NO_CHS, EFI_SYSTEM, NO_CHS, *efi)
+    esp = PARTITION.pack(0, NO_CHS_EITHER, EFI_SYSTEM, NO_CHS_EITHER, *efi)
     table = (whole if code else b"") + esp
     return MBR.pack(code[:MBR_CODE_SIZE], isolinux, 0, MBR_ID, 0, table.ljust(64, b"\0"), MBR_SIGNATURE)

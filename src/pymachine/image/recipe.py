@@ -16,6 +16,8 @@ WRITER = 2
 KEYS = Path(__file__).parent / "keys"
 ROOTFS = Path(__file__).parent / "rootfs"
 RELEASE = "trixie"
+# To be raised when the same recipe makes another image, since the code that lays it out has changed.
+FORMAT = 2
 ARCHITECTURES = ("amd64", "arm64")
 # The archive key signs trixie and trixie-updates (a point release also with the stable key), the other one security.
 ARCHIVE_KEYS = (KEYS / "debian-archive-trixie-automatic.asc", KEYS / "debian-archive-trixie-stable.asc")
@@ -246,6 +248,7 @@ class Recipe:
     initrd_modules: tuple[str, ...] = INITRD_MODULES
     initrd_more_modules: tuple[str, ...] = INITRD_MORE_MODULES
     boot_command_line: str = BOOT_COMMAND_LINE
+    format: int = FORMAT
     links: Mapping[str, str] = field(default_factory=lambda: dict(LINKS))
 
     def __post_init__(self) -> None:
