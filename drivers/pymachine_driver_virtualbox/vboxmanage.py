@@ -5,6 +5,7 @@ VBoxManage ends with 0 in some failures; what it says on stderr decides.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
@@ -36,6 +37,8 @@ DIED = ("NS_ERROR_ABORT", "NS_ERROR_CALL_FAILED")
 REPEATABLE = ("--version", "list", "showvminfo", "showmediuminfo", "storageattach", "setextradata", "modifyvm")
 NOT_TWICE = ("--natpf1",)
 PATIENCE_SECONDS = 20.0
+# However long one takes: a client waits half a minute for a server that died while it started.
+LEAST_ATTEMPTS = 3
 _PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 1.0
 _MAC = Path("/Applications/VirtualBox.app/Contents/MacOS") / PROGRAM
@@ -118,14 +121,16 @@ class VBoxManage:
         """As a call, but stderr is returned too, for warnings of those who know which to mind."""
         end = time.monotonic() + self._patience
         pause = _PAUSE_SECONDS
-        while True:
+        for attempt in itertools.count(1):
             result = self._run(words, stdin=stdin, timeout=timeout)
             if result.returncode == 0 and not output.errors(result.stderr):
                 return output.without_wrapper(result.stdout), result.stderr
-            if not _passes(words, result) or time.monotonic() > end:
+            out_of_patience = time.monotonic() > end and attempt >= LEAST_ATTEMPTS
+            if not _passes(words, result) or out_of_patience:
                 raise failure(result)
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+        raise AssertionError("unreachable")
 
     def info(self, machine: str) -> dict[str, str]:
         """What VirtualBox knows of a machine. Raises `VmNotFoundError`."""
