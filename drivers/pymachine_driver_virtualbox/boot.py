@@ -28,7 +28,7 @@ from pymachine_driver_virtualbox.shares import Share
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pymachine_driver_virtualbox.driver import VirtualBoxDriver
+    from pymachine_driver_virtualbox.base import VirtualBoxMachine
     from pymachine_driver_virtualbox.vboxmanage import VBoxManage
 
 START_LOCK = "start"
@@ -60,7 +60,7 @@ def check_address(config: Mapping[str, Json]) -> None:
 
 
 def up(
-    driver: VirtualBoxDriver,
+    driver: VirtualBoxMachine,
     vbox: VBoxManage,
     request: BootRequest,
     *,
@@ -84,11 +84,11 @@ def up(
             _forward_anew(driver, vbox)
     with _off_on_failure(driver, vbox, unless=saved):
         _await_ssh(driver, vbox, deadline)
-        if driver.image_digest():
+        if driver.image:
             send_identity(driver, request, pinned=bool(driver.config.get("IdentityDigest")), again=False)
 
 
-def _join_network(driver: VirtualBoxDriver, vbox: VBoxManage, interface: network.Interface | None) -> None:
+def _join_network(driver: VirtualBoxMachine, vbox: VBoxManage, interface: network.Interface | None) -> None:
     driver.reporter.info("Check network to re-create if needed...")
     found = interface or host_network(vbox, driver.config)
     driver.reporter.info(f'Found host-only adapter "{found.name}" ({found.address})')
@@ -104,7 +104,7 @@ def _join_network(driver: VirtualBoxDriver, vbox: VBoxManage, interface: network
         network.ensure_dhcp(vbox, found)
 
 
-def _forward_ssh(driver: VirtualBoxDriver, vbox: VBoxManage) -> None:
+def _forward_ssh(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
     """Forward the machine's port as before, or another one if somebody has that now."""
     forwarded = output.forwardings(vbox.info(driver.vm)).get(machine.SSH_RULE)
     port = int(driver.config.get("SSHPort") or 0)
@@ -117,7 +117,7 @@ def _forward_ssh(driver: VirtualBoxDriver, vbox: VBoxManage) -> None:
     driver.config["SSHPort"] = port
 
 
-def _forward_anew(driver: VirtualBoxDriver, vbox: VBoxManage) -> None:
+def _forward_anew(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
     """A machine that was saved has its port in its state: give it another one if that one was taken."""
     port = int(driver.config.get("SSHPort") or 0)
     if not ports.is_free(port) and output.forwardings(vbox.info(driver.vm)).get(machine.SSH_RULE) == port:
@@ -129,7 +129,7 @@ def _forward_anew(driver: VirtualBoxDriver, vbox: VBoxManage) -> None:
     driver.config["SSHPort"] = port
 
 
-def _start(driver: VirtualBoxDriver, vbox: VBoxManage) -> None:
+def _start(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
     try:
         vbox("startvm", driver.vm, "--type", driver.front_end, timeout=max(START_SECONDS, vboxmanage.call_seconds()))
     except VirtualBoxError as error:
@@ -151,7 +151,7 @@ def vbox_log(vbox: VBoxManage, vm: str) -> str:
     return files.tail(Path(folder) / "VBox.log", length=200_000) if folder else ""
 
 
-def _await_ssh(driver: VirtualBoxDriver, vbox: VBoxManage, deadline: Deadline) -> None:
+def _await_ssh(driver: VirtualBoxMachine, vbox: VBoxManage, deadline: Deadline) -> None:
     """Wait for the guest's SSH, and look now and then whether the machine still runs."""
     port = int(driver.config["SSHPort"])
     look = Deadline(STATE_SECONDS)
@@ -176,7 +176,7 @@ def _await_ssh(driver: VirtualBoxDriver, vbox: VBoxManage, deadline: Deadline) -
             ) from error
 
 
-def _guest_error(driver: VirtualBoxDriver, vbox: VBoxManage, brief: str) -> GuestError:
+def _guest_error(driver: VirtualBoxMachine, vbox: VBoxManage, brief: str) -> GuestError:
     own = files.of(driver.machine.directory)
     problem = hardware.in_log(vbox_log(vbox, driver.vm))
     return GuestError(
@@ -188,7 +188,7 @@ def _guest_error(driver: VirtualBoxDriver, vbox: VBoxManage, brief: str) -> Gues
     )
 
 
-def send_identity(driver: VirtualBoxDriver, request: BootRequest, *, pinned: bool, again: bool = True) -> None:
+def send_identity(driver: VirtualBoxMachine, request: BootRequest, *, pinned: bool, again: bool = True) -> None:
     """Give the guest its identity over SSH; unless `again`, not if it has that one already.
 
     Without `pinned` the guest's host key is not known yet: it is reached on the loopback, by VirtualBox itself.
@@ -206,7 +206,7 @@ def send_identity(driver: VirtualBoxDriver, request: BootRequest, *, pinned: boo
     driver.config["IdentityDigest"] = digest
 
 
-def complete(driver: VirtualBoxDriver, identity: bytes, info: Mapping[str, str], shares: list[Share]) -> bytes:
+def complete(driver: VirtualBoxMachine, identity: bytes, info: Mapping[str, str], shares: list[Share]) -> bytes:
     """`identity` with what the guest needs to know of VirtualBox."""
     mac = str(driver.config.get("MACAddress") or "")
     if not mac:
@@ -228,7 +228,7 @@ def shared(info: Mapping[str, str]) -> list[Share]:
 
 
 @contextmanager
-def _off_on_failure(driver: VirtualBoxDriver, vbox: VBoxManage, *, unless: bool) -> Iterator[None]:
+def _off_on_failure(driver: VirtualBoxMachine, vbox: VBoxManage, *, unless: bool) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
@@ -237,7 +237,7 @@ def _off_on_failure(driver: VirtualBoxDriver, vbox: VBoxManage, *, unless: bool)
         raise
 
 
-def _try_off(driver: VirtualBoxDriver, vbox: VBoxManage, error: BaseException) -> None:
+def _try_off(driver: VirtualBoxMachine, vbox: VBoxManage, error: BaseException) -> None:
     """Switch off after a failure; that this fails too is only news beside it."""
     try:
         power.off(vbox, driver.vm)

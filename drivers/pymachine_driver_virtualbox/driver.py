@@ -6,18 +6,15 @@ Loaded by reading commands too (`status`, `ls`, `ip`), so that what only `create
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import ClassVar
 
 from pymachine.driver import (
     BootRequest,
     Capability,
     Config,
-    Driver,
     DriverInfo,
     Endpoint,
     Health,
-    ImageFiles,
     ImageRequest,
     Json,
     MachineRef,
@@ -27,15 +24,13 @@ from pymachine.driver import (
 from pymachine.errors import DriverError, HostNotRunningError
 from pymachine_driver_virtualbox import options, output
 from pymachine_driver_virtualbox.errors import NotInstalledError, VmNotFoundError
-from pymachine_driver_virtualbox.vboxmanage import VBoxManage
+from pymachine_driver_virtualbox.upkeep import Upkeep
 
 SSH_USER = "docker"
 SSH_HOST = "127.0.0.1"
-# VirtualBox's own prefix.
-_MAC_PREFIX = "08:00:27"
 
 
-class VirtualBoxDriver(Driver):
+class VirtualBoxDriver(Upkeep):
     """One machine is one VirtualBox machine: NAT for the world, a host-only network for the host."""
 
     info: ClassVar[DriverInfo] = DriverInfo(
@@ -59,21 +54,9 @@ class VirtualBoxDriver(Driver):
     @classmethod
     def configure(cls, machine: MachineRef, values: Mapping[str, Json], siblings: Sequence[Config]) -> Config:
         """Check the flags; choose a UUID, a MAC address and addresses for the machine."""
-        import uuid  # noqa: PLC0415
-        import zlib  # noqa: PLC0415
-
-        from pymachine_driver_virtualbox import network, ports  # noqa: PLC0415
-
         choices = options.check(values)
-        machine_id = uuid.uuid4()
-        taken = [str(config.get("IPAddress", "")) for config in siblings]
-        seed = zlib.crc32(str(machine.directory.absolute()).encode())
         return {
-            "VMUUID": str(machine_id),
-            "MACAddress": ":".join([_MAC_PREFIX, *(f"{byte:02x}" for byte in machine_id.bytes[:3])]),
-            "FixedAddress": True,
-            "IPAddress": network.allocate(choices.host_only, taken, seed=seed),
-            "SSHPort": ports.free([int(config.get("SSHPort") or 0) for config in siblings]),
+            **options.own(machine, {"HostOnlyCIDR": str(choices.host_only)}, siblings),
             "SSHUser": SSH_USER,
             "CPU": choices.cpus,
             "Memory": choices.memory_mib,
@@ -131,12 +114,6 @@ class VirtualBoxDriver(Driver):
         else:
             raise DriverError(f"{self.machine.name} cannot be started: it is {state.word.lower()}")
 
-    def apply_identity(self, request: BootRequest) -> None:
-        """Give the running guest the identity that `request` makes, over SSH."""
-        from pymachine_driver_virtualbox import boot  # noqa: PLC0415
-
-        boot.send_identity(self, request, pinned=True)
-
     def stop(self, timeout: float) -> None:
         """Press the power button; after `timeout` seconds, switch off."""
         from pymachine_driver_virtualbox import power  # noqa: PLC0415
@@ -156,7 +133,7 @@ class VirtualBoxDriver(Driver):
         try:
             vbox = self.vbox()
         except NotInstalledError:
-            if not self._unmade:
+            if not self.unmade:
                 raise
             return  # nothing can be there
         building.remove(vbox, self.vm, iso=files.of(self.machine.directory).iso)
@@ -167,7 +144,7 @@ class VirtualBoxDriver(Driver):
         try:
             return output.state(self.vbox().info(self.vm))
         except VmNotFoundError:
-            if self._unmade:
+            if self.unmade:
                 return State.STOPPED
             raise
 
@@ -180,52 +157,6 @@ class VirtualBoxDriver(Driver):
             ssh_port=int(self.config.get("SSHPort") or 22),
             ssh_user=str(self.config.get("SSHUser") or SSH_USER),
         )
-
-    # -- abilities ---------------------------------------------------------------------------------------------
-
-    def image_digest(self) -> str:
-        """What `create` or the last upgrade noted; nothing for boot2docker's own image."""
-        return str(self.config.get("ImageDigest", ""))
-
-    def swap_image(self, image: ImageFiles) -> None:
-        """Put the new image in the old one's place; the old one is beside it."""
-        from pymachine_driver_virtualbox import building  # noqa: PLC0415
-
-        building.swap_image(self, self.vbox(), image)
-
-    def settle_image(self, *, keep: bool) -> None:
-        """Drop what was set aside, or put it back."""
-        from pymachine_driver_virtualbox import building  # noqa: PLC0415
-
-        building.settle_image(self, self.vbox(), keep=keep)
-
-    def console_log(self) -> Path:
-        """What the guest says on its serial port."""
-        from pymachine_driver_virtualbox import files  # noqa: PLC0415
-
-        return files.of(self.machine.directory).console
-
-    # -- parts -------------------------------------------------------------------------------------------------
-
-    @property
-    def vm(self) -> str:
-        """What VBoxManage calls the machine by: our UUID, or the name for docker-machine's own."""
-        return str(self.config.get("VMUUID") or self.machine.name)
-
-    @property
-    def front_end(self) -> str:
-        """How VirtualBox shows the machine."""
-        return str(self.config.get("UIType") or "headless")
-
-    @property
-    def _unmade(self) -> bool:
-        """Whether `create` never came to make it; a machine of docker-machine's was made by that."""
-        return "VMUUID" in self.config and not self.config.get("Made")
-
-    @staticmethod
-    def vbox() -> VBoxManage:
-        """VirtualBox's command line. Raises `NotInstalledError`."""
-        return VBoxManage()
 
     def _leased_address(self) -> str:
         from pymachine_driver_virtualbox import leases  # noqa: PLC0415

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pymachine.driver import Json, Option, OptionKind
+from pymachine.driver import Config, Json, MachineRef, Option, OptionKind, Shape
 from pymachine.errors import UsageError
 from pymachine_driver_virtualbox import shares
 
@@ -17,6 +17,8 @@ DEFAULT_DISK_MB = 20000
 DEFAULT_NIC_TYPE = "82540EM"
 # docker-machine's 192.168.99.1/24 is refused by VirtualBox since 6.1.28; this is what it makes by itself.
 DEFAULT_CIDR = "192.168.56.1/24"
+# VirtualBox's own prefix.
+MAC_PREFIX = "08:00:27"
 MOST_CPUS = 32
 LEAST_MEMORY_MIB = 512
 LEAST_DISK_MB = 1000
@@ -181,6 +183,41 @@ def cidr(text: str) -> ipaddress.IPv4Interface:
             f"such as {network.network_address + 1}/{network.prefixlen}"
         )
     return interface
+
+
+def own(machine: MachineRef, config: Mapping[str, Json], siblings: Sequence[Config]) -> Config:
+    """What no two machines share: UUID, MAC address, a fixed address in the network of `config`, a port for SSH."""
+    import uuid  # noqa: PLC0415 (reading commands make none)
+    import zlib  # noqa: PLC0415
+
+    from pymachine_driver_virtualbox import network, ports  # noqa: PLC0415
+
+    machine_id = uuid.uuid4()
+    host = cidr(str(config.get("HostOnlyCIDR") or DEFAULT_CIDR))
+    taken = [str(sibling.get("IPAddress", "")) for sibling in siblings]
+    seed = zlib.crc32(str(machine.directory.absolute()).encode())
+    return {
+        "VMUUID": str(machine_id),
+        "MACAddress": ":".join([MAC_PREFIX, *(f"{byte:02x}" for byte in machine_id.bytes[:3])]),
+        "FixedAddress": True,
+        "IPAddress": network.allocate(host, taken, seed=seed),
+        "SSHPort": ports.free([int(sibling.get("SSHPort") or 0) for sibling in siblings]),
+    }
+
+
+def reshape(config: Mapping[str, Json], shape: Shape) -> Config:
+    """What of `config` changes for `shape`. Raises `UsageError`."""
+    changed: Config = {}
+    if shape.cpus is not None:
+        changed["CPU"] = _cpus(shape.cpus)
+    if shape.memory_mib is not None:
+        changed["Memory"] = _at_least({"virtualbox-memory": shape.memory_mib}, "virtualbox-memory", LEAST_MEMORY_MIB)
+    if shape.disk_mb is not None:
+        now = int(config.get("DiskSize") or DEFAULT_DISK_MB)
+        if shape.disk_mb < now:
+            raise UsageError(f"the disk has {now} MB and cannot shrink to {shape.disk_mb} MB")
+        changed["DiskSize"] = shape.disk_mb
+    return changed
 
 
 def host_cpus() -> int:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from pymachine.driver import BootRequest, Endpoint, ImageFiles, State
-from pymachine.errors import PymachineError
+from pymachine.driver import BootRequest, Endpoint, ImageFiles, Resizable, Shape, SnapshotDriver, State
+from pymachine.errors import DriverError, PymachineError, UsageError
 from pymachine.progress import Silent
 from pymachine.testing import DriverContract, defaults, reference, reread
 from pymachine.wait import until
-from pymachine_driver_virtualbox import Driver, boot, building, checks, files, machine, network, output
+from pymachine_driver_virtualbox import Driver, boot, building, checks, files, machine, network, output, snapshots
 from pymachine_driver_virtualbox.driver import VirtualBoxDriver
 from pymachine_driver_virtualbox.errors import (
     HostNetworkError,
@@ -203,6 +203,101 @@ def test_the_port_for_ssh_stays_unless_somebody_has_it(box: RealVirtualBox, tmp_
         boot._forward_ssh(driver, vbox)
     assert output.forwardings(vbox.info(driver.vm)) == {"ssh": driver.config["SSHPort"]}
     assert driver.config["SSHPort"] != port
+
+
+def test_it_grows_and_never_shrinks(box: RealVirtualBox, tmp_path: Path) -> None:
+    driver = made(tmp_path, virtualbox_disk_size=2000)
+    assert isinstance(driver, Resizable)
+    driver.resize(Shape(cpus=2, memory_mib=2048, disk_mb=3000))
+    info = driver.vbox().info(driver.vm)
+    assert (info["cpus"], info["memory"]) == ("2", "2048")
+    assert "3000 MBytes" in box("showmediuminfo", files.of(driver.machine.directory).disk).stdout
+    assert [driver.config[key] for key in ("CPU", "Memory", "DiskSize")] == [2, 2048, 3000]
+    for shape in (Shape(disk_mb=2000), Shape(memory_mib=1), Shape(cpus=99)):
+        with pytest.raises(UsageError):
+            driver.resize(shape)
+    assert driver.config["DiskSize"] == 3000
+
+
+def test_another_name(box: RealVirtualBox, tmp_path: Path) -> None:
+    driver = made(tmp_path, virtualbox_memory=777)
+    before = driver.machine
+    after = reference(tmp_path / "store", "m2")
+    after.directory.rmdir()
+    before.directory.rename(after.directory)
+    renamed = Driver(after, driver.config)
+    renamed.renamed(before)
+    info = renamed.vbox().info(renamed.vm)
+    assert (info["name"], info["memory"], info["UUID"]) == ("m2", "777", driver.config["VMUUID"])
+    assert list(output.attached(info)) == [str(after.directory / "boot2docker.iso"), str(after.directory / "disk.vmdk")]
+    assert box("list", "vms").stdout.count("\n") == 1
+    assert not (after.directory / "m1").exists()
+    renamed.remove()
+    assert box("list", "hdds").stdout == box("list", "dvds").stdout == ""
+
+
+def test_a_machine_with_snapshots_is_not_moved(box: RealVirtualBox, tmp_path: Path) -> None:
+    driver = made(tmp_path)
+    box("snapshot", driver.vm, "take", "theirs")
+    after = reference(tmp_path / "store", "m2")
+    after.directory.rmdir()
+    driver.machine.directory.rename(after.directory)
+    with pytest.raises(DriverError, match="has snapshots"):
+        Driver(after, dict(driver.config)).renamed(driver.machine)
+    after.directory.rename(driver.machine.directory)
+    assert driver.state() is State.STOPPED
+    with pytest.raises(DriverError, match="it has snapshots"):
+        driver.exported()
+
+
+def test_a_copy_beside_the_original(box: RealVirtualBox, tmp_path: Path) -> None:
+    import shutil
+
+    driver = made(tmp_path)
+    copy = make(tmp_path, "copy")
+    for name in driver.exported():
+        shutil.copy(driver.machine.directory / name, copy.machine.directory)
+    taken_in = Driver(copy.machine, {**driver.config, "MachineName": "copy"})
+    taken_in.imported([driver.config])
+    assert taken_in.state() is driver.state() is State.STOPPED
+    for key in ("VMUUID", "MACAddress", "IPAddress", "SSHPort"):
+        assert taken_in.config[key] != driver.config[key], key
+    disks = [block["UUID"] for block in output.blocks(box("list", "hdds").stdout)]
+    assert len(set(disks)) == 2
+    taken_in.remove()
+    driver.remove()
+
+
+def test_snapshots_go_with_their_folders(box: RealVirtualBox, tmp_path: Path) -> None:
+    driver = made(tmp_path)
+    assert isinstance(driver, SnapshotDriver)
+    box("snapshot", driver.vm, "take", "theirs")
+    box("modifyvm", driver.vm, "--memory", "900")
+    folder = driver.machine.directory / "snapshots" / "one"
+    folder.mkdir(parents=True)
+    facts = driver.save_snapshot(folder)
+    assert facts["Memory"] is False
+    (folder / "snapshot.json").write_text(json.dumps({"format": 1, "made": 1.0, "facts": facts}))
+    driver.config["Memory"] = 1024
+    driver.config["IdentityDigest"] = "of now"
+    driver.restore_snapshot(folder, facts, request(tmp_path))
+    info = driver.vbox().info(driver.vm)
+    assert info["memory"] == "1024", "what the record says"
+    assert not driver.config["IdentityDigest"], "the disk may have an older one"
+    second = folder.with_name("two")
+    second.mkdir()
+    later = driver.save_snapshot(second)
+    assert len(snapshots.known(driver.vbox(), driver.vm)) == 3
+    (folder / "snapshot.json").unlink()
+    (second / "snapshot.json").write_text(json.dumps({"format": 1, "made": 2.0, "facts": later}))
+    snapshots.prune(driver, driver.vbox())
+    assert set(snapshots.known(driver.vbox(), driver.vm).values()) >= {later[snapshots.FACT]}
+    assert facts[snapshots.FACT] not in snapshots.known(driver.vbox(), driver.vm).values()
+    assert "theirs" in snapshots.known(driver.vbox(), driver.vm)
+    with pytest.raises(DriverError, match="does not have that snapshot"):
+        driver.restore_snapshot(folder, facts, request(tmp_path))
+    driver.remove()
+    assert box("list", "hdds").stdout == ""
 
 
 # -- machines of docker-machine's --------------------------------------------------------------------------------
@@ -490,7 +585,8 @@ def test_a_record_of_docker_machines_is_shown_and_removed(
     }
     (folder / "config.json").write_text(json.dumps(record))
     assert pymachine("status", "old").stdout == "Stopped\n"
-    listed = pymachine("ls").stdout.splitlines()[1].split()
+    # Now and then a call of VBoxManage takes ten seconds.
+    listed = pymachine("ls", "-t", "60").stdout.splitlines()[1].split()
     assert listed[:4] == ["old", "-", "virtualbox", "Stopped"]
     assert pymachine("ip", "old", code=1).stderr.startswith("Error getting IP address: Host is not running")
     failed = pymachine("start", "old", code=1)
