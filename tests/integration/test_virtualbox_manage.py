@@ -18,7 +18,18 @@ from pymachine.errors import DriverError, PymachineError, UsageError
 from pymachine.progress import Silent
 from pymachine.testing import DriverContract, defaults, reference, reread
 from pymachine.wait import until
-from pymachine_driver_virtualbox import Driver, boot, building, checks, files, machine, network, output, snapshots
+from pymachine_driver_virtualbox import (
+    Driver,
+    boot,
+    building,
+    checks,
+    files,
+    leases,
+    machine,
+    network,
+    output,
+    snapshots,
+)
 from pymachine_driver_virtualbox.driver import VirtualBoxDriver
 from pymachine_driver_virtualbox.errors import (
     HostNetworkError,
@@ -364,6 +375,16 @@ def test_an_upgraded_old_machine_has_a_fixed_address_and_keeps_its_shares(
     old.settle_image(keep=False)
     assert "FixedAddress" not in old.config
     assert old.config["IPAddress"] == "192.168.99.100"
+
+
+def test_an_old_machines_address_is_what_its_guest_says(box: RealVirtualBox, old: VirtualBoxDriver) -> None:
+    vbox, info = old.vbox(), old.vbox().info("old")
+    with pytest.raises(HostNetworkError, match="has no address on its host-only interface yet"):
+        leases.address(vbox, "old", info, old.config, key=old.machine.ssh_key)
+    said = {"0/MAC": "080027000001", "0/V4/IP": "10.0.2.15", "1/MAC": info["macaddress2"], "1/V4/IP": "192.168.99.107"}
+    for name, value in said.items():
+        box("guestproperty", "set", "old", f"/VirtualBox/GuestInfo/Net/{name}", value)
+    assert leases.address(vbox, "old", info, old.config, key=old.machine.ssh_key) == "192.168.99.107"
 
 
 def test_an_old_machine_goes_with_its_disk(box: RealVirtualBox, old: VirtualBoxDriver) -> None:
