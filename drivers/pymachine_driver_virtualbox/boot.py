@@ -14,6 +14,7 @@ from pymachine_driver_virtualbox import (
     files,
     guest,
     hardware,
+    leases,
     machine,
     network,
     options,
@@ -84,6 +85,8 @@ def up(
             _forward_anew(driver, vbox)
     with _off_on_failure(driver, vbox, unless=saved):
         _await_ssh(driver, vbox, deadline)
+        if not driver.config.get("FixedAddress"):
+            _await_lease(driver, vbox, deadline)
         if driver.image:
             send_identity(driver, request, pinned=bool(driver.config.get("IdentityDigest")), again=False)
 
@@ -174,6 +177,22 @@ def _await_ssh(driver: VirtualBoxMachine, vbox: VBoxManage, deadline: Deadline) 
             raise _guest_error(
                 driver, vbox, f"the guest did not come up within {deadline.seconds:g} seconds: no SSH at port {port}"
             ) from error
+
+
+def _await_lease(driver: VirtualBoxMachine, vbox: VBoxManage, deadline: Deadline) -> None:
+    """Wait until the guest of a machine of docker-machine's has its address, and note that."""
+    info = vbox.info(driver.vm)
+
+    def found() -> str | None:
+        try:
+            return leases.address(vbox, driver.vm, info, driver.config, key=driver.machine.ssh_key)
+        except HostNetworkError:
+            if deadline.expired:
+                raise
+            return None
+
+    driver.reporter.info("Waiting for an IP...")
+    driver.config["IPAddress"] = until(found, deadline=deadline, what="an address", interval=0.5)
 
 
 def _guest_error(driver: VirtualBoxMachine, vbox: VBoxManage, brief: str) -> GuestError:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -50,10 +51,11 @@ class Owned(Guest):
         shares = [Share(Path("/home"), "hosthome")]
         return driver_guest.with_surroundings(plain, mac=MAC, address=f"{ADDRESS}/24", shares=shares)
 
-    def write_userdata(self) -> None:
+    def write_userdata(self, *, old: bool = False) -> None:
+        """What the driver writes; `old`: what docker-machine wrote."""
         public = keys.public_half(self.directory / paths.SSH_KEY).read_bytes()
         with self.disk.open("r+b") as disk:
-            disk.write(driver_guest.userdata(public, self.identity(label="first")))
+            disk.write(driver_guest.userdata(public, None if old else self.identity(label="first")))
 
     def start(self) -> None:
         argv = ["qemu-system-x86_64", "-machine", "q35,vmport=off", "-accel", "tcg,thread=multi,tb-size=256"]
@@ -69,8 +71,9 @@ class Owned(Guest):
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
         _until((self.folder / "qmp").exists, "QEMU to start", 20)
 
-    def run(self, command: str, *, stdin: bytes = b"") -> str:
-        host_key = keys.public_half(self.directory / paths.SSH_HOST_KEY).read_text().strip()
+    def run(self, command: str, *, stdin: bytes = b"", pinned: bool = True) -> str:
+        known = keys.public_half(self.directory / paths.SSH_HOST_KEY).read_text().strip()
+        host_key = known if pinned else ""
         return self.ssh(self.directory / paths.SSH_KEY, command, stdin=stdin.decode("latin-1"), host_key=host_key)
 
     def await_up(self, *, boots: int) -> None:
@@ -80,13 +83,18 @@ class Owned(Guest):
 
 @pytest.fixture(scope="module")
 def it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owned]:
+    with booted(tmp_path_factory.mktemp("u"), old=False) as machine:
+        yield machine
+
+
+@contextmanager
+def booted(folder: Path, *, old: bool) -> Iterator[Owned]:
+    """A guest that is up with the disk of a new machine, or of one that docker-machine made."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(paths.ENV_CACHE, str(cache_folder()))
-        image = cache.ensure(
-            ImageRequest(architecture="amd64"), store=tmp_path_factory.mktemp("store"), reporter=Silent()
-        )
-    machine = Owned(tmp_path_factory.mktemp("u"), image)
-    machine.write_userdata()
+        image = cache.ensure(ImageRequest(architecture="amd64"), store=folder, reporter=Silent())
+    machine = Owned(folder, image)
+    machine.write_userdata(old=old)
     try:
         machine.start()
         machine.await_up(boots=1)
@@ -146,3 +154,19 @@ def test_all_of_it_outlasts_a_stop(it: Owned) -> None:
     it.await_up(boots=2)
     assert labels(it) == ["a=later"]
     assert f"inet {ADDRESS}/24" in it.run("ip -4 address show dev eth1")
+
+
+def test_a_machine_that_docker_machine_made_becomes_one_of_ours(tmp_path: Path) -> None:
+    """After `upgrade`: today's image on an old disk; keys and data are there, and the identity comes over SSH."""
+    with booted(tmp_path, old=True) as machine:
+        assert machine.run("hostname; sudo docker volume create kept", pinned=False).split()[-1] == "kept"
+        assert "192.168.56.15/24" in machine.run("ip -4 address show dev eth1", pinned=False), "by DHCP, as before"
+        first = machine.identity(label="first")
+        machine.run(driver_guest.receive_command(first), stdin=first, pinned=False)
+        # From here on its host key is known, and its engine is at its address.
+        said = machine.run("hostname; ip -4 address show dev eth1; sudo docker volume ls -q")
+        assert said.splitlines()[0] == "boxed"
+        assert f"inet {ADDRESS}/24" in said
+        assert "192.168.56.15" not in said
+        assert said.split()[-1] == "kept"
+        assert labels(machine) == ["a=first"]
