@@ -247,6 +247,7 @@ class Recipe:
     modules: tuple[str, ...] = MODULES
     initrd_modules: tuple[str, ...] = INITRD_MODULES
     initrd_more_modules: tuple[str, ...] = INITRD_MORE_MODULES
+    loaders: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(LOADERS))
     boot_command_line: str = BOOT_COMMAND_LINE
     format: int = FORMAT
     links: Mapping[str, str] = field(default_factory=lambda: dict(LINKS))
@@ -261,7 +262,7 @@ class Recipe:
     @property
     def roots(self) -> tuple[str, ...]:
         """The packages that are asked for by name, the kernel's and the boot loaders' among them."""
-        return (*self.packages, KERNEL[self.architecture], *LOADERS[self.architecture])
+        return (*self.packages, KERNEL[self.architecture], *self.loaders[self.architecture])
 
     def keeps(self, path: str) -> bool:
         """Whether a package's file at `path` goes into the image."""
