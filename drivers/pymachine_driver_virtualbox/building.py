@@ -78,15 +78,17 @@ def _import(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
     driver.config["CPU"], driver.config["Memory"] = int(info.get("cpus", 1)), int(info.get("memory", 1024))
 
 
-def remove(vbox: VBoxManage, vm: str, *, iso: Path) -> None:
-    """Take the machine away with its disks, and `iso` out of VirtualBox's list; what is not there is gone already."""
+def remove(vbox: VBoxManage, vm: str, own: machine.Files) -> None:
+    """Take the machine away with its disks, and its image out of VirtualBox's list; what is gone already is well."""
     try:
         if output.state(vbox.info(vm)) in {State.RUNNING, State.PAUSED, State.STARTING, State.STOPPING, State.ERROR}:
             _force_off(vbox, vm)
         vbox("unregistervm", vm, "--delete", timeout=files.DISK_SECONDS)
     except VmNotFoundError:
+        if own.disk.exists():  # a create was interrupted after the disk was made, or another front end took the machine
+            _forget_medium(vbox, "disk", own.disk)
         return
-    _forget_dvd(vbox, iso)
+    _forget_medium(vbox, "dvd", own.iso)
 
 
 def _force_off(vbox: VBoxManage, vm: str) -> None:
@@ -167,7 +169,7 @@ def swap_image(driver: VirtualBoxMachine, vbox: VBoxManage, image: ImageFiles) -
     config["ImageDigest"] = image.digest
     # VirtualBox knows a medium by its path: let go of the old one's size.
     vbox(*machine.attach(driver.vm, machine.ISO_PORT, "dvddrive", "none"))
-    _forget_dvd(vbox, own.iso)
+    _forget_medium(vbox, "dvd", own.iso)
     vbox(*machine.attach(driver.vm, machine.ISO_PORT, "dvddrive", str(own.iso)))
     vbox("modifyvm", driver.vm, *machine.SERIAL, own.console)
     if not config.get("FixedAddress"):
@@ -184,7 +186,7 @@ def settle_image(driver: VirtualBoxMachine, vbox: VBoxManage, *, keep: bool) -> 
         files.settle(own.iso, keep=True)
         return
     vbox(*machine.attach(driver.vm, machine.ISO_PORT, "dvddrive", "none"))
-    _forget_dvd(vbox, own.iso)
+    _forget_medium(vbox, "dvd", own.iso)
     files.settle(own.iso, keep=False)
     vbox(*machine.attach(driver.vm, machine.ISO_PORT, "dvddrive", str(own.iso)))
     for key in _KEPT:
@@ -192,10 +194,10 @@ def settle_image(driver: VirtualBoxMachine, vbox: VBoxManage, *, keep: bool) -> 
     driver.config.update(previous)
 
 
-def _forget_dvd(vbox: VBoxManage, iso: Path) -> None:
-    """Take an image out of VirtualBox's registry of media; one that is not in it is forgotten already."""
+def _forget_medium(vbox: VBoxManage, kind: str, path: Path) -> None:
+    """Take a medium out of VirtualBox's registry of them; one that is not in it is forgotten already."""
     try:
-        vbox("closemedium", "dvd", iso)
+        vbox("closemedium", kind, path)
     except VirtualBoxError as error:
         if error.reason not in {"VBOX_E_OBJECT_NOT_FOUND", "VBOX_E_FILE_ERROR"}:
             raise

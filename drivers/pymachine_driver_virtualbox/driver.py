@@ -136,7 +136,7 @@ class VirtualBoxDriver(Upkeep):
             if not self.unmade:
                 raise
             return  # nothing can be there
-        building.remove(vbox, self.vm, iso=files.of(self.machine.directory).iso)
+        building.remove(vbox, self.vm, files.of(self.machine.directory))
         self.config.pop("Made", None)
 
     def state(self) -> State:

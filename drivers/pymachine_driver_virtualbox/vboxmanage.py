@@ -29,7 +29,6 @@ PASSING = (
     "Failed to create the VirtualBox object",
     "is already locked by a session",
     "is already locked for a session",
-    "The object functionality is limited",
 )
 # VirtualBox's server died in the middle of the call: whether something was done is not known. What only reads, or sets
 # what may be set twice, is tried again.
