@@ -46,10 +46,17 @@ from support.virtualbox import VERSION, RealVirtualBox
 pytestmark = pytest.mark.timeout(180)
 
 
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[RealVirtualBox]:
-    with virtualbox.real(tmp_path) as found:
+@pytest.fixture(scope="module")
+def shared_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealVirtualBox]:
+    with virtualbox.real(tmp_path_factory.mktemp("box")) as found:
         yield found
+
+
+@pytest.fixture
+def box(shared_box: RealVirtualBox) -> Iterator[RealVirtualBox]:
+    """A VirtualBox with nothing in it: its server takes long to start now and then, so that it is one for all."""
+    yield shared_box
+    shared_box.empty()
 
 
 def make(folder: Path, name: str = "m1", **changed: object) -> VirtualBoxDriver:
@@ -100,10 +107,8 @@ class TestContract(DriverContract):
     driver = Driver
 
     @pytest.fixture(autouse=True)
-    @classmethod
-    def _box(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-        with virtualbox.real(tmp_path_factory.mktemp("box")):
-            yield
+    def _box(self, box: RealVirtualBox) -> None:
+        """VBoxManage is on PATH."""
 
     def test_a_machine_that_was_not_created_is_stopped(self, tmp_path: Path) -> None:
         assert self.make(tmp_path).state() is State.STOPPED
@@ -568,11 +573,11 @@ def test_many_at_once_in_one_registry(box: RealVirtualBox, tmp_path: Path) -> No
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> Iterator[tuple[RealVirtualBox, Pymachine]]:
-    with virtualbox.real(tmp_path) as box, private_store() as found:
+def program(box: RealVirtualBox) -> Iterator[tuple[RealVirtualBox, Pymachine]]:
+    with private_store() as found:
         for name in ("VBOX_USER_HOME", "VBOX_IPC_SOCKETID"):
             found.env[name] = box.environment[name]
-        found.env["PATH"] = f"{tmp_path / 'bin'}:{found.environment()['PATH']}"
+        found.env["PATH"] = f"{box.program.parent}:{found.environment()['PATH']}"
         yield box, found
 
 

@@ -63,6 +63,17 @@ class RealVirtualBox:
         assert code is None or done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done
 
+    def empty(self) -> None:
+        """Take out every machine and medium."""
+        for line in self("list", "vms").stdout.splitlines():
+            uuid = line.rpartition("{")[2].rstrip("}")
+            if self("unregistervm", uuid, "--delete", code=None).returncode:
+                self("unregistervm", uuid)
+        for kind, listing in (("disk", "hdds"), ("dvd", "dvds")):
+            for line in self("list", listing).stdout.splitlines():
+                if line.startswith("UUID:"):
+                    self("closemedium", kind, line.split()[1])
+
     def start(self, *words: str | Path) -> subprocess.Popen[bytes]:
         """Start VBoxManage and leave it running."""
         return subprocess.Popen(
