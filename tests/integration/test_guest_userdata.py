@@ -161,6 +161,8 @@ def test_a_machine_that_docker_machine_made_becomes_one_of_ours(tmp_path: Path) 
     with booted(tmp_path, old=True) as machine:
         assert machine.run("hostname; sudo docker volume create kept", pinned=False).split()[-1] == "kept"
         assert "192.168.56.15/24" in machine.run("ip -4 address show dev eth1", pinned=False), "by DHCP, as before"
+        profile = b"EXTRA_ARGS='\n--label a=old\n--label provider=virtualbox\n'\nDOCKER_STORAGE=overlay2\n"
+        machine.run("sudo tee /var/lib/boot2docker/profile", stdin=profile, pinned=False)
         first = machine.identity(label="first")
         machine.run(driver_guest.receive_command(first), stdin=first, pinned=False)
         # From here on its host key is known, and its engine is at its address.
