@@ -1,5 +1,5 @@
 # One line a target; the work is in scripts/ and tox.ini.
-.PHONY: help intro test test-generic install lint types docs bench clean
+.PHONY: help intro test test-generic test-virtualbox test-virtualbox-nested install lint types docs bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' $(MAKEFILE_LIST)
@@ -15,6 +15,15 @@ test: ## Run all tests, in real virtual machines too
 test-generic: ## Run the tests of the driver generic alone, with a real host
 	@scripts/setup --tests
 	@scripts/test -e generic
+
+test-virtualbox: ## Run the tests of the driver virtualbox alone
+	@scripts/setup --tests
+	@scripts/test -e virtualbox
+
+test-virtualbox-nested: ## Run machines in VirtualBox in QEMU: half an hour, not part of "test"
+	@scripts/setup --tests
+	@scripts/virtualbox-chroot nested
+	@scripts/test -e virtualbox-nested
 
 install: ## Make .venv/bin/pymachine, and nothing else
 	@scripts/setup --python

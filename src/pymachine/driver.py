@@ -158,6 +158,25 @@ class ImageFiles:
     """Kernel parameters that the image needs whoever boots it."""
 
 
+class Remote(Protocol):
+    """Runs a command in a guest over SSH, for drivers that have no other way into it."""
+
+    def __call__(
+        self,
+        endpoint: Endpoint,
+        command: str,
+        *,
+        stdin: bytes = b"",
+        timeout: float | None = None,
+        pinned: bool = True,
+    ) -> str:
+        """Run `command` as the endpoint's user and return what it said; `timeout` is in seconds.
+
+        Without `pinned` the guest's host key is not checked: for a guest that has not been given one by pymachine.
+        Raises `DriverError` if it ends with anything but 0, and `PymachineError` if no connection comes about.
+        """
+
+
 @dataclass(frozen=True)
 class BootRequest:
     """What a driver is given to bring a machine up, in `create` and in `start`."""
@@ -174,6 +193,8 @@ class BootRequest:
     """What the core waits for once the engine is about to answer; a driver that waits for more may call it then."""
     timings: dict[str, float] = field(default_factory=dict)
     """The driver may note how many seconds each part took; `create --timings` prints it."""
+    remote: Remote | None = None
+    """Set by the core; absent where a test has no SSH."""
 
 
 class Driver(ABC):

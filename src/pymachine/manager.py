@@ -359,6 +359,7 @@ class Manager:
             image=image,
             timeout=boot_timeout(),
             timings=self.timings,
+            remote=partial(self._remote, machine),
         )
 
     def make_template(self, driver_name: str, options: Mapping[str, Json]) -> Template:
@@ -500,8 +501,19 @@ class Manager:
             if not opened.restore():
                 self.reporter.info("pymachine has changed nothing on it.")
 
-    def _target(self, machine: Machine, endpoint: Endpoint, *, user: str | None = None, learn: bool = False) -> Target:
-        """Where to log in to a machine at `endpoint`; `learn`: pin its host key if none is pinned yet."""
+    def _target(
+        self,
+        machine: Machine,
+        endpoint: Endpoint,
+        *,
+        user: str | None = None,
+        learn: bool = False,
+        pinned: bool = True,
+    ) -> Target:
+        """Where to log in to a machine at `endpoint`; `learn`: pin its host key if none is pinned yet.
+
+        Without `pinned` any host key is taken: for a guest that has not been given its own yet.
+        """
         from pymachine.ssh.target import Target  # noqa: PLC0415
 
         known_hosts = self.store.machine_dir(machine.name) / paths.KNOWN_HOSTS
@@ -511,24 +523,37 @@ class Manager:
             port=endpoint.ssh_port,
             user=user or endpoint.ssh_user,
             key=machine.ssh_key if machine.driver.get("SSHKeyPath") != "" else None,
-            known_hosts=known_hosts if learn or known_hosts.exists() else None,
+            known_hosts=known_hosts if learn or (pinned and known_hosts.exists()) else None,
             learn=learn,
         )
 
     def _shell(self, machine: Machine, driver: Driver, command: str) -> str:
         """Run a command for a driver; see `Driver.shell`."""
+        return self._remote(machine, driver.endpoint(), command, timeout=SHELL_SECONDS)
+
+    def _remote(
+        self,
+        machine: Machine,
+        endpoint: Endpoint,
+        command: str,
+        *,
+        stdin: bytes = b"",
+        timeout: float | None = None,
+        pinned: bool = True,
+    ) -> str:
+        """Run a command in a guest, as `pymachine.driver.Remote` says."""
         from pymachine.ssh.client import Client  # noqa: PLC0415
         from pymachine.ssh.target import SshError  # noqa: PLC0415
 
         try:
-            client = Client(self._target(machine, driver.endpoint()), native=self._native_ssh)
-            result = client.run(command, timeout=SHELL_SECONDS)
+            client = Client(self._target(machine, endpoint, pinned=pinned), native=self._native_ssh)
+            result = client.run(command, stdin=stdin, timeout=timeout)
         except (SshError, CommandError) as error:
             raise DriverError(error.brief, details=error.details, hint=error.hint) from error
         if result.returncode != 0:
             raise DriverError(
                 f'a command on "{machine.name}" failed with exit code {result.returncode}: {command}',
-                details=result.stderr.strip(),
+                details=(result.stderr or result.stdout).strip(),
             )
         return result.stdout
 
@@ -537,6 +562,8 @@ class Manager:
 
         folder = self.store.machine_dir(machine.name)
         self._ensure_certificates(machine, endpoint.address, renew=renew)
+        # A machine that docker-machine made has no host key of its own yet, and no machine-id.
+        identity.make_keys(folder, name=machine.name)
         return identity.of_machine(
             folder, hostname=machine.name, engine=engine.files(machine.engine, driver_name=machine.driver_name)
         )

@@ -52,7 +52,8 @@ def recipe(repository: Repository, server: Server, tmp_path: Path) -> Recipe:
     # A kernel is a root of every recipe; here a package of that name stands for it.
     repository.add("linux-image-amd64", "6", {"boot/vmlinuz-6": b"kernel"})
     repository.publish()
-    return Recipe(architecture="amd64", sources=(repository.source(tmp_path, server.url),), packages=("tool",))
+    sources = (repository.source(tmp_path, server.url),)
+    return Recipe(architecture="amd64", sources=sources, packages=("tool",), loaders={"amd64": ()})
 
 
 def chain(repository: Repository, server: Server, cache: Cache, tmp_path: Path) -> Chain:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pymachine
 from pymachine import paths
-from pymachine.image import deb, initrd, iso, lock, modules, rootfs
+from pymachine.image import boot, deb, initrd, iso, lock, modules, rootfs
 from pymachine.image.download import Cache, Downloader, Item
 from pymachine.image.errors import RecipeError
 from pymachine.image.layout import INITRD, ISO, ISO_INITRD, ISO_KERNEL, ISO_MANIFEST, KERNEL, to_bytes, with_files
@@ -133,7 +133,8 @@ def write(recipe: Recipe, packages: Sequence[Package], tree: Tree, out: Path) ->
     tree.put(ISO_KERNEL, vmlinuz)
     tree.put(ISO_INITRD, Node.file((out / INITRD).read_bytes()))
     tree.put(ISO_MANIFEST, Node.file(to_bytes(manifest)))
-    iso.write(tree, out / ISO, volume=f"Boot2Docker-v{manifest['engine']}")
+    loaders = boot.install(tree, recipe.architecture, command_line=recipe.boot_command_line)
+    iso.write(tree, out / ISO, volume=f"Boot2Docker-v{manifest['engine']}", loaders=loaders)
     return with_files(manifest, out)
 
 

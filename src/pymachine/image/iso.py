@@ -1,4 +1,7 @@
-"""The ISO 9660 file system with Rock Ridge names, modes and owners; its bytes depend on the tree alone."""
+"""The ISO 9660 file system with Rock Ridge names, modes and owners; its bytes depend on the tree alone.
+
+With boot loaders it starts by itself: El Torito for CD drives, a master boot record for all else.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,13 @@ from types import SimpleNamespace
 from typing import Any, BinaryIO
 from unittest import mock
 
+from pymachine.image import boot
 from pymachine.image.tree import Blob, Kind, Node, Tree
 
 # One second after the zip epoch's beginning would do as well; it is shown by `ls -l` in the guest.
 EPOCH = 1_577_836_800  # 2020-01-01T00:00:00Z
+BLOCK = 2048
+SECTOR = 512
 FILE_TYPE = 0o100000
 DIRECTORY_TYPE = 0o040000
 
@@ -52,7 +58,10 @@ class _Stretch(io.RawIOBase):
 
 
 class _Names:
-    """Unique ISO 9660 names, short and plain: the guest sees only the Rock Ridge ones."""
+    """Unique ISO 9660 names, short and plain: the guest sees only the Rock Ridge ones.
+
+    isolinux reads these alone, so what it opens is called here as it is there.
+    """
 
     def __init__(self) -> None:
         self._folders = {"": ""}
@@ -63,11 +72,14 @@ class _Names:
         return self._folders[path]
 
     def file(self, path: str) -> str:
-        return self._below(path, "F") + ".;1"
+        name = self._below(path, "F")
+        return name + (";1" if "." in name.rpartition("/")[2] else ".;1")
 
     def _below(self, path: str, letter: str) -> str:
         self._next += 1
-        return f"{self._folders[path.rpartition('/')[0]]}/{letter}{self._next:07d}"
+        parent, _, leaf = path.rpartition("/")
+        own = leaf.upper() if path.partition("/")[0] == boot.FOLDER else f"{letter}{self._next:07d}"
+        return f"{self._folders[parent]}/{own}"
 
 
 @contextmanager
@@ -88,8 +100,11 @@ def _still_clock() -> Iterator[None]:
         yield
 
 
-def write(tree: Tree, path: Path, *, volume: str) -> None:
-    """Write `tree` to an ISO at `path` with the volume id `volume` (at most 32 characters)."""
+def write(tree: Tree, path: Path, *, volume: str, loaders: boot.Loaders | None = None) -> None:
+    """Write `tree` to an ISO at `path` with the volume id `volume` (at most 32 characters).
+
+    `loaders` are those that `boot.install` put into the tree.
+    """
     from pycdlib import PyCdlib  # noqa: PLC0415
 
     with _still_clock(), ExitStack() as stack:
@@ -100,7 +115,49 @@ def write(tree: Tree, path: Path, *, volume: str) -> None:
         names = _Names()
         for name, node in tree.walk():
             _add(iso, names, name, node, files, stack)
+        if loaders is None:
+            iso.write(str(path))
+            return
+        _add_el_torito(iso, loaders)
         iso.write(str(path))
+        _add_boot_record(iso, loaders, path)
+
+
+def _add_el_torito(iso: Any, loaders: boot.Loaders) -> None:
+    """The catalog of what a CD starts with: BIOS first, since old firmware reads only one entry."""
+    catalog = {"bootcatfile": _iso_path(boot.CATALOG), "rr_bootcatname": boot.CATALOG.rpartition("/")[2]}
+    if loaders.bios:
+        # Four sectors of 512 bytes are what isolinux wants loaded; it finds the rest of itself by the table.
+        iso.add_eltorito(_iso_path(boot.ISOLINUX), boot_load_size=4, boot_info_table=True, **catalog)
+        iso.add_eltorito(_iso_path(boot.EFI_IMAGE), efi=True, **catalog)
+    else:
+        iso.add_eltorito(_iso_path(boot.EFI_IMAGE), platform_id=0xEF, **catalog)
+
+
+def _add_boot_record(iso: Any, loaders: boot.Loaders, path: Path) -> None:
+    """Make the ISO at `path` start from a USB stick too."""
+    per_block = BLOCK // SECTOR
+
+    def place(name: str) -> tuple[int, int]:
+        record = iso.get_record(iso_path=_iso_path(name))
+        return record.extent_location() * per_block, -(-record.get_data_length() // SECTOR)
+
+    with path.open("r+b") as file:
+        size = file.seek(0, io.SEEK_END)
+        size += -size % boot.CYLINDER
+        file.truncate(size)
+        file.seek(0)
+        isolinux = place(boot.ISOLINUX)[0] if loaders.bios else 0
+        file.write(
+            boot.master_boot_record(
+                loaders.mbr_code, sectors=size // SECTOR, isolinux=isolinux, efi=place(boot.EFI_IMAGE)
+            )
+        )
+
+
+def _iso_path(path: str) -> str:
+    """The ISO 9660 name of a file that loaders open."""
+    return "/" + path.upper() + ";1"
 
 
 def _add(iso: Any, names: _Names, path: str, node: Node, files: dict[Path, BinaryIO], stack: ExitStack) -> None:

@@ -16,6 +16,8 @@ WRITER = 2
 KEYS = Path(__file__).parent / "keys"
 ROOTFS = Path(__file__).parent / "rootfs"
 RELEASE = "trixie"
+# To be raised when the same recipe makes another image, since the code that lays it out has changed.
+FORMAT = 2
 ARCHITECTURES = ("amd64", "arm64")
 # The archive key signs trixie and trixie-updates (a point release also with the stable key), the other one security.
 ARCHIVE_KEYS = (KEYS / "debian-archive-trixie-automatic.asc", KEYS / "debian-archive-trixie-stable.asc")
@@ -62,6 +64,11 @@ PACKAGES = (
     "sudo",
 )
 KERNEL = {"amd64": "linux-image-amd64", "arm64": "linux-image-arm64"}
+# What starts the ISO by itself; see pymachine.image.boot.
+LOADERS = {
+    "amd64": ("grub-efi-amd64-signed", "isolinux", "shim-signed", "syslinux-common"),
+    "arm64": ("grub-efi-arm64-signed", "shim-signed"),
+}
 
 # Wanted only by maintainer scripts, of which none runs, or replaced by busybox and the overlay.
 EXCLUDED = (
@@ -73,6 +80,10 @@ EXCLUDED = (
     "debconf",
     "debianutils",
     "dpkg",
+    "grub-common",  # this and the like: for installing the boot loaders on disks
+    "grub-efi-amd64-bin",
+    "grub-efi-arm64-bin",
+    "grub2-common",
     "init-system-helpers",
     "initramfs-tools",
     "libpam-runtime",
@@ -82,12 +93,17 @@ EXCLUDED = (
     "lsb-base",
     "mawk",
     "media-types",
+    "mokutil",
     "netbase",
     "passwd",
     "perl",
     "perl-base",
     "procps",
     "runit-helper",
+    "shim-helpers-amd64-signed",
+    "shim-helpers-arm64-signed",
+    "shim-signed-common",
+    "shim-unsigned",
     "sysvinit-utils",
     "systemd",
     "tar",
@@ -196,7 +212,14 @@ INITRD_MORE_MODULES = (
     "hv_storvsc",
     "nvme",
     "loop",
+    "xhci_pci",
+    "ehci_pci",
+    "usb_storage",
+    "uas",
 )
+# The kernel's parameters where the ISO starts by itself, beside its consoles. Without audit, and without tests of each
+# cipher by itself, it is up a minute sooner where a hypervisor is emulated.
+BOOT_COMMAND_LINE = "quiet loglevel=3 audit=0 cryptomgr.notests=1"
 
 LINKS = {
     "bin": "usr/bin",
@@ -224,6 +247,9 @@ class Recipe:
     modules: tuple[str, ...] = MODULES
     initrd_modules: tuple[str, ...] = INITRD_MODULES
     initrd_more_modules: tuple[str, ...] = INITRD_MORE_MODULES
+    loaders: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(LOADERS))
+    boot_command_line: str = BOOT_COMMAND_LINE
+    format: int = FORMAT
     links: Mapping[str, str] = field(default_factory=lambda: dict(LINKS))
 
     def __post_init__(self) -> None:
@@ -235,8 +261,8 @@ class Recipe:
 
     @property
     def roots(self) -> tuple[str, ...]:
-        """The packages that are asked for by name, the kernel's among them."""
-        return (*self.packages, KERNEL[self.architecture])
+        """The packages that are asked for by name, the kernel's and the boot loaders' among them."""
+        return (*self.packages, KERNEL[self.architecture], *self.loaders[self.architecture])
 
     def keeps(self, path: str) -> bool:
         """Whether a package's file at `path` goes into the image."""

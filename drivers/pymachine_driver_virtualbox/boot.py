@@ -1,0 +1,264 @@
+"""Bringing a machine up: its network, the forwarded port, the start itself, and the guest's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pymachine.driver import BootRequest, Json, State
+from pymachine.errors import DriverError, PymachineError, TimeoutExpiredError
+from pymachine.wait import Deadline, until
+from pymachine_driver_virtualbox import (
+    files,
+    guest,
+    hardware,
+    leases,
+    machine,
+    network,
+    options,
+    output,
+    ports,
+    power,
+    vboxmanage,
+)
+from pymachine_driver_virtualbox.errors import GuestError, HostNetworkError, VirtualBoxError, VirtualizationError
+from pymachine_driver_virtualbox.shares import Share
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pymachine_driver_virtualbox.base import VirtualBoxMachine
+    from pymachine_driver_virtualbox.vboxmanage import VBoxManage
+
+START_LOCK = "start"
+START_SECONDS = 600.0
+# docker-machine's default, which its records may have left out.
+OLD_CIDR = "192.168.99.1/24"
+STATE_SECONDS = 5.0
+_PROBE_SECONDS = 0.5
+
+
+def host_network(vbox: VBoxManage, config: Mapping[str, Json]) -> network.Interface:
+    """The host-only interface that the machine is to be on, made if need be."""
+    wanted = options.cidr(str(config.get("HostOnlyCIDR") or OLD_CIDR))
+    found, _made = network.ensure(vbox, wanted)
+    return found
+
+
+def check_address(config: Mapping[str, Json]) -> None:
+    """Raise `HostNetworkError` if another machine has the address that this one is to have: if SSH answers there.
+
+    Not whether anything does: in some networks a proxy takes connections to every address.
+    """
+    address = str(config["IPAddress"])
+    if ports.banner(22, host=address, timeout=_PROBE_SECONDS):
+        raise HostNetworkError(
+            f"{address} is taken: an SSH server answers there",
+            hint="Find out whose it is, or choose another network with --virtualbox-hostonly-cidr.",
+        )
+
+
+def up(
+    driver: VirtualBoxMachine,
+    vbox: VBoxManage,
+    request: BootRequest,
+    *,
+    interface: network.Interface | None = None,
+    saved: bool = False,
+) -> None:
+    """Start the machine, and return once its guest answers with the identity that `request` makes.
+
+    Nothing is left running if that fails, but for a machine that was saved, whose memory is not thrown away.
+    """
+    deadline = Deadline(request.timeout)
+    if not saved:
+        _join_network(driver, vbox, interface)
+    with vboxmanage.lock(START_LOCK), _off_on_failure(driver, vbox, unless=saved):
+        # Nobody else may take the port between the look and VirtualBox's use of it.
+        if not saved:
+            _forward_ssh(driver, vbox)
+        driver.reporter.info("Starting the VM...")
+        _start(driver, vbox)
+        if saved:
+            _forward_anew(driver, vbox)
+    with _off_on_failure(driver, vbox, unless=saved):
+        _await_ssh(driver, vbox, deadline)
+        if not driver.config.get("FixedAddress"):
+            _await_lease(driver, vbox, deadline)
+        if driver.image:
+            send_identity(driver, request, pinned=bool(driver.config.get("IdentityDigest")), again=False)
+
+
+def _join_network(driver: VirtualBoxMachine, vbox: VBoxManage, interface: network.Interface | None) -> None:
+    driver.reporter.info("Check network to re-create if needed...")
+    found = interface or host_network(vbox, driver.config)
+    driver.reporter.info(f'Found host-only adapter "{found.name}" ({found.address})')
+    words = machine.host_only(driver.vm, driver.config, found.name, network=vbox.traits.host_only_networks)
+    _, said = vbox.said(*words)
+    for warning in output.warnings(said):
+        if "doesn't seem to exist" in warning:
+            raise HostNetworkError(
+                f'the host-only adapter "{found.name}" vanished while the machine was being started: {warning}',
+                hint="Start it again: the adapter is then made anew.",
+            )
+    if not driver.config.get("FixedAddress") and not driver.config.get("HostOnlyNoDHCP"):
+        network.ensure_dhcp(vbox, found)
+
+
+def _forward_ssh(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
+    """Forward the machine's port as before, or another one if somebody has that now."""
+    forwarded = output.forwardings(vbox.info(driver.vm)).get(machine.SSH_RULE)
+    port = int(driver.config.get("SSHPort") or 0)
+    if not port or port == 22 or not ports.is_free(port):
+        port = ports.free()
+    if forwarded is not None and forwarded != port:
+        vbox(*machine.drop_ssh(driver.vm))
+    if forwarded != port:
+        vbox(*machine.forward_ssh(driver.vm, port))
+    driver.config["SSHPort"] = port
+
+
+def _forward_anew(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
+    """A machine that was saved has its port in its state: give it another one if that one was taken."""
+    port = int(driver.config.get("SSHPort") or 0)
+    if not ports.is_free(port) and output.forwardings(vbox.info(driver.vm)).get(machine.SSH_RULE) == port:
+        return  # it is VirtualBox that listens there
+    port = port if port and ports.is_free(port) else ports.free()
+    if machine.SSH_RULE in output.forwardings(vbox.info(driver.vm)):
+        vbox("controlvm", driver.vm, "natpf1", "delete", machine.SSH_RULE)
+    vbox("controlvm", driver.vm, "natpf1", machine.forward_ssh(driver.vm, port)[-1])
+    driver.config["SSHPort"] = port
+
+
+def _start(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
+    try:
+        vbox("startvm", driver.vm, "--type", driver.front_end, timeout=max(START_SECONDS, vboxmanage.call_seconds()))
+    except VirtualBoxError as error:
+        log = vbox_log(vbox, driver.vm)
+        problem = hardware.in_log(f"{error.brief}\n{error.details}\n{log}") or hardware.module_problem()
+        if problem is None:
+            error.details = "\n".join(part for part in (error.details, log[-2000:]) if part)
+            raise
+        raise VirtualizationError(
+            f"VirtualBox could not start the machine: {problem.what}",
+            details="\n".join(part for part in (error.brief, error.details) if part),
+            hint=problem.fix,
+        ) from error
+
+
+def vbox_log(vbox: VBoxManage, vm: str) -> str:
+    """The end of VirtualBox's log of the machine's last run."""
+    folder = vbox.info(vm).get("LogFldr", "")
+    return files.tail(Path(folder) / "VBox.log", length=200_000) if folder else ""
+
+
+def _await_ssh(driver: VirtualBoxMachine, vbox: VBoxManage, deadline: Deadline) -> None:
+    """Wait for the guest's SSH, and look now and then whether the machine still runs."""
+    port = int(driver.config["SSHPort"])
+    look = Deadline(STATE_SECONDS)
+
+    def answered() -> bool:
+        nonlocal look
+        if ports.banner(port, timeout=deadline.remaining(at_most=5.0) or 0.1):
+            return True
+        if look.expired:
+            state = output.state(vbox.info(driver.vm))
+            if state not in {State.RUNNING, State.STARTING}:
+                raise _guest_error(driver, vbox, f"the guest ended while it started: it is {state.word.lower()}")
+            look = Deadline(STATE_SECONDS)
+        return False
+
+    with driver.reporter.task("Waiting for the machine to start"):
+        try:
+            until(answered, deadline=deadline, what="SSH", interval=0.2)
+        except TimeoutExpiredError as error:
+            raise _guest_error(
+                driver, vbox, f"the guest did not come up within {deadline.seconds:g} seconds: no SSH at port {port}"
+            ) from error
+
+
+def _await_lease(driver: VirtualBoxMachine, vbox: VBoxManage, deadline: Deadline) -> None:
+    """Wait until the guest of a machine of docker-machine's has its address, and note that."""
+    info = vbox.info(driver.vm)
+
+    def found() -> str | None:
+        try:
+            return leases.address(vbox, driver.vm, info, driver.config, key=driver.machine.ssh_key)
+        except HostNetworkError:
+            if deadline.expired:
+                raise
+            return None
+
+    driver.reporter.info("Waiting for an IP...")
+    driver.config["IPAddress"] = until(found, deadline=deadline, what="an address", interval=0.5)
+
+
+def _guest_error(driver: VirtualBoxMachine, vbox: VBoxManage, brief: str) -> GuestError:
+    own = files.of(driver.machine.directory)
+    problem = hardware.in_log(vbox_log(vbox, driver.vm))
+    return GuestError(
+        f"{brief}{f' ({problem.what})' if problem else ''}",
+        details=files.tail(own.console),
+        hint=problem.fix
+        if problem
+        else f"Its console is in {own.console}; on a slow host: PYMACHINE_BOOT_TIMEOUT=900.",
+    )
+
+
+def send_identity(driver: VirtualBoxMachine, request: BootRequest, *, pinned: bool, again: bool = True) -> None:
+    """Give the guest its identity over SSH; unless `again`, not if it has that one already.
+
+    Without `pinned` the guest's host key is not known yet: it is reached on the loopback, by VirtualBox itself.
+    """
+    vbox = driver.vbox()
+    info = vbox.info(driver.vm)
+    endpoint = driver.endpoint()
+    identity = complete(driver, request.identity(endpoint), info, shared(info))
+    digest = guest.digest(identity)
+    if not again and driver.config.get("IdentityDigest") == digest:
+        return
+    if request.remote is None:
+        raise DriverError("the virtualbox driver needs SSH to give a machine another identity")
+    request.remote(endpoint, guest.receive_command(identity), stdin=identity, timeout=request.timeout, pinned=pinned)
+    driver.config["IdentityDigest"] = digest
+
+
+def complete(driver: VirtualBoxMachine, identity: bytes, info: Mapping[str, str], shares: list[Share]) -> bytes:
+    """`identity` with what the guest needs to know of VirtualBox."""
+    mac = str(driver.config.get("MACAddress") or "")
+    if not mac:
+        digits = info.get("macaddress2", "").lower()
+        mac = ":".join(digits[index : index + 2] for index in range(0, 12, 2))
+    length = options.cidr(str(driver.config.get("HostOnlyCIDR") or OLD_CIDR)).network.prefixlen
+    address = f"{driver.config['IPAddress']}/{length}"
+    return guest.with_surroundings(identity, mac=mac, address=address, shares=shares)
+
+
+def shared(info: Mapping[str, str]) -> list[Share]:
+    """The folders that the machine shares, whoever added them."""
+    prefix = "SharedFolderNameMachineMapping"
+    return [
+        Share(Path(info.get(key.replace("Name", "Path", 1), "")), name)
+        for key, name in sorted(info.items())
+        if key.startswith(prefix)
+    ]
+
+
+@contextmanager
+def _off_on_failure(driver: VirtualBoxMachine, vbox: VBoxManage, *, unless: bool) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        if not unless:
+            _try_off(driver, vbox, error)
+        raise
+
+
+def _try_off(driver: VirtualBoxMachine, vbox: VBoxManage, error: BaseException) -> None:
+    """Switch off after a failure; that this fails too is only news beside it."""
+    try:
+        power.off(vbox, driver.vm)
+    except PymachineError as second:
+        driver.reporter.warn(f"The machine could not be switched off after that ({error}): {second.brief}")

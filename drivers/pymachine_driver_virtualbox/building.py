@@ -1,0 +1,203 @@
+"""Making a machine in VirtualBox, changing its image, and taking it away again."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pymachine.driver import BootRequest, ImageFiles, Json, MachineRef, State
+from pymachine.errors import DriverError, PrecreateError
+from pymachine_driver_virtualbox import boot, files, guest, machine, network, options, output, power, shares
+from pymachine_driver_virtualbox.errors import VirtualBoxError, VmNotFoundError
+from pymachine_driver_virtualbox.shares import Share
+
+if TYPE_CHECKING:
+    from pymachine_driver_virtualbox.base import VirtualBoxMachine
+    from pymachine_driver_virtualbox.vboxmanage import VBoxManage
+
+# boot2docker's key, with which a machine of its is entered.
+BOOT2DOCKER_KEY = Path(".ssh") / "id_boot2docker"
+_KEPT = ("ImageDigest", "IdentityDigest", "FixedAddress", "IPAddress")
+
+
+def make(driver: VirtualBoxMachine, vbox: VBoxManage, request: BootRequest) -> None:
+    """Make the machine's files and the machine. What was made is left for `remove` when this raises."""
+    own = files.of(driver.machine.directory)
+    if request.image is None:
+        raise PrecreateError("no image to boot from")
+    driver.config["ImageDigest"] = request.image.digest
+    driver.reporter.info("Creating VirtualBox VM...")
+    files.keep_image(request.image, own.iso)
+    shared = chosen_shares(driver)
+    if driver.config.get("Boot2DockerImportVM"):
+        _import(driver, vbox)
+    else:
+        identity = boot.complete(driver, request.identity(driver.endpoint()), {}, shared)
+        key = driver.machine.ssh_key.with_name(driver.machine.ssh_key.name + ".pub").read_bytes()
+        size = int(driver.config["DiskSize"])
+        files.make_disk(vbox, own.disk, size_mb=size, beginning=guest.userdata(key, identity))
+        driver.config["IdentityDigest"] = guest.digest(identity)
+    define(driver, vbox, shared)
+
+
+def define(driver: VirtualBoxMachine, vbox: VBoxManage, shared: Sequence[Share]) -> None:
+    """Tell VirtualBox of the machine, whose files are there."""
+    # From the first call on, the machine may be there.
+    driver.config["Made"] = True
+    own = files.of(driver.machine.directory)
+    for words in machine.made(driver.vm, driver.machine.name, driver.config, own, shared):
+        vbox(*words)
+
+
+def chosen_shares(driver: VirtualBoxMachine) -> list[Share]:
+    """What the machine's record says is shared."""
+    return shares.chosen(
+        share_folder=str(driver.config.get("ShareFolder", "")), no_share=bool(driver.config.get("NoShare"))
+    )
+
+
+def _import(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
+    """Take disk, size and key of a machine that boot2docker made (``--virtualbox-import-boot2docker-vm``)."""
+    name = str(driver.config["Boot2DockerImportVM"])
+    info = vbox.info(name)
+    disk = next((path for path in output.attached(info) if path.lower().endswith((".vmdk", ".vdi"))), None)
+    key = Path.home() / BOOT2DOCKER_KEY
+    if disk is None or not key.is_file():
+        missing = "has no disk" if disk is None else f"is entered with {key}, which is not there"
+        raise PrecreateError(f"{name} cannot be imported: it {missing}")
+    own = files.of(driver.machine.directory)
+    driver.reporter.info(f"Cloning the disk of {name}...")
+    vbox("clonemedium", "disk", disk, own.disk, "--format", "VMDK", timeout=files.DISK_SECONDS)
+    for suffix in ("", ".pub"):
+        target = driver.machine.ssh_key.with_name(driver.machine.ssh_key.name + suffix)
+        shutil.copyfile(key.with_name(key.name + suffix), target)
+        target.chmod(0o600)
+    driver.config["CPU"], driver.config["Memory"] = int(info.get("cpus", 1)), int(info.get("memory", 1024))
+
+
+def remove(vbox: VBoxManage, vm: str, own: machine.Files) -> None:
+    """Take the machine away with its disks, and its image out of VirtualBox's list; what is gone already is well."""
+    try:
+        if output.state(vbox.info(vm)) in {State.RUNNING, State.PAUSED, State.STARTING, State.STOPPING, State.ERROR}:
+            _force_off(vbox, vm)
+        vbox("unregistervm", vm, "--delete", timeout=files.DISK_SECONDS)
+    except VmNotFoundError:
+        if own.disk.exists():  # a create was interrupted after the disk was made, or another front end took the machine
+            _forget_medium(vbox, "disk", own.disk)
+        return
+    _forget_medium(vbox, "dvd", own.iso)
+
+
+def _force_off(vbox: VBoxManage, vm: str) -> None:
+    """As `power.off`, but a machine that VirtualBox cannot even read has nothing to be switched off."""
+    try:
+        power.off(vbox, vm)
+    except VirtualBoxError as error:
+        if error.reason not in {"VBOX_E_INVALID_VM_STATE", "E_ACCESSDENIED"}:
+            raise
+
+
+def resize(driver: VirtualBoxMachine, vbox: VBoxManage, changed: Mapping[str, Json]) -> None:
+    """Bring VirtualBox's settings, and the record, to `changed`: the disk first, since only that may be refused."""
+    if changed.get("DiskSize", driver.config.get("DiskSize")) != driver.config.get("DiskSize"):
+        disk = files.of(driver.machine.directory).disk
+        vbox("modifymedium", "disk", disk, "--resize", str(changed["DiskSize"]), timeout=files.DISK_SECONDS)
+        driver.config["DiskSize"] = changed["DiskSize"]
+    wanted = {**driver.config, **changed}
+    vbox("modifyvm", driver.vm, *machine.sized(wanted))
+    driver.config.update(changed)
+
+
+def check_portable(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
+    """Raise `DriverError` if the machine's disk is not all in its one file, as it is not while there are snapshots."""
+    info = vbox.info(driver.vm)
+    disk = files.of(driver.machine.directory).disk
+    if "SnapshotName" in info or str(disk) not in output.attached(info):
+        raise DriverError(
+            f"the disk of {driver.machine.name} is not in {disk} alone: it has snapshots",
+            hint="Remove them (pymachine snapshot rm), and those made in VirtualBox's window.",
+        )
+
+
+def move(driver: VirtualBoxMachine, vbox: VBoxManage, before: MachineRef) -> None:
+    """The machine's folder has been moved: VirtualBox forgets the machine, and is told of it anew.
+
+    Its UUID stays. Settings that were made with another front end do not.
+    """
+    settings = driver.machine.directory / before.name
+    if any((settings / "Snapshots").glob("*")):
+        raise DriverError(
+            f"{before.name} has snapshots, which VirtualBox finds only where they are",
+            hint="Remove them first (pymachine snapshot rm), and those made in VirtualBox's window.",
+        )
+    _forget(vbox, driver.vm if "VMUUID" in driver.config else before.name, files.of(before.directory))
+    if settings.is_dir():
+        shutil.rmtree(settings)
+    if "VMUUID" not in driver.config:
+        driver.config["VMUUID"] = str(uuid.uuid4())
+    define(driver, vbox, chosen_shares(driver))
+
+
+def _forget(vbox: VBoxManage, vm: str, old: machine.Files) -> None:
+    try:
+        vbox("unregistervm", vm)
+    except VmNotFoundError:
+        return
+    for kind, path in (("disk", old.disk), ("dvd", old.iso)):
+        for block in output.blocks(vbox("list", "hdds" if kind == "disk" else "dvds")):
+            if block.get("Location") == str(path):
+                vbox("closemedium", kind, block["UUID"])
+
+
+def take_in(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
+    """Tell VirtualBox of a machine whose files came from elsewhere; its disk gets another UUID, as a copy needs."""
+    own = files.of(driver.machine.directory)
+    vbox("internalcommands", "sethduuid", own.disk)
+    define(driver, vbox, chosen_shares(driver))
+
+
+def swap_image(driver: VirtualBoxMachine, vbox: VBoxManage, image: ImageFiles) -> None:
+    """Boot `image` from the next start on. A machine of docker-machine's gets a fixed address with it."""
+    own = files.of(driver.machine.directory)
+    config = driver.config
+    config["PreviousImage"] = {key: config[key] for key in _KEPT if key in config}
+    files.set_aside(own.iso)
+    files.keep_image(image, own.iso)
+    config["ImageDigest"] = image.digest
+    # VirtualBox knows a medium by its path: let go of the old one's size.
+    vbox(*machine.attach(driver.vm, machine.ISO_PORT, "dvddrive", "none"))
+    _forget_medium(vbox, "dvd", own.iso)
+    vbox(*machine.attach(driver.vm, machine.ISO_PORT, "dvddrive", str(own.iso)))
+    vbox("modifyvm", driver.vm, *machine.SERIAL, own.console)
+    if not config.get("FixedAddress"):
+        host = options.cidr(str(config.get("HostOnlyCIDR") or boot.OLD_CIDR))
+        seed = sum(str(driver.machine.directory).encode())
+        config.update({"FixedAddress": True, "IPAddress": network.allocate(host, [], seed=seed)})
+
+
+def settle_image(driver: VirtualBoxMachine, vbox: VBoxManage, *, keep: bool) -> None:
+    """Drop the image that was set aside, or put it back."""
+    own = files.of(driver.machine.directory)
+    previous = driver.config.pop("PreviousImage", {})
+    if keep:
+        files.settle(own.iso, keep=True)
+        return
+    vbox(*machine.attach(driver.vm, machine.ISO_PORT, "dvddrive", "none"))
+    _forget_medium(vbox, "dvd", own.iso)
+    files.settle(own.iso, keep=False)
+    vbox(*machine.attach(driver.vm, machine.ISO_PORT, "dvddrive", str(own.iso)))
+    for key in _KEPT:
+        driver.config.pop(key, None)
+    driver.config.update(previous)
+
+
+def _forget_medium(vbox: VBoxManage, kind: str, path: Path) -> None:
+    """Take a medium out of VirtualBox's registry of them; one that is not in it is forgotten already."""
+    try:
+        vbox("closemedium", kind, path)
+    except VirtualBoxError as error:
+        if error.reason not in {"VBOX_E_OBJECT_NOT_FOUND", "VBOX_E_FILE_ERROR"}:
+            raise

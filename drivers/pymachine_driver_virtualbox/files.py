@@ -1,0 +1,106 @@
+"""The machine's files: the image that it boots from, and the data disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from pymachine.driver import ImageFiles
+from pymachine.errors import PrecreateError
+from pymachine_driver_virtualbox.errors import VirtualBoxError
+from pymachine_driver_virtualbox.machine import Files
+from pymachine_driver_virtualbox.vboxmanage import VBoxManage
+
+ISO = "boot2docker.iso"
+DISK = "disk.vmdk"
+CONSOLE = "console.log"
+ASIDE = ".previous"
+MEBIBYTE = 1 << 20
+# What a fresh machine soon takes of its sparse disk, and the image where it cannot be a hard link.
+FIRST_NEED = 1024 * MEBIBYTE
+DISK_SECONDS = 600.0
+_TAIL = 4096
+
+
+class DiskError(VirtualBoxError):
+    """A file of the machine cannot be made, or is missing."""
+
+    code = "virtualbox-disk"
+
+
+def of(folder: Path) -> Files:
+    """Where they are; absolute, since VirtualBox is in another working folder."""
+    own = folder.absolute()
+    return Files(folder=own, iso=own / ISO, disk=own / DISK, console=own / CONSOLE)
+
+
+def check_space(folder: Path) -> None:
+    """Raise `PrecreateError` if `folder` has no room for a machine's first steps."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise PrecreateError(f"cannot tell the free space of {folder}: {error.strerror}") from error
+    if free < FIRST_NEED:
+        raise PrecreateError(
+            f"not enough disk space in {folder}: {free // MEBIBYTE} MB free, {FIRST_NEED // MEBIBYTE} MB needed",
+            hint="Free some space, or keep machines elsewhere with --storage-path.",
+        )
+
+
+def keep_image(image: ImageFiles, target: Path) -> None:
+    """Put the image's ISO into the machine's folder, without a copy where the file system allows it."""
+    fresh = target.with_name(f".{target.name}.new")
+    try:
+        fresh.unlink(missing_ok=True)
+        try:
+            os.link(image.iso, fresh)
+        except OSError:
+            shutil.copyfile(image.iso, fresh)  # another file system, or one without hard links
+        fresh.replace(target)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise DiskError(f"cannot put {image.iso.name} into {target.parent}: {error.strerror}") from error
+
+
+def set_aside(target: Path) -> None:
+    """Keep a file under another name, for `settle`."""
+    try:
+        os.replace(target, target.with_name(target.name + ASIDE))  # noqa: PTH105 (as the rest of this module)
+    except OSError as error:
+        raise DiskError(f"cannot set {target} aside: {error.strerror}") from error
+
+
+def settle(target: Path, *, keep: bool) -> None:
+    """Drop what was set aside, or bring it back."""
+    aside = target.with_name(target.name + ASIDE)
+    if keep:
+        aside.unlink(missing_ok=True)
+    elif aside.exists():
+        aside.replace(target)
+
+
+def make_disk(vbox: VBoxManage, path: Path, *, size_mb: int, beginning: bytes) -> None:
+    """A disk of `size_mb` MiB that grows as it fills, and begins with the tar `beginning`.
+
+    VBoxManage takes the bytes from stdin and all that does not come as zeros. One left by a `create` that was
+    interrupted is replaced. Raises `VirtualBoxError`.
+    """
+    path.unlink(missing_ok=True)
+    size = str(size_mb * MEBIBYTE)
+    padded = beginning + bytes(-len(beginning) % 512)
+    try:
+        vbox("convertfromraw", "stdin", path, size, "--format", "VMDK", stdin=padded, timeout=DISK_SECONDS)
+    except VirtualBoxError:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def tail(path: Path, *, length: int = _TAIL) -> str:
+    """The end of a log; nothing if there is none."""
+    try:
+        with path.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - length))
+            return log.read().decode(errors="replace").replace("\r", "").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,146 @@
+"""Whether VirtualBox can run 64-bit guests here, and if not, why and how to mend that.
+
+What can be seen before a machine is started, and what VirtualBox writes into its log when a start fails.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pymachine import run
+from pymachine.errors import CommandError
+from pymachine_driver_virtualbox.versions import Traits
+
+DRIVER_DEVICE = Path("/dev/vboxdrv")
+POWERSHELL_SECONDS = 20.0
+NO_CHECK = "To skip this check, use --virtualbox-no-vtx-check."
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is in the way, and how to mend it."""
+
+    what: str
+    fix: str
+    fatal: bool = True
+
+
+# VirtualBox's codes in VBox.log and in the errors of startvm. Source: include/VBox/err.h of VirtualBox.
+_IN_USE = (
+    "another hypervisor has the processor's virtualisation",
+    "End the other virtual machines (KVM, VMware, ...). For KVM on Linux 6.12 and later also (as root): "
+    "modprobe -r kvm_intel kvm_amd, or kvm.enable_virt_at_load=0 among the kernel's parameters.",
+)
+_DISABLED = (
+    "the processor's virtualisation (VT-x, AMD-V) is switched off",
+    "Switch it on in the firmware's settings (BIOS, UEFI), then start the computer anew.",
+)
+_MISSING = (
+    "this processor, or the virtual machine that this is, has no virtualisation (VT-x, AMD-V)",
+    "Use the driver qemu, which does without: --driver qemu.",
+)
+_MODULE = (
+    "VirtualBox's kernel module is not loaded",
+    "Load it (as root): modprobe vboxdrv; if that fails, build it: /sbin/vboxconfig, or install virtualbox-dkms and "
+    "your kernel's headers.",
+)
+LOG_CODES = {
+    "VERR_VMX_IN_VMX_ROOT_MODE": _IN_USE,
+    "VERR_SVM_IN_USE": _IN_USE,
+    "VERR_VMX_MSR_ALL_VMX_DISABLED": _DISABLED,
+    "VERR_VMX_MSR_VMX_DISABLED": _DISABLED,
+    "VERR_SVM_DISABLED": _DISABLED,
+    "VERR_VMX_NO_VMX": _MISSING,
+    "VERR_SVM_NO_SVM": _MISSING,
+    "VERR_NEM_NOT_AVAILABLE": (
+        "neither the processor's virtualisation nor Hyper-V's interface to it can be used",
+        "Switch virtualisation on in the firmware, or switch Hyper-V off: bcdedit /set hypervisorlaunchtype off",
+    ),
+    "VERR_VM_DRIVER_NOT_INSTALLED": _MODULE,
+    "VERR_VM_DRIVER_NOT_ACCESSIBLE": (
+        "you may not open /dev/vboxdrv",
+        "See who may (ls -l /dev/vboxdrv); the group is vboxusers on most systems.",
+    ),
+    "VERR_VM_DRIVER_VERSION_MISMATCH": (
+        "VirtualBox's kernel module is of another version than VirtualBox",
+        "Build and load it anew (as root): /sbin/vboxconfig, or start the computer anew.",
+    ),
+}
+
+
+def in_log(text: str) -> Problem | None:
+    """The first problem that VirtualBox's log, or its error, names."""
+    for match in re.finditer(r"\bVERR_[A-Z0-9_]+\b", text):
+        if match[0] in LOG_CODES:
+            what, fix = LOG_CODES[match[0]]
+            return Problem(f"{what} ({match[0]})", fix)
+    if "Kernel driver not installed" in text:
+        return Problem(*_MODULE)
+    return None
+
+
+def module_problem(*, platform: str = sys.platform, device: Path = DRIVER_DEVICE) -> Problem | None:
+    """VirtualBox's kernel module, which on Linux somebody has to build and load."""
+    if platform != "linux" or device.exists():
+        return None
+    return Problem(f"{_MODULE[0]}: there is no {device}", _MODULE[1])
+
+
+def processor_problem(traits: Traits, *, proc: Path = Path("/proc"), sys_fs: Path = Path("/sys")) -> Problem | None:
+    """What about this host's processor stops 64-bit guests, or slows them (then it is not fatal)."""
+    if traits.platform == "linux":
+        return _linux(traits, proc, sys_fs)
+    if traits.platform == "win32":
+        return _windows(traits)
+    return None
+
+
+def _linux(traits: Traits, proc: Path, sys_fs: Path) -> Problem | None:
+    flags = re.search(r"^flags\s*:(.*)$", _read(proc / "cpuinfo"), re.MULTILINE)
+    if flags is None or not {"vmx", "svm"} & set(flags[1].split()):
+        # docker-machine's sentence.
+        what = "This computer doesn't have VT-X/AMD-v enabled. Enabling it in the BIOS is mandatory"
+        return Problem(what, _MISSING[1])
+    modules = _read(proc / "modules")
+    kvm = re.search(r"^kvm_(?:intel|amd) \d+ (\d+) ", modules, re.MULTILINE)
+    if kvm and int(kvm[1]) > 0:
+        return Problem("KVM runs virtual machines, and VirtualBox's may not start beside them", _IN_USE[1], fatal=False)
+    held = _read(sys_fs / "module/kvm/parameters/enable_virt_at_load").strip() == "Y"
+    if kvm and held and not traits.runs_beside_kvm:
+        return Problem("KVM holds the processor's virtualisation while its module is loaded", _IN_USE[1], fatal=False)
+    return None
+
+
+def _windows(traits: Traits) -> Problem | None:
+    if not _hyper_v_runs():
+        return None
+    # docker-machine's sentences; since 6.0 VirtualBox runs upon Hyper-V, if slowly.
+    return Problem(
+        "This computer is running Hyper-V. VirtualBox won't boot a 64bits VM when Hyper-V is activated."
+        if not traits.runs_beside_hyper_v
+        else "This computer is running Hyper-V: VirtualBox's machines are slow beside it.",
+        "Either use Hyper-V as a driver, or disable the Hyper-V hypervisor (as administrator): "
+        "bcdedit /set hypervisorlaunchtype off",
+        fatal=not traits.runs_beside_hyper_v,
+    )
+
+
+def _hyper_v_runs() -> bool:
+    command = "(Get-CimInstance Win32_ComputerSystem).HypervisorPresent"
+    try:
+        answer = run.run(
+            ["powershell", "-NoProfile", "-NonInteractive", "-Command", command], timeout=POWERSHELL_SECONDS
+        )
+    except CommandError:
+        return False  # it cannot be told; what VirtualBox says at the start will be
+    return answer.stdout.strip().lower() == "true"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,97 @@
+"""The address of a machine that docker-machine made, whose guest has one by DHCP."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from pymachine import run
+from pymachine.driver import Json
+from pymachine.errors import CommandError
+from pymachine_driver_virtualbox import output
+from pymachine_driver_virtualbox.errors import HostNetworkError, VirtualBoxError
+from pymachine_driver_virtualbox.vboxmanage import VBoxManage
+
+SSH_SECONDS = 15.0
+# docker-machine's own options for it: the host key of these machines is not known.
+_SSH = (
+    *("-F", os.devnull, "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "LogLevel=quiet"),
+    *("-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={os.devnull}", "-o", "IdentitiesOnly=yes"),
+)
+_INTERFACE = re.compile(r"^\d+: ", re.MULTILINE)
+_ETHER = re.compile(r"link/ether ([0-9a-f:]{17})")
+_INET = re.compile(r"inet (\d+\.\d+\.\d+\.\d+)")
+
+
+def address(vbox: VBoxManage, machine: str, info: Mapping[str, str], config: Mapping[str, Json], *, key: Path) -> str:
+    """The guest's address on its host-only interface, by what the guest says, else by its DHCP lease.
+
+    Raises `HostNetworkError` if neither tells.
+    """
+    mac, network = _host_only(info)
+    found = _by_property(vbox, machine, mac) or _by_ssh(config, mac, key) or _by_lease(vbox, network, mac)
+    if found is None:
+        raise HostNetworkError(
+            "the guest has no address on its host-only interface yet",
+            hint="Wait a moment. If it stays so: see that a DHCP server is there (VBoxManage list dhcpservers).",
+        )
+    return found
+
+
+def _host_only(info: Mapping[str, str]) -> tuple[str, str]:
+    """The MAC address (twelve digits) of the machine's host-only interface, and that network's interface."""
+    for number in range(1, 9):
+        if info.get(f"nic{number}") in {"hostonly", "hostonlynet"}:
+            name = info.get(f"hostonlyadapter{number}") or info.get(f"hostonly-network{number}", "")
+            return info.get(f"macaddress{number}", "").upper(), name
+    raise HostNetworkError("the machine has no host-only interface", hint="Start it with pymachine, which adds one.")
+
+
+def _by_property(vbox: VBoxManage, machine: str, mac: str) -> str | None:
+    """What the guest additions say."""
+    said = vbox("guestproperty", "enumerate", machine)
+    values = dict(re.findall(r"/VirtualBox/GuestInfo/Net/(\d+/\w+(?:/\w+)?)\W+(?:value: |= ')([^,']+)", said))
+    for name, value in values.items():
+        if name.endswith("/MAC") and value.upper() == mac:
+            found = values.get(name.replace("/MAC", "/V4/IP"), "")
+            return found if _is_address(found) else None
+    return None
+
+
+def _by_ssh(config: Mapping[str, Json], mac: str, key: Path) -> str | None:
+    """What the guest's interface with that MAC address has."""
+    ssh = run.which("ssh")
+    if ssh is None:
+        return None
+    user = f"{config.get('SSHUser') or 'docker'}@127.0.0.1"
+    words: list[str | Path] = [ssh, *_SSH, "-i", key, "-p", str(config.get("SSHPort") or 22), user, "ip addr show"]
+    try:
+        said = run.run(words, timeout=SSH_SECONDS).stdout
+    except CommandError:
+        return None
+    for part in _INTERFACE.split(said):
+        ether, inet = _ETHER.search(part), _INET.search(part)
+        if ether and inet and ether[1].replace(":", "").upper() == mac:
+            return inet[1]
+    return None
+
+
+def _by_lease(vbox: VBoxManage, interface: str, mac: str) -> str | None:
+    """What VirtualBox's DHCP server gave last."""
+    dashed = ":".join(mac[index : index + 2] for index in range(0, 12, 2))
+    try:
+        said = vbox("dhcpserver", "findlease", "--interface", interface, "--mac-address", dashed)
+    except VirtualBoxError:
+        return None  # of versions before 6.1, or without a lease
+    found = next(iter(output.blocks(said)), {}).get("IP Address", "")
+    return found if _is_address(found) else None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return int(ipaddress.IPv4Address(text)) != 0
+    except ValueError:
+        return False

@@ -1,0 +1,90 @@
+"""What VBoxManage is told to make a machine: docker-machine's sequence, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pymachine.driver import Json
+from pymachine_driver_virtualbox.shares import Share
+
+CONTROLLER = "SATA"
+ISO_PORT, DISK_PORT = "0", "1"
+SSH_RULE = "ssh"
+OS_TYPE = "Linux26_64"
+# What docker-machine made without a screen; the logo and the menu would only take time.
+FIRMWARE = (
+    *("--firmware", "bios", "--bioslogofadein", "off", "--bioslogofadeout", "off"),
+    *("--bioslogodisplaytime", "0", "--biosbootmenu", "disabled"),
+)
+HARDWARE = (
+    *("--acpi", "on", "--ioapic", "on", "--rtcuseutc", "on", "--cpuhotplug", "off", "--pae", "on", "--hpet", "on"),
+    *("--hwvirtex", "on", "--nestedpaging", "on", "--largepages", "on", "--vtxvpid", "on", "--accelerate3d", "off"),
+    *("--boot1", "dvd"),
+)
+# A PC's first serial port, where the guest has its console.
+SERIAL = ("--uart1", "0x3F8", "4", "--uartmode1", "file")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """The machine's files in its folder."""
+
+    folder: Path
+    iso: Path
+    disk: Path
+    console: Path
+
+
+def made(
+    machine: str, name: str, config: Mapping[str, Json], files: Files, shares: Sequence[Share]
+) -> Iterator[list[str]]:
+    """The calls that make the machine with UUID `machine`, without its networks of each start."""
+    yield ["createvm", "--basefolder", str(files.folder), "--name", name, "--uuid", machine, "--register"]
+    yield ["modifyvm", machine, *FIRMWARE, "--ostype", OS_TYPE, *sized(config), *HARDWARE]
+    yield ["modifyvm", machine, *_dns(config)]
+    yield ["modifyvm", machine, *SERIAL, str(files.console)]
+    yield ["modifyvm", machine, "--nic1", "nat", "--nictype1", str(config["NatNicType"]), "--cableconnected1", "on"]
+    yield ["storagectl", machine, "--name", CONTROLLER, "--add", "sata", "--hostiocache", "on"]
+    yield attach(machine, ISO_PORT, "dvddrive", str(files.iso))
+    yield attach(machine, DISK_PORT, "hdd", str(files.disk))
+    for share in shares:
+        yield from share.commands(machine)
+
+
+def sized(config: Mapping[str, Json]) -> list[str]:
+    """Processors and memory, as options of ``modifyvm``."""
+    return ["--cpus", str(config["CPU"]), "--memory", str(config["Memory"])]
+
+
+def _dns(config: Mapping[str, Json]) -> list[str]:
+    resolver = "on" if config.get("HostDNSResolver") else "off"
+    proxy = "on" if config.get("DNSProxy", True) else "off"
+    return ["--natdnshostresolver1", resolver, "--natdnsproxy1", proxy]
+
+
+def attach(machine: str, port: str, kind: str, medium: str) -> list[str]:
+    """Put a medium (a path, or ``none``) into a port of the controller."""
+    words = ["storageattach", machine, "--storagectl", CONTROLLER, "--port", port, "--device", "0"]
+    return [*words, "--type", kind, "--medium", medium]
+
+
+def host_only(machine: str, config: Mapping[str, Json], interface: str, *, network: bool) -> list[str]:
+    """Join the machine's second interface to the host-only interface, or on macOS the network, of that name."""
+    kind, option = ("hostonlynet", "--host-only-net2") if network else ("hostonly", "--hostonlyadapter2")
+    words = ["modifyvm", machine, "--nic2", kind, "--nictype2", str(config.get("HostOnlyNicType") or "82540EM")]
+    words += ["--nicpromisc2", str(config.get("HostOnlyPromiscMode") or "deny"), option, interface]
+    words += ["--cableconnected2", "on"]
+    mac = str(config.get("MACAddress", ""))
+    return [*words, "--macaddress2", mac.replace(":", "").upper()] if mac else words
+
+
+def forward_ssh(machine: str, port: int) -> list[str]:
+    """Forward a port of the host's loopback to the guest's SSH."""
+    return ["modifyvm", machine, "--natpf1", f"{SSH_RULE},tcp,127.0.0.1,{port},,22"]
+
+
+def drop_ssh(machine: str) -> list[str]:
+    """The opposite."""
+    return ["modifyvm", machine, "--natpf1", "delete", SSH_RULE]

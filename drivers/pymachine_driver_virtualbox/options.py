@@ -1,0 +1,270 @@
+"""The flags of the driver, docker-machine's own, and their checks."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pymachine.driver import Config, Json, MachineRef, Option, OptionKind, Shape
+from pymachine.errors import UsageError
+from pymachine_driver_virtualbox import shares
+
+DEFAULT_MEMORY_MIB = 1024
+DEFAULT_DISK_MB = 20000
+DEFAULT_NIC_TYPE = "82540EM"
+# docker-machine's 192.168.99.1/24 is refused by VirtualBox since 6.1.28; this is what it makes by itself.
+DEFAULT_CIDR = "192.168.56.1/24"
+# VirtualBox's own prefix.
+MAC_PREFIX = "08:00:27"
+MOST_CPUS = 32
+LEAST_MEMORY_MIB = 512
+LEAST_DISK_MB = 1000
+NIC_TYPES = ("Am79C970A", "Am79C973", "82540EM", "82543GC", "82545EM", "virtio")
+PROMISCUOUS = ("deny", "allow-vms", "allow-all")
+FRONT_ENDS = ("gui", "sdl", "headless", "separate")
+
+OPTIONS = (
+    Option(
+        name="virtualbox-memory",
+        kind=OptionKind.INTEGER,
+        default=DEFAULT_MEMORY_MIB,
+        env="VIRTUALBOX_MEMORY_SIZE",
+        help="Size of memory for host in MB",
+    ),
+    Option(
+        name="virtualbox-cpu-count",
+        kind=OptionKind.INTEGER,
+        default=1,
+        env="VIRTUALBOX_CPU_COUNT",
+        help="number of CPUs for the machine (-1 to use the number of CPUs available)",
+    ),
+    Option(
+        name="virtualbox-disk-size",
+        kind=OptionKind.INTEGER,
+        default=DEFAULT_DISK_MB,
+        env="VIRTUALBOX_DISK_SIZE",
+        help="Size of disk for host in MB",
+    ),
+    Option(
+        name="virtualbox-boot2docker-url",
+        default="",
+        env="VIRTUALBOX_BOOT2DOCKER_URL",
+        help="Path or URL of the image; by default one is built on this host",
+    ),
+    Option(
+        name="virtualbox-import-boot2docker-vm",
+        default="",
+        env="VIRTUALBOX_BOOT2DOCKER_IMPORT_VM",
+        help="The name of a Boot2Docker VM to import",
+    ),
+    Option(
+        name="virtualbox-host-dns-resolver",
+        kind=OptionKind.BOOLEAN,
+        default=False,
+        env="VIRTUALBOX_HOST_DNS_RESOLVER",
+        help="Use the host DNS resolver",
+    ),
+    Option(
+        name="virtualbox-nat-nictype",
+        default=DEFAULT_NIC_TYPE,
+        env="VIRTUALBOX_NAT_NICTYPE",
+        help="Specify the Network Adapter Type",
+    ),
+    Option(
+        name="virtualbox-hostonly-cidr",
+        default=DEFAULT_CIDR,
+        env="VIRTUALBOX_HOSTONLY_CIDR",
+        help="Specify the Host Only CIDR: the host's address in it, and the length of its mask",
+    ),
+    Option(
+        name="virtualbox-hostonly-nictype",
+        default=DEFAULT_NIC_TYPE,
+        env="VIRTUALBOX_HOSTONLY_NIC_TYPE",
+        help="Specify the Host Only Network Adapter Type",
+    ),
+    Option(
+        name="virtualbox-hostonly-nicpromisc",
+        default="deny",
+        env="VIRTUALBOX_HOSTONLY_NIC_PROMISC",
+        help="Specify the Host Only Network Adapter Promiscuous Mode",
+    ),
+    Option(
+        name="virtualbox-ui-type",
+        default="headless",
+        env="VIRTUALBOX_UI_TYPE",
+        help="Specify the UI Type: (gui|sdl|headless|separate)",
+    ),
+    Option(
+        name="virtualbox-hostonly-no-dhcp",
+        kind=OptionKind.BOOLEAN,
+        default=False,
+        env="VIRTUALBOX_HOSTONLY_NO_DHCP",
+        help="Disable the Host Only DHCP Server (machines have fixed addresses and need none)",
+    ),
+    Option(
+        name="virtualbox-no-share",
+        kind=OptionKind.BOOLEAN,
+        default=False,
+        env="VIRTUALBOX_NO_SHARE",
+        help="Disable the mount of your home directory",
+    ),
+    Option(
+        name="virtualbox-no-dns-proxy",
+        kind=OptionKind.BOOLEAN,
+        default=False,
+        env="VIRTUALBOX_NO_DNS_PROXY",
+        help="Disable proxying all DNS requests to the host",
+    ),
+    Option(
+        name="virtualbox-no-vtx-check",
+        kind=OptionKind.BOOLEAN,
+        default=False,
+        env="VIRTUALBOX_NO_VTX_CHECK",
+        help="Disable checking for the availability of hardware virtualization before the vm is started",
+    ),
+    Option(
+        name="virtualbox-share-folder",
+        default="",
+        env="VIRTUALBOX_SHARE_FOLDER",
+        help="Mount the specified directory instead of the default home location. Format: dir:name",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """The flags' values, checked."""
+
+    cpus: int
+    memory_mib: int
+    disk_mb: int
+    image: str
+    import_vm: str
+    nat_nic_type: str
+    host_only: ipaddress.IPv4Interface
+    host_only_nic_type: str
+    promiscuous: str
+    front_end: str
+    share_folder: str
+
+
+def check(values: Mapping[str, Json]) -> Choices:
+    """The checked form of `values`, which has every option by name. Raises `UsageError` naming the flag at fault."""
+    return Choices(
+        cpus=_cpus(values["virtualbox-cpu-count"]),
+        memory_mib=_at_least(values, "virtualbox-memory", LEAST_MEMORY_MIB),
+        disk_mb=_at_least(values, "virtualbox-disk-size", LEAST_DISK_MB),
+        image=_image(values["virtualbox-boot2docker-url"]),
+        import_vm=str(values["virtualbox-import-boot2docker-vm"] or ""),
+        nat_nic_type=_one_of(values, "virtualbox-nat-nictype", NIC_TYPES),
+        host_only=cidr(str(values["virtualbox-hostonly-cidr"] or DEFAULT_CIDR)),
+        host_only_nic_type=_one_of(values, "virtualbox-hostonly-nictype", NIC_TYPES),
+        promiscuous=_one_of(values, "virtualbox-hostonly-nicpromisc", PROMISCUOUS),
+        front_end=_one_of(values, "virtualbox-ui-type", FRONT_ENDS),
+        share_folder=_share(str(values["virtualbox-share-folder"] or "")),
+    )
+
+
+def cidr(text: str) -> ipaddress.IPv4Interface:
+    """The host's address in its host-only network. Raises `UsageError` for what cannot be one."""
+    try:
+        interface = ipaddress.IPv4Interface(text)
+    except ValueError as error:
+        raise UsageError(f"--virtualbox-hostonly-cidr {text}: {error}") from error
+    network = interface.network
+    if "/" not in text or network.prefixlen > 29 or network.prefixlen < 8:
+        raise UsageError(f"--virtualbox-hostonly-cidr {text}: expected ADDRESS/LENGTH with a length of 8 to 29")
+    if interface.ip in {network.network_address, network.broadcast_address}:
+        raise UsageError(
+            f"--virtualbox-hostonly-cidr {text}: the address must be a host's in that network, "
+            f"such as {network.network_address + 1}/{network.prefixlen}"
+        )
+    return interface
+
+
+def own(machine: MachineRef, config: Mapping[str, Json], siblings: Sequence[Config]) -> Config:
+    """What no two machines share: UUID, MAC address, a fixed address in the network of `config`, a port for SSH."""
+    import uuid  # noqa: PLC0415 (reading commands make none)
+    import zlib  # noqa: PLC0415
+
+    from pymachine_driver_virtualbox import network, ports  # noqa: PLC0415
+
+    machine_id = uuid.uuid4()
+    host = cidr(str(config.get("HostOnlyCIDR") or DEFAULT_CIDR))
+    taken = [str(sibling.get("IPAddress", "")) for sibling in siblings]
+    seed = zlib.crc32(str(machine.directory.absolute()).encode())
+    return {
+        "VMUUID": str(machine_id),
+        "MACAddress": ":".join([MAC_PREFIX, *(f"{byte:02x}" for byte in machine_id.bytes[:3])]),
+        "FixedAddress": True,
+        "IPAddress": network.allocate(host, taken, seed=seed),
+        "SSHPort": ports.free([int(sibling.get("SSHPort") or 0) for sibling in siblings]),
+    }
+
+
+def reshape(config: Mapping[str, Json], shape: Shape) -> Config:
+    """What of `config` changes for `shape`. Raises `UsageError`."""
+    changed: Config = {}
+    if shape.cpus is not None:
+        changed["CPU"] = _cpus(shape.cpus)
+    if shape.memory_mib is not None:
+        changed["Memory"] = _at_least({"virtualbox-memory": shape.memory_mib}, "virtualbox-memory", LEAST_MEMORY_MIB)
+    if shape.disk_mb is not None:
+        now = int(config.get("DiskSize") or DEFAULT_DISK_MB)
+        if shape.disk_mb < now:
+            raise UsageError(f"the disk has {now} MB and cannot shrink to {shape.disk_mb} MB")
+        changed["DiskSize"] = shape.disk_mb
+    return changed
+
+
+def host_cpus() -> int:
+    """As many as the host has, within what a machine may have."""
+    return min(os.cpu_count() or 1, MOST_CPUS)
+
+
+def _cpus(value: Json) -> int:
+    count = _integer("virtualbox-cpu-count", value)
+    if count > MOST_CPUS:
+        raise UsageError(f"--virtualbox-cpu-count is {count}, expected at most {MOST_CPUS}")
+    return count if count >= 1 else host_cpus()
+
+
+def _at_least(values: Mapping[str, Json], name: str, least: int) -> int:
+    number = _integer(name, values[name])
+    if number < least:
+        raise UsageError(f"--{name} is {number}, expected at least {least} MB")
+    return number
+
+
+def _integer(name: str, value: Json) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageError(f"--{name} is {value!r}, expected a whole number")
+    return value
+
+
+def _one_of(values: Mapping[str, Json], name: str, words: tuple[str, ...]) -> str:
+    given = str(values[name] or "")
+    for word in words:
+        if given.lower() == word.lower():
+            return word
+    raise UsageError(f"--{name} is {given!r}, expected one of: {', '.join(words)}")
+
+
+def _image(value: Json) -> str:
+    """A path is made absolute: the machine may be upgraded from another folder."""
+    source = str(value or "")
+    if not source or "://" in source:
+        return source
+    return str(Path(source).expanduser().absolute())
+
+
+def _share(text: str) -> str:
+    if not text:
+        return ""
+    folder, _ = shares.parse(text)
+    if not folder.is_dir():
+        raise UsageError(f"--virtualbox-share-folder {text}: there is no folder {folder}")
+    return text

@@ -1,0 +1,86 @@
+"""Snapshots: VirtualBox keeps them with the machine, so that a snapshot's folder in the store only says which it is.
+
+The core removes a snapshot by its folder. VirtualBox's own part goes at the next occasion.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pymachine.driver import BootRequest, Json, State
+from pymachine.errors import DriverError
+from pymachine_driver_virtualbox import boot, machine, output, power
+from pymachine_driver_virtualbox.errors import VirtualBoxError
+
+if TYPE_CHECKING:
+    from pymachine_driver_virtualbox.base import VirtualBoxMachine
+    from pymachine_driver_virtualbox.vboxmanage import VBoxManage
+
+# Of the names of VirtualBox's snapshots that are ours.
+PREFIX = "pymachine-"
+FACT = "VirtualBoxSnapshot"
+MANIFESTS = "snapshots/*/snapshot.json"
+_SECONDS = 600.0
+_WITH_MEMORY = (State.RUNNING, State.PAUSED, State.SAVED)
+
+
+def save(driver: VirtualBoxMachine, vbox: VBoxManage) -> Mapping[str, Json]:
+    """Take a snapshot of the machine as it is; what of earlier ones nobody has a folder for is dropped."""
+    prune(driver, vbox)
+    state = output.state(vbox.info(driver.vm))
+    if state not in (*_WITH_MEMORY, State.STOPPED):
+        raise DriverError(f"no snapshot can be taken of a machine that is {state.word.lower()}")
+    name = f"{PREFIX}{secrets.token_hex(4)}"
+    said = vbox("snapshot", driver.vm, "take", name, timeout=_SECONDS)
+    uuid = output.uuid(said)
+    if not uuid:
+        raise VirtualBoxError(f"VirtualBox took a snapshot and did not say which: {said.strip()}")
+    return {FACT: uuid, "Memory": state in _WITH_MEMORY}
+
+
+def restore(driver: VirtualBoxMachine, vbox: VBoxManage, facts: Mapping[str, Json], request: BootRequest) -> None:
+    """Go back to a snapshot, and on from there if the machine ran."""
+    uuid = str(facts.get(FACT, ""))
+    if uuid not in known(vbox, driver.vm).values():
+        raise DriverError(
+            "VirtualBox does not have that snapshot any more", hint="It was removed with another front end."
+        )
+    power.off(vbox, driver.vm)
+    vbox("snapshot", driver.vm, "restore", uuid, timeout=_SECONDS)
+    # Whatever identity the guest had then, it is given the one of now when it runs.
+    driver.config["IdentityDigest"] = ""
+    if facts.get("Memory"):
+        boot.up(driver, vbox, request, saved=True)
+    else:
+        vbox("modifyvm", driver.vm, *machine.sized(driver.config))
+
+
+def prune(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
+    """Drop the snapshots of ours that no folder in the store knows of any more."""
+    wanted = set()
+    for path in driver.machine.directory.glob(MANIFESTS):
+        wanted.add(_uuid_in(path))
+    for name, uuid in known(vbox, driver.vm).items():
+        if name.startswith(PREFIX) and uuid not in wanted:
+            vbox("snapshot", driver.vm, "delete", uuid, timeout=_SECONDS)
+
+
+def known(vbox: VBoxManage, vm: str) -> dict[str, str]:
+    """The UUIDs of the machine's snapshots by their names."""
+    info = vbox.info(vm)
+    return {
+        value: info[key.replace("Name", "UUID", 1)]
+        for key, value in info.items()
+        if key.startswith("SnapshotName") and key.replace("Name", "UUID", 1) in info
+    }
+
+
+def _uuid_in(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_bytes())["facts"][FACT])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""  # one that cannot be read is none for the core either

@@ -1,0 +1,84 @@
+"""What can be done to a machine after it was made: the driver's optional abilities.
+
+Imported with the driver by reading commands too: what only changes need is imported where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pymachine.driver import BootRequest, Config, ImageFiles, Json, MachineRef, Shape
+from pymachine_driver_virtualbox.base import VirtualBoxMachine
+
+
+class Upkeep(VirtualBoxMachine):
+    """The abilities; `VirtualBoxDriver` has them."""
+
+    def apply_identity(self, request: BootRequest) -> None:
+        """Give the running guest the identity that `request` makes, over SSH."""
+        from pymachine_driver_virtualbox import boot  # noqa: PLC0415
+
+        if not self.image:
+            raise self.unsupported("another identity for a machine with boot2docker's image; upgrade it first")
+        boot.send_identity(self, request, pinned=True)
+
+    def resize(self, shape: Shape) -> None:
+        """Change VirtualBox's settings; the disk grows at once, its file system in the guest's next boot."""
+        from pymachine_driver_virtualbox import building, options  # noqa: PLC0415
+
+        building.resize(self, self.vbox(), options.reshape(self.config, shape))
+
+    def renamed(self, before: MachineRef) -> None:
+        """Make the machine anew in VirtualBox, under its new name and of the same disk."""
+        from pymachine_driver_virtualbox import building  # noqa: PLC0415
+
+        building.move(self, self.vbox(), before)
+
+    def exported(self) -> Sequence[str]:
+        """The disk and what is booted."""
+        from pymachine_driver_virtualbox import building, files  # noqa: PLC0415
+
+        building.check_portable(self, self.vbox())
+        return (files.DISK, files.ISO)
+
+    def imported(self, siblings: Sequence[Config]) -> None:
+        """A machine of its own in VirtualBox: the one that it was copied from may still be there."""
+        from pymachine_driver_virtualbox import building, options  # noqa: PLC0415
+
+        self.config.update(options.own(self.machine, self.config, siblings))
+        building.take_in(self, self.vbox())
+
+    def image_digest(self) -> str:
+        """What `create` or the last upgrade noted; nothing for boot2docker's own image."""
+        return self.image
+
+    def swap_image(self, image: ImageFiles) -> None:
+        """Put the new image in the old one's place; the old one is beside it."""
+        from pymachine_driver_virtualbox import building  # noqa: PLC0415
+
+        building.swap_image(self, self.vbox(), image)
+
+    def settle_image(self, *, keep: bool) -> None:
+        """Drop what was set aside, or put it back."""
+        from pymachine_driver_virtualbox import building  # noqa: PLC0415
+
+        building.settle_image(self, self.vbox(), keep=keep)
+
+    def console_log(self) -> Path:
+        """What the guest says on its serial port."""
+        from pymachine_driver_virtualbox import files  # noqa: PLC0415
+
+        return files.of(self.machine.directory).console
+
+    def save_snapshot(self, folder: Path) -> Mapping[str, Json]:  # noqa: ARG002 (VirtualBox keeps its own)
+        """Have VirtualBox take a snapshot, with the memory of a machine that runs."""
+        from pymachine_driver_virtualbox import snapshots  # noqa: PLC0415
+
+        return snapshots.save(self, self.vbox())
+
+    def restore_snapshot(self, folder: Path, facts: Mapping[str, Json], request: BootRequest) -> None:  # noqa: ARG002
+        """Go back to it."""
+        from pymachine_driver_virtualbox import snapshots  # noqa: PLC0415
+
+        snapshots.restore(self, self.vbox(), facts, request)

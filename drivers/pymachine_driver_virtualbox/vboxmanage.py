@@ -1,0 +1,197 @@
+"""Every call of VBoxManage goes through here: found once, run, judged, repeated where that is known to help.
+
+VBoxManage ends with 0 in some failures; what it says on stderr decides.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pymachine import run
+from pymachine.errors import TimeoutExpiredError
+from pymachine_driver_virtualbox import output, versions
+from pymachine_driver_virtualbox.errors import NotInstalledError, VirtualBoxError, VmNotFoundError
+
+PROGRAM = "VBoxManage"
+ENV_TIMEOUT = "PYMACHINE_VBOXMANAGE_TIMEOUT"
+CALL_SECONDS = 120.0
+LOCK_SECONDS = 600.0
+# Errors that pass by themselves: VirtualBox's server was just going away or coming up, or a machine was still let go
+# of by the process that ran it. Each comes before anything was done.
+PASSING = (
+    "The object is not ready",
+    "Failed to create the VirtualBox object",
+    "is already locked by a session",
+    "is already locked for a session",
+)
+# VirtualBox's server died in the middle of the call: whether something was done is not known. What only reads, or sets
+# what may be set twice, is tried again.
+DIED = ("NS_ERROR_ABORT", "NS_ERROR_CALL_FAILED")
+REPEATABLE = ("--version", "list", "showvminfo", "showmediuminfo", "storageattach", "setextradata", "modifyvm")
+NOT_TWICE = ("--natpf1",)
+PATIENCE_SECONDS = 20.0
+# However long one takes: a client waits half a minute for a server that died while it started.
+LEAST_ATTEMPTS = 3
+_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 1.0
+_MAC = Path("/Applications/VirtualBox.app/Contents/MacOS") / PROGRAM
+
+
+def find() -> Path:
+    """Where VBoxManage is. Raises `NotInstalledError`."""
+    for variable in ("VBOX_INSTALL_PATH", "VBOX_MSI_INSTALL_PATH"):
+        folder = os.environ.get(variable, "")
+        if folder and (found := Path(folder) / f"{PROGRAM}.exe").is_file():
+            return found
+    found_on_path = run.which(PROGRAM)
+    if found_on_path is not None:
+        return found_on_path
+    if sys.platform == "darwin" and _MAC.is_file():
+        return _MAC
+    raise NotInstalledError(
+        "VBoxManage not found. Make sure VirtualBox is installed and VBoxManage is in the path",
+        hint="VirtualBox comes from virtualbox.org or your distribution; the driver qemu needs nothing of it.",
+    )
+
+
+def home() -> Path:
+    """The folder in which VirtualBox keeps its registry of machines and media for this user."""
+    chosen = os.environ.get("VBOX_USER_HOME")
+    if chosen:
+        return Path(chosen)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "VirtualBox"
+    if sys.platform == "win32":
+        return Path.home() / ".VirtualBox"
+    old = Path.home() / ".VirtualBox"
+    config = os.environ.get("XDG_CONFIG_HOME")
+    return old if old.is_dir() else (Path(config) if config else Path.home() / ".config") / "VirtualBox"
+
+
+@contextmanager
+def lock(what: str, *, timeout: float = LOCK_SECONDS) -> Iterator[None]:
+    """Hold the lock on something that VirtualBox shares between machines (``network``), across processes.
+
+    Raises `TimeoutExpiredError` after `timeout` seconds, and `VirtualBoxError` where there can be no lock.
+    """
+    from filelock import FileLock, Timeout  # noqa: PLC0415 (reading commands take no lock)
+
+    folder = home()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        held = FileLock(folder / f"pymachine-{what}.lock", timeout=timeout).acquire()
+    except Timeout as error:
+        raise TimeoutExpiredError(
+            f"another pymachine has been at VirtualBox's {what} for {timeout:g} seconds",
+            hint="Wait for it to end, or end it.",
+        ) from error
+    except OSError as error:
+        raise VirtualBoxError(f"cannot write in VirtualBox's folder {folder}: {error.strerror}") from error
+    with held:
+        yield
+
+
+class VBoxManage:
+    """One VBoxManage. Its methods raise `VirtualBoxError` with what it said."""
+
+    def __init__(self, program: Path | None = None, *, patience: float = PATIENCE_SECONDS) -> None:
+        self.program = program or find()
+        self._patience = patience
+        self._traits: versions.Traits | None = None
+
+    @property
+    def traits(self) -> versions.Traits:
+        """What this version does; asked once."""
+        if self._traits is None:
+            self._traits = versions.Traits(output.version(self("--version")))
+        return self._traits
+
+    def __call__(self, *words: str | Path, stdin: bytes | None = None, timeout: float | None = None) -> str:
+        """Run ``VBoxManage WORDS`` and return its stdout. What fails in passing is tried again for some seconds."""
+        return self.said(*words, stdin=stdin, timeout=timeout)[0]
+
+    def said(self, *words: str | Path, stdin: bytes | None = None, timeout: float | None = None) -> tuple[str, str]:
+        """As a call, but stderr is returned too, for warnings of those who know which to mind."""
+        end = time.monotonic() + self._patience
+        pause = _PAUSE_SECONDS
+        for attempt in itertools.count(1):
+            result = self._run(words, stdin=stdin, timeout=timeout)
+            if result.returncode == 0 and not output.errors(result.stderr):
+                return output.without_wrapper(result.stdout), result.stderr
+            out_of_patience = time.monotonic() > end and attempt >= LEAST_ATTEMPTS
+            if not _passes(words, result) or out_of_patience:
+                raise failure(result)
+            time.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+        raise AssertionError("unreachable")
+
+    def info(self, machine: str) -> dict[str, str]:
+        """What VirtualBox knows of a machine. Raises `VmNotFoundError`."""
+        return output.properties(self("showvminfo", machine, "--machinereadable"))
+
+    def _run(self, words: Sequence[str | Path], *, stdin: bytes | None, timeout: float | None) -> run.Result:
+        try:
+            return run.run([self.program, *words], stdin=stdin, timeout=timeout or call_seconds(), check=False)
+        except run.CommandNotFoundError as error:
+            raise NotInstalledError(error.brief, hint=error.hint) from error
+        except run.CommandTimeoutError as error:
+            raise VirtualBoxError(
+                error.brief,
+                hint=f"VirtualBox may hang: see whether `VBoxManage list vms` answers. {ENV_TIMEOUT} sets how many "
+                "seconds it is given.",
+            ) from error
+
+
+def _passes(words: Sequence[str | Path], result: run.Result) -> bool:
+    """Whether a call that failed may be made again, and is likely to succeed then."""
+    complaints = output.errors(result.stderr)
+    if any(text in line for line in complaints for text in PASSING):
+        return True
+    died = output.code(result.stderr) in DIED or (result.returncode < 0 and not complaints)
+    return died and words[0] in REPEATABLE and not any(word in words for word in NOT_TWICE)
+
+
+def failure(result: run.Result) -> VirtualBoxError:
+    """The error for a call that failed."""
+    said = output.errors(result.stderr) or [result.stderr.strip() or output.without_wrapper(result.stdout).strip()]
+    brief, reason = said[0], output.code(result.stderr)
+    if "Could not find a registered machine" in brief:
+        return VmNotFoundError(f"machine does not exist: {brief}", reason=reason, details="\n".join(said[1:]))
+    if result.returncode < 0:
+        brief = f"{run.describe_exit(result.returncode)}: {brief}"
+    if reason.startswith("VERR_") and reason not in brief:
+        brief = f"{brief} ({reason})"
+    return VirtualBoxError(
+        f"VBoxManage {_subcommand(result.argv)}: {brief or run.describe_exit(result.returncode)}",
+        details="\n".join(said[1:]),
+        hint=_HINTS.get(reason, ""),
+        reason=reason,
+    )
+
+
+_HINTS = {
+    "VERR_DISK_FULL": "Free some space, or keep machines elsewhere with --storage-path.",
+    "VERR_ACCESS_DENIED": "Check who owns the file and its mode.",
+}
+
+
+def _subcommand(argv: Sequence[str]) -> str:
+    return " ".join(argv[1:3] if len(argv) > 2 and argv[1] in {"hostonlyif", "dhcpserver", "snapshot"} else argv[1:2])
+
+
+def call_seconds() -> float:
+    """Seconds that one call is given: PYMACHINE_VBOXMANAGE_TIMEOUT, or 120."""
+    text = os.environ.get(ENV_TIMEOUT, "")
+    try:
+        seconds = float(text) if text else CALL_SECONDS
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise VirtualBoxError(f"{ENV_TIMEOUT} is {text!r}, expected a number of seconds above 0")
+    return seconds

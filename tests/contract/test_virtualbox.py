@@ -1,0 +1,19 @@
+"""The contract suite over the driver ``virtualbox`` where there is no VirtualBox; with it: tests/integration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pymachine.testing import DriverContract
+from pymachine_driver_virtualbox import Driver
+
+
+class TestVirtualBox(DriverContract):
+    driver = Driver
+
+    @pytest.fixture(autouse=True)
+    def _without(self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+        empty: Path = tmp_path_factory.mktemp("path")
+        monkeypatch.setenv("PATH", str(empty))

@@ -1,0 +1,174 @@
+"""The guest as VirtualBox has it, in plain QEMU: started from a SATA CD, its identity at the beginning of its disk, two
+e1000 interfaces of which the second has a fixed address, later identities over SSH."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pymachine import certs, engine, identity, paths
+from pymachine.driver import ImageFiles, ImageRequest
+from pymachine.image import cache
+from pymachine.machine import EngineOptions
+from pymachine.progress import Silent
+from pymachine.ssh import keys
+from pymachine.tls import context
+from pymachine_driver_virtualbox import guest as driver_guest, ports
+from pymachine_driver_virtualbox.shares import Share
+from support.guest import Api, Guest, _until
+from support.runner import cache_folder
+
+pytestmark = pytest.mark.timeout(600)
+
+MAC = "08:00:27:01:02:03"
+ADDRESS = "192.168.56.7"
+
+
+class Owned(Guest):
+    """A guest of ours with the keys and certificates of one machine."""
+
+    def __init__(self, folder: Path, image: ImageFiles) -> None:
+        super().__init__(folder, image)
+        names = (paths.CA_CERT, paths.CA_KEY, paths.CLIENT_CERT, paths.CLIENT_KEY)
+        self.auth = certs.AuthPaths(*(folder / "certs" / name for name in names))
+        certs.ensure_authority(self.auth, reporter=Silent())
+        self.directory = folder / "machine"
+        self.directory.mkdir()
+        shutil.copy(self.auth.ca_cert, self.directory)
+        identity.make_keys(self.directory, name="guest")
+        certs.ensure_server(self.auth, directory=self.directory, name="guest", hosts=["127.0.0.1", ADDRESS])
+        tls = context(ca=self.auth.ca_cert, cert=self.auth.client_cert, key=self.auth.client_key)
+        self.api = Api(self.engine_port, tls)
+
+    def identity(self, *, label: str) -> bytes:
+        files = engine.files(EngineOptions(labels=[f"a={label}"]), driver_name="virtualbox")
+        plain = identity.of_machine(self.directory, hostname="boxed", engine=files)
+        shares = [Share(Path("/home"), "hosthome")]
+        return driver_guest.with_surroundings(plain, mac=MAC, address=f"{ADDRESS}/24", shares=shares)
+
+    def write_userdata(self, *, old: bool = False) -> None:
+        """What the driver writes; `old`: what docker-machine wrote."""
+        public = keys.public_half(self.directory / paths.SSH_KEY).read_bytes()
+        with self.disk.open("r+b") as disk:
+            disk.write(driver_guest.userdata(public, None if old else self.identity(label="first")))
+
+    def start(self) -> None:
+        argv = ["qemu-system-x86_64", "-machine", "q35,vmport=off", "-accel", "tcg,thread=multi,tb-size=256"]
+        argv += ["-cpu", "max,la57=off", "-smp", "2", "-m", "1024", "-nodefaults", "-display", "none"]
+        argv += ["-drive", f"if=none,id=iso,format=raw,readonly=on,file={self.image.iso}"]
+        argv += ["-device", "ide-cd,drive=iso,bus=ide.0,bootindex=0"]
+        argv += ["-drive", f"if=none,id=disk,format=raw,file={self.disk}", "-device", "ide-hd,drive=disk,bus=ide.1"]
+        argv += ["-netdev", f"user,id=nat,hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22", "-device", "e1000,netdev=nat"]
+        forward = f"hostfwd=tcp:127.0.0.1:{self.engine_port}-{ADDRESS}:2376"
+        argv += ["-netdev", f"user,id=own,net=192.168.56.0/24,{forward}", "-device", f"e1000,netdev=own,mac={MAC}"]
+        argv += ["-qmp", f"unix:{self.folder}/qmp,server=on,wait=off"]
+        argv += ["-chardev", f"file,id=console,path={self.console},append=on", "-serial", "chardev:console"]
+        self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+        _until((self.folder / "qmp").exists, "QEMU to start", 20)
+
+    def run(self, command: str, *, stdin: bytes = b"", pinned: bool = True) -> str:
+        known = keys.public_half(self.directory / paths.SSH_HOST_KEY).read_text().strip()
+        host_key = known if pinned else ""
+        return self.ssh(self.directory / paths.SSH_KEY, command, stdin=stdin.decode("latin-1"), host_key=host_key)
+
+    def await_up(self, *, boots: int) -> None:
+        self.console_says("STAGE ready", times=boots)
+        _until(lambda: ports.banner(self.ssh_port, timeout=5), "SSH", 60)
+
+
+@pytest.fixture(scope="module")
+def it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owned]:
+    with booted(tmp_path_factory.mktemp("u"), old=False) as machine:
+        yield machine
+
+
+@contextmanager
+def booted(folder: Path, *, old: bool) -> Iterator[Owned]:
+    """A guest that is up with the disk of a new machine, or of one that docker-machine made."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(paths.ENV_CACHE, str(cache_folder()))
+        image = cache.ensure(ImageRequest(architecture="amd64"), store=folder, reporter=Silent())
+    machine = Owned(folder, image)
+    machine.write_userdata(old=old)
+    try:
+        machine.start()
+        machine.await_up(boots=1)
+        yield machine
+    except BaseException:
+        print(machine.console.read_text(errors="replace")[-6000:])  # noqa: T201 (pytest shows it)
+        raise
+    finally:
+        machine.kill()
+
+
+def labels(it: Owned) -> list[str]:
+    return [label for label in it.api("GET", "/info")["Labels"] if label.startswith("a=")]
+
+
+def test_it_has_the_identity_that_its_disk_began_with(it: Owned) -> None:
+    # By its fixed address: nothing else is forwarded to.
+    assert labels(it) == ["a=first"]
+    said = it.run("hostname; ls /var/lib/boot2docker; cat /proc/swaps")
+    assert said.splitlines()[0] == "boxed"
+    assert "userdata.tar" not in said, "the keys in it are in the identity now"
+    assert "/dev/sda2" in said
+
+
+def test_the_second_interface_has_its_address_and_no_dhcp(it: Owned) -> None:
+    said = it.run("ip -4 address show dev eth1; ps; ip route")
+    assert f"inet {ADDRESS}/24" in said
+    assert said.count("inet 192.168.56.") == 1
+    assert "udhcpc -i eth1" not in said
+    assert "udhcpc -i eth0" in said
+    assert "default via 10.0.2.2 dev eth0" in said
+    assert "default via 192.168.56" not in said
+
+
+def test_a_host_without_the_share_is_told_on_the_console(it: Owned) -> None:
+    it.console_says("the host does not share hosthome", timeout=30)
+
+
+def test_a_later_identity_comes_over_ssh_without_a_restart_of_the_engine(it: Owned) -> None:
+    before = it.run("cat /run/docker-init.pid")
+    later = it.identity(label="later")
+    with pytest.raises(AssertionError, match="arrived damaged"):
+        it.run(driver_guest.receive_command(b"another"), stdin=later)
+    assert labels(it) == ["a=first"]
+    (it.directory / paths.SERVER_CERT).unlink()
+    certs.ensure_server(it.auth, directory=it.directory, name="guest", hosts=["127.0.0.1", ADDRESS])
+    later = it.identity(label="later")
+    it.run(driver_guest.receive_command(later), stdin=later)
+    _until(lambda: labels(it) == ["a=later"], "the engine to read its settings again", 20)
+    assert it.run("cat /run/docker-init.pid") == before
+
+
+def test_all_of_it_outlasts_a_stop(it: Owned) -> None:
+    it.press_power_button()
+    it.ended()
+    it.start()
+    it.await_up(boots=2)
+    assert labels(it) == ["a=later"]
+    assert f"inet {ADDRESS}/24" in it.run("ip -4 address show dev eth1")
+
+
+def test_a_machine_that_docker_machine_made_becomes_one_of_ours(tmp_path: Path) -> None:
+    """After `upgrade`: today's image on an old disk; keys and data are there, and the identity comes over SSH."""
+    with booted(tmp_path, old=True) as machine:
+        assert machine.run("hostname; sudo docker volume create kept", pinned=False).split()[-1] == "kept"
+        assert "192.168.56.15/24" in machine.run("ip -4 address show dev eth1", pinned=False), "by DHCP, as before"
+        profile = b"EXTRA_ARGS='\n--label a=old\n--label provider=virtualbox\n'\nDOCKER_STORAGE=overlay2\n"
+        machine.run("sudo tee /var/lib/boot2docker/profile", stdin=profile, pinned=False)
+        first = machine.identity(label="first")
+        machine.run(driver_guest.receive_command(first), stdin=first, pinned=False)
+        # From here on its host key is known, and its engine is at its address.
+        said = machine.run("hostname; ip -4 address show dev eth1; sudo docker volume ls -q")
+        assert said.splitlines()[0] == "boxed"
+        assert f"inet {ADDRESS}/24" in said
+        assert "192.168.56.15" not in said
+        assert said.split()[-1] == "kept"
+        assert labels(machine) == ["a=first"]

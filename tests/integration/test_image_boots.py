@@ -1,0 +1,89 @@
+"""The ISO starts by itself, whoever the hypervisor and whatever the drive: QEMU with SeaBIOS and OVMF."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from pymachine.driver import ImageFiles, ImageRequest
+from pymachine.image import cache, imported
+from pymachine.progress import Silent
+from support.runner import cache_folder
+
+pytestmark = pytest.mark.timeout(240)
+
+SECONDS = 200
+# What the guest says on its serial console once it has found its root file system, and the disk or none.
+UP = b"STAGE disk"
+OVMF = Path("/usr/share/OVMF")
+DRIVES = {
+    "sata": ["-machine", "q35", "-device", "ide-cd,drive=iso,bootindex=0"],
+    "ide": ["-machine", "pc", "-device", "ide-cd,drive=iso,bootindex=0"],
+    "scsi": ["-machine", "q35", "-device", "virtio-scsi-pci", "-device", "scsi-cd,drive=iso,bootindex=0"],
+    "usb stick": ["-machine", "q35", "-device", "qemu-xhci", "-device", "usb-storage,drive=iso,bootindex=0"],
+}
+
+
+@pytest.fixture(scope="module")
+def image() -> ImageFiles:
+    """Today's image for amd64, from the cache that all test runs share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYMACHINE_CACHE", str(cache_folder()))
+        return cache.ensure(ImageRequest(architecture="amd64"), store=Path("/nonexistent"), reporter=Silent())
+
+
+def test_it_can_be_taken_into_another_store(image: ImageFiles) -> None:
+    assert imported.read_manifest(image.iso)["architecture"] == "amd64"
+
+
+def firmware(kind: str, folder: Path) -> list[str]:
+    if kind == "bios":
+        return []
+    secure = kind == "secure"
+    variables = folder / "vars.fd"
+    shutil.copyfile(OVMF / ("OVMF_VARS_4M.ms.fd" if secure else "OVMF_VARS_4M.fd"), variables)
+    code = OVMF / ("OVMF_CODE_4M.secboot.fd" if secure else "OVMF_CODE_4M.fd")
+    words = ["-drive", f"if=pflash,format=raw,readonly=on,file={code}"]
+    words += ["-drive", f"if=pflash,format=raw,file={variables}"]
+    if secure:
+        words += ["-machine", "smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on"]
+    return words
+
+
+@pytest.mark.parametrize(
+    ("kind", "drive"),
+    [
+        ("bios", "sata"),
+        ("bios", "ide"),
+        ("bios", "scsi"),
+        ("bios", "usb stick"),
+        ("uefi", "sata"),
+        ("uefi", "ide"),
+        ("uefi", "scsi"),
+        ("uefi", "usb stick"),
+        ("secure", "sata"),
+    ],
+)
+def test_it_starts(image: ImageFiles, tmp_path: Path, kind: str, drive: str) -> None:
+    console = tmp_path / "console.log"
+    argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,la57=off", "-smp", "2"]
+    argv += ["-m", "1024", "-nodefaults", "-display", "none", "-vga", "std", "-serial", f"file:{console}"]
+    argv += ["-drive", f"if=none,id=iso,format=raw,readonly=on,file={image.iso}"]
+    argv += [*DRIVES[drive], *firmware(kind, tmp_path)]
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + SECONDS
+        while not (console.exists() and UP in console.read_bytes()):
+            assert process.poll() is None, f"QEMU ended with {process.returncode}"
+            assert time.monotonic() < deadline, console.read_text(errors="replace")[-3000:]
+            time.sleep(0.2)
+    finally:
+        process.kill()
+        process.wait()
+    said = console.read_bytes()
+    if kind == "secure":
+        assert b"BdsDxe: starting" in said, "by the firmware"

@@ -1,0 +1,622 @@
+"""The driver with the real VBoxManage, as far as it goes without the kernel module: all but running a guest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pymachine.driver import BootRequest, Endpoint, ImageFiles, Resizable, Shape, SnapshotDriver, State
+from pymachine.errors import DriverError, PymachineError, UsageError
+from pymachine.progress import Silent
+from pymachine.testing import DriverContract, defaults, reference, reread
+from pymachine.wait import until
+from pymachine_driver_virtualbox import (
+    Driver,
+    boot,
+    building,
+    checks,
+    files,
+    leases,
+    machine,
+    network,
+    output,
+    snapshots,
+)
+from pymachine_driver_virtualbox.driver import VirtualBoxDriver
+from pymachine_driver_virtualbox.errors import (
+    HostNetworkError,
+    NotInstalledError,
+    VirtualBoxError,
+    VirtualizationError,
+    VmNotFoundError,
+)
+from pymachine_driver_virtualbox.vboxmanage import VBoxManage
+from support import virtualbox
+from support.runner import Pymachine, private_store
+from support.virtualbox import VERSION, RealVirtualBox
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def shared_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealVirtualBox]:
+    with virtualbox.real(tmp_path_factory.mktemp("box")) as found:
+        yield found
+
+
+@pytest.fixture
+def box(shared_box: RealVirtualBox) -> Iterator[RealVirtualBox]:
+    """A VirtualBox with nothing in it: its server takes long to start now and then, so that it is one for all."""
+    yield shared_box
+    shared_box.empty()
+
+
+def make(folder: Path, name: str = "m1", **changed: object) -> VirtualBoxDriver:
+    ref = reference(folder / "store", name)
+    ref.ssh_key.write_text("key")
+    ref.ssh_key.with_name("id_rsa.pub").write_text("ssh-ed25519 AAAA test\n")
+    return Driver(ref, dict(Driver.configure(ref, defaults(Driver, virtualbox_no_share=True, **changed), [])))
+
+
+def identity(endpoint: Endpoint) -> bytes:
+    import io
+    import tarfile
+
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        entry = tarfile.TarInfo("hostname")
+        archive.addfile(entry)
+    return buffer.getvalue()
+
+
+def make_iso(path: Path, content: bytes = b"first") -> Path:
+    """VirtualBox takes nothing else into a CD drive."""
+    from pymachine.image import iso
+    from pymachine.image.tree import Node, Tree
+
+    tree = Tree()
+    tree.put("content", Node.file(content))
+    iso.write(tree, path, volume="TEST")
+    return path
+
+
+def request(folder: Path, content: bytes = b"first") -> BootRequest:
+    iso = make_iso(folder / f"{content.decode()}.iso", content)
+    image = ImageFiles(hashlib.sha256(content).hexdigest(), "amd64", iso, iso, iso)
+    return BootRequest(identity=identity, image=image, timeout=5.0)
+
+
+def made(folder: Path, name: str = "m1", **changed: object) -> VirtualBoxDriver:
+    """A machine as `create` makes it, up to its first start."""
+    driver = make(folder, name, **changed)
+    building.make(driver, driver.vbox(), request(folder))
+    return driver
+
+
+class TestContract(DriverContract):
+    """The suite for every driver, with VirtualBox there."""
+
+    driver = Driver
+
+    @pytest.fixture(autouse=True)
+    def _box(self, box: RealVirtualBox) -> None:
+        """VBoxManage is on PATH."""
+
+    def test_a_machine_that_was_not_created_is_stopped(self, tmp_path: Path) -> None:
+        assert self.make(tmp_path).state() is State.STOPPED
+
+
+# -- a machine's life but for its run ----------------------------------------------------------------------------
+
+
+def test_a_machine_is_what_was_asked_for(box: RealVirtualBox, tmp_path: Path) -> None:
+    driver = made(tmp_path, virtualbox_memory=2048, virtualbox_cpu_count=3, virtualbox_nat_nictype="virtio")
+    own = files.of(driver.machine.directory)
+    info = driver.vbox().info(driver.vm)
+    assert (info["name"], info["UUID"]) == ("m1", driver.config["VMUUID"])
+    assert (info["memory"], info["cpus"], info["nictype1"]) == ("2048", "3", "virtio")
+    assert list(output.attached(info)) == [str(own.iso), str(own.disk)]
+    assert info["uartmode1"] == f"file,{own.console}"
+    assert info["CfgFile"].startswith(str(driver.machine.directory))
+    assert driver.state() is reread(driver).state() is State.STOPPED
+    capacity = box("showmediuminfo", own.disk).stdout
+    assert "20000 MBytes" in capacity
+    assert own.disk.stat().st_size < 8 << 20, "it grows as it fills"
+
+
+def test_the_disk_begins_with_what_the_guest_looks_for(box: RealVirtualBox, tmp_path: Path) -> None:
+    driver = made(tmp_path, virtualbox_disk_size=1000)
+    raw = tmp_path / "raw"
+    box("clonemedium", "disk", files.of(driver.machine.directory).disk, raw, "--format", "RAW")
+    begin = raw.read_bytes()[: 1 << 20]
+    assert raw.stat().st_size == 1000 << 20
+    assert begin.startswith(b"boot2docker, please format-me\0")
+    assert b"pymachine-identity.tar" in begin
+
+
+def test_nothing_is_left_of_a_machine_that_was_removed(box: RealVirtualBox, tmp_path: Path) -> None:
+    driver = made(tmp_path)
+    driver.remove()
+    assert driver.state() is State.STOPPED
+    driver.remove()
+    for kind in ("vms", "hdds", "dvds"):
+        assert box("list", kind).stdout == "", kind
+    assert not files.of(driver.machine.directory).disk.exists()
+
+
+def test_two_machines_of_one_name_in_two_stores_do_not_meet(box: RealVirtualBox, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first, second = made(tmp_path / "a"), made(tmp_path / "b")
+    first.remove()
+    assert second.vbox().info(second.vm)["name"] == "m1"
+    second.remove()
+
+
+def test_a_machine_whose_create_was_killed_is_removed(box: RealVirtualBox, tmp_path: Path) -> None:
+    driver = make(tmp_path)
+    saved = json.dumps(driver.config)
+    building.make(driver, driver.vbox(), request(tmp_path))
+    # The record as it was before: nobody came to save it again.
+    after_the_crash = Driver(driver.machine, json.loads(saved))
+    after_the_crash.remove()
+    assert box("list", "vms").stdout == ""
+
+
+def test_a_machine_that_vanished_from_virtualbox_is_told(box: RealVirtualBox, tmp_path: Path) -> None:
+    driver = made(tmp_path)
+    box("unregistervm", driver.vm, "--delete")
+    with pytest.raises(VmNotFoundError, match="machine does not exist"):
+        driver.state()
+    driver.remove()
+
+
+def test_a_start_without_the_kernel_module_says_how_to_load_it(box: RealVirtualBox, tmp_path: Path) -> None:
+    driver = made(tmp_path)
+    with pytest.raises(VirtualizationError, match="could not start the machine") as caught:
+        boot._start(driver, driver.vbox())
+    assert "terminated unexpectedly during startup" in caught.value.details
+    assert "modprobe vboxdrv" in caught.value.hint
+    assert driver.state() is State.STOPPED
+
+
+def test_the_image_is_swapped_and_brought_back(box: RealVirtualBox, tmp_path: Path) -> None:
+    driver = made(tmp_path)
+    vbox, own = driver.vbox(), files.of(driver.machine.directory)
+    before, digest = own.iso.read_bytes(), driver.image_digest()
+    newer = request(tmp_path, b"second").image
+    assert newer
+    driver.swap_image(newer)
+    assert (own.iso.read_bytes(), driver.image_digest()) == (newer.iso.read_bytes(), newer.digest)
+    assert next(output.attached(vbox.info(driver.vm))) == str(own.iso)
+    driver.settle_image(keep=False)
+    assert (own.iso.read_bytes(), driver.image_digest()) == (before, digest)
+    driver.swap_image(newer)
+    driver.settle_image(keep=True)
+    assert sorted(path.name for path in own.folder.glob("boot2docker.iso*")) == ["boot2docker.iso"]
+    driver.remove()
+    assert box("list", "dvds").stdout == ""
+
+
+def test_the_port_for_ssh_stays_unless_somebody_has_it(box: RealVirtualBox, tmp_path: Path) -> None:
+    import socket
+
+    driver = made(tmp_path)
+    vbox = driver.vbox()
+    port = driver.config["SSHPort"]
+    boot._forward_ssh(driver, vbox)
+    boot._forward_ssh(driver, vbox)
+    assert output.forwardings(vbox.info(driver.vm)) == {"ssh": port}
+    with socket.create_server(("127.0.0.1", port)):
+        boot._forward_ssh(driver, vbox)
+    assert output.forwardings(vbox.info(driver.vm)) == {"ssh": driver.config["SSHPort"]}
+    assert driver.config["SSHPort"] != port
+
+
+def test_it_grows_and_never_shrinks(box: RealVirtualBox, tmp_path: Path) -> None:
+    driver = made(tmp_path, virtualbox_disk_size=2000)
+    assert isinstance(driver, Resizable)
+    driver.resize(Shape(cpus=2, memory_mib=2048, disk_mb=3000))
+    info = driver.vbox().info(driver.vm)
+    assert (info["cpus"], info["memory"]) == ("2", "2048")
+    assert "3000 MBytes" in box("showmediuminfo", files.of(driver.machine.directory).disk).stdout
+    assert [driver.config[key] for key in ("CPU", "Memory", "DiskSize")] == [2, 2048, 3000]
+    for shape in (Shape(disk_mb=2000), Shape(memory_mib=1), Shape(cpus=99)):
+        with pytest.raises(UsageError):
+            driver.resize(shape)
+    assert driver.config["DiskSize"] == 3000
+
+
+def test_another_name(box: RealVirtualBox, tmp_path: Path) -> None:
+    driver = made(tmp_path, virtualbox_memory=777)
+    before = driver.machine
+    after = reference(tmp_path / "store", "m2")
+    after.directory.rmdir()
+    before.directory.rename(after.directory)
+    renamed = Driver(after, driver.config)
+    renamed.renamed(before)
+    info = renamed.vbox().info(renamed.vm)
+    assert (info["name"], info["memory"], info["UUID"]) == ("m2", "777", driver.config["VMUUID"])
+    assert list(output.attached(info)) == [str(after.directory / "boot2docker.iso"), str(after.directory / "disk.vmdk")]
+    assert box("list", "vms").stdout.count("\n") == 1
+    assert not (after.directory / "m1").exists()
+    renamed.remove()
+    assert box("list", "hdds").stdout == box("list", "dvds").stdout == ""
+
+
+def test_a_machine_with_snapshots_is_not_moved(box: RealVirtualBox, tmp_path: Path) -> None:
+    driver = made(tmp_path)
+    box("snapshot", driver.vm, "take", "theirs")
+    after = reference(tmp_path / "store", "m2")
+    after.directory.rmdir()
+    driver.machine.directory.rename(after.directory)
+    with pytest.raises(DriverError, match="has snapshots"):
+        Driver(after, dict(driver.config)).renamed(driver.machine)
+    after.directory.rename(driver.machine.directory)
+    assert driver.state() is State.STOPPED
+    with pytest.raises(DriverError, match="it has snapshots"):
+        driver.exported()
+
+
+def test_a_copy_beside_the_original(box: RealVirtualBox, tmp_path: Path) -> None:
+    import shutil
+
+    driver = made(tmp_path)
+    copy = make(tmp_path, "copy")
+    for name in driver.exported():
+        shutil.copy(driver.machine.directory / name, copy.machine.directory)
+    taken_in = Driver(copy.machine, {**driver.config, "MachineName": "copy"})
+    taken_in.imported([driver.config])
+    assert taken_in.state() is driver.state() is State.STOPPED
+    for key in ("VMUUID", "MACAddress", "IPAddress", "SSHPort"):
+        assert taken_in.config[key] != driver.config[key], key
+    disks = [block["UUID"] for block in output.blocks(box("list", "hdds").stdout)]
+    assert len(set(disks)) == 2
+    taken_in.remove()
+    driver.remove()
+
+
+def test_snapshots_go_with_their_folders(box: RealVirtualBox, tmp_path: Path) -> None:
+    driver = made(tmp_path)
+    assert isinstance(driver, SnapshotDriver)
+    box("snapshot", driver.vm, "take", "theirs")
+    box("modifyvm", driver.vm, "--memory", "900")
+    folder = driver.machine.directory / "snapshots" / "one"
+    folder.mkdir(parents=True)
+    facts = driver.save_snapshot(folder)
+    assert facts["Memory"] is False
+    (folder / "snapshot.json").write_text(json.dumps({"format": 1, "made": 1.0, "facts": facts}))
+    driver.config["Memory"] = 1024
+    driver.config["IdentityDigest"] = "of now"
+    driver.restore_snapshot(folder, facts, request(tmp_path))
+    info = driver.vbox().info(driver.vm)
+    assert info["memory"] == "1024", "what the record says"
+    assert not driver.config["IdentityDigest"], "the disk may have an older one"
+    second = folder.with_name("two")
+    second.mkdir()
+    later = driver.save_snapshot(second)
+    assert len(snapshots.known(driver.vbox(), driver.vm)) == 3
+    (folder / "snapshot.json").unlink()
+    (second / "snapshot.json").write_text(json.dumps({"format": 1, "made": 2.0, "facts": later}))
+    snapshots.prune(driver, driver.vbox())
+    assert set(snapshots.known(driver.vbox(), driver.vm).values()) >= {later[snapshots.FACT]}
+    assert facts[snapshots.FACT] not in snapshots.known(driver.vbox(), driver.vm).values()
+    assert "theirs" in snapshots.known(driver.vbox(), driver.vm)
+    with pytest.raises(DriverError, match="does not have that snapshot"):
+        driver.restore_snapshot(folder, facts, request(tmp_path))
+    driver.remove()
+    assert box("list", "hdds").stdout == ""
+
+
+# -- machines of docker-machine's --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old(box: RealVirtualBox, tmp_path: Path) -> VirtualBoxDriver:
+    """A machine as docker-machine leaves it: made by its sequence, its record without any field of ours."""
+    ref = reference(tmp_path / "store", "old")
+    disk = ref.directory / "disk.vmdk"
+    make_iso(ref.directory / "boot2docker.iso")
+    box("createvm", "--basefolder", ref.directory, "--name", "old", "--register")
+    box("createmedium", "disk", "--filename", disk, "--size", "100", "--format", "VMDK")
+    box("modifyvm", "old", "--nic1", "nat", "--nic2", "hostonly", "--hostonlyadapter2", "vboxnet0")
+    box("storagectl", "old", "--name", "SATA", "--add", "sata", "--hostiocache", "on")
+    for port, kind, medium in (("0", "dvddrive", ref.directory / "boot2docker.iso"), ("1", "hdd", disk)):
+        box(*machine.attach("old", port, kind, str(medium)))
+    box("sharedfolder", "add", "old", "--name", "hosthome", "--hostpath", "/home", "--automount")
+    config = {
+        "IPAddress": "192.168.99.100",
+        "MachineName": "old",
+        "SSHUser": "docker",
+        "SSHPort": 40022,
+        "SSHKeyPath": str(ref.ssh_key),
+        "StorePath": str(ref.store),
+        "VBoxManager": {},
+        "HostInterfaces": {},
+        "CPU": 1,
+        "Memory": 1024,
+        "DiskSize": 20000,
+        "NatNicType": "82540EM",
+        "HostOnlyCIDR": "192.168.99.1/24",
+        "HostOnlyNicType": "82540EM",
+        "HostOnlyPromiscMode": "deny",
+        "UIType": "headless",
+    }
+    return Driver(ref, config)
+
+
+def test_an_old_machine_is_found_by_its_name_and_has_no_address_while_off(old: VirtualBoxDriver) -> None:
+    assert old.state() is State.STOPPED
+    assert old.image_digest() == ""
+    with pytest.raises(PymachineError, match="Host is not running"):
+        old.endpoint()
+    old.kill()
+    old.stop(1.0)
+
+
+def test_an_upgraded_old_machine_has_a_fixed_address_and_keeps_its_shares(
+    old: VirtualBoxDriver, tmp_path: Path
+) -> None:
+    image = request(tmp_path, b"second").image
+    assert image
+    old.swap_image(image)
+    endpoint = old.endpoint()
+    assert endpoint.address.startswith("192.168.99.")
+    assert (endpoint.ssh_host, endpoint.ssh_port) == ("127.0.0.1", 40022)
+    info = old.vbox().info(old.vm)
+    assert [share.name for share in boot.shared(info)] == ["hosthome"]
+    tar = boot.complete(old, identity(endpoint), info, boot.shared(info))
+    mac = info["macaddress2"].lower()
+    line = ":".join(mac[index : index + 2] for index in range(0, 12, 2)) + f" {endpoint.address}/24"
+    assert line.encode() in tar
+    old.settle_image(keep=False)
+    assert "FixedAddress" not in old.config
+    assert old.config["IPAddress"] == "192.168.99.100"
+
+
+def test_an_old_machines_address_is_what_its_guest_says(box: RealVirtualBox, old: VirtualBoxDriver) -> None:
+    vbox, info = old.vbox(), old.vbox().info("old")
+    with pytest.raises(HostNetworkError, match="has no address on its host-only interface yet"):
+        leases.address(vbox, "old", info, old.config, key=old.machine.ssh_key)
+    said = {"0/MAC": "080027000001", "0/V4/IP": "10.0.2.15", "1/MAC": info["macaddress2"], "1/V4/IP": "192.168.99.107"}
+    for name, value in said.items():
+        box("guestproperty", "set", "old", f"/VirtualBox/GuestInfo/Net/{name}", value)
+    assert leases.address(vbox, "old", info, old.config, key=old.machine.ssh_key) == "192.168.99.107"
+
+
+def test_an_old_machine_goes_with_its_disk(box: RealVirtualBox, old: VirtualBoxDriver) -> None:
+    old.remove()
+    assert box("list", "vms").stdout == ""
+    assert not (old.machine.directory / "disk.vmdk").exists()
+
+
+def test_a_boot2docker_machine_is_imported(
+    box: RealVirtualBox, old: VirtualBoxDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    (home / ".ssh").mkdir(parents=True)
+    (home / ".ssh" / "id_boot2docker").write_text("its key")
+    (home / ".ssh" / "id_boot2docker.pub").write_text("its public key")
+    monkeypatch.setenv("HOME", str(home))
+    box("modifyvm", "old", "--memory", "768", "--cpus", "2")
+    driver = made(tmp_path, "new", virtualbox_import_boot2docker_vm="old")
+    info = driver.vbox().info(driver.vm)
+    assert (info["memory"], info["cpus"]) == ("768", "2")
+    assert driver.machine.ssh_key.read_text() == "its key"
+    assert "100 MBytes" in box("showmediuminfo", files.of(driver.machine.directory).disk).stdout
+    assert not driver.config.get("IdentityDigest"), "it is told over SSH who it is"
+    driver.remove()
+    assert old.state() is State.STOPPED
+
+
+# -- what goes wrong ---------------------------------------------------------------------------------------------
+
+
+def test_debians_wrapper_says_what_nobody_asked(tmp_path: Path) -> None:
+    with virtualbox.real(tmp_path, wrapper=True) as box:
+        assert box("--version").stdout.startswith("WARNING: The character device /dev/vboxdrv does not exist.")
+        assert VBoxManage().traits.version == VERSION
+        driver = made(tmp_path)
+        assert driver.state() is State.STOPPED
+        assert network.interfaces(driver.vbox()("list", "hostonlyifs")) == []
+        driver.remove()
+
+
+def test_health_names_the_module_that_is_not_loaded(box: RealVirtualBox) -> None:
+    health = Driver.health()
+    assert not health.usable
+    assert health.version == "7.2.22"
+    assert "vboxdrv" in health.problem
+    assert "modprobe vboxdrv" in health.fix
+
+
+def test_health_without_virtualbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    health = Driver.health()
+    assert not health.usable
+    assert "VBoxManage not found. Make sure VirtualBox is installed" in health.problem
+    with pytest.raises(NotInstalledError):
+        VBoxManage()
+
+
+def test_without_the_module_create_ends_before_anything_is_made(box: RealVirtualBox, tmp_path: Path) -> None:
+    driver = make(tmp_path)
+    with pytest.raises(VirtualizationError) as caught:
+        driver.precreate_check()
+    assert "--virtualbox-no-vtx-check" in caught.value.hint
+    # And if the user insists, VirtualBox's own words, and the fix.
+    with pytest.raises(VirtualBoxError, match="hostonlyif create: Failed to create the host-only adapter") as later:
+        driver.create(request(tmp_path))
+    assert "failed to open /dev/vboxnetctl" in later.value.details
+    assert "modprobe vboxnetadp" in later.value.hint
+    assert box("list", "vms").stdout == ""
+    driver.remove()
+
+
+def test_a_host_only_range_that_is_refused(box: RealVirtualBox, tmp_path: Path) -> None:
+    driver = make(tmp_path, virtualbox_hostonly_cidr="192.168.99.1/24", virtualbox_no_vtx_check=True)
+    with pytest.raises(HostNetworkError, match="VirtualBox refuses 192.168.99.1/24") as caught:
+        checks.before_create(driver.vbox(), driver.config, reporter=Silent())
+    assert "* 192.168.99.0/24" in caught.value.hint
+
+
+def test_an_adapter_that_vanished_is_an_error_though_virtualbox_only_warns(box: RealVirtualBox, tmp_path: Path) -> None:
+    driver = made(tmp_path)
+    gone = network.Interface("vboxnet7", None)
+    with pytest.raises(HostNetworkError, match='"vboxnet7" vanished'):
+        boot._join_network(driver, driver.vbox(), gone)
+
+
+def test_a_server_that_is_killed_again_and_again(box: RealVirtualBox, tmp_path: Path) -> None:
+    """VBoxSVC dies in the middle of calls; each call either passes or is tried again until it does."""
+    driver = made(tmp_path)
+    vbox = driver.vbox()
+    killed = 0
+
+    def kill() -> None:
+        nonlocal killed
+        for pause in (0.3, 0.4, 0.2, 0.3, 0.4):
+            until(box.servers, deadline=30, what="a server", interval=0.01)
+            time.sleep(pause)
+            killed += box.kill_server()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    seen = set()
+    while killer.is_alive():
+        seen.add(vbox.info(driver.vm)["UUID"])
+    killer.join()
+    assert killed
+    assert seen == {driver.config["VMUUID"]}
+    vbox("modifyvm", driver.vm, "--memory", "900")
+    assert vbox.info(driver.vm)["memory"] == "900"
+
+
+def test_a_locked_machine_is_waited_for_and_told_of(box: RealVirtualBox, tmp_path: Path) -> None:
+    """Another front end holds the machine, as VirtualBox's window with its settings does."""
+    driver = made(tmp_path)
+    with box.holding(driver.vm) as holder:
+        with pytest.raises(VirtualBoxError, match="is already locked"):
+            VBoxManage(patience=0.5)("modifyvm", driver.vm, "--memory", "900")
+        assert driver.state() is State.STOPPED
+        assert holder.stdin
+        release = threading.Timer(1.0, holder.stdin.close)
+        release.start()
+        began = time.monotonic()
+        driver.vbox()("modifyvm", driver.vm, "--memory", "900")
+        assert time.monotonic() - began > 0.5
+        release.join()
+    assert driver.vbox().info(driver.vm)["memory"] == "900"
+
+
+def test_a_disk_that_another_machine_uses_stays(box: RealVirtualBox, tmp_path: Path) -> None:
+    driver = made(tmp_path)
+    disk = files.of(driver.machine.directory).disk
+    other = box("createvm", "--basefolder", tmp_path / "other", "--name", "other", "--register")
+    box("storagectl", "other", "--name", "SATA", "--add", "sata")
+    box(*machine.attach("other", "0", "hdd", str(disk)))
+    driver.remove()
+    assert "other" in other.stdout
+    assert disk.exists()
+    assert box("list", "vms").stdout.startswith('"other"')
+
+
+def test_a_full_disk_is_told_in_virtualboxs_words(
+    box: RealVirtualBox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = make(tmp_path)
+    monkeypatch.setenv("TEST_SMALL_DISK", str(driver.machine.directory))
+    with pytest.raises(VirtualBoxError, match="convertfromraw: .*VERR_DISK_FULL") as caught:
+        files.make_disk(
+            driver.vbox(), files.of(driver.machine.directory).disk, size_mb=20000, beginning=os.urandom(1 << 20)
+        )
+    assert "--storage-path" in caught.value.hint
+
+
+def test_a_call_that_hangs_is_given_up(box: RealVirtualBox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = made(tmp_path)
+    box.kill_server()
+    monkeypatch.setenv("PYMACHINE_VBOXMANAGE_TIMEOUT", "0.01")
+    with pytest.raises(VirtualBoxError, match="did not end within 0.01 seconds") as caught:
+        driver.vbox().info(driver.vm)
+    assert "PYMACHINE_VBOXMANAGE_TIMEOUT" in caught.value.hint
+    monkeypatch.setenv("PYMACHINE_VBOXMANAGE_TIMEOUT", "soon")
+    with pytest.raises(VirtualBoxError, match="expected a number of seconds"):
+        driver.vbox().info(driver.vm)
+
+
+def test_many_at_once_in_one_registry(box: RealVirtualBox, tmp_path: Path) -> None:
+    def one(number: int) -> VirtualBoxDriver:
+        driver = made(tmp_path, f"m{number}")
+        boot._forward_ssh(driver, driver.vbox())
+        return driver
+
+    with ThreadPoolExecutor(8) as pool:
+        drivers = list(pool.map(one, range(8)))
+    assert len(box("list", "vms").stdout.splitlines()) == 8
+    assert len({driver.config["SSHPort"] for driver in drivers}) == 8
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(VirtualBoxDriver.remove, drivers))
+    assert box("list", "vms").stdout == ""
+    assert box("list", "hdds").stdout == ""
+
+
+# -- the whole program -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def program(box: RealVirtualBox) -> Iterator[tuple[RealVirtualBox, Pymachine]]:
+    with private_store() as found:
+        for name in ("VBOX_USER_HOME", "VBOX_IPC_SOCKETID"):
+            found.env[name] = box.environment[name]
+        found.env["PATH"] = f"{box.program.parent}:{found.environment()['PATH']}"
+        yield box, found
+
+
+def test_create_that_cannot_work_leaves_nothing(program: tuple[RealVirtualBox, Pymachine]) -> None:
+    box, pymachine = program
+    refused = pymachine("create", "--driver", "virtualbox", "m1", code=3)
+    assert "Error with pre-create check" in refused.stderr
+    assert "Hint: " in refused.stderr
+    insisted = pymachine("create", "--driver", "virtualbox", "--virtualbox-no-vtx-check", "m1", code=1)
+    assert "Error creating machine: Error in driver during machine creation: VBoxManage hostonlyif create" in (
+        insisted.stderr
+    )
+    assert "/dev/vboxnetctl" in insisted.stderr
+    assert pymachine("ls", "-q").stdout == ""
+    assert box("list", "vms").stdout == ""
+
+
+def test_a_record_of_docker_machines_is_shown_and_removed(
+    program: tuple[RealVirtualBox, Pymachine], tmp_path: Path
+) -> None:
+    box, pymachine = program
+    folder = pymachine.store / "machines" / "old"
+    folder.mkdir(parents=True)
+    box("createvm", "--basefolder", folder, "--name", "old", "--register")
+    record = {
+        "ConfigVersion": 3,
+        "Driver": {"IPAddress": "192.168.99.100", "MachineName": "old", "SSHUser": "docker", "SSHPort": 40022},
+        "DriverName": "virtualbox",
+        "HostOptions": {"EngineOptions": {}, "SwarmOptions": {}, "AuthOptions": {"StorePath": str(folder)}},
+        "Name": "old",
+    }
+    (folder / "config.json").write_text(json.dumps(record))
+    assert pymachine("status", "old").stdout == "Stopped\n"
+    # Now and then a call of VBoxManage takes ten seconds.
+    listed = pymachine("ls", "-t", "60").stdout.splitlines()[1].split()
+    assert listed[:4] == ["old", "-", "virtualbox", "Stopped"]
+    assert pymachine("ip", "old", code=1).stderr.startswith("Error getting IP address: Host is not running")
+    failed = pymachine("start", "old", code=1)
+    assert "VirtualBox refuses 192.168.99.1/24" in failed.stderr
+    pymachine("rm", "-y", "old")
+    assert box("list", "vms").stdout == ""
+    assert not folder.exists()

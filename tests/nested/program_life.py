@@ -1,0 +1,89 @@
+"""Run in the nested computer: the installed program with a machine of pymachine's own image, from create to rm."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+STORE = Path("/store")
+IMAGE = "/payload/boot2docker.iso"
+PROGRAM = [sys.executable, "-m", "pymachine", "--storage-path", str(STORE)]
+VBOXMANAGE = "/usr/lib/virtualbox/VBoxManage"
+CONSOLE = STORE / "machines" / "m1" / "console.log"
+
+
+def tell(text: str) -> None:
+    sys.stdout.write(f"[{time.monotonic():.0f}] {text}\n")
+    sys.stdout.flush()
+
+
+def pymachine(*words: str, code: int = 0) -> str:
+    """Run the program, tell of it, and expect `code`."""
+    tell(f"$ pymachine {' '.join(words)}")
+    done = subprocess.run([*PROGRAM, *words], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    tell(f"{done.stdout}{done.stderr}exit {done.returncode}")
+    assert done.returncode == code, words
+    return done.stdout
+
+
+def vboxmanage(*words: str) -> None:
+    subprocess.run([VBOXMANAGE, *words], check=True, capture_output=True)
+
+
+def watch_console() -> None:
+    """Tell now and then what the guest says: nobody sees it otherwise if this computer stalls."""
+    seen = 0
+    while True:
+        time.sleep(30)
+        if CONSOLE.exists():
+            text = CONSOLE.read_bytes()
+            tell(f"console: {text[seen:][-400:].decode(errors='replace')}")
+            seen = len(text)
+
+
+def main() -> None:
+    Path("/home/hello").write_text("from the host\n")
+    threading.Thread(target=watch_console, daemon=True).start()
+    pymachine("create", "--driver", "virtualbox", "--virtualbox-boot2docker-url", IMAGE, "m1")
+    assert pymachine("status", "m1") == "Running\n"
+    address = pymachine("ip", "m1").strip()
+    assert address.startswith("192.168.56.")
+    assert "virtualbox" in pymachine("ls")
+    said = pymachine("ssh", "m1", "hostname; ip -4 -o address; cat /hosthome/hello")
+    assert "m1" in said.splitlines()
+    assert f"inet {address}/24" in said
+    assert "from the host" in said
+    assert pymachine("version", "m1").strip()
+    pymachine("config", "m1")
+    tell("paused by another front end")
+    vboxmanage("controlvm", "m1", "pause")
+    assert pymachine("status", "m1") == "Paused\n"
+    pymachine("start", "m1")
+    tell("saved by another front end")
+    vboxmanage("controlvm", "m1", "savestate")
+    assert pymachine("status", "m1") == "Saved\n"
+    pymachine("start", "m1")
+    pymachine("ssh", "m1", "uptime")
+    tell("new certificates, and a stop and a start")
+    pymachine("regenerate-certs", "-f", "m1")
+    pymachine("stop", "m1")
+    assert pymachine("status", "m1") == "Stopped\n"
+    pymachine("start", "m1")
+    assert pymachine("ip", "m1").strip() == address
+    pymachine("config", "m1")
+    pymachine("kill", "m1")
+    pymachine("rm", "-y", "m1")
+    left = [
+        subprocess.run([VBOXMANAGE, "list", kind], capture_output=True, text=True, check=True).stdout
+        for kind in ("vms", "hdds", "dvds")
+    ]
+    assert left == ["", "", ""], left
+    assert not (STORE / "machines" / "m1").exists()
+    tell("LIFE PASSED")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The host-only network, by transcripts of a VirtualBox with its kernel modules."""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pymachine_driver_virtualbox import checks, network
+from pymachine_driver_virtualbox.errors import HostNetworkError, VirtualBoxError
+from pymachine_driver_virtualbox.network import Interface
+from support import vboxfake
+
+HOST = ipaddress.IPv4Interface("192.168.56.1/24")
+OLD = ipaddress.IPv4Interface("192.168.99.1/24")
+CALLS = vboxfake.transcript("virtualbox-7.2.22-host-only")
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("VBOX_USER_HOME", str(tmp_path / "registry"))
+    monkeypatch.setattr("sys.platform", "linux")
+    yield
+
+
+def script(*names: str) -> list[dict[str, object]]:
+    return [CALLS[name] for name in names]
+
+
+def test_an_interface_is_made_and_given_the_address(tmp_path: Path) -> None:
+    calls = script("version", "no interface", "create", "ipconfig")
+    with vboxfake.playing(tmp_path, calls) as vbox:
+        assert network.ensure(vbox, HOST) == (Interface("vboxnet0", HOST), True)
+
+
+def test_one_that_is_there_is_used_as_it_is(tmp_path: Path) -> None:
+    with vboxfake.playing(tmp_path, script("version", "one interface")) as vbox:
+        assert network.ensure(vbox, HOST) == (Interface("vboxnet0", HOST), False)
+
+
+def test_a_refused_range_is_told_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "NETWORKS_CONF", tmp_path / "networks.conf")
+    with (
+        vboxfake.playing(tmp_path, script("version", "no interface")) as vbox,
+        pytest.raises(HostNetworkError, match="VirtualBox refuses 192.168.99.1/24"),
+    ):
+        network.ensure(vbox, OLD)
+
+
+def test_what_virtualbox_refuses_after_all_is_taken_away_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another networks.conf than ours may be in force: VirtualBox's word is the last."""
+    monkeypatch.setattr(network, "check_allowed", lambda wanted: None)
+    calls = script("version", "no interface", "create", "ipconfig refused", "remove")
+    with (
+        vboxfake.playing(tmp_path, calls) as vbox,
+        pytest.raises(VirtualBoxError, match="E_ACCESSDENIED") as caught,
+    ):
+        network.ensure(vbox, OLD)
+    assert "networks.conf" in caught.value.hint
+
+
+def test_a_dhcp_server_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
+    with vboxfake.playing(tmp_path, script("version", "dhcp servers")) as vbox:
+        network.ensure_dhcp(vbox, Interface("vboxnet0", HOST))
+
+
+def test_two_at_once_make_one_interface(tmp_path: Path) -> None:
+    """The second waits for the first under the lock, and then finds what that made."""
+    calls = script("version", "no interface", "create", "ipconfig", "version", "one interface")
+    found: list[tuple[Interface, bool]] = []
+    with vboxfake.playing(tmp_path, calls) as vbox:
+
+        def ensure() -> None:
+            # A VBoxManage of its own: another process would ask for the version too.
+            found.append(network.ensure(type(vbox)(vbox.program), HOST))
+
+        threads = [threading.Thread(target=ensure) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(made for _, made in found) == [False, True]
+
+
+def test_health_of_a_host_where_all_is_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks.hardware, "module_problem", lambda: None)
+    monkeypatch.setattr(checks.hardware, "processor_problem", lambda traits: None)
+    monkeypatch.setattr(network, "NETWORKS_CONF", tmp_path / "networks.conf")
+    with vboxfake.playing(tmp_path, script("version")) as vbox:
+        monkeypatch.setenv("PATH", str(vbox.program.parent), prepend=":")
+        health = checks.health()
+    assert health.usable
+    assert health.version == "7.2.22"
