@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import threading
@@ -98,8 +99,16 @@ class _Pool:
                 connection = self._open[uri] = _open(uri, seconds)
             return connection
 
+    def close(self) -> None:
+        """Let go of all, while libvirt's library is still whole."""
+        libvirt = library()
+        while self._open:
+            with contextlib.suppress(libvirt.libvirtError):
+                self._open.popitem()[1].close()
+
 
 _pool = _Pool()
+atexit.register(_pool.close)
 
 
 def connect(uri: str, *, timeout: float = CONNECT_SECONDS) -> Connection:
