@@ -1,8 +1,8 @@
 # One line a target; the work is in scripts/ and tox.ini.
-.PHONY: help intro test install lint types docs bench clean
+.PHONY: help intro test test-libvirt install lint types docs bench clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' $(MAKEFILE_LIST)
 
 intro: ## Set up all that is needed, make the machine "intro", and run a container in it
 	@scripts/setup
@@ -11,6 +11,10 @@ intro: ## Set up all that is needed, make the machine "intro", and run a contain
 test: ## Run all tests, in real virtual machines too
 	@scripts/setup --tests
 	@scripts/test
+
+test-libvirt: ## Run the tests of the driver libvirt alone
+	@scripts/setup --tests
+	@scripts/test -e libvirt
 
 install: ## Make .venv/bin/pymachine, and nothing else
 	@scripts/setup --python

@@ -14,7 +14,7 @@ from pymachine_driver_libvirt import connection as libvirts, patch
 from pymachine_driver_libvirt.connection import Connection
 
 # So that the address is free again soon after the machine is gone.
-LEASE_MINUTES = 10
+LEASE_MINUTES = 5
 # Forward modes in which other hosts reach the machines: libvirt's filter rejects them for nat and for none.
 _OPEN_MODES = frozenset({"route", "open"})
 

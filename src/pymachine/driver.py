@@ -346,6 +346,14 @@ class Upgradable(Protocol):
 
 
 @runtime_checkable
+class Located(Protocol):
+    """Machines may be on other hosts than this one."""
+
+    def location(self) -> str:
+        """The host that the machine is on, as the user calls it; empty for this one. Asks nobody."""
+
+
+@runtime_checkable
 class Console(Protocol):
     """What the guest writes on its console is kept in a file."""
 
