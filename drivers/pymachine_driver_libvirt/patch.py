@@ -1,7 +1,8 @@
 """A user's additions to a domain's XML: a ``<domain>`` that has only what is to be added or changed.
 
 Attributes replace those of the same name. An element is merged into the one of the same name, or added if there is
-none. Devices are not merged but added, since a machine may have several of a kind.
+none; one that has a name (a CPU's feature, a clock's timer) into the one with that name too. Devices are not merged
+but added, since a machine may have several of a kind.
 """
 
 from __future__ import annotations
@@ -45,8 +46,13 @@ def merge(domain: ElementTree.Element, patch: ElementTree.Element) -> None:
     if patch.text and patch.text.strip():
         domain.text = patch.text
     for child in patch:
-        mine = None if domain.tag in _LISTS else domain.find(child.tag)
+        mine = None if domain.tag in _LISTS else _same(domain, child)
         if mine is None:
             domain.append(child)
         else:
             merge(mine, child)
+
+
+def _same(parent: ElementTree.Element, child: ElementTree.Element) -> ElementTree.Element | None:
+    """What `child` of a patch is merged into."""
+    return next((each for each in parent.findall(child.tag) if each.get("name") == child.get("name")), None)
