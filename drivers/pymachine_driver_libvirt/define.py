@@ -6,7 +6,8 @@ import platform
 from collections.abc import Mapping
 
 from pymachine.driver import Json, MachineRef
-from pymachine_driver_libvirt import domain as domains, options
+from pymachine_driver_libvirt import connection as libvirts, domain as domains, options
+from pymachine_driver_libvirt.connection import Domain
 from pymachine_driver_libvirt.place import Place
 from pymachine_driver_libvirt.volumes import ImageSet
 
@@ -33,9 +34,21 @@ def xml(machine: MachineRef, config: Mapping[str, Json], place: Place, image: Im
         mac=str(config["MACAddress"]),
         image=image.iso,
         disk=disk,
-        owner=domains.Owner(name=machine.name, store=str(machine.store), client=platform.node()),
+        owner=_owner(machine),
         network="" if place.is_forwarded else place.network,
         forwards=place.forwards(uri),
         patches=tuple(config.get("XMLPatches") or ()),
     )
     return domains.machine(hardware, boot, made)
+
+
+def describe(domain: Domain, machine: MachineRef) -> None:
+    """Say anew, in a domain that is there, whose it is. Raises libvirt's own errors."""
+    libvirt = libvirts.library()
+    owner, flags = _owner(machine), libvirt.VIR_DOMAIN_AFFECT_CONFIG
+    domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_DESCRIPTION, domains.description(owner), None, None, flags)
+    domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, domains.mark(owner), "pymachine", domains.NAMESPACE, flags)
+
+
+def _owner(machine: MachineRef) -> domains.Owner:
+    return domains.Owner(name=machine.name, store=str(machine.store), client=platform.node())

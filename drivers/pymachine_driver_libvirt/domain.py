@@ -149,6 +149,26 @@ def machine_type(architecture: str, asked: str) -> str:
     return asked or _MACHINE_TYPES[architecture]
 
 
+def description(owner: Owner) -> str:
+    """What people read of a machine's domain."""
+    return (
+        f"Docker host made by pymachine: machine {owner.name} of the store {owner.store} on {owner.client}. "
+        "Use pymachine to stop or remove it."
+    )
+
+
+def mark(owner: Owner) -> str:
+    """What programs read of it, as XML."""
+    return text_of(_mark(owner))
+
+
+def _mark(owner: Owner) -> Element:
+    element = Element(f"{{{NAMESPACE}}}machine")
+    for name, value in (("name", owner.name), ("store", owner.store), ("client", owner.client)):
+        SubElement(element, f"{{{NAMESPACE}}}{name}").text = value
+    return element
+
+
 def text_of(element: Element) -> str:
     """An element as indented XML."""
     indent(element)
@@ -189,15 +209,8 @@ def _cpu(hardware: Hardware) -> Element:
 
 
 def _describe(domain: Element, owner: Owner) -> None:
-    _add(
-        domain,
-        "description",
-        f"Docker host made by pymachine: machine {owner.name} of the store {owner.store} on {owner.client}. "
-        "Use pymachine to stop or remove it.",
-    )
-    mark = SubElement(_add(domain, "metadata"), f"{{{NAMESPACE}}}machine")
-    for name, value in (("name", owner.name), ("store", owner.store), ("client", owner.client)):
-        SubElement(mark, f"{{{NAMESPACE}}}{name}").text = value
+    _add(domain, "description", description(owner))
+    _add(domain, "metadata").append(_mark(owner))
 
 
 def _boots(domain: Element, hardware: Hardware, boot: Boot) -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pymachine.driver import (
     BootRequest,
     Capability,
     Config,
-    Driver,
     DriverInfo,
     Endpoint,
     Health,
@@ -26,27 +25,19 @@ from pymachine.driver import (
     State,
 )
 from pymachine.errors import EXIT_PRECREATE, DriverError, PymachineError
-from pymachine_driver_libvirt import connection as libvirts, options
+from pymachine_driver_libvirt import connection as libvirts, options, upkeep
 
 if TYPE_CHECKING:
     from pymachine_driver_libvirt.connection import Connection, Domain
-    from pymachine_driver_libvirt.place import Place
     from pymachine_driver_libvirt.volumes import ImageSet
 
 # A range for private use, with QEMU's own prefix.
 _MAC_PREFIX = "52:54:00"
 _DEBIAN = {"x86_64": "amd64", "aarch64": "arm64"}
 _SET = re.compile(r"/(pymachine-[0-9a-f]{12}-[0-9a-f]{8})\.iso")
-CONSOLE_LOG = "console.log"
 
 
-class NameTakenError(DriverError):
-    """Another domain has the machine's name."""
-
-    code = "libvirt-name-taken"
-
-
-class LibvirtDriver(Driver):
+class LibvirtDriver(upkeep.Upkeep):
     """One machine is one domain, with a disk in a storage pool and an address reserved in a network."""
 
     info: ClassVar[DriverInfo] = DriverInfo(
@@ -75,7 +66,7 @@ class LibvirtDriver(Driver):
         """Check the flags, and ask libvirt for an address that nobody has."""
         import uuid  # noqa: PLC0415
 
-        from pymachine_driver_libvirt import hosts, place  # noqa: PLC0415
+        from pymachine_driver_libvirt import hosts, place, volumes  # noqa: PLC0415
 
         choices = options.check(values)
         host, uri = hosts.resolve(choices.host, machine.store)
@@ -103,6 +94,7 @@ class LibvirtDriver(Driver):
             "Memory": choices.memory_mib,
             "DiskSize": choices.disk_mb,
             "StoragePool": choices.pool,
+            "DiskVolume": volumes.disk_name(machine.name, str(machine_id)),
             "MachineType": choices.machine_type,
             "CPUMode": choices.cpu_mode,
             "Accelerator": choices.accelerator,
@@ -139,8 +131,7 @@ class LibvirtDriver(Driver):
 
         if request.image is None:
             raise DriverError("the libvirt driver needs an image to create a machine")
-        self.config["ImageDigest"] = request.image.digest
-        self.config["KernelCommandLine"] = request.image.command_line
+        self.config.update(ImageDigest=request.image.digest, KernelCommandLine=request.image.command_line)
         connection = self._connect()
         began = time.monotonic()
         pool = volumes.ready_pool(
@@ -204,7 +195,7 @@ class LibvirtDriver(Driver):
 
         domain = state.find(self._connect(), self._id)
         if domain is not None:
-            _switch_off(domain)
+            state.switch_off(domain)
 
     def remove(self) -> None:
         """Remove the machine's domain, volumes and reservation; an image's volumes when no other machine uses them."""
@@ -212,17 +203,17 @@ class LibvirtDriver(Driver):
 
         connection = self._connect()
         domain = state.find(connection, self._id)
-        sets = {str(self.config.get("ImageSet", ""))}
+        sets = {str(each.get("ImageSet", "")) for each in (self.config, self.config.get("PreviousImage", {}))}
         if domain is not None:
             with libvirts.doing("cannot read the machine's domain"):
                 sets.update(_SET.findall(domain.XMLDesc()))
-            _switch_off(domain)
+            state.switch_off(domain)
         pool = volumes.find_pool(connection, self._pool_name)
         if pool is not None:
             volumes.clear(
                 connection,
                 pool,
-                disk=volumes.disk_name(self.machine.name, self._id),
+                disk=self._disk_name,
                 sets=sets - {""},
                 machine_id=self._id,
             )
@@ -231,7 +222,7 @@ class LibvirtDriver(Driver):
         # Last: as long as it is there, others see who uses the image.
         domain = state.find(connection, self._id)
         if domain is not None:
-            _undefine(domain)
+            state.undefine(domain)
 
     def state(self) -> State:
         """What libvirt says of the domain."""
@@ -243,69 +234,7 @@ class LibvirtDriver(Driver):
         """The address that `configure` chose."""
         return self._place.endpoint
 
-    # -- what the configuration says -------------------------------------------------------------------------------
-
-    @property
-    def _uri(self) -> str:
-        return str(self.config.get("ConnectionURI") or options.DEFAULT_URI)
-
-    @property
-    def _id(self) -> str:
-        return str(self.config["MachineID"])
-
-    @property
-    def _pool_name(self) -> str:
-        return str(self.config.get("StoragePool") or options.DEFAULT_POOL)
-
-    @property
-    def _architecture(self) -> str:
-        return str(self.config.get("Arch") or "amd64")
-
-    @property
-    def _place(self) -> Place:
-        from pymachine_driver_libvirt import place  # noqa: PLC0415
-
-        return place.of(self.config)
-
-    def _connect(self) -> Connection:
-        """The host's name goes before the URI in the record: the user may have moved the host since."""
-        from pymachine_driver_libvirt import hosts  # noqa: PLC0415
-
-        host = str(self.config.get("Host") or "")
-        if host:
-            with suppress(hosts.HostsError):
-                self.config["ConnectionURI"] = hosts.resolve(host, self.machine.store)[1]
-        return libvirts.connect(self._uri)
-
-    def _default_pool_path(self) -> str:
-        """Where the pool may be made if it is missing; empty if it may not."""
-        from pymachine_driver_libvirt import hosts, volumes  # noqa: PLC0415
-
-        session = hosts.is_session(self._uri)
-        if self._pool_name != options.DEFAULT_POOL or (session and not hosts.is_local(self._uri)):
-            return ""
-        return volumes.default_pool_path(session=session)
-
     # -- parts -----------------------------------------------------------------------------------------------------
-
-    def _check_name(self, connection: Connection) -> None:
-        libvirt = libvirts.library()
-        try:
-            other = connection.lookupByName(self.machine.name)
-        except libvirt.libvirtError as error:
-            if libvirts.is_error(error, "NO_DOMAIN"):
-                return
-            raise libvirts.LibvirtError(f"cannot look for a domain of that name: {libvirts.message(error)}") from error
-        if other.UUIDString() == self._id:
-            return
-        from pymachine_driver_libvirt import patch  # noqa: PLC0415
-
-        description = patch.parse(other.XMLDesc()).findtext("description", "")
-        raise NameTakenError(
-            f"libvirt at {self._uri} has a domain called {self.machine.name} already, which is not this machine's",
-            details=description,
-            hint="Choose another name for the machine.",
-        )
 
     def _check_place(self, connection: Connection) -> None:
         from pymachine import loopback  # noqa: PLC0415
@@ -339,7 +268,7 @@ class LibvirtDriver(Driver):
         disk = volumes.make_disk(
             connection,
             pool,
-            volumes.disk_name(self.machine.name, self._id),
+            self._disk_name,
             size_mb=int(self.config.get("DiskSize", options.DEFAULT_DISK_MB)),
         )
         self._reserve(connection)
@@ -352,7 +281,7 @@ class LibvirtDriver(Driver):
 
         pool = volumes.ready_pool(connection, self._pool_name, make_at="", reporter=self.reporter)
         image = volumes.set_paths(pool, str(self.config.get("ImageSet", "")))
-        disk = volumes.path_of(pool, volumes.disk_name(self.machine.name, self._id))
+        disk = volumes.path_of(pool, self._disk_name)
         self._reserve(connection)
         accelerator = self._choose_accelerator(connection, image)
         if domain is None:
@@ -364,37 +293,6 @@ class LibvirtDriver(Driver):
             return
         self.config["AcceleratorInUse"] = accelerator
         self._define(connection, image, disk)
-
-    def _choose_accelerator(self, connection: Connection, image: ImageSet) -> str:
-        from pymachine_driver_libvirt import accelerator  # noqa: PLC0415
-
-        trial = accelerator.Trial(
-            connection=connection,
-            uri=self._uri,
-            architecture=self._architecture,
-            image=image,
-            digest=str(self.config.get("ImageDigest", "")),
-            store=self.machine.store,
-        )
-        return accelerator.choose(str(self.config.get("Accelerator", "auto")), trial, reporter=self.reporter)
-
-    def _reserve(self, connection: Connection) -> None:
-        from pymachine_driver_libvirt import network  # noqa: PLC0415
-
-        place = self._place
-        if not place.is_forwarded:
-            wanted = network.Reservation(str(self.config["MACAddress"]), place.address, self.machine.name)
-            network.reserve(connection, place.network, wanted)
-
-    def _define(self, connection: Connection, image: ImageSet, disk: str) -> None:
-        from pymachine_driver_libvirt import define  # noqa: PLC0415
-
-        xml = define.xml(self.machine, self.config, self._place, image, disk, uri=self._uri)
-        libvirt = libvirts.library()
-        with libvirts.doing("libvirt does not take the machine's domain"):
-            domain = connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
-            if self.config.get("Autostart"):
-                domain.setAutostart(1)
 
     def _boot(self, connection: Connection, request: BootRequest, *, resumed: bool = False) -> None:
         """Start the domain and give the guest its identity. Nothing is left running on failure."""
@@ -419,7 +317,7 @@ class LibvirtDriver(Driver):
         from pymachine.channel import GuestError  # noqa: PLC0415
         from pymachine_driver_libvirt import guest  # noqa: PLC0415
 
-        console = self.machine.directory / CONSOLE_LOG
+        console = self.console_log()
         try:
             with self.reporter.task("Waiting for the machine to start") as task:
                 guest.deliver(
@@ -460,28 +358,3 @@ class LibvirtDriver(Driver):
         except BaseException:
             self.kill()
             raise
-
-
-def _switch_off(domain: Domain) -> None:
-    libvirt = libvirts.library()
-    try:
-        domain.destroy()
-    except libvirt.libvirtError as error:
-        # Not running, or gone meanwhile.
-        if not libvirts.is_error(error, "OPERATION_INVALID", "NO_DOMAIN"):
-            raise libvirts.LibvirtError(f"cannot switch the machine off: {libvirts.message(error)}") from error
-
-
-def _undefine(domain: Domain) -> None:
-    libvirt = libvirts.library()
-    flags = (
-        libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-        | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-        | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-        | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
-    )
-    try:
-        domain.undefineFlags(flags)
-    except libvirt.libvirtError as error:
-        if not libvirts.is_error(error, "NO_DOMAIN"):
-            raise libvirts.LibvirtError(f"cannot undefine the machine's domain: {libvirts.message(error)}") from error

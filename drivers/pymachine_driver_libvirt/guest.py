@@ -75,15 +75,13 @@ def deliver(
 ) -> None:
     """Send the identity and wait until the guest says that it is up with it.
 
-    `resumed`: it goes on where it was, so that its engine is up and will not be spoken of.
+    `resumed`: it runs, or goes on where it was, so that its engine is up and will not be spoken of.
 
     Notes each stage in `task` and `timings`. Raises `GuestError` when the guest reports one or its domain ends, and
     `GuestTimeoutError` at the `deadline`.
     """
     libvirt = libvirts.library()
-    progress = Progress(channel.digest(tar))
-    if resumed:
-        progress.feed(b"STAGE ready 0\n")
+    progress = Progress(channel.digest(tar), stages=() if resumed else channel.ENGINE_STAGES)
     try:
         with libvirts.event_loop(), opened(connection) as port, opened(connection) as screen, console.open("ab") as log:
             with libvirts.doing("cannot open the machine's identity channel"):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pymachine.driver import Json, Option, OptionKind
+from pymachine.driver import Json, Option, OptionKind, Shape
 from pymachine.errors import UsageError
 
 DEFAULT_URI = "qemu:///system"
@@ -154,6 +154,25 @@ def cpu_count(asked: int, host: int) -> int:
         return min(host, MOST_CPUS)
     # More CPUs than the host has only wait for each other; the default must not ask for that.
     return min(asked, host) if asked == DEFAULT_CPUS else asked
+
+
+def reshape(config: Mapping[str, Json], shape: Shape) -> dict[str, int]:
+    """What of a machine's configuration changes with `shape`. Raises `UsageError` for what cannot be."""
+    changed: dict[str, int] = {}
+    if shape.cpus is not None:
+        if not 1 <= shape.cpus <= MOST_CPUS:
+            raise UsageError(f"{shape.cpus} CPUs cannot be had, expected 1 to {MOST_CPUS}")
+        changed["CPU"] = shape.cpus
+    if shape.memory_mib is not None:
+        if shape.memory_mib < LEAST_MEMORY_MIB:
+            raise UsageError(f"{shape.memory_mib} MB of memory are too few, expected at least {LEAST_MEMORY_MIB}")
+        changed["Memory"] = shape.memory_mib
+    if shape.disk_mb is not None:
+        now = int(config.get("DiskSize", DEFAULT_DISK_MB))
+        if shape.disk_mb < now:
+            raise UsageError(f"a disk of {now} MB cannot shrink to {shape.disk_mb} MB")
+        changed["DiskSize"] = shape.disk_mb
+    return changed
 
 
 def _cpus(value: Json) -> int:

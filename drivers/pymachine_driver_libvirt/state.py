@@ -40,3 +40,30 @@ def of(domain: Domain | None) -> State:
             return State.STOPPED
         raise libvirts.LibvirtError(f"cannot tell the machine's state: {libvirts.message(error)}") from error
     return known.get(state, State.ERROR)
+
+
+def switch_off(domain: Domain) -> None:
+    """End the domain at once; one that does not run is fine."""
+    libvirt = libvirts.library()
+    try:
+        domain.destroy()
+    except libvirt.libvirtError as error:
+        # Not running, or gone meanwhile.
+        if not libvirts.is_error(error, "OPERATION_INVALID", "NO_DOMAIN"):
+            raise libvirts.LibvirtError(f"cannot switch the machine off: {libvirts.message(error)}") from error
+
+
+def undefine(domain: Domain) -> None:
+    """Have libvirt forget the domain, with all that it keeps for it; one that is forgotten already is fine."""
+    libvirt = libvirts.library()
+    flags = (
+        libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+        | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+        | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+        | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+    )
+    try:
+        domain.undefineFlags(flags)
+    except libvirt.libvirtError as error:
+        if not libvirts.is_error(error, "NO_DOMAIN"):
+            raise libvirts.LibvirtError(f"cannot undefine the machine's domain: {libvirts.message(error)}") from error
