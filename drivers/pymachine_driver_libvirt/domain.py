@@ -158,14 +158,14 @@ def description(owner: Owner) -> str:
 
 
 def mark(owner: Owner) -> str:
-    """What programs read of it, as XML."""
-    return text_of(_mark(owner))
+    """What programs read of it, as XML for a call of libvirt's that adds the namespace."""
+    return text_of(_mark(owner, ""))
 
 
-def _mark(owner: Owner) -> Element:
-    element = Element(f"{{{NAMESPACE}}}machine")
+def _mark(owner: Owner, namespace: str = f"{{{NAMESPACE}}}") -> Element:
+    element = Element(f"{namespace}machine")
     for name, value in (("name", owner.name), ("store", owner.store), ("client", owner.client)):
-        SubElement(element, f"{{{NAMESPACE}}}{name}").text = value
+        SubElement(element, f"{namespace}{name}").text = value
     return element
 
 

@@ -5,6 +5,7 @@ What a user changed in the domain (`virsh edit`) is kept: only what is to be cha
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
@@ -66,16 +67,18 @@ class Upkeep(Base):
                 pool.storageVolLookupByName(self._disk_name).resize(changed["DiskSize"] * volumes.MEBIBYTE)
         self.config.update(changed)
 
-    def renamed(self, before: MachineRef) -> None:  # noqa: ARG002
+    def renamed(self, before: MachineRef) -> None:
         """Rename the domain; what says whose it is, and the name in the network, follow."""
         from pymachine_driver_libvirt import define, network  # noqa: PLC0415
 
         connection = self._connect()
         self._check_name(connection)
         domain = self._domain(connection)
-        with libvirts.doing("cannot rename the machine's domain"):
+        with ExitStack() as undo, libvirts.doing("cannot rename the machine's domain"):
             domain.rename(self.machine.name, 0)
+            undo.callback(domain.rename, before.name, 0)
             define.describe(domain, self.machine)
+            undo.pop_all()
         if not self._place.is_forwarded:
             network.release(connection, self._place.network, str(self.config["MACAddress"]))
             self._reserve(connection)
