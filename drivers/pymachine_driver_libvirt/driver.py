@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pymachine.driver import (
@@ -165,9 +165,12 @@ class LibvirtDriver(upkeep.Upkeep):
             with libvirts.doing("cannot resume the machine"):
                 domain.resume()
             return
-        if now not in {State.STOPPED, State.SAVED}:
+        if now is State.ERROR and domain is not None:
+            # Crashed, and kept for whoever wanted to look at it.
+            state.switch_off(domain)
+        elif now not in {State.STOPPED, State.SAVED}:
             raise DriverError(f"{self.machine.name} has a running domain already; it is {now.word}")
-        if now is State.STOPPED:
+        if now is not State.SAVED:
             self._prepare_start(connection, domain)
         self._boot(connection, request, resumed=now is State.SAVED)
 
@@ -217,6 +220,8 @@ class LibvirtDriver(upkeep.Upkeep):
                 sets=sets - {""},
                 machine_id=self._id,
             )
+        elif sets - {""}:
+            self.reporter.warn(f"Storage pool {self._pool_name} is gone: what the machine had in it cannot be removed.")
         if not self._place.is_forwarded:
             network.release(connection, self._place.network, str(self.config["MACAddress"]))
         # Last: as long as it is there, others see who uses the image.
@@ -237,7 +242,6 @@ class LibvirtDriver(upkeep.Upkeep):
     # -- parts -----------------------------------------------------------------------------------------------------
 
     def _check_place(self, connection: Connection) -> None:
-        from pymachine import loopback  # noqa: PLC0415
         from pymachine_driver_libvirt import hosts, network  # noqa: PLC0415
 
         place = self._place
@@ -248,8 +252,16 @@ class LibvirtDriver(upkeep.Upkeep):
                     f"Network {place.network} is not routed: unless this host reaches {place.address} in some other "
                     "way, use --libvirt-network user, or a network with <forward mode='route'/>."
                 )
-            return
-        for port in (place.docker_port, place.ssh_port) if hosts.is_local(self._uri) else ():
+        self._check_ports()
+
+    def _check_ports(self) -> None:
+        """In user networking on this host: nobody else may listen where QEMU is to."""
+        from pymachine import loopback  # noqa: PLC0415
+        from pymachine_driver_libvirt import hosts, network  # noqa: PLC0415
+
+        place = self._place
+        ports = (place.docker_port, place.ssh_port) if place.is_forwarded and hosts.is_local(self._uri) else ()
+        for port in ports:
             if not loopback.is_free(place.address, port):
                 raise network.NetworkError(
                     f"{place.address}:{port} is taken by another program",
@@ -279,6 +291,7 @@ class LibvirtDriver(upkeep.Upkeep):
         """Make good what was lost behind our back, and follow a change of what the host can do."""
         from pymachine_driver_libvirt import volumes  # noqa: PLC0415
 
+        self._check_ports()
         pool = volumes.ready_pool(connection, self._pool_name, make_at="", reporter=self.reporter)
         image = volumes.set_paths(pool, str(self.config.get("ImageSet", "")))
         disk = volumes.path_of(pool, self._disk_name)
@@ -295,7 +308,10 @@ class LibvirtDriver(upkeep.Upkeep):
         self._define(connection, image, disk)
 
     def _boot(self, connection: Connection, request: BootRequest, *, resumed: bool = False) -> None:
-        """Start the domain and give the guest its identity. Nothing is left running on failure."""
+        """Start the domain and give the guest its identity. Nothing is left running on failure.
+
+        `resumed`: it goes on where it was saved, and is left to that on failure, since its memory is nowhere else.
+        """
         from pymachine.wait import Deadline  # noqa: PLC0415
         from pymachine_driver_libvirt import state  # noqa: PLC0415
 
@@ -303,7 +319,7 @@ class LibvirtDriver(upkeep.Upkeep):
         if domain is None:
             raise DriverError(f"the domain of {self.machine.name} is gone from libvirt")
         deadline = Deadline(request.timeout)
-        with self._ended_on_failure():
+        with nullcontext() if resumed else self._ended_on_failure():
             began = time.monotonic()
             with libvirts.doing("cannot start the machine's domain"):
                 domain.create()

@@ -141,8 +141,9 @@ def reserve(connection: Connection, name: str, reservation: Reservation) -> None
                 f"{reservation.address} on network {name} is reserved for another machine meanwhile ({other.mac})",
                 hint="Run the same command again: it chooses another address.",
             )
-    if any(other.name == reservation.name for other in network.reservations):
-        # The name is only for lookups within the network; libvirt wants it unique.
+    names = {other.name for other in network.reservations}
+    if reservation.name in names or not reservation.name[:1].isalpha():
+        # The name is only for lookups within the network; libvirt wants it unique, and to begin with a letter.
         reservation = Reservation(reservation.mac, reservation.address)
     _update(connection, name, "ADD_LAST", reservation)
 
