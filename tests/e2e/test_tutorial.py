@@ -49,7 +49,7 @@ def nginx_image(host: Pymachine, tmp_path_factory: pytest.TempPathFactory) -> st
 def test_env_is_what_the_tutorial_shows(intro: Pymachine) -> None:
     lines = intro("env", "intro").stdout.splitlines()
     assert lines[0] == 'export DOCKER_TLS_VERIFY="1"'
-    assert re.fullmatch(r'export DOCKER_HOST="tcp://\d+\.\d+\.\d+\.\d+:2376"', lines[1])
+    assert re.fullmatch(r'export DOCKER_HOST="tcp://\d+\.\d+\.\d+\.\d+:\d+"', lines[1])
     assert lines[2] == f'export DOCKER_CERT_PATH="{intro.store}/machines/intro"'
     assert lines[3] == 'export DOCKER_MACHINE_NAME="intro"'
 

@@ -12,6 +12,8 @@ from support.libvirtd import SESSION, Daemon
 from support.registry import Registry
 from support.runner import Pymachine, cache_folder, private_store
 
+pytest.register_assert_rewrite("e2e.test_tutorial")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def daemon() -> Iterator[Daemon]:
