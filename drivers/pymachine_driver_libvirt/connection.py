@@ -139,14 +139,15 @@ def _open(uri: str, seconds: float) -> Connection:
     thread.start()
     thread.join(seconds)
     if not outcome:
-        raise ConnectError(f"no answer from libvirt at {uri} within {seconds:g} seconds", hint=_hint(uri, ""))
+        raise ConnectError(f"no answer from libvirt at {uri} within {seconds:g} seconds", hint=hint(uri, ""))
     if isinstance(outcome[0], libvirt.libvirtError):
         said = message(outcome[0])
-        raise ConnectError(f"cannot connect to libvirt at {uri}: {said}", hint=_hint(uri, said)) from outcome[0]
+        raise ConnectError(f"cannot connect to libvirt at {uri}: {said}", hint=hint(uri, said)) from outcome[0]
     return outcome[0]
 
 
-def _hint(uri: str, said: str) -> str:
+def hint(uri: str, said: str) -> str:
+    """What to do about a connection that libvirt refused with the words `said`."""
     if not hosts.is_local(uri):
         return f"See whether the host is up and lets you in: virsh -c '{uri}' version"
     if "polkit" in said.lower() or "authentication" in said.lower() or "Permission denied" in said:

@@ -156,3 +156,25 @@ def test_without_the_library_health_says_how_to_get_it(monkeypatch: pytest.Monke
     assert not health.usable
     assert "cannot be loaded" in health.problem
     assert "pip install 'pymachine[libvirt]'" in health.fix
+
+
+@pytest.mark.parametrize(
+    ("uri", "said", "hint"),
+    [
+        (
+            "qemu:///system",
+            "Failed to connect socket to '/run/x': No such file or directory",
+            "systemctl start libvirtd",
+        ),
+        ("qemu:///system", "Failed to connect socket to '/run/x': Permission denied", "usermod -aG libvirt"),
+        ("qemu:///system", "authentication unavailable: no polkit agent available", "usermod -aG libvirt"),
+        ("qemu:///session", "Cannot recv data", "virsh -c 'qemu:///session' version"),
+        (
+            "qemu+ssh://attic/system",
+            "ssh: connect to host attic port 22: No route",
+            "virsh -c 'qemu+ssh://attic/system'",
+        ),
+    ],
+)
+def test_what_cannot_be_connected_to_comes_with_what_to_do(uri: str, said: str, hint: str) -> None:
+    assert hint in connection.hint(uri, said)
