@@ -14,7 +14,7 @@ test: ## Run all tests, in real virtual machines too
 
 test-libvirt: ## Run the tests of the driver libvirt alone
 	@scripts/setup --tests
-	@scripts/test -e libvirt,libvirt-tutorials
+	@scripts/test -e libvirt,libvirt-more
 
 install: ## Make .venv/bin/pymachine, and nothing else
 	@scripts/setup --python

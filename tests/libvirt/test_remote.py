@@ -8,41 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from pymachine.driver import BootRequest, Driver
-from pymachine.testing import LiveDriverContract
+from pymachine.testing import defaults, reference
 from pymachine_driver_libvirt import Driver as LibvirtDriver
-from support import boot, libvirtd
+from support import libvirtd
 from support.libvirtd import HERE, OtherHost, virsh
 from support.runner import Pymachine, private_store
 
 pytestmark = pytest.mark.timeout(900)
-SERVE = "busybox httpd -f -p 8080 -h /etc"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def removed() -> Iterator[None]:
-    yield
-    live = getattr(TestLiveRemote, "live", None)
-    if live is not None:
-        live.remove()
-
-
-class TestLiveRemote(LiveDriverContract):
-    driver = LibvirtDriver
-
-    @pytest.fixture(autouse=True)
-    def elsewhere(self, other_host: OtherHost) -> None:
-        type(self).changed = {"libvirt_uri": other_host.uri}
-
-    def boot_request(self, driver: Driver) -> BootRequest:
-        return boot.request(driver)
-
-    def check_running(self) -> None:
-        """The other host's network is not routed, so that the machine has ports on that host's address."""
-        endpoint = self.live.endpoint()
-        assert endpoint.address == libvirtd.THERE
-        assert endpoint.docker_port != endpoint.ssh_port
-        assert self.live.location() == libvirtd.THERE  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +49,6 @@ def test_engine_ssh_and_published_ports_of_a_machine_elsewhere(attic: Pymachine,
 
 def test_a_routed_network_gives_an_address_of_its_own(attic: Pymachine, other_host: OtherHost) -> None:
     """As far as `create` decides; that such an address works is the other suites' business."""
-    from pymachine.testing import defaults, reference
-
     define = "net-define /dev/stdin"
     virsh(*define.split(), uri=other_host.uri, stdin=libvirtd.network_xml("routed", number=77, mode="route"))
     virsh("net-start", "routed", uri=other_host.uri)

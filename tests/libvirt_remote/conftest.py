@@ -9,14 +9,15 @@ import pytest
 from support import libvirtd
 from support.libvirtd import HERE
 from support.registry import Registry
-from support.runner import Pymachine, private_store
+from support.runner import Pymachine, cache_folder, private_store
 
 pytest.register_assert_rewrite("e2e.test_tutorial")
 
 
 @pytest.fixture(scope="session")
 def attic() -> Iterator[libvirtd.OtherHost]:
-    with libvirtd.other_host() as host:
+    with libvirtd.other_host() as host, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYMACHINE_CACHE", str(cache_folder()))
         yield host
 
 
