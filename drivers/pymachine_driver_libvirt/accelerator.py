@@ -31,7 +31,9 @@ TRIAL_SECONDS = 5.0
 _MEMO = "libvirt-accelerators.json"
 _MEMORY_MIB = 256
 _DAY = 24 * 3600.0
-# The kernel runs a program that ends at once, then has no more to run, and resets: proof of it all in a second.
+# The kernel runs a program that ends at once, then has no more to run, and says so: proof of it all in a second. It
+# resets much later, since what a console says at a domain's end can get lost on its way.
+_PANIC_SECONDS = 60
 _TRIAL_INIT = "/bin/busybox"
 _PROOF = b"Attempted to kill init"
 _FIELDS = frozenset({"at", "works"})
@@ -110,7 +112,7 @@ def _trial_xml(trial: Trial, accelerator: str) -> str:
     hardware = domains.Hardware(
         architecture=trial.architecture, accelerator=accelerator, cpus=1, memory_mib=_MEMORY_MIB
     )
-    append = f"console={domains.console(trial.architecture)} quiet panic=-1 rdinit={_TRIAL_INIT} -- true"
+    append = f"console={domains.console(trial.architecture)} quiet panic={_PANIC_SECONDS} rdinit={_TRIAL_INIT} -- true"
     boot = domains.Boot(kernel=trial.image.kernel, initrd=trial.image.initrd, command_line=append)
     machine_id = uuid.uuid4()
     return domains.trial(hardware, boot, name=f"pymachine-trial-{machine_id.hex[:8]}", machine_id=str(machine_id))

@@ -20,6 +20,7 @@ Domain: TypeAlias = Any
 # A host that is off lets SSH wait for two minutes.
 CONNECT_SECONDS = 20.0
 _PULSE_MILLISECONDS = 200
+_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT = 5, 4
 # "/var/run/libvirt/libvirt-sock": what the daemon's absence looks like.
 _NO_DAEMON = ("Failed to connect socket", "No such file or directory")
 
@@ -99,16 +100,14 @@ class _Pool:
                 connection = self._open[uri] = _open(uri, seconds)
             return connection
 
-    def close(self) -> None:
-        """Let go of all, while libvirt's library is still whole."""
-        libvirt = library()
-        while self._open:
-            with contextlib.suppress(libvirt.libvirtError):
-                self._open.popitem()[1].close()
+    def forget(self) -> None:
+        """At the end of the process: closing would wait for an answer, of a host that may be off by now."""
+        for connection in self._open.values():
+            connection._o = None  # noqa: SLF001 (what its destructor would close; sockets end with the process)
 
 
 _pool = _Pool()
-atexit.register(_pool.close)
+atexit.register(_pool.forget)
 
 
 def connect(uri: str, *, timeout: float = CONNECT_SECONDS) -> Connection:
@@ -118,8 +117,9 @@ def connect(uri: str, *, timeout: float = CONNECT_SECONDS) -> Connection:
 
 
 def _alive(connection: Connection) -> bool:
+    """By asking: ``isAlive`` knows nothing of a daemon that was restarted while no events were waited for."""
     try:
-        return bool(connection.isAlive())
+        return bool(connection.getLibVersion())
     except library().libvirtError:
         return False
 
@@ -143,6 +143,9 @@ def _open(uri: str, seconds: float) -> Connection:
     if isinstance(outcome[0], libvirt.libvirtError):
         said = message(outcome[0])
         raise ConnectError(f"cannot connect to libvirt at {uri}: {said}", hint=hint(uri, said)) from outcome[0]
+    if not hosts.is_local(uri):
+        # A network that is gone is noticed, instead of waited for.
+        outcome[0].setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
     return outcome[0]
 
 
