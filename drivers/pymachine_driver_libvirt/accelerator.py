@@ -23,7 +23,7 @@ from pymachine.errors import DriverError
 from pymachine.progress import Reporter
 from pymachine.wait import Deadline
 from pymachine_driver_libvirt import connection as libvirts, domain as domains, guest, hosts, patch
-from pymachine_driver_libvirt.connection import Connection
+from pymachine_driver_libvirt.connection import Bell, Connection
 from pymachine_driver_libvirt.volumes import ImageSet
 
 # Software emulation needs about three seconds for it on an idle host; an accelerator that needs longer is none.
@@ -90,11 +90,13 @@ def boots(trial: Trial, accelerator: str, *, seconds: float = TRIAL_SECONDS) -> 
         log.debug("trial of %s: %s", accelerator, libvirts.message(error))
         return False
     try:
-        with libvirts.event_loop(), guest.opened(trial.connection) as console:
+        bell = Bell()
+        with guest.opened(trial.connection, bell) as console:
             domain.openConsole(None, console.raw)
+            console.listen()
             domain.resume()
             deadline = Deadline(seconds)
-            while _PROOF not in proof and libvirts.turn(deadline):
+            while _PROOF not in proof and bell.wait(deadline):
                 while data := console.read():
                     proof += data
                 if data == b"":

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-from pymachine.errors import DriverError, TimeoutExpiredError
+from pymachine.errors import DriverError
 from pymachine.wait import Deadline
 from pymachine_driver_libvirt import hosts
 
@@ -19,7 +19,7 @@ Domain: TypeAlias = Any
 
 # A host that is off lets SSH wait for two minutes.
 CONNECT_SECONDS = 20.0
-_PULSE_MILLISECONDS = 200
+_PULSE_SECONDS = 0.2
 _KEEPALIVE_SECONDS, _KEEPALIVE_COUNT = 5, 4
 # "/var/run/libvirt/libvirt-sock": what the daemon's absence looks like.
 _NO_DAEMON = ("Failed to connect socket", "No such file or directory")
@@ -56,9 +56,15 @@ def library() -> Any:
         ) from error
     # Otherwise each error is written to stderr too.
     libvirt.registerErrorHandler(lambda context, error: None, None)  # noqa: ARG005
-    # Before the first connection, or it has no events.
+    # Before the first connection, or it has no events; and all the time, or nobody notices a network that is gone.
     libvirt.virEventRegisterDefaultImpl()
+    threading.Thread(target=_run_events, args=(libvirt,), daemon=True).start()
     return libvirt
+
+
+def _run_events(libvirt: Any) -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
 
 
 @contextlib.contextmanager
@@ -163,26 +169,18 @@ def hint(uri: str, said: str) -> str:
     )
 
 
-@contextlib.contextmanager
-def event_loop() -> Iterator[None]:
-    """Within the block `turn` may be called; it returns now and then even if nothing happens."""
-    libvirt = library()
-    timer = libvirt.virEventAddTimeout(_PULSE_MILLISECONDS, lambda timer, opaque: None, None)  # noqa: ARG005
-    try:
-        yield
-    finally:
-        libvirt.virEventRemoveTimeout(timer)
+class Bell:
+    """Rung by libvirt's events, for one who waits for some of them."""
 
+    def __init__(self) -> None:
+        self._rung = threading.Event()
 
-def turn(deadline: Deadline) -> bool:
-    """Let libvirt's events happen for a moment; False once the deadline has come."""
-    if deadline.expired:
-        return False
-    library().virEventRunDefaultImpl()
-    return True
+    def ring(self) -> None:
+        """Something may have happened."""
+        self._rung.set()
 
-
-def check_deadline(deadline: Deadline, what: str) -> None:
-    """Raise `TimeoutExpiredError` if the deadline has come."""
-    if deadline.expired:
-        raise TimeoutExpiredError(f"{what}: not within {deadline.seconds:g} seconds")
+    def wait(self, deadline: Deadline) -> bool:
+        """Wait until it is rung, or for a moment; False once the deadline has come."""
+        self._rung.wait(deadline.remaining(at_most=_PULSE_SECONDS))
+        self._rung.clear()
+        return not deadline.expired

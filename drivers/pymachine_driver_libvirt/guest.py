@@ -17,7 +17,7 @@ from pymachine.channel import GuestError, GuestTimeoutError, Progress
 from pymachine.progress import Task
 from pymachine.wait import Deadline
 from pymachine_driver_libvirt import connection as libvirts
-from pymachine_driver_libvirt.connection import Connection, Domain
+from pymachine_driver_libvirt.connection import Bell, Connection, Domain
 
 _CHUNK = 65536
 # What a stream answers when it would have to wait.
@@ -27,15 +27,25 @@ _PRESS_SECONDS = 15.0
 
 
 class Stream:
-    """A stream of libvirt's that never waits; use it within `connection.event_loop`."""
+    """A stream of libvirt's that never waits."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, bell: Bell) -> None:
+        """`bell` is rung when there is something to read, once `listen` was called."""
         self._stream = connection.newStream(libvirts.library().VIR_STREAM_NONBLOCK)
+        self._bell = bell
+        self._listening = False
 
     @property
     def raw(self) -> Any:
         """libvirt's object, to be connected to something."""
         return self._stream
+
+    def listen(self) -> None:
+        """Have the bell rung from now on; the stream must be connected to something."""
+        libvirt = libvirts.library()
+        events = libvirt.VIR_STREAM_EVENT_READABLE | libvirt.VIR_STREAM_EVENT_ERROR | libvirt.VIR_STREAM_EVENT_HANGUP
+        self._stream.eventAddCallback(events, lambda stream, events, opaque: self._bell.ring(), None)  # noqa: ARG005
+        self._listening = True
 
     def read(self) -> bytes | None:
         """What has come, None if nothing has, and empty at the end."""
@@ -49,13 +59,16 @@ class Stream:
     def close(self) -> None:
         """End the stream, whatever state it is in."""
         with contextlib.suppress(libvirts.library().libvirtError):
+            if self._listening:
+                self._listening = False
+                self._stream.eventRemoveCallback()
             self._stream.abort()
 
 
 @contextlib.contextmanager
-def opened(connection: Connection) -> Iterator[Stream]:
+def opened(connection: Connection, bell: Bell) -> Iterator[Stream]:
     """A stream that is closed afterwards."""
-    stream = Stream(connection)
+    stream = Stream(connection, bell)
     try:
         yield stream
     finally:
@@ -81,27 +94,26 @@ def deliver(
     `GuestTimeoutError` at the `deadline`.
     """
     libvirt = libvirts.library()
+    bell = Bell()
     progress = Progress(channel.digest(tar), stages=() if resumed else channel.ENGINE_STAGES)
     try:
-        with libvirts.event_loop(), opened(connection) as port, opened(connection) as screen, console.open("ab") as log:
+        with opened(connection, bell) as port, opened(connection, bell) as screen, console.open("ab") as log:
             with libvirts.doing("cannot open the machine's identity channel"):
                 domain.openChannel(channel.PORT, port.raw, libvirt.VIR_DOMAIN_CHANNEL_FORCE)
                 domain.openConsole(None, screen.raw, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
-            _exchange(port, screen, log, progress, channel.message(tar, now=time.time()), deadline, task)
+                port.listen()
+                screen.listen()
+            _exchange(port, _Log(screen, log), bell, progress, channel.message(tar, now=time.time()), deadline, task)
     finally:
         timings.update(progress.durations())
 
 
 def _exchange(
-    port: Stream, screen: Stream, log: BinaryIO, progress: Progress, outgoing: bytes, deadline: Deadline, task: Task
+    port: Stream, log: _Log, bell: Bell, progress: Progress, outgoing: bytes, deadline: Deadline, task: Task
 ) -> None:
     unsent = memoryview(outgoing)
-    listening = True
     while not progress.is_up:
-        if not libvirts.turn(deadline):
-            raise GuestTimeoutError(channel.too_late(progress, deadline))
-        if listening:
-            listening = _log(screen, log)
+        log.follow()
         try:
             if unsent:
                 unsent = unsent[port.write(unsent) :]
@@ -112,29 +124,45 @@ def _exchange(
                 task.note(f"({progress.last_stage})")
         except libvirts.library().libvirtError as error:
             raise GuestError(channel.ended(progress), details=libvirts.message(error)) from error
+        if not progress.is_up and not bell.wait(deadline):
+            raise GuestTimeoutError(channel.too_late(progress, deadline))
 
 
-def _log(screen: Stream, log: BinaryIO) -> bool:
-    """Write down what the console said; False once it says no more (`virsh console --force` takes it over)."""
-    try:
-        while data := screen.read():
-            log.write(data)
-            log.flush()
-    except libvirts.library().libvirtError:
-        return False
-    return data is None
+class _Log:
+    """Writes down what the console says, for as long as it does (`virsh console --force` takes it over)."""
+
+    def __init__(self, screen: Stream, file: BinaryIO) -> None:
+        self._screen: Stream | None = screen
+        self._file = file
+
+    def follow(self) -> None:
+        """Write what has come."""
+        if self._screen is None:
+            return
+        try:
+            while data := self._screen.read():
+                self._file.write(data)
+                self._file.flush()
+        except libvirts.library().libvirtError:
+            data = b""
+        if data is not None:
+            # It would ring for its end again and again.
+            self._screen.close()
+            self._screen = None
 
 
 def power_down(connection: Connection, domain: Domain, deadline: Deadline) -> bool:
     """Press the power button and wait for the domain's end; whether it came before the deadline."""
     libvirt = libvirts.library()
+    bell = Bell()
     ended: list[int] = []
 
     def happened(connection: Any, domain: Any, event: int, detail: int, opaque: Any) -> None:  # noqa: ARG001
         if event in {libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_CRASHED}:
             ended.append(event)
+            bell.ring()
 
-    with libvirts.event_loop(), libvirts.doing("cannot shut the machine down"):
+    with libvirts.doing("cannot shut the machine down"):
         watch = connection.domainEventRegisterAny(domain, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, happened, None)
         try:
             again = 0.0
@@ -143,11 +171,11 @@ def power_down(connection: Connection, domain: Domain, deadline: Deadline) -> bo
                 if time.monotonic() >= again and domain.isActive():
                     domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
                     again = time.monotonic() + _PRESS_SECONDS
-                if not libvirts.turn(deadline):
-                    return False
+                if not bell.wait(deadline):
+                    break
         finally:
             connection.domainEventDeregisterAny(watch)
-    return True
+    return bool(ended)
 
 
 def tail(path: Path) -> str:

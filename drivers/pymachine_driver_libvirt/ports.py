@@ -13,7 +13,6 @@ import selectors
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -154,7 +153,6 @@ class Watched:
 
 def watch(folder: Path, *, watched: Watched, target: Target, listen: str, say: Callable[[str], None]) -> None:
     """Follow the machine in `folder` until its domain ends, or the folder is gone."""
-    threading.Thread(target=_run_events, daemon=True).start()
     forwards = Forwards(watched.monitor, netdev=NETDEV, address=listen, say=say)
     pause, connected = _FIRST_PAUSE, False
     while folder.is_dir():
@@ -243,13 +241,6 @@ def _take(handle: int) -> None:
             time.sleep(0.2)
         else:
             return
-
-
-def _run_events() -> None:
-    libvirt = libvirts.library()
-    with libvirts.event_loop():
-        while True:
-            libvirt.virEventRunDefaultImpl()
 
 
 def _log(text: str) -> None:
