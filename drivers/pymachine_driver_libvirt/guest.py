@@ -16,7 +16,7 @@ from pymachine import channel
 from pymachine.channel import GuestError, GuestTimeoutError, Progress
 from pymachine.progress import Task
 from pymachine.wait import Deadline
-from pymachine_driver_libvirt import connection as libvirts
+from pymachine_driver_libvirt import connection as libvirts, state
 from pymachine_driver_libvirt.connection import Bell, Connection, Domain
 
 _CHUNK = 65536
@@ -112,7 +112,7 @@ def _exchange(
     port: Stream, log: _Log, bell: Bell, progress: Progress, outgoing: bytes, deadline: Deadline, task: Task
 ) -> None:
     unsent = memoryview(outgoing)
-    while not progress.is_up:
+    while True:
         log.follow()
         try:
             if unsent:
@@ -124,7 +124,9 @@ def _exchange(
                 task.note(f"({progress.last_stage})")
         except libvirts.library().libvirtError as error:
             raise GuestError(channel.ended(progress), details=libvirts.message(error)) from error
-        if not progress.is_up and not bell.wait(deadline):
+        if progress.is_up:
+            return
+        if not bell.wait(deadline):
             raise GuestTimeoutError(channel.too_late(progress, deadline))
 
 
@@ -168,14 +170,16 @@ def power_down(connection: Connection, domain: Domain, deadline: Deadline) -> bo
             again = 0.0
             while not ended:
                 # A guest that is still booting does not see the first press.
-                if time.monotonic() >= again and domain.isActive():
+                if time.monotonic() >= again:
+                    if not state.is_active(domain):
+                        return True
                     domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
                     again = time.monotonic() + _PRESS_SECONDS
                 if not bell.wait(deadline):
                     break
         finally:
             connection.domainEventDeregisterAny(watch)
-    return bool(ended)
+    return len(ended) > 0
 
 
 def tail(path: Path) -> str:

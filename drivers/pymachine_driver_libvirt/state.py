@@ -42,6 +42,16 @@ def of(domain: Domain | None) -> State:
     return known.get(state, State.ERROR)
 
 
+def is_active(domain: Domain) -> bool:
+    """Whether the domain runs, paused or not; one that libvirt forgot at its end does not. Raises libvirt's errors."""
+    try:
+        return bool(domain.isActive())
+    except libvirts.library().libvirtError as error:
+        if libvirts.is_error(error, "NO_DOMAIN"):
+            return False
+        raise
+
+
 def switch_off(domain: Domain) -> None:
     """End the domain at once; one that does not run is fine."""
     libvirt = libvirts.library()
