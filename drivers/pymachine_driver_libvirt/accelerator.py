@@ -34,7 +34,7 @@ _DAY = 24 * 3600.0
 # The kernel runs a program that ends at once, then has no more to run, and says so: proof of it all in a second. It
 # resets much later, since what a console says at a domain's end can get lost on its way.
 _PANIC_SECONDS = 60
-_TRIAL_INIT = "/bin/busybox"
+_TRIAL_INIT = "/usr/bin/busybox"
 _PROOF = b"Attempted to kill init"
 _FIELDS = frozenset({"at", "works"})
 
