@@ -16,6 +16,8 @@ def test_a_container_with_a_published_port_and_a_restart(intro: Pymachine) -> No
     assert intro("env", "intro").stdout == before
     intro.shell(f"docker start {container}")
     assert page(intro, container) == "it works\n"
+    # The tutorial, where it follows, has the machine to itself.
+    intro.shell(f"docker rm -f {container}")
 
 
 def page(intro: Pymachine, container: str) -> str:
