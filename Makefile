@@ -1,5 +1,5 @@
 # One line a target; the work is in scripts/ and tox.ini.
-.PHONY: help intro test test-generic test-virtualbox test-virtualbox-nested install lint types docs bench clean
+.PHONY: help intro test test-generic test-libvirt test-virtualbox test-virtualbox-nested install lint types docs bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' $(MAKEFILE_LIST)
@@ -24,6 +24,10 @@ test-virtualbox-nested: ## Run machines in VirtualBox in QEMU: half an hour, not
 	@scripts/setup --tests
 	@scripts/virtualbox-chroot nested
 	@scripts/test -e virtualbox-nested
+
+test-libvirt: ## Run the tests of the driver libvirt alone
+	@scripts/setup --tests
+	@scripts/test -e libvirt,libvirt-more
 
 install: ## Make .venv/bin/pymachine, and nothing else
 	@scripts/setup --python

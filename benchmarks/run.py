@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 import clones
+import libvirts
 import single
 from bench import PROGRAM, Bench
 
@@ -24,6 +25,7 @@ TABLE = re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- end -->)", re.DOTALL)
 MACHINES = ("bench", "clone", "warm", "booted", "resumed")
 STEPS = {
     "single": (single.image, single.create, single.memory, single.commands, single.lifecycle),
+    "libvirt": (libvirts.create,),
     "clones": (clones.template, clones.warm, clones.run, clones.at_once, clones.memory, clones.later),
 }
 

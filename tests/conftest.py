@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support import images, packages, registry as registries
-from support.registry import HOST_FROM_GUEST, Registry
+from support.registry import USER_NETWORK_HOST, Registry
 from support.runner import Pymachine, cache_folder, private_store
 
 ALPINE_TAGS = {"2.6": ["2.6"], "2.7": ["2.7"], "3.1": ["3.1"], "3.2": ["3.2", "latest"]}
@@ -23,7 +23,13 @@ def pymachine() -> Iterator[Pymachine]:
 
 
 @pytest.fixture(scope="session")
-def package_server() -> Iterator[str]:
+def host_from_guest() -> str:
+    """How machines reach this host: for the default driver, the loopback as QEMU's user network has it."""
+    return USER_NETWORK_HOST
+
+
+@pytest.fixture(scope="session")
+def package_server(host_from_guest: str) -> Iterator[str]:
     """What `apk` in the tests' images installs from: its URL in a machine."""
     folder = cache_folder() / "container-packages"
     folder.mkdir(parents=True, exist_ok=True)
@@ -31,14 +37,17 @@ def package_server() -> Iterator[str]:
     for name in names:
         packages.archive(name, folder)
     (folder / "INDEX").write_text("".join(f"{name}\n" for name in names))
-    with packages.serving(folder) as port:
-        yield f"http://{HOST_FROM_GUEST}:{port}"
+    with packages.serving(folder, host_from_guest) as port:
+        yield f"http://{host_from_guest}:{port}"
 
 
 @pytest.fixture(scope="session")
-def registry(package_server: str) -> Iterator[Registry]:
+def registry(package_server: str, host_from_guest: str) -> Iterator[Registry]:
     """A registry on loopback with library/alpine in it, as a mirror for machines."""
-    with tempfile.TemporaryDirectory(prefix="pm-registry-") as folder, registries.running(Path(folder)) as running:
+    with (
+        tempfile.TemporaryDirectory(prefix="pm-registry-") as folder,
+        registries.running(Path(folder), host_from_guest) as running,
+    ):
         for version, tags in ALPINE_TAGS.items():
             layer = images.alpine_like(version, packages=package_server)
             running.push("library/alpine", tags, layer, images.config())

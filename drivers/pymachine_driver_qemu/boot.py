@@ -7,6 +7,7 @@ from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from pymachine.channel import GuestError
 from pymachine.driver import BootRequest, Endpoint
 from pymachine.progress import Reporter
 from pymachine.wait import Deadline
@@ -39,7 +40,7 @@ def launch(
 def deliver(
     sockets: Path, folder: Path, endpoint: Endpoint, request: BootRequest, *, deadline: Deadline, reporter: Reporter
 ) -> None:
-    """Give a guest that boots its identity, and wait until it is up with it. Raises `identity.GuestError`."""
+    """Give a guest that boots its identity, and wait until it is up with it. Raises `GuestError`."""
     with channel(sockets, folder) as port, reporter.task("Waiting for the machine to start") as task:
         tar = request.identity(endpoint)
         port.deliver(tar, deadline=deadline, task=task, timings=request.timings)
@@ -51,7 +52,7 @@ def channel(sockets: Path, folder: Path) -> Iterator[identity.Channel]:
     port = identity.Channel(sockets / runtime.IDENTITY)
     try:
         yield port
-    except identity.GuestError as error:
+    except GuestError as error:
         error.details = error.details or process.last_words(folder)
         error.hint = error.hint or f"The whole console is in {folder / process.CONSOLE_LOG}"
         raise

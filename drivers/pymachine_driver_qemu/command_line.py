@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pymachine import channel
 from pymachine_driver_qemu import runtime
 from pymachine_driver_qemu.address import Place
 
-# Where the guest looks for its identity: /dev/virtio-ports/org.pymachine.identity.
-IDENTITY_PORT = "org.pymachine.identity"
 NETDEV = "net"
 MEMORY = "ram"
 GUEST_DOCKER_PORT = 2376
@@ -184,7 +183,7 @@ def _channels(line: MachineLine) -> Sequence[str]:
         *("-serial", "chardev:console"),
         *("-chardev", f"socket,id=identity,path={identity},server=on,wait=off"),
         *("-device", "virtio-serial-pci"),
-        *("-device", f"virtserialport,chardev=identity,name={IDENTITY_PORT}"),
+        *("-device", f"virtserialport,chardev=identity,name={channel.PORT}"),
     ]
 
 

@@ -120,6 +120,7 @@ class Copies(QemuMachine):
     def sync(self) -> None:
         """Have the guest write out what it holds in memory; one that does not say that it did so is told of."""
         from pymachine import wait  # noqa: PLC0415
+        from pymachine.channel import GuestError  # noqa: PLC0415
         from pymachine_driver_qemu import identity  # noqa: PLC0415
 
         sockets = self._alive()
@@ -128,7 +129,7 @@ class Copies(QemuMachine):
         port = identity.Channel(sockets / runtime.IDENTITY)
         try:
             port.sync(deadline=wait.Deadline(SYNC_SECONDS))
-        except identity.GuestError as error:
+        except GuestError as error:
             self.reporter.warn(f"The guest did not write out its disk ({error.brief}): it is as after a power cut.")
         finally:
             port.close()

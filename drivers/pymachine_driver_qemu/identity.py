@@ -1,140 +1,33 @@
 """The host's end of the identity channel: a virtio-serial port whose other side is a Unix socket of QEMU.
 
-To the guest: ``IDENTITY 1 <bytes> <sha256> <unix time>`` and the tar; ``SEED`` with the same instead, to a guest that
-is to be a template; and to a template that was resumed the words of its shell by which it becomes a machine. From the
-guest, a line each: ``STAGE <name> <seconds since power-on>``, ``OK <sha256>``, ``ERROR <text>``. QEMU keeps what is
-sent until the guest reads.
+What goes over it is in `pymachine.channel`. QEMU keeps what is sent until the guest reads.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import re
 import selectors
-import shlex
-import tarfile
 import time
-from collections.abc import Callable, Collection, MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
-from pymachine.errors import DriverError
+from pymachine.channel import (
+    SETTLED_STAGES,
+    SSH_STAGES,
+    GuestError,
+    GuestTimeoutError,
+    Progress,
+    digest,
+    ended,
+    life,
+    message,
+    too_late,
+)
 from pymachine.progress import Silent, Task
 from pymachine.wait import Deadline
 from pymachine_driver_qemu import qmp
 
-VERSION = 1
 _CONNECT_SECONDS = 5.0
 _CHUNK = 65536
-_LONGEST_LINE = 4096
-# The guest's engine answers once one of these was said; OK alone is about the identity.
-ENGINE_STAGES = frozenset({"engine", "ready"})
-SSH_STAGES = frozenset({"ssh"})
-# Nothing moves any more in a guest with a seed.
-SETTLED_STAGES = frozenset({"settled"})
-# What a clone need not be told if its template knows it already; the last one tells whether the engine has to restart.
-_ENGINE_MEMBERS = ("daemon.json", "engine.env", "engine.args", "engine.restart")
-
-
-class GuestError(DriverError):
-    """The guest did not come up, or did not take its identity."""
-
-    code = "qemu-guest"
-
-
-class GuestTimeoutError(GuestError):
-    """The guest did not come up in time."""
-
-    code = "qemu-guest-timeout"
-
-
-def message(tar: bytes, *, now: float, word: str = "IDENTITY") -> bytes:
-    """What is sent for an identity, or (`word` SEED) for what a template has; `now` is in seconds since 1970."""
-    return f"{word} {VERSION} {len(tar)} {digest(tar)} {int(now)}\n".encode() + tar
-
-
-def life(tar: bytes, *, seed: bytes, now: float) -> bytes:
-    """What is sent to a template that was made with `seed`, so that it becomes the machine whose identity is `tar`.
-
-    See ``await_life`` in the guest's ``channel``. Raises `GuestError` for an identity that words cannot tell.
-    """
-    members, common = _members(tar), _members(seed)
-    engine = {name: members.get(name) for name in _ENGINE_MEMBERS}
-    if engine == {name: common.get(name) for name in _ENGINE_MEMBERS}:
-        change = "same"
-    else:
-        change = "reload" if members.get("engine.restart") == common.get("engine.restart") else "restart"
-    try:
-        words = [f"put {name} {shlex.quote(content.decode())}" for name, content in members.items()]
-        name = shlex.quote(members["hostname"].decode().strip())
-    except (UnicodeDecodeError, KeyError) as error:
-        raise GuestError("the identity is not text, or has no hostname") from error
-    return "\n".join([*words, f"become {name} {int(now)} {digest(tar)} {change}", ""]).encode()
-
-
-def _members(tar: bytes) -> dict[str, bytes]:
-    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
-        return {entry.name: file.read() for entry in archive if (file := archive.extractfile(entry))}
-
-
-def digest(tar: bytes) -> str:
-    """What the guest's OK must name."""
-    return hashlib.sha256(tar).hexdigest()
-
-
-class Progress:
-    """What the guest has said so far; pure, so that it can be tested without one."""
-
-    def __init__(self, expected: str, *, stages: Collection[str] = ENGINE_STAGES) -> None:
-        """`expected` is the identity's digest; one of `stages`, if there are any, is awaited beside it."""
-        self.stages: dict[str, float] = {}
-        """Seconds since power-on at which each stage was reached, in the order in which the guest told."""
-        self._expected = expected
-        self._awaited = frozenset(stages)
-        self._applied = False
-        self._buffer = b""
-
-    def await_one_of(self, stages: Collection[str]) -> None:
-        """Await another stage than before."""
-        self._awaited = frozenset(stages)
-
-    @property
-    def is_up(self) -> bool:
-        """Whether the identity is in place, and an awaited stage was reached."""
-        return self._applied and (not self._awaited or bool(self._awaited & self.stages.keys()))
-
-    @property
-    def last_stage(self) -> str:
-        """The stage that was reached last; empty before the first."""
-        return next(reversed(self.stages), "")
-
-    def feed(self, data: bytes) -> None:
-        """Take what the guest sent, in whatever pieces. Raises `GuestError` when it reports one."""
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        self._buffer = self._buffer[-_LONGEST_LINE:]
-        for line in lines:
-            self._line(line.decode(errors="replace").strip())
-
-    def durations(self) -> dict[str, float]:
-        """How many seconds passed from one stage to the next, by the later one's name."""
-        passed: dict[str, float] = {}
-        before = 0.0
-        for name, at in sorted(self.stages.items(), key=lambda item: item[1]):
-            passed[name] = round(at - before, 2)
-            before = at
-        return passed
-
-    def _line(self, line: str) -> None:
-        word, _, rest = line.partition(" ")
-        if word == "STAGE":
-            stage = re.fullmatch(r"([a-z-]{1,40}) (\d{1,7}(?:\.\d{1,6})?)", rest)
-            if stage:
-                self.stages[stage[1]] = float(stage[2])
-        elif word == "OK":
-            # Another digest is the answer to an identity that somebody sent before us.
-            self._applied = self._applied or rest.strip() == self._expected
-        elif word == "ERROR":
-            raise GuestError(f"the guest reports: {rest or 'an error'}")
 
 
 class Channel:
@@ -195,7 +88,7 @@ class Channel:
             while not progress.is_up:
                 ready = selector.select(deadline.remaining())
                 if deadline.expired:
-                    raise GuestTimeoutError(_too_late(progress, deadline))
+                    raise GuestTimeoutError(too_late(progress, deadline))
                 for _, events in ready:
                     if events & selectors.EVENT_READ:
                         progress.feed(self._receive(progress))
@@ -211,9 +104,9 @@ class Channel:
         except BlockingIOError:
             return b""
         except OSError as error:
-            raise GuestError(_ended(progress)) from error
+            raise GuestError(ended(progress)) from error
         if not data:
-            raise GuestError(_ended(progress))
+            raise GuestError(ended(progress))
         return data
 
     def _send(self, unsent: memoryview, progress: Progress) -> int:
@@ -222,14 +115,4 @@ class Channel:
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise GuestError(_ended(progress)) from error
-
-
-def _ended(progress: Progress) -> str:
-    return f"the machine switched itself off while it booted (last stage: {progress.last_stage or 'none'})"
-
-
-def _too_late(progress: Progress, deadline: Deadline) -> str:
-    stage = progress.last_stage
-    how_far = f"its last stage was {stage!r}" if stage else "it reported no stage at all"
-    return f"the guest did not come up within {deadline.seconds:g} seconds: {how_far}"
+            raise GuestError(ended(progress)) from error

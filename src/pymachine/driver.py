@@ -1,8 +1,10 @@
 """The public contract for drivers: all that a driver may know of pymachine.
 
 A driver is a subclass of `Driver`, registered under the entry-point group ``pymachine.drivers``. It imports only
-this module, `pymachine.errors`, `pymachine.run`, `pymachine.wait` and `pymachine.progress`. The core never
-imports a driver by name. `pymachine.testing` has the suite that every driver must pass.
+this module, `pymachine.errors`, `run`, `wait`, `progress`, and what drivers share where it fits: `channel` (the
+identity channel's protocol), `loopback` (addresses for machines that are reached through forwarded ports) and
+`published` (the ports to forward). The core never imports a driver by name. `pymachine.testing` has the suite that
+every driver must pass.
 
 Abilities that only some drivers have are flags in `DriverInfo.capabilities`, or small protocols of their own,
 never more methods on `Driver`.
@@ -371,6 +373,14 @@ class Upgradable(Protocol):
 
     def settle_image(self, *, keep: bool) -> None:
         """The new image has answered (`keep`): drop the old one. If not, or if `swap_image` failed: bring it back."""
+
+
+@runtime_checkable
+class Located(Protocol):
+    """Machines may be on other hosts than this one."""
+
+    def location(self) -> str:
+        """The host that the machine is on, as the user calls it; empty for this one. Asks nobody."""
 
 
 @runtime_checkable

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from pymachine import channel
 from pymachine.driver import BootRequest, Driver, ImageFiles, MachineRef, State
 from pymachine.errors import DriverError, PrecreateError
 from pymachine.progress import StreamReporter
 from pymachine.testing import defaults, reference, reread
 from pymachine.wait import until
-from pymachine_driver_qemu import Driver as QemuDriver, accelerator, address, binary, identity, process, qmp, runtime
+from pymachine_driver_qemu import Driver as QemuDriver, accelerator, address, binary, process, qmp, runtime
 from pymachine_driver_qemu.driver import PortTakenError
 
 pytestmark = pytest.mark.timeout(120)
@@ -111,7 +112,7 @@ def test_a_guest_that_never_boots_is_an_error_with_a_place_to_look(tmp_path: Pat
     driver = make(tmp_path)
     driver.precreate_check()
     began = time.monotonic()
-    with pytest.raises(identity.GuestTimeoutError, match="did not come up within 2 seconds") as caught:
+    with pytest.raises(channel.GuestTimeoutError, match="did not come up within 2 seconds") as caught:
         driver.create(request(image))
     assert time.monotonic() - began < 20
     assert "console.log" in caught.value.hint
@@ -131,7 +132,7 @@ def test_a_kernel_that_is_none_is_told_in_qemus_words(tmp_path: Path) -> None:
 
 def test_a_guest_that_switches_itself_off(tmp_path: Path) -> None:
     driver = make(tmp_path)
-    with pytest.raises(identity.GuestError, match="switched itself off"):
+    with pytest.raises(channel.GuestError, match="switched itself off"):
         driver.create(request(make_image(tmp_path, multiboot(SWITCH_OFF)), timeout=60))
     assert nothing_runs(driver)
 

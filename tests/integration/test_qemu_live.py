@@ -9,14 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from pymachine import certs, engine, identity
-from pymachine.driver import BootRequest, Driver, Endpoint
-from pymachine.image import cache
-from pymachine.machine import EngineOptions
-from pymachine.progress import Silent
+from pymachine.driver import BootRequest, Driver
 from pymachine.testing import LiveDriverContract
 from pymachine.wait import until
 from pymachine_driver_qemu import Driver as QemuDriver, process
+from support import boot
 from support.runner import cache_folder
 
 pytestmark = pytest.mark.timeout(900)
@@ -36,19 +33,7 @@ class TestLiveQemu(LiveDriverContract):
     driver = QemuDriver
 
     def boot_request(self, driver: Driver) -> BootRequest:
-        folder, store = driver.machine.directory, driver.machine.store
-        image = cache.ensure(driver.image_request(), store=store, reporter=Silent())
-        authority = store / "certs"
-        auth = certs.AuthPaths(*(authority / name for name in ("ca.pem", "ca-key.pem", "cert.pem", "key.pem")))
-        certs.ensure_authority(auth, reporter=Silent())
-
-        def tar(endpoint: Endpoint) -> bytes:
-            identity.make_keys(folder, name=driver.machine.name)
-            certs.ensure_server(auth, directory=folder, name=driver.machine.name, hosts=[endpoint.address])
-            files = engine.files(EngineOptions(), driver_name="qemu")
-            return identity.of_machine(folder, hostname=driver.machine.name, engine=files)
-
-        return BootRequest(identity=tar, image=image, timeout=600)
+        return boot.request(driver)
 
     def check_running(self) -> None:
         self.watcher_is_there()

@@ -14,6 +14,8 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from support.registry import listening_address
+
 MERGED = re.compile(r"^(bin|sbin|lib|lib64)/")
 # Of a program's dependencies only its libraries: the rest matters to maintainer scripts.
 LIBRARY = re.compile(r"^(lib|zlib)")
@@ -102,9 +104,9 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[int]:
-    """Serve `folder` over HTTP on the loopback; yields the port."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
+def serving(folder: Path, host_from_guest: str) -> Iterator[int]:
+    """Serve `folder` over HTTP where machines reach it at `host_from_guest`; yields the port."""
+    server = ThreadingHTTPServer((listening_address(host_from_guest), 0), partial(_Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -22,12 +22,13 @@ MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG = "application/vnd.docker.container.image.v1+json"
 LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 # How guests with QEMU's user network reach this host's loopback.
-HOST_FROM_GUEST = "10.0.2.2"
+USER_NETWORK_HOST = "10.0.2.2"
+LOOPBACK = "127.0.0.1"
 CONFIGURATION = """\
 version: 0.1
 log: {{level: error}}
 storage: {{filesystem: {{rootdirectory: {storage}}}}}
-http: {{addr: "127.0.0.1:{port}"}}
+http: {{addr: "{address}:{port}"}}
 """
 
 
@@ -36,16 +37,17 @@ class Registry:
     """A running registry."""
 
     port: int
+    host_from_guest: str = USER_NETWORK_HOST
 
     @property
     def url(self) -> str:
         """Its address on this host."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{listening_address(self.host_from_guest)}:{self.port}"
 
     @property
     def url_from_guest(self) -> str:
         """Its address in a machine, for ``--engine-registry-mirror``."""
-        return f"http://{HOST_FROM_GUEST}:{self.port}"
+        return f"http://{self.host_from_guest}:{self.port}"
 
     def push(self, repository: str, tags: list[str], layer: bytes, config: Mapping[str, Any]) -> str:
         """Push an image of one layer (an uncompressed tar) under `tags`; returns the image's ID."""
@@ -88,19 +90,25 @@ def free_port() -> int:
         return port
 
 
+def listening_address(host_from_guest: str) -> str:
+    """Where a server must listen that machines reach at `host_from_guest`."""
+    return LOOPBACK if host_from_guest == USER_NETWORK_HOST else host_from_guest
+
+
 @contextmanager
-def running(folder: Path) -> Iterator[Registry]:
+def running(folder: Path, host_from_guest: str = USER_NETWORK_HOST) -> Iterator[Registry]:
     """A registry that keeps its data, configuration and log in `folder`, ended afterwards."""
+    address = listening_address(host_from_guest)
     program = shutil.which("docker-registry", path=search_path())
     assert program, "docker-registry is missing: scripts/setup --tests"
     port = free_port()
     configuration = folder / "registry.yml"
-    configuration.write_text(CONFIGURATION.format(storage=folder / "storage", port=port))
+    configuration.write_text(CONFIGURATION.format(storage=folder / "storage", address=address, port=port))
     with (folder / "registry.log").open("wb") as log:
         process = subprocess.Popen([program, "serve", str(configuration)], stdout=log, stderr=log)
     try:
-        _await_answer(f"http://127.0.0.1:{port}/v2/", process)
-        yield Registry(port)
+        _await_answer(f"http://{address}:{port}/v2/", process)
+        yield Registry(port, host_from_guest)
     finally:
         process.terminate()
         process.wait(20)

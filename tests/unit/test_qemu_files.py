@@ -13,8 +13,7 @@ import pytest
 from pymachine.driver import ImageFiles
 from pymachine.errors import PrecreateError, TimeoutExpiredError
 from pymachine.progress import Silent
-from pymachine_driver_qemu import accelerator, binary, disk, options, ports, process, runtime, turns
-from pymachine_driver_qemu.ports import Published
+from pymachine_driver_qemu import accelerator, binary, disk, options, process, runtime, turns
 
 
 def test_the_disk_is_sparse_private_and_marked(tmp_path: Path) -> None:
@@ -233,55 +232,3 @@ def test_accelerators_of_other_systems_and_other_architectures_are_not_tried() -
     assert "not for this system" in accelerator.unavailable(other, "amd64")
     foreign = "arm64" if options.host_architecture() == "amd64" else "amd64"
     assert foreign in accelerator.unavailable(accelerator.native_accelerator(), foreign)
-
-
-# -- published ports ---------------------------------------------------------------------------------------------
-
-
-def test_what_is_published_is_read_from_the_engines_answer() -> None:
-    answer = [
-        {
-            "Ports": [
-                {"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 32768, "Type": "tcp"},
-                {"IP": "::", "PrivatePort": 80, "PublicPort": 32768, "Type": "tcp"},
-                {"IP": "0.0.0.0", "PrivatePort": 53, "PublicPort": 5353, "Type": "udp"},
-                {"PrivatePort": 443, "Type": "tcp"},
-                {"IP": "127.0.0.1", "PrivatePort": 1, "PublicPort": 9999, "Type": "tcp"},
-                {"IP": "0.0.0.0", "PrivatePort": 2, "PublicPort": 9998, "Type": "sctp"},
-            ]
-        },
-        {"Ports": None},
-        {},
-    ]
-    assert ports.published(answer) == {Published("tcp", 32768), Published("udp", 5353)}
-
-
-class Monitor:
-    """Remembers what QEMU was told; refuses ports below 1024, as a kernel does."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def human(self, line: str) -> str:
-        self.lines.append(line)
-        return "could not set up host forwarding rule" if ":80-" in line else ""
-
-
-def test_forwards_follow_what_is_published_and_a_refusal_is_said_once() -> None:
-    monitor = Monitor()
-    said: list[str] = []
-    forwards = ports.Forwards(monitor, "127.70.1.2", say=said.append)  # type: ignore[arg-type]
-    forwards.follow({Published("tcp", 8080), Published("tcp", 80), Published("udp", 53000)})
-    assert monitor.lines == [
-        "hostfwd_add net tcp:127.70.1.2:80-:80",
-        "hostfwd_add net tcp:127.70.1.2:8080-:8080",
-        "hostfwd_add net udp:127.70.1.2:53000-:53000",
-    ]
-    assert [line for line in said if "cannot forward 127.70.1.2:80/tcp" in line]
-    monitor.lines.clear()
-    forwards.follow({Published("tcp", 8080), Published("tcp", 80)})
-    assert monitor.lines == ["hostfwd_remove net udp:127.70.1.2:53000"]
-    monitor.lines.clear()
-    forwards.follow({Published("tcp", 8080)})
-    forwards.follow({Published("tcp", 8080), Published("tcp", 80)})
-    assert monitor.lines == ["hostfwd_add net tcp:127.70.1.2:80-:80"]

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from pymachine import identity as core_identity
+from pymachine.channel import GuestError, GuestTimeoutError, Progress, life
 from pymachine.progress import Silent
 from pymachine.wait import Deadline
 from pymachine_driver_qemu import identity
@@ -81,7 +82,7 @@ def test_a_guest_that_talks_while_it_does_not_read_is_heard(tmp_path: Path) -> N
 
     with (
         guest(tmp_path / "s", behave),
-        pytest.raises(identity.GuestError, match="the guest reports: no disk"),
+        pytest.raises(GuestError, match="the guest reports: no disk"),
     ):
         deliver(tmp_path / "s")
 
@@ -89,7 +90,7 @@ def test_a_guest_that_talks_while_it_does_not_read_is_heard(tmp_path: Path) -> N
 def test_the_end_of_qemu_is_noticed_at_once_and_names_the_stage(tmp_path: Path) -> None:
     with (
         guest(tmp_path / "s", lambda connection: connection.sendall(b"STAGE init 2.0\n")),
-        pytest.raises(identity.GuestError, match=r"switched itself off|last stage"),
+        pytest.raises(GuestError, match=r"switched itself off|last stage"),
     ):
         deliver(tmp_path / "s")
 
@@ -102,14 +103,14 @@ def read_to_the_end(connection: socket.socket) -> None:
 def test_a_silent_guest_is_given_up_on(tmp_path: Path) -> None:
     with (
         guest(tmp_path / "s", read_to_the_end),
-        pytest.raises(identity.GuestTimeoutError, match=r"within 0.3 seconds: it reported no stage at all"),
+        pytest.raises(GuestTimeoutError, match=r"within 0.3 seconds: it reported no stage at all"),
     ):
         deliver(tmp_path / "s", seconds=0.3)
 
 
 @pytest.mark.parametrize("said", [OK, STAGES, b"OK 1234\n" + STAGES])
 def test_it_is_up_only_with_our_identity_and_an_engine(said: bytes) -> None:
-    progress = identity.Progress(hashlib.sha256(TAR).hexdigest())
+    progress = Progress(hashlib.sha256(TAR).hexdigest())
     progress.feed(said)
     assert not progress.is_up
     progress.feed(STAGES + OK)
@@ -120,7 +121,7 @@ def test_it_is_up_only_with_our_identity_and_an_engine(said: bytes) -> None:
 def test_pieces_do_not_matter(cuts: list[int]) -> None:
     said = STAGES + OK
     edges = [0, *sorted(cuts), len(said)]
-    progress = identity.Progress(hashlib.sha256(TAR).hexdigest())
+    progress = Progress(hashlib.sha256(TAR).hexdigest())
     for start, end in itertools.pairwise(edges):
         progress.feed(said[start:end])
     assert progress.is_up
@@ -129,7 +130,7 @@ def test_pieces_do_not_matter(cuts: list[int]) -> None:
 
 @given(st.binary(max_size=300).filter(lambda data: b"ERROR" not in data))
 def test_noise_is_ignored(noise: bytes) -> None:
-    progress = identity.Progress("0" * 64)
+    progress = Progress("0" * 64)
     progress.feed(noise + b"\n")
     assert not progress.is_up
 
@@ -138,7 +139,7 @@ def words_of(tar: dict[str, bytes], seed: dict[str, bytes]) -> str:
     def archive(members: dict[str, bytes]) -> bytes:
         return core_identity._tar({name: (0o600, content) for name, content in members.items()})
 
-    return identity.life(archive(tar), seed=archive(seed), now=1795500000.9).decode()
+    return life(archive(tar), seed=archive(seed), now=1795500000.9).decode()
 
 
 ENGINE = {"daemon.json": b"{}", "engine.env": b"", "engine.args": b"", "engine.restart": b"1\n"}
@@ -170,7 +171,7 @@ def test_a_shell_gives_every_file_back_as_it_was(files: dict[str, str]) -> None:
 
 
 def test_an_identity_that_is_no_text_is_refused() -> None:
-    with pytest.raises(identity.GuestError, match="not text"):
+    with pytest.raises(GuestError, match="not text"):
         words_of({**SELF, "hostname": b"\xff"}, ENGINE)
-    with pytest.raises(identity.GuestError, match="no hostname"):
+    with pytest.raises(GuestError, match="no hostname"):
         words_of({"x": b"y"}, ENGINE)

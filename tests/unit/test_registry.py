@@ -13,7 +13,7 @@ from pymachine.driver import Capability, Driver, DriverInfo
 from pymachine.errors import DriverNotFoundError
 
 ROOT = Path(__file__).parents[2]
-DRIVERS_MAY_IMPORT = {"driver", "errors", "run", "wait", "progress"}
+DRIVERS_MAY_IMPORT = {"channel", "driver", "errors", "loopback", "progress", "published", "run", "wait"}
 
 
 class FromTheFuture(Driver):
@@ -89,7 +89,7 @@ def test_the_core_imports_no_driver_and_names_none() -> None:
 
 LAYERS = [
     {"errors", "paths", "run", "wait", "progress", "files", "folders", "durations"},
-    {"driver"},
+    {"channel", "driver", "loopback", "published"},
     {"machine", "migrations", "gotemplate", "shells"},
     {
         "store",

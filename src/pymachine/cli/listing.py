@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pymachine.cli import expiry
 from pymachine.cli.context import App
 from pymachine.cli.errors import RunError
-from pymachine.driver import State
+from pymachine.driver import Located, State
 from pymachine.errors import PymachineError
 from pymachine.machine import Machine
 
@@ -34,6 +34,8 @@ class Row:
     response_seconds: float = 0.0
     machine: Machine | None = None
     labels: list[str] = field(default_factory=list)
+    host: str = ""
+    """Which host it is on, if not on this one."""
 
 
 def rows(app: App, names: Sequence[str], *, timeout: float, engine: bool = True) -> list[Row]:
@@ -84,6 +86,8 @@ def _into(results: dict[str, Row], app: App, machine: Machine, timeout: float, e
 
 def _fill(row: Row, app: App, machine: Machine, timeout: float, *, engine: bool) -> None:
     driver = app.manager.driver(machine)
+    # Before anything is asked that a host might not answer.
+    row.host = driver.location() if isinstance(driver, Located) else ""
     row.state = driver.state()
     row.error = expiry.warning(app, machine)
     if row.state is not State.RUNNING:

@@ -33,6 +33,7 @@ HEADERS = {
     "ActiveSwarm": "ACTIVE_SWARM",
     "SwarmOptions": "SWARM_OPTIONS",
     "EngineOptions": "ENGINE_OPTIONS",
+    "Host": "HOST",
 }
 # What docker-machine's default format shows, in its order.
 TABLE = ("Name", "Active", "DriverName", "State", "URL", "Swarm", "DockerVersion", "Error")
@@ -108,6 +109,7 @@ def fields(row: Row) -> dict[str, Any]:
         "Error": row.error.strip().replace("\n", " "),
         "DockerVersion": row.docker,
         "ResponseTime": duration(row.response_seconds),
+        "Host": row.host,
     }
 
 
@@ -179,7 +181,9 @@ def duration(seconds: float) -> str:
 def _table(found: Sequence[Row]) -> str:
     """The default format, without the template that it is: parsing it would take a tenth of the whole run."""
     records = [HEADERS, *(fields(row) for row in found)]
-    lines = ["\t".join(str(record[name]) for name in TABLE) for record in records]
+    # A column more, in front of the last, for those alone who have machines on other hosts.
+    names = (*TABLE[:-1], "Host", TABLE[-1]) if any(row.host for row in found) else TABLE
+    lines = ["\t".join(str(record[name]) for name in names) for record in records]
     return "".join(f"{line}\n" for line in columns(lines))
 
 

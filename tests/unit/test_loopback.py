@@ -1,4 +1,4 @@
-"""Where a machine of the qemu driver is reached."""
+"""Addresses and ports for machines that are reached on the loopback."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from pymachine_driver_qemu import address
-from pymachine_driver_qemu.address import DOCKER_PORT, LOOPBACK, SSH_PORT, Place
+from pymachine import loopback as address
+from pymachine.loopback import DOCKER_PORT, LOOPBACK, SSH_PORT, Place
 
 linux_only = pytest.mark.skipif(not address.has_own_addresses(), reason="only Linux has all of 127.0.0.0/8")
 

@@ -1,0 +1,35 @@
+"""A cold create with the driver libvirt, in the same run as the qemu driver's."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from bench import Bench
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def create(bench: Bench) -> None:
+    """In parts, with the calls that it makes; where this host has what the driver's tests use."""
+    if os.geteuid() or not Path("/usr/sbin/libvirtd").exists():
+        bench.row("libvirt: cold create, whole", "-", "not measured: needs root, and scripts/setup --tests")
+        return
+    world = [str(ROOT / "tests" / "support" / "world"), sys.executable, str(ROOT / "benchmarks" / "libvirt_create.py")]
+    said = subprocess.run(
+        [*world, str(bench.folder), str(bench.rounds)],
+        env={**bench.env, "PYTHONPATH": str(ROOT / "tests")},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    runs = json.loads(said)
+    bench.row("libvirt: cold create, whole", f"{statistics.median(run['wall'] for run in runs):.1f} s")
+    for name in runs[0]["parts"]:
+        bench.row(f"- {name}", f"{statistics.median(run['parts'].get(name, 0.0) for run in runs):.2f} s")
+    note = "pieces of the image's upload not counted"
+    bench.row("- calls to libvirt", f"{statistics.median(run['calls'] for run in runs):.0f}", note)

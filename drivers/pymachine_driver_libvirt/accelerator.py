@@ -1,0 +1,180 @@
+"""Which accelerator to use: KVM if it has booted the machine's own kernel on that host, else software emulation.
+
+That libvirt offers KVM says little: on some hosts, CI's among them, /dev/kvm opens and even runs a boot sector, and
+Linux never gets past its first instructions. So it is tried once with the image's kernel, in a domain that libvirt
+forgets when it ends, and the answer is kept: for this boot of this host, or for a day of another, whose boots cannot
+be told apart from here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pymachine.errors import DriverError
+from pymachine.progress import Reporter
+from pymachine.wait import Deadline
+from pymachine_driver_libvirt import connection as libvirts, domain as domains, guest, hosts, patch
+from pymachine_driver_libvirt.connection import Bell, Connection
+from pymachine_driver_libvirt.volumes import ImageSet
+
+# Software emulation needs about three seconds for it on an idle host; an accelerator that needs longer is none.
+TRIAL_SECONDS = 5.0
+_MEMO = "libvirt-accelerators.json"
+_MEMORY_MIB = 256
+_DAY = 24 * 3600.0
+# The kernel runs a program that ends at once, then has no more to run, and says so: proof of it all in a second. It
+# resets much later, since what a console says at a domain's end can get lost on its way.
+_PANIC_SECONDS = 60
+_TRIAL_INIT = "/usr/bin/busybox"
+_PROOF = b"Attempted to kill init"
+_FIELDS = frozenset({"at", "works"})
+
+log = logging.getLogger(__name__)
+
+
+class AcceleratorError(DriverError):
+    """The accelerator that was asked for does not work there."""
+
+    code = "libvirt-accelerator"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What KVM is tried with."""
+
+    connection: Connection
+    uri: str
+    architecture: str
+    image: ImageSet
+    digest: str
+    store: Path
+    """Whose memory of earlier trials is used."""
+
+
+def choose(asked: str, trial: Trial, *, reporter: Reporter) -> str:
+    """The accelerator to use: ``kvm`` if it works, or ``tcg``.
+
+    Says so when it is software emulation against expectation. Raises `AcceleratorError` if `asked` is kvm and that
+    does not work.
+    """
+    if asked == "tcg":
+        return asked
+    problem = _unavailable(trial) or _tried(trial)
+    if not problem:
+        return "kvm"
+    if asked == "kvm":
+        raise AcceleratorError(
+            f"accelerator kvm does not work there: {problem}", hint="Use --libvirt-accelerator auto, or tcg."
+        )
+    reporter.info(f"No hardware virtualisation ({problem}): using software emulation.")
+    return "tcg"
+
+
+def boots(trial: Trial, accelerator: str, *, seconds: float = TRIAL_SECONDS) -> bool:
+    """Whether the image's kernel gets to its first program under `accelerator` within `seconds`."""
+    libvirt = libvirts.library()
+    xml = _trial_xml(trial, accelerator)
+    proof = b""
+    try:
+        domain = trial.connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY)
+    except libvirt.libvirtError as error:
+        log.debug("trial of %s: %s", accelerator, libvirts.message(error))
+        return False
+    try:
+        bell = Bell()
+        with guest.opened(trial.connection, bell) as console:
+            domain.openConsole(None, console.raw)
+            console.listen()
+            domain.resume()
+            deadline = Deadline(seconds)
+            while _PROOF not in proof and bell.wait(deadline):
+                while data := console.read():
+                    proof += data
+                if data == b"":
+                    break
+    except libvirt.libvirtError as error:
+        # Its domain ended, in whatever way: what was said until then counts.
+        log.debug("trial of %s: %s", accelerator, libvirts.message(error))
+    finally:
+        with contextlib.suppress(libvirt.libvirtError):
+            domain.destroy()
+    return _PROOF in proof
+
+
+def _trial_xml(trial: Trial, accelerator: str) -> str:
+    hardware = domains.Hardware(
+        architecture=trial.architecture, accelerator=accelerator, cpus=1, memory_mib=_MEMORY_MIB
+    )
+    append = f"console={domains.console(trial.architecture)} quiet panic={_PANIC_SECONDS} rdinit={_TRIAL_INIT} -- true"
+    boot = domains.Boot(kernel=trial.image.kernel, initrd=trial.image.initrd, command_line=append)
+    machine_id = uuid.uuid4()
+    return domains.trial(hardware, boot, name=f"pymachine-trial-{machine_id.hex[:8]}", machine_id=str(machine_id))
+
+
+def _unavailable(trial: Trial) -> str:
+    """Why libvirt cannot offer KVM there; empty if it does."""
+    libvirt = libvirts.library()
+    emulated = domains.emulated(trial.architecture)
+    try:
+        xml = trial.connection.getDomainCapabilities(None, emulated, None, "kvm")
+    except libvirt.libvirtError as error:
+        return libvirts.message(error)
+    return "" if patch.parse(xml).findtext("domain") == "kvm" else "libvirt does not offer it"
+
+
+def _tried(trial: Trial) -> str:
+    """What a trial says against KVM; remembered, and made by one process at a time."""
+    with _memo(trial.store) as known:
+        key = _key(trial)
+        entry = known.get(key)
+        if entry is None or (not hosts.is_local(trial.uri) and time.time() - entry["at"] > _DAY):
+            entry = known[key] = {"at": time.time(), "works": boots(trial, "kvm")}
+        return "" if entry["works"] else "kvm is there, but does not boot Linux on that host"
+
+
+def _key(trial: Trial) -> str:
+    """Another host, another boot of this one, another QEMU or another kernel may give another answer."""
+    with libvirts.doing("cannot ask libvirt for its versions"):
+        host = patch.parse(trial.connection.getCapabilities()).findtext("host/uuid", "")
+        versions = f"{trial.connection.getLibVersion()} {trial.connection.getVersion()}"
+    boot = _boot_id() if hosts.is_local(trial.uri) else ""
+    return f"{trial.uri} {host} {boot} {versions} {trial.digest}"
+
+
+def _boot_id() -> str:
+    """What tells this boot of this host from others."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+@contextlib.contextmanager
+def _memo(store: Path) -> Iterator[dict[str, Any]]:
+    """The answers so far, under a lock; written back at the end. A file that is not one counts as empty."""
+    store.mkdir(parents=True, exist_ok=True)
+    with (store / _MEMO).open("a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        try:
+            known = json.load(file)
+        except ValueError:
+            known = {}
+        entries = known.items() if isinstance(known, dict) else ()
+        answers = {str(key): entry for key, entry in entries if isinstance(entry, dict) and entry.keys() >= _FIELDS}
+        before = dict(answers)
+        yield answers
+        if answers != before:
+            file.seek(0)
+            file.truncate()
+            # Those of other days are of no more use.
+            json.dump({key: entry for key, entry in answers.items() if time.time() - entry["at"] < 30 * _DAY}, file)

@@ -1,0 +1,123 @@
+"""What all of the driver stands on: the machine's configuration in libvirt's terms, and the steps that several need."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from pymachine.driver import Driver
+from pymachine.errors import DriverError
+from pymachine_driver_libvirt import connection as libvirts, options
+
+if TYPE_CHECKING:
+    from pymachine_driver_libvirt.connection import Connection
+    from pymachine_driver_libvirt.place import Place
+    from pymachine_driver_libvirt.volumes import ImageSet
+
+
+class NameTakenError(DriverError):
+    """Another domain has the machine's name."""
+
+    code = "libvirt-name-taken"
+
+
+class Base(Driver):
+    """A machine and its libvirt."""
+
+    @property
+    def _uri(self) -> str:
+        return str(self.config.get("ConnectionURI") or options.DEFAULT_URI)
+
+    @property
+    def _id(self) -> str:
+        return str(self.config["MachineID"])
+
+    @property
+    def _pool_name(self) -> str:
+        return str(self.config.get("StoragePool") or options.DEFAULT_POOL)
+
+    @property
+    def _disk_name(self) -> str:
+        """The volume keeps its name when the machine is renamed: volumes cannot be."""
+        from pymachine_driver_libvirt import volumes  # noqa: PLC0415
+
+        return str(self.config.get("DiskVolume") or volumes.disk_name(self.machine.name, self._id))
+
+    @property
+    def _architecture(self) -> str:
+        return str(self.config.get("Arch") or "amd64")
+
+    @property
+    def _place(self) -> Place:
+        from pymachine_driver_libvirt import place  # noqa: PLC0415
+
+        return place.of(self.config)
+
+    def _connect(self) -> Connection:
+        """The host's name goes before the URI in the record: the user may have moved the host since."""
+        from pymachine_driver_libvirt import hosts  # noqa: PLC0415
+
+        host = str(self.config.get("Host") or "")
+        if host:
+            with suppress(hosts.HostsError):
+                self.config["ConnectionURI"] = hosts.resolve(host, self.machine.store)[1]
+        return libvirts.connect(self._uri)
+
+    def _default_pool_path(self) -> str:
+        """Where the pool may be made if it is missing; empty if it may not."""
+        from pymachine_driver_libvirt import hosts, volumes  # noqa: PLC0415
+
+        session = hosts.is_session(self._uri)
+        if self._pool_name != options.DEFAULT_POOL or (session and not hosts.is_local(self._uri)):
+            return ""
+        return volumes.default_pool_path(session=session)
+
+    def _check_name(self, connection: Connection) -> None:
+        libvirt = libvirts.library()
+        try:
+            other = connection.lookupByName(self.machine.name)
+        except libvirt.libvirtError as error:
+            if libvirts.is_error(error, "NO_DOMAIN"):
+                return
+            raise libvirts.LibvirtError(f"cannot look for a domain of that name: {libvirts.message(error)}") from error
+        if other.UUIDString() == self._id:
+            return
+        from pymachine_driver_libvirt import patch  # noqa: PLC0415
+
+        description = patch.parse(other.XMLDesc()).findtext("description", "")
+        raise NameTakenError(
+            f"libvirt at {self._uri} has a domain called {self.machine.name} already, which is not this machine's",
+            details=description,
+            hint="Choose another name for the machine.",
+        )
+
+    def _choose_accelerator(self, connection: Connection, image: ImageSet) -> str:
+        from pymachine_driver_libvirt import accelerator  # noqa: PLC0415
+
+        trial = accelerator.Trial(
+            connection=connection,
+            uri=self._uri,
+            architecture=self._architecture,
+            image=image,
+            digest=str(self.config.get("ImageDigest", "")),
+            store=self.machine.store,
+        )
+        return accelerator.choose(str(self.config.get("Accelerator", "auto")), trial, reporter=self.reporter)
+
+    def _reserve(self, connection: Connection) -> None:
+        from pymachine_driver_libvirt import network  # noqa: PLC0415
+
+        place = self._place
+        if not place.is_forwarded:
+            wanted = network.Reservation(str(self.config["MACAddress"]), place.address, self.machine.name)
+            network.reserve(connection, place.network, wanted)
+
+    def _define(self, connection: Connection, image: ImageSet, disk: str) -> None:
+        from pymachine_driver_libvirt import define  # noqa: PLC0415
+
+        xml = define.xml(self.machine, self.config, self._place, image, disk, uri=self._uri)
+        libvirt = libvirts.library()
+        with libvirts.doing("libvirt does not take the machine's domain"):
+            domain = connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+            if self.config.get("Autostart"):
+                domain.setAutostart(1)

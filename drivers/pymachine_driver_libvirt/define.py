@@ -1,0 +1,54 @@
+"""From a machine's configuration to its domain's XML."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+
+from pymachine.driver import Json, MachineRef
+from pymachine_driver_libvirt import connection as libvirts, domain as domains, options
+from pymachine_driver_libvirt.connection import Domain
+from pymachine_driver_libvirt.place import Place
+from pymachine_driver_libvirt.volumes import ImageSet
+
+
+def xml(machine: MachineRef, config: Mapping[str, Json], place: Place, image: ImageSet, disk: str, *, uri: str) -> str:
+    """The domain; `config` is the machine's, perhaps with keys missing that a later version brought."""
+    architecture = str(config.get("Arch") or "amd64")
+    hardware = domains.Hardware(
+        architecture=architecture,
+        accelerator=str(config.get("AcceleratorInUse") or "tcg"),
+        cpus=int(config.get("CPU", options.DEFAULT_CPUS)),
+        memory_mib=int(config.get("Memory", options.DEFAULT_MEMORY_MIB)),
+        machine_type=str(config.get("MachineType", "")),
+        cpu_mode=str(config.get("CPUMode") or options.AUTO),
+    )
+    boot = domains.Boot(
+        kernel=image.kernel,
+        initrd=image.initrd,
+        command_line=domains.command_line(architecture, str(config.get("KernelCommandLine", ""))),
+    )
+    made = domains.Machine(
+        name=machine.name,
+        machine_id=str(config["MachineID"]),
+        mac=str(config["MACAddress"]),
+        image=image.iso,
+        disk=disk,
+        owner=_owner(machine),
+        network="" if place.is_forwarded else place.network,
+        forwards=place.forwards(uri),
+        patches=tuple(config.get("XMLPatches") or ()),
+    )
+    return domains.machine(hardware, boot, made)
+
+
+def describe(domain: Domain, machine: MachineRef) -> None:
+    """Say anew, in a domain that is there, whose it is. Raises libvirt's own errors."""
+    libvirt = libvirts.library()
+    owner, flags = _owner(machine), libvirt.VIR_DOMAIN_AFFECT_CONFIG
+    domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_DESCRIPTION, domains.description(owner), None, None, flags)
+    domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, domains.mark(owner), "pymachine", domains.NAMESPACE, flags)
+
+
+def _owner(machine: MachineRef) -> domains.Owner:
+    return domains.Owner(name=machine.name, store=str(machine.store), client=platform.node())

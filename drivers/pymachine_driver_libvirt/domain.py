@@ -1,0 +1,282 @@
+"""A machine's domain as XML: pure functions of what the machine is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from xml.etree.ElementTree import Element, SubElement, indent, register_namespace, tostring
+
+from pymachine import channel
+from pymachine_driver_libvirt import patch
+
+NAMESPACE = "urn:pymachine:libvirt:1"
+QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
+NETDEV = "pymachine"
+GUEST_DOCKER_PORT = 2376
+GUEST_SSH_PORT = 22
+
+# A place on the bus that libvirt, which gives out low ones and 0x1f, leaves free.
+_USER_NETWORK_SLOT = "0x1e"
+# Translated code may take 256 MiB: QEMU's own limit of 1 GiB makes an idle machine twice as large and not faster.
+_TRANSLATED_MIB = 256
+_EMULATED_ARCHITECTURE = {"amd64": "x86_64", "arm64": "aarch64"}
+_MACHINE_TYPES = {"amd64": "q35", "arm64": "virt"}
+_CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
+_MODES = ("host-passthrough", "host-model", "maximum")
+
+register_namespace("pymachine", NAMESPACE)
+register_namespace("qemu", QEMU_NAMESPACE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """The machine's board, as far as it decides how a kernel boots; the accelerator's trial uses it too."""
+
+    architecture: str
+    """Debian's word."""
+    accelerator: str
+    """``kvm`` or ``tcg``."""
+    cpus: int
+    memory_mib: int
+    machine_type: str = ""
+    cpu_mode: str = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boot:
+    """What is booted: paths on libvirt's host."""
+
+    kernel: str
+    initrd: str
+    command_line: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """Whose machine it is, for people and for other stores on the same libvirt."""
+
+    name: str
+    store: str
+    client: str
+    """The name of the host that the store is on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forwards:
+    """Where QEMU listens for a machine in user networking, on libvirt's host."""
+
+    address: str
+    """Empty for all of the host's."""
+    docker_port: int
+    ssh_port: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """All that a machine's domain says beyond its hardware and what it boots."""
+
+    name: str
+    machine_id: str
+    mac: str
+    image: str
+    """The image's path on libvirt's host."""
+    disk: str
+    owner: Owner
+    network: str = ""
+    """The network it joins, unless it has `forwards`."""
+    forwards: Forwards | None = None
+    patches: Sequence[str] = field(default_factory=tuple)
+
+
+def machine(hardware: Hardware, boot: Boot, made: Machine) -> str:
+    """The XML of a machine's domain."""
+    domain = _board(hardware, made.name, made.machine_id)
+    _describe(domain, made.owner)
+    _boots(domain, hardware, boot)
+    for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "destroy")):
+        _add(domain, f"on_{event}", action)
+    devices = _add(domain, "devices")
+    _storage(devices, made)
+    _add(devices, "controller", type="usb", model="none")
+    if made.forwards is None:
+        _interface(devices, made)
+    else:
+        _user_network(domain, made, made.forwards)
+    _channels(devices)
+    _helpers(domain, devices, hardware.architecture)
+    for text in made.patches:
+        patch.merge(domain, patch.parse(text))
+    return text_of(domain)
+
+
+def trial(hardware: Hardware, boot: Boot, *, name: str, machine_id: str) -> str:
+    """The XML of a domain that only boots a kernel, says on its console how far it got, and ends at a reset."""
+    domain = _board(hardware, name, machine_id)
+    _add(domain, "description", "A trial of hardware virtualisation by pymachine; gone in a few seconds")
+    _boots(domain, hardware, boot)
+    for event in ("poweroff", "reboot", "crash"):
+        _add(domain, f"on_{event}", "destroy")
+    devices = _add(domain, "devices")
+    _add(devices, "controller", type="usb", model="none")
+    _add(devices, "serial", type="pty")
+    _add(devices, "memballoon", model="none")
+    return text_of(domain)
+
+
+def command_line(architecture: str, of_image: str) -> str:
+    """The kernel's parameters; `of_image` are those that the image itself needs."""
+    words = [f"console={console(architecture)}", "quiet", "loglevel=3", "pymachine.identity=channel", *of_image.split()]
+    return " ".join(words)
+
+
+def console(architecture: str) -> str:
+    """The kernel's name for the first serial port."""
+    return _CONSOLES[architecture]
+
+
+def virtualisation(accelerator: str) -> str:
+    """libvirt's word for an accelerator."""
+    return "kvm" if accelerator == "kvm" else "qemu"
+
+
+def emulated(architecture: str) -> str:
+    """libvirt's word for one of Debian's architectures."""
+    return _EMULATED_ARCHITECTURE[architecture]
+
+
+def machine_type(architecture: str, asked: str) -> str:
+    """`asked`, or the type that suits the architecture."""
+    return asked or _MACHINE_TYPES[architecture]
+
+
+def description(owner: Owner) -> str:
+    """What people read of a machine's domain."""
+    return (
+        f"Docker host made by pymachine: machine {owner.name} of the store {owner.store} on {owner.client}. "
+        "Use pymachine to stop or remove it."
+    )
+
+
+def mark(owner: Owner) -> str:
+    """What programs read of it, as XML for a call of libvirt's that adds the namespace."""
+    return text_of(_mark(owner, ""))
+
+
+def _mark(owner: Owner, namespace: str = f"{{{NAMESPACE}}}") -> Element:
+    element = Element(f"{namespace}machine")
+    for name, value in (("name", owner.name), ("store", owner.store), ("client", owner.client)):
+        SubElement(element, f"{namespace}{name}").text = value
+    return element
+
+
+def text_of(element: Element) -> str:
+    """An element as indented XML."""
+    indent(element)
+    return tostring(element, encoding="unicode") + "\n"
+
+
+def _board(hardware: Hardware, name: str, machine_id: str) -> Element:
+    domain = Element("domain", type=virtualisation(hardware.accelerator))
+    _add(domain, "name", name)
+    _add(domain, "uuid", machine_id)
+    _add(domain, "memory", str(hardware.memory_mib), unit="MiB")
+    _add(domain, "vcpu", str(hardware.cpus))
+    features = _add(domain, "features")
+    _add(features, "acpi")
+    if hardware.architecture == "amd64":
+        _add(features, "apic")
+        _add(features, "vmport", state="off")
+    if hardware.accelerator == "tcg":
+        _add(_add(features, "tcg"), "tb-cache", str(_TRANSLATED_MIB), unit="MiB")
+    domain.append(_cpu(hardware))
+    _add(domain, "clock", offset="utc")
+    return domain
+
+
+def _cpu(hardware: Hardware) -> Element:
+    automatic = "maximum" if hardware.accelerator == "tcg" else "host-passthrough"
+    mode = automatic if hardware.cpu_mode == "auto" else hardware.cpu_mode
+    if mode not in _MODES:
+        cpu = Element("cpu", mode="custom", match="exact", check="none")
+        _add(cpu, "model", mode, fallback="forbid")
+    else:
+        # libvirt's own check of what it asked for knows no emulated CPU.
+        cpu = Element("cpu", {"mode": mode} if mode == "host-model" else {"mode": mode, "check": "none"})
+    if hardware.accelerator == "tcg" and mode == "maximum" and hardware.architecture == "amd64":
+        # Page tables of five levels only cost an emulator time.
+        _add(cpu, "feature", policy="disable", name="la57")
+    return cpu
+
+
+def _describe(domain: Element, owner: Owner) -> None:
+    _add(domain, "description", description(owner))
+    _add(domain, "metadata").append(_mark(owner))
+
+
+def _boots(domain: Element, hardware: Hardware, boot: Boot) -> None:
+    system = _add(domain, "os")
+    kind = machine_type(hardware.architecture, hardware.machine_type)
+    _add(system, "type", "hvm", arch=emulated(hardware.architecture), machine=kind)
+    _add(system, "kernel", boot.kernel)
+    _add(system, "initrd", boot.initrd)
+    _add(system, "cmdline", boot.command_line)
+
+
+def _storage(devices: Element, made: Machine) -> None:
+    """The image first (the guest's vda), the data disk second (vdb); what the guest discards is freed on the host."""
+    image = _add(devices, "disk", type="file", device="disk")
+    _add(image, "driver", name="qemu", type="raw")
+    _add(image, "source", file=made.image)
+    _add(image, "target", dev="vda", bus="virtio")
+    _add(image, "readonly")
+    disk = _add(devices, "disk", type="file", device="disk")
+    _add(disk, "driver", name="qemu", type="raw", discard="unmap")
+    _add(disk, "source", file=made.disk)
+    _add(disk, "target", dev="vdb", bus="virtio")
+
+
+def _interface(devices: Element, made: Machine) -> None:
+    interface = _add(devices, "interface", type="network")
+    _add(interface, "mac", address=made.mac)
+    _add(interface, "source", network=made.network)
+    _add(interface, "model", type="virtio")
+    # Nothing is booted from the network.
+    _add(interface, "rom", enabled="no")
+
+
+def _user_network(domain: Element, made: Machine, forwards: Forwards) -> None:
+    """QEMU's own network, which libvirt can make, but not with forwards."""
+    words = [
+        # With IPv6 the guest would wait for an address that most hosts cannot route.
+        f"user,id={NETDEV},ipv6=off,hostname={made.name}",
+        f"hostfwd=tcp:{forwards.address}:{forwards.docker_port}-:{GUEST_DOCKER_PORT}",
+        f"hostfwd=tcp:{forwards.address}:{forwards.ssh_port}-:{GUEST_SSH_PORT}",
+    ]
+    device = f"virtio-net-pci,netdev={NETDEV},mac={made.mac},addr={_USER_NETWORK_SLOT},romfile="
+    line = SubElement(domain, f"{{{QEMU_NAMESPACE}}}commandline")
+    for word in ("-netdev", ",".join(words), "-device", device):
+        SubElement(line, f"{{{QEMU_NAMESPACE}}}arg", value=word)
+
+
+def _channels(devices: Element) -> None:
+    """The console, for `virsh console` too, and the identity's way in; libvirt finds a path for its socket."""
+    _add(devices, "serial", type="pty")
+    port = _add(devices, "channel", type="unix")
+    _add(port, "target", type="virtio", name=channel.PORT)
+
+
+def _helpers(domain: Element, devices: Element, architecture: str) -> None:
+    random = _add(devices, "rng", model="virtio")
+    _add(random, "backend", "/dev/urandom", model="random")
+    # The guest says which of its pages are free, and the host takes them back.
+    _add(devices, "memballoon", model="virtio", autodeflate="on", freePageReporting="on")
+    if architecture == "amd64":
+        # A machine resumed from a snapshot gets another number, and its kernel new randomness.
+        _add(domain, "genid")
+
+
+def _add(parent: Element, tag: str, text: str = "", **attributes: str) -> Element:
+    element = SubElement(parent, tag, attributes)
+    if text:
+        element.text = text
+    return element

@@ -1,0 +1,228 @@
+"""The flags of the driver, their defaults and their checks."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pymachine.driver import Json, Option, OptionKind, Shape
+from pymachine.errors import UsageError
+
+DEFAULT_URI = "qemu:///system"
+DEFAULT_POOL = "default"
+DEFAULT_NETWORK = "default"
+USER_NETWORK = "user"
+ACCELERATORS = ("auto", "kvm", "tcg")
+AUTO = "auto"
+
+DEFAULT_CPUS = 2
+DEFAULT_MEMORY_MIB = 1024
+DEFAULT_DISK_MB = 20000
+# Below this the kernel, the overlay in memory and dockerd do not fit.
+LEAST_MEMORY_MIB = 512
+LEAST_DISK_MB = 1000
+MOST_CPUS = 255
+# Names of machine types, of CPU models and of libvirt's own modes.
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
+
+OPTIONS = (
+    Option(
+        name="libvirt-uri",
+        default=DEFAULT_URI,
+        env="LIBVIRT_DEFAULT_URI",
+        help="Connection URI of libvirt, or the name of a host in config.toml's [libvirt.hosts]",
+    ),
+    Option(
+        name="libvirt-cpu-count",
+        kind=OptionKind.INTEGER,
+        default=DEFAULT_CPUS,
+        env="LIBVIRT_CPU_COUNT",
+        help="Number of CPUs for the machine (-1: as many as the libvirt host has)",
+    ),
+    Option(
+        name="libvirt-memory",
+        kind=OptionKind.INTEGER,
+        default=DEFAULT_MEMORY_MIB,
+        env="LIBVIRT_MEMORY_SIZE",
+        help="Size of memory for the machine in MB",
+    ),
+    Option(
+        name="libvirt-disk-size",
+        kind=OptionKind.INTEGER,
+        default=DEFAULT_DISK_MB,
+        env="LIBVIRT_DISK_SIZE",
+        help="Size of disk for the machine in MB; it takes room in the pool only as it fills",
+    ),
+    Option(
+        name="libvirt-boot2docker-url",
+        default="",
+        env="LIBVIRT_BOOT2DOCKER_URL",
+        help="Path or URL of the image; by default one is built on this host",
+    ),
+    Option(
+        name="libvirt-storage-pool",
+        default=DEFAULT_POOL,
+        env="LIBVIRT_STORAGE_POOL",
+        help="Storage pool for the machine's disk and the image",
+    ),
+    Option(
+        name="libvirt-network",
+        default="",
+        env="LIBVIRT_NETWORK",
+        help="Network of libvirt to join, or 'user' for forwarded ports; by default what can be reached from here",
+    ),
+    Option(
+        name="libvirt-machine-type",
+        default="",
+        env="LIBVIRT_MACHINE_TYPE",
+        help="QEMU's machine type; by default q35, or virt on arm64",
+    ),
+    Option(
+        name="libvirt-cpu-mode",
+        default=AUTO,
+        env="LIBVIRT_CPU_MODE",
+        help="auto, host-passthrough, host-model, maximum, or the name of a CPU model",
+    ),
+    Option(
+        name="libvirt-accelerator",
+        default=AUTO,
+        env="LIBVIRT_ACCELERATOR",
+        help="Hardware virtualisation to use: auto, kvm, or tcg for none",
+    ),
+    Option(
+        name="libvirt-xml-patch",
+        kind=OptionKind.STRINGS,
+        default=(),
+        help="File with a <domain> whose content is merged into the machine's; may be given several times",
+    ),
+    Option(
+        name="libvirt-autostart",
+        kind=OptionKind.BOOLEAN,
+        default=False,
+        env="LIBVIRT_AUTOSTART",
+        help="Start the machine whenever its host starts",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """The flags' values, checked as far as that goes without asking libvirt."""
+
+    host: str
+    """A URI, or the name of a host."""
+    cpus: int
+    """-1 for as many as the host has."""
+    memory_mib: int
+    disk_mb: int
+    image: str
+    pool: str
+    network: str
+    """Empty for whatever can be reached."""
+    machine_type: str
+    cpu_mode: str
+    accelerator: str
+    patches: tuple[str, ...]
+    """The texts of the files."""
+    autostart: bool
+
+
+def check(values: Mapping[str, Json]) -> Choices:
+    """The checked form of `values`, which has every option by name. Raises `UsageError` naming the flag at fault."""
+    return Choices(
+        host=str(values["libvirt-uri"] or DEFAULT_URI),
+        cpus=_cpus(values["libvirt-cpu-count"]),
+        memory_mib=_at_least(values, "libvirt-memory", LEAST_MEMORY_MIB),
+        disk_mb=_at_least(values, "libvirt-disk-size", LEAST_DISK_MB),
+        image=_image(values["libvirt-boot2docker-url"]),
+        pool=str(values["libvirt-storage-pool"] or DEFAULT_POOL),
+        network=str(values["libvirt-network"] or ""),
+        machine_type=_word(values, "libvirt-machine-type"),
+        cpu_mode=_word(values, "libvirt-cpu-mode") or AUTO,
+        accelerator=_accelerator(values["libvirt-accelerator"]),
+        patches=tuple(_patch(str(path)) for path in values["libvirt-xml-patch"] or ()),
+        autostart=bool(values["libvirt-autostart"]),
+    )
+
+
+def cpu_count(asked: int, host: int) -> int:
+    """How many CPUs a machine gets on a host that has `host` of them."""
+    if asked == -1:
+        return min(host, MOST_CPUS)
+    # More CPUs than the host has only wait for each other; the default must not ask for that.
+    return min(asked, host) if asked == DEFAULT_CPUS else asked
+
+
+def reshape(config: Mapping[str, Json], shape: Shape) -> dict[str, int]:
+    """What of a machine's configuration changes with `shape`. Raises `UsageError` for what cannot be."""
+    changed: dict[str, int] = {}
+    if shape.cpus is not None:
+        if not 1 <= shape.cpus <= MOST_CPUS:
+            raise UsageError(f"{shape.cpus} CPUs cannot be had, expected 1 to {MOST_CPUS}")
+        changed["CPU"] = shape.cpus
+    if shape.memory_mib is not None:
+        if shape.memory_mib < LEAST_MEMORY_MIB:
+            raise UsageError(f"{shape.memory_mib} MB of memory are too few, expected at least {LEAST_MEMORY_MIB}")
+        changed["Memory"] = shape.memory_mib
+    if shape.disk_mb is not None:
+        now = int(config.get("DiskSize", DEFAULT_DISK_MB))
+        if shape.disk_mb < now:
+            raise UsageError(f"a disk of {now} MB cannot shrink to {shape.disk_mb} MB")
+        changed["DiskSize"] = shape.disk_mb
+    return changed
+
+
+def _cpus(value: Json) -> int:
+    count = _integer("libvirt-cpu-count", value)
+    if count != -1 and not 1 <= count <= MOST_CPUS:
+        raise UsageError(f"--libvirt-cpu-count is {count}, expected 1 to {MOST_CPUS}, or -1 for all that the host has")
+    return count
+
+
+def _at_least(values: Mapping[str, Json], name: str, least: int) -> int:
+    number = _integer(name, values[name])
+    if number < least:
+        raise UsageError(f"--{name} is {number}, expected at least {least} MB")
+    return number
+
+
+def _integer(name: str, value: Json) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageError(f"--{name} is {value!r}, expected a number")
+    return value
+
+
+def _word(values: Mapping[str, Json], name: str) -> str:
+    word = str(values[name] or "")
+    if word and not _WORD.match(word):
+        raise UsageError(f"--{name} is {word!r}, expected a name of letters, digits, '.', '_' and '-'")
+    return word
+
+
+def _accelerator(value: Json) -> str:
+    word = str(value or AUTO).lower()
+    if word not in ACCELERATORS:
+        raise UsageError(f"--libvirt-accelerator is {value!r}, expected one of {', '.join(ACCELERATORS)}")
+    return word
+
+
+def _image(value: Json) -> str:
+    """A path is kept absolute: `start` may be called from another folder."""
+    text = str(value or "")
+    return text if not text or "://" in text else os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111
+
+
+def _patch(path: str) -> str:
+    """The file's text, kept in the record: `start` may have to define the domain again without the file."""
+    from pymachine_driver_libvirt import patch  # noqa: PLC0415 (xml, which only `create` needs so early)
+
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UsageError(f"--libvirt-xml-patch: cannot read {path}: {why}") from error
+    patch.check(text, name=path)
+    return text

@@ -1,0 +1,79 @@
+"""A domain's state in docker-machine's words."""
+
+from __future__ import annotations
+
+from pymachine.driver import State
+from pymachine_driver_libvirt import connection as libvirts
+from pymachine_driver_libvirt.connection import Connection, Domain
+
+
+def find(connection: Connection, machine_id: str) -> Domain | None:
+    """The machine's domain, or None. By its UUID: a name could be anybody's."""
+    try:
+        return connection.lookupByUUIDString(machine_id)
+    except libvirts.library().libvirtError as error:
+        if libvirts.is_error(error, "NO_DOMAIN"):
+            return None
+        raise libvirts.LibvirtError(f"cannot look for the machine's domain: {libvirts.message(error)}") from error
+
+
+def of(domain: Domain | None) -> State:
+    """The state of a machine with that domain; one that has none does not run."""
+    if domain is None:
+        return State.STOPPED
+    libvirt = libvirts.library()
+    known = {
+        libvirt.VIR_DOMAIN_RUNNING: State.RUNNING,
+        libvirt.VIR_DOMAIN_BLOCKED: State.RUNNING,
+        libvirt.VIR_DOMAIN_PAUSED: State.PAUSED,
+        libvirt.VIR_DOMAIN_PMSUSPENDED: State.PAUSED,
+        libvirt.VIR_DOMAIN_SHUTDOWN: State.STOPPING,
+        libvirt.VIR_DOMAIN_SHUTOFF: State.STOPPED,
+        libvirt.VIR_DOMAIN_CRASHED: State.ERROR,
+    }
+    try:
+        state, _ = domain.state()
+        if state == libvirt.VIR_DOMAIN_SHUTOFF and domain.hasManagedSaveImage():
+            return State.SAVED
+    except libvirt.libvirtError as error:
+        if libvirts.is_error(error, "NO_DOMAIN"):
+            return State.STOPPED
+        raise libvirts.LibvirtError(f"cannot tell the machine's state: {libvirts.message(error)}") from error
+    return known.get(state, State.ERROR)
+
+
+def is_active(domain: Domain) -> bool:
+    """Whether the domain runs, paused or not; one that libvirt forgot at its end does not. Raises libvirt's errors."""
+    try:
+        return bool(domain.isActive())
+    except libvirts.library().libvirtError as error:
+        if libvirts.is_error(error, "NO_DOMAIN"):
+            return False
+        raise
+
+
+def switch_off(domain: Domain) -> None:
+    """End the domain at once; one that does not run is fine."""
+    libvirt = libvirts.library()
+    try:
+        domain.destroy()
+    except libvirt.libvirtError as error:
+        # Not running, or gone meanwhile.
+        if not libvirts.is_error(error, "OPERATION_INVALID", "NO_DOMAIN"):
+            raise libvirts.LibvirtError(f"cannot switch the machine off: {libvirts.message(error)}") from error
+
+
+def undefine(domain: Domain) -> None:
+    """Have libvirt forget the domain, with all that it keeps for it; one that is forgotten already is fine."""
+    libvirt = libvirts.library()
+    flags = (
+        libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+        | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+        | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+        | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+    )
+    try:
+        domain.undefineFlags(flags)
+    except libvirt.libvirtError as error:
+        if not libvirts.is_error(error, "NO_DOMAIN"):
+            raise libvirts.LibvirtError(f"cannot undefine the machine's domain: {libvirts.message(error)}") from error

@@ -1,0 +1,150 @@
+"""What can be done to a machine after it was made: the driver's optional abilities.
+
+What a user changed in the domain (`virsh edit`) is kept: only what is to be changed is.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import escape
+
+from pymachine.driver import BootRequest, ImageFiles, MachineRef, Shape, State
+from pymachine.errors import DriverError, HostNotRunningError
+from pymachine_driver_libvirt import connection as libvirts
+from pymachine_driver_libvirt.base import Base
+
+if TYPE_CHECKING:
+    from pymachine_driver_libvirt.connection import Connection, Domain
+
+CONSOLE_LOG = "console.log"
+_IMAGE_KEYS = ("ImageDigest", "KernelCommandLine", "ImageSet")
+
+
+class Upkeep(Base):
+    """The abilities; `LibvirtDriver` has them."""
+
+    def apply_identity(self, request: BootRequest) -> None:
+        """Send the identity to the guest, which reloads what can be reloaded."""
+        from pymachine.wait import Deadline  # noqa: PLC0415
+        from pymachine_driver_libvirt import guest, state  # noqa: PLC0415
+
+        connection = self._connect()
+        domain = state.find(connection, self._id)
+        if state.of(domain) is not State.RUNNING:
+            raise HostNotRunningError(name=self.machine.name)
+        with self.reporter.task("Waiting for the machine to take over its new identity") as task:
+            guest.deliver(
+                connection,
+                domain,
+                request.identity(self.endpoint()),
+                console=self.console_log(),
+                deadline=Deadline(request.timeout),
+                task=task,
+                timings={},
+                resumed=True,
+            )
+
+    def resize(self, shape: Shape) -> None:
+        """Change the domain and the volume; the disk's file system grows in the guest's next boot."""
+        from pymachine_driver_libvirt import options, volumes  # noqa: PLC0415
+
+        changed = options.reshape(self.config, shape)
+        connection = self._connect()
+        domain = self._domain(connection)
+        libvirt = libvirts.library()
+        with libvirts.doing("cannot change the machine's hardware"):
+            if shape.cpus is not None:
+                domain.setVcpusFlags(changed["CPU"], libvirt.VIR_DOMAIN_AFFECT_CONFIG | libvirt.VIR_DOMAIN_VCPU_MAXIMUM)
+                domain.setVcpusFlags(changed["CPU"], libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+            if shape.memory_mib is not None:
+                kibibytes = changed["Memory"] * 1024
+                domain.setMemoryFlags(kibibytes, libvirt.VIR_DOMAIN_AFFECT_CONFIG | libvirt.VIR_DOMAIN_MEM_MAXIMUM)
+                domain.setMemoryFlags(kibibytes, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+            if shape.disk_mb is not None:
+                pool = connection.storagePoolLookupByName(self._pool_name)
+                pool.storageVolLookupByName(self._disk_name).resize(changed["DiskSize"] * volumes.MEBIBYTE)
+        self.config.update(changed)
+
+    def renamed(self, before: MachineRef) -> None:
+        """Rename the domain; what says whose it is, and the name in the network, follow."""
+        from pymachine_driver_libvirt import define, network  # noqa: PLC0415
+
+        connection = self._connect()
+        self._check_name(connection)
+        domain = self._domain(connection)
+        with ExitStack() as undo, libvirts.doing("cannot rename the machine's domain"):
+            domain.rename(self.machine.name, 0)
+            undo.callback(domain.rename, before.name, 0)
+            define.describe(domain, self.machine)
+            undo.pop_all()
+        if not self._place.is_forwarded:
+            network.release(connection, self._place.network, str(self.config["MACAddress"]))
+            self._reserve(connection)
+
+    def image_digest(self) -> str:
+        """What `create` or the last upgrade noted."""
+        return str(self.config.get("ImageDigest", ""))
+
+    def swap_image(self, image: ImageFiles) -> None:
+        """Have the domain boot the new image; the old one stays in the pool."""
+        from pymachine_driver_libvirt import volumes  # noqa: PLC0415
+
+        connection = self._connect()
+        pool = volumes.ready_pool(connection, self._pool_name, make_at="", reporter=self.reporter)
+        found = volumes.find_set(pool, image.digest) or volumes.bring_image(
+            connection, pool, image, volumes.set_name(image.digest, self._id), reporter=self.reporter
+        )
+        previous = {key: self.config.get(key, "") for key in _IMAGE_KEYS}
+        following = {
+            "ImageDigest": image.digest,
+            "KernelCommandLine": image.command_line,
+            "ImageSet": found.name,
+        }
+        self.config["PreviousImage"] = previous
+        self._boot_from(connection, previous, following)
+
+    def settle_image(self, *, keep: bool) -> None:
+        """Drop the image that is not booted any more, unless another machine boots it."""
+        from pymachine_driver_libvirt import volumes  # noqa: PLC0415
+
+        connection = self._connect()
+        previous = self.config.pop("PreviousImage", {})
+        now = {key: self.config.get(key, "") for key in _IMAGE_KEYS}
+        if not previous:
+            return
+        if not keep:
+            self._boot_from(connection, now, previous)
+        dropped = previous if keep else now
+        pool = volumes.ready_pool(connection, self._pool_name, make_at="", reporter=self.reporter)
+        volumes.remove_set(connection, pool, str(dropped["ImageSet"]), but_for=self._id)
+
+    def console_log(self) -> Path:
+        """What was read of the console whenever the machine started."""
+        return self.machine.directory / CONSOLE_LOG
+
+    def _domain(self, connection: Connection) -> Domain:
+        from pymachine_driver_libvirt import state  # noqa: PLC0415
+
+        domain = state.find(connection, self._id)
+        if domain is None:
+            raise DriverError(
+                f"the domain of {self.machine.name} is gone from libvirt",
+                hint=f"Starting the machine defines it again: pymachine start {self.machine.name}",
+            )
+        return domain
+
+    def _boot_from(self, connection: Connection, old: dict[str, str], new: dict[str, str]) -> None:
+        """Change which image the domain boots; all of an image's paths have the name of its set in them."""
+        from pymachine_driver_libvirt import domain as domains  # noqa: PLC0415
+
+        libvirt = libvirts.library()
+        lines = [
+            escape(domains.command_line(self._architecture, str(each["KernelCommandLine"]))) for each in (old, new)
+        ]
+        with libvirts.doing("cannot change the image of the machine's domain"):
+            xml = self._domain(connection).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
+            changed = xml.replace(str(old["ImageSet"]), str(new["ImageSet"])).replace(lines[0], lines[1])
+            connection.defineXML(changed)
+        self.config.update(new)

@@ -1,0 +1,291 @@
+"""What a machine keeps in a storage pool: its data disk, and the image, which machines share.
+
+The image is three volumes of one set. A set's name has the image's digest and the machine that brought it; a fourth,
+tiny volume is made last and says that the set is whole, so that nobody boots half an upload. A set goes when no domain
+uses it any more.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+from xml.etree.ElementTree import Element, SubElement
+
+from pymachine.driver import ImageFiles
+from pymachine.errors import DriverError
+from pymachine.progress import Reporter
+from pymachine_driver_libvirt import connection as libvirts, domain as domains, patch
+from pymachine_driver_libvirt.connection import Connection
+
+MEBIBYTE = 1024 * 1024
+# What a fresh machine soon takes of its sparse disk.
+FIRST_NEED = 1024 * MEBIBYTE
+# A kernel is read as a file; the volumes of other pools are block devices, or not on the host at all.
+_FILE_POOLS = frozenset({"dir", "fs", "netfs"})
+_SUFFIXES = ("iso", "vmlinuz", "initrd")
+_COMPLETE = "complete"
+_SET_VOLUME = r"(pymachine-[0-9a-f]{{12}}-{})\.[a-z]+"
+_CHUNK = 1024 * 1024
+# The guest formats a disk only if it begins with this. boot2docker's own words, for any image made like it.
+_MAGIC = "boot2docker, please format-me"
+# Where virt-manager and virt-install make the pool that they call default.
+_SYSTEM_POOL = "/var/lib/libvirt/images"
+
+
+class PoolError(DriverError):
+    """The storage pool is not there, is of a kind that does not do, or has no room."""
+
+    code = "libvirt-pool"
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """An image's volumes, as paths on libvirt's host."""
+
+    name: str
+    iso: str
+    kernel: str
+    initrd: str
+
+
+def pool_xml(name: str, path: str) -> str:
+    """A pool that is a folder."""
+    pool = Element("pool", type="dir")
+    SubElement(pool, "name").text = name
+    SubElement(SubElement(pool, "target"), "path").text = path
+    return domains.text_of(pool)
+
+
+def volume_xml(name: str, size: int) -> str:
+    """A raw volume of `size` bytes that takes room only as it fills."""
+    volume = Element("volume")
+    SubElement(volume, "name").text = name
+    SubElement(volume, "capacity", unit="bytes").text = str(size)
+    SubElement(volume, "allocation", unit="bytes").text = "0"
+    SubElement(SubElement(volume, "target"), "format", type="raw")
+    return domains.text_of(volume)
+
+
+def set_name(digest: str, machine_id: str) -> str:
+    """The name of the set that a machine would bring."""
+    return f"pymachine-{digest[:12]}-{machine_id[:8]}"
+
+
+def disk_name(machine: str, machine_id: str) -> str:
+    """The name of a machine's data disk."""
+    return f"{machine}-{machine_id[:8]}.raw"
+
+
+def find_pool(connection: Connection, name: str) -> Any | None:
+    """The pool called `name`, or None."""
+    try:
+        return connection.storagePoolLookupByName(name)
+    except libvirts.library().libvirtError as error:
+        if libvirts.is_error(error, "NO_STORAGE_POOL"):
+            return None
+        raise libvirts.LibvirtError(f"cannot look for storage pool {name}: {libvirts.message(error)}") from error
+
+
+def default_pool_path(*, session: bool) -> str:
+    """Where the pool called default belongs, as virt-manager has it; a session's host must be this one."""
+    if not session:
+        return _SYSTEM_POOL
+    data = os.environ.get("XDG_DATA_HOME") or str(Path("~/.local/share").expanduser())
+    return f"{data}/libvirt/images"
+
+
+def ready_pool(connection: Connection, name: str, *, make_at: str, reporter: Reporter) -> Any:
+    """The active pool called `name`. One that is inactive is started, one that is missing made at the path `make_at`.
+
+    Raises `PoolError` if there is none and `make_at` is empty.
+    """
+    pool = find_pool(connection, name)
+    with libvirts.doing(f"cannot use storage pool {name}"):
+        if pool is None:
+            if not make_at:
+                raise _no_pool(connection, name)
+            reporter.info(f"Making the storage pool {name} at {make_at}, as virt-manager does.")
+            pool = connection.storagePoolDefineXML(pool_xml(name, make_at))
+            pool.setAutostart(1)
+        if not pool.isActive():
+            pool.create(libvirts.library().VIR_STORAGE_POOL_CREATE_WITH_BUILD)
+    return pool
+
+
+def check_pool(connection: Connection, name: str, *, may_make: bool, need: int) -> None:
+    """Raise `PoolError` if the pool cannot take `need` bytes; changes nothing."""
+    pool = find_pool(connection, name)
+    if pool is None:
+        if may_make:
+            return
+        raise _no_pool(connection, name)
+    with libvirts.doing(f"cannot read storage pool {name}"):
+        kind = patch.parse(pool.XMLDesc()).get("type", "")
+        active, available = pool.isActive(), pool.info()[3]
+    if kind not in _FILE_POOLS:
+        raise PoolError(
+            f"storage pool {name} is of type {kind}, whose volumes are not files",
+            hint="Choose one of type dir, fs or netfs with --libvirt-storage-pool.",
+        )
+    if active and available < need:
+        raise PoolError(
+            f"not enough room in storage pool {name}: {available // MEBIBYTE} MB free, {need // MEBIBYTE} MB needed",
+            hint="Free some space, or choose another pool with --libvirt-storage-pool.",
+        )
+
+
+def _no_pool(connection: Connection, name: str) -> PoolError:
+    with libvirts.doing("cannot list storage pools"):
+        names = sorted(each.name() for each in connection.listAllStoragePools())
+    return PoolError(
+        f"libvirt has no storage pool called {name!r}",
+        hint=f"Pools there: {', '.join(names) or 'none'}. Choose one with --libvirt-storage-pool, or make one: "
+        f"virsh pool-define-as {name} dir --target /FOLDER",
+    )
+
+
+def find_set(pool: Any, digest: str) -> ImageSet | None:
+    """A whole set of the image with that digest, whoever brought it."""
+    wanted = f"pymachine-{digest[:12]}-"
+    with libvirts.doing("cannot list the pool's volumes"):
+        names = {volume.name() for volume in pool.listAllVolumes()}
+    for marker in sorted(names):
+        name, _, suffix = marker.rpartition(".")
+        if suffix == _COMPLETE and name.startswith(wanted) and all(f"{name}.{each}" in names for each in _SUFFIXES):
+            return set_paths(pool, name)
+    return None
+
+
+def bring_image(connection: Connection, pool: Any, image: ImageFiles, name: str, *, reporter: Reporter) -> ImageSet:
+    """Upload an image as the set `name`. Half of one that an earlier attempt left is replaced."""
+    remove(pool, _volume_names(name))
+    files = dict(zip(_SUFFIXES, (image.iso, image.kernel, image.initrd), strict=True))
+    total = sum(path.stat().st_size for path in files.values())
+    with reporter.task("Uploading the image", total=total, unit="B") as task:
+        for suffix, path in files.items():
+            with path.open("rb") as file:
+                for amount in _upload(connection, pool, f"{name}.{suffix}", file, path.stat().st_size):
+                    task.advance(amount)
+    _make(pool, f"{name}.{_COMPLETE}", 1)
+    return set_paths(pool, name)
+
+
+def make_disk(connection: Connection, pool: Any, name: str, *, size_mb: int) -> str:
+    """A sparse disk, marked for the guest to format; an old one is replaced. Returns its path."""
+    remove(pool, [name])
+    marker = io.BytesIO(_marker())
+    for _ in _upload(connection, pool, name, marker, len(marker.getvalue()), capacity=size_mb * MEBIBYTE):
+        pass
+    return path_of(pool, name)
+
+
+def path_of(pool: Any, name: str) -> str:
+    """The path of a volume on libvirt's host. Raises `PoolError` if it is not there."""
+    try:
+        return str(pool.storageVolLookupByName(name).path())
+    except libvirts.library().libvirtError as error:
+        if libvirts.is_error(error, "NO_STORAGE_VOL"):
+            raise PoolError(
+                f"volume {name} is missing from storage pool {pool.name()}",
+                hint=f"If the file is there, tell libvirt to look: virsh pool-refresh {pool.name()}. Otherwise restore "
+                "it, or remove the machine and create it again.",
+            ) from error
+        raise libvirts.LibvirtError(f"cannot look for volume {name}: {libvirts.message(error)}") from error
+
+
+def remove(pool: Any, names: Iterable[str]) -> None:
+    """Remove volumes; those that are not there are fine."""
+    libvirt = libvirts.library()
+    for name in names:
+        try:
+            pool.storageVolLookupByName(name).delete()
+        except libvirt.libvirtError as error:
+            if not libvirts.is_error(error, "NO_STORAGE_VOL"):
+                raise libvirts.LibvirtError(f"cannot remove volume {name}: {libvirts.message(error)}") from error
+
+
+def remove_set(connection: Connection, pool: Any, name: str, *, but_for: str) -> None:
+    """Remove an image's set unless a domain uses it; the domain with the UUID `but_for` does not count."""
+    with libvirts.doing("cannot list domains"):
+        users = [each.XMLDesc() for each in connection.listAllDomains() if each.UUIDString() != but_for]
+    if not any(f"/{name}.{_SUFFIXES[0]}" in xml for xml in users):
+        # The mark of a whole set first: from then on nobody begins to use it.
+        remove(pool, reversed(_volume_names(name)))
+
+
+def clear(connection: Connection, pool: Any, *, disk: str, sets: Iterable[str], machine_id: str) -> None:
+    """Remove a machine's disk, and of the image's sets those that it used or brought and that no other domain uses.
+
+    Raises `PoolError` if the pool is not active: then nobody can say what is in it.
+    """
+    with libvirts.doing(f"cannot list the volumes of storage pool {pool.name()}"):
+        if not pool.isActive():
+            raise PoolError(
+                f"storage pool {pool.name()} is not active, so that the machine's disk cannot be removed",
+                hint=f"Start it: virsh pool-start {pool.name()}; or forget the machine: pymachine rm -f",
+            )
+        names = [volume.name() for volume in pool.listAllVolumes()]
+    # One that was being brought when its `create` was killed is in no record.
+    brought = {match[1] for name in names if (match := re.fullmatch(_SET_VOLUME.format(machine_id[:8]), name))}
+    remove(pool, [disk])
+    for name in sorted({*sets, *brought}):
+        remove_set(connection, pool, name, but_for=machine_id)
+
+
+def _volume_names(name: str) -> list[str]:
+    return [f"{name}.{suffix}" for suffix in (*_SUFFIXES, _COMPLETE)]
+
+
+def set_paths(pool: Any, name: str) -> ImageSet:
+    """The volumes of a set. Raises `PoolError` for one that is not there."""
+    iso, kernel, initrd = (path_of(pool, f"{name}.{suffix}") for suffix in _SUFFIXES)
+    return ImageSet(name, iso, kernel, initrd)
+
+
+def _make(pool: Any, name: str, size: int) -> Any:
+    with libvirts.doing(f"cannot make volume {name}"):
+        return pool.createXML(volume_xml(name, size))
+
+
+def _upload(
+    connection: Connection, pool: Any, name: str, source: BinaryIO, size: int, *, capacity: int = 0
+) -> Iterator[int]:
+    """Make a volume and send `size` bytes into it; yields how many went, piece by piece."""
+    volume = _make(pool, name, max(size, capacity))
+    with libvirts.doing(f"cannot upload into volume {name} of storage pool {pool.name()}"):
+        stream = connection.newStream()
+        volume.upload(stream, 0, size)
+        try:
+            while piece := source.read(_CHUNK):
+                sent = 0
+                while sent < len(piece):
+                    sent += stream.send(piece[sent:])
+                yield len(piece)
+            stream.finish()
+        except BaseException:
+            # An interrupt too: a stream that is merely dropped would be waited for.
+            _abort(stream)
+            raise
+
+
+def _abort(stream: Any) -> None:
+    libvirt = libvirts.library()
+    try:
+        stream.abort()
+    except libvirt.libvirtError:
+        # It had ended by itself; why is the error that is on its way already.
+        return
+
+
+def _marker() -> bytes:
+    """A tar with one empty member of the magic name: what docker-machine writes, as far as it matters here."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo(_MAGIC))
+    return data.getvalue()

@@ -1,0 +1,100 @@
+"""A machine that exists gets other hardware, another name, another image; what its owner edited stays."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pymachine.channel import GuestTimeoutError
+from pymachine.driver import BootRequest, MachineRef, Shape
+from pymachine.errors import DriverError, HostNotRunningError, UsageError
+from pymachine.testing import defaults, reference
+from pymachine_driver_libvirt import Driver as LibvirtDriver
+from support import boot
+from support.libvirtd import virsh
+
+EDITED = "<title>My own words</title>"
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LibvirtDriver]:
+    """A machine that was made, began to boot, and was switched off; its owner has edited it."""
+    ref = reference(tmp_path_factory.mktemp("upkeep"), "thing")
+    driver = LibvirtDriver(ref, dict(LibvirtDriver.configure(ref, defaults(LibvirtDriver), [])))
+    request = boot.request(driver)
+    try:
+        with pytest.raises(GuestTimeoutError):
+            driver.create(BootRequest(identity=request.identity, image=request.image, timeout=0.1))
+        xml = virsh("dumpxml", "--inactive", "thing")
+        virsh("define", "/dev/stdin", stdin=xml.replace("<description>", f"{EDITED}<description>"))
+        yield driver
+    finally:
+        driver.remove()
+
+
+def test_hardware_changes_and_edits_stay(stopped: LibvirtDriver) -> None:
+    stopped.resize(Shape(cpus=1, memory_mib=768, disk_mb=30000))
+    xml = virsh("dumpxml", "--inactive", "thing")
+    assert re.search(r"<vcpu[^>]*>1</vcpu>", xml)
+    assert f"<memory unit='KiB'>{768 * 1024}</memory>" in xml
+    assert f"<currentMemory unit='KiB'>{768 * 1024}</currentMemory>" in xml
+    assert EDITED in xml
+    assert "Capacity:       29.30 GiB" in virsh("vol-info", stopped.config["DiskVolume"], "default")
+    assert [stopped.config[key] for key in ("CPU", "Memory", "DiskSize")] == [1, 768, 30000]
+    with pytest.raises(UsageError, match="a disk of 30000 MB cannot shrink to 20000 MB"):
+        stopped.resize(Shape(disk_mb=20000))
+
+
+def test_an_image_is_swapped_and_brought_back_or_kept(stopped: LibvirtDriver) -> None:
+    image = boot.image(stopped)
+    other = dataclasses.replace(image, digest="f" * 64, command_line="quiet=maybe")
+    before = stopped.config["ImageSet"]
+    for keep in (False, True):
+        stopped.swap_image(other)
+        assert stopped.image_digest() == "f" * 64
+        xml = virsh("dumpxml", "--inactive", "thing")
+        assert before not in xml
+        assert xml.count("pymachine-ffffffffffff-") == 3
+        assert "quiet=maybe</cmdline>" in xml
+        assert EDITED in xml
+        stopped.settle_image(keep=keep)
+        kept, dropped = ("pymachine-ffff", before) if keep else (before, "pymachine-ffff")
+        names = virsh("vol-list", "default")
+        assert kept in names
+        assert dropped not in names
+        assert (kept in virsh("dumpxml", "--inactive", "thing"), "PreviousImage" in stopped.config) == (True, False)
+
+
+def test_a_new_name_is_the_domains_too(stopped: LibvirtDriver) -> None:
+    before = stopped.machine
+    stopped.machine = MachineRef("other", before.directory, before.store, before.ssh_key)
+    stopped.renamed(before)
+    assert "thing" not in virsh("list", "--all", "--name")
+    assert "machine other of the store" in virsh("desc", "other")
+    assert "<name>other</name>" in virsh("metadata", "other", "urn:pymachine:libvirt:1").replace("pymachine:", "")
+    mac, address = stopped.config["MACAddress"], stopped.endpoint().address
+    assert f"<host mac='{mac}' name='other' ip='{address}'>" in virsh("net-dumpxml", "default")
+    with pytest.raises(HostNotRunningError):
+        stopped.apply_identity(boot.request(stopped))
+
+
+def test_a_name_that_is_taken_is_not_taken_away(stopped: LibvirtDriver) -> None:
+    xml = "<domain type='qemu'><name>theirs</name><memory unit='MiB'>64</memory><os><type>hvm</type></os></domain>"
+    virsh("define", "/dev/stdin", stdin=xml)
+    before = stopped.machine
+    stopped.machine = MachineRef("theirs", before.directory, before.store, before.ssh_key)
+    try:
+        with pytest.raises(DriverError, match="has a domain called theirs already"):
+            stopped.renamed(before)
+        assert before.name in virsh("list", "--all", "--name")
+    finally:
+        stopped.machine = before
+        virsh("undefine", "theirs")
+
+
+def test_a_folder_has_the_console(stopped: LibvirtDriver, tmp_path: Path) -> None:
+    assert stopped.console_log() == stopped.machine.directory / "console.log"

@@ -1,0 +1,81 @@
+"""A libvirt on another host, through SSH: by a name of the user's, with machines that this host reaches."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from pymachine.testing import defaults, reference
+from pymachine_driver_libvirt import Driver as LibvirtDriver
+from support import libvirtd
+from support.libvirtd import HERE, OtherHost, virsh
+from support.runner import Pymachine, private_store
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def attic(other_host: OtherHost) -> Iterator[Pymachine]:
+    """A store that knows the other host as attic, with a machine there."""
+    with private_store(MACHINE_DRIVER="libvirt") as program:
+        program.store.mkdir()
+        (program.store / "config.toml").write_text(f'[libvirt.hosts]\nattic = "{other_host.uri}"\n')
+        program("create", "--libvirt-uri", "attic", "far")
+        yield program
+
+
+def test_ls_tells_where_a_machine_is(attic: Pymachine) -> None:
+    heading, row = attic("ls").stdout.splitlines()
+    assert "HOST" in heading
+    assert row.split()[:4] == ["far", "-", "libvirt", "Running"]
+    assert "attic" in row
+    assert json.loads(attic("ls", "--json").stdout)[0]["Host"] == "attic"
+    assert attic("ls", "--format", "{{.Name}} {{.Host}}").stdout == "far attic\n"
+
+
+def test_engine_ssh_and_published_ports_of_a_machine_elsewhere(attic: Pymachine, other_host: OtherHost) -> None:
+    assert attic("ssh", "far", "hostname").stdout == "far\n"
+    script = 'eval "$(pymachine env far)"; docker version --format "{{.Server.Version}}"'
+    assert attic.run(["bash", "-c", script]).stdout.strip()
+    import_image = "b=$(mktemp -d); mkdir $b/bin; cp /usr/bin/busybox $b/bin; tar -c -C $b . | docker import - x"
+    attic("ssh", "far", f"{import_image}; docker run -d -p 8080:8080 x /bin/busybox httpd -f -p 8080")
+    url = f"http://{other_host.address}:8080/"
+    curl = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--retry", "30", "--retry-all-errors", url]
+    assert subprocess.run(curl, capture_output=True, text=True, check=True, timeout=120).stdout.endswith("404")
+
+
+def test_a_routed_network_gives_an_address_of_its_own(attic: Pymachine, other_host: OtherHost) -> None:
+    """As far as `create` decides; that such an address works is the other suites' business."""
+    define = "net-define /dev/stdin"
+    virsh(*define.split(), uri=other_host.uri, stdin=libvirtd.network_xml("routed", number=77, mode="route"))
+    virsh("net-start", "routed", uri=other_host.uri)
+    ref = reference(attic.home)
+    values = defaults(LibvirtDriver, libvirt_uri=other_host.uri, libvirt_network="routed")
+    config = LibvirtDriver.configure(ref, values, [])
+    assert config["IPAddress"].startswith("192.168.77.")
+    assert config["EnginePort"] == 2376
+
+
+def test_rm_leaves_nothing_elsewhere(attic: Pymachine, other_host: OtherHost) -> None:
+    attic("rm", "-y", "far")
+    assert "far" not in virsh("list", "--all", "--name", uri=other_host.uri)
+    assert virsh("vol-list", "default", uri=other_host.uri) == ""
+
+
+def test_a_host_that_does_not_answer(pymachine: Pymachine) -> None:
+    """Port 1 of our end of the cable is nobody's."""
+    uri = f"qemu+ssh://root@{HERE}:1/system"
+    outcome = pymachine("create", "-d", "libvirt", "--libvirt-uri", uri, "x", code=3)
+    assert "cannot connect to libvirt at qemu+ssh://" in outcome.stderr
+    assert "Hint: See whether the host is up and lets you in: virsh -c" in outcome.stderr
+    assert pymachine("ls", "-q").stdout == ""
+
+
+def test_a_host_that_nobody_named(pymachine: Pymachine) -> None:
+    outcome = pymachine("create", "-d", "libvirt", "--libvirt-uri", "cellar", "x", code=None)
+    assert outcome.code != 0
+    assert "there is no libvirt host called 'cellar'" in outcome.stderr
+    assert "[libvirt.hosts]" in outcome.stderr

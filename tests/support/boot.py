@@ -1,0 +1,32 @@
+"""What a driver is given to bring a machine up: the real image, and an identity as the core makes it."""
+
+from __future__ import annotations
+
+from pymachine import certs, engine, identity
+from pymachine.driver import BootRequest, Driver, Endpoint, ImageFiles
+from pymachine.image import cache
+from pymachine.machine import EngineOptions
+from pymachine.progress import Silent
+
+SECONDS = 600
+
+
+def image(driver: Driver) -> ImageFiles:
+    """The image that the machine wants, built if need be, in the cache that the tests share."""
+    return cache.ensure(driver.image_request(), store=driver.machine.store, reporter=Silent())
+
+
+def request(driver: Driver) -> BootRequest:
+    """A request as the core would make it, with the authority of the machine's store."""
+    folder, store = driver.machine.directory, driver.machine.store
+    authority = store / "certs"
+    auth = certs.AuthPaths(*(authority / name for name in ("ca.pem", "ca-key.pem", "cert.pem", "key.pem")))
+    certs.ensure_authority(auth, reporter=Silent())
+
+    def tar(endpoint: Endpoint) -> bytes:
+        identity.make_keys(folder, name=driver.machine.name)
+        certs.ensure_server(auth, directory=folder, name=driver.machine.name, hosts=[endpoint.address])
+        files = engine.files(EngineOptions(), driver_name=driver.info.name)
+        return identity.of_machine(folder, hostname=driver.machine.name, engine=files)
+
+    return BootRequest(identity=tar, image=image(driver), timeout=SECONDS)

@@ -1,0 +1,29 @@
+"""``python -m support.warm``: put into the cache what tests without a network need: the image, containers' programs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pymachine.driver import ImageRequest
+from pymachine.image import cache
+from pymachine.progress import StreamReporter
+from support import packages
+from support.runner import cache_folder
+
+
+def main() -> None:
+    """Build and download what is missing."""
+    os.environ.setdefault("PYMACHINE_CACHE", str(cache_folder()))
+    with TemporaryDirectory() as store:
+        cache.ensure(ImageRequest(), store=Path(store), reporter=StreamReporter(sys.stdout))
+    folder = cache_folder() / "container-packages"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in sorted(packages.EXTRA):
+        packages.archive(name, folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""What the driver ``libvirt`` decides without asking libvirt: options, hosts, addresses, its own absence."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pymachine.driver import Endpoint
+from pymachine.errors import UsageError
+from pymachine.testing import defaults
+from pymachine_driver_libvirt import Driver, connection, hosts, network, options, place
+
+NETWORK = """
+<network>
+  <name>lab</name>
+  <forward mode="route" dev="eth0"/>
+  <ip family="ipv6" address="fd00::1" prefix="64"><dhcp><range start="fd00::2" end="fd00::9"/></dhcp></ip>
+  <ip address="192.0.2.1" netmask="255.255.255.0">
+    <dhcp>
+      <range start="192.0.2.2" end="192.0.2.4"/>
+      <host mac="52:54:00:AA:BB:CC" name="printer" ip="192.0.2.3"/>
+    </dhcp>
+  </ip>
+</network>
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("libvirt-cpu-count", 0, "--libvirt-cpu-count is 0, expected 1 to 255"),
+        ("libvirt-cpu-count", -2, "expected 1 to 255, or -1"),
+        ("libvirt-memory", 100, "--libvirt-memory is 100, expected at least 512 MB"),
+        ("libvirt-disk-size", 1, "--libvirt-disk-size is 1, expected at least 1000 MB"),
+        ("libvirt-accelerator", "hvf", "expected one of auto, kvm, tcg"),
+        ("libvirt-cpu-mode", "a b", "--libvirt-cpu-mode is 'a b'"),
+        ("libvirt-machine-type", "'q35", "--libvirt-machine-type"),
+        ("libvirt-xml-patch", ("/no/such/file",), "cannot read /no/such/file: No such file"),
+    ],
+)
+def test_a_bad_value_names_its_flag(name: str, value: Any, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        options.check({**defaults(Driver), name: value})
+
+
+def test_the_defaults_are_fine_and_a_path_is_kept_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    choices = options.check(defaults(Driver, libvirt_boot2docker_url="my.iso"))
+    assert choices.image == str(tmp_path / "my.iso")
+    assert choices.host == "qemu:///system"
+
+
+def test_processors_are_those_of_libvirts_host() -> None:
+    assert options.cpu_count(options.DEFAULT_CPUS, 1) == 1
+    assert options.cpu_count(-1, 16) == 16
+    assert options.cpu_count(8, 4) == 8
+
+
+# -- hosts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("uri", ["qemu:///system", "qemu+ssh://root@h/system?keyfile=/k", "qemu+tls://h/system"])
+def test_a_uri_of_qemus_is_itself(uri: str, tmp_path: Path) -> None:
+    assert hosts.resolve(uri, tmp_path) == ("", uri)
+
+
+def test_libvirts_test_driver_is_refused_with_a_reason(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="test driver, whose machines exist only in memory and run nothing") as caught:
+        hosts.resolve("test:///default", tmp_path)
+    assert "qemu:///system" in caught.value.hint
+
+
+@pytest.mark.parametrize("uri", ["xen:///system", "lxc:///", "http://h/", "vbox+ssh://h/session"])
+def test_other_hypervisors_are_refused(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected a URI that begins with qemu"):
+        hosts.resolve(uri, tmp_path)
+
+
+def test_a_host_goes_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(
+        '[libvirt.hosts]\nattic = "qemu+ssh://root@attic/system"\nlab = "test:///d"\n'
+    )
+    assert hosts.resolve("attic", tmp_path) == ("attic", "qemu+ssh://root@attic/system")
+    with pytest.raises(hosts.HostsError, match="no libvirt host called 'cellar'") as caught:
+        hosts.resolve("cellar", tmp_path)
+    assert "Hosts there: attic, lab." in caught.value.hint
+    with pytest.raises(UsageError, match="test driver"):
+        hosts.resolve("lab", tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[libvirt.hosts", "libvirt = 1", "[libvirt]\nhosts = 1", "[libvirt.hosts]\na = 1"])
+def test_a_file_that_does_not_have_hosts_says_where_and_how(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(text)
+    with pytest.raises(hosts.HostsError, match=r"config\.toml"):
+        hosts.resolve("attic", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("uri", "local", "session", "address"),
+    [
+        ("qemu:///system", True, False, ""),
+        ("qemu+unix:///session?socket=/x", True, True, ""),
+        ("qemu+ssh://me@attic.example.org:2222/session", False, True, "attic.example.org"),
+        ("qemu+tls://[fd00::1]/system", False, False, "fd00::1"),
+    ],
+)
+def test_where_a_uri_leads(uri: str, local: bool, session: bool, address: str) -> None:
+    assert (hosts.is_local(uri), hosts.is_session(uri), hosts.address(uri)) == (local, session, address)
+
+
+# -- networks -----------------------------------------------------------------------------------------------------
+
+
+def test_a_network_is_read_and_addresses_that_somebody_has_are_not_chosen() -> None:
+    lab = network.parse(NETWORK)
+    assert (lab.name, lab.reached_by_others, lab.ranges) == ("lab", True, (("192.0.2.2", "192.0.2.4"),))
+    assert lab.reservations == (network.Reservation("52:54:00:aa:bb:cc", "192.0.2.3", "printer"),)
+    assert network.choose(lab, {"192.0.2.2"}) == "192.0.2.4"
+    assert {network.choose(lab, set()) for _ in range(100)} == {"192.0.2.2", "192.0.2.4"}
+    with pytest.raises(network.NetworkError, match="network lab has no free address left"):
+        network.choose(lab, {"192.0.2.2", "192.0.2.4"})
+
+
+@pytest.mark.parametrize(("forward", "mode"), [("<forward/>", "nat"), ("", ""), ("<forward mode='open'/>", "open")])
+def test_how_a_network_leads_on(forward: str, mode: str) -> None:
+    found = network.parse(f"<network><name>n</name>{forward}</network>")
+    assert (found.mode, found.reached_by_others) == (mode, mode == "open")
+
+
+def test_a_record_of_another_version_still_has_a_place() -> None:
+    found = place.of({"IPAddress": "192.168.122.7"})
+    assert found.endpoint == Endpoint("192.168.122.7", docker_port=2376, ssh_port=22)
+    assert found.forwards("qemu:///system") is None
+
+
+def test_forwards_listen_where_the_client_is_to_find_them() -> None:
+    found = place.Place("127.70.1.2", 2376, 22022, options.USER_NETWORK)
+    here = found.forwards("qemu:///session")
+    there = found.forwards("qemu+ssh://attic/system")
+    assert here is not None
+    assert there is not None
+    assert (here.address, there.address) == ("127.70.1.2", "")
+
+
+# -- libvirt's library --------------------------------------------------------------------------------------------
+
+
+def test_without_the_library_health_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "libvirt", None)
+    connection.library.cache_clear()
+    health = Driver.health()
+    connection.library.cache_clear()
+    assert not health.usable
+    assert "cannot be loaded" in health.problem
+    assert "pip install 'pymachine[libvirt]'" in health.fix
+
+
+@pytest.mark.parametrize(
+    ("uri", "said", "hint"),
+    [
+        (
+            "qemu:///system",
+            "Failed to connect socket to '/run/x': No such file or directory",
+            "systemctl start libvirtd",
+        ),
+        ("qemu:///system", "Failed to connect socket to '/run/x': Permission denied", "usermod -aG libvirt"),
+        ("qemu:///system", "authentication unavailable: no polkit agent available", "usermod -aG libvirt"),
+        ("qemu:///session", "Cannot recv data", "virsh -c 'qemu:///session' version"),
+        (
+            "qemu+ssh://attic/system",
+            "ssh: connect to host attic port 22: No route",
+            "virsh -c 'qemu+ssh://attic/system'",
+        ),
+    ],
+)
+def test_what_cannot_be_connected_to_comes_with_what_to_do(uri: str, said: str, hint: str) -> None:
+    assert hint in connection.hint(uri, said)
