@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from support.debian.build import Built
-from support.registry import HOST_FROM_GUEST, free_port
+from support.registry import USER_NETWORK_HOST, free_port
 
 BOOT_SECONDS = 240.0
 OPTIONS = (
@@ -37,7 +37,7 @@ class Host:
             f"hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22,hostfwd=tcp:127.0.0.1:{self.engine_port}-:{self.engine_port}"
         )
         line = "root=/dev/vda rw net.ifnames=0 quiet loglevel=3 console=ttyS0 systemd.show_status=0 "
-        line += f"test.apt=http://{HOST_FROM_GUEST}:{apt_port}/"
+        line += f"test.apt=http://{USER_NETWORK_HOST}:{apt_port}/"
         argv = ["qemu-system-x86_64", "-machine", "q35,vmport=off", "-accel", "tcg,thread=multi,tb-size=256"]
         argv += ["-cpu", "max,la57=off", "-smp", "2", "-m", "1024", "-nodefaults", "-display", "none"]
         argv += ["-kernel", str(built.kernel), "-initrd", str(built.initrd), "-append", line]
