@@ -33,7 +33,7 @@ _MEMO = "accelerators.json"
 _MEMORY_MIB = 256
 _TRIAL_PROCESSOR_SECONDS = 20
 # The kernel runs a program that ends at once, then has no more to run, and resets: proof of it all in a second.
-_TRIAL_INIT = "/bin/busybox"
+_TRIAL_INIT = "/usr/bin/busybox"
 _PROOF = b"Attempted to kill init"
 
 log = logging.getLogger(__name__)

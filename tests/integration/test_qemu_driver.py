@@ -22,8 +22,8 @@ from pymachine.errors import DriverError, PrecreateError
 from pymachine.progress import StreamReporter
 from pymachine.testing import defaults, reference, reread
 from pymachine.wait import until
-from pymachine_driver_qemu import Driver as QemuDriver, accelerator, address, binary, process, qmp, runtime
-from pymachine_driver_qemu.driver import PortTakenError
+from pymachine_driver_qemu import Driver as QemuDriver, accelerator, address, binary, boot, process, qmp, runtime
+from pymachine_driver_qemu.base import PortTakenError
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -86,7 +86,7 @@ def launched(driver: Driver, image: ImageFiles) -> Path:
     folder = driver.machine.directory
     disk.keep_image(image, folder)
     disk.make_data_disk(folder / disk.DISK, size_mb=1000)
-    return driver._launch(driver._qemu(), "tcg", request())
+    return boot.launch(driver._board(), driver.machine.name, driver._folder, place=driver._place)
 
 
 def request(image: ImageFiles | None = None, *, timeout: float = 2.0) -> BootRequest:

@@ -12,7 +12,7 @@ import pytest
 from pymachine.driver import BootRequest, Driver
 from pymachine.testing import LiveDriverContract
 from pymachine.wait import until
-from pymachine_driver_qemu import Driver as QemuDriver, process
+from pymachine_driver_qemu import Driver as QemuDriver, accelerator, binary, disk, process
 from support import boot
 from support.runner import cache_folder
 
@@ -38,11 +38,24 @@ class TestLiveQemu(LiveDriverContract):
     def check_running(self) -> None:
         self.watcher_is_there()
         self.engine_answers()
+        self.the_trial_of_an_accelerator_knows_a_kernel_that_boots()
 
     def watcher_is_there(self) -> None:
         """That what is published can be reached is in tests/e2e."""
         log = self.live.machine.directory / "ports.log"
         until(lambda: "following the engine" in process.tail(log), deadline=120, what="the watcher")
+
+    def the_trial_of_an_accelerator_knows_a_kernel_that_boots(self) -> None:
+        """Software emulation boots the image's kernel everywhere; a trial that did not see it would trust no KVM."""
+        folder = self.live.machine.directory
+        trial = accelerator.Trial(
+            qemu=binary.find("amd64"),
+            architecture="amd64",
+            kernel=folder / disk.KERNEL,
+            initrd=folder / disk.INITRD,
+            image="live",
+        )
+        assert accelerator.boots("tcg", trial, seconds=120)
 
     def engine_answers(self) -> None:
         folder, endpoint = self.live.machine.directory, self.live.endpoint()
