@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from support import packages
 from support.debian import build
 from support.debian.host import Host
+from support.registry import USER_NETWORK_HOST
 from support.runner import Pymachine, private_store
 
 ROUNDS = 3
@@ -74,7 +75,7 @@ def main() -> None:
     """Measure, and print the table."""
     built = build.ensure()
     folder = Path(tempfile.mkdtemp(prefix="pm-bench-", dir="/tmp"))
-    with packages.serving(built.packages) as port, private_store() as program:
+    with packages.serving(built.packages, USER_NETWORK_HOST) as port, private_store() as program:
         host = Host(folder, built, apt_port=port)
         try:
             host.await_ssh()

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import pytest
 
 from pymachine.driver import BootRequest, State
-from pymachine.errors import DriverError, UnsupportedError, UsageError
+from pymachine.errors import DriverError, TimeoutExpiredError, UnsupportedError, UsageError
 from pymachine.testing import DriverContract, defaults, reference
 from pymachine_driver_generic import Driver
+from support import sshd
 
 NOTHING = BootRequest(identity=lambda endpoint: b"")
 
@@ -112,3 +113,35 @@ def test_the_state_is_whether_the_ssh_port_answers(tmp_path: Path, listening: in
 def test_a_driver_without_a_shell_says_so(tmp_path: Path) -> None:
     with pytest.raises(DriverError, match="no SSH to run"):
         Driver(reference(tmp_path), {"IPAddress": "127.0.0.1"}).kill()
+
+
+def restarting(tmp_path: Path, port: int, boots: list[str]) -> tuple[Driver, list[str]]:
+    """A driver whose shell says the boots' ids one after another, and what it was told."""
+    driver = Driver(reference(tmp_path), {"IPAddress": "127.0.0.1", "SSHPort": port})
+    told: list[str] = []
+
+    def shell(command: str) -> str:
+        told.append(command)
+        return boots.pop(0) + "\n" if "boot_id" in command else ""
+
+    driver.shell = shell
+    return driver, told
+
+
+def test_restart_waits_until_the_host_has_booted_anew(tmp_path: Path) -> None:
+    with sshd.running(tmp_path) as server:
+        driver, told = restarting(tmp_path, server.port, ["one", "one", "two"])
+        driver.restart(NOTHING, 1.0)
+    assert ["shutdown -r now" in command for command in told] == [False, True, False, False]
+    assert "sudo -n" in told[1]
+
+
+def test_a_port_that_only_somebody_forwards_is_no_host(
+    tmp_path: Path, listening: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the connection, and says nothing."""
+    monkeypatch.setattr("pymachine_driver_generic.driver.DIAL_SECONDS", 0.1)
+    driver, told = restarting(tmp_path, listening, ["one", "two"])
+    with pytest.raises(TimeoutExpiredError, match="the host to come up again"):
+        driver.restart(BootRequest(identity=lambda endpoint: b"", timeout=0.5), 1.0)
+    assert len(told) == 2

@@ -21,6 +21,7 @@ from support import packages
 from support.debian import build, dockermachine
 from support.debian.host import Host
 from support.debian.proxy import Wire, wire
+from support.registry import USER_NETWORK_HOST
 from support.runner import Outcome, Pymachine, private_store
 
 DAEMON_JSON = '{\n  "bip": "10.9.0.1/24",\n  "labels": ["rack=7"],\n  "log-opts": {"max-size": "10m"}\n}\n'
@@ -42,7 +43,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """A host that is up."""
     built = build.ensure()
     folder = Path(tempfile.mkdtemp(prefix="pm-host-", dir="/tmp"))  # short: it has a socket in it
-    with packages.serving(built.packages) as port:
+    with packages.serving(built.packages, USER_NETWORK_HOST) as port:
         running = Host(folder, built, apt_port=port)
         try:
             running.await_ssh()
@@ -146,7 +147,7 @@ def test_a_script_installs_the_engine_over_a_broken_connection_and_the_host_is_g
     before = host.run(LISTING)
     script = "#!/bin/sh\nset -e\nsleep 5\napt-get -q -y --no-install-recommends install docker.io docker-cli\n"
     (tmp_path / "get.sh").write_text(script)
-    with wire(host.ssh_port) as line, packages.serving(tmp_path) as port:
+    with wire(host.ssh_port) as line, packages.serving(tmp_path, USER_NETWORK_HOST) as port:
         url = f"http://127.0.0.1:{port}/get.sh"
         words = options(host, "--engine-install-url", url, "far", port=line.port)
         said = cut_at("Packages:", line, program, words, after=2.0)

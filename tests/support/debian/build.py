@@ -172,6 +172,7 @@ def ensure() -> Built:
         packages=BASE,
         excluded=("linux-initramfs-tool", "linux-base"),
         left_out=LEFT_OUT,
+        loaders={"amd64": ()},
         modules=MODULES,
         initrd_modules=(*INITRD_MODULES, "virtio_net", "crc32c_generic", "crc32c_intel", "ext4"),
     )
