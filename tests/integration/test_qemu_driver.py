@@ -232,7 +232,8 @@ def test_it_is_confined_where_that_is_possible(running: Driver) -> None:
 
 
 def test_ports_are_forwarded_and_taken_back(running: Driver) -> None:
-    from pymachine_driver_qemu.ports import Forwards, Published
+    from pymachine.published import Forwards, Published
+    from pymachine_driver_qemu.command_line import NETDEV
 
     said: list[str] = []
     place = running.endpoint().address
@@ -242,7 +243,7 @@ def test_ports_are_forwarded_and_taken_back(running: Driver) -> None:
         qmp.Qmp(folder / runtime.PORTS) as monitor,
         socket.create_server((place, 23457)),
     ):
-        forwards = Forwards(monitor, place, say=said.append)
+        forwards = Forwards(monitor.human, netdev=NETDEV, address=place, say=said.append)
         forwards.follow({Published("tcp", 23456), Published("tcp", 23457), Published("udp", 23458)})
         assert not address.is_free(place, 23456)
         forwards.follow(set())
