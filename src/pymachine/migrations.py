@@ -106,7 +106,10 @@ def relocate(record: Mapping[str, Json], *, folder: Path) -> dict[str, Json]:
         return dict(record)
     healed = dict(record)
     if isinstance(record.get("Driver"), dict):
-        healed["Driver"] = _replaced(record["Driver"], moved)
+        driver = _replaced(record["Driver"], moved)
+        if driver.get("StorePath"):
+            driver["StorePath"] = root
+        healed["Driver"] = driver
     host = record.get("HostOptions")
     if isinstance(host, dict) and isinstance(host.get("AuthOptions"), dict):
         auth = _replaced(host["AuthOptions"], moved)
