@@ -106,10 +106,13 @@ def relocate(record: Mapping[str, Json], *, folder: Path) -> dict[str, Json]:
         return dict(record)
     healed = dict(record)
     if isinstance(record.get("Driver"), dict):
-        healed["Driver"] = _replaced(record["Driver"], moved)
-    host = record.get("HostOptions")
-    if isinstance(host, dict) and isinstance(host.get("AuthOptions"), dict):
-        auth = _replaced(host["AuthOptions"], moved)
+        driver = _replaced(record["Driver"], moved)
+        if driver.get("StorePath"):
+            driver["StorePath"] = root
+        healed["Driver"] = driver
+    host = record.get("HostOptions") or {}
+    if isinstance(host, dict) and isinstance(host.get("AuthOptions") or {}, dict):
+        auth = _replaced(host.get("AuthOptions") or {}, moved)
         # Before version 3 this was the root in some records.
         auth["StorePath"] = str(folder)
         healed["HostOptions"] = {**host, "AuthOptions": auth}

@@ -143,7 +143,7 @@ def test_a_manifest_that_is_none(tmp_path: Path, first: tuple[tarfile.TarInfo, b
 
 
 @given(st.binary(max_size=200))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_other_file_is_an_error(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "export").write_bytes(data)
     with pytest.raises(ExportError):
@@ -151,7 +151,7 @@ def test_any_other_file_is_an_error(tmp_path: Path, data: bytes) -> None:
 
 
 @given(st.integers(0, 100))
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_file_that_was_cut_short_is_an_error(tmp_path: Path, percent: int) -> None:
     (tmp_path / "data").write_bytes(bytes(range(256)) * 200)
     write(tmp_path / "export", tmp_path / "data")

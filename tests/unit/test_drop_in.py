@@ -102,6 +102,7 @@ PARSER = [
             "inspect",
             "ip",
             "kill",
+            "provision",
             "restart",
             "ssh",
             "start",
@@ -263,6 +264,7 @@ ACTING = [
             r"Creating client certificate: .*cert\.pem\n"
         ),
     ),
+    Row("provision of one without a driver", "provision intro", 1, "", "none driver does not support provision\n"),
     Row("rm without a name", "rm", 1, HELP, "Error: Expected to get one or more machine names as arguments\n"),
     Row(
         "rm asks",

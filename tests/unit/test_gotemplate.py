@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from pymachine.gotemplate import TemplateError, parse
 
@@ -122,6 +122,7 @@ VALUES = st.recursive(
 
 
 @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=25).map("".join), VALUES)
+@settings(deadline=None)
 def test_any_template_is_text_or_a_template_error(source: str, value: Any) -> None:
     try:
         text = parse(source).render({**DATA, "Value": value})
@@ -132,6 +133,7 @@ def test_any_template_is_text_or_a_template_error(source: str, value: Any) -> No
 
 
 @given(VALUES)
+@settings(deadline=None)
 def test_any_value_can_be_printed_in_every_way(value: Any) -> None:
     assert json.loads(parse("{{json .}}").render(value)) == value
     assert json.loads(parse("{{prettyjson .}}").render(value)) == value
@@ -140,5 +142,6 @@ def test_any_value_can_be_printed_in_every_way(value: Any) -> None:
 
 
 @given(st.text(alphabet="%vsdqx*.-+# 0123456789[]T", max_size=12), VALUES)
+@settings(deadline=None)
 def test_any_format_is_text(form: str, value: Any) -> None:
     assert isinstance(parse("{{printf .Form .Value}}").render({"Form": form, "Value": value}), str)

@@ -308,7 +308,7 @@ def damaged(draw: st.DrawFn) -> Any:
 
 
 @given(damaged() | ANY)
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_record_is_a_machine_or_an_error_that_names_it(record: Any) -> None:
     folder = Path("/srv/store/machines/dev")
     try:
@@ -322,6 +322,7 @@ def test_any_record_is_a_machine_or_an_error_that_names_it(record: Any) -> None:
 
 
 @given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode))
+@settings(deadline=None)
 def test_any_bytes_in_the_place_of_a_record_are_an_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     root = tmp_path_factory.mktemp("store")
     folder = put(root, "")
@@ -332,6 +333,7 @@ def test_any_bytes_in_the_place_of_a_record_are_an_error(tmp_path_factory: pytes
 
 
 @given(st.text(max_size=80))
+@settings(deadline=None)
 def test_any_name_is_a_machine_that_is_not_there(name: str) -> None:
     store = Store(Path("/nonexistent/store"))
     with pytest.raises(PymachineError):
