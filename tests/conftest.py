@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from support import images, packages, registry as registries
 from support.registry import USER_NETWORK_HOST, Registry
 from support.runner import Pymachine, cache_folder, private_store
+
+# On a busy host any example may take long; what must be quick is measured in benchmarks/.
+settings.register_profile("any-host", deadline=None)
+settings.load_profile("any-host")
 
 ALPINE_TAGS = {"2.6": ["2.6"], "2.7": ["2.7"], "3.1": ["3.1"], "3.2": ["3.2", "latest"]}
 
