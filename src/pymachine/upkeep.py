@@ -216,6 +216,9 @@ class Upkeep(Manager):
         """
         with self.store.lock(name):
             machine, driver = self._loaded(name)
+            if Capability.PROVISION in driver.info.capabilities:
+                self._upgrade_host(machine, driver)
+                return
             if not isinstance(driver, Upgradable):
                 raise driver.unsupported("upgrade")
             from pymachine.image import cache  # noqa: PLC0415 (only this needs the builder)
@@ -245,6 +248,15 @@ class Upkeep(Manager):
                 raise error.prefixed(f'Machine "{name}" has its old image again: ') from error
             driver.settle_image(keep=True)
             self.store.save(machine)
+
+    def _upgrade_host(self, machine: Machine, driver: Driver) -> None:
+        """Bring the engine of a host that exists to its newest version; the rest of the host is its owner's."""
+        from pymachine.provision import session  # noqa: PLC0415 (only hosts that exist need it)
+
+        target = self._target(machine, driver.endpoint(), learn=True)
+        with session.opened(target, reporter=self.reporter, timeout=boot_timeout(), native=self._native_ssh) as opened:
+            opened.upgrade()
+        self._await_engine(machine, driver, seconds=boot_timeout())
 
     def _go_back(self, machine: Machine, driver: Driver, error: PymachineError, *, running: bool) -> None:
         """What was running before an upgrade that failed runs again, as it was."""

@@ -297,6 +297,12 @@ def test_a_machine_of_docker_machines_works_and_is_taken_over(lived_in: Host, pr
     )
     assert "provider=generic" in with_docker(program, "old-far", "docker info -f '{{.Labels}}'").stdout
     assert "nothing was changed" in program("provision", "old-far").stdout
+    began = lived_in.run("systemctl show -p ActiveEnterTimestampMonotonic docker")
+    said = program("upgrade", "old-far").stdout
+    assert "Upgrading docker..." in said
+    assert "Restarting docker..." in said
+    assert lived_in.run("systemctl show -p ActiveEnterTimestampMonotonic docker") != began
+    assert with_docker(program, "old-far", "docker ps -aq").stdout
 
 
 # -- its power ----------------------------------------------------------------------------------------------------

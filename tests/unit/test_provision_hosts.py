@@ -127,6 +127,31 @@ def test_the_engine_comes_with_the_systems_packages(kind: str, commands: list[st
     assert "into_force restart" in fake.body("apply")
 
 
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [
+        ("ubuntu", "--no-install-recommends --only-upgrade $names"),
+        ("fedora", "dnf -y upgrade $names"),
+        ("leap", "zypper --non-interactive update --no-recommends $names"),
+        ("alpine", "apk add --no-progress --upgrade $names"),
+    ],
+)
+def test_an_upgrade_is_of_what_is_installed_of_the_engine(kind: str, command: str) -> None:
+    fake = FakeHost(kind, engine=True, init="openrc" if kind == "alpine" else "systemd")
+    Host(Remote(fake, name="far"), reporter=Remembering()).upgrade()
+    (_, job), (_, restart) = fake.scripts
+    assert command in job
+    assert "-e containerd -e containerd.io -e runc" in job
+    assert restart.endswith("service restart\n}\npymachine_main\n")
+
+
+def test_an_engine_that_is_part_of_its_system_is_not_upgraded() -> None:
+    fake = FakeHost("flatcar", engine=True)
+    with pytest.raises(ProvisionError, match="the engine is a part of flatcar"):
+        Host(Remote(fake, name="far"), reporter=Remembering()).upgrade()
+    assert fake.scripts == []
+
+
 def test_alpine_starts_services_with_openrc() -> None:
     fake = FakeHost("alpine", init="openrc")
     provision(fake, environment=["HTTP_PROXY=http://a b"], flags=["--new-thing=1"])

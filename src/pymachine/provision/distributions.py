@@ -26,7 +26,7 @@ class Service(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class PackageManager:
-    """Shell commands, run by root; package names are appended to `install` and `remove`."""
+    """Shell commands, run by root; package names are appended to `install`, `upgrade` and `remove`."""
 
     name: str
     installed: str
@@ -36,6 +36,8 @@ class PackageManager:
     available: str
     """Succeeds if the package whose name takes the place of ``{}`` can be installed."""
     install: str
+    upgrade: str
+    """Brings installed packages to the newest version that there is, and installs no others for their own sake."""
     remove: str
     """Removes packages with their configuration, but none that another package needs: that is an error."""
     repair: str = ":"
@@ -71,6 +73,8 @@ APT = PackageManager(
     available="apt-cache show --no-all-versions {} | grep -q .",
     install="apt-get -q -y -o DPkg::Lock::Timeout=600 -o Dpkg::Options::=--force-confold "
     "install --no-install-recommends",
+    upgrade="apt-get -q -y -o DPkg::Lock::Timeout=600 -o Dpkg::Options::=--force-confold "
+    "install --no-install-recommends --only-upgrade",
     remove="dpkg --purge",
     repair="dpkg --force-confold --configure -a",
 )
@@ -80,6 +84,7 @@ DNF = PackageManager(
     refresh="dnf -q makecache",
     available="dnf -q list {}",
     install="dnf -y install",
+    upgrade="dnf -y upgrade",
     remove="rpm -e",
 )
 ZYPPER = PackageManager(
@@ -88,6 +93,7 @@ ZYPPER = PackageManager(
     refresh="zypper --non-interactive refresh",
     available="zypper --non-interactive info {} | grep -q ^Version",
     install="zypper --non-interactive install --no-recommends",
+    upgrade="zypper --non-interactive update --no-recommends",
     remove="rpm -e",
 )
 PACMAN = PackageManager(
@@ -97,6 +103,8 @@ PACMAN = PackageManager(
     refresh='test -n "$(ls /var/lib/pacman/sync 2>/dev/null)" || pacman -Sy --noconfirm',
     available="pacman -Si {}",
     install="pacman -S --noconfirm --needed",
+    # Of some packages alone it would be a partial upgrade; this one is the newest that the lists of now know.
+    upgrade="pacman -S --noconfirm --needed",
     remove="pacman -Rn --noconfirm",
 )
 APK = PackageManager(
@@ -105,6 +113,7 @@ APK = PackageManager(
     refresh="apk update -q",
     available="apk search -q -e {} | grep -q .",
     install="apk add --no-progress",
+    upgrade="apk add --no-progress --upgrade",
     remove="apk del --purge",
 )
 

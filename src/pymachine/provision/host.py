@@ -20,6 +20,8 @@ INSTALL_SECONDS = 3600.0
 SET_UP_SECONDS = 1200.0
 DONE = "install.done"
 FOUND = "found"
+# What an engine runs on, under the names that distributions have for it: upgraded with it where it is a package.
+RUNTIME = ("containerd", "containerd.io", "runc")
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,36 @@ class Host:
             before_changes()
         self._set_up(facts, provisioner, plan)
         return plan
+
+    def upgrade(self) -> None:
+        """Bring the engine's packages to their newest version, and restart it. Raises `ProvisionError` without any.
+
+        What is installed of an engine is upgraded, whoever installed it; one that is part of its system is not.
+        """
+        facts, provisioner = self.look()
+        if provisioner.manager is None:
+            raise ProvisionError(
+                f"the engine is a part of {provisioner.name}", hint="Upgrade the host's system by its own means."
+            )
+        manager = provisioner.manager
+        facts_module.check_service(facts, provisioner)
+        known_names = dict.fromkeys([*(name for names in provisioner.packages for name in names), *provisioner.beside])
+        pattern = " ".join(f"-e {shlex.quote(name)}" for name in (*known_names, *RUNTIME))
+        none = f"echo 'No package of an engine is installed: {' '.join(known_names)}'; exit 1"
+        commands = (
+            f"names=$({{ {manager.installed}; }} | sed 's/:.*//' | grep -F -x {pattern} | sort -u | tr '\\n' ' ')\n"
+            f'if [ -z "$names" ]; then {none}; fi\n{manager.upgrade} $names'
+        )
+        self._reporter.info("Upgrading docker...")
+        job = _package_job(manager, commands)
+        text = script(
+            f"lock\nfollow {shlex.quote(job)}", parts=("service", "install"), variables=_variables(provisioner)
+        )
+        with self._reporter.task("Packages:") as task:
+            self._remote.run("Upgrading Docker", text, timeout=INSTALL_SECONDS, line=_noting(task.note))
+        self._reporter.info("Restarting docker...")
+        text = script("lock\nservice restart", parts=("service",), variables=_variables(provisioner))
+        self._remote.run("Restarting Docker", text, timeout=SET_UP_SECONDS)
 
     def restore(self) -> bool:
         """Give the host back as it was found; False if pymachine changed nothing on it.
@@ -222,14 +254,19 @@ def _install_job(manager: PackageManager, state: str, *, commands: str) -> str:
 
     It takes note itself of what came, since nobody else may be there any more to do it.
     """
+    return f"""{_package_job(manager, commands)}
+{{ {manager.installed}; }} | sort > {state}/packages.after
+: > {state}/{DONE}"""
+
+
+def _package_job(manager: PackageManager, commands: str) -> str:
+    """Shell that does `commands` with the package manager in order, and its lists as new as can be had."""
     return f"""set -e
 umask 022
 export DEBIAN_FRONTEND=noninteractive
 {manager.repair}
 {{ {manager.refresh}; }} || echo 'The lists of packages cannot be refreshed; going on with those that are there'
-{commands}
-{{ {manager.installed}; }} | sort > {state}/packages.after
-: > {state}/{DONE}"""
+{commands}"""
 
 
 def _restored(facts: Facts, state: dict[str, Json]) -> list[str]:

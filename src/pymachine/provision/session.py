@@ -43,6 +43,10 @@ class Session:
         """See `Host.provision`."""
         return self._host.provision(wanted, install_script=install_script, before_changes=before_changes)
 
+    def upgrade(self) -> None:
+        """See `Host.upgrade`."""
+        self._host.upgrade()
+
     def restore(self) -> bool:
         """See `Host.restore`."""
         return self._host.restore()
