@@ -4,7 +4,7 @@ Everything is measured in one run; what depends on the host is also given as a r
 Medians; machines are the default ones (1 GiB, software emulation unless KVM boots Linux here). Takes about ten minutes
 on two cores. Nothing but this should run on the host meanwhile.
 
-    python benchmarks/run.py [--rounds 3] [--only clones] [--write docs/explanation/benchmarks.md]
+    python benchmarks/run.py [--rounds 3] [--only clones | --without libvirt] [--write docs/explanation/benchmarks.md]
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ def main() -> None:
     """Measure everything and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=STEPS)
+    parser.add_argument("--only", choices=STEPS, help="measure that alone, and write no table")
+    parser.add_argument("--without", choices=STEPS, help="what this host cannot do")
     parser.add_argument("--write", type=Path, default=Path(__file__).parents[1] / "docs/explanation/benchmarks.md")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pymachine-bench-") as folder:
         bench = Bench(Path(folder), options.rounds)
         try:
             for name, steps in STEPS.items():
-                if options.only in (None, name):
+                if options.only in (None, name) and name != options.without:
                     for step in steps:
                         step(bench)
             table = bench.document()
