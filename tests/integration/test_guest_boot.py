@@ -146,7 +146,7 @@ class TestWithChannel:
 
     def test_every_stage_is_told_and_nothing_complains(self, it: Running) -> None:
         assert it.channel
-        assert {"init", "disk", "network", "engine", "identity", "ready"} == set(it.guest.stages()[0])
+        assert {"init", "disk", "network", "engine", "identity", "ssh", "ready"} == set(it.guest.stages()[0])
         it.channel.expect("STAGE ready")
         console = it.guest.console.read_text()
         assert "pymachine:" not in console
