@@ -11,6 +11,9 @@ from pymachine_driver_qemu import command_line, disk, options, process
 from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.binary import Qemu
 
+# A guest whose kernel gives up starts again by itself, with its identity and its data.
+PANIC_SECONDS = 10
+
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
@@ -69,6 +72,7 @@ def append(architecture: str, of_image: str) -> str:
         f"console={command_line.kernel_console(architecture)}",
         "quiet",
         "loglevel=3",
+        f"panic={PANIC_SECONDS}",
         "pymachine.identity=channel",
         *of_image.split(),
     ]
