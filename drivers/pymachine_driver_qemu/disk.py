@@ -169,10 +169,10 @@ def settle_image(folder: Path, *, keep: bool) -> None:
     """Remove the image that was set aside, or with `keep` false bring it back in place of the new one."""
     for name in IMAGE:
         old = _aside(folder / name)
-        if keep:
-            old.unlink(missing_ok=True)
-        elif old.exists():
+        if not keep and old.exists():
             old.replace(folder / name)
+        # A rename of one link of a file to another leaves both there.
+        old.unlink(missing_ok=True)
 
 
 def _aside(path: Path) -> Path:
