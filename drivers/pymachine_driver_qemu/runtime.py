@@ -48,7 +48,7 @@ def make(directory: Path, machine_id: str) -> Path:
         stale.unlink()
     link = directory / LINK
     try:
-        (folder / OWNER).symlink_to(directory)
+        (folder / OWNER).symlink_to(f"{directory.stat().st_ino}:{directory}")
         link.symlink_to(folder)
     except OSError as error:
         raise RuntimeFolderError(f"cannot write {link}: {error.strerror}") from error
@@ -76,10 +76,13 @@ def remove(directory: Path) -> None:
 def _is_of(folder: Path, directory: Path) -> bool:
     """Whether the sockets are those of the machine in `directory`, which may have been moved while it ran."""
     try:
-        owner = (folder / OWNER).readlink()
+        inode, _, path = str((folder / OWNER).readlink()).partition(":")
+        own = directory.stat().st_ino
     except OSError:
         return True
-    return not (owner / LINK).is_symlink() or owner.samefile(directory)
+    # A folder that is moved keeps its inode, and a copy of it has another, even in its place; but to another file
+    # system a folder is moved by copying it.
+    return inode == str(own) or not (Path(path) / LINK).is_symlink()
 
 
 def _made(folder: Path) -> Path:
