@@ -255,6 +255,7 @@ def test_a_copy_of_the_machine_in_another_store(program: Pymachine) -> None:
         other("start", "copy")
         assert other("ssh", "copy", "hostname; docker images --format '{{.Repository}}'").stdout == "copy\nbb\n"
         assert other("url", "copy").stdout != ""
+    program("start", NAME)
 
 
 def forget_the_image(program: Pymachine) -> None:

@@ -50,16 +50,23 @@ class RealVirtualBox:
     environment: dict[str, str]
 
     def __call__(self, *words: str | Path, code: int | None = 0) -> subprocess.CompletedProcess[str]:
-        """Run VBoxManage and expect exit code `code` (None: any)."""
-        done = subprocess.run(
-            [str(self.program), *map(str, words)],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=120,
-            check=False,
-        )
+        """Run VBoxManage and expect exit code `code` (None: any).
+
+        A client that meets a server that is just going away may crash: then a listing is asked for again.
+        """
+        for _ in range(10):
+            done = subprocess.run(
+                [str(self.program), *map(str, words)],
+                env=self.environment,
+                capture_output=True,
+                text=True,
+                stdin=subprocess.DEVNULL,
+                timeout=120,
+                check=False,
+            )
+            if done.returncode >= 0 or words[0] != "list":
+                break
+            time.sleep(0.5)
         assert code is None or done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done
 
