@@ -66,7 +66,13 @@ def network_xml(name: str = "default", *, number: int = 122, mode: str = "nat", 
 def virsh(*words: str, uri: str = SYSTEM, stdin: str = "", check: bool = True) -> str:
     """What libvirt's own client says; with `check`, it must not fail."""
     done = subprocess.run(
-        ["virsh", "-q", "-c", uri, *words], input=stdin, capture_output=True, text=True, timeout=120, check=False
+        ["virsh", "-q", "-c", uri, *words],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        start_new_session=True,  # with a terminal it looks for polkit, and complains of its absence
     )
     assert done.returncode == 0 or not check, f"virsh {words}: {done.stdout}{done.stderr}"
     return (done.stdout + done.stderr).strip()
