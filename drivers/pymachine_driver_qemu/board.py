@@ -11,9 +11,6 @@ from pymachine_driver_qemu import command_line, disk, options, process
 from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.binary import Qemu
 
-# A guest whose kernel gives up starts again by itself, with its identity and its data.
-PANIC_SECONDS = 10
-
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
@@ -44,6 +41,7 @@ class Board:
             accelerator=self.accelerator,
             cpus=int(self.config.get("CPU", options.DEFAULT_CPUS)),
             memory_mib=int(self.config.get("Memory", options.DEFAULT_MEMORY_MIB)),
+            tb_mib=int(self.config.get("TBSize", options.DEFAULT_TB_MIB)),
         )
         boot = command_line.Boot(
             kernel=folder / disk.KERNEL,
@@ -72,7 +70,6 @@ def append(architecture: str, of_image: str) -> str:
         f"console={command_line.kernel_console(architecture)}",
         "quiet",
         "loglevel=3",
-        f"panic={PANIC_SECONDS}",
         "pymachine.identity=channel",
         *of_image.split(),
     ]

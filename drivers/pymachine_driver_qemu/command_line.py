@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pymachine import channel
-from pymachine_driver_qemu import runtime
+from pymachine_driver_qemu import options, runtime
 from pymachine_driver_qemu.address import Place
 
 NETDEV = "net"
@@ -19,8 +19,6 @@ MEMORY = "ram"
 GUEST_DOCKER_PORT = 2376
 GUEST_SSH_PORT = 22
 
-# Translated code may take 256 MiB: QEMU's own limit of 1 GiB makes an idle machine twice as large and not faster.
-_SOFTWARE = "tcg,thread=multi,tb-size=256"
 _CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
 
 
@@ -33,6 +31,8 @@ class Hardware:
     accelerator: str
     cpus: int
     memory_mib: int
+    tb_mib: int = options.DEFAULT_TB_MIB
+    """What translated code may take; it matters in software emulation only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,8 @@ def _board(hardware: Hardware, memory: Memory | None = None) -> list[str]:
     board = "q35,vmport=off" if hardware.architecture == "amd64" else "virt"
     if memory:
         board += f",memory-backend={MEMORY}"
-    accelerator = _SOFTWARE if hardware.accelerator == "tcg" else hardware.accelerator
+    software = f"tcg,thread=multi,tb-size={hardware.tb_mib}"
+    accelerator = software if hardware.accelerator == "tcg" else hardware.accelerator
     return [
         *("-machine", board),
         *("-accel", accelerator),

@@ -68,6 +68,7 @@ class QemuDriver(upkeep.Upkeep, copies.Copies):
             "Accelerator": choices.accelerator,
             "QemuBinary": choices.binary,
             "Arch": choices.architecture,
+            "TBSize": choices.tb_mib,
         }
 
     def image_request(self) -> ImageRequest:

@@ -33,7 +33,7 @@ AMD64 = """
 -display none
 -kernel /s/intro/vmlinuz
 -initrd /s/intro/initrd.img
--append 'console=ttyS0 quiet loglevel=3 panic=10 pymachine.identity=channel mitigations=off'
+-append 'console=ttyS0 quiet loglevel=3 pymachine.identity=channel mitigations=off'
 -drive if=none,id=iso,file=/s/intro/boot2docker.iso,format=raw,readonly=on
 -device virtio-blk-pci,drive=iso
 -drive if=none,id=disk,file=/s/intro/disk.raw,format=raw,discard=unmap

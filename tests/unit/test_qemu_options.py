@@ -37,6 +37,8 @@ def test_the_defaults_are_valid() -> None:
         ("qemu_cpu_count", 0, "--qemu-cpu-count is 0"),
         ("qemu_cpu_count", 256, "--qemu-cpu-count is 256"),
         ("qemu_accelerator", "xen", "--qemu-accelerator is 'xen', expected one of auto, kvm, hvf, tcg"),
+        ("qemu_tb_size", 15, "--qemu-tb-size is 15, expected at least 16 MB"),
+        ("qemu_tb_size", 2048, "--qemu-tb-size is 2048, expected at most 2047 MB"),
         ("qemu_arch", "riscv64", "--qemu-arch is 'riscv64'"),
     ],
 )

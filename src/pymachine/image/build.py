@@ -148,7 +148,7 @@ def describe(recipe: Recipe, packages: Sequence[Package], *, kernel: str) -> dic
         "kernel": kernel,
         "version": pymachine.__version__,
         "recipe": recipe.whole_digest(),
-        "command_line": "",
+        "command_line": recipe.command_line,
         "packages": [lock.to_json(package) for package in packages],
     }
 
