@@ -16,20 +16,19 @@ from pathlib import Path
 
 from pymachine.published import TIMEOUT_SECONDS, Engine, EngineGoneError, Forwards, Target
 from pymachine_driver_qemu import qmp, runtime
-from pymachine_driver_qemu.command_line import NETDEV
 
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 10.0
 _GUEST_RESTARTS = frozenset({"RESET", "SHUTDOWN"})
 
 
-def watch(folder: Path, target: Target, *, say: Callable[[str], None]) -> None:
+def watch(folder: Path, target: Target, *, netdev: str, say: Callable[[str], None]) -> None:
     """Follow the machine in `folder` until its QEMU ends. Raises `qmp.QmpError` if there is none."""
     sockets = runtime.find(folder)
     if sockets is None:
         raise qmp.QmpGoneError("the machine does not run")
     with qmp.Qmp(sockets / runtime.PORTS, timeout=TIMEOUT_SECONDS) as monitor:
-        forwards = Forwards(monitor.human, netdev=NETDEV, address=target.address, say=say)
+        forwards = Forwards(monitor.human, netdev=netdev, address=target.address, say=say)
         pause = _FIRST_PAUSE
         while True:
             began = time.monotonic()
@@ -49,7 +48,8 @@ def main(arguments: list[str]) -> int:
     folder = Path(arguments[0])
     try:
         fields = json.loads((folder / "ports.json").read_text(encoding="utf-8"))
-        watch(folder, Target(str(fields["address"]), int(fields["docker_port"])), say=_log)
+        target = Target(str(fields["address"]), int(fields["docker_port"]))
+        watch(folder, target, netdev=str(fields["netdev"]), say=_log)
     except qmp.QmpGoneError:
         _log("the machine has ended")
         return 0

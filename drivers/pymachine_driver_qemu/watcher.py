@@ -9,6 +9,7 @@ from pathlib import Path
 from pymachine.errors import DriverError
 from pymachine_driver_qemu import process
 from pymachine_driver_qemu.address import Place
+from pymachine_driver_qemu.command_line import NETDEV
 
 LOG = "ports.log"
 SETTINGS = "ports.json"
@@ -16,7 +17,7 @@ SETTINGS = "ports.json"
 
 def start(folder: Path, place: Place) -> None:
     """Start a watcher that outlives us and ends with the machine's QEMU. Raises `DriverError` if it cannot start."""
-    fields = {"address": place.address, "docker_port": place.docker_port}
+    fields = {"address": place.address, "docker_port": place.docker_port, "netdev": NETDEV}
     try:
         (folder / SETTINGS).write_text(json.dumps(fields), encoding="utf-8")
     except OSError as error:

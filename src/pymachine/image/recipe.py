@@ -217,10 +217,10 @@ INITRD_MORE_MODULES = (
     "usb_storage",
     "uas",
 )
-# The kernel's parameters that the image needs wherever it runs: a kernel that panics starts again two seconds later, with
-# the machine's identity and data. It does, once in a hundred boots on QEMU 7.2: while it starts it rewrites its own code,
-# and an emulator with several processors may run on one of them what another has just replaced, an `int3` that is
-# nobody's. (A start with `maxcpus=1` prevents it, but to bring in the others takes each boot three seconds.)
+# The kernel's parameters that the image needs wherever it runs. A kernel that panics starts again after two seconds,
+# with the machine's identity and data. It does once in a hundred boots on QEMU 7.2: while it starts it rewrites code of
+# its own, and an emulator with several processors may run on one of them what another has just replaced, an `int3`
+# that is nobody's. (A start with `maxcpus=1` prevents it, but to bring in the others takes each boot three seconds.)
 COMMAND_LINE = "panic=2"
 # The kernel's parameters where the ISO starts by itself, beside its consoles. Without audit, and without tests of each
 # cipher by itself, it is up a minute sooner where a hypervisor is emulated.
