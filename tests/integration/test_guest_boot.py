@@ -258,6 +258,13 @@ class TestWithChannel:
         assert it.api("GET", "/containers/calm/json")["State"]["ExitCode"] == 7
         assert it.ssh("hostname").strip() == "second"
 
+    def test_a_kernel_that_panics_starts_again_with_data_and_identity(self, it: Running) -> None:
+        it.ssh("sync; sudo sh -c 'sleep 1; echo c > /proc/sysrq-trigger' > /dev/null 2>&1 &")
+        it.guest.console_says("STAGE ready", times=4)
+        assert "sysrq triggered crash" in it.guest.console.read_text(errors="replace")
+        assert it.api("GET", "/info")["Name"] == "second"
+        assert it.api("GET", "/containers/calm/json")["State"]["ExitCode"] == 7
+
 
 # What docker-machine sends over SSH to boot2docker, line by line.
 LISTENING = "if ! type netstat 1>/dev/null; then ss -tln; else netstat -tln; fi"
