@@ -7,6 +7,7 @@ after that, and what has changed all the same (a truncated file, somebody's edit
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -31,6 +32,8 @@ DIGITS = 12
 LOCK_SECONDS = 3600.0
 # What a template takes of the disk at most, for a guest with some memory in use.
 NEEDED_BYTES = 1 << 30
+# With less than that left, a maker that failed is taken to have failed of it.
+FULL_BYTES = 16 << 20
 # A shape that could not be frozen or resumed is not tried at every create.
 RETRY_SECONDS = 24 * 3600.0
 # Unused for so long, a template goes when another is made.
@@ -212,7 +215,7 @@ def _make(driver: TemplateDriver, request: BootRequest, shape: Mapping[str, Json
     began = time.monotonic()
     try:
         with folders.making(root, private=True) as folder:
-            driver.make_template(folder, request)
+            _fill(driver, folder, request)
             described = {entry.name: _settled(entry) for entry in sorted(folder.iterdir())}
             manifest = {
                 "format": FORMAT,
@@ -230,6 +233,19 @@ def _make(driver: TemplateDriver, request: BootRequest, shape: Mapping[str, Json
     except OSError as error:
         raise TemplateError(f"cannot make a template in {root}: {error.strerror or error}") from error
     return Template(path, manifest)
+
+
+def _fill(driver: TemplateDriver, folder: Path, request: BootRequest) -> None:
+    """Have the driver make a template. Raises OSError if there was no room, whatever the driver could say of it.
+
+    The guest's memory is a file that is mapped: a hypervisor that finds no room for a page of it is killed.
+    """
+    try:
+        driver.make_template(folder, request)
+    except PymachineError as error:
+        if shutil.disk_usage(folder).free < FULL_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
 
 
 def _tidy(root: Path, *, keep: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from pymachine.templates import NEEDED_BYTES
 from support.hello import server_random
 from support.runner import Pymachine, cache_folder, private_store
 
@@ -335,6 +336,29 @@ def test_no_room_for_a_template_is_no_reason_to_fail(program: Pymachine) -> None
     assert "not enough disk space for a template" in outcome.stdout
     assert "code=0" in outcome.stdout
     assert BOOTED in outcome.stdout
+    assert program.processes() == {}
+
+
+def test_a_disk_that_fills_up_while_a_template_is_made(program: Pymachine) -> None:
+    """The same, but there is room at first: the guest's memory, a file, is half written when there is none left."""
+    folder = Path(program.env["PYMACHINE_CACHE"]) / "templates"
+    folder.mkdir()
+    script = f"""
+        mount -t tmpfs -o size={(NEEDED_BYTES >> 20) + 50}m none {folder}
+        pymachine create x & creates=$!
+        until [ "$(du -m {folder}/.tmp-*/memory 2> /dev/null | cut -f 1)" -gt 50 ] 2> /dev/null; do sleep 0.1; done
+        head -c 2G /dev/zero > {folder}/ballast
+        wait $creates; echo code=$?
+        rm {folder}/ballast
+        ls -A {folder}
+        pymachine create y
+        pymachine rm -y x y"""
+    outcome = program.run(["unshare", "--mount", "--map-root-user", "bash", "-c", script])
+    first, second = outcome.stdout.split("code=0\n")
+    assert f"cannot make a template in {folder}: No space left on device" in first
+    assert BOOTED in first
+    assert ".tmp-" not in second
+    assert BOOTED not in second
     assert program.processes() == {}
 
 

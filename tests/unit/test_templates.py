@@ -185,6 +185,18 @@ def test_a_full_disk_is_no_reason_not_to_try_again(world: World, monkeypatch: py
     assert world.ensure() is not None
 
 
+def test_a_maker_that_could_not_say_that_the_disk_is_full(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Freezer, "problem", DriverError("QEMU ended"))
+    usage = shutil.disk_usage(world.store)
+    free = iter([2 << 30, 1 << 20])
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda path: usage._replace(free=next(free)))
+        with pytest.raises(TemplateError, match="No space left on device"):
+            world.ensure()
+    monkeypatch.setattr(Freezer, "problem", None)
+    assert world.ensure() is not None
+
+
 def test_an_interrupt_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Freezer, "problem", KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
