@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +62,7 @@ class Owned(Guest):
         argv = ["qemu-system-x86_64", "-machine", "q35,vmport=off", "-accel", "tcg,thread=multi,tb-size=256"]
         argv += ["-cpu", "max,la57=off", "-smp", "2", "-m", "1024", "-nodefaults", "-display", "none"]
         argv += ["-drive", f"if=none,id=iso,format=raw,readonly=on,file={self.image.iso}"]
-        argv += ["-device", "ide-cd,drive=iso,bus=ide.0,bootindex=0"]
+        argv += ["-device", "ide-cd,id=cd,drive=iso,bus=ide.0,bootindex=0"]
         argv += ["-drive", f"if=none,id=disk,format=raw,file={self.disk}", "-device", "ide-hd,drive=disk,bus=ide.1"]
         argv += ["-netdev", f"user,id=nat,hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22", "-device", "e1000,netdev=nat"]
         forward = f"hostfwd=tcp:127.0.0.1:{self.engine_port}-{ADDRESS}:2376"
@@ -131,6 +132,14 @@ def test_the_second_interface_has_its_address_and_no_dhcp(it: Owned) -> None:
 
 def test_a_host_without_the_share_is_told_on_the_console(it: Owned) -> None:
     it.console_says("the host does not share hosthome", timeout=30)
+
+
+def test_a_cd_that_seems_to_be_another_is_read_on(it: Owned) -> None:
+    """As it seems to be after VirtualBox saved a machine and brought it back; Linux refuses to read it then."""
+    it.tell_qemu("blockdev-change-medium", id="cd", filename=str(it.image.iso), format="raw", force=True)
+    time.sleep(2)
+    said = it.run("echo 3 | sudo tee /proc/sys/vm/drop_caches; dd if=/usr/bin/runc of=/dev/null bs=1M 2>&1")
+    assert " records out" in said
 
 
 def test_a_later_identity_comes_over_ssh_without_a_restart_of_the_engine(it: Owned) -> None:

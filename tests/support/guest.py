@@ -126,16 +126,19 @@ class Guest:
 
     def press_power_button(self) -> None:
         """What `stop` does; wait for `ended` after it."""
+        self.tell_qemu("system_powerdown")
+
+    def tell_qemu(self, command: str, **arguments: object) -> None:
+        """Have QEMU do something; fails if it does not."""
         with socket.socket(socket.AF_UNIX) as monitor:
+            monitor.settimeout(30)
             monitor.connect(str(self.folder / "qmp"))
             with monitor.makefile("rw", encoding="utf-8") as stream:
-                for command in ("qmp_capabilities", "system_powerdown"):
-                    stream.write(json.dumps({"execute": command}) + "\n")
+                for each, words in (("qmp_capabilities", {}), (command, arguments)):
+                    stream.write(json.dumps({"execute": each, "arguments": words}) + "\n")
                     stream.flush()
-                while '"return"' not in stream.readline():
-                    pass
-                while '"return"' not in stream.readline():
-                    pass
+                    while '"return"' not in (answer := stream.readline()):
+                        assert '"error"' not in answer, answer
 
     def ended(self, timeout: float = 90) -> None:
         """Wait until the guest has switched itself off."""
