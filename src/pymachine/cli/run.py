@@ -6,7 +6,7 @@ import os
 import secrets
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -15,7 +15,7 @@ from pymachine import prune, shells
 from pymachine.cli import goflags, making
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import HelpfulUsageError, RunError, Terminated
-from pymachine.cli.signals import undisturbed
+from pymachine.cli.signals import deferred, undisturbed
 from pymachine.manager import CreateRequest
 from pymachine.progress import Terse
 
@@ -88,26 +88,31 @@ def _environment(app: App, name: str) -> dict[str, str]:
 
 def _call(words: Sequence[str], environment: dict[str, str]) -> int:
     """Run the command on our own streams; its exit code, with a shell's numbers for one that cannot be run."""
-    try:
-        process = subprocess.Popen(list(words), env=environment)
-    except FileNotFoundError:
-        click.echo(f"{words[0]}: command not found", err=True)
-        return NOT_FOUND
-    except OSError as error:
-        click.echo(f"{words[0]}: {error.strerror}", err=True)
-        return NOT_EXECUTABLE
-    with process:
+    with deferred() as now:
         try:
-            code = _wait(process)
-        except Terminated:
-            _end(process)
-            raise
+            process = subprocess.Popen(list(words), env=environment)
+        except FileNotFoundError:
+            click.echo(f"{words[0]}: command not found", err=True)
+            return NOT_FOUND
+        except OSError as error:
+            click.echo(f"{words[0]}: {error.strerror}", err=True)
+            return NOT_EXECUTABLE
+        with process:
+            try:
+                code = _wait(process, now)
+            except Terminated:
+                _end(process)
+                raise
     return code if code >= 0 else 128 - code
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Wait for its end. Ctrl-C on a terminal reaches it too, and it is for it to decide; the second one ends it."""
+def _wait(process: subprocess.Popen[bytes], begin: Callable[[], None]) -> int:
+    """Wait for its end. Ctrl-C on a terminal reaches it too, and it is for it to decide; the second one ends it.
+
+    `begin` lets the signals through that have waited for it to start.
+    """
     try:
+        begin()
         return process.wait()
     except KeyboardInterrupt:
         if not os.isatty(0):  # it was sent to us alone

@@ -1,0 +1,56 @@
+"""When signals take effect."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from pymachine.cli import signals
+from pymachine.cli.errors import Terminated
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """A process that listens; afterwards it is as it was."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signals.listen()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_first_one_ends_a_run_and_no_other_disturbs_the_end(number: signal.Signals) -> None:
+    with pytest.raises(Terminated):
+        signal.raise_signal(number)
+    signal.raise_signal(number)
+    signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(number) not in (signal.SIG_IGN, signal.SIG_DFL), (
+        "a program that is started would inherit it"
+    )
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+def test_one_that_is_deferred_takes_effect_where_it_is_let_through(
+    number: signal.Signals, error: type[BaseException]
+) -> None:
+    reached = []
+    with signals.deferred() as release:
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+        reached.append("started")
+        with pytest.raises(error):
+            release()
+        reached.append("handled")
+    assert reached == ["started", "handled"]
+
+
+def test_one_that_is_deferred_takes_effect_at_the_end_of_a_block_that_did_not_ask() -> None:
+    with pytest.raises(Terminated), signals.deferred():
+        signal.raise_signal(signal.SIGTERM)
+    with signals.deferred():
+        pass
