@@ -112,6 +112,7 @@ def _exchange(
     port: Stream, log: _Log, bell: Bell, progress: Progress, outgoing: bytes, deadline: Deadline, task: Task
 ) -> None:
     unsent = memoryview(outgoing)
+    restarts = progress.restarts
     while True:
         log.follow()
         try:
@@ -122,6 +123,8 @@ def _exchange(
                     raise GuestError(channel.ended(progress))
                 progress.feed(data)
                 task.note(f"({progress.last_stage})")
+                if progress.restarts != restarts:
+                    restarts, unsent = progress.restarts, memoryview(outgoing)
         except libvirts.library().libvirtError as error:
             raise GuestError(channel.ended(progress), details=libvirts.message(error)) from error
         if progress.is_up:

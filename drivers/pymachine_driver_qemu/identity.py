@@ -82,6 +82,7 @@ class Channel:
 
     def _exchange(self, progress: Progress, outgoing: bytes, deadline: Deadline, task: Task) -> None:
         unsent = memoryview(outgoing)
+        restarts = progress.restarts
         self._socket.settimeout(0)
         with selectors.DefaultSelector() as selector:
             selector.register(self._socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
@@ -93,6 +94,9 @@ class Channel:
                     if events & selectors.EVENT_READ:
                         progress.feed(self._receive(progress))
                         task.note(f"({progress.last_stage})")
+                    if progress.restarts != restarts:
+                        restarts, unsent = progress.restarts, memoryview(outgoing)
+                        selector.modify(self._socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
                     if events & selectors.EVENT_WRITE:
                         unsent = unsent[self._send(unsent, progress) :]
                         if not unsent:

@@ -22,6 +22,7 @@ PORT = "org.pymachine.identity"
 """The port's name: the guest has it as /dev/virtio-ports/org.pymachine.identity."""
 VERSION = 1
 _LONGEST_LINE = 4096
+FIRST_STAGE = "init"
 # The guest's engine answers once one of these was said; OK alone is about the identity.
 ENGINE_STAGES = frozenset({"engine", "ready"})
 SSH_STAGES = frozenset({"ssh"})
@@ -84,6 +85,8 @@ class Progress:
         """`expected` is the identity's digest; one of `stages`, if there are any, is awaited beside it."""
         self.stages: dict[str, float] = {}
         """Seconds since power-on at which each stage was reached, in the order in which the guest told."""
+        self.restarts = 0
+        """How often the guest began anew (its kernel panicked, say). What it was sent before is lost; send it again."""
         self._expected = expected
         self._awaited = frozenset(stages)
         self._applied = False
@@ -123,6 +126,10 @@ class Progress:
         word, _, rest = line.partition(" ")
         if word == "STAGE":
             stage = re.fullmatch(r"([a-z-]{1,40}) (\d{1,7}(?:\.\d{1,6})?)", rest)
+            if stage and stage[1] == FIRST_STAGE and FIRST_STAGE in self.stages:
+                self.restarts += 1
+                self.stages.clear()
+                self._applied = False
             if stage:
                 self.stages[stage[1]] = float(stage[2])
         elif word == "OK":

@@ -75,6 +75,23 @@ def test_the_guest_gets_the_whole_tar_and_its_stages_are_noted(tmp_path: Path) -
     assert timings == {"init": 2.1, "disk": 0.5, "identity": 4.65, "engine": 3.75, "ready": 0.5}
 
 
+def test_a_guest_that_begins_anew_is_told_again(tmp_path: Path) -> None:
+    received: list[bytes] = []
+
+    def behave(connection: socket.socket) -> None:
+        with connection.makefile("rb") as stream:
+            for answer in (b"STAGE init 3.26\nSTAGE engine 5.59\nSTAGE init 2.10\n", STAGES[16:] + OK):
+                header = stream.readline().split()
+                received.append(stream.read(int(header[2])))
+                connection.sendall(answer)
+        connection.recv(1)
+
+    with guest(tmp_path / "s", behave):
+        timings = deliver(tmp_path / "s")
+    assert received == [TAR, TAR]
+    assert timings == {"init": 2.1, "disk": 0.5, "identity": 4.65, "engine": 3.75, "ready": 0.5}
+
+
 def test_a_guest_that_talks_while_it_does_not_read_is_heard(tmp_path: Path) -> None:
     def behave(connection: socket.socket) -> None:
         connection.sendall(b"ERROR no disk\n")
