@@ -112,7 +112,6 @@ def _exchange(
     port: Stream, log: _Log, bell: Bell, progress: Progress, outgoing: bytes, deadline: Deadline, task: Task
 ) -> None:
     unsent = memoryview(outgoing)
-    restarts = progress.restarts
     while True:
         log.follow()
         try:
@@ -121,10 +120,9 @@ def _exchange(
             while (data := port.read()) is not None:
                 if not data:
                     raise GuestError(channel.ended(progress))
-                progress.feed(data)
+                if progress.feed(data):
+                    unsent = memoryview(outgoing)
                 task.note(f"({progress.last_stage})")
-                if progress.restarts != restarts:
-                    restarts, unsent = progress.restarts, memoryview(outgoing)
         except libvirts.library().libvirtError as error:
             raise GuestError(channel.ended(progress), details=libvirts.message(error)) from error
         if progress.is_up:

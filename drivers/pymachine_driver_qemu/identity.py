@@ -82,7 +82,6 @@ class Channel:
 
     def _exchange(self, progress: Progress, outgoing: bytes, deadline: Deadline, task: Task) -> None:
         unsent = memoryview(outgoing)
-        restarts = progress.restarts
         self._socket.settimeout(0)
         with selectors.DefaultSelector() as selector:
             selector.register(self._socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
@@ -92,11 +91,10 @@ class Channel:
                     raise GuestTimeoutError(too_late(progress, deadline))
                 for _, events in ready:
                     if events & selectors.EVENT_READ:
-                        progress.feed(self._receive(progress))
+                        if progress.feed(self._receive(progress)):
+                            unsent = memoryview(outgoing)
+                            selector.modify(self._socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
                         task.note(f"({progress.last_stage})")
-                    if progress.restarts != restarts:
-                        restarts, unsent = progress.restarts, memoryview(outgoing)
-                        selector.modify(self._socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
                     if events & selectors.EVENT_WRITE:
                         unsent = unsent[self._send(unsent, progress) :]
                         if not unsent:

@@ -85,8 +85,6 @@ class Progress:
         """`expected` is the identity's digest; one of `stages`, if there are any, is awaited beside it."""
         self.stages: dict[str, float] = {}
         """Seconds since power-on at which each stage was reached, in the order in which the guest told."""
-        self.restarts = 0
-        """How often the guest began anew (its kernel panicked, say). What it was sent before is lost; send it again."""
         self._expected = expected
         self._awaited = frozenset(stages)
         self._applied = False
@@ -106,12 +104,17 @@ class Progress:
         """The stage that was reached last; empty before the first."""
         return next(reversed(self.stages), "")
 
-    def feed(self, data: bytes) -> None:
-        """Take what the guest sent, in whatever pieces. Raises `GuestError` when it reports one."""
+    def feed(self, data: bytes) -> bool:
+        """Take what the guest sent, in whatever pieces. Raises `GuestError` when it reports one.
+
+        Returns whether the guest has begun anew (its kernel panicked, say): what it was sent before is lost.
+        """
+        anew = False
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         self._buffer = self._buffer[-_LONGEST_LINE:]
         for line in lines:
-            self._line(line.decode(errors="replace").strip())
+            anew = self._line(line.decode(errors="replace").strip()) or anew
+        return anew
 
     def durations(self) -> dict[str, float]:
         """How many seconds passed from one stage to the next, by the later one's name."""
@@ -122,21 +125,23 @@ class Progress:
             before = at
         return passed
 
-    def _line(self, line: str) -> None:
+    def _line(self, line: str) -> bool:
+        anew = False
         word, _, rest = line.partition(" ")
         if word == "STAGE":
             stage = re.fullmatch(r"([a-z-]{1,40}) (\d{1,7}(?:\.\d{1,6})?)", rest)
-            if stage and stage[1] == FIRST_STAGE and FIRST_STAGE in self.stages:
-                self.restarts += 1
-                self.stages.clear()
-                self._applied = False
             if stage:
+                anew = stage[1] == FIRST_STAGE and FIRST_STAGE in self.stages
+                if anew:
+                    self.stages.clear()
+                    self._applied = False
                 self.stages[stage[1]] = float(stage[2])
         elif word == "OK":
             # Another digest is the answer to an identity that somebody sent before us.
             self._applied = self._applied or rest.strip() == self._expected
         elif word == "ERROR":
             raise GuestError(f"the guest reports: {rest or 'an error'}")
+        return anew
 
 
 def ended(progress: Progress) -> str:
