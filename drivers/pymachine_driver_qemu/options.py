@@ -16,8 +16,8 @@ ARCHITECTURES = {"amd64": "amd64", "x86_64": "amd64", "arm64": "arm64", "aarch64
 DEFAULT_CPUS = 2
 DEFAULT_MEMORY_MIB = 1024
 DEFAULT_DISK_MB = 20000
-# With four times as much containers start no sooner in software emulation; with a tenth of it they take over twice as long,
-# since QEMU forgets all that it has translated whenever there is no room.
+# With four times as much containers start no sooner in software emulation; with a tenth of it they take more than twice
+# as long, since QEMU forgets all that it has translated whenever there is no room.
 DEFAULT_TB_MIB = 256
 LEAST_TB_MIB = 16
 MOST_TB_MIB = 2047

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pymachine.deferral import deferred
 from pymachine.errors import CommandError
 
 log = logging.getLogger(__name__)
@@ -116,9 +117,10 @@ def foreground(argv: Sequence[str]) -> int:
     An interrupt is for the command to handle, since it gets the same signal.
     """
     log.debug("run: %s", quote(argv))
-    with subprocess.Popen(argv) as process:
+    with deferred() as now, subprocess.Popen(argv) as process:
         while True:
             try:
+                now()
                 code = process.wait()
                 break
             except KeyboardInterrupt:

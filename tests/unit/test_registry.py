@@ -88,7 +88,7 @@ def test_the_core_imports_no_driver_and_names_none() -> None:
 
 
 LAYERS = [
-    {"errors", "paths", "run", "wait", "progress", "files", "folders", "durations"},
+    {"errors", "paths", "deferral", "run", "wait", "progress", "files", "folders", "durations"},
     {"channel", "driver", "loopback", "published"},
     {"machine", "migrations", "gotemplate", "shells"},
     {

@@ -9,6 +9,7 @@ import pytest
 
 from pymachine.cli import signals
 from pymachine.cli.errors import Terminated
+from pymachine.deferral import deferred
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,7 @@ def test_one_that_is_deferred_takes_effect_where_it_is_let_through(
     number: signal.Signals, error: type[BaseException]
 ) -> None:
     reached = []
-    with signals.deferred() as release:
+    with deferred() as release:
         signal.raise_signal(number)
         signal.raise_signal(number)
         reached.append("started")
@@ -50,7 +51,14 @@ def test_one_that_is_deferred_takes_effect_where_it_is_let_through(
 
 
 def test_one_that_is_deferred_takes_effect_at_the_end_of_a_block_that_did_not_ask() -> None:
-    with pytest.raises(Terminated), signals.deferred():
+    with pytest.raises(Terminated), deferred():
         signal.raise_signal(signal.SIGTERM)
-    with signals.deferred():
+    with deferred():
         pass
+
+
+def test_one_that_is_ignored_stays_so_for_the_program_that_is_started() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with deferred():
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN

@@ -15,7 +15,8 @@ from pymachine import prune, shells
 from pymachine.cli import goflags, making
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import HelpfulUsageError, RunError, Terminated
-from pymachine.cli.signals import deferred, undisturbed
+from pymachine.cli.signals import undisturbed
+from pymachine.deferral import deferred
 from pymachine.manager import CreateRequest
 from pymachine.progress import Terse
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from pymachine.cli import errors
-
-# Windows has no SIGHUP.
-_ENDING = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
+from pymachine.deferral import ENDING
 
 
 def listen() -> None:
@@ -20,39 +18,13 @@ def listen() -> None:
     """
 
     def terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        for each in _ENDING:
+        for each in ENDING:
             signal.signal(each, _pass)
         raise errors.Terminated(errors.EXIT_TERMINATED)
 
-    for number in _ENDING:
+    for number in ENDING:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, terminate)
-
-
-@contextmanager
-def deferred() -> Iterator[Callable[[], None]]:
-    """Have signals wait until the function that this gives is called, or the block has ended.
-
-    For the start of a program: a signal in the middle of it would leave it running with nobody who knows of it.
-    """
-    came: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        came.append(number)
-
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, *_ENDING)}
-
-    def release() -> None:
-        while before:
-            signal.signal(*before.popitem())
-        first, came[:] = came[:1], []
-        for number in first:
-            signal.raise_signal(number)
-
-    try:
-        yield release
-    finally:
-        release()
 
 
 def _pass(number: int, frame: FrameType | None) -> None:
@@ -62,7 +34,7 @@ def _pass(number: int, frame: FrameType | None) -> None:
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Do the block to its end, whoever loses patience."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *_ENDING)}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *ENDING)}
     try:
         yield
     finally:
