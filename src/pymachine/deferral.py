@@ -15,25 +15,28 @@ ENDING = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal,
 def deferred() -> Iterator[Callable[[], None]]:
     """Have signals wait until the function that this gives is called, or the block has ended.
 
-    For the start of a program: a signal in the middle of it would leave it running with nobody who knows of it. Signals
-    that are ignored (`nohup`) stay so, since the program inherits that.
+    For what must not be left in the middle: the start of a program, which would run on with nobody who knows of it, or
+    a message that is half read. Signals that are ignored (`nohup`) stay so, since a program that is started inherits
+    that.
     """
     came: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         came.append(number)
 
-    heeded = [number for number in (signal.SIGINT, *ENDING) if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, remember) for number in heeded}
+    now = {number: signal.getsignal(number) for number in (signal.SIGINT, *ENDING)}
+    before = {number: handler for number, handler in now.items() if handler is not signal.SIG_IGN}
 
     def release() -> None:
-        while before:
-            signal.signal(*before.popitem())
+        for number, handler in before.items():
+            signal.signal(number, handler)
         first, came[:] = came[:1], []
         for number in first:
             signal.raise_signal(number)
 
     try:
+        for number in before:
+            signal.signal(number, remember)
         yield release
     finally:
         release()

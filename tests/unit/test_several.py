@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -101,3 +102,53 @@ def test_an_interrupt_has_each_undo_what_it_did(tmp_path: Path, number: signal.S
         time.sleep(0.1)
     assert process.wait(30) != 0
     assert sorted(path.name for path in tmp_path.glob("*.undone")) == ["one.undone", "two.undone"]
+
+
+class Interrupting(Lines):
+    """Has a signal come while it is told something, or while it is made for a process that was just started."""
+
+    def __init__(self, lines: list[str], prefix: str = "", *, at_start: bool = False) -> None:
+        super().__init__(lines, prefix)
+        self._at_start = at_start
+
+    def info(self, text: str) -> None:
+        signal.raise_signal(signal.SIGINT)
+        super().info(text)
+
+    def prefixed(self, prefix: str) -> Reporter:
+        if self._at_start:
+            os.kill(os.getpid(), signal.SIGINT)
+        return Interrupting(self.lines, prefix)
+
+
+def test_an_interrupt_does_not_tear_what_is_just_told() -> None:
+    def act(name: str, reporter: Reporter) -> Json:
+        reporter.info("begins")
+        time.sleep(600)
+
+    lines: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        several.at_once(["one"], act, reporter=Interrupting(lines))
+    assert lines == ["(one) begins"]
+    assert multiprocessing.active_children() == []
+
+
+def test_an_interrupt_while_they_are_started_leaves_none() -> None:
+    def act(name: str, reporter: Reporter) -> Json:
+        time.sleep(600)
+
+    with pytest.raises(KeyboardInterrupt):
+        several.at_once(["one", "two"], act, reporter=Interrupting([], at_start=True))
+    assert multiprocessing.active_children() == []
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
+def test_one_that_dies_in_the_middle_of_a_message_is_an_error_of_its_own() -> None:
+    def act(name: str, reporter: Reporter) -> Json:
+        pipe = vars(reporter)["_end"]
+        os.write(pipe.fileno(), b"\0\0\1\0half")
+        os._exit(9)
+
+    results, errors = several.at_once(["one"], act, reporter=Silent())
+    assert results == []
+    assert "ended with exit code 9" in errors[0].brief

@@ -18,6 +18,7 @@ from typing import Any
 
 from pymachine.cli.errors import EXIT_TERMINATED, Terminated, known
 from pymachine.cli.signals import undisturbed
+from pymachine.deferral import ENDING, deferred
 from pymachine.driver import Json
 from pymachine.errors import PymachineError
 from pymachine.progress import Reporter, Task
@@ -42,22 +43,18 @@ def at_once(
 
     An interrupt ends all of them, and is raised once each has undone what it did.
     """
-    # Forked, so that nothing has to be imported again; nothing runs beside us yet.
-    context = multiprocessing.get_context("fork")
     sys.stdout.flush()
     workers: dict[Connection, _Worker] = {}
-    for name in names:
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(theirs, name, act), name=name)
-        process.start()
-        theirs.close()
-        workers[ours] = _Worker(process, reporter.prefixed(f"({name}) "))
     try:
+        for name in names:
+            with _held() as mask:
+                end, process = _begin(name, act, mask)
+                workers[end] = _Worker(process, reporter.prefixed(f"({name}) "))
         _listen(workers)
     except BaseException:
-        for worker in workers.values():
-            worker.process.terminate()
         with undisturbed():
+            for worker in workers.values():
+                worker.process.terminate()
             _listen(workers)
         raise
     ended = list(workers.values())
@@ -107,21 +104,48 @@ class _Worker:
 
 
 def _listen(workers: dict[Connection, _Worker]) -> None:
-    """Take what all of them say until the last one has ended."""
+    """Take what all of them say until the last one has ended; an interrupt comes between two messages, never in one."""
     while open_ends := [end for end in workers if not end.closed]:
-        for end in wait(open_ends):
-            assert isinstance(end, Connection)  # noqa: S101 (for the types' sake: we gave it no other)
-            try:
-                workers[end].take(end.recv())
-            except EOFError:
-                end.close()
-                workers[end].ended()
+        ready = wait(open_ends)
+        with deferred():
+            for end in ready:
+                assert isinstance(end, Connection)  # noqa: S101 (for the types' sake: we gave it no other)
+                try:
+                    workers[end].take(end.recv())
+                except (EOFError, OSError):  # OSError: it was killed in the middle of a message
+                    end.close()
+                    workers[end].ended()
 
 
-def _work(end: Connection, name: str, act: Callable[[str, Reporter], Json]) -> None:
-    """What a process does: `act`, telling of everything through `end`."""
-    _end_once()
+@contextmanager
+def _held() -> Iterator[set[int | signal.Signals]]:
+    """Hold back signals, here and in a process that is forked; gives the mask that lets them through again."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *ENDING))
+        yield before
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin(
+    name: str, act: Callable[[str, Reporter], Json], mask: set[int | signal.Signals]
+) -> tuple[Connection, ForkProcess]:
+    """A process that does `act`, and our end of the pipe through which it tells of it."""
+    # Forked, so that nothing has to be imported again; nothing runs beside us yet.
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(theirs, name, act, mask), name=name)
+    process.start()
+    theirs.close()
+    return ours, process
+
+
+def _work(end: Connection, name: str, act: Callable[[str, Reporter], Json], mask: set[int | signal.Signals]) -> None:
+    """What a process does: `act`, telling of everything through `end`, once it can be told to end."""
+    try:
+        _end_once()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         result = act(name, _Relay(end))
     except Terminated:
         return
