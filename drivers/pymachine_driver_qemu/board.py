@@ -46,7 +46,7 @@ class Board:
         boot = command_line.Boot(
             kernel=folder / disk.KERNEL,
             initrd=folder / disk.INITRD,
-            append=append(self.architecture, str(self.config.get("KernelCommandLine", ""))),
+            append=append(hardware, str(self.config.get("KernelCommandLine", ""))),
         )
         line = command_line.MachineLine(
             name=name,
@@ -64,13 +64,15 @@ class Board:
         return [str(self.qemu.path), *self.qemu.arguments, *command_line.machine(hardware, boot, line)]
 
 
-def append(architecture: str, of_image: str) -> str:
+def append(hardware: command_line.Hardware, of_image: str) -> str:
     """The kernel's parameters; `of_image` are those that the image itself needs."""
     words = [
-        f"console={command_line.kernel_console(architecture)}",
+        f"console={command_line.kernel_console(hardware.architecture)}",
         "quiet",
         "loglevel=3",
         "pymachine.identity=channel",
-        *of_image.split(),
     ]
-    return " ".join(words)
+    if hardware.accelerator == "tcg":
+        # The emulator gains nothing by huge pages, and forgets all addresses that it knows when one of theirs changes.
+        words.append("transparent_hugepage=never")
+    return " ".join([*words, *of_image.split()])

@@ -177,6 +177,20 @@ def test_the_clock_is_right_after_a_resume_and_after_the_host_slept(host: Pymach
 # -- a machine like any other ------------------------------------------------------------------------------------
 
 
+def test_many_log_in_to_a_clone_at_once_and_go_on_when_what_listens_there_ends(host: Pymachine) -> None:
+    def log_in(number: int) -> str:
+        return ssh(host, "one", f"sleep 1; echo {number}").strip()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(log_in, range(8))) == [str(number) for number in range(8)]
+    ssh(host, "one", "sudo kill $(pidof nc)")
+    time.sleep(2)
+    assert log_in(8) == "8"
+    host("regenerate-certs", "-f", "one")
+    assert "sshd: /usr/sbin/sshd" not in ssh(host, "one", "ps")
+    assert log_in(9) == "9"
+
+
 def test_a_clone_lives_on_without_its_template(host: Pymachine) -> None:
     ssh(host, "one", IMPORT)
     container = docker(host, "one", "docker run -d -p 8080:80 box:1 /bin/busybox httpd -f -p 80").strip()
@@ -189,6 +203,7 @@ def test_a_clone_lives_on_without_its_template(host: Pymachine) -> None:
     assert host("env", "one").stdout == before
     assert container[:12] in docker(host, "one", "docker ps -a -q")
     assert ssh(host, "one", "hostname") == "one\n"
+    assert "sshd: /usr/sbin/sshd" in ssh(host, "one", "ps")
     # The disk has grown nothing of the template's but its files: the engine has a name of its own by now.
     assert docker(host, "one", "docker info --format '{{.ID}}'") != docker(
         host, "two", "docker info --format '{{.ID}}'"

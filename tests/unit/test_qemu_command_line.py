@@ -33,7 +33,7 @@ AMD64 = """
 -display none
 -kernel /s/intro/vmlinuz
 -initrd /s/intro/initrd.img
--append 'console=ttyS0 quiet loglevel=3 pymachine.identity=channel mitigations=off'
+-append 'console=ttyS0 quiet loglevel=3 pymachine.identity=channel transparent_hugepage=never mitigations=off'
 -drive if=none,id=iso,file=/s/intro/boot2docker.iso,format=raw,readonly=on
 -device virtio-blk-pci,drive=iso
 -drive if=none,id=disk,file=/s/intro/disk.raw,format=raw,discard=unmap
@@ -87,6 +87,7 @@ def test_an_accelerated_machine_has_the_hosts_processor() -> None:
     words = argv(accelerator="kvm")
     assert value_of(words, "-accel") == "kvm"
     assert value_of(words, "-cpu") == "host"
+    assert "hugepage" not in value_of(words, "-append")
 
 
 def test_an_arm64_machine_has_another_board_and_console_and_no_vmgenid() -> None:
@@ -116,7 +117,7 @@ def test_an_old_record_has_the_defaults() -> None:
     words = board.argv("old", Path("/s"), Path("/r"), place=PLACE)
     assert words[:3] == ["/q", "-L", "/share"]
     assert (value_of(words, "-smp"), value_of(words, "-m")) == ("2", "1024M")
-    assert value_of(words, "-append").endswith("pymachine.identity=channel")
+    assert value_of(words, "-append").endswith("pymachine.identity=channel transparent_hugepage=never")
 
 
 def test_a_template_writes_its_memory_and_cannot_be_reached() -> None:
