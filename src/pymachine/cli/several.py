@@ -47,7 +47,7 @@ def at_once(
     workers: dict[Connection, _Worker] = {}
     try:
         for name in names:
-            with _held() as mask:
+            with deferred(), _held() as mask:
                 end, process = _begin(name, act, mask)
                 workers[end] = _Worker(process, reporter.prefixed(f"({name}) "))
         _listen(workers)
@@ -119,7 +119,7 @@ def _listen(workers: dict[Connection, _Worker]) -> None:
 
 @contextmanager
 def _held() -> Iterator[set[int | signal.Signals]]:
-    """Hold back signals, here and in a process that is forked; gives the mask that lets them through again."""
+    """Hold back signals in a process that is forked; gives the mask that lets them through again."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *ENDING))
@@ -164,8 +164,9 @@ def _end_once() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Terminated(EXIT_TERMINATED)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGTERM, terminate)  # and never ignored before that: what came meanwhile would be lost
+    for number in {signal.SIGINT, *ENDING} - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Relay:
