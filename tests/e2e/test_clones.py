@@ -181,8 +181,8 @@ def test_many_log_in_to_a_clone_at_once_and_go_on_when_what_listens_there_ends(h
     def log_in(number: int) -> str:
         return ssh(host, "one", f"sleep 1; echo {number}").strip()
 
-    with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(log_in, range(8))) == [str(number) for number in range(8)]
+    with ThreadPoolExecutor(5) as pool:  # an emulator takes a second for each
+        assert list(pool.map(log_in, range(5))) == [str(number) for number in range(5)]
     ssh(host, "one", "sudo kill $(pidof nc)")
     time.sleep(2)
     assert log_in(8) == "8"
