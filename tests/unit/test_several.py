@@ -152,3 +152,24 @@ def test_one_that_dies_in_the_middle_of_a_message_is_an_error_of_its_own() -> No
     results, errors = several.at_once(["one"], act, reporter=Silent())
     assert results == []
     assert "ended with exit code 9" in errors[0].brief
+
+
+class Unheard(Silent):
+    """A display that nobody looks at any more, as in ``create a b | head -1``."""
+
+    def info(self, text: str) -> None:
+        raise BrokenPipeError
+
+    def prefixed(self, prefix: str) -> Reporter:
+        return self
+
+
+@pytest.mark.timeout(60)
+def test_a_display_that_is_gone_ends_all_of_them() -> None:
+    def act(name: str, reporter: Reporter) -> Json:
+        reporter.info("begins")
+        time.sleep(600)
+
+    with pytest.raises(BrokenPipeError):
+        several.at_once(["one"], act, reporter=Unheard())
+    assert multiprocessing.active_children() == []

@@ -111,10 +111,12 @@ def _listen(workers: dict[Connection, _Worker]) -> None:
             for end in ready:
                 assert isinstance(end, Connection)  # noqa: S101 (for the types' sake: we gave it no other)
                 try:
-                    workers[end].take(end.recv())
+                    message = end.recv()
                 except (EOFError, OSError):  # OSError: it was killed in the middle of a message
                     end.close()
                     workers[end].ended()
+                else:
+                    workers[end].take(message)
 
 
 @contextmanager
