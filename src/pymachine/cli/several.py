@@ -24,6 +24,7 @@ from pymachine.errors import PymachineError
 from pymachine.progress import Reporter, Task
 
 Message = tuple[Any, ...]
+_SIGNALS = frozenset({signal.SIGINT, *ENDING})
 
 
 class RemoteError(PymachineError):
@@ -47,8 +48,8 @@ def at_once(
     workers: dict[Connection, _Worker] = {}
     try:
         for name in names:
-            with deferred(), _held() as mask:
-                end, process = _begin(name, act, mask)
+            with deferred(), _held():
+                end, process = _begin(name, act)
                 workers[end] = _Worker(process, reporter.prefixed(f"({name}) "))
         _listen(workers)
     except BaseException:
@@ -120,34 +121,32 @@ def _listen(workers: dict[Connection, _Worker]) -> None:
 
 
 @contextmanager
-def _held() -> Iterator[set[int | signal.Signals]]:
-    """Hold back signals in a process that is forked; gives the mask that lets them through again."""
+def _held() -> Iterator[None]:
+    """Hold back the signals that end us; a process that is forked begins with none let through."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *ENDING))
-        yield before
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin(
-    name: str, act: Callable[[str, Reporter], Json], mask: set[int | signal.Signals]
-) -> tuple[Connection, ForkProcess]:
+def _begin(name: str, act: Callable[[str, Reporter], Json]) -> tuple[Connection, ForkProcess]:
     """A process that does `act`, and our end of the pipe through which it tells of it."""
-    # Forked, so that nothing has to be imported again; nothing runs beside us yet.
+    # Forked, so that nothing has to be imported again; nothing but a display's clock runs beside us.
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(theirs, name, act, mask), name=name)
+    process = context.Process(target=_work, args=(theirs, name, act), name=name)
     process.start()
     theirs.close()
     return ours, process
 
 
-def _work(end: Connection, name: str, act: Callable[[str, Reporter], Json], mask: set[int | signal.Signals]) -> None:
+def _work(end: Connection, name: str, act: Callable[[str, Reporter], Json]) -> None:
     """What a process does: `act`, telling of everything through `end`, once it can be told to end."""
     try:
         _end_once()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         result = act(name, _Relay(end))
     except Terminated:
         return
@@ -167,7 +166,7 @@ def _end_once() -> None:
         raise Terminated(EXIT_TERMINATED)
 
     signal.signal(signal.SIGTERM, terminate)  # and never ignored before that: what came meanwhile would be lost
-    for number in {signal.SIGINT, *ENDING} - {signal.SIGTERM}:
+    for number in _SIGNALS - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
 
 
