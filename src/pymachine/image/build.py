@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import multiprocessing
 import os
 import sys
@@ -16,10 +17,10 @@ from typing import Any
 
 import pymachine
 from pymachine import paths
-from pymachine.image import boot, deb, initrd, iso, lock, modules, rootfs
+from pymachine.image import boot, deb, direct, initrd, iso, lock, modules, rootfs
 from pymachine.image.download import Cache, Downloader, Item
 from pymachine.image.errors import RecipeError
-from pymachine.image.layout import INITRD, ISO, ISO_INITRD, ISO_KERNEL, ISO_MANIFEST, KERNEL, to_bytes, with_files
+from pymachine.image.layout import ISO, ISO_INITRD, ISO_KERNEL, ISO_MANIFEST, to_bytes, with_files
 from pymachine.image.mirror import Mirrors, choose
 from pymachine.image.recipe import Recipe, Source
 from pymachine.image.repository import Repository
@@ -127,11 +128,11 @@ def write(recipe: Recipe, packages: Sequence[Package], tree: Tree, out: Path) ->
     if rootfs.MANIFEST.is_file():
         rootfs.apply_manifest(tree, rootfs.MANIFEST.read_text())
     ramdisk = initrd.build(tree, kept, recipe, rootfs.INIT)
-    with (out / INITRD).open("wb") as file:
-        initrd.write_cpio(ramdisk, file)
-    (out / KERNEL).write_bytes(vmlinuz.contents())
+    archive = io.BytesIO()
+    initrd.write_cpio(ramdisk, archive)
     tree.put(ISO_KERNEL, vmlinuz)
-    tree.put(ISO_INITRD, Node.file((out / INITRD).read_bytes()))
+    tree.put(ISO_INITRD, Node.file(archive.getvalue()))
+    direct.write(vmlinuz.contents(), archive.getvalue(), out, architecture=recipe.architecture)
     tree.put(ISO_MANIFEST, Node.file(to_bytes(manifest)))
     loaders = boot.install(tree, recipe.architecture, command_line=recipe.boot_command_line)
     iso.write(tree, out / ISO, volume=f"Boot2Docker-v{manifest['engine']}", loaders=loaders)

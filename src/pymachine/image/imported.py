@@ -11,10 +11,10 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from pymachine.image import cache
+from pymachine.image import cache, direct
 from pymachine.image.download import CHUNK, TIMEOUT_SECONDS, session
 from pymachine.image.errors import ImageError, MirrorError
-from pymachine.image.layout import INITRD, ISO, ISO_INITRD, ISO_KERNEL, ISO_MANIFEST, KERNEL, with_files
+from pymachine.image.layout import ISO, ISO_INITRD, ISO_KERNEL, ISO_MANIFEST, with_files
 from pymachine.progress import Reporter
 
 
@@ -77,8 +77,8 @@ def _fetch(url: str, target: Path, reporter: Reporter) -> None:
 def _take(path: Path, folder: Path, *, source: str = "") -> dict[str, Any]:
     """Put the ISO at `path`, and what is in it, into `folder`."""
     manifest = read_manifest(path)
-    for name, inside in ((KERNEL, ISO_KERNEL), (INITRD, ISO_INITRD)):
-        (folder / name).write_bytes(_extract(path, inside))
+    kernel, ramdisk = (_extract(path, inside) for inside in (ISO_KERNEL, ISO_INITRD))
+    direct.write(kernel, ramdisk, folder, architecture=manifest["architecture"])
     if path.parent == folder:
         path.rename(folder / ISO)
     else:

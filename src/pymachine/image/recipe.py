@@ -12,7 +12,7 @@ from pymachine import __version__
 from pymachine.image.errors import RecipeError
 
 # Raised when the same recipe comes out as other bytes, so that images that are there are not taken for it.
-WRITER = 2
+WRITER = 3
 KEYS = Path(__file__).parent / "keys"
 ROOTFS = Path(__file__).parent / "rootfs"
 RELEASE = "trixie"
