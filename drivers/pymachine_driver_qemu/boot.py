@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
@@ -11,9 +12,11 @@ from pymachine.channel import GuestError
 from pymachine.driver import BootRequest, Endpoint
 from pymachine.progress import Reporter
 from pymachine.wait import Deadline
-from pymachine_driver_qemu import command_line, identity, process, runtime
+from pymachine_driver_qemu import command_line, identity, process, qmp, runtime
 from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.board import Board
+
+_CONNECT_SECONDS = 5.0
 
 
 def launch(
@@ -44,6 +47,13 @@ def deliver(
     with channel(sockets, folder) as port, reporter.task("Waiting for the machine to start") as task:
         tar = request.identity(endpoint)
         port.deliver(tar, deadline=deadline, task=task, timings=request.timings)
+
+
+def news(sockets: Path) -> socket.socket:
+    """Where a guest tells of its containers, see `pymachine.channel.CONTAINERS_PORT`. Raises `qmp.QmpError`."""
+    connection = qmp.connect(sockets / runtime.CONTAINERS, Deadline(_CONNECT_SECONDS))
+    connection.settimeout(None)
+    return connection
 
 
 @contextmanager

@@ -167,15 +167,17 @@ def _network(line: MachineLine) -> Sequence[str]:
         ]
     return [
         *("-netdev", ",".join(words)),
-        # No boot ROM: nothing is booted from the network, and not every build of QEMU has the file.
-        *("-device", f"virtio-net-pci,netdev={NETDEV},mac={line.mac},romfile="),
+        # No boot ROM: nothing is booted from the network, and not every build of QEMU has the file. No announcements
+        # after a resume: nobody is there but QEMU.
+        *("-device", f"virtio-net-pci,netdev={NETDEV},mac={line.mac},romfile=,guest_announce=off"),
     ]
 
 
 def _channels(line: MachineLine) -> Sequence[str]:
-    """Two monitors, since each serves one client at a time; the console's log; the identity's way in."""
-    control, ports, identity = (
-        escape(str(line.sockets / name)) for name in (runtime.CONTROL, runtime.PORTS, runtime.IDENTITY)
+    """Two monitors, since each serves one client at a time; the console's log; the identity's way in; news out."""
+    control, ports, identity, containers = (
+        escape(str(line.sockets / name))
+        for name in (runtime.CONTROL, runtime.PORTS, runtime.IDENTITY, runtime.CONTAINERS)
     )
     return [
         *("-qmp", f"unix:{control},server=on,wait=off"),
@@ -185,6 +187,8 @@ def _channels(line: MachineLine) -> Sequence[str]:
         *("-chardev", f"socket,id=identity,path={identity},server=on,wait=off"),
         *("-device", "virtio-serial-pci"),
         *("-device", f"virtserialport,chardev=identity,name={channel.PORT}"),
+        *("-chardev", f"socket,id=containers,path={containers},server=on,wait=off"),
+        *("-device", f"virtserialport,chardev=containers,name={channel.CONTAINERS_PORT}"),
     ]
 
 

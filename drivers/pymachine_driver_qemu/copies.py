@@ -46,7 +46,7 @@ class Copies(QemuMachine):
         template.prepare(folder, self._folder, image)
         with turns.turn(turns.resumes(), reporter=self.reporter, kind="resume"), self._ended_on_failure():
             began = time.monotonic()
-            template.resume(
+            news = template.resume(
                 board,
                 folder.absolute(),
                 self.machine.name,
@@ -57,7 +57,8 @@ class Copies(QemuMachine):
                 reporter=self.reporter,
             )
             request.timings["resume"] = round(time.monotonic() - began, 2)
-            watcher.start(self._folder, self._place)
+            with news or nullcontext():
+                watcher.start(self._folder, self._place, news=news)
 
     # -- snapshots ---------------------------------------------------------------------------------------------
 

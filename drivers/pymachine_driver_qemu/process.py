@@ -71,7 +71,12 @@ def launch(
 
 
 def spawn(
-    argv: Sequence[str], *, log: Path, environment: Mapping[str, str], tied: bool = False
+    argv: Sequence[str],
+    *,
+    log: Path,
+    environment: Mapping[str, str],
+    tied: bool = False,
+    stdin: int = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
     """Start a program that outlives us unless it is `tied`: no terminal, no folder kept in use, output to `log`."""
     with _opened_log(log) as output:
@@ -80,7 +85,7 @@ def spawn(
         try:
             return subprocess.Popen(
                 list(argv),
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=output,
                 stderr=output,
                 cwd="/",

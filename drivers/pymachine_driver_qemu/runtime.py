@@ -18,10 +18,11 @@ LINK = "run"
 CONTROL = "control.sock"
 PORTS = "ports.sock"
 IDENTITY = "identity.sock"
+CONTAINERS = "containers.sock"
 # In the socket folder, and leads back: a machine's folder may be a copy of another's, with that one's link in it.
 OWNER = "machine"
 _LONGEST_PATH = 103
-_LONGEST_NAME = max(len(CONTROL), len(PORTS), len(IDENTITY)) + 1
+_LONGEST_NAME = max(map(len, (CONTROL, PORTS, IDENTITY, CONTAINERS))) + 1
 _ID_LENGTH = 12
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import socket
 import uuid
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,10 +74,10 @@ def make(board: Board, folder: Path, image: ImageFiles, request: BootRequest, *,
 
 
 def _freeze(folder: Path, sockets: Path, request: BootRequest, reporter: Reporter) -> None:
-    with boot.channel(sockets, folder) as port:
+    with boot.channel(sockets, folder) as port, boot.news(sockets):
         with reporter.task("Waiting for the template to start") as task:
             port.plant(request.seed, deadline=Deadline(request.timeout), task=task)
-        # The channel stays open: the guest is frozen in the belief that its host listens.
+        # The channels stay open: the guest is frozen in the belief that its host listens.
         with qmp.Qmp(sockets / runtime.CONTROL) as monitor, (folder / STATE).open("wb") as state:
             (folder / STATE).chmod(0o600)
             monitor.execute("stop")
@@ -101,23 +103,29 @@ def resume(
     request: BootRequest,
     *,
     reporter: Reporter,
-) -> None:
+) -> socket.socket | None:
     """Start the machine from the template's state, and have it become itself. Raises `TemplateError`.
 
-    What runs when this raises is the caller's to end.
+    Returns where a line will come from before the machine has its first container; None if it cannot tell. What runs
+    when this raises is the caller's to end.
     """
     memory = command_line.Memory(path=template / MEMORY)
     deadline = Deadline(request.timeout)
     try:
         sockets = boot.launch(board, name, folder, place=place, memory=memory, resumed=True, timings=request.timings)
-        # The port is open before the state comes, which has it that somebody listens.
-        with boot.channel(sockets, folder) as port:
+        # The ports are open before the state comes, which has it that somebody listens.
+        with boot.channel(sockets, folder) as port, ExitStack() as kept:
+            news = kept.enter_context(boot.news(sockets))
             with qmp.Qmp(sockets / runtime.CONTROL) as monitor, (template / STATE).open("rb") as state:
                 migration.load(monitor, state, without_memory=True, seconds=deadline.remaining())
                 tar = request.identity(endpoint)
                 monitor.execute("cont")
             with reporter.task("Waiting for the machine to resume") as task:
-                port.enliven(tar, seed=request.seed, meanwhile=request.meanwhile, deadline=deadline, task=task)
+                tells = port.enliven(tar, seed=request.seed, meanwhile=request.meanwhile, deadline=deadline, task=task)
+            if tells:
+                kept.pop_all()
+                return news
+            return None
     except OSError as error:
         raise TemplateError(f"cannot read {template / STATE}: {error.strerror}") from error
     except DriverError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from pathlib import Path
 
@@ -15,8 +16,16 @@ LOG = "ports.log"
 SETTINGS = "ports.json"
 
 
-def start(folder: Path, place: Place) -> None:
-    """Start a watcher that outlives us and ends with the machine's QEMU. Raises `DriverError` if it cannot start."""
+# What waits for a line: a shell takes a fiftieth of the memory that Python does, and most machines of a CI job never
+# publish a port. The line ends when QEMU does, and then the shell does too.
+_WAIT = 'read -r line && exec "$@"'
+
+
+def start(folder: Path, place: Place, *, news: socket.socket | None = None) -> None:
+    """Start a watcher that outlives us and ends with the machine's QEMU.
+
+    With `news` it does nothing until a line comes from there. Raises `DriverError` if it cannot start.
+    """
     fields = {"address": place.address, "docker_port": place.docker_port, "netdev": NETDEV}
     try:
         (folder / SETTINGS).write_text(json.dumps(fields), encoding="utf-8")
@@ -25,5 +34,10 @@ def start(folder: Path, place: Place) -> None:
     process.trim(folder / LOG)
     # -P: the working folder is not to be searched for modules.
     argv = [sys.executable, "-P", "-m", "pymachine_driver_qemu.ports", str(folder)]
+    if news is None:
+        watcher = process.spawn(argv, log=folder / LOG, environment={})
+    else:
+        waiting = ["/bin/sh", "-c", _WAIT, "pymachine-ports", *argv]
+        watcher = process.spawn(waiting, log=folder / LOG, environment={}, stdin=news.fileno())
     # It is no child to wait for: it ends when QEMU does.
-    process.spawn(argv, log=folder / LOG, environment={}).returncode = 0
+    watcher.returncode = 0

@@ -1,8 +1,8 @@
-"""Kernel and RAM disk for hypervisors that are given them as files, so that many machines of a host share their pages.
+"""Kernel and RAM disk for hypervisors that are given them as files, so that a host's machines share their pages.
 
-QEMU keeps a copy of its own of the file that is its ``-kernel``, for as long as a machine runs, but maps the one that is
-its ``-initrd``. So the kernel comes behind the RAM disk, and in its place is a loader that moves it to where it belongs
-and starts it, which a kernel does not notice.
+QEMU keeps a copy of its own of the file that is its ``-kernel``, for as long as a machine runs, but maps the one that
+is its ``-initrd``. So the kernel comes behind the RAM disk, and in its place is a loader that moves it to where it
+belongs and starts it, which a kernel does not notice.
 """
 
 from __future__ import annotations
