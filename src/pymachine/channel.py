@@ -64,7 +64,9 @@ def life(tar: bytes, *, seed: bytes, now: float) -> bytes:
     else:
         change = "reload" if members.get("engine.restart") == common.get("engine.restart") else "restart"
     try:
-        words = [f"put {name} {shlex.quote(content.decode())}" for name, content in members.items()]
+        news = {name: content for name, content in members.items() if common.get(name) != content}
+        gone = {name: b"" for name in common if name not in members}
+        words = [f"put {name} {shlex.quote(content.decode())}" for name, content in (news | gone).items()]
         name = shlex.quote(members["hostname"].decode().strip())
     except (UnicodeDecodeError, KeyError) as error:
         raise GuestError("the identity is not text, or has no hostname") from error
