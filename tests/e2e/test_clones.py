@@ -10,13 +10,16 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pymachine.templates import NEEDED_BYTES
+from pymachine.wait import until
 from support.hello import server_random
 from support.runner import Pymachine, cache_folder, private_store
 
@@ -77,17 +80,30 @@ def ssh(program: Pymachine, name: str, command: str) -> str:
     return program("ssh", name, command).stdout
 
 
-def qmp(program: Pymachine, name: str, *commands: str) -> None:
-    """Say something to a machine's QEMU behind pymachine's back."""
+@contextmanager
+def qmp_stream(program: Pymachine, name: str) -> Iterator[Callable[[str], Any]]:
+    """What says something to a machine's QEMU, behind pymachine's back, and returns the answer."""
     with socket.socket(socket.AF_UNIX) as monitor:
         monitor.settimeout(30)
         monitor.connect(str(folder_of(program, name) / "run" / "control.sock"))
         with monitor.makefile("rw", encoding="utf-8") as stream:
-            for command in ("qmp_capabilities", *commands):
+
+            def say(command: str) -> Any:
                 stream.write(json.dumps({"execute": command}) + "\n")
                 stream.flush()
-                while '"return"' not in stream.readline():
+                while "return" not in (answer := json.loads(stream.readline())):
                     pass
+                return answer["return"]
+
+            say("qmp_capabilities")
+            yield say
+
+
+def qmp(program: Pymachine, name: str, *commands: str) -> None:
+    """Say something to a machine's QEMU behind pymachine's back."""
+    with qmp_stream(program, name) as say:
+        for command in commands:
+            say(command)
 
 
 def templates(program: Pymachine) -> list[str]:
@@ -189,6 +205,49 @@ def test_many_log_in_to_a_clone_at_once_and_go_on_when_what_listens_there_ends(h
     host("regenerate-certs", "-f", "one")
     assert "sshd: /usr/sbin/sshd" not in ssh(host, "one", "ps")
     assert log_in(9) == "9"
+
+
+def watchers(program: Pymachine, name: str) -> list[list[str]]:
+    """The command lines of what makes published ports appear."""
+    folder = str(folder_of(program, name))
+    lines = (words(path) for path in Path("/proc").glob("[0-9]*/cmdline"))
+    return [line for line in lines if line[-1:] == [folder] and "pymachine_driver_qemu.ports" in line]
+
+
+def words(cmdline: Path) -> list[str]:
+    try:
+        return cmdline.read_text().split("\0")[:-1]
+    except OSError:
+        return []  # it ended meanwhile
+
+
+def test_nothing_but_a_shell_waits_for_a_clones_first_container(host: Pymachine) -> None:
+    host("create", "quiet", "again")
+    log = folder_of(host, "quiet") / "ports.log"
+    assert [line[0] for line in watchers(host, "quiet")] == ["/bin/sh"]
+    assert "following" not in log.read_text()
+    ssh(host, "quiet", IMPORT)
+    serve = "docker run -d -p 8089:80 box:1 busybox httpd -f -p 80 > /dev/null"
+    page = f"http://{address_of(host, 'quiet')[0]}:8089/"
+    docker(host, "quiet", f"{serve}; curl -sS -o /dev/null --retry 20 --retry-connrefused {page}")
+    assert log.read_text().count("following the engine") == 1
+    assert [line[0] == "/bin/sh" for line in watchers(host, "quiet")] == [False]
+    # One that starts again by itself may have containers that do so too.
+    assert [line[0] for line in watchers(host, "again")] == ["/bin/sh"]
+    host("ssh", "again", "sudo reboot", code=None)
+    followed = folder_of(host, "again") / "ports.log"
+    until(lambda: "following the engine" in followed.read_text(), deadline=120, what="the watcher")
+    host("rm", "-y", "quiet", "again")
+    until(lambda: not watchers(host, "quiet") + watchers(host, "again"), deadline=20, what="their end")
+
+
+def test_an_idle_clone_reads_nothing_of_its_image(host: Pymachine) -> None:
+    """What it needs is in the memory that it shares with its template; what it reads is its own."""
+    host("create", "idle")
+    with qmp_stream(host, "idle") as say:
+        drives = {drive["device"]: drive["stats"] for drive in say("query-blockstats")}
+    assert drives["iso"]["rd_bytes"] < 256 * 1024
+    host("rm", "-y", "idle")
 
 
 def test_a_clone_lives_on_without_its_template(host: Pymachine) -> None:

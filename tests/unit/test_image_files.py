@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from pymachine.driver import ImageRequest
-from pymachine.image import cache, imported, index, initrd, iso, modules, rootfs
+from pymachine.image import cache, direct, imported, index, initrd, iso, modules, rootfs
 from pymachine.image.errors import DigestError, ImageError, ImageNotFoundError, PackageError, RecipeError
 from pymachine.image.layout import INITRD, ISO, ISO_INITRD, ISO_KERNEL, ISO_MANIFEST, KERNEL, with_files
 from pymachine.image.recipe import Recipe
@@ -313,6 +313,15 @@ def test_the_iso_has_the_same_bytes_at_any_time_and_place(tmp_path: Path, monkey
     assert (tmp_path / "a.iso").read_bytes() == (tmp_path / "b.iso").read_bytes()
 
 
+def bz_image(protected: bytes) -> bytes:
+    """What Linux's boot protocol calls a kernel: two sectors of setup, and the part that runs in protected mode."""
+    setup = bytearray(b"\xaa" * 1024)
+    setup[0x1F1] = 1
+    setup[0x202:0x208] = b"HdrS" + struct.pack("<H", 0x20F)
+    struct.pack_into("<Q", setup, 0x258, 0x1000000)
+    return bytes(setup) + protected
+
+
 def make(folder: Path, *, architecture: str = "amd64", recipe: str = "r", content: bytes = b"1") -> dict[str, Any]:
     """A small image that is whole, though nothing boots from it."""
     manifest = {
@@ -324,10 +333,9 @@ def make(folder: Path, *, architecture: str = "amd64", recipe: str = "r", conten
     }
     tree = Tree()
     tree.put(ISO_MANIFEST, Node.file(json.dumps(manifest).encode()))
-    tree.put(ISO_KERNEL, Node.file(b"kernel" + content))
+    tree.put(ISO_KERNEL, Node.file(bz_image(b"kernel" + content)))
     tree.put(ISO_INITRD, Node.file(b"initrd"))
-    (folder / KERNEL).write_bytes(b"kernel" + content)
-    (folder / INITRD).write_bytes(b"initrd")
+    direct.write(bz_image(b"kernel" + content), b"initrd", folder, architecture=architecture)
     iso.write(tree, folder / ISO, volume="x")
     return with_files(manifest, folder)
 
@@ -347,7 +355,7 @@ def test_an_image_is_found_by_name_and_by_digest(store: Path) -> None:
     image = put(store)
     assert image.name == f"amd64-{image.digest[:12]}"
     assert cache.find(store, image.name) == cache.find(store, image.digest[:6]) == image
-    assert image.files().kernel.read_bytes() == b"kernel1"
+    assert image.files().kernel.read_bytes().startswith(bz_image(b"")[:0x1F4])
     for name in ("", "nothing", "../x"):
         with pytest.raises(ImageNotFoundError):
             cache.find(store, name)
@@ -413,7 +421,8 @@ def test_an_exported_image_can_be_taken_elsewhere(store: Path, tmp_path: Path) -
     other = tmp_path / "other"
     files = cache.ensure(ImageRequest(source=str(path)), store=other, reporter=Silent())
     assert (files.digest, files.architecture) == (image.digest, "amd64")
-    assert files.kernel.read_bytes() == b"kernel1"
+    assert files.kernel.read_bytes() == image.files().kernel.read_bytes()
+    assert files.initrd.read_bytes() == image.files().initrd.read_bytes()
     assert cache.ensure(ImageRequest(source=f"file://{path}"), store=other, reporter=Silent()) == files
     cache.remove(image)
     assert cache.list_images(store) == []

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
+
+import pytest
+
 from pymachine import published
 from pymachine.published import Published
+from pymachine.wait import until
+from pymachine_driver_qemu import watcher
+from pymachine_driver_qemu.address import Place
 
 
 def test_what_is_published_is_read_from_the_engines_answer() -> None:
@@ -53,3 +61,33 @@ def test_forwards_follow_what_is_published_and_a_refusal_is_said_once() -> None:
     forwards.follow({Published("tcp", 8080)})
     forwards.follow({Published("tcp", 8080), Published("tcp", 80)})
     assert monitor.lines == ["hostfwd_add net tcp:127.70.1.2:80-:80"]
+
+
+# -- who follows them --------------------------------------------------------------------------------------------
+
+
+def test_a_watcher_with_news_waits_for_them_and_ends_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program is a script here; the shell that waits for it is what runs everywhere."""
+    program = tmp_path / "python"
+    program.write_text('#!/bin/sh\necho "$*" > "$4.ran"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(program))
+    place = Place("127.0.0.1", 2376, 22022)
+    folders = [tmp_path / "told", tmp_path / "ended"]
+    for folder in folders:
+        folder.mkdir()
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                watcher.start(folder, place, news=theirs)
+            if folder.name == "told":
+                ours.sendall(b"containers\n")
+                until((tmp_path / "told.ran").exists, deadline=10, what="the watcher")
+            else:
+                ours.shutdown(socket.SHUT_WR)
+            # The shell's end of the connection goes with it.
+            ours.settimeout(10)
+            assert ours.recv(1) == b""
+    assert not (tmp_path / "ended.ran").exists()
+    assert (tmp_path / "told.ran").read_text() == f"-P -m pymachine_driver_qemu.ports {folders[0]}\n"
+    assert "pymachine_driver_qemu.ports" in (folders[1] / watcher.LOG).read_text()

@@ -39,7 +39,7 @@ AMD64 = """
 -drive if=none,id=disk,file=/s/intro/disk.raw,format=raw,discard=unmap
 -device virtio-blk-pci,drive=disk
 -netdev user,id=net,ipv6=off,hostname=intro,hostfwd=tcp:127.70.1.2:2376-:2376,hostfwd=tcp:127.70.1.2:22022-:22
--device virtio-net-pci,netdev=net,mac=52:54:00:0c:6f:1a,romfile=
+-device virtio-net-pci,netdev=net,mac=52:54:00:0c:6f:1a,romfile=,guest_announce=off
 -qmp unix:/r/0c6f/control.sock,server=on,wait=off
 -qmp unix:/r/0c6f/ports.sock,server=on,wait=off
 -chardev file,id=console,path=/s/intro/console.log,append=on
@@ -47,6 +47,8 @@ AMD64 = """
 -chardev socket,id=identity,path=/r/0c6f/identity.sock,server=on,wait=off
 -device virtio-serial-pci
 -device virtserialport,chardev=identity,name=org.pymachine.identity
+-chardev socket,id=containers,path=/r/0c6f/containers.sock,server=on,wait=off
+-device virtserialport,chardev=containers,name=org.pymachine.containers
 -rtc base=utc
 -object rng-random,id=random,filename=/dev/urandom
 -device virtio-rng-pci,rng=random

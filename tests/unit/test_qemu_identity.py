@@ -179,12 +179,22 @@ def test_a_clone_is_told_what_its_engine_has_to_do(changed: dict[str, bytes], sa
 
 @given(st.dictionaries(st.from_regex(r"[a-z]{1,8}(/[a-z]{1,8})?", fullmatch=True), st.text(NO_NUL, max_size=60)))
 def test_a_shell_gives_every_file_back_as_it_was(files: dict[str, str]) -> None:
-    """dash reads the words, with its own `put`; the guest's is the same but for the folder."""
+    """dash reads the words, with a `put` of its own: what the template does not have comes, what it alone has goes."""
     members = {**SELF, **{f"x/{name}": text.encode() for name, text in files.items()}}
+    gone = dict.fromkeys(ENGINE, b"")
     script = 'put() { printf \'%s\\0%s\\0\' "$1" "$2"; }\nbecome() { :; }\n' + words_of(members, ENGINE)
     said = subprocess.run(["dash"], input=script.encode(), capture_output=True, check=True).stdout
     parts = said.split(b"\0")[:-1]
-    assert dict(zip([part.decode() for part in parts[::2]], parts[1::2], strict=True)) == members
+    assert dict(zip([part.decode() for part in parts[::2]], parts[1::2], strict=True)) == members | gone
+
+
+def test_a_clone_is_not_told_what_its_template_knows() -> None:
+    words = words_of({**SELF, **ENGINE, "engine.args": b"--x\n"}, ENGINE).splitlines()
+    assert sorted(line.split()[1] for line in words if line.startswith("put ")) == [
+        "engine.args",
+        "hostname",
+        "tls/server-key.pem",
+    ]
 
 
 def test_an_identity_that_is_no_text_is_refused() -> None:
