@@ -7,7 +7,6 @@ containers), an ended QEMU keeps its id for good.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import shlex
 import signal
@@ -33,6 +32,7 @@ _PRESS_AGAIN_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 # From linux/prctl.h.
 _PR_SET_PDEATHSIG = 1
+_PR_SET_THP_DISABLE = 41
 _LONGEST_LOG = 1024 * 1024
 _KEPT_OF_LOG = 256 * 1024
 _TAIL = 4096
@@ -45,17 +45,23 @@ class LaunchError(DriverError):
 
 
 def launch(
-    argv: Sequence[str], *, directory: Path, sockets: Path, environment: Mapping[str, str], tied: bool = False
+    argv: Sequence[str],
+    *,
+    directory: Path,
+    sockets: Path,
+    environment: Mapping[str, str],
+    tied: bool = False,
+    small_pages: bool = False,
 ) -> None:
     """Start QEMU in a session of its own, and return once its monitor answers.
 
-    What it says goes to ``qemu.log`` in `directory`. `tied`: it ends with us, however we end (on Linux). Raises
-    `LaunchError` with the end of that log.
+    What it says goes to ``qemu.log`` in `directory`. `tied`: it ends with us, however we end (on Linux). `small_pages`:
+    the host's kernel gives it no huge ones, of which much stays unused. Raises `LaunchError` with the end of that log.
     """
     log = directory / QEMU_LOG
     for path in (log, directory / CONSOLE_LOG):
         trim(path)
-    process = spawn(argv, log=log, environment=environment, tied=tied)
+    process = spawn(argv, log=log, environment=environment, tied=tied, small_pages=small_pages)
     deadline = Deadline(LAUNCH_SECONDS)
     while not _answers(sockets / runtime.CONTROL):
         code = process.poll()
@@ -76,6 +82,7 @@ def spawn(
     log: Path,
     environment: Mapping[str, str],
     tied: bool = False,
+    small_pages: bool = False,
     stdin: int = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
     """Start a program that outlives us unless it is `tied`: no terminal, no folder kept in use, output to `log`."""
@@ -92,21 +99,28 @@ def spawn(
                 env={**os.environ, **environment},
                 start_new_session=True,
                 umask=0o077,
-                preexec_fn=_tie() if tied else None,  # noqa: PLW1509 (it is one call into the kernel)
+                preexec_fn=_preparation(tied=tied, small_pages=small_pages),  # noqa: PLW1509 (see there)
             )
         except OSError as error:
             raise LaunchError(f"cannot run {argv[0]}: {error.strerror}") from error
 
 
-def _tie() -> Callable[[], None] | None:
-    """What a child does so that the kernel ends it when we are gone; None where there is no such thing."""
-    if sys.platform != "linux":
+def _preparation(*, tied: bool, small_pages: bool) -> Callable[[], None] | None:
+    """What a child does before it is the program; None where there is nothing to do, or no such thing."""
+    wanted = ((tied, _PR_SET_PDEATHSIG, int(signal.SIGKILL)), (small_pages, _PR_SET_THP_DISABLE, 1))
+    calls = [(option, value, 0, 0, 0) for is_wanted, option, value in wanted if is_wanted]
+    if not calls or sys.platform != "linux":
         return None
-    import ctypes  # noqa: PLC0415 (only templates are made so)
+    import ctypes  # noqa: PLC0415 (only for this)
 
     prctl = ctypes.CDLL(None).prctl
-    # The child must do no more than this call: other threads of ours may have held locks when it was forked.
-    return functools.partial(prctl, _PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+    # The child must do no more than these calls: other threads of ours may have held locks when it was forked.
+    def prepare() -> None:
+        for call in calls:
+            prctl(*call)
+
+    return prepare
 
 
 def power_down(sockets: Path, *, timeout: float) -> bool:
