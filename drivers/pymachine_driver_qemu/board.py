@@ -74,5 +74,6 @@ def append(hardware: command_line.Hardware, of_image: str) -> str:
     ]
     if hardware.accelerator == "tcg":
         # The emulator gains nothing by huge pages, and forgets all addresses that it knows when one of theirs changes.
-        words.append("transparent_hugepage=never")
+        # Security modules that no policy is there for are left away: an emulator translates, and keeps, what they do.
+        words += ["transparent_hugepage=never", "lsm=lockdown,capability,landlock,yama,apparmor,bpf"]
     return " ".join([*words, *of_image.split()])

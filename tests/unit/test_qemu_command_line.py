@@ -33,7 +33,8 @@ AMD64 = """
 -display none
 -kernel /s/intro/vmlinuz
 -initrd /s/intro/initrd.img
--append 'console=ttyS0 quiet loglevel=3 pymachine.identity=channel transparent_hugepage=never mitigations=off'
+-append 'console=ttyS0 quiet loglevel=3 pymachine.identity=channel transparent_hugepage=never \
+lsm=lockdown,capability,landlock,yama,apparmor,bpf mitigations=off'
 -drive if=none,id=iso,file=/s/intro/boot2docker.iso,format=raw,readonly=on
 -device virtio-blk-pci,drive=iso
 -drive if=none,id=disk,file=/s/intro/disk.raw,format=raw,discard=unmap
@@ -119,7 +120,9 @@ def test_an_old_record_has_the_defaults() -> None:
     words = board.argv("old", Path("/s"), Path("/r"), place=PLACE)
     assert words[:3] == ["/q", "-L", "/share"]
     assert (value_of(words, "-smp"), value_of(words, "-m")) == ("2", "1024M")
-    assert value_of(words, "-append").endswith("pymachine.identity=channel transparent_hugepage=never")
+    assert value_of(words, "-append").endswith(
+        "transparent_hugepage=never lsm=lockdown,capability,landlock,yama,apparmor,bpf"
+    )
 
 
 def test_a_template_writes_its_memory_and_cannot_be_reached() -> None:
