@@ -241,12 +241,15 @@ def test_nothing_but_a_shell_waits_for_a_clones_first_container(host: Pymachine)
     until(lambda: not watchers(host, "quiet") + watchers(host, "again"), deadline=20, what="their end")
 
 
-def test_an_idle_clone_reads_nothing_of_its_image(host: Pymachine) -> None:
-    """What it needs is in the memory that it shares with its template; what it reads is its own."""
+def test_an_idle_clone_reads_nothing_of_its_image_and_zeroes_nothing(host: Pymachine) -> None:
+    """What it needs is in the memory that it shares with its template; what it reads is its own. Its disk is new."""
     host("create", "idle")
     with qmp_stream(host, "idle") as say:
         drives = {drive["device"]: drive["stats"] for drive in say("query-blockstats")}
     assert drives["iso"]["rd_bytes"] < 256 * 1024
+    groups = ssh(host, "idle", "sudo dumpe2fs /dev/vdb1 2> /dev/null | grep '^Group '").splitlines()
+    assert groups
+    assert all("ITABLE_ZEROED" in group for group in groups)
     host("rm", "-y", "idle")
 
 
