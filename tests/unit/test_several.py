@@ -121,6 +121,7 @@ class Interrupting(Lines):
         return Interrupting(self.lines, prefix)
 
 
+@pytest.mark.timeout(60)
 def test_an_interrupt_does_not_tear_what_is_just_told() -> None:
     def act(name: str, reporter: Reporter) -> Json:
         reporter.info("begins")
@@ -133,6 +134,7 @@ def test_an_interrupt_does_not_tear_what_is_just_told() -> None:
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.timeout(60)
 def test_an_interrupt_while_they_are_started_leaves_none() -> None:
     def act(name: str, reporter: Reporter) -> Json:
         time.sleep(600)
@@ -141,6 +143,21 @@ def test_an_interrupt_while_they_are_started_leaves_none() -> None:
         several.at_once(["one", "two"], act, reporter=Interrupting([], at_start=True))
     assert multiprocessing.active_children() == []
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
+@pytest.mark.timeout(60)
+def test_a_signal_that_is_not_noticed_comes_again() -> None:
+    """As one that comes just before a process waits, which Python notices only once it has waited."""
+
+    def act(name: str, reporter: Reporter) -> Json:
+        handler = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, handler))
+        reporter.info("begins")
+        time.sleep(600)
+
+    with pytest.raises(KeyboardInterrupt):
+        several.at_once(["one"], act, reporter=Interrupting([]))
+    assert multiprocessing.active_children() == []
 
 
 def test_one_that_dies_in_the_middle_of_a_message_is_an_error_of_its_own() -> None:

@@ -25,6 +25,7 @@ from pymachine.progress import Reporter, Task
 
 Message = tuple[Any, ...]
 _SIGNALS = frozenset({signal.SIGINT, *ENDING})
+_AGAIN_SECONDS = 0.5
 
 
 class RemoteError(PymachineError):
@@ -54,9 +55,7 @@ def at_once(
         _listen(workers)
     except BaseException:
         with undisturbed():
-            for worker in workers.values():
-                worker.process.terminate()
-            _listen(workers)
+            _listen(workers, ending=True)
         raise
     ended = list(workers.values())
     return [one.result for one in ended if one.error is None], [one.error for one in ended if one.error is not None]
@@ -104,10 +103,17 @@ class _Worker:
             self.error = RemoteError({"brief": what, "details": "", "hint": "", "exit_code": 1, "code": "remote"})
 
 
-def _listen(workers: dict[Connection, _Worker]) -> None:
-    """Take what all of them say until the last one has ended; an interrupt comes between two messages, never in one."""
+def _listen(workers: dict[Connection, _Worker], *, ending: bool = False) -> None:
+    """Take what all of them say until the last one has ended; an interrupt comes between two messages, never in one.
+
+    `ending`: have them end.
+    """
     while open_ends := [end for end in workers if not end.closed]:
-        ready = wait(open_ends)
+        if ending:
+            for each in open_ends:
+                workers[each].process.terminate()
+        # They are told again and again: Python notices a signal that comes just before it waits only after that.
+        ready = wait(open_ends, _AGAIN_SECONDS if ending else None)
         with deferred():
             for end in ready:
                 assert isinstance(end, Connection)  # noqa: S101 (for the types' sake: we gave it no other)
