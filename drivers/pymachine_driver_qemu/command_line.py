@@ -167,9 +167,8 @@ def _network(line: MachineLine) -> Sequence[str]:
         ]
     return [
         *("-netdev", ",".join(words)),
-        # No boot ROM: nothing is booted from the network, and not every build of QEMU has the file. No announcements
-        # after a resume: nobody is there but QEMU.
-        *("-device", f"virtio-net-pci,netdev={NETDEV},mac={line.mac},romfile=,guest_announce=off"),
+        # No boot ROM: nothing is booted from the network, and not every build of QEMU has the file.
+        *("-device", f"virtio-net-pci,netdev={NETDEV},mac={line.mac},romfile="),
     ]
 
 

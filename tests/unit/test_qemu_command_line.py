@@ -40,7 +40,7 @@ lsm=lockdown,capability,landlock,yama,apparmor,bpf mitigations=off'
 -drive if=none,id=disk,file=/s/intro/disk.raw,format=raw,discard=unmap
 -device virtio-blk-pci,drive=disk
 -netdev user,id=net,ipv6=off,hostname=intro,hostfwd=tcp:127.70.1.2:2376-:2376,hostfwd=tcp:127.70.1.2:22022-:22
--device virtio-net-pci,netdev=net,mac=52:54:00:0c:6f:1a,romfile=,guest_announce=off
+-device virtio-net-pci,netdev=net,mac=52:54:00:0c:6f:1a,romfile=
 -qmp unix:/r/0c6f/control.sock,server=on,wait=off
 -qmp unix:/r/0c6f/ports.sock,server=on,wait=off
 -chardev file,id=console,path=/s/intro/console.log,append=on
