@@ -222,7 +222,7 @@ def words(cmdline: Path) -> list[str]:
 
 
 def test_nothing_but_a_shell_waits_for_a_clones_first_container(host: Pymachine) -> None:
-    host("create", "quiet", "again")
+    host("create", "quiet")
     log = folder_of(host, "quiet") / "ports.log"
     assert [line[0] for line in watchers(host, "quiet")] == ["/bin/sh"]
     assert "following" not in log.read_text()
@@ -232,13 +232,8 @@ def test_nothing_but_a_shell_waits_for_a_clones_first_container(host: Pymachine)
     docker(host, "quiet", f"{serve}; curl -sS -o /dev/null --retry 20 --retry-connrefused {page}")
     assert log.read_text().count("following the engine") == 1
     assert [line[0] == "/bin/sh" for line in watchers(host, "quiet")] == [False]
-    # One that starts again by itself may have containers that do so too.
-    assert [line[0] for line in watchers(host, "again")] == ["/bin/sh"]
-    host("ssh", "again", "sudo reboot", code=None)
-    followed = folder_of(host, "again") / "ports.log"
-    until(lambda: "following the engine" in followed.read_text(), deadline=120, what="the watcher")
-    host("rm", "-y", "quiet", "again")
-    until(lambda: not watchers(host, "quiet") + watchers(host, "again"), deadline=20, what="their end")
+    host("rm", "-y", "quiet")
+    until(lambda: not watchers(host, "quiet"), deadline=20, what="its end")
 
 
 def test_an_idle_clone_reads_nothing_of_its_image_and_zeroes_nothing(host: Pymachine) -> None:
