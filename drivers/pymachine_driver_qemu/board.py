@@ -51,7 +51,6 @@ class Board:
         line = command_line.MachineLine(
             name=name,
             machine_id=str(self.config["MachineID"]),
-            mac=str(self.config["MACAddress"]),
             iso=folder / disk.ISO,
             disk=folder / disk.DISK,
             console=folder / process.CONSOLE_LOG,

@@ -24,8 +24,6 @@ MOST_TB_MIB = 2047
 # Below this the kernel, the overlay in memory and dockerd do not fit.
 LEAST_MEMORY_MIB = 512
 LEAST_DISK_MB = 1000
-# A range for private use, with QEMU's own prefix.
-_MAC_PREFIX = "52:54:00"
 # What q35 and virt take without further options.
 MOST_CPUS = 255
 
@@ -132,9 +130,7 @@ def new_ids() -> Config:
     """What no two machines share."""
     import uuid  # noqa: PLC0415
 
-    machine_id = uuid.uuid4()
-    mac = ":".join([_MAC_PREFIX, *(f"{byte:02x}" for byte in machine_id.bytes[:3])])
-    return {"MachineID": str(machine_id), "MACAddress": mac}
+    return {"MachineID": str(uuid.uuid4())}
 
 
 def host_architecture() -> str:

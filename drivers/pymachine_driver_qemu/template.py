@@ -37,7 +37,7 @@ def shape(board: Board) -> dict[str, Json] | None:
         return None
     status = board.qemu.path.stat()
     nowhere = Path("/")
-    anybody = replace(board, config={**board.config, "MachineID": str(uuid.UUID(int=0)), "MACAddress": ""})
+    anybody = replace(board, config={**board.config, "MachineID": str(uuid.UUID(int=0))})
     memory = command_line.Memory(path=nowhere / MEMORY, shared=True)
     line = "\0".join(anybody.argv("", nowhere, nowhere, place=None, memory=memory))
     return {

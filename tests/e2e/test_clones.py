@@ -236,6 +236,17 @@ def test_nothing_but_a_shell_waits_for_a_clones_first_container(host: Pymachine)
     until(lambda: not watchers(host, "quiet"), deadline=20, what="its end")
 
 
+def test_a_clone_that_starts_again_in_place_is_reached_and_followed(host: Pymachine) -> None:
+    host("create", "again")
+    host("ssh", "again", "sudo reboot", code=None)
+    # It may have containers that start again by themselves, and says so.
+    log = folder_of(host, "again") / "ports.log"
+    until(lambda: "following the engine" in log.read_text(), deadline=120, what="the watcher")
+    assert ssh(host, "again", "hostname") == "again\n"
+    assert docker(host, "again", "docker info --format '{{.Name}}'") == "again\n"
+    host("rm", "-y", "again")
+
+
 def test_an_idle_clone_reads_nothing_of_its_image_and_zeroes_nothing(host: Pymachine) -> None:
     """What it needs is in the memory that it shares with its template; what it reads is its own. Its disk is new."""
     host("create", "idle")

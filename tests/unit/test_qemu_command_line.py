@@ -14,7 +14,6 @@ from pymachine_driver_qemu.board import Board
 
 CONFIG = {
     "MachineID": "0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10",
-    "MACAddress": "52:54:00:0c:6f:1a",
     "CPU": 2,
     "Memory": 1024,
     "KernelCommandLine": "mitigations=off",
@@ -40,7 +39,7 @@ lsm=lockdown,capability,landlock,yama,apparmor,bpf mitigations=off'
 -drive if=none,id=disk,file=/s/intro/disk.raw,format=raw,discard=unmap
 -device virtio-blk-pci,drive=disk
 -netdev user,id=net,ipv6=off,hostname=intro,hostfwd=tcp:127.70.1.2:2376-:2376,hostfwd=tcp:127.70.1.2:22022-:22
--device virtio-net-pci,netdev=net,mac=52:54:00:0c:6f:1a,romfile=
+-device virtio-net-pci,netdev=net,mac=52:54:00:12:34:56,romfile=
 -qmp unix:/r/0c6f/control.sock,server=on,wait=off
 -qmp unix:/r/0c6f/ports.sock,server=on,wait=off
 -chardev file,id=console,path=/s/intro/console.log,append=on
@@ -113,7 +112,7 @@ def test_a_comma_in_a_path_is_not_the_end_of_it() -> None:
 
 
 def test_an_old_record_has_the_defaults() -> None:
-    config = {key: CONFIG[key] for key in ("MachineID", "MACAddress")}
+    config = {"MachineID": CONFIG["MachineID"]}
     board = Board(
         qemu=Qemu(Path("/q"), (7, 2), ("-L", "/share")), accelerator="tcg", architecture="amd64", config=config
     )
