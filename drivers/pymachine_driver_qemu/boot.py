@@ -16,8 +16,6 @@ from pymachine_driver_qemu import command_line, identity, process, qmp, runtime
 from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.board import Board
 
-_CONNECT_SECONDS = 5.0
-
 
 def launch(
     board: Board,
@@ -60,7 +58,7 @@ def deliver(
 
 def news(sockets: Path) -> socket.socket:
     """Where a guest tells of its containers, see `pymachine.channel.CONTAINERS_PORT`. Raises `qmp.QmpError`."""
-    connection = qmp.connect(sockets / runtime.CONTAINERS, Deadline(_CONNECT_SECONDS))
+    connection = qmp.connect(sockets / runtime.CONTAINERS, Deadline(identity.CONNECT_SECONDS))
     connection.settimeout(None)
     return connection
 

@@ -27,7 +27,7 @@ from pymachine.progress import Silent, Task
 from pymachine.wait import Deadline
 from pymachine_driver_qemu import qmp
 
-_CONNECT_SECONDS = 5.0
+CONNECT_SECONDS = 5.0
 _CHUNK = 65536
 
 
@@ -36,7 +36,7 @@ class Channel:
 
     def __init__(self, path: Path) -> None:
         """Connect to QEMU's socket at `path`; raises `qmp.QmpError` if there is no QEMU."""
-        self._socket = qmp.connect(path, Deadline(_CONNECT_SECONDS))
+        self._socket = qmp.connect(path, Deadline(CONNECT_SECONDS))
 
     def close(self) -> None:
         """Let go of the port."""

@@ -11,19 +11,9 @@ from hypothesis import given, strategies as st
 
 from pymachine.image import direct
 from pymachine.image.errors import PackageError
+from support.kernel import bz_image
 
-SETUP_SECTORS = 3
-ADDRESS = 0x1000000
 PAGE = 4096
-
-
-def bz_image(protected: bytes, *, magic: bytes = b"HdrS", version: int = 0x20F) -> bytes:
-    setup = bytearray(range(256)) * 2 * (SETUP_SECTORS + 1)
-    setup[0x1F1] = SETUP_SECTORS
-    setup[0x202:0x206] = magic
-    struct.pack_into("<H", setup, 0x206, version)
-    struct.pack_into("<Q", setup, 0x258, ADDRESS)
-    return bytes(setup) + protected
 
 
 @given(st.binary(min_size=1, max_size=3 * PAGE), st.binary(max_size=2 * PAGE))

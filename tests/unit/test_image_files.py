@@ -22,6 +22,7 @@ from pymachine.image.layout import INITRD, ISO, ISO_INITRD, ISO_KERNEL, ISO_MANI
 from pymachine.image.recipe import Recipe
 from pymachine.image.tree import Node, Tree
 from pymachine.progress import Silent
+from support.kernel import bz_image
 
 VERSION = "6.12.0-test"
 
@@ -311,15 +312,6 @@ def test_the_iso_has_the_same_bytes_at_any_time_and_place(tmp_path: Path, monkey
         monkeypatch.undo()
         time.tzset()
     assert (tmp_path / "a.iso").read_bytes() == (tmp_path / "b.iso").read_bytes()
-
-
-def bz_image(protected: bytes) -> bytes:
-    """What Linux's boot protocol calls a kernel: two sectors of setup, and the part that runs in protected mode."""
-    setup = bytearray(b"\xaa" * 1024)
-    setup[0x1F1] = 1
-    setup[0x202:0x208] = b"HdrS" + struct.pack("<H", 0x20F)
-    struct.pack_into("<Q", setup, 0x258, 0x1000000)
-    return bytes(setup) + protected
 
 
 def make(folder: Path, *, architecture: str = "amd64", recipe: str = "r", content: bytes = b"1") -> dict[str, Any]:
