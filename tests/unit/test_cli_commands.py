@@ -192,6 +192,28 @@ def test_several_ips_in_the_order_asked_for(run: Run, store: Store) -> None:
     assert (refused.code, refused.out) == (1, "")
 
 
+@pytest.mark.parametrize("flag", ["-y", "-f"])
+def test_rm_reports_in_the_order_of_the_names(
+    run: Run, store: Store, monkeypatch: pytest.MonkeyPatch, flag: str
+) -> None:
+    """However long each takes: here "a" cannot be removed before "c" is gone."""
+    for name in ("a", "c"):
+        engine.record(store, name, 1)
+    gone = threading.Event()
+    remove = Manager.remove
+
+    def slow(manager: Manager, name: str, *, restore: bool = False) -> None:
+        if name == "a":
+            assert gone.wait(60)
+        remove(manager, name, restore=restore)
+        gone.set()
+
+    monkeypatch.setattr(Manager, "remove", slow)
+    outcome = run("rm", flag, "a", "nosuch", "c")
+    assert outcome.out.splitlines()[2:] == ["Successfully removed a", "Successfully removed c"]
+    assert outcome.err.splitlines()[0].startswith('Error removing host "nosuch": ')
+
+
 @pytest.mark.parametrize("command", ["env", "config"])
 def test_a_machine_that_does_not_answer_prints_nothing_to_evaluate(run: Run, store: Store, command: str) -> None:
     engine.record(store, "dead", 1)

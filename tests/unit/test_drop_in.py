@@ -286,7 +286,11 @@ ACTING = [
     ),
     Row("rm of what is not there", "rm -y x", 1, None, f'Error removing host "x": {NOT_THERE}'),
     Row(
-        "rm -f: errors are printed, and the exit code is 0", "rm -f x", 0, None, f'Error removing host "x": {NOT_THERE}'
+        "rm -f: errors are printed, and the exit code is 0",
+        "rm -f x",
+        0,
+        None,
+        f'Error removing host "x": {NOT_THERE}Can\'t remove "x"\n',
     ),
     Row(
         "ssh to a stopped one",

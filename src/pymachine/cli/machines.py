@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -82,6 +82,11 @@ def summary(app: App, name: str) -> dict[str, Json]:
 
 def gather(names: Sequence[str], act: Callable[[str], object]) -> list[PymachineError]:
     """Call `act` with each name, side by side, and return what went wrong, in the order of `names`."""
+    return [error for _, error in outcomes(names, act) if error]
+
+
+def outcomes(names: Sequence[str], act: Callable[[str], object]) -> Iterator[tuple[str, PymachineError | None]]:
+    """Call `act` with each name, side by side; yield each name with its error or None, in the order of `names`."""
 
     def attempt(name: str) -> PymachineError | None:
         try:
@@ -91,11 +96,12 @@ def gather(names: Sequence[str], act: Callable[[str], object]) -> list[Pymachine
         return None
 
     if len(names) == 1:  # in this thread, which is the one that an interrupt reaches
-        return [error] if (error := attempt(names[0])) else []
+        yield names[0], attempt(names[0])
+        return
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (10 ms that one machine does without)
 
-    with ThreadPoolExecutor(min(AT_ONCE, len(names))) as pool:
-        return [error for error in pool.map(attempt, names) if error]
+    with ThreadPoolExecutor(max(1, min(AT_ONCE, len(names)))) as pool:
+        yield from zip(names, pool.map(attempt, names), strict=True)
 
 
 def raise_all(errors: Sequence[PymachineError]) -> None:

@@ -30,12 +30,21 @@ def command(ctx: click.Context, names: tuple[str, ...], *, force: bool, yes: boo
     app.reporter.info(f"About to remove {', '.join(names)}")
     app.reporter.info("WARNING: This action will delete both local reference and remote instance.")
     removed: list[str] = []
+    errors: list[PymachineError] = []
     if force or yes or _confirmed(app):
-        errors = machines.gather(
-            list(dict.fromkeys(names)), lambda name: _remove(app, name, removed, force=force, restore=restore)
-        )
-    else:
-        errors = []
+        chosen = list(dict.fromkeys(names))
+        # The machines are removed side by side, and reported in the order of their names on the command line.
+        for name, error in machines.outcomes(chosen, lambda name: app.manager.remove(name, restore=restore)):
+            if error is not None:
+                error.prefixed(f'Error removing host "{name}": ')
+                if not force:
+                    errors.append(error)
+                    continue
+                click.echo(error.brief, err=True)
+                if not _forget(app, name):
+                    continue
+            removed.append(name)
+            app.reporter.info(f"Successfully removed {name}")
     if app.structured:
         app.show("", [{"Name": name, "Removed": name in removed} for name in dict.fromkeys(names)])
     machines.raise_all(errors)
@@ -50,28 +59,14 @@ def _confirmed(app: App) -> bool:
     return answer.strip().lower() in {"y", "yes"}
 
 
-def _remove(app: App, name: str, removed: list[str], *, force: bool, restore: bool) -> None:
-    try:
-        app.manager.remove(name, restore=restore)
-    except PymachineError as error:
-        error.prefixed(f'Error removing host "{name}": ')
-        if not force:
-            raise
-        click.echo(error.brief, err=True)
-        _forget(app, name, removed)
-        return
-    removed.append(name)
-    app.reporter.info(f"Successfully removed {name}")
-
-
-def _forget(app: App, name: str, removed: list[str]) -> None:
-    """What is left to do by force: let go of what the store has of the machine."""
+def _forget(app: App, name: str) -> bool:
+    """Remove what the store has of the machine, by force; whether there was something to remove."""
     if not app.store.exists(name):
-        return
+        click.echo(f'Can\'t remove "{name}"', err=True)
+        return False
     try:
         app.manager.forget(name)
     except PymachineError as error:
         click.echo(f'Can\'t remove "{name}": {error.brief}', err=True)
-        return
-    removed.append(name)
-    app.reporter.info(f"Successfully removed {name}")
+        return False
+    return True
