@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pymachine.driver import Driver
 from pymachine.errors import DriverError
+from pymachine.names import host_name
 from pymachine_driver_libvirt import connection as libvirts, options
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Base(Driver):
 
         place = self._place
         if not place.is_forwarded:
-            wanted = network.Reservation(str(self.config["MACAddress"]), place.address, self.machine.name)
+            wanted = network.Reservation(str(self.config["MACAddress"]), place.address, host_name(self.machine.name))
             network.reserve(connection, place.network, wanted)
 
     def _define(self, connection: Connection, image: ImageSet, disk: str) -> None:

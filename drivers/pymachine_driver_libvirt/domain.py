@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from xml.etree.ElementTree import Element, SubElement, indent, register_namespace, tostring
 
 from pymachine import channel
+from pymachine.names import host_name
 from pymachine_driver_libvirt import patch
 
 NAMESPACE = "urn:pymachine:libvirt:1"
@@ -248,7 +249,7 @@ def _user_network(domain: Element, made: Machine, forwards: Forwards) -> None:
     """QEMU's own network, which libvirt can make, but not with forwards."""
     words = [
         # With IPv6 the guest would wait for an address that most hosts cannot route.
-        f"user,id={NETDEV},ipv6=off,hostname={made.name}",
+        f"user,id={NETDEV},ipv6=off,hostname={host_name(made.name)}",
         f"hostfwd=tcp:{forwards.address}:{forwards.docker_port}-:{GUEST_DOCKER_PORT}",
         f"hostfwd=tcp:{forwards.address}:{forwards.ssh_port}-:{GUEST_SSH_PORT}",
     ]

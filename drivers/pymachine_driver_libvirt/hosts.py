@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pymachine import os_errors
 from pymachine.errors import UsageError
 
 CONFIG_FILE = "config.toml"
@@ -53,7 +54,7 @@ def read(store: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise HostsError(f"cannot read {path}: {error.strerror}") from error
+        raise os_errors.wrapped(HostsError, f"cannot read {path}", error) from error
     except ValueError as error:
         raise HostsError(f"{path} is not TOML: {error}") from error
     section = document.get("libvirt", {})

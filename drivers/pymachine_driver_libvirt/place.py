@@ -64,12 +64,23 @@ def of(config: Mapping[str, Json]) -> Place:
     )
 
 
+def _readable(configs: Iterable[Mapping[str, Json]]) -> list[Place]:
+    """The places of machines; one whose record is wrong must not stop another's `create`."""
+    found = []
+    for config in configs:
+        try:
+            found.append(of(config))
+        except (TypeError, ValueError, OverflowError):
+            continue
+    return found
+
+
 def choose(connection: Connection, uri: str, asked: str, siblings: Sequence[Config]) -> Place:
     """A place for a new machine in the network `asked` (empty: what can be reached from here).
 
     Raises `pymachine_driver_libvirt.network.NetworkError` for a network that does not do.
     """
-    taken = [of(config) for config in siblings if config.get("ConnectionURI") == uri]
+    taken = _readable(config for config in siblings if config.get("ConnectionURI") == uri)
     name = asked or _reachable(connection, uri)
     if name != options.USER_NETWORK:
         network = networks.find(connection, name)
@@ -79,7 +90,7 @@ def choose(connection: Connection, uri: str, asked: str, siblings: Sequence[Conf
         docker_port, ssh_port = _remote_ports(taken)
         return Place(hosts.address(uri), docker_port, ssh_port, name)
     # All machines of this store with forwards here, through whichever URI.
-    here = [of(config) for config in siblings]
+    here = _readable(siblings)
     found = loopback.allocate(
         [loopback.Place(place.address, place.docker_port, place.ssh_port) for place in here if place.is_forwarded],
         own_address=loopback.has_own_addresses(),

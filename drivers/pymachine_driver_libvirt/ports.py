@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pymachine import os_errors
 from pymachine.errors import DriverError, PymachineError
 from pymachine.published import Engine, EngineGoneError, Forwards, Target
 from pymachine_driver_libvirt import connection as libvirts, state
@@ -66,7 +67,7 @@ def start(folder: Path, *, uri: str, machine_id: str, target: Target, listen: st
                 argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", start_new_session=True
             )
     except OSError as error:
-        raise DriverError(f"cannot start the port watcher: {error.strerror}") from error
+        raise os_errors.wrapped(DriverError, "cannot start the port watcher", error) from error
     # It is no child to wait for: it ends when the domain does.
     process.returncode = 0
 

@@ -10,6 +10,7 @@ from pymachine.loopback import (
     is_free,
     is_usable,
     of,
+    places,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "is_free",
     "is_usable",
     "of",
+    "places",
 ]

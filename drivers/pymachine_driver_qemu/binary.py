@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pymachine import os_errors
 from pymachine.errors import CommandError, PrecreateError
 from pymachine.run import run
 from pymachine_driver_qemu import memo
@@ -77,7 +78,7 @@ def verified(candidate: Qemu) -> Qemu:
     try:
         status = candidate.path.stat()
     except OSError as error:
-        raise QemuNotFoundError(f"{candidate.path} cannot be run: {error.strerror}") from error
+        raise os_errors.wrapped(QemuNotFoundError, f"{candidate.path} cannot be run", error) from error
     key = memo.key(candidate.path, status.st_size, status.st_mtime_ns)
     with memo.answers(_MEMO) as known:
         answer = known.get(key)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pymachine import channel
+from pymachine.names import host_name
 from pymachine_driver_qemu import options, runtime
 from pymachine_driver_qemu.address import Place
 
@@ -161,7 +162,7 @@ def _storage(line: MachineLine) -> Sequence[str]:
 
 def _network(line: MachineLine) -> Sequence[str]:
     # With IPv6 the guest would wait for an address that most hosts cannot route.
-    words = ["user", f"id={NETDEV}", "ipv6=off", f"hostname={escape(line.name)}"]
+    words = ["user", f"id={NETDEV}", "ipv6=off", f"hostname={host_name(line.name)}"]
     if line.place:
         words += [
             f"hostfwd=tcp:{line.place.address}:{line.place.docker_port}-:{GUEST_DOCKER_PORT}",

@@ -98,7 +98,7 @@ class Copies(QemuMachine):
 
     def copy_config(self, machine: MachineRef, siblings: Sequence[Config]) -> Config:  # noqa: ARG002
         """The same hardware and image, another address, other ids."""
-        taken = [address.of(config) for config in (*siblings, self.config) if config.get("IPAddress")]
+        taken = address.places([*siblings, self.config])
         place = address.allocate(taken, own_address=address.has_own_addresses())
         own = {"IPAddress": place.address, "EnginePort": place.docker_port, "SSHPort": place.ssh_port}
         kept = {key: value for key, value in self.config.items() if key not in _OF_ONE_MACHINE}

@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from pymachine import os_errors
 from pymachine.driver import ImageFiles
 from pymachine.errors import DriverError, PrecreateError
 
@@ -40,7 +41,7 @@ def check_space(folder: Path) -> None:
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise PrecreateError(f"cannot tell the free space of {folder}: {error.strerror}") from error
+        raise os_errors.wrapped(PrecreateError, f"cannot tell the free space of {folder}", error) from error
     if free < FIRST_NEED:
         raise PrecreateError(
             f"not enough disk space in {folder}: {free // MEBIBYTE} MB free, {FIRST_NEED // MEBIBYTE} MB needed",
@@ -57,7 +58,7 @@ def make_data_disk(path: Path, *, size_mb: int) -> None:
             disk.write(marker)
             disk.truncate(size_mb * MEBIBYTE)
     except OSError as error:
-        raise DiskError(f"cannot make the disk {path}: {error.strerror}") from error
+        raise os_errors.wrapped(DiskError, f"cannot make the disk {path}", error) from error
 
 
 def copy_image(source: Path, target: Path) -> None:
@@ -71,7 +72,7 @@ def allocated(path: Path) -> int:
     try:
         return path.stat().st_blocks * 512
     except OSError as error:
-        raise DiskError(f"cannot read {path}: {error.strerror}") from error
+        raise os_errors.wrapped(DiskError, f"cannot read {path}", error) from error
 
 
 def must_fit(folder: Path, size: int) -> None:
@@ -94,7 +95,7 @@ def copy_disk(source: Path, target: Path) -> None:
             for begin, end in _data(old.fileno(), size):
                 _copy(old.fileno(), new.fileno(), begin, end)
     except OSError as error:
-        raise DiskError(f"cannot copy the disk {source} to {target}: {error.strerror}") from error
+        raise os_errors.wrapped(DiskError, f"cannot copy the disk {source} to {target}", error) from error
 
 
 def _data(handle: int, size: int) -> Iterator[tuple[int, int]]:
@@ -156,7 +157,7 @@ def grow(path: Path, *, size_mb: int) -> None:
             if disk.seek(0, os.SEEK_END) < size_mb * MEBIBYTE:
                 disk.truncate(size_mb * MEBIBYTE)
     except OSError as error:
-        raise DiskError(f"cannot grow the disk {path}: {error.strerror}") from error
+        raise os_errors.wrapped(DiskError, f"cannot grow the disk {path}", error) from error
 
 
 def set_image_aside(folder: Path) -> None:
@@ -190,7 +191,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
             shutil.copyfile(source, fresh)
         fresh.replace(target)
     except OSError as error:
-        raise DiskError(f"cannot put {source.name} into {target.parent}: {error.strerror}") from error
+        raise os_errors.wrapped(DiskError, f"cannot put {source.name} into {target.parent}", error) from error
 
 
 def _marker() -> bytes:

@@ -53,7 +53,7 @@ class QemuDriver(upkeep.Upkeep, copies.Copies):
     def configure(cls, machine: MachineRef, values: Mapping[str, Json], siblings: Sequence[Config]) -> Config:  # noqa: ARG003
         """Check the flags; choose an address, a MAC address and an id for the machine."""
         choices = options.check(values)
-        taken = [address.of(config) for config in siblings if config.get("IPAddress")]
+        taken = address.places(siblings)
         place = address.allocate(taken, own_address=address.has_own_addresses())
         return {
             "IPAddress": place.address,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
+from pymachine import os_errors
 from pymachine.errors import DriverError, TimeoutExpiredError
 from pymachine.wait import Deadline, until
 from pymachine_driver_qemu.qmp import Qmp
@@ -96,4 +97,4 @@ def _pumping(work: Callable[[], None]) -> Iterator[None]:
     yield
     thread.join()
     if problems:
-        raise MigrationError(f"cannot move the machine's state: {problems[0].strerror}") from problems[0]
+        raise os_errors.wrapped(MigrationError, "cannot move the machine's state", problems[0]) from problems[0]

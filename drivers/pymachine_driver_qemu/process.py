@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from pymachine import os_errors
 from pymachine.errors import DriverError, TimeoutExpiredError
 from pymachine.run import run
 from pymachine.wait import Deadline, until
@@ -102,7 +103,7 @@ def spawn(
                 preexec_fn=_preparation(tied=tied, small_pages=small_pages),  # noqa: PLW1509 (see there)
             )
         except OSError as error:
-            raise LaunchError(f"cannot run {argv[0]}: {error.strerror}") from error
+            raise os_errors.wrapped(LaunchError, f"cannot run {argv[0]}", error) from error
 
 
 def _preparation(*, tied: bool, small_pages: bool) -> Callable[[], None] | None:
@@ -215,7 +216,7 @@ def trim(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise LaunchError(f"cannot write {path}: {error.strerror}") from error
+        raise os_errors.wrapped(LaunchError, f"cannot write {path}", error) from error
 
 
 def said_since_start(log: Path) -> str:
@@ -229,7 +230,7 @@ def _opened_log(path: Path) -> BinaryIO:
     try:
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb")
     except OSError as error:
-        raise LaunchError(f"cannot write {path}: {error.strerror}") from error
+        raise os_errors.wrapped(LaunchError, f"cannot write {path}", error) from error
 
 
 def _answers(control: Path) -> bool:

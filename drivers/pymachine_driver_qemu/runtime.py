@@ -12,6 +12,7 @@ import shutil
 import stat
 from pathlib import Path
 
+from pymachine import os_errors
 from pymachine.errors import DriverError
 
 LINK = "run"
@@ -52,7 +53,7 @@ def make(directory: Path, machine_id: str) -> Path:
         (folder / OWNER).symlink_to(f"{directory.stat().st_ino}:{directory}")
         link.symlink_to(folder)
     except OSError as error:
-        raise RuntimeFolderError(f"cannot write {link}: {error.strerror}") from error
+        raise os_errors.wrapped(RuntimeFolderError, f"cannot write {link}", error) from error
     return folder
 
 
@@ -90,7 +91,7 @@ def _made(folder: Path) -> Path:
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise RuntimeFolderError(f"cannot make {folder}: {error.strerror}") from error
+        raise os_errors.wrapped(RuntimeFolderError, f"cannot make {folder}", error) from error
     if not _is_ours(folder):
         raise RuntimeFolderError(
             f"{folder} is not a folder of this user alone",

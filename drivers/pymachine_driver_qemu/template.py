@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from pymachine import os_errors
 from pymachine.driver import BootRequest, Endpoint, ImageFiles, Json
 from pymachine.errors import DriverError, TemplateError
 from pymachine.progress import Reporter
@@ -127,7 +128,7 @@ def resume(
                 return news
             return None
     except OSError as error:
-        raise TemplateError(f"cannot read {template / STATE}: {error.strerror}") from error
+        raise os_errors.wrapped(TemplateError, f"cannot read {template / STATE}", error) from error
     except DriverError as error:
         raise TemplateError(error.brief, details=error.details or process.last_words(folder)) from error
 

@@ -64,7 +64,7 @@ class Upkeep(QemuMachine):
         from pymachine_driver_qemu import address, options  # noqa: PLC0415
 
         self.config.update(options.new_ids())
-        taken = [address.of(config) for config in siblings if config.get("IPAddress")]
+        taken = address.places(siblings)
         if not address.is_usable(address.of(self.config), taken):
             place = address.allocate(taken, own_address=address.has_own_addresses())
             self.config.update({"IPAddress": place.address, "EnginePort": place.docker_port, "SSHPort": place.ssh_port})

@@ -7,6 +7,7 @@ import socket
 import sys
 from pathlib import Path
 
+from pymachine import os_errors
 from pymachine.errors import DriverError
 from pymachine_driver_qemu import process
 from pymachine_driver_qemu.address import Place
@@ -30,7 +31,7 @@ def start(folder: Path, place: Place, *, news: socket.socket | None = None) -> N
     try:
         (folder / SETTINGS).write_text(json.dumps(fields), encoding="utf-8")
     except OSError as error:
-        raise DriverError(f"cannot write {folder / SETTINGS}: {error.strerror}") from error
+        raise os_errors.wrapped(DriverError, f"cannot write {folder / SETTINGS}", error) from error
     process.trim(folder / LOG)
     # -P: the working folder is not to be searched for modules.
     argv = [sys.executable, "-P", "-m", "pymachine_driver_qemu.ports", str(folder)]

@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+from pymachine import os_errors
 from pymachine.driver import ImageFiles
 from pymachine.errors import PrecreateError
 from pymachine_driver_virtualbox.errors import VirtualBoxError
@@ -40,7 +41,7 @@ def check_space(folder: Path) -> None:
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise PrecreateError(f"cannot tell the free space of {folder}: {error.strerror}") from error
+        raise os_errors.wrapped(PrecreateError, f"cannot tell the free space of {folder}", error) from error
     if free < FIRST_NEED:
         raise PrecreateError(
             f"not enough disk space in {folder}: {free // MEBIBYTE} MB free, {FIRST_NEED // MEBIBYTE} MB needed",
@@ -60,7 +61,7 @@ def keep_image(image: ImageFiles, target: Path) -> None:
         fresh.replace(target)
     except OSError as error:
         fresh.unlink(missing_ok=True)
-        raise DiskError(f"cannot put {image.iso.name} into {target.parent}: {error.strerror}") from error
+        raise os_errors.wrapped(DiskError, f"cannot put {image.iso.name} into {target.parent}", error) from error
 
 
 def set_aside(target: Path) -> None:
@@ -68,7 +69,7 @@ def set_aside(target: Path) -> None:
     try:
         os.replace(target, target.with_name(target.name + ASIDE))  # noqa: PTH105 (as the rest of this module)
     except OSError as error:
-        raise DiskError(f"cannot set {target} aside: {error.strerror}") from error
+        raise os_errors.wrapped(DiskError, f"cannot set {target} aside", error) from error
 
 
 def settle(target: Path, *, keep: bool) -> None:

@@ -201,7 +201,7 @@ def own(machine: MachineRef, config: Mapping[str, Json], siblings: Sequence[Conf
         "MACAddress": ":".join([MAC_PREFIX, *(f"{byte:02x}" for byte in machine_id.bytes[:3])]),
         "FixedAddress": True,
         "IPAddress": network.allocate(host, taken, seed=seed),
-        "SSHPort": ports.free([int(sibling.get("SSHPort") or 0) for sibling in siblings]),
+        "SSHPort": ports.free({port for sibling in siblings if isinstance(port := sibling.get("SSHPort"), int)}),
     }
 
 

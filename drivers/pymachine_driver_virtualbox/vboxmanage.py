@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pymachine import run
+from pymachine import os_errors, run
 from pymachine.errors import TimeoutExpiredError
 from pymachine_driver_virtualbox import output, versions
 from pymachine_driver_virtualbox.errors import NotInstalledError, VirtualBoxError, VmNotFoundError
@@ -92,7 +92,7 @@ def lock(what: str, *, timeout: float = LOCK_SECONDS) -> Iterator[None]:
             hint="Wait for it to end, or end it.",
         ) from error
     except OSError as error:
-        raise VirtualBoxError(f"cannot write in VirtualBox's folder {folder}: {error.strerror}") from error
+        raise os_errors.wrapped(VirtualBoxError, f"cannot write in VirtualBox's folder {folder}", error) from error
     with held:
         yield
 

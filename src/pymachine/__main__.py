@@ -12,6 +12,8 @@ import sys
 from math import inf
 from time import time
 
+from pymachine import streams
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,12 +27,12 @@ _VALUE_FLAGS = {"s": "storage-path", "storage-path": "storage-path", "shell": "s
 
 def main() -> int:
     """Run the command line in `sys.argv` and return its exit code."""
+    streams.prepare()
     argv = [as_called(sys.argv[0], os.environ.get("PATH", "")), *sys.argv[1:]]
     if "env" in argv[1:]:
         text = quick_env(argv)
         if text:
-            sys.stdout.write(text)
-            return _flushed()
+            return _printed(text)
     from pymachine.cli.main import main as full  # noqa: PLC0415 (click is what the short path does without)
 
     return full(argv)
@@ -47,13 +49,15 @@ def as_called(program: str, path: str) -> str:
     return program
 
 
-def _flushed() -> int:
-    """Flush stdout; a reader that went away early is no reason for a traceback at exit."""
+def _printed(text: str) -> int:
+    """Print `text`, and return the exit code."""
     try:
+        sys.stdout.write(text)
         sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except streams.OutputError as lost:
+        from pymachine.cli import errors  # noqa: PLC0415 (click is what the short path does without)
+
+        return errors.report(lost)
     return 0
 
 

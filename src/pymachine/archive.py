@@ -20,6 +20,7 @@ from typing import Any
 
 import zstandard
 
+from pymachine import os_errors
 from pymachine.errors import PymachineError
 
 MANIFEST = "pymachine.json"
@@ -75,7 +76,7 @@ def write(target: Path, manifest: Manifest, files: Sequence[Path], *, advance: C
             os.fsync(raw.fileno())
         part.replace(target)
     except OSError as error:
-        raise ExportError(f"cannot write {target}: {error.strerror or error}") from error
+        raise os_errors.wrapped(ExportError, f"cannot write {target}", error) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -177,7 +178,7 @@ def opened(source: Path) -> Iterator[tuple[Manifest, Iterator[tuple[str, tarfile
     except OSError as error:
         if error.filename != str(source):
             raise
-        raise ExportError(f"cannot read {source}: {error.strerror}") from error
+        raise os_errors.wrapped(ExportError, f"cannot read {source}", error) from error
 
 
 def extract(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:

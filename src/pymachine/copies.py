@@ -11,8 +11,8 @@ from pymachine.driver import CopyDriver, Driver, SnapshotDriver, State
 from pymachine.errors import MachineExistsError, UnsupportedError
 from pymachine.machine import Machine
 from pymachine.manager import CreateRequest, Manager
+from pymachine.names import check_new_name
 from pymachine.snapshots import Snapshot
-from pymachine.store import check_name
 
 
 class Copies(Manager):
@@ -54,7 +54,7 @@ class Copies(Manager):
         What was made is undone if any step fails, or is interrupted. A machine that runs is held up for as long as
         the copying takes; what its programs had not yet written is not in the copy.
         """
-        check_name(copy)
+        check_new_name(copy)
         with ExitStack() as undo:
             for each in sorted({name, copy}):  # always in this order, so that two clones do not wait for each other
                 undo.enter_context(self.store.lock(each))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import shutil
+import stat
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -45,6 +48,27 @@ def atomic_write(path: Path, data: bytes | str, *, mode: int = 0o600) -> None:
     _sync_folder(path.parent)
 
 
+def read_regular(path: Path) -> bytes:
+    """Read the file at `path`; what is no file (a pipe would never end) is refused. Raises OSError."""
+    # Without O_NONBLOCK the open itself would wait for a pipe's other end.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(handle, "rb") as stream:
+        kind = os.fstat(handle).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(kind):
+            raise OSError(errno.EINVAL, "Not a regular file", str(path))
+        return stream.read()
+
+
+def remove_tree(path: Path) -> None:
+    """Remove the folder at `path` with all that is in it; of a symbolic link, the link alone. Raises OSError."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
+
+
 def acquire_lock(path: Path, *, timeout: float = WAIT_FOREVER) -> AbstractContextManager[object]:
     """Take the lock file at `path`, made with its folder if need be; the context manager returned lets go of it.
 
@@ -54,7 +78,25 @@ def acquire_lock(path: Path, *, timeout: float = WAIT_FOREVER) -> AbstractContex
     from filelock import FileLock  # noqa: PLC0415 (reading commands do not pay for it)
 
     make_private_dir(path.parent)
-    return FileLock(path, timeout=timeout, mode=0o600).acquire(poll_interval=POLL_SECONDS)
+    _hand_over(path.parent)
+    lock = FileLock(path, timeout=timeout, mode=0o600).acquire(poll_interval=POLL_SECONDS)
+    try:
+        _hand_over(path)
+    except BaseException:
+        lock.__exit__(None, None, None)
+        raise
+    return lock
+
+
+def _hand_over(path: Path) -> None:
+    """Give what root makes in another user's folder to that user: after `sudo`, they need the same locks."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return
+    owner, made = path.parent.stat(), path.lstat()
+    # A name that was made to lead to a file of root's must not give it away.
+    own = stat.S_ISDIR(made.st_mode) or (stat.S_ISREG(made.st_mode) and made.st_nlink == 1)
+    if own and made.st_uid != owner.st_uid:
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pymachine import files, paths
 from pymachine.engine import EngineFiles
+from pymachine.names import host_name
 
 MACHINE_ID = "machine-id"
 
@@ -16,15 +17,15 @@ MACHINE_ID = "machine-id"
 def make_keys(directory: Path, *, name: str) -> None:
     """Make what is missing of a machine's key pairs, its pinned host key and its machine-id in `directory`.
 
-    `name` is the alias under which the host key is pinned in the folder's ``known_hosts``.
+    `name` is the machine's. Its host name is the alias under which the host key is pinned in ``known_hosts``.
     """
     from pymachine.ssh import keys  # noqa: PLC0415 (cryptography)
 
     make_login_key(directory, name=name)
     if not (directory / paths.SSH_HOST_KEY).exists():
-        keys.make(directory / paths.SSH_HOST_KEY, comment=name)
+        keys.make(directory / paths.SSH_HOST_KEY, comment=host_name(name))
     public = keys.public_half(directory / paths.SSH_HOST_KEY).read_text()
-    files.atomic_write(directory / paths.KNOWN_HOSTS, f"{name} {public}")
+    files.atomic_write(directory / paths.KNOWN_HOSTS, f"{host_name(name)} {public}")
     if not (directory / MACHINE_ID).exists():
         files.atomic_write(directory / MACHINE_ID, secrets.token_hex(16) + "\n")
 
@@ -34,7 +35,7 @@ def make_login_key(directory: Path, *, name: str) -> None:
     from pymachine.ssh import keys  # noqa: PLC0415 (cryptography)
 
     if not (directory / paths.SSH_KEY).exists():
-        keys.make(directory / paths.SSH_KEY, comment=name)
+        keys.make(directory / paths.SSH_KEY, comment=host_name(name))
 
 
 def of_machine(directory: Path, *, hostname: str, engine: EngineFiles) -> bytes:

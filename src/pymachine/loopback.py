@@ -11,6 +11,7 @@ import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from pymachine import os_errors
 from pymachine.driver import Json
 from pymachine.errors import DriverError
 
@@ -45,6 +46,19 @@ def of(config: Mapping[str, Json]) -> Place:
         int(config.get("EnginePort", DOCKER_PORT)),
         int(config.get("SSHPort", SSH_PORT)),
     )
+
+
+def places(configs: Iterable[Mapping[str, Json]]) -> list[Place]:
+    """The places of machines, from their configurations; those that name none, or name it wrongly, have none."""
+    found = []
+    for config in configs:
+        try:
+            place = of(config)
+        except (TypeError, ValueError, OverflowError):  # another machine's record must not stop this one
+            continue
+        if config.get("IPAddress"):
+            found.append(place)
+    return found
 
 
 def is_usable(place: Place, taken: Iterable[Place]) -> bool:
@@ -112,7 +126,7 @@ def _free_port(address: str, taken: Collection[int]) -> int:
             try:
                 probe.bind((address, 0))
             except OSError as error:
-                raise DriverError(f"cannot listen on {address}: {error.strerror}") from error
+                raise os_errors.wrapped(DriverError, f"cannot listen on {address}", error) from error
             port = int(probe.getsockname()[1])
         if port not in taken:
             return port

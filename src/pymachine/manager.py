@@ -37,14 +37,14 @@ from pymachine.errors import (
     MachineExistsError,
     PrecreateError,
     PymachineError,
-    RecordError,
     TemplateError,
     UsageError,
     WrongStateError,
 )
 from pymachine.machine import AuthOptions, EngineOptions, Machine, SwarmOptions
+from pymachine.names import check_new_name, host_name
 from pymachine.progress import Reporter, Silent
-from pymachine.store import Store, check_name
+from pymachine.store import Store
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -166,7 +166,7 @@ class Manager:
         """
         from pymachine import certs  # noqa: PLC0415 (cryptography; see design.md on start-up)
 
-        check_name(request.name)
+        check_new_name(request.name)
         kind = registry.load(request.driver_name)
         with self.store.lock(request.name), ExitStack() as undo:
             if self.store.exists(request.name):
@@ -309,12 +309,12 @@ class Manager:
         return machine
 
     def _siblings(self, driver_name: str) -> list[Config]:
-        """The configurations of the other machines with this driver; broken records have nothing to say."""
+        """The configurations of the other machines with this driver; machines that cannot be read are left out."""
         found = []
         for name in self.store.names():
             try:
                 machine = self.store.load(name)
-            except RecordError:
+            except PymachineError:
                 continue
             if machine.driver_name == driver_name:
                 found.append(machine.driver)
@@ -564,9 +564,8 @@ class Manager:
         self._ensure_certificates(machine, endpoint.address, renew=renew)
         # A machine that docker-machine made has no host key of its own yet, and no machine-id.
         identity.make_keys(folder, name=machine.name)
-        return identity.of_machine(
-            folder, hostname=machine.name, engine=engine.files(machine.engine, driver_name=machine.driver_name)
-        )
+        settings = engine.files(machine.engine, driver_name=machine.driver_name)
+        return identity.of_machine(folder, hostname=host_name(machine.name), engine=settings)
 
     def _ensure_certificates(self, machine: Machine, address: str, *, renew: bool = False) -> None:
         """Certificates for `address` in the machine's folder, the store's own renewed before they expire."""
@@ -577,7 +576,7 @@ class Manager:
         expiry = certs.ensure_server(
             auth,
             directory=self.store.machine_dir(machine.name),
-            name=machine.name,
+            name=host_name(machine.name),
             hosts=[*machine.auth.server_cert_sans, address, "localhost"],
             renew=renew,
         )

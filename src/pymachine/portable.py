@@ -13,7 +13,7 @@ from pymachine.driver import Capability, Config, Portable, State
 from pymachine.errors import MachineExistsError, WrongStateError
 from pymachine.machine import Machine
 from pymachine.manager import CreateRequest, Manager
-from pymachine.store import check_name
+from pymachine.names import check_new_name
 
 # The record and what makes the machine itself. Not the certificates: their key opens all of this store's machines.
 _OWN = (
@@ -68,10 +68,10 @@ class Porter(Manager):
         """
         with archive.opened(source) as (manifest, members):
             name = name or manifest.name
-            check_name(name)
+            check_new_name(name)
             if self.store.exists(name):
                 raise MachineExistsError(name)
-            scratch = paths.machines(self.store.root) / f".import-{name}-{secrets.token_hex(4)}"
+            scratch = paths.machines(self.store.root) / f".import-{secrets.token_hex(8)}"
             files.make_private_dir(scratch)
             try:
                 with self.reporter.task(f"Importing {name}") as task:

@@ -6,7 +6,7 @@ import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from pymachine import durations, files, paths
+from pymachine import durations, files, os_errors, paths
 from pymachine.errors import MachineNotFoundError, PymachineError
 from pymachine.machine import Machine
 from pymachine.manager import Manager
@@ -30,8 +30,9 @@ class Outlived:
             manager.remove(self.name)
         except MachineNotFoundError:
             return True  # another pymachine was quicker
-        except PymachineError as error:
-            reporter.warn(f'Could not remove "{self.name}" ({self.why}): {error.brief}')
+        except (PymachineError, OSError) as error:
+            said = error.brief if isinstance(error, PymachineError) else os_errors.reason(error)
+            reporter.warn(f'Could not remove "{self.name}" ({self.why}): {said}')
             return False
         reporter.info(f'Removed "{self.name}": {self.why}.')
         return True
@@ -56,7 +57,7 @@ def hold(store: Store, name: str) -> AbstractContextManager[object]:
 
     Raises TimeoutError if another process holds it.
     """
-    return files.acquire_lock(paths.locks(store.root) / f"{name}.{RUN}.lock", timeout=0)
+    return files.acquire_lock(paths.lock(store.root, f"{name}.{RUN}"), timeout=0)
 
 
 def _outlived(machine: Machine, store: Store) -> str:
@@ -73,4 +74,6 @@ def _abandoned(store: Store, name: str) -> bool:
         with hold(store, name):
             return True
     except TimeoutError:
+        return False
+    except OSError:  # the lock belongs to another user: whether it is held cannot be known
         return False

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pymachine import files, folders, paths
+from pymachine import files, folders, os_errors, paths
 from pymachine.driver import Json
 from pymachine.errors import PymachineError
 
@@ -109,7 +109,7 @@ def make(machine: Path, name: str, fill: Callable[[Path], Mapping[str, Json]]) -
             files.atomic_write(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
             folders.publish(folder, target)
     except OSError as error:
-        raise SnapshotError(f"cannot write {target}: {error.strerror or error}") from error
+        raise os_errors.wrapped(SnapshotError, f"cannot write {target}", error) from error
     return Snapshot(target, manifest)
 
 
@@ -118,7 +118,7 @@ def remove(snapshot: Snapshot) -> None:
     try:
         folders.retire(snapshot.directory)
     except OSError as error:
-        raise SnapshotError(f"cannot remove {snapshot.directory}: {error.strerror}") from error
+        raise os_errors.wrapped(SnapshotError, f"cannot remove {snapshot.directory}", error) from error
 
 
 def _open(path: Path) -> Snapshot | None:

@@ -8,44 +8,29 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pymachine import files, paths
+from pymachine import files, names, os_errors, paths
 from pymachine.errors import (
-    InvalidNameError,
     LockedError,
     MachineExistsError,
     MachineNotFoundError,
+    PymachineError,
     RecordError,
     StoreError,
 )
 from pymachine.machine import Machine
 from pymachine.migrations import CONFIG_VERSION
 
-# docker-machine's own pattern; the length is what a Linux hostname can have.
-NAME_PATTERN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9\-.]*\Z")
-NAME_LENGTH = 63
 LOCK_SECONDS = 900.0
 STORE_LOCK = ".store"
-
-
-def check_name(name: str) -> None:
-    """Raise `InvalidNameError` unless `name` can be a machine's name, and so a hostname and a folder."""
-    if not NAME_PATTERN.match(name):
-        raise InvalidNameError(
-            "Error creating machine: Invalid hostname specified. Allowed hostname chars are: 0-9a-zA-Z . -",
-            hint=f"The name given is {name!r}; it must begin with a letter or a digit.",
-        )
-    if len(name) > NAME_LENGTH:
-        raise InvalidNameError(
-            f"Error creating machine: Invalid hostname specified. It has {len(name)} characters; "
-            f"at most {NAME_LENGTH} fit into a hostname"
-        )
 
 
 class Store:
@@ -55,101 +40,124 @@ class Store:
         self.root = root
 
     def machine_dir(self, name: str) -> Path:
-        """The folder of machine `name`. Raises `MachineNotFoundError` for what cannot be a name."""
-        if not NAME_PATTERN.match(name) or len(name) > NAME_LENGTH:
+        """The folder of machine `name`. Raises `MachineNotFoundError` for what cannot be a folder's name."""
+        if not names.is_folder_name(name):
             raise MachineNotFoundError(name)
         return paths.machine(self.root, name)
 
     def names(self) -> list[str]:
-        """All machines' names in case-insensitive natural order: folders that do not begin with a dot."""
+        """All machines' names in case-insensitive natural order, those that cannot be read among them."""
+        return [name for name, is_machine in self._entries() if is_machine]
+
+    def strays(self) -> list[str]:
+        """What is among the machines' folders and is none: files, and links to files."""
+        return [name for name, is_machine in self._entries() if not is_machine]
+
+    def _entries(self) -> list[tuple[str, bool]]:
+        """Each name among the machines' folders that is not hidden, and whether it stands for a machine."""
         folder = paths.machines(self.root)
         try:
-            found = [entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+            with os.scandir(folder) as entries:
+                found = [(entry.name, _is_machine(entry)) for entry in entries if names.is_folder_name(entry.name)]
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise StoreError(f"cannot list {folder}: {error.strerror}") from error
-        return sorted(found, key=natural_key)
+            raise os_errors.wrapped(StoreError, f"cannot list {folder}", error) from error
+        return sorted(found, key=lambda entry: (natural_key(entry[0]), entry[0]))
 
     def exists(self, name: str) -> bool:
-        """Whether there is a machine of that name, loadable or not: its folder is there."""
-        return bool(NAME_PATTERN.match(name)) and paths.machine(self.root, name).is_dir()
+        """Whether the name is taken: by a machine, loadable or not, or by anything else in its place."""
+        return names.is_folder_name(name) and os.path.lexists(paths.machine(self.root, name))
 
     def load(self, name: str) -> Machine:
-        """The record of machine `name`. Raises `MachineNotFoundError`, or `RecordError` if it cannot be read."""
+        """The record of machine `name`.
+
+        Raises `MachineNotFoundError`, `StoreError` if its folder cannot be read, or `RecordError` if there is no
+        record in it.
+        """
         folder = self.machine_dir(name)
         path = folder / paths.CONFIG
         try:
-            record = json.loads(path.read_bytes())
-        except FileNotFoundError as error:
-            if not folder.is_dir():
-                raise MachineNotFoundError(name) from error
-            raise RecordError(f'machine "{name}" has no {paths.CONFIG}', hint=_broken_hint(name)) from error
+            record = json.loads(files.read_regular(path))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _missing_record(name, folder) from error
         except OSError as error:
-            raise StoreError(f"cannot read {path}: {error.strerror}") from error
-        except ValueError as error:
+            raise os_errors.wrapped(StoreError, f"cannot read {path}", error) from error
+        except (ValueError, RecursionError) as error:
             raise RecordError(f"{path} is not JSON: {error}", hint=_broken_hint(name)) from error
         return Machine.from_json(record, name=name, folder=folder)
 
     def save(self, machine: Machine) -> None:
         """Write the record of `machine`, making its folder if it is not there. Raises `StoreError`.
 
-        A record that an older version wrote is kept beside, as ``config.json.bak``.
+        A folder that was made for a record that cannot be written is removed again. A record that an older version
+        wrote is kept beside, as ``config.json.bak``.
         """
         folder = self.machine_dir(machine.name)
         text = json.dumps(machine.to_json(), indent=4)
-        try:
-            files.make_private_dir(folder)
-            _keep_older(folder)
-            files.atomic_write(folder / paths.CONFIG, text, mode=0o600)
-        except OSError as error:
-            raise StoreError(
-                f"cannot write {folder / paths.CONFIG}: {error.strerror}",
-                hint="Make the storage path writable, free some space, or choose another with --storage-path.",
-            ) from error
+        with ExitStack() as undo:
+            if not os.path.lexists(folder):
+                undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            try:
+                files.make_private_dir(folder)
+                _keep_older(folder)
+                files.atomic_write(folder / paths.CONFIG, text, mode=0o600)
+            except OSError as error:
+                raise os_errors.wrapped(StoreError, f"cannot write {folder / paths.CONFIG}", error) from error
+            undo.pop_all()
 
     def rename(self, name: str, new: str) -> None:
         """Move the folder of machine `name`, in one step. Hold the locks of both names."""
         folder = self.machine_dir(name)
         try:
             # A folder, even an empty one, must not be replaced.
-            if self.machine_dir(new).exists():
+            if self.exists(new):
                 raise MachineExistsError(new)
             folder.rename(self.machine_dir(new))
         except FileNotFoundError as error:
             raise MachineNotFoundError(name) from error
         except OSError as error:
-            raise StoreError(f"cannot rename {folder}: {error.strerror}") from error
+            raise os_errors.wrapped(StoreError, f"cannot rename {folder}", error) from error
 
     def delete(self, name: str) -> None:
-        """Remove the folder of machine `name`: gone from the list at once, then from the disk."""
+        """Remove the folder of machine `name`: gone from the list at once, then from the disk.
+
+        Of a machine whose folder is a symbolic link, the link is removed; the folder that it leads to stays, as with
+        docker-machine. What cannot be removed has its name again, so that it is seen. Raises `StoreError`.
+        """
         folder = self.machine_dir(name)
-        doomed = folder.with_name(f".removed-{name}-{secrets.token_hex(4)}")
+        doomed = folder.with_name(f".removed-{secrets.token_hex(8)}")
         try:
             folder.rename(doomed)
-            shutil.rmtree(doomed)
+            try:
+                files.remove_tree(doomed)
+            except OSError:
+                doomed.rename(folder)
+                raise
         except FileNotFoundError as error:
             raise MachineNotFoundError(name) from error
         except OSError as error:
-            raise StoreError(f"cannot remove {folder}: {error.strerror}") from error
+            raise os_errors.wrapped(StoreError, f"cannot remove {folder}", error) from error
 
     @contextmanager
     def lock(self, name: str, *, timeout: float = LOCK_SECONDS) -> Iterator[None]:
         """Hold the lock of machine `name`; waits up to `timeout` seconds, then raises `LockedError`."""
         try:
-            held = files.acquire_lock(paths.locks(self.root) / f"{name}.lock", timeout=timeout)
+            held = files.acquire_lock(self._lock_file(name), timeout=timeout)
         except TimeoutError as error:
             raise LockedError(
                 f'machine "{name}" is in use by another pymachine for more than {timeout:g} seconds',
                 hint="Wait for it to end, or end it.",
             ) from error
         except OSError as error:
-            raise StoreError(
-                f"cannot write in the store {self.root}: {error.strerror}",
-                hint="Make the storage path a folder that you can write to, or choose another with --storage-path.",
-            ) from error
+            raise os_errors.wrapped(StoreError, f"cannot write in the store {self.root}", error) from error
         with held:
             yield
+
+    def _lock_file(self, name: str) -> Path:
+        if name != STORE_LOCK and not names.is_folder_name(name):
+            raise MachineNotFoundError(name)
+        return paths.lock(self.root, name)
 
     @contextmanager
     def reserving(self) -> Iterator[None]:
@@ -186,5 +194,28 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
     ]
 
 
+def _is_machine(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is shown as a machine: a folder, or a link to anything but a file."""
+    try:
+        return entry.is_dir() or (entry.is_symlink() and not entry.is_file())
+    except OSError:  # a link in a circle, or through a folder that may not be read
+        return True
+
+
+def _missing_record(name: str, folder: Path) -> PymachineError:
+    """Why there is no record of machine `name`."""
+    if not os.path.lexists(folder):
+        return MachineNotFoundError(name)
+    if folder.is_dir():
+        hint = f"{_broken_hint(name)}\nIf it is no machine, move it out of {folder.parent}."
+        return RecordError(f'machine "{name}" has no {paths.CONFIG}', hint=hint)
+    if folder.is_symlink() and not folder.exists():
+        return RecordError(
+            f'the folder of machine "{name}" is a link to {folder.readlink()}, which does not exist',
+            hint=f"Restore or mount what it leads to, or remove the link: pymachine rm -f {shlex.quote(name)}",
+        )
+    return RecordError(f"{folder} is a file and no machine", hint=f"Move it out of {folder.parent}.")
+
+
 def _broken_hint(name: str) -> str:
-    return f"Restore it from a backup, or remove the machine: pymachine rm -f {name}"
+    return f"Restore it from a backup, or remove the machine: pymachine rm -f {shlex.quote(name)}"

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pymachine import files, folders, paths
+from pymachine import files, folders, os_errors, paths
 from pymachine.driver import BootRequest, Driver, Json, TemplateDriver
 from pymachine.errors import PymachineError, TemplateError
 from pymachine.progress import Reporter
@@ -92,7 +92,7 @@ class Template:
             try:
                 intact = _describe(path) == expected
             except OSError as error:
-                raise TemplateError(f"{path} cannot be read: {error.strerror}") from error
+                raise os_errors.wrapped(TemplateError, f"{path} cannot be read", error) from error
             if not intact:
                 raise TemplateError(f"{path} is not as it was made")
 
@@ -141,7 +141,7 @@ def touch(template: Template) -> None:
     try:
         (template.directory / USED).touch()
     except OSError as error:
-        raise TemplateError(f"{template.directory} is gone: {error.strerror}") from error
+        raise os_errors.wrapped(TemplateError, f"{template.directory} is gone", error) from error
 
 
 def discard(template: Template, why: str, *, for_now: bool) -> None:
@@ -158,7 +158,7 @@ def remove(template: Template) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise TemplateError(f"cannot remove {template.directory}: {error.strerror}") from error
+        raise os_errors.wrapped(TemplateError, f"cannot remove {template.directory}", error) from error
 
 
 def prune(store: Path, *, unused_seconds: float) -> list[Template]:
@@ -231,7 +231,7 @@ def _make(driver: TemplateDriver, request: BootRequest, shape: Mapping[str, Json
         _remember_failure(path, error.brief)
         raise
     except OSError as error:
-        raise TemplateError(f"cannot make a template in {root}: {error.strerror or error}") from error
+        raise os_errors.wrapped(TemplateError, f"cannot make a template in {root}", error) from error
     return Template(path, manifest)
 
 
@@ -316,6 +316,6 @@ def _locked(path: Path, reporter: Reporter) -> Iterator[None]:
     except TimeoutError as error:
         raise TemplateError(f"another pymachine has been making {path.name} for {LOCK_SECONDS:g} seconds") from error
     except OSError as error:
-        raise TemplateError(f"cannot write in {path.parent}: {error.strerror}") from error
+        raise os_errors.wrapped(TemplateError, f"cannot write in {path.parent}", error) from error
     with held:
         yield

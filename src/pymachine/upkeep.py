@@ -27,7 +27,7 @@ from pymachine.driver import (
 from pymachine.errors import CommandError, MachineExistsError, PymachineError, UsageError, WrongStateError
 from pymachine.machine import EngineOptions, Machine
 from pymachine.manager import SETS_UP_ENGINE, STOP_SECONDS, Manager, boot_timeout, changes_while_running
-from pymachine.store import check_name
+from pymachine.names import check_new_name
 
 _NO_ENGINE = 127
 _CERTIFICATES = (paths.CA_CERT, paths.CLIENT_CERT, paths.CLIENT_KEY, paths.SERVER_CERT, paths.SERVER_KEY)
@@ -158,7 +158,7 @@ class Upkeep(Manager):
 
     def rename(self, name: str, new: str) -> None:
         """Call the stopped machine `name` `new` from now on: its folder, its host name, its certificate."""
-        check_name(new)
+        check_new_name(new)
         if name == new:
             raise MachineExistsError(new)
         first, second = sorted((name, new))

@@ -92,6 +92,7 @@ class Pymachine:
             env=self.environment(env),
             capture_output=True,
             text=True,
+            errors="surrogateescape",
             timeout=timeout,
             check=False,
             cwd=self.home,

@@ -204,7 +204,11 @@ def test_json_errors(run) -> None:  # type: ignore[no-untyped-def]
         (KeyboardInterrupt(), 130, "Interrupted.\n"),
         (errors.Terminated(), 143, "Interrupted.\n"),
         (OSError(errno.ENOSPC, "No space left on device", "/s/x"), 1, "No space left on device: /s/x\nHint: Free"),
-        (PermissionError(errno.EACCES, "Permission denied", "/s/x"), 1, "Permission denied: /s/x\nHint: Check"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/s/x"),
+            1,
+            "Permission denied: /s/x\nHint: / belongs",
+        ),
         (ZeroDivisionError("ups"), 1, "internal error: ZeroDivisionError: ups\nHint: This is a fault of pymachine."),
         (errors.joined([DriverError("a", hint="h"), PrecreateError("b", hint="h")]), 3, "a\nb\nHint: h\n"),
     ],

@@ -13,7 +13,9 @@ from pymachine.driver import Capability, Driver, DriverInfo
 from pymachine.errors import DriverNotFoundError
 
 ROOT = Path(__file__).parents[2]
-DRIVERS_MAY_IMPORT = {"channel", "driver", "errors", "loopback", "progress", "published", "run", "wait"}
+DRIVERS_MAY_IMPORT = {
+    "channel", "driver", "errors", "loopback", "names", "os_errors", "progress", "published", "run", "wait",
+}  # fmt: skip
 
 
 class FromTheFuture(Driver):
@@ -88,7 +90,20 @@ def test_the_core_imports_no_driver_and_names_none() -> None:
 
 
 LAYERS = [
-    {"errors", "paths", "deferral", "run", "wait", "progress", "files", "folders", "durations"},
+    {
+        "errors",
+        "names",
+        "os_errors",
+        "streams",
+        "paths",
+        "deferral",
+        "run",
+        "wait",
+        "progress",
+        "files",
+        "folders",
+        "durations",
+    },
     {"channel", "driver", "loopback", "published"},
     {"machine", "migrations", "gotemplate", "shells"},
     {

@@ -107,9 +107,7 @@ class App:
     def show(self, text: str, value: Json) -> None:
         """Print a result: `text`, or `value` when JSON was asked for."""
         if self.structured:
-            import json  # noqa: PLC0415
-
-            text = json.dumps(value, indent=2, ensure_ascii=False)
+            text = json_text(value, indent=2)
         if text:
             click.echo(text)
 
@@ -123,6 +121,18 @@ class App:
                 hint=f"Name a machine, or make that one: {os.path.basename(self.program)} create {DEFAULT_MACHINE}",  # noqa: PTH119
             )
         return [DEFAULT_MACHINE]
+
+
+def json_text(value: Json, *, indent: int | None = None) -> str:
+    """`value` as JSON that any encoding holds: names that are no text are escaped."""
+    import json  # noqa: PLC0415
+
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent)
+    return text
 
 
 def current(ctx: click.Context | None = None) -> App:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import click
 
-from pymachine import registry
-from pymachine.cli import expiry, goflags
+from pymachine import paths, registry
+from pymachine.cli import errors, expiry, goflags
 from pymachine.cli.context import App, pass_app
 from pymachine.cli.errors import RunError
 from pymachine.cli.making import DEFAULT_DRIVER, DRIVER_VARIABLE
@@ -76,8 +76,8 @@ def examine(app: App, needed: str) -> Iterator[Finding]:
 
 
 def _store(root: Path) -> Finding:
-    there = next(folder for folder in (root, *root.parents) if folder.exists())
-    if not there.is_dir():
+    there = next(folder for folder in (root, *root.parents) if os.path.exists(folder))  # noqa: PTH110 (never raises)
+    if not os.path.isdir(there):  # noqa: PTH112
         return Finding("store", PROBLEM, f"{there} is not a folder", "Choose another with --storage-path.")
     if not os.access(there, os.W_OK | os.X_OK):
         return Finding("store", PROBLEM, f"{there} cannot be written to", "Own it, or choose another: --storage-path.")
@@ -93,12 +93,21 @@ def _store(root: Path) -> Finding:
 
 
 def _records(app: App) -> Iterator[Finding]:
-    """Machines that cannot be read, or whose certificates end."""
-    for name in app.store.names():
+    """Machines that cannot be read, or whose certificates end; and what is no machine among them."""
+    try:
+        names, strays = app.store.names(), app.store.strays()
+    except PymachineError as error:
+        yield Finding("machines", PROBLEM, error.brief, error.hint)
+        return
+    folder = paths.machines(app.store_root)
+    for name in strays:
+        yield Finding("machines", NOTE, f"{folder / name} is a file and no machine", f"Move it out of {folder}.")
+    for name in names:
         try:
             told = expiry.warning(app, app.store.load(name), look=True)
-        except PymachineError as error:
-            yield Finding(f"machine {name}", NOTE, error.brief, error.hint)
+        except (PymachineError, OSError) as error:
+            known = errors.known(error)
+            yield Finding(f"machine {name}", NOTE, known.brief, known.hint)
             continue
         if told:
             text, _, fix = told.partition(": ")

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import re
-import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 
+from pymachine import os_errors, streams
 from pymachine.errors import EXIT_ERROR, PymachineError, UsageError
 
 PROGRAM = "pymachine"
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
-
-# What the system says, with what to do about it.
-_SYSTEM_HINTS = {
-    errno.ENOSPC: "Free some space on that disk, or choose another store with --storage-path.",
-    errno.EDQUOT: "Free some space within your quota, or choose another store with --storage-path.",
-    errno.EACCES: "Check who owns it and its mode, or choose another store with --storage-path.",
-    errno.EPERM: "Check who owns it and its mode, or choose another store with --storage-path.",
-    errno.EROFS: "The file system is read-only: choose another store with --storage-path.",
-    errno.EMFILE: "Raise the limit on open files (ulimit -n).",
-}
 
 
 class HelpfulUsageError(UsageError):
@@ -95,9 +84,10 @@ def known(error: BaseException) -> PymachineError:
         return error
     if isinstance(error, click.ClickException):
         return UsageError(error.format_message())
+    if isinstance(error, streams.OutputError):
+        return OperatingSystemError(f"cannot write to standard output: {error.why}")
     if isinstance(error, OSError) and error.errno is not None:
-        where = f": {error.filename}" if error.filename else ""
-        return OperatingSystemError(f"{error.strerror}{where}", hint=_SYSTEM_HINTS.get(error.errno, ""))
+        return OperatingSystemError(os_errors.reason(error), hint=os_errors.hint(error))
     return InternalError(
         f"internal error: {type(error).__name__}: {error}",
         hint="This is a fault of pymachine. Run the command again with --debug to see where, and report it.",
@@ -136,9 +126,8 @@ def report(error: BaseException, *, program: str = PROGRAM, debug: bool = False,
 
     Hints name commands as those of `program`, which is what we were called as.
     """
-    if isinstance(error, BrokenPipeError):
-        silence_stdout()
-        return exit_code(error)
+    if isinstance(error, BrokenPipeError) or (isinstance(error, streams.OutputError) and error.reader_ended):
+        return EXIT_ERROR
     if debug:
         import traceback  # noqa: PLC0415 (6 ms that only this needs)
 
@@ -149,13 +138,19 @@ def report(error: BaseException, *, program: str = PROGRAM, debug: bool = False,
     told = known(error)
     if program != PROGRAM:
         told.hint = _called_as(program, told.hint)
-    if isinstance(told, FlagError) and not structured:
-        click.echo("Incorrect Usage.\n")
-    if isinstance(told, HelpfulUsageError) and told.usage and not structured:
-        click.echo(told.usage)
-        click.echo()
+    if isinstance(told, HelpfulUsageError) and not structured:
+        with suppress(streams.OutputError):  # the error itself goes to stderr
+            _show_usage(told)
     click.echo(as_json(told) if structured else text(told), err=True)
     return told.exit_code
+
+
+def _show_usage(told: HelpfulUsageError) -> None:
+    if isinstance(told, FlagError):
+        click.echo("Incorrect Usage.\n")
+    if told.usage:
+        click.echo(told.usage)
+        click.echo()
 
 
 def _called_as(program: str, hint: str) -> str:
@@ -163,8 +158,3 @@ def _called_as(program: str, hint: str) -> str:
     from pymachine.cli.app import COMMANDS  # noqa: PLC0415 (which imports this module)
 
     return re.sub(rf"\b{PROGRAM}(?= (?:{'|'.join(COMMANDS)})\b)", lambda _: program, hint)
-
-
-def silence_stdout() -> None:
-    """Let Python's last flush go nowhere: whoever read stdout has gone."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from pymachine.cli import goflags, machines
-from pymachine.cli.context import current
+from pymachine.cli.context import current, json_text
 
 
 @click.command("inspect", cls=goflags.GoCommand)
@@ -19,7 +17,7 @@ def command(ctx: click.Context, names: tuple[str, ...], *, template: str) -> Non
     app = current(ctx)
     record = app.store.load(machines.one(app, names, usage=ctx.get_help())).to_json()
     if app.structured or not template:
-        app.say(json.dumps(record, indent=4, ensure_ascii=False))
+        app.say(json_text(record, indent=4))
         return
     from pymachine import gotemplate  # noqa: PLC0415
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import time
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pymachine.cli import goflags
-from pymachine.cli.context import App, pass_app
+from pymachine.cli.context import App, json_text, pass_app
 from pymachine.cli.errors import RunError
 from pymachine.cli.listing import NOT_FOUND, Row, rows
 
@@ -71,7 +70,7 @@ def command(
         found = [row for row in rows(app, app.store.names(), timeout=timeout, engine=not quiet) if _passes(row, wanted)]
         if app.structured:
             # One line a round: whoever watches can take lines for rounds.
-            return json.dumps([fields(row) for row in found], indent=None if watch else 2, ensure_ascii=False) + "\n"
+            return json_text([fields(row) for row in found], indent=None if watch else 2) + "\n"
         if quiet:
             return "".join(f"{row.name}\n" for row in found if row.driver != NOT_FOUND)
         return _table(found) if form is None else form.text(found)

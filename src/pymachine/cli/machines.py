@@ -23,7 +23,10 @@ def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> lis
     """Machine names that begin with `incomplete`, for a shell's completion."""
     # The group has been parsed, but has not run: there is no `App` yet.
     store = Store(paths.storage_root(ctx.find_root().params.get("storage_path")))
-    return [name for name in store.names() if name.startswith(incomplete)]
+    try:
+        return [name for name in store.names() if name.startswith(incomplete)]
+    except PymachineError:  # a store that cannot be listed: an error would only disturb the line being typed
+        return []
 
 
 def complete_place(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -8,6 +8,7 @@ import sys
 import click
 from click.shell_completion import shell_complete
 
+from pymachine import streams
 from pymachine.cli import app, errors, signals
 
 COMPLETE_VARIABLE = "_PYMACHINE_COMPLETE"
@@ -16,6 +17,15 @@ _DEBUG_WORDS = ("-D", "--debug", "-debug")
 
 def main(argv: list[str]) -> int:
     """Run the command line `argv` (with the program's name first) and return the exit code."""
+    program = _program(argv)
+    try:
+        return _reported(argv, program)
+    except streams.OutputError as lost:
+        return errors.report(lost, program=program, structured=_asks_for_json(argv[1:]))
+
+
+def _reported(argv: list[str], program: str) -> int:
+    """Run the command line, report what went wrong, and return the exit code. Raises `OutputError`."""
     debug = structured = False
     try:
         words, asked = _without_debug(argv[1:])
@@ -24,9 +34,11 @@ def main(argv: list[str]) -> int:
         signals.listen()
         if debug:
             _log_to_stderr()
-        return _run(argv, words, debug=debug)
+        code = _run(argv, words, debug=debug)
     except (Exception, KeyboardInterrupt, errors.Terminated) as error:  # noqa: BLE001 (the one place where errors become exit codes)
-        return errors.report(error, program=_program(argv), debug=debug, structured=structured)
+        code = errors.report(error, program=program, debug=debug, structured=structured)
+    sys.stdout.flush()
+    return code
 
 
 def _run(argv: list[str], words: list[str], *, debug: bool) -> int:
@@ -42,7 +54,6 @@ def _run(argv: list[str], words: list[str], *, debug: bool) -> int:
             result = app.group.invoke(ctx)
     except click.exceptions.Exit as end:
         result = end.exit_code
-    sys.stdout.flush()
     return result if isinstance(result, int) else 0
 
 

@@ -96,7 +96,7 @@ def _call(words: Sequence[str], environment: dict[str, str]) -> int:
             click.echo(f"{words[0]}: command not found", err=True)
             return NOT_FOUND
         except OSError as error:
-            click.echo(f"{words[0]}: {error.strerror}", err=True)
+            click.echo(f"{words[0]}: {error.strerror or error}", err=True)
             return NOT_EXECUTABLE
         with process:
             try:

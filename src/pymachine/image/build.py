@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import io
+import logging
 import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +31,7 @@ from pymachine.image.tree import Node, Tree
 from pymachine.progress import Reporter, StreamReporter
 
 MANIFEST_FORMAT = 1
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,25 @@ def fetch(recipe: Recipe, packages: Sequence[Package], *, sources: Sources, repo
     return Downloader(sources.cache, reporter=reporter).fetch(items, title=f"Fetching {len(items)} packages")
 
 
+@contextmanager
+def _pool() -> Iterator[Executor]:
+    """Several processes to unpack in, or this one alone where the system has no semaphores for more.
+
+    Semaphores are files in /dev/shm, where small containers and chroots may not let a user write.
+    """
+    # "spawn": the threads of downloads may be alive, and a fork would copy their locks.
+    context = multiprocessing.get_context("spawn")
+    try:
+        context.Semaphore()
+    except (OSError, ImportError) as error:
+        log.info("no semaphores (%s): one process unpacks everything", error)
+        with ThreadPoolExecutor(1) as one:
+            yield one
+        return
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, 4), mp_context=context) as pool:
+        yield pool
+
+
 def unpack(
     recipe: Recipe,
     packages: Sequence[Package],
@@ -93,9 +115,7 @@ def unpack(
     """What each package installs, read by several processes, the largest package first."""
     order = sorted(range(len(packages)), key=lambda number: -packages[number].size)
     results: list[list[tuple[str, Node]]] = [[] for _ in packages]
-    # "spawn": the threads of downloads may be alive, and a fork would copy their locks.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, 4), mp_context=context) as pool:
+    with _pool() as pool:
         jobs = {
             number: pool.submit(
                 _unpack_one, files[number], packages[number].sha256, work / f"{number}.spool", recipe.left_out

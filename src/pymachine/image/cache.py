@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pymachine import folders, paths
+from pymachine import folders, os_errors, paths
 from pymachine.driver import ImageFiles, ImageRequest
 from pymachine.files import acquire_lock
 from pymachine.image.errors import DigestError, ImageError, ImageNotFoundError, MirrorError, RecipeError
@@ -172,10 +172,7 @@ def locked(store: Path, key: str) -> Iterator[None]:
     except TimeoutError as error:
         raise ImageError(f"another pymachine has been making an image for {LOCK_SECONDS:g} seconds") from error
     except OSError as error:
-        raise ImageError(
-            f"cannot write in {folder}: {error.strerror}",
-            hint="Make it writable, or choose another: PYMACHINE_CACHE.",
-        ) from error
+        raise os_errors.wrapped(ImageError, f"cannot write in {folder}", error, elsewhere=paths.ENV_CACHE) from error
     with held:
         yield
 
@@ -195,10 +192,10 @@ def add(store: Path, fill: Callable[[Path], dict[str, Any]]) -> Image:
             else:
                 folders.publish(folder, target)
     except OSError as error:
-        raise ImageError(
-            f"cannot make an image in {root}: {error.strerror or error}",
-            hint="An image needs about 2 GB of free space while it is built; PYMACHINE_CACHE puts it elsewhere.",
-        ) from error
+        failed = os_errors.wrapped(ImageError, f"cannot make an image in {root}", error, elsewhere=paths.ENV_CACHE)
+        if error.errno in os_errors.NO_SPACE:
+            failed.hint = f"An image needs about 2 GB of free space while it is built. {failed.hint}"
+        raise failed from error
     return Image(target, manifest)
 
 
@@ -240,7 +237,7 @@ def export(image: Image, target: Path) -> Path:
         shutil.copyfile(image.directory / ISO, part)
         part.replace(path)
     except OSError as error:
-        raise ImageError(f"cannot write {path}: {error.strerror}") from error
+        raise os_errors.wrapped(ImageError, f"cannot write {path}", error) from error
     finally:
         part.unlink(missing_ok=True)
     return path

@@ -11,6 +11,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from pymachine import os_errors
 from pymachine.image import cache, direct
 from pymachine.image.download import CHUNK, TIMEOUT_SECONDS, session
 from pymachine.image.errors import ImageError, MirrorError
@@ -42,7 +43,7 @@ def _known(path: Path, store: Path) -> cache.Image | None:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
+        raise os_errors.wrapped(ImageError, f"{path}: cannot be read", error) from error
     return next((image for image in fitting if image.digest == digest), None)
 
 
@@ -107,7 +108,7 @@ def _extract(path: Path, inside: str) -> bytes:
     try:
         iso.open(str(path))
     except OSError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
+        raise os_errors.wrapped(ImageError, f"{path}: cannot be read", error) from error
     except (PyCdlibException, struct.error, IndexError, ValueError) as error:
         raise _not_an_image(path, str(error)) from error
     try:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pymachine import os_errors
 from pymachine.files import atomic_write
 from pymachine.image.errors import RecipeError
 from pymachine.image.resolve import Package
@@ -47,4 +48,4 @@ def write(path: Path, manifest: Mapping[str, Any]) -> None:
     try:
         atomic_write(path, json.dumps(document, indent=1) + "\n", mode=0o644)
     except OSError as error:
-        raise RecipeError(f"{path}: cannot be written: {error.strerror}") from error
+        raise os_errors.wrapped(RecipeError, f"{path}: cannot be written", error) from error

@@ -38,9 +38,9 @@ class _Learning(paramiko.MissingHostKeyPolicy):
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:  # noqa: ARG002
         """Another key than a pinned one never comes here, but one of another type does."""
         known = self._target.known_hosts
-        if known is None or (known.exists() and paramiko.HostKeys(str(known)).lookup(self._target.alias)):
+        if known is None or (known.exists() and paramiko.HostKeys(str(known)).lookup(self._target.host_alias)):
             raise paramiko.BadHostKeyException(hostname, key, key)
-        line = f"{self._target.alias} {key.get_name()} {key.get_base64()}\n"
+        line = f"{self._target.host_alias} {key.get_name()} {key.get_base64()}\n"
         files.atomic_write(known, line)
 
 
@@ -54,7 +54,7 @@ def _connected(target: Target) -> Iterator[paramiko.SSHClient]:
     else:
         client.set_missing_host_key_policy(_Learning(target) if target.learn else paramiko.RejectPolicy())
         if target.known_hosts.exists():
-            pinned = paramiko.HostKeys(str(target.known_hosts)).lookup(target.alias)
+            pinned = paramiko.HostKeys(str(target.known_hosts)).lookup(target.host_alias)
             for kind, key in (pinned or {}).items():
                 client.get_host_keys().add(name, kind, key)
     try:

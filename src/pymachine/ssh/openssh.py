@@ -29,7 +29,7 @@ def settings(target: Target) -> dict[str, str]:
             "UpdateHostKeys": "no",
             "UserKnownHostsFile": f'"{target.known_hosts}"',
             "GlobalKnownHostsFile": "/dev/null",
-            "HostKeyAlias": target.alias,
+            "HostKeyAlias": target.host_alias,
         }
     return values
 

@@ -48,8 +48,13 @@ def scp(program: str, places: Sequence[Place], *, config_file: str, recursive: b
 def config(targets: Sequence[Target]) -> str:
     """An ssh_config with one Host a machine: what differs between the two ends of a copy."""
     blocks = []
-    for target in {target.alias: target for target in targets}.values():
-        lines = [f"Host {target.alias}", f"  HostName {target.host}", f"  Port {target.port}", f"  User {target.user}"]
+    for target in {target.host_alias: target for target in targets}.values():
+        lines = [
+            f"Host {target.host_alias}",
+            f"  HostName {target.host}",
+            f"  Port {target.port}",
+            f"  User {target.user}",
+        ]
         words = openssh.options(target)[2:]
         for flag, value in zip(words[::2], words[1::2], strict=True):
             name, _, setting = value.partition("=")
@@ -85,6 +90,6 @@ def relay(source: Place, folder: Path) -> list[Place]:
 
 def _remote(place: Place) -> str:
     if place.target is not None:
-        return f"{place.target.alias}:{place.path}"
+        return f"{place.target.host_alias}:{place.path}"
     # A colon in a local path would make scp take its head for a host.
     return place.path if ":" not in place.path or place.path.startswith(("/", "./")) else f"./{place.path}"

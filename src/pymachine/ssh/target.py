@@ -8,7 +8,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pymachine import os_errors
 from pymachine.errors import PymachineError
+from pymachine.names import host_name
 
 
 class SshError(PymachineError):
@@ -28,7 +30,7 @@ class Target:
     """One machine, as SSH sees it."""
 
     alias: str
-    """The name under which the host key is pinned."""
+    """The machine's name."""
     host: str
     port: int
     user: str
@@ -38,6 +40,11 @@ class Target:
     learn: bool = False
     """Pin whatever key the host shows if none is pinned yet."""
 
+    @property
+    def host_alias(self) -> str:
+        """The name under which the host key is pinned: one that needs no quotes, whatever the machine is called."""
+        return host_name(self.alias)
+
     def check_key(self) -> None:
         """Raise `SshError`, with docker-machine's texts, for a key that is missing or that others can read."""
         if self.key is None:
@@ -45,7 +52,7 @@ class Target:
         try:
             mode = stat.S_IMODE(self.key.stat().st_mode)
         except OSError as error:
-            raise SshError(f"SSH key {str(self.key)!r} cannot be read: {error.strerror}") from error
+            raise os_errors.wrapped(SshError, f"SSH key {str(self.key)!r} cannot be read", error) from error
         if sys.platform != "win32" and mode & 0o077:
             raise SshError(
                 f"permissions {mode:#05o} for '{self.key}' are too open", hint=f"Run: chmod 600 '{self.key}'"

@@ -1,0 +1,101 @@
+"""What the operating system refused, in words: the reason, the file that it was about, and how to mend it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TypeVar
+
+from pymachine.errors import PymachineError
+
+ErrorT = TypeVar("ErrorT", bound=PymachineError)
+
+STORE_OPTION = "--storage-path"
+_ELSEWHERE = "choose another place with {elsewhere}."
+_HINTS = {
+    errno.ENOSPC: f"Free some space on that disk, or {_ELSEWHERE}",
+    errno.EROFS: f"The file system is read-only: {_ELSEWHERE}",
+    errno.EMFILE: "Raise the limit on open files (ulimit -n).",
+    errno.ENFILE: "The whole system has too many files open: end programs, or raise fs.file-max.",
+    errno.EFBIG: "Raise the limit on the size of files (ulimit -f), or use a file system that takes larger ones.",
+    errno.ENAMETOOLONG: "Choose a shorter path with {elsewhere}.",
+    errno.ENOTDIR: f"A file is where a folder should be: move it away, or {_ELSEWHERE}",
+    errno.EISDIR: "A folder is where a file should be: move it away.",
+    errno.ELOOP: "A symbolic link leads to itself: correct it, or remove it.",
+    errno.EIO: "The disk cannot be read or written: see the kernel's log (dmesg).",
+    errno.ENOMEM: "Free some memory, or raise the limit on it (ulimit -v).",
+    errno.EAGAIN: "Raise the limit on processes (ulimit -u), or end some.",
+}
+NO_SPACE = {errno.ENOSPC}
+if hasattr(errno, "EDQUOT"):  # not on Windows
+    NO_SPACE.add(errno.EDQUOT)
+    _HINTS[errno.EDQUOT] = f"Free some space within your quota, or {_ELSEWHERE}"
+
+
+def wrapped(kind: type[ErrorT], what: str, error: OSError, *, elsewhere: str = STORE_OPTION) -> ErrorT:
+    """An error of `kind` that says what could not be done, why, and what helps against that.
+
+    `elsewhere` is the option or variable that names another place.
+    """
+    return kind(f"{what}: {reason(error, said=what)}", hint=hint(error, elsewhere=elsewhere))
+
+
+def reason(error: OSError, *, said: str = "") -> str:
+    """What the system said, with the file that it was about unless `said` names that."""
+    text = error.strerror or str(error) or type(error).__name__
+    file = _file(error)
+    return f"{text}: {file}" if file and file not in said else text
+
+
+def hint(error: OSError, *, elsewhere: str = STORE_OPTION) -> str:
+    """How to mend it, by what the system said; empty for what has no general remedy."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        text = _permission_hint(_file(error))
+    else:
+        text = _HINTS.get(error.errno or 0, "")
+    return text.format(elsewhere=elsewhere)
+
+
+def _file(error: OSError) -> str:
+    if isinstance(error.filename, str | bytes | os.PathLike):
+        return os.fsdecode(error.filename)
+    return ""
+
+
+def _permission_hint(file: str) -> str:
+    """Name the folder or file on the way to `file` that is in the way, and its owner."""
+    found = _blocking(os.path.abspath(file)) if file else None  # noqa: PTH100 (links stay)
+    if found is None:
+        return f"Check who owns it and its mode, or {_ELSEWHERE}"
+    place, owner, mode = found
+    facts = f"{place} belongs to {owner} and has mode {mode:04o}".replace("{", "{{").replace("}", "}}")
+    return f"{facts}: change its owner or its mode, or {_ELSEWHERE}"
+
+
+def _blocking(file: str) -> tuple[str, str, int] | None:
+    """The first folder on the way to `file` that may not be entered, else `file`, or the folder where it would be."""
+    place = os.sep
+    for part in file.split(os.sep):  # noqa: PTH206
+        below = os.path.join(place, part)  # noqa: PTH118
+        try:
+            status = os.stat(below)  # noqa: PTH116
+        except OSError:
+            break
+        place = below
+        if stat.S_ISDIR(status.st_mode) and not os.access(place, os.X_OK):
+            break
+    try:
+        status = os.stat(place)  # noqa: PTH116
+    except OSError:
+        return None
+    return place, _user(status.st_uid), stat.S_IMODE(status.st_mode)
+
+
+def _user(number: int) -> str:
+    try:
+        import pwd  # noqa: PLC0415 (not on Windows)
+
+        return pwd.getpwuid(number).pw_name
+    except (ImportError, KeyError):
+        return f"user {number}"

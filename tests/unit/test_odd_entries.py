@@ -1,0 +1,268 @@
+"""What else lies among the machines' folders: it must stop no command on the other machines."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from pymachine import names, prune
+from pymachine.errors import MachineNotFoundError, RecordError, StoreError
+from pymachine.machine import Machine
+from pymachine.store import Store
+from support import unprivileged
+from support.runner import PROGRAM, Outcome, Pymachine, private_store
+
+Lay = Callable[[Path], None]
+GARBAGE = {"IPAddress": {"a": 1}, "EnginePort": "x", "SSHPort": [], "MachineName": 7, "ConnectionURI": 3, "URL": None}
+
+
+def _folder(name: str | bytes) -> Lay:
+    return lambda machines: os.mkdir(os.path.join(os.fsencode(machines), os.fsencode(name)))  # noqa: PTH102, PTH118
+
+
+def _record(name: str, record: Any) -> Lay:
+    def lay(machines: Path) -> None:
+        (machines / name).mkdir()
+        (machines / name / "config.json").write_text(record if isinstance(record, str) else json.dumps(record))
+
+    return lay
+
+
+def _closed(name: str, part: str) -> Lay:
+    def lay(machines: Path) -> None:
+        _record(name, {})(machines)
+        unprivileged.close_off(machines / name / part)
+
+    return lay
+
+
+def _pipe(machines: Path) -> None:
+    (machines / "pipe").mkdir()
+    os.mkfifo(machines / "pipe" / "config.json")
+
+
+def _config_folder(machines: Path) -> None:
+    (machines / "deep" / "config.json").mkdir(parents=True)
+
+
+def _machine_with(driver: str) -> Lay:
+    return _record(f"{driver}-", {"ConfigVersion": 3, "DriverName": driver, "Driver": GARBAGE, "HostOptions": {}})
+
+
+# How each is laid, and the name under which `ls` shows it.
+ODD: dict[str, tuple[Lay, str]] = {
+    "lost+found": (_folder("lost+found"), "lost+found"),
+    "blank": (_folder("New Folder"), "New Folder"),
+    "underscore": (_folder("_old"), "_old"),
+    "not UTF-8": (_folder(b"caf\xe9"), "caf\udce9"),
+    "new line": (_folder("a\nb"), "a"),
+    "long": (_folder("x" * 255), "x" * 255),
+    "not JSON": (_record("torn", '{"Dri'), "torn"),
+    "not UTF-8 inside": (lambda m: (m / "b").mkdir() or (m / "b/config.json").write_bytes(b"\xff\xfe{"), "b"),  # type: ignore[func-returns-value]
+    "deeply nested": (_record("nested", "[" * 100_000), "nested"),
+    "closed folder": (_closed("sudo", "."), "sudo"),
+    "closed record": (_closed("sudo2", "config.json"), "sudo2"),
+    "pipe": (_pipe, "pipe"),
+    "folder for a record": (_config_folder, "deep"),
+    "link to nowhere": (lambda m: (m / "away").symlink_to("/nowhere/at/all"), "away"),
+    "link to itself": (lambda m: (m / "round").symlink_to("round"), "round"),
+    **{f"garbage of {name}": (_machine_with(name), f"{name}-") for name in ("qemu", "virtualbox", "generic", "none")},
+}
+
+
+@pytest.fixture
+def program() -> Iterator[Pymachine]:
+    with private_store() as made:
+        (made.store / "machines").mkdir(parents=True)
+        yield made
+
+
+def run(program: Pymachine, *words: str, code: int | None = 0) -> Outcome:
+    """Run pymachine as a user whom permissions apply to."""
+    done = program.run(unprivileged.command([str(PROGRAM), *words]), code=code)
+    assert "Traceback" not in done.text, done.text
+    return done
+
+
+def complete(program: Pymachine, start: str) -> str:
+    """What a shell is offered for ``pymachine start START``."""
+    words = {"_PYMACHINE_COMPLETE": "bash_complete", "COMP_WORDS": f"pymachine start {start}", "COMP_CWORD": "2"}
+    return program.run(unprivileged.command([str(PROGRAM)]), env=words).text.strip()
+
+
+def test_odd_entries_stop_no_command_on_other_machines(program: Pymachine) -> None:
+    machines = program.store / "machines"
+    for lay, _ in ODD.values():
+        lay(machines)
+    (machines / "notes.txt").write_text("")
+    for name in ("good", "better"):
+        assert f"env {name}" in run(program, "create", "-d", "none", "--url", "tcp://127.0.0.1:1", name).stdout
+    listed = run(program, "ls", "-t", "5").stdout
+    for shown in ("good", "better", *(shown for _, shown in ODD.values())):
+        assert f"\n{shown}" in listed
+    assert "notes.txt" not in listed
+    assert {"better", "good"} <= set(run(program, "ls", "-q").stdout.split())
+    found = run(program, "doctor", "--driver", "none", code=None).stdout
+    for _, shown in ODD.values():
+        assert f"machine {shown}" in found or shown.endswith("-")
+    assert "notes.txt is a file and no machine" in found
+    assert len(json.loads(run(program, "ls", "--json").stdout)) == len(ODD) + 2
+    run(program, "prune")
+    run(program, "context", "ls")
+    assert run(program, "url", "good").stdout == "tcp://127.0.0.1:1\n"
+    assert complete(program, "go") == "plain,good"
+    removed = run(program, "rm", "-y", "good", "better").stdout
+    assert removed.count("Successfully removed") == 2
+
+
+@pytest.mark.parametrize("oddity", ODD)
+def test_each_odd_entry_is_an_error_of_its_own(tmp_path: Path, oddity: str) -> None:
+    lay, shown = ODD[oddity]
+    store = Store(tmp_path)
+    (tmp_path / "machines").mkdir()
+    lay(tmp_path / "machines")
+    [name] = store.names()
+    assert name.startswith(shown)
+    if "closed" in oddity or "garbage" in oddity:  # root reads it, and a driver alone knows what is wrong with it
+        return
+    with pytest.raises((RecordError, StoreError)):
+        store.load(name)
+
+
+@pytest.mark.parametrize("driver", ["qemu", "generic", "virtualbox"])
+def test_a_new_machine_of_a_driver_is_configured_beside_wrong_records_of_its_own(driver: str, tmp_path: Path) -> None:
+    from pymachine import registry
+    from pymachine.testing import defaults, reference
+
+    kind = registry.load(driver)
+    changed = {"generic-ip-address": "127.0.0.1"} if driver == "generic" else {}
+    wrong = [GARBAGE, {"IPAddress": "x", "EnginePort": 1e400, "SSHPort": 1e400}, {}, {"IPAddress": None}]
+    assert kind.configure(reference(tmp_path, "new"), defaults(kind, **changed), wrong)["IPAddress"]
+
+
+OTHER_NAMES = [
+    "my_box",
+    "New Folder",
+    "_old",
+    "-rf",
+    "büchse",
+    "箱",
+    "a'b\"c",
+    "$(id)",
+    "x" * 64,
+    "a\nb",
+    "caf\udce9",
+    "~",
+]
+
+
+@pytest.mark.parametrize("name", OTHER_NAMES)
+def test_machines_under_other_names_are_used_and_removed(program: Pymachine, name: str) -> None:
+    """docker-machine took ``_``, blanks and letters of any script once; names are checked at `create` alone."""
+    store = Store(program.store)
+    store.save(Machine(name=name, driver_name="none", driver={"URL": "tcp://127.0.0.1:1"}))
+    assert store.names() == [name]
+    assert store.exists(name)
+    assert store.load(name).driver["URL"] == "tcp://127.0.0.1:1"
+    words = ["--", name]
+    assert run(program, "url", *words).stdout == "tcp://127.0.0.1:1\n"
+    run(program, "rename", *words, "better")
+    assert store.names() == ["better"]
+    store.rename("better", name)
+    assert f"Successfully removed {name}" in run(program, "rm", "-y", *words).stdout
+    assert store.names() == []
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc", "a\0b", "../certs", ".hidden"])
+def test_what_is_no_single_folder_is_never_made_into_a_path(tmp_path: Path, name: str) -> None:
+    store = Store(tmp_path / "store")
+    (tmp_path / "store" / "machines" / "a" / "b").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    assert not store.exists(name)
+    for act in (store.load, store.delete, store.machine_dir, lambda name: store.lock(name).__enter__()):
+        with pytest.raises(MachineNotFoundError):
+            act(name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@given(st.text(min_size=1, max_size=300))
+def test_any_name_has_a_host_name(name: str) -> None:
+    host = names.host_name(name)
+    assert 1 <= len(host) <= names.NAME_LENGTH
+    assert host.isascii()
+    assert not set(host) & set(" \t\n,*?!:/\"'\\$%")
+    assert not host.startswith(("-", "."))
+    if names.NAME_PATTERN.match(name) and len(name) <= names.NAME_LENGTH:
+        assert host == name
+
+
+def test_different_names_have_different_host_names() -> None:
+    assert len({names.host_name(name) for name in [*OTHER_NAMES, "New-Folder", "New Folder "]}) == len(OTHER_NAMES) + 2
+
+
+def test_a_linked_folder_is_used_and_only_the_link_is_removed(program: Pymachine) -> None:
+    run(program, "create", "-d", "none", "--url", "tcp://127.0.0.1:1", "here")
+    elsewhere = program.home / "disk"
+    (program.store / "machines/here").rename(elsewhere)
+    (program.store / "machines/here").symlink_to(elsewhere)
+    assert run(program, "ls", "-q").stdout == "here\n"
+    assert run(program, "rm", "-y", "here").stdout.endswith("Successfully removed here\n")
+    assert os.listdir(program.store / "machines") == []  # noqa: PTH208 (hidden ones too)
+    assert (elsewhere / "config.json").exists()
+
+
+def test_a_link_to_nowhere_is_removed_by_force(program: Pymachine) -> None:
+    (program.store / "machines/away").symlink_to("/nowhere/at/all")
+    assert "is a link to /nowhere/at/all, which does not exist" in run(program, "ls").stdout
+    assert (
+        "already exists" in run(program, "create", "-d", "none", "--url", "tcp://127.0.0.1:1", "away", code=None).text
+    )
+    run(program, "rm", "-y", "-f", "away")
+    assert os.listdir(program.store / "machines") == []  # noqa: PTH208
+
+
+def test_a_folder_that_cannot_be_removed_keeps_its_name(program: Pymachine) -> None:
+    _closed("sudo", ".")(program.store / "machines")
+    said = program.run(unprivileged.command([str(PROGRAM), "rm", "-y", "-f", "sudo"]), code=None)
+    assert "Permission denied" in said.text
+    assert os.listdir(program.store / "machines") == ["sudo"]  # noqa: PTH208
+
+
+def test_a_lock_of_another_user_does_not_stop_pruning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    store.save(Machine(name="a", driver_name="none", driver={}, owner=prune.RUN))
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks" / "a.run.lock").mkdir()  # cannot be opened as a file, root or not
+    assert prune.find(store) == []
+
+
+def test_what_cannot_be_read_says_who_owns_it(program: Pymachine) -> None:
+    _closed("sudo", ".")(program.store / "machines")
+    said = program.run(unprivileged.command([str(PROGRAM), "inspect", "sudo"]), code=None)
+    assert "Permission denied" in said.stderr
+    assert f"{program.store}/machines/sudo belongs to" in said.stderr
+
+
+def test_a_record_in_a_file_is_no_machine(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (tmp_path / "machines").mkdir()
+    (tmp_path / "machines/notes").write_text("")
+    assert store.names() == []
+    assert store.strays() == ["notes"]
+    with pytest.raises(RecordError, match="is a file and no machine"):
+        store.load("notes")
+    assert store.exists("notes")
+
+
+def test_a_store_that_cannot_be_listed_completes_nothing(program: Pymachine) -> None:
+    (program.store / "machines").rmdir()
+    (program.store / "machines").write_text("")
+    with pytest.raises(StoreError, match="cannot list"):
+        Store(program.store).names()
+    assert complete(program, "go") == ""

@@ -1,0 +1,131 @@
+"""Standard streams that are closed or full, or whose reader has ended: no traceback, and nothing half done."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pymachine.machine import Machine
+from pymachine.store import Store
+from support import engine
+from support.runner import PROGRAM, Outcome, Pymachine, private_store
+
+# Commands that print a result, news, help, usage, a script or JSON.
+PRINTING = [
+    "ls",
+    "ls --json",
+    "ls -q",
+    "ls --format '{{.Name}}'",
+    "env intro",
+    "env --json intro",
+    "env -u",
+    "config intro",
+    "inspect intro",
+    "url intro",
+    "version",
+    "--version",
+    "--help",
+    "help create",
+    "create --help",
+    "completion bash",
+    "doctor --driver none",
+    "",
+]
+FAILING = ["ls --no-such-flag", "no-such-command", "inspect nosuch", "rm", "env nosuch"]
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[Pymachine]:
+    with private_store() as made, engine.machine(made.store):
+        yield made
+
+
+def shell(program: Pymachine, script: str) -> Outcome:
+    """Run a script in which ``$P`` is pymachine."""
+    done = program.run(["bash", "-c", script], code=None, env={"P": str(PROGRAM), "DOCKER_HOST": ""})
+    for said in ("Traceback", "internal error", "Exception ignored"):
+        assert said not in done.text, f"{script}\n{done.text}"
+    return done
+
+
+@pytest.mark.parametrize("words", PRINTING)
+def test_output_that_cannot_be_written_is_an_error_with_its_reason(program: Pymachine, words: str) -> None:
+    full = shell(program, f"$P {words} >/dev/full")
+    assert (full.code, full.stdout) == (1, "")
+    assert "cannot write to standard output: No space left on device" in full.stderr
+    if "--json" in words:
+        assert json.loads(full.stderr.splitlines()[-1])["error"]["code"] == "system"
+    closed = shell(program, f"$P {words} >&-")
+    assert closed.code == 1
+    assert "cannot write to standard output: Bad file descriptor" in closed.stderr
+
+
+@pytest.mark.parametrize("words", ["ls", "env intro", "--help", "completion bash", "inspect intro"])
+def test_a_reader_that_ended_is_no_error_to_speak_of(program: Pymachine, words: str) -> None:
+    done = shell(program, f"{{ $P {words}; echo $? >&2; }} | sh -c 'exec <&-; sleep 2'")
+    assert done.stderr == "1\n"
+
+
+@pytest.mark.parametrize("words", FAILING)
+def test_an_error_keeps_its_text_and_exit_code(program: Pymachine, words: str) -> None:
+    plain = shell(program, f"$P {words}")
+    assert plain.code != 0
+    for stream in (">&-", ">/dev/full"):
+        without_output = shell(program, f"$P {words} {stream}")
+        assert without_output.code == plain.code
+        assert plain.stderr in without_output.stderr
+    for stream in ("2>&-", "2>/dev/full", ">&- 2>&- <&-"):
+        assert shell(program, f"$P {words} {stream}").code == plain.code
+
+
+def test_a_closed_input_is_an_empty_one(program: Pymachine) -> None:
+    said = shell(program, "$P rm intro <&-")
+    assert said.code == 0
+    assert "Are you sure?" in said.stdout
+    assert Store(program.store).exists("intro")
+
+
+def test_no_file_takes_the_place_of_a_closed_stream(program: Pymachine) -> None:
+    """What a child writes to its standard output must not go into a file of the store."""
+    Store(program.store).save(Machine(name="other", driver_name="none", driver={"URL": "tcp://127.0.0.1:1"}))
+    before = (program.store / "machines/other/config.json").read_bytes()
+    shell(program, "$P rename other another >&- 2>&- <&-; $P rename another other >&- 2>&- <&-")
+    record = json.loads((program.store / "machines/other/config.json").read_bytes())
+    assert record["Name"] == json.loads(before)["Name"] == "other"
+
+
+def test_what_goes_wrong_on_the_way_is_still_undone(program: Pymachine) -> None:
+    """The lines of `create` cannot be written: it ends, and leaves no machine."""
+    done = shell(program, "$P create -d none --url tcp://127.0.0.1:1 fresh >/dev/full")
+    assert done.code == 1
+    assert "cannot write to standard output" in done.stderr
+    assert not Store(program.store).exists("fresh")
+
+
+def test_several_machines_at_once_end_together(program: Pymachine) -> None:
+    done = shell(program, "$P create -d none --url tcp://127.0.0.1:1 one two >/dev/full")
+    assert done.code == 1
+    assert "cannot write to standard output" in done.stderr
+
+
+def test_names_that_the_terminal_has_no_letters_for_are_written(program: Pymachine, tmp_path: Path) -> None:
+    Store(tmp_path).save(Machine(name="箱\udce9", driver_name="none", driver={"URL": "tcp://127.0.0.1:1"}))
+    for encoding, shown in (("utf-8", "箱".encode() + b"\xe9"), ("latin-1", b"\\u7bb1\xe9")):
+        done = subprocess.run(
+            [PROGRAM, "-s", tmp_path, "ls", "-q"],
+            env={**program.environment(), "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            check=True,
+        )
+        assert done.stdout == shown + b"\n"
+        done = subprocess.run(
+            [PROGRAM, "-s", tmp_path, "ls", "--json"],
+            env={**program.environment(), "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            check=True,
+        )
+        assert json.loads(done.stdout)[0]["Name"] == "箱\udce9"
