@@ -30,7 +30,16 @@ from pymachine.errors import DriverError, UsageError
 DIAL_SECONDS = 3.0
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 # Names in the machine's folder that are not a key's.
-TAKEN = {"config.json", "ca.pem", "cert.pem", "key.pem", "server.pem", "server-key.pem", "known_hosts"}
+TAKEN = {
+    "config.json",
+    "pymachine.json",
+    "ca.pem",
+    "cert.pem",
+    "key.pem",
+    "server.pem",
+    "server-key.pem",
+    "known_hosts",
+}
 
 
 class Driver(BaseDriver):

@@ -10,6 +10,8 @@ CERTS = "certs"
 MACHINES = "machines"
 CONFIG = "config.json"
 CONFIG_BACKUP = "config.json.bak"
+# A copy of what docker-machine drops from config.json: see `pymachine.extra_fields`.
+EXTRA = "pymachine.json"
 CA_CERT = "ca.pem"
 CA_KEY = "ca-key.pem"
 CLIENT_CERT = "cert.pem"

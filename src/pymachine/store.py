@@ -13,11 +13,12 @@ import re
 import secrets
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pymachine import files, names, os_errors, paths
+from pymachine import extra_fields, files, names, os_errors, paths
+from pymachine.driver import Json
 from pymachine.errors import (
     LockedError,
     MachineExistsError,
@@ -85,23 +86,27 @@ class Store:
             raise os_errors.wrapped(StoreError, f"cannot read {path}", error) from error
         except (ValueError, RecursionError) as error:
             raise RecordError(f"{path} is not JSON: {error}", hint=_broken_hint(name)) from error
+        if isinstance(record, dict) and extra_fields.is_rewritten(record):
+            record = extra_fields.restore(record, _extra(folder))
         return Machine.from_json(record, name=name, folder=folder)
 
     def save(self, machine: Machine) -> None:
         """Write the record of `machine`, making its folder if it is not there. Raises `StoreError`.
 
         A folder that was made for a record that cannot be written is removed again. A record that an older version
-        wrote is kept beside, as ``config.json.bak``.
+        wrote is kept beside, as ``config.json.bak``; what docker-machine would drop from the record, as
+        ``pymachine.json``.
         """
         folder = self.machine_dir(machine.name)
-        text = json.dumps(machine.to_json(), indent=4)
+        record = machine.to_json()
         with ExitStack() as undo:
             if not os.path.lexists(folder):
                 undo.callback(shutil.rmtree, folder, ignore_errors=True)
             try:
                 files.make_private_dir(folder)
                 _keep_older(folder)
-                files.atomic_write(folder / paths.CONFIG, text, mode=0o600)
+                _save_extra(folder, extra_fields.extract(record))
+                files.atomic_write(folder / paths.CONFIG, json.dumps(record, indent=4), mode=0o600)
             except OSError as error:
                 raise os_errors.wrapped(StoreError, f"cannot write {folder / paths.CONFIG}", error) from error
             undo.pop_all()
@@ -183,6 +188,45 @@ def _keep_older(folder: Path) -> None:
             return
         if copy.read_bytes() == text:
             return
+
+
+def _extra(folder: Path) -> dict[str, Json]:
+    """Return what `_save_extra` wrote into `folder`, empty if nothing. Raises `RecordError`.
+
+    Without the date of certificates that were replaced since then.
+    """
+    path = folder / paths.EXTRA
+    try:
+        extra = json.loads(files.read_regular(path))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise os_errors.wrapped(StoreError, f"cannot read {path}", error) from error
+    except (ValueError, RecursionError) as error:
+        extra, why = None, str(error)
+    else:
+        why = "it is not a JSON object"
+    if not isinstance(extra, dict):
+        raise RecordError(
+            f"{path} cannot be read: {why}",
+            hint="Remove that file; the machine then has no time to live, context or owner.",
+        )
+    certificate = folder / paths.SERVER_CERT
+    if certificate.exists() and certificate.stat().st_mtime > path.stat().st_mtime:
+        extra.pop("CertificatesExpire", None)
+    return extra
+
+
+def _save_extra(folder: Path, extra: Mapping[str, Json]) -> None:
+    """Write the copy of what docker-machine drops, unless it is there already. Raises OSError."""
+    path = folder / paths.EXTRA
+    text = json.dumps(extra, indent=4).encode()
+    try:
+        if path.read_bytes() == text:
+            return
+    except FileNotFoundError:
+        pass
+    files.atomic_write(path, text, mode=0o600)
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
