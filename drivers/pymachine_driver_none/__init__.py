@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from urllib.parse import urlsplit
 
 from pymachine.driver import (
     BootRequest,
@@ -19,8 +18,7 @@ from pymachine.driver import (
     State,
 )
 from pymachine.errors import UnsupportedError, UsageError
-
-DEFAULT_PORT = 2376
+from pymachine_driver_none import urls
 
 
 class Driver(BaseDriver):
@@ -47,13 +45,12 @@ class Driver(BaseDriver):
         options: Mapping[str, Json],
         siblings: Sequence[Config],  # noqa: ARG003
     ) -> Config:
-        """Check the URL. Raises `UsageError` for one that names no host and port to connect to."""
+        """Check the URL, as docker-machine does. Raises `UsageError` for a text that is none."""
         url = str(options.get("url") or "")
         if not url:
             raise UsageError("--url option is required when no driver is selected")
-        endpoint = _parse(url)
-        # docker-machine's IPAddress for this driver is host:port.
-        return {"URL": url, "IPAddress": f"{endpoint.address}:{endpoint.docker_port}"}
+        # docker-machine's IPAddress for this driver is the host and port of the URL.
+        return {"URL": url, "IPAddress": _parse(url).host}
 
     def precreate_check(self) -> None:
         """Nothing to check; an engine may be switched on later."""
@@ -88,19 +85,18 @@ class Driver(BaseDriver):
         return State.RUNNING
 
     def endpoint(self) -> Endpoint:
-        """What the URL says."""
-        return _parse(str(self.config.get("URL") or ""))
+        """What the URL says; it need not lead to an engine."""
+        url = str(self.config.get("URL") or "")
+        parsed = _parse(url)
+        ip = str(self.config.get("IPAddress") or "")
+        return Endpoint(parsed.address, docker_port=parsed.port, docker_url=url, printed_ip=ip)
 
 
-def _parse(url: str) -> Endpoint:
+def _parse(url: str) -> urls.Url:
     try:
-        parts = urlsplit(url)
-        port = parts.port or DEFAULT_PORT
-    except ValueError as error:
-        raise UsageError(f"--url {url}: {error}") from error
-    if parts.scheme != "tcp" or not parts.hostname:
-        raise UsageError(f"--url {url}: expected tcp://HOST:PORT")
-    return Endpoint(parts.hostname, docker_port=port)
+        return urls.parse(url)
+    except urls.UrlError as error:
+        raise UsageError(str(error)) from error
 
 
 def _cannot(done: str) -> UnsupportedError:

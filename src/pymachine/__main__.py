@@ -17,6 +17,7 @@ from pymachine import streams
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 HANDSHAKE_SECONDS = 20.0
 # From then on `env` warns, which is the full CLI's to do; `pymachine.certs` renews in time for that.
@@ -74,12 +75,12 @@ def quick_env(argv: Sequence[str]) -> str | None:
         return None
     directory = _directory(options.get("storage-path"), name)
     try:
-        address, port = _shake_hands(directory)
+        url, address, certificates = _shake_hands(directory)
     except Exception:  # noqa: BLE001 (whatever it is, the full CLI meets it again and tells of it)
         return None
-    variables = shells.connection(address, port, directory, name, windows=sys.platform == "win32")
+    variables = shells.connection(url, certificates, name, windows=sys.platform == "win32")
     if "no-proxy" in options:
-        variables.append(shells.no_proxy(os.environ, address))
+        variables += shells.no_proxy(os.environ, address)
     return shells.assignments(shells.find(shell), variables, argv)
 
 
@@ -120,28 +121,63 @@ def _directory(option: str | None, name: str) -> str:
     return os.path.join(root, "machines", name)  # noqa: PTH118 (pathlib costs 8 ms)
 
 
-def _shake_hands(directory: str) -> tuple[str, int]:
-    """Reach the machine's engine with the machine's own certificates; return where it is."""
-    import json  # noqa: PLC0415 (not for the full CLI's sake)
-
-    with open(f"{directory}/config.json", "rb") as stream:  # noqa: PTH123 (pathlib costs 8 ms)
-        record = json.loads(stream.read())
-    address, port = record["Endpoint"]["Address"], record["Endpoint"]["DockerPort"]
-    if record["ConfigVersion"] != 3 or not isinstance(address, str) or not isinstance(port, int):
+def _shake_hands(directory: str) -> tuple[str, str, str]:
+    """Reach the machine's engine; return its URL, its address and the folder of the client's certificates."""
+    record = _read(f"{directory}/config.json")
+    if "Endpoint" not in record:
+        # docker-machine drops it when it writes the record: see `pymachine.extra_fields`.
+        extra = _read(f"{directory}/pymachine.json")
+        if extra["Driver"]["IPAddress"] != record["Driver"]["IPAddress"]:
+            raise ValueError(record["Driver"]["IPAddress"])
+        record = {**extra, **record}
+    endpoint = record["Endpoint"]
+    address, port = endpoint["Address"], endpoint["DockerPort"]
+    if (
+        record["ConfigVersion"] != 3
+        or not isinstance(address, str)
+        or not address
+        or not isinstance(port, int)
+        or port > 65535
+    ):
         raise ValueError(record["ConfigVersion"])
     if record.get("CertificatesExpire", inf) - time() < WARN_SECONDS:
         raise ValueError(record["CertificatesExpire"])
+    folder = _certificates(record["HostOptions"]["AuthOptions"], directory)
+    host = f"[{address}]" if ":" in address else address
+    url = endpoint.get("DockerUrl") or f"tcp://{host}:{port}"
     from pymachine import tls  # noqa: PLC0415 (ssl, only now that there is something to connect to)
 
     tls.check(
         address,
         port,
-        ca=f"{directory}/ca.pem",
-        cert=f"{directory}/cert.pem",
-        key=f"{directory}/key.pem",
+        ca=f"{folder}/ca.pem",
+        cert=f"{folder}/cert.pem",
+        key=f"{folder}/key.pem",
         timeout=HANDSHAKE_SECONDS,
     )
-    return address, port
+    return url, address, folder
+
+
+def _read(path: str) -> dict[str, Any]:
+    import json  # noqa: PLC0415 (not for the full CLI's sake)
+
+    with open(path, "rb") as stream:  # noqa: PTH123 (pathlib costs 8 ms)
+        record: dict[str, Any] = json.loads(stream.read())
+    return record
+
+
+def _certificates(auth: dict[str, Any], directory: str) -> str:
+    """Return the folder of the client's certificates; the rules are those of `Machine.client_files`.
+
+    Raises ValueError where the full CLI has to look: the store was moved, or the files have unusual names.
+    """
+    if all(os.path.isfile(f"{directory}/{name}") for name in ("ca.pem", "cert.pem", "key.pem")):  # noqa: PTH113
+        return directory
+    folder = str(auth["CaCertPath"]).removesuffix("/ca.pem")
+    named = (f"{folder}/ca.pem", f"{folder}/cert.pem", f"{folder}/key.pem")
+    if named != (auth["CaCertPath"], auth["ClientCertPath"], auth["ClientKeyPath"]) or auth["StorePath"] != directory:
+        raise ValueError(auth)
+    return folder
 
 
 if __name__ == "__main__":

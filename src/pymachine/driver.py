@@ -115,12 +115,26 @@ class Endpoint:
     ssh_user: str = "docker"
     ssh_host: str = ""
     """Where SSH is, if not at `address` (VirtualBox forwards it on 127.0.0.1)."""
+    docker_url: str = ""
+    """The engine's URL, if the user gave one: it is printed as it was given."""
+    printed_ip: str | None = None
+    """What `ip` prints, if not `address` (docker-machine's driver `none` has host and port there)."""
 
     @property
     def url(self) -> str:
         """The engine's URL, as DOCKER_HOST takes it."""
+        return self.docker_url or f"tcp://{self.engine}"
+
+    @property
+    def engine(self) -> str:
+        """Host and port of the engine, as they stand in a URL."""
         host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"tcp://{host}:{self.docker_port}"
+        return f"{host}:{self.docker_port}"
+
+    @property
+    def ip(self) -> str:
+        """What `ip` prints."""
+        return self.address if self.printed_ip is None else self.printed_ip
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 
-from pymachine import paths, tls
+from pymachine import tls
+from pymachine.client_files import ClientFiles
 from pymachine.driver import Endpoint, Json
 from pymachine.errors import PymachineError, UsageError
 from pymachine.machine import EngineOptions
@@ -253,13 +254,15 @@ def as_flags(key: str, value: Json) -> list[str]:
     return [f"--{flag}={value}"]
 
 
-def ask(endpoint: Endpoint, *, directory: Path, path: str = "/version", timeout: float = 20.0) -> Mapping[str, Json]:
-    """GET `path` of the engine's API with the certificates in `directory`; the answer's JSON object.
+def ask(
+    endpoint: Endpoint, *, certificates: ClientFiles, path: str = "/version", timeout: float = 20.0
+) -> Mapping[str, Json]:
+    """GET `path` of the engine's API with `certificates`; the answer's JSON object.
 
     Unversioned paths, since today's engines refuse the old versions that docker-machine asked for. `timeout` is in
     seconds, for each step. Raises `TlsError` if no connection comes about, `EngineError` for a strange answer.
     """
-    status, body = _get(endpoint, directory, path, timeout)
+    status, body = _get(endpoint, certificates, path, timeout)
     try:
         answer = json.loads(body)
     except ValueError:
@@ -269,10 +272,9 @@ def ask(endpoint: Endpoint, *, directory: Path, path: str = "/version", timeout:
     return answer
 
 
-def _get(endpoint: Endpoint, directory: Path, path: str, timeout: float) -> tuple[int, bytes]:
-    address = f"{endpoint.address}:{endpoint.docker_port}"
-    ca, cert, key = (directory / name for name in (paths.CA_CERT, paths.CLIENT_CERT, paths.CLIENT_KEY))
-    connection = tls.connect(endpoint.address, endpoint.docker_port, ca=ca, cert=cert, key=key, timeout=timeout)
+def _get(endpoint: Endpoint, certificates: ClientFiles, path: str, timeout: float) -> tuple[int, bytes]:
+    address = endpoint.engine
+    connection = _connect(endpoint, certificates, timeout)
     try:
         # HTTP/1.0: the answer ends with the connection, and is not in chunks. http.client takes `ls` 8 ms to import.
         connection.sendall(f"GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json\r\n\r\n".encode())
@@ -288,21 +290,51 @@ def _get(endpoint: Endpoint, directory: Path, path: str, timeout: float) -> tupl
     return int(status[1]), body
 
 
+def _connect(endpoint: Endpoint, certificates: ClientFiles, timeout: float) -> socket.socket:
+    """Connect as the engine's URL says: over TLS, or without it for ``unix://`` and ``http://``."""
+    scheme, _, rest = endpoint.url.partition("://")
+    if scheme == "unix":
+        return tls.dial(rest, lambda: _unix(rest, timeout))
+    tls.check_address(endpoint.address, endpoint.docker_port, endpoint.url)
+    if scheme == "http":
+        address = (endpoint.address, endpoint.docker_port)
+        return tls.dial(endpoint.engine, lambda: socket.create_connection(address, timeout))
+    ca, cert, key = certificates
+    return tls.connect(endpoint.address, endpoint.docker_port, ca=ca, cert=cert, key=key, timeout=timeout)
+
+
+def _unix(path: str, timeout: float) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(timeout)
+    try:
+        connection.connect(path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def _strange(endpoint: Endpoint, path: str, status: int, body: bytes) -> EngineError:
     return EngineError(
-        f"{endpoint.address}:{endpoint.docker_port} answered GET {path} with status {status}",
+        f"{endpoint.engine} answered GET {path} with status {status}",
         details=body[:500].decode(errors="replace"),
     )
 
 
-def ping(endpoint: Endpoint, *, directory: Path, timeout: float = 20.0) -> None:
+def ping(endpoint: Endpoint, *, certificates: ClientFiles, timeout: float = 20.0) -> None:
     """Ask the engine for the least that it can answer. Raises as `ask` does."""
-    status, body = _get(endpoint, directory, "/_ping", timeout)
+    status, body = _get(endpoint, certificates, "/_ping", timeout)
     if status != 200:
         raise _strange(endpoint, "/_ping", status, body)
 
 
-def version(endpoint: Endpoint, *, directory: Path, timeout: float = 20.0) -> str:
-    """The engine's version, such as ``26.1.5``."""
-    answer = ask(endpoint, directory=directory, timeout=timeout)
+def version(endpoint: Endpoint, *, certificates: ClientFiles, timeout: float = 20.0) -> str:
+    """The engine's version, such as ``26.1.5``. Raises `EngineError` with docker-machine's words."""
+    try:
+        answer = ask(endpoint, certificates=certificates, timeout=timeout)
+    except tls.TlsError as error:
+        why = "Cannot connect to the docker engine endpoint" if error.refused else error.why
+        raise EngineError(f"Unable to query docker version: {why}", hint=error.hint) from error
+    except EngineError as error:
+        raise error.prefixed("Unable to query docker version: ") from error
     return str(answer.get("Version") or "")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pymachine import migrations, paths
+from pymachine.client_files import ClientFiles
 from pymachine.driver import Config, Endpoint, Json
 from pymachine.errors import RecordError
 
@@ -111,6 +112,18 @@ class Machine:
         """The private key that opens the machine; docker-machine's place for it where the record has none."""
         recorded = self.driver.get("SSHKeyPath")
         return Path(recorded) if recorded else Path(self.auth.store_path) / paths.SSH_KEY
+
+    def client_files(self, folder: Path) -> ClientFiles:
+        """Return the certificates that a client of the machine uses; `folder` is the machine's own.
+
+        A machine that was set up has copies in its folder, which fit its engine even after the store got a new CA.
+        Without copies (driver `none`) they are where the record says.
+        """
+        copies = ClientFiles.in_folder(folder)
+        auth = self.auth
+        if copies.exist() or not (auth.ca_cert_path and auth.client_cert_path and auth.client_key_path):
+            return copies
+        return ClientFiles(Path(auth.ca_cert_path), Path(auth.client_cert_path), Path(auth.client_key_path))
 
     def to_json(self) -> dict[str, Json]:
         """The record as config.json has it, with unknown fields as they were read."""
@@ -212,7 +225,7 @@ def _fits(value: Json, annotation: str) -> bool:
         return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
     if annotation == "bool":
         return isinstance(value, bool)
-    if annotation == "str":
+    if annotation in {"str", "str | None"}:
         return isinstance(value, str)
     return isinstance(value, int | float) and not isinstance(value, bool)
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     import datetime as dt
 
     from pymachine.certs import AuthPaths
+    from pymachine.client_files import ClientFiles
     from pymachine.ssh.target import Target
     from pymachine.templates import Template
 
@@ -146,16 +147,14 @@ class Manager:
         endpoint = self.endpoint(name)
         if swarm:
             endpoint = _swarm_endpoint(self.store.load(name), endpoint)
-        folder = self.store.machine_dir(name)
-        tls.check(
-            endpoint.address,
-            endpoint.docker_port,
-            ca=folder / paths.CA_CERT,
-            cert=folder / paths.CLIENT_CERT,
-            key=folder / paths.CLIENT_KEY,
-            timeout=timeout,
-        )
+        ca, cert, key = self.client_files(name)
+        tls.check_address(endpoint.address, endpoint.docker_port, endpoint.url)
+        tls.check(endpoint.address, endpoint.docker_port, ca=ca, cert=cert, key=key, timeout=timeout)
         return endpoint
+
+    def client_files(self, name: str) -> ClientFiles:
+        """The certificates that a client of machine `name` uses."""
+        return self.store.load(name).client_files(self.store.machine_dir(name))
 
     # -- making and removing -----------------------------------------------------------------------------------
 
@@ -597,14 +596,18 @@ class Manager:
             except PymachineError as error:
                 self.reporter.warn(f'The docker context "{machine.context}" could not be removed: {error.brief}')
 
+    def _put_context(self, context: str, machine: Machine, endpoint: Endpoint) -> None:
+        from pymachine import contexts  # noqa: PLC0415
+
+        certificates = machine.client_files(self.store.machine_dir(machine.name))
+        contexts.put(context, endpoint, machine=machine.name, certificates=certificates)
+
     def _refresh_context(self, machine: Machine, driver: Driver) -> None:
         """Bring the machine's docker context up to date, if it has one; that it fails is no reason to fail."""
         if not machine.context:
             return
-        from pymachine import contexts  # noqa: PLC0415
-
         try:
-            contexts.put(machine.context, driver.endpoint(), directory=self.store.machine_dir(machine.name))
+            self._put_context(machine.context, machine, driver.endpoint())
         except PymachineError as error:
             self.reporter.warn(f'The docker context "{machine.context}" could not be updated: {error.brief}')
 
@@ -612,11 +615,11 @@ class Manager:
         from pymachine import engine, tls, wait  # noqa: PLC0415
 
         endpoint = driver.endpoint()
-        folder = self.store.machine_dir(machine.name)
+        certificates = machine.client_files(self.store.machine_dir(machine.name))
 
         def answered() -> bool:
             try:
-                engine.ping(endpoint, directory=folder, timeout=20.0)
+                engine.ping(endpoint, certificates=certificates, timeout=20.0)
             except (tls.TlsError, engine.EngineError) as error:
                 if not deadline.expired and driver.state() is State.RUNNING:
                     return False
@@ -662,7 +665,7 @@ def _swarm_endpoint(machine: Machine, endpoint: Endpoint) -> Endpoint:
             f'"{machine.name}" is not a swarm master. The --swarm flag is intended for use with swarm masters',
             hint="Swarm standalone is gone from Docker; today's swarm mode needs no flag here.",
         )
-    return dataclasses.replace(endpoint, docker_port=int(port))
+    return dataclasses.replace(endpoint, docker_port=int(port), docker_url="")
 
 
 def _firewall_hint(endpoint: Endpoint) -> str:

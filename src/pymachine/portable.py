@@ -18,6 +18,7 @@ from pymachine.names import check_new_name
 # The record and what makes the machine itself. Not the certificates: their key opens all of this store's machines.
 _OWN = (
     paths.CONFIG,
+    paths.EXTRA,
     paths.SSH_KEY,
     f"{paths.SSH_KEY}.pub",
     paths.SSH_HOST_KEY,
@@ -49,8 +50,9 @@ class Porter(Manager):
         """Write what a docker client needs to reach machine `name` to the file `target`."""
         machine = self.store.load(name)
         endpoint = machine.endpoint or self.endpoint(name)
-        folder = self.store.machine_dir(name)
-        parts = [folder / file for file, _ in _CONNECTION]
+        parts = list(machine.client_files(self.store.machine_dir(name)))
+        if [part.name for part in parts] != [file for file, _ in _CONNECTION]:
+            raise ExportError(f'machine "{name}" has certificates under other names than ca.pem, cert.pem and key.pem')
         missing = next((file for file in parts if not file.exists()), None)
         if missing is not None:
             raise ExportError(f'machine "{name}" has no certificates to connect with: {missing} is missing')

@@ -130,15 +130,14 @@ def _word(word: str) -> str:
     return word.replace("\n", " ").replace("\r", " ")
 
 
-def connection(address: str, port: int, directory: str, name: str, *, windows: bool = False) -> list[tuple[str, str]]:
+def connection(url: str, directory: str, name: str, *, windows: bool = False) -> list[tuple[str, str]]:
     """The variables that lead a docker client to a machine, in docker-machine's order.
 
-    `directory` is the machine's folder, which has the client's certificate and key.
+    `url` is the engine's, and `directory` the folder of the client's certificate and key.
     """
-    host = f"[{address}]" if ":" in address else address
     variables = [
         ("DOCKER_TLS_VERIFY", "1"),
-        ("DOCKER_HOST", f"tcp://{host}:{port}"),
+        ("DOCKER_HOST", url),
         ("DOCKER_CERT_PATH", directory),
         ("DOCKER_MACHINE_NAME", name),
     ]
@@ -150,15 +149,22 @@ def connection(address: str, port: int, directory: str, name: str, *, windows: b
 CONNECTION_NAMES = ("DOCKER_TLS_VERIFY", "DOCKER_HOST", "DOCKER_CERT_PATH", "DOCKER_MACHINE_NAME")
 
 
-def no_proxy_name(environ: Mapping[str, str]) -> str:
-    """Which of the two spellings is in use."""
-    return "no_proxy" if environ.get("no_proxy") else "NO_PROXY"
+def no_proxy_names(environ: Mapping[str, str]) -> list[str]:
+    """The spellings of the variable that are set; the one in capitals if none is.
+
+    Programs differ in which of the two they read first, so both have to grow where both are set.
+    """
+    return [name for name in ("no_proxy", "NO_PROXY") if environ.get(name)] or ["NO_PROXY"]
 
 
-def no_proxy(environ: Mapping[str, str], address: str) -> tuple[str, str]:
-    """The no_proxy variable with `address` in it."""
-    name = no_proxy_name(environ)
-    value = environ.get(name, "")
-    if not value:
-        return name, address
-    return name, value if address in value else f"{value},{address}"
+def no_proxy(environ: Mapping[str, str], address: str) -> list[tuple[str, str]]:
+    """The no_proxy variables with `address` in them."""
+    return [(name, _with_address(environ.get(name, ""), address)) for name in no_proxy_names(environ)]
+
+
+def _with_address(value: str, address: str) -> str:
+    """`value` with `address` added, unless an entry says as much: ``10.0.0.10`` is not in ``10.0.0.100``."""
+    entries = value.replace(",", " ").split()
+    if {address, f"[{address}]", "*"}.intersection(entries):
+        return value
+    return f"{value.rstrip(', ')},{address}" if entries else address

@@ -9,7 +9,14 @@ from pymachine.errors import PymachineError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path  # importing it takes `env` 8 ms
+    from typing import TypeVar
+
+    Connection = TypeVar("Connection")
+
+
+_LAST_PORT = 65535
 
 
 class TlsError(PymachineError):
@@ -20,12 +27,13 @@ class TlsError(PymachineError):
 
     code = "tls"
 
-    def __init__(self, address: str, why: str, *, hint: str = "") -> None:
+    def __init__(self, address: str, why: str, *, hint: str = "", refused: bool = False) -> None:
         self.why = why
+        self.refused = refused
         super().__init__(
             f"Error checking and/or regenerating the certs: There was an error validating certificates for host "
             f'"{address}": {why}\n'
-            "You can attempt to regenerate them using 'docker-machine regenerate-certs [name]'.\n"
+            "You can attempt to regenerate them using 'pymachine regenerate-certs [name]'.\n"
             "Be advised that this does not restart the Docker daemon: running containers go on.\n",
             hint=hint,
         )
@@ -63,8 +71,8 @@ def connect(
     host: str, port: int, *, ca: Path | str, cert: Path | str, key: Path | str, timeout: float = 20.0
 ) -> ssl.SSLSocket:
     """A connection on which hands have been shaken; `timeout` (seconds) is for each step. Raises `TlsError`."""
-    address = f"{host}:{port}"
-    try:
+
+    def shake_hands() -> ssl.SSLSocket:
         client = context(ca=ca, cert=cert, key=key)
         # As bytes, a name goes by Python's IDNA codec, whose import takes longer than the handshake.
         name = host.encode() if host.isascii() else host
@@ -74,8 +82,25 @@ def connect(
         except BaseException:
             plain.close()
             raise
+
+    return dial(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", shake_hands)
+
+
+def dial(address: str, connect: Callable[[], Connection]) -> Connection:
+    """Return what `connect` does, with what goes wrong on the way to `address` as a `TlsError`."""
+    try:
+        return connect()
     except OSError as error:
         raise explained(address, error) from error
+
+
+def check_address(host: str, port: int, url: str) -> None:
+    """Raise `TlsError` for a URL that names nothing to shake hands with, such as ``unix:///run/docker.sock``."""
+    if not host:
+        hint = f"The machine's URL is {url}, and only an engine on TCP has certificates to check."
+        raise TlsError(host, "http: no Host in request URL", hint=hint)
+    if port > _LAST_PORT:  # some systems would take the rest of a division
+        raise TlsError(f"{host}:{port}", f"dial tcp: address {port}: invalid port")
 
 
 def explained(address: str, error: OSError) -> TlsError:
@@ -88,7 +113,7 @@ def explained(address: str, error: OSError) -> TlsError:
         return TlsError(address, f"dial tcp {address}: i/o timeout", hint="The machine runs, but does not answer.")
     if isinstance(error, ConnectionRefusedError):
         hint = "Nothing listens there: is the machine running?"
-        return TlsError(address, f"dial tcp {address}: connection refused", hint=hint)
+        return TlsError(address, f"dial tcp {address}: connect: connection refused", hint=hint, refused=True)
     where = f"open {error.filename}: " if error.filename else f"dial tcp {address}: "
     return TlsError(address, where + (error.strerror or str(error)))
 

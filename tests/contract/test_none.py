@@ -33,11 +33,38 @@ class TestNone(DriverContract):
         ("url", "says"),
         [
             ("", "--url option is required when no driver is selected"),
-            ("tcp://h:99999", "Port out of range"),
-            ("http://h:1", "expected tcp://HOST:PORT"),
-            ("nonsense", "expected tcp://HOST:PORT"),
+            ("1.2.3.4:2376", 'parse "1.2.3.4:2376": first path segment in URL cannot contain colon'),
+            (":1", 'parse ":1": missing protocol scheme'),
+            ("tcp://h:x", 'parse "tcp://h:x": invalid port ":x" after host'),
+            ("tcp://a b", 'parse "tcp://a b": invalid character " " in host name'),
+            ("tcp://h/%zz", 'parse "tcp://h/%zz": invalid URL escape "%zz"'),
+            ("tcp://[::1:2376", "parse \"tcp://[::1:2376\": missing ']' in host"),
+            ("tcp://h\t", 'parse "tcp://h\\x09": net/url: invalid control character in URL'),
         ],
     )
-    def test_a_url_that_names_no_engine_is_refused(self, tmp_path: Path, url: str, says: str) -> None:
-        with pytest.raises(UsageError, match=says):
+    def test_what_go_does_not_parse_is_refused_in_gos_words(self, tmp_path: Path, url: str, says: str) -> None:
+        with pytest.raises(UsageError) as refused:
             Driver.configure(reference(tmp_path), defaults(Driver, url=url), [])
+        assert refused.value.brief == says
+
+    @pytest.mark.parametrize(
+        ("url", "ip", "address", "port"),
+        [
+            ("tcp://1.2.3.4:2375", "1.2.3.4:2375", "1.2.3.4", 2375),
+            ("tcp://1.2.3.4", "1.2.3.4", "1.2.3.4", 2376),
+            ("http://h:8080/path?query#part", "h:8080", "h", 8080),
+            ("https://h", "h", "h", 443),
+            ("ssh://me@host", "host", "host", 2376),
+            ("tcp://[fd00::1]:2376", "[fd00::1]:2376", "fd00::1", 2376),
+            ("tcp://[fd00::1]", "[fd00::1]", "fd00::1", 2376),
+            ("unix:///var/run/docker.sock", "", "", 2376),
+            ("nonsense", "", "", 2376),
+            ("host:2376", "", "", 2376),  # a scheme and its rest, to Go
+            ("tcp://h:99999", "h:99999", "h", 99999),
+        ],
+    )
+    def test_what_go_parses_is_a_url(self, tmp_path: Path, url: str, ip: str, address: str, port: int) -> None:
+        config = Driver.configure(reference(tmp_path), defaults(Driver, url=url), [])
+        assert config == {"URL": url, "IPAddress": ip}
+        endpoint = Driver(reference(tmp_path), config).endpoint()
+        assert (endpoint.url, endpoint.ip, endpoint.address, endpoint.docker_port) == (url, ip, address, port)

@@ -105,7 +105,7 @@ LAYERS = [
         "durations",
     },
     {"channel", "driver", "loopback", "published"},
-    {"machine", "migrations", "gotemplate", "shells"},
+    {"machine", "client_files", "extra_fields", "migrations", "gotemplate", "shells"},
     {
         "store",
         "registry",

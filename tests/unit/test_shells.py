@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from pymachine import shells
+from pymachine.driver import Endpoint
 
 ARGV = ["pymachine", "env", "intro"]
-VARIABLES = shells.connection("127.1.2.3", 2376, "/home/me/.docker/machine/machines/intro", "intro")
+VARIABLES = shells.connection("tcp://127.1.2.3:2376", "/home/me/.docker/machine/machines/intro", "intro")
 
 GOLDEN = {
     "bash": """\
@@ -113,11 +114,11 @@ def test_a_line_break_in_an_argument_cannot_leave_the_comment() -> None:
 
 
 def test_ipv6_addresses_are_bracketed() -> None:
-    assert ("DOCKER_HOST", "tcp://[fd00::1]:2376") in shells.connection("fd00::1", 2376, "/d", "n")
+    assert ("DOCKER_HOST", "tcp://[fd00::1]:2376") in shells.connection(Endpoint("fd00::1").url, "/d", "n")
 
 
 def test_windows_converts_compose_paths() -> None:
-    assert shells.connection("1.2.3.4", 1, "d", "n", windows=True)[-1] == ("COMPOSE_CONVERT_WINDOWS_PATHS", "true")
+    assert shells.connection("tcp://1.2.3.4:1", "d", "n", windows=True)[-1] == ("COMPOSE_CONVERT_WINDOWS_PATHS", "true")
 
 
 @pytest.mark.parametrize(
@@ -145,15 +146,29 @@ def test_without_the_variable_the_calling_process_tells_if_it_is_a_shell() -> No
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        ({}, ("NO_PROXY", "1.2.3.4")),
-        ({"NO_PROXY": "a"}, ("NO_PROXY", "a,1.2.3.4")),
-        ({"no_proxy": "a", "NO_PROXY": "b"}, ("no_proxy", "a,1.2.3.4")),
-        ({"no_proxy": "a,1.2.3.4,b"}, ("no_proxy", "a,1.2.3.4,b")),
-        ({"no_proxy": "", "NO_PROXY": "b"}, ("NO_PROXY", "b,1.2.3.4")),
+        ({}, {"NO_PROXY": "1.2.3.4"}),
+        ({"NO_PROXY": "a"}, {"NO_PROXY": "a,1.2.3.4"}),
+        ({"no_proxy": "a", "NO_PROXY": "b"}, {"no_proxy": "a,1.2.3.4", "NO_PROXY": "b,1.2.3.4"}),
+        ({"no_proxy": "a,1.2.3.4,b"}, {"no_proxy": "a,1.2.3.4,b"}),
+        ({"no_proxy": "", "NO_PROXY": "b"}, {"NO_PROXY": "b,1.2.3.4"}),
+        ({"no_proxy": "1.2.3.4", "NO_PROXY": "b"}, {"no_proxy": "1.2.3.4", "NO_PROXY": "b,1.2.3.4"}),
+        # Another address may begin, end or go on with it.
+        ({"NO_PROXY": "1.2.3.40"}, {"NO_PROXY": "1.2.3.40,1.2.3.4"}),
+        ({"NO_PROXY": "11.2.3.4,x1.2.3.4"}, {"NO_PROXY": "11.2.3.4,x1.2.3.4,1.2.3.4"}),
+        ({"NO_PROXY": "1.2.3.4:80"}, {"NO_PROXY": "1.2.3.4:80,1.2.3.4"}),
+        ({"NO_PROXY": "a, 1.2.3.4 ,b"}, {"NO_PROXY": "a, 1.2.3.4 ,b"}),
+        ({"NO_PROXY": "*"}, {"NO_PROXY": "*"}),
+        ({"NO_PROXY": "a,"}, {"NO_PROXY": "a,1.2.3.4"}),
+        ({"NO_PROXY": " , "}, {"NO_PROXY": "1.2.3.4"}),
     ],
 )
-def test_no_proxy(environ: dict[str, str], expected: tuple[str, str]) -> None:
-    assert shells.no_proxy(environ, "1.2.3.4") == expected
+def test_no_proxy(environ: dict[str, str], expected: dict[str, str]) -> None:
+    assert dict(shells.no_proxy(environ, "1.2.3.4")) == expected
+    assert sorted(shells.no_proxy_names(environ)) == sorted(expected)
+
+
+def test_no_proxy_knows_brackets() -> None:
+    assert dict(shells.no_proxy({"NO_PROXY": "[fd00::1]"}, "fd00::1")) == {"NO_PROXY": "[fd00::1]"}
 
 
 # -- real shells -------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from pymachine import paths
 from pymachine.cli import goflags, machines
 from pymachine.cli.context import current
 from pymachine.errors import PymachineError
@@ -23,8 +22,7 @@ def command(ctx: click.Context, names: tuple[str, ...], *, swarm: bool) -> None:
         endpoint = app.manager.check(name, swarm=swarm)
     except PymachineError as error:
         raise error.prefixed("Error running connection boilerplate: ") from error
-    folder = app.store.machine_dir(name)
-    ca, cert, key = (str(folder / file) for file in (paths.CA_CERT, paths.CLIENT_CERT, paths.CLIENT_KEY))
+    ca, cert, key = map(str, app.manager.client_files(name))
     app.show(
         f'--tlsverify\n--tlscacert="{ca}"\n--tlscert="{cert}"\n--tlskey="{key}"\n-H={endpoint.url}',
         {"Name": name, "TLSVerify": True, "TLSCACert": ca, "TLSCert": cert, "TLSKey": key, "Host": endpoint.url},

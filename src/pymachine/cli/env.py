@@ -14,6 +14,9 @@ from pymachine.cli.errors import RunError
 from pymachine.errors import PymachineError
 
 WINDOWS = sys.platform == "win32"
+UNUSUAL_NAMES = (
+    "WARNING: a docker client finds certificates only under the names ca.pem, cert.pem and key.pem in one folder"
+)
 
 
 @click.command("env", cls=goflags.GoCommand)
@@ -42,7 +45,7 @@ def command(
     if unset:
         if names:
             raise RunError("Error: Expected no machine name when the -u flag is present")
-        removed = [*shells.CONNECTION_NAMES, *([shells.no_proxy_name(os.environ)] if no_proxy else [])]
+        removed = [*shells.CONNECTION_NAMES, *(shells.no_proxy_names(os.environ) if no_proxy else [])]
         text = "" if app.structured else shells.removals(_shell(app, shell), removed, app.argv)
         app.show(text.removesuffix("\n"), {"Unset": removed})
         return
@@ -51,10 +54,13 @@ def command(
         endpoint = app.manager.check(name, swarm=swarm)
     except PymachineError as error:
         raise error.prefixed("Error checking TLS connection: ") from error
-    folder = str(app.store.machine_dir(name))
-    variables = shells.connection(endpoint.address, endpoint.docker_port, folder, name, windows=WINDOWS)
+    folder = app.manager.client_files(name).folder
+    if folder is None:
+        app.reporter.warn(f"{UNUSUAL_NAMES}: use `{app.program} config {name}`.")
+        folder = app.store.machine_dir(name)
+    variables = shells.connection(endpoint.url, str(folder), name, windows=WINDOWS)
     if no_proxy:
-        variables.append(shells.no_proxy(os.environ, endpoint.address))
+        variables += shells.no_proxy(os.environ, endpoint.address)
     text = "" if app.structured else shells.assignments(_shell(app, shell), variables, app.argv)
     app.show(text.removesuffix("\n"), {"Name": name, "Variables": dict(variables)})
     warning = expiry.warning(app, app.store.load(name), look=True)

@@ -19,7 +19,7 @@ def command(app: App, names: tuple[str, ...]) -> None:
 
     def ask(name: str) -> None:
         try:
-            addresses[name] = app.manager.endpoint(name).address
+            addresses[name] = app.manager.endpoint(name).ip
         except HostNotRunningError as error:
             raise error.prefixed("Error getting IP address: ") from error
 
@@ -27,8 +27,8 @@ def command(app: App, names: tuple[str, ...]) -> None:
         app.store.load(name)
     errors = machines.gather(chosen, ask)
     found = [name for name in chosen if name in addresses]
-    app.show(
-        "\n".join(addresses[name] for name in found),
-        [{"Name": name, "IPAddress": addresses[name]} for name in found],
-    )
+    if app.structured:
+        app.show("", [{"Name": name, "IPAddress": addresses[name]} for name in found])
+    for name in () if app.structured else found:
+        app.say(addresses[name])  # an empty line too, as for a `none` machine whose URL has no host
     machines.raise_all(errors)

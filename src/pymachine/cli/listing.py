@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from pymachine.cli import expiry
 from pymachine.cli.context import App
-from pymachine.cli.errors import RunError
 from pymachine.driver import Located, State
 from pymachine.errors import PymachineError
 from pymachine.machine import Machine
@@ -100,13 +99,9 @@ def _fill(row: Row, app: App, machine: Machine, timeout: float, *, engine: bool)
     row.active_swarm = machine.swarm.master and wanted == row.url.rpartition(":")[0] + ":" + swarm_port
     if engine:
         from pymachine import engine as engines  # noqa: PLC0415 (ssl costs 20 ms)
-        from pymachine.tls import TlsError  # noqa: PLC0415
 
-        try:
-            version = engines.version(endpoint, directory=app.store.machine_dir(row.name), timeout=timeout)
-        except TlsError as error:
-            raise RunError(f"Unable to query docker version: {error.why}") from error
-        row.docker = f"v{version}"
+        files = machine.client_files(app.store.machine_dir(row.name))
+        row.docker = f"v{engines.version(endpoint, certificates=files, timeout=timeout)}"
 
 
 def _fill_swarm(found: Sequence[Row]) -> None:

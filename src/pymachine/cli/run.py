@@ -82,9 +82,8 @@ def _run(app: App, request: CreateRequest, words: Sequence[str]) -> int:
 
 
 def _environment(app: App, name: str) -> dict[str, str]:
-    endpoint = app.manager.endpoint(name)
-    folder = str(app.store.machine_dir(name))
-    return {**os.environ, **dict(shells.connection(endpoint.address, endpoint.docker_port, folder, name))}
+    folder = app.manager.client_files(name).folder or app.store.machine_dir(name)
+    return {**os.environ, **dict(shells.connection(app.manager.endpoint(name).url, str(folder), name))}
 
 
 def _call(words: Sequence[str], environment: dict[str, str]) -> int:

@@ -28,7 +28,8 @@ def command(ctx: click.Context, names: tuple[str, ...]) -> None:
 
     name = machines.one(app, names, usage=ctx.get_help())
     try:
-        version = engine.version(app.manager.endpoint(name), directory=app.store.machine_dir(name))
+        endpoint = app.manager.endpoint(name)
     except PymachineError as error:
         raise error.prefixed("Unable to query docker version: ") from error
+    version = engine.version(endpoint, certificates=app.manager.client_files(name))
     app.show(version, {"Name": name, "DockerVersion": version})

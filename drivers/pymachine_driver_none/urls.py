@@ -1,0 +1,122 @@
+"""URLs as docker-machine takes them: by the rules of Go's package net/url, which are looser than other parsers'.
+
+Everything that Go parses is a machine's URL, ``unix:///run/docker.sock`` and a bare word among them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+PORTS = {"http": 80, "https": 443}
+DEFAULT_PORT = 2376
+_UNRESERVED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
+_IN_HOSTS = _UNRESERVED | frozenset("!$&'()*+,;=:[]<>\"")
+_IN_USERS = _UNRESERVED | frozenset("!$&'()*+,;=:%@")
+
+
+class UrlError(ValueError):
+    """A text that Go does not parse as a URL; the message is Go's."""
+
+
+@dataclass(frozen=True)
+class Url:
+    """The parts of a URL that say where an engine is."""
+
+    scheme: str
+    host: str
+    """Host and port as they were given; empty where there is none."""
+
+    @property
+    def address(self) -> str:
+        """The host without port and brackets."""
+        if self.host.startswith("["):
+            return self.host[1 : self.host.rindex("]")]
+        return self.host.partition(":")[0] if self.host.count(":") == 1 else self.host.rpartition(":")[0] or self.host
+
+    @property
+    def port(self) -> int:
+        """The port; the scheme's own where none is given, and 2376 for ``tcp``."""
+        port = self.host.rpartition("]")[2].rpartition(":")[2] if ":" in self.host.rpartition("]")[2] else ""
+        # Ten digits are more than any port has, and what is too large is refused when it is connected to.
+        return int(port[:10]) if port else PORTS.get(self.scheme, DEFAULT_PORT)
+
+
+def parse(text: str) -> Url:
+    """Parse `text`. Raises `UrlError`."""
+    shown, _, fragment = text.partition("#")
+    try:
+        url = _parse(shown)
+        shown = text
+        _check_escapes(fragment)
+    except UrlError as error:
+        raise UrlError(f"parse {_quoted(shown)}: {error}") from error
+    return url
+
+
+def _quoted(text: str) -> str:
+    """`text` as Go prints it with %q, for what can be in a word of a command line."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + re.sub("[\\x00-\\x1f\\x7f]", lambda found: f"\\x{ord(found[0]):02x}", escaped) + '"'
+
+
+def _parse(url: str) -> Url:
+    if any(character < " " or character == "\x7f" for character in url):
+        raise UrlError("net/url: invalid control character in URL")
+    scheme, rest = _scheme(url)
+    rest = rest.partition("?")[0]
+    if not rest.startswith("/"):
+        if not scheme and ":" in rest.partition("/")[0]:
+            raise UrlError("first path segment in URL cannot contain colon")
+        if not scheme:
+            _check_escapes(rest)
+        return Url(scheme, "")
+    host = ""
+    if rest.startswith("//") and (scheme or not rest.startswith("///")):
+        authority, slash, path = rest[2:].partition("/")
+        host, rest = _host(authority), slash + path
+    _check_escapes(rest)
+    return Url(scheme, host)
+
+
+def _scheme(url: str) -> tuple[str, str]:
+    """The scheme in lower case, and what follows it."""
+    if url.startswith(":"):
+        raise UrlError("missing protocol scheme")
+    match = re.match(r"([a-zA-Z][a-zA-Z0-9+.\-]*):", url)
+    return (match[1].lower(), url[match.end() :]) if match else ("", url)
+
+
+def _host(authority: str) -> str:
+    user, at, host = authority.rpartition("@")
+    if host.startswith("["):
+        end = host.rfind("]")
+        if end < 0:
+            raise UrlError("missing ']' in host")
+        port = host[end + 1 :]
+    else:
+        port = host[host.rfind(":") :] if ":" in host else ""
+    if not re.fullmatch(r"(:[0-9]*)?", port):
+        raise UrlError(f"invalid port {_quoted(port)} after host")
+    _check_host(host)
+    if at and not set(user) <= _IN_USERS:
+        raise UrlError("net/url: invalid userinfo")
+    _check_escapes(user)
+    return re.sub("%([0-9a-fA-F]{2})", lambda found: chr(int(found[1], 16)), host)
+
+
+def _check_host(host: str) -> None:
+    for at, character in enumerate(host):
+        escape = host[at : at + 3]
+        if character == "%":
+            # Only a zone's percent sign, and characters that are not ASCII, may be escaped in a host.
+            if not re.fullmatch("%(25|[89a-fA-F][0-9a-fA-F])", escape):
+                raise UrlError(f"invalid URL escape {_quoted(escape)}")
+        elif character.isascii() and character not in _IN_HOSTS:
+            raise UrlError(f"invalid character {_quoted(character)} in host name")
+
+
+def _check_escapes(text: str) -> None:
+    bad = re.search("%(?![0-9a-fA-F]{2}).{0,2}", text)
+    if bad:
+        raise UrlError(f"invalid URL escape {_quoted(bad[0])}")
