@@ -6,14 +6,16 @@ The docker client keeps them, certificates included, so that it is the one to be
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import re
 
-from pymachine import paths
+from pymachine.client_files import ClientFiles
 from pymachine.driver import Endpoint
-from pymachine.errors import PymachineError
+from pymachine.errors import PymachineError, UsageError
 from pymachine.run import Result, run
 
 PROGRAM = "docker"
+BUILT_IN = "default"
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.+-]+")
 _SECONDS = 60.0
 
 
@@ -28,13 +30,10 @@ def exists(name: str) -> bool:
     return _docker("context", "inspect", name, check=False).returncode == 0
 
 
-def put(name: str, endpoint: Endpoint, *, directory: Path) -> None:
-    """Make the context `name`, or change the one that is there, to lead to `endpoint` with the certificates here."""
-    fields = [
-        f"host={endpoint.url}",
-        *(f"{key}={directory / file}" for key, file in _FILES),
-    ]
-    words = ["--description", f"pymachine: {directory.name}", "--docker", ",".join(_csv(field) for field in fields)]
+def put(name: str, endpoint: Endpoint, *, machine: str, certificates: ClientFiles) -> None:
+    """Make the context `name`, or change the one that is there, to lead to `machine` at `endpoint`."""
+    fields = [f"host={endpoint.url}", *(f"{key}={path}" for key, path in certificates._asdict().items())]
+    words = ["--description", f"pymachine: {machine}", "--docker", ",".join(_csv(field) for field in fields)]
     _docker("context", "update" if exists(name) else "create", name, *words)
 
 
@@ -44,16 +43,19 @@ def remove(name: str) -> None:
         _docker("context", "rm", "--force", name)
 
 
-def refuse_existing(name: str) -> None:
-    """Raise `ContextExistsError` if a context of that name is somebody else's."""
+def refuse_taken(name: str, *, instead: str) -> None:
+    """Raise `UsageError` or `ContextExistsError` unless a context can be made under that name.
+
+    `instead` says how to make it under another one.
+    """
+    if name == BUILT_IN:
+        raise ContextExistsError(f'the docker context "{name}" is the docker client\'s own', hint=instead)
+    if not _NAME.fullmatch(name):
+        rule = "The docker client wants at least two letters, digits or (from the second on) _ . + -."
+        raise UsageError(f'a docker context cannot be called "{name}"', hint=f"{rule}\n{instead}")
     if exists(name):
-        raise ContextExistsError(
-            f'there is a docker context "{name}" already',
-            hint=f"Choose another name, or remove it: {PROGRAM} context rm {name}",
-        )
-
-
-_FILES = (("ca", paths.CA_CERT), ("cert", paths.CLIENT_CERT), ("key", paths.CLIENT_KEY))
+        hint = f"{instead}\nOr remove it first: {PROGRAM} context rm {name}"
+        raise ContextExistsError(f'there is a docker context "{name}" already', hint=hint)
 
 
 def _csv(field: str) -> str:

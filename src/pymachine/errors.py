@@ -51,10 +51,10 @@ class MachineNotFoundError(PymachineError):
     code = "machine-not-found"
 
     def __init__(self, name: str) -> None:
-        # docker-machine's text, to the letter: CI runners match on it.
+        # docker-machine's text, to the letter when called by that name (see `cli.errors`): CI runners match on it.
         super().__init__(
-            f'Docker machine "{name}" does not exist. Use "docker-machine ls" to list machines. '
-            'Use "docker-machine create" to add a new one.'
+            f'Docker machine "{name}" does not exist. Use "pymachine ls" to list machines. '
+            'Use "pymachine create" to add a new one.'
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TextIO
 
@@ -64,8 +64,10 @@ class StreamReporter:
     Several tasks may run side by side: on a terminal they share the last line.
     """
 
-    def __init__(self, stream: TextIO, *, terminal: bool | None = None) -> None:
+    def __init__(self, stream: TextIO, *, terminal: bool | None = None, rewrite: Callable[[str], str] = str) -> None:
+        """`rewrite` changes each line that is not a task's, such as the names of commands in it."""
         self._stream = stream
+        self._rewrite = rewrite
         self._terminal = stream.isatty() and os.environ.get("TERM") != "dumb" if terminal is None else terminal
         self._lock = threading.RLock()
         self._active: list[_StreamTask] = []
@@ -77,7 +79,7 @@ class StreamReporter:
         """Write a line, above whatever is being redrawn."""
         with self._lock:
             self._erase()
-            self._stream.write(text + "\n")
+            self._stream.write(self._rewrite(text) + "\n")
             self._draw(force=True)
             self._stream.flush()
 

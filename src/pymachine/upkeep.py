@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pymachine import files, paths
@@ -61,6 +61,26 @@ class Upkeep(Manager):
         if not own:
             self.reporter.warn(f"The CA {self._authority['ca_cert']} is not pymachine's: it stays as it is.")
         certs.renew_authority(self._auth_paths(), reporter=self.reporter, ca=own)
+
+    def check_regenerable(self, name: str) -> None:
+        """Raise what `regenerate_certs` would refuse machine `name` with, before anything is changed."""
+        _, driver = self._loaded(name)
+        self._must_set_up_engine(driver, "new certificates")
+        if driver.state() is State.RUNNING and not changes_while_running(driver):
+            raise driver.unsupported("new certificates while a machine runs")
+
+    @contextmanager
+    def renewed_authority(self) -> Iterator[Callable[[], object]]:
+        """Renew the store's authority for the block; if it fails, the old one is back.
+
+        The block calls what it gets once a machine has certificates of the new authority, which stays from then on.
+        """
+        with ExitStack() as undo:
+            for path in dataclasses.astuple(self._auth_paths()):
+                undo.callback(_remember(path.parent, [path.name]))
+            self.renew_authority()
+            yield undo.pop_all
+            undo.pop_all()
 
     def regenerate_certs(self, name: str) -> None:
         """A new server certificate for machine `name`, in force at once; no container notices.
@@ -197,9 +217,19 @@ class Upkeep(Manager):
             (folder / paths.SERVER_CERT).unlink()
         self.store.save(machine)
 
+    def _is_free(self, context: str) -> bool:
+        from pymachine import contexts  # noqa: PLC0415
+
+        try:
+            contexts.refuse_taken(context, instead="")
+        except PymachineError as error:
+            self.reporter.warn(f"The docker context keeps its name: {error.brief}")
+            return False
+        return True
+
     def _rename_context(self, machine: Machine, before: Machine) -> None:
-        """A context that had the machine's name has the new one."""
-        if machine.context != before.name:
+        """A context that had the machine's name has the new one, unless that is another context's."""
+        if machine.context != before.name or not self._is_free(machine.name):
             self._refresh_context(machine, self.driver(machine))
             return
         self._drop_context(before)
@@ -273,8 +303,9 @@ class Upkeep(Manager):
         with self.store.lock(name):
             machine = self.store.load(name)
             if machine.context != context:
-                contexts.refuse_existing(context)
-            contexts.put(context, self.endpoint(name), directory=self.store.machine_dir(name))
+                instead = f"Choose another name: pymachine context create --name OTHER {name}"
+                contexts.refuse_taken(context, instead=instead)
+            self._put_context(context, machine, self.endpoint(name))
             if machine.context not in ("", context):
                 self._drop_context(machine)
             machine.context = context
@@ -328,17 +359,19 @@ class Upkeep(Manager):
             machine.driver.clear()
             machine.driver.update(before.driver)
             self.store.save(machine)
-            if running:
-                self._reapply(machine, driver)
+            if running and not self._reapply(machine, driver):
+                restore()  # the attempt may have made certificates that the guest does not have
             raise
 
-    def _reapply(self, machine: Machine, driver: Driver) -> None:
-        """Give the guest what it had; that it does not take it is only news beside the error that led here."""
+    def _reapply(self, machine: Machine, driver: Driver) -> bool:
+        """Give the guest what it had, and return whether it took it; if not, that is only a warning."""
         self.reporter.warn(f'Giving machine "{machine.name}" its old identity again...')
         try:
             self._apply(machine, driver)
         except PymachineError as error:
-            self.reporter.warn(f"It did not take it ({error.brief}): restart it with `restart {machine.name}`.")
+            self.reporter.warn(f"It did not take it ({error.brief}): restart it: pymachine restart {machine.name}")
+            return False
+        return True
 
 
 def _dry_run(flags: Sequence[str]) -> str:

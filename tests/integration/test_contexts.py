@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pymachine import contexts
+from pymachine.client_files import ClientFiles
 from pymachine.driver import Endpoint
 from pymachine.store import Store
 from pymachine.upkeep import Upkeep
@@ -51,6 +52,7 @@ def test_somebody_elses_context_is_not_touched(program: Pymachine) -> None:
     program.run(["docker", "context", "create", "intro", "--docker", "host=tcp://127.0.0.1:9"])
     refused = program("context", "create", "intro", code=1)
     assert refused.stderr.startswith('there is a docker context "intro" already\nHint: Choose another name')
+    assert "docker context rm intro" in refused.stderr
     assert listed(program)["intro"] == "tcp://127.0.0.1:9"
     program("context", "create", "--name", "other", "intro")
     program("rm", "-y", "intro")
@@ -58,6 +60,33 @@ def test_somebody_elses_context_is_not_touched(program: Pymachine) -> None:
     refused = program("create", "-d", "none", "--url", "tcp://127.0.0.1:1", "--docker-context", "intro", code=1)
     assert "already" in refused.stderr
     assert program("ls", "-q").stdout == ""
+
+
+@pytest.mark.parametrize("name", ["default", "x"])
+def test_a_name_that_docker_keeps_to_itself_is_refused_with_a_hint_that_works(program: Pymachine, name: str) -> None:
+    program("rename", "intro", name)
+    refused = program("context", "create", name, code=1)
+    assert "docker context rm" not in refused.stderr
+    hint = next(line for line in refused.stderr.splitlines() if "context create --name" in line)
+    words = hint.rpartition("pymachine ")[2].replace("OTHER", "other").split()
+    program(*words)
+    assert listed(program)["other"] == program("url", name).stdout.strip()
+    words = ("create", "-d", "none", "--url", "tcp://127.0.0.1:1", "--docker-context")
+    program("rm", "-y", name)
+    refused = program(*words, name, code=1)
+    assert f"then: pymachine context create --name OTHER {name}" in refused.stderr
+    assert program("ls", "-q").stdout == ""
+
+
+def test_a_rename_leaves_other_contexts_alone(program: Pymachine) -> None:
+    program("context", "create", "intro")
+    url = listed(program)["intro"]
+    program.run(["docker", "context", "create", "theirs", "--docker", "host=tcp://127.0.0.1:9"])
+    program("rename", "intro", "theirs")
+    assert (listed(program)["theirs"], listed(program)["intro"]) == ("tcp://127.0.0.1:9", url)
+    program("rename", "theirs", "default")
+    program("rm", "-y", "default")
+    assert sorted(listed(program)) == ["default", "theirs"]
 
 
 def test_it_follows_the_machines_name(program: Pymachine) -> None:
@@ -88,7 +117,7 @@ def test_paths_with_commas_and_quotes(program: Pymachine, tmp_path: Path) -> Non
     folder.mkdir()
     for name in ("ca.pem", "cert.pem", "key.pem"):
         (folder / name).write_bytes((program.store / "machines" / "intro" / name).read_bytes())
-    contexts.put("odd", Endpoint("127.0.0.1"), directory=folder)
+    contexts.put("odd", Endpoint("127.0.0.1"), machine="intro", certificates=ClientFiles.in_folder(folder))
     assert listed(program)["odd"] == "tcp://127.0.0.1:2376"
     contexts.remove("odd")
     contexts.remove("odd")

@@ -6,6 +6,7 @@ import datetime as dt
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import pytest
 
 from pymachine import __main__ as short_path, certs, registry
 from pymachine.cli import doctor, expiry, logs, ls, main as main_module
+from pymachine.cli.context import App
 from pymachine.driver import Health
 from pymachine.errors import DriverNotFoundError
 from pymachine.ssh import openssh, scp
@@ -275,6 +277,68 @@ def test_rsync_between_machines_goes_by_way_of_here(tmp_path: Path) -> None:
     assert scp.relay(scp.Place("/x/", TARGET), tmp_path) == [scp.Place(f"{tmp_path}/")]
 
 
+@pytest.mark.parametrize(
+    ("path", "here"),
+    [
+        ("a:b", "./a:b"),
+        ("a:b/c", "./a:b/c"),
+        ("-x", "./-x"),
+        ("-x/y", "./-x/y"),
+        ("d/a:b", "d/a:b"),
+        ("/a:b", "/a:b"),
+        ("./a:b", "./a:b"),
+        ("plain", "plain"),
+        ("", "."),
+    ],
+)
+def test_a_path_here_is_not_taken_for_a_host_or_an_option(path: str, here: str) -> None:
+    places = [scp.parse(f"localhost:{path}", _nowhere), scp.Place("/x", TARGET)]
+    assert scp.rsync("rsync", places, recursive=False, quiet=True)[-2:] == [here, "docker@127.1.2.3:/x"]
+    assert scp.scp("scp", places, config_file="c", recursive=False, quiet=False)[-2:] == [here, "m:/x"]
+
+
+def _nowhere(machine: str, user: str | None) -> Target:
+    raise AssertionError((machine, user))
+
+
+def test_rsync_itself_copies_a_file_with_a_colon_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a:b").write_text("text")
+    (tmp_path / "to").mkdir()
+    words = scp.rsync(
+        "rsync", [scp.parse("localhost:a:b", _nowhere), scp.Place(f"{tmp_path}/to/")], recursive=False, quiet=True
+    )
+    assert subprocess.run(words, check=False).returncode == 0
+    assert (tmp_path / "to" / "a:b").read_text() == "text"
+
+
+def test_rsync_takes_an_ipv6_address_in_brackets() -> None:
+    target = Target("m", "fd00::1", 22, "docker", Path("/k"), None)
+    words = scp.rsync("rsync", [scp.Place("/a"), scp.Place("/b", target)], recursive=False, quiet=True)
+    assert words[-1] == "docker@[fd00::1]:/b"
+
+
+# -- names of the program ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [("url", "nope"), ("env", "dead"), ("regenerate-certs", "-f", "nope")])
+@pytest.mark.parametrize("name", ["pymachine", "docker-machine", "dm"])
+def test_texts_name_the_program_as_it_was_called(
+    store: Store, port: int, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], name: str
+) -> None:
+    engine.record(store, "dead", 1)
+    assert main_module.main([name, *words]) == 1
+    said = "".join(capsys.readouterr())
+    others = {"pymachine", "docker-machine"} - {name}
+    assert f"{name} " in said
+    assert not [other for other in others if re.search(rf"\b{other} (ls|create|regenerate-certs|start)\b", said)]
+
+
+def test_warnings_name_it_too(capsys: pytest.CaptureFixture[str]) -> None:
+    App(argv=["/usr/bin/docker-machine"]).reporter.warn("Remove it with: pymachine rm x, of pymachine")
+    assert capsys.readouterr().out == "Remove it with: docker-machine rm x, of pymachine\n"
+
+
 # -- fifty machines ----------------------------------------------------------------------------------------------
 
 
@@ -288,7 +352,9 @@ def test_ls_of_fifty_machines(store: Store, tmp_path: Path) -> None:
     rows = {row["Name"]: row for row in json.loads(said)}
     assert len(rows) == 50
     assert {row["DockerVersion"] for name, row in rows.items() if name.startswith("running")} == {f"v{engine.VERSION}"}
-    assert all("connection refused" in row["Error"] for name, row in rows.items() if name.startswith("dead"))
+    assert all(
+        "Cannot connect to the docker engine" in row["Error"] for name, row in rows.items() if name.startswith("dead")
+    )
     assert all(row["State"] == "Stopped" for name, row in rows.items() if name.startswith("stopped"))
     assert (rows["broken"]["DriverName"], rows["alien"]["State"]) == ("not found", "Error")
     spent = after.children_user + after.children_system - before.children_user - before.children_system

@@ -22,8 +22,7 @@ from pymachine.store import Store
 from support import engine
 
 NOT_THERE = (
-    'Docker machine "{}" does not exist. Use "docker-machine ls" to list machines. '
-    'Use "docker-machine create" to add a new one.'
+    'Docker machine "{}" does not exist. Use "pymachine ls" to list machines. Use "pymachine create" to add a new one.'
 )
 NO_DEFAULT = 'Error: No machine name(s) specified and no "default" machine exists'
 

@@ -566,7 +566,7 @@ ENV = [
         "--no-proxy appends",
         "env --no-proxy --shell sh intro",
         0,
-        pattern(r'.*export no_proxy="a,127\.0\.0\.1"\n.*'),
+        pattern(r'.*export no_proxy="a,127\.0\.0\.1"\nexport NO_PROXY="b,127\.0\.0\.1"\n.*'),
         "",
         {"NO_PROXY": "b", "no_proxy": "a"},
     ),
@@ -601,7 +601,7 @@ ENV = [
         "",
         pattern(
             r"Error checking TLS connection: Error checking and/or regenerating the certs: There was an error validating "
-            r'certificates for host "127\.0\.0\.1:1": dial tcp 127\.0\.0\.1:1: connection refused\n'
+            r'certificates for host "127\.0\.0\.1:1": dial tcp 127\.0\.0\.1:1: connect: connection refused\n'
             r"You can attempt to regenerate them using 'docker-machine regenerate-certs \[name\]'\.\nBe advised that .*"
         ),
     ),

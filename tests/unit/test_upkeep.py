@@ -11,6 +11,7 @@ import pytest
 
 from pymachine import manager as manager_module, registry
 from pymachine.certs import CertificateError
+from pymachine.cli import main as main_module
 from pymachine.driver import (
     BootRequest,
     Capability,
@@ -28,6 +29,7 @@ from pymachine.driver import (
 )
 from pymachine.errors import (
     DriverError,
+    DriverNotFoundError,
     InvalidNameError,
     MachineExistsError,
     MachineNotFoundError,
@@ -187,6 +189,47 @@ def test_a_new_authority_reaches_it_too(store: Store) -> None:
     assert all(after[name] != before[name] for name in ("ca.pem", "cert.pem", "key.pem", "server.pem"))
     assert (store.root / "certs" / "ca.pem.old").read_bytes() == before["ca.pem"]
     assert (store.root / "certs" / "key.pem.old").read_bytes() == before["key.pem"]
+
+
+def authority(store: Store) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (store.root / "certs").glob("*.pem")}
+
+
+def certificates(store: Store) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in store.machine_dir(NAME).glob("*.pem")}
+
+
+@pytest.mark.parametrize("why", ["no engine of ours", "no driver", "does not answer"])
+def test_a_new_authority_is_not_made_for_a_machine_that_cannot_have_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str
+) -> None:
+    made(store)
+    before = authority(store), certificates(store)
+    words = ["regenerate-certs", "-f", "--client-certs", NAME]
+    if why == "no engine of ours":
+        monkeypatch.setattr(Able, "info", DriverInfo("able", "for tests", Capability.FIXED_ADDRESS))
+    elif why == "no driver":
+        monkeypatch.setattr(registry, "load", lambda name: (_ for _ in ()).throw(DriverNotFoundError(name)))
+    else:
+        Bare.fails["apply"] = [DriverError("no"), DriverError("no")]
+    monkeypatch.setattr(main_module.signals, "listen", lambda: None)
+    assert main_module.main(["pymachine", "--storage-path", str(store.root), *words]) == 1
+    assert (authority(store), certificates(store)) == before
+    said = capsys.readouterr().out
+    assert ("Creating CA" in said) == (why == "does not answer")
+    Bare.fails.clear()
+    monkeypatch.undo()
+
+
+def test_a_new_authority_stays_once_one_machine_has_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    upkeep = made(store)
+    before = authority(store)
+    with pytest.raises(DriverError), upkeep.renewed_authority() as keep:
+        upkeep.regenerate_certs(NAME)
+        keep()
+        raise DriverError("another one cannot")
+    assert authority(store)["ca.pem"] != before["ca.pem"]
+    assert files(store)["ca.pem"] == authority(store)["ca.pem"]
 
 
 def test_a_ca_that_the_user_brought_is_never_replaced(store: Store, tmp_path: Path) -> None:
@@ -526,6 +569,9 @@ def test_an_import_that_fails_leaves_nothing(store: Store, tmp_path: Path) -> No
 def test_the_means_to_connect_need_certificates(store: Store, tmp_path: Path) -> None:
     made(store)
     (store.machine_dir(NAME) / "key.pem").unlink()
+    # Without a copy of its own it has the store's.
+    Porter(store).export_connection(NAME, tmp_path / "file")
+    (store.root / "certs" / "key.pem").unlink()
     with pytest.raises(Exception, match="no certificates to connect with: .*key.pem is missing"):
         Porter(store).export_connection(NAME, tmp_path / "file")
 

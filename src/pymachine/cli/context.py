@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pymachine import paths
-from pymachine.cli.errors import RunError
+from pymachine.cli.errors import RunError, called_as
 from pymachine.progress import Reporter, StreamReporter
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class App:
     @cached_property
     def reporter(self) -> Reporter:
         """Where news go: stdout, unless `news_on_stderr` was called."""
-        return StreamReporter(sys.stderr if self._news_on_stderr else sys.stdout)
+        return StreamReporter(sys.stderr if self._news_on_stderr else sys.stdout, rewrite=self.named)
 
     @cached_property
     def manager(self) -> Manager:
@@ -90,6 +90,10 @@ class App:
         from pymachine.copies import Copies  # noqa: PLC0415
 
         return Copies(self.store, reporter=self.reporter, authority=self.authority, native_ssh=self.native_ssh)
+
+    def named(self, text: str) -> str:
+        """`text` with its commands under the name that we were called by."""
+        return called_as(os.path.basename(self.program), text)  # noqa: PTH119 (a word, not a file)
 
     def news_on_stderr(self) -> None:
         """For commands whose stdout is for programs. Call it before anything else."""

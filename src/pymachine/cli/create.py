@@ -103,7 +103,8 @@ def _request(name: str, given: dict[str, Any]) -> CreateRequest:
     if given["docker_context"]:
         from pymachine import contexts  # noqa: PLC0415
 
-        contexts.refuse_existing(name)
+        instead = f"Leave out --docker-context, then: pymachine context create --name OTHER {name}"
+        contexts.refuse_taken(name, instead=instead)
     return CreateRequest(
         name=name,
         driver_name=given["driver"],

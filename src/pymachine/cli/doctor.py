@@ -47,7 +47,7 @@ def command(app: App, words: tuple[str, ...], *, driver: str) -> None:
         raise RunError("Error: Too many arguments given")
     findings = list(examine(app, driver))
     rows = [{"Subject": item.subject, "Verdict": item.verdict, "Text": item.text, "Fix": item.fix} for item in findings]
-    app.show("\n".join(_lines(findings)), rows)
+    app.show(app.named("\n".join(_lines(findings))), rows)
     problems = [item for item in findings if item.verdict == PROBLEM]
     if problems:
         raise RunError(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found")

@@ -124,7 +124,7 @@ def as_json(error: PymachineError) -> str:
 def report(error: BaseException, *, program: str = PROGRAM, debug: bool = False, structured: bool = False) -> int:
     """Tell of `error` on stderr (help goes to stdout) and return the exit code.
 
-    Hints name commands as those of `program`, which is what we were called as.
+    Commands are named as those of `program`, which is what we were called as.
     """
     if isinstance(error, BrokenPipeError) or (isinstance(error, streams.OutputError) and error.reader_ended):
         return EXIT_ERROR
@@ -136,8 +136,7 @@ def report(error: BaseException, *, program: str = PROGRAM, debug: bool = False,
         click.echo("Interrupted.", err=True)
         return exit_code(error)
     told = known(error)
-    if program != PROGRAM:
-        told.hint = _called_as(program, told.hint)
+    told.brief, told.hint = called_as(program, told.brief), called_as(program, told.hint)
     if isinstance(told, HelpfulUsageError) and not structured:
         with suppress(streams.OutputError):  # the error itself goes to stderr
             _show_usage(told)
@@ -153,8 +152,10 @@ def _show_usage(told: HelpfulUsageError) -> None:
         click.echo()
 
 
-def _called_as(program: str, hint: str) -> str:
-    """`hint` with its commands ("pymachine start x", but not "of pymachine") as commands of `program`."""
+def called_as(program: str, text: str) -> str:
+    """`text` with its commands ("pymachine start x", but not "of pymachine") as commands of `program`."""
+    if program == PROGRAM or PROGRAM not in text:
+        return text
     from pymachine.cli.app import COMMANDS  # noqa: PLC0415 (which imports this module)
 
-    return re.sub(rf"\b{PROGRAM}(?= (?:{'|'.join(COMMANDS)})\b)", lambda _: program, hint)
+    return re.sub(rf"\b{PROGRAM}(?= (?:{'|'.join(COMMANDS)})\b)", lambda _: program, text)

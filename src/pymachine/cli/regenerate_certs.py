@@ -24,10 +24,18 @@ def command(app: App, names: tuple[str, ...], *, force: bool, client_certs: bool
     chosen = app.names(names)
     for name in chosen:
         app.store.load(name)
-    if client_certs:
-        app.reporter.info("Regenerating local certificates")
-        app.upkeep.renew_authority()
-    machines.each(app, names, app.upkeep.regenerate_certs)
+    if not client_certs:
+        machines.each(app, names, app.upkeep.regenerate_certs)
+        return
+    machines.raise_all(machines.gather(chosen, app.upkeep.check_regenerable))
+    app.reporter.info("Regenerating local certificates")
+    with app.upkeep.renewed_authority() as keep:
+
+        def regenerate(name: str) -> None:
+            app.upkeep.regenerate_certs(name)
+            keep()
+
+        machines.each(app, names, regenerate)
 
 
 def _confirmed(app: App) -> bool:

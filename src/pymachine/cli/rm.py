@@ -40,7 +40,7 @@ def command(ctx: click.Context, names: tuple[str, ...], *, force: bool, yes: boo
                 if not force:
                     errors.append(error)
                     continue
-                click.echo(error.brief, err=True)
+                click.echo(app.named(error.brief), err=True)
                 if not _forget(app, name):
                     continue
             removed.append(name)
@@ -67,6 +67,6 @@ def _forget(app: App, name: str) -> bool:
     try:
         app.manager.forget(name)
     except PymachineError as error:
-        click.echo(f'Can\'t remove "{name}": {error.brief}', err=True)
+        click.echo(app.named(f'Can\'t remove "{name}": {error.brief}'), err=True)
         return False
     return True

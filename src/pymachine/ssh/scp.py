@@ -77,8 +77,13 @@ def rsync(program: str, places: Sequence[Place], *, recursive: bool, quiet: bool
     if recursive:
         words.append("-r")
     for place in places:
-        words.append(f"{place.target.user}@{place.target.host}:{place.path}" if place.target else place.path)
+        words.append(_rsync_remote(place.target, place.path) if place.target else _local(place.path))
     return words
+
+
+def _rsync_remote(target: Target, path: str) -> str:
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    return f"{target.user}@{host}:{path}"
 
 
 def relay(source: Place, folder: Path) -> list[Place]:
@@ -91,5 +96,11 @@ def relay(source: Place, folder: Path) -> list[Place]:
 def _remote(place: Place) -> str:
     if place.target is not None:
         return f"{place.target.host_alias}:{place.path}"
-    # A colon in a local path would make scp take its head for a host.
-    return place.path if ":" not in place.path or place.path.startswith(("/", "./")) else f"./{place.path}"
+    return _local(place.path)
+
+
+def _local(path: str) -> str:
+    """`path`, so that scp and rsync take it for one here: not its head for a host, and not a dash for an option."""
+    if ":" in path.partition("/")[0] or path.startswith("-"):
+        return f"./{path}"
+    return path or "."
