@@ -177,13 +177,13 @@ def test_a_time_to_live_still_ends(store: Store) -> None:
         argv = [program, "--storage-path", store.root, *words]
         return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout
 
-    call("create", "-d", "none", "--url", "tcp://127.0.0.1:1", "--ttl", "1s", "short")
+    call("create", "-d", "none", "--url", "tcp://127.0.0.1:1", "--ttl", "2h", "short")
     call("create", "-d", "none", "--url", "tcp://127.0.0.1:1", "--ttl", "1h", "long")
     for name in ("short", "long"):
         rewrite(store, name)
     machine = store.load("short")
     assert machine.expires is not None
-    machine.expires -= 3600
+    machine.expires -= 3 * 3600
     store.save(machine)
     rewrite(store, "short")
     call("prune")
