@@ -5,9 +5,10 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pymachine import backlog
 from pymachine.channel import GuestError
 from pymachine.driver import BootRequest, Endpoint
 from pymachine.progress import Reporter
@@ -42,9 +43,18 @@ def launch(
         # An emulator's own memory is in many small pieces. Guests under hardware virtualisation gain by huge pages.
         small_pages=board.accelerator == "tcg",
     )
+    if place is not None:
+        lengthen_queues(sockets)
     if timings is not None:
         timings["qemu"] = round(time.monotonic() - began, 2)
     return sockets
+
+
+def lengthen_queues(sockets: Path) -> None:
+    """Let many clients connect at once to the machine's own ports, where the host allows that; see `backlog`."""
+    with qmp.Qmp(sockets / runtime.CONTROL) as monitor, suppress(backlog.BacklogError):
+        # `doctor` and the port forwarder report a host that does not.
+        backlog.lengthen(monitor.pid())
 
 
 def deliver(

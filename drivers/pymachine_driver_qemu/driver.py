@@ -17,6 +17,7 @@ from pymachine.driver import (
     ImageRequest,
     Json,
     MachineRef,
+    Note,
     Option,
     State,
 )
@@ -47,7 +48,18 @@ class QemuDriver(upkeep.Upkeep, copies.Copies):
             found = binary.find(options.host_architecture())
         except PymachineError as error:
             return Health(usable=False, problem=error.brief, fix=error.hint)
-        return Health(usable=True, version=found.version_text)
+        return Health(usable=True, version=found.version_text, notes=cls._notes())
+
+    @classmethod
+    def _notes(cls) -> tuple[Note, ...]:
+        from pymachine import backlog  # noqa: PLC0415
+
+        try:
+            backlog.probe()
+        except backlog.BacklogError as error:
+            text = f"of many clients that connect to a machine at once, some wait for seconds or in vain: {error}"
+            return (Note(text, fix=error.fix),)
+        return ()
 
     @classmethod
     def configure(cls, machine: MachineRef, values: Mapping[str, Json], siblings: Sequence[Config]) -> Config:  # noqa: ARG003

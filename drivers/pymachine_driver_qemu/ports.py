@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pymachine import backlog
 from pymachine.published import TIMEOUT_SECONDS, Engine, EngineGoneError, Forwards, Target
 from pymachine_driver_qemu import qmp, runtime
 
@@ -28,7 +29,9 @@ def watch(folder: Path, target: Target, *, netdev: str, say: Callable[[str], Non
     if sockets is None:
         raise qmp.QmpGoneError("the machine does not run")
     with qmp.Qmp(sockets / runtime.PORTS, timeout=TIMEOUT_SECONDS) as monitor:
-        forwards = Forwards(monitor.human, netdev=netdev, address=target.address, say=say)
+        forwards = Forwards(
+            monitor.human, netdev=netdev, address=target.address, say=say, added=lambda: _lengthen(monitor.pid(), say)
+        )
         pause = _FIRST_PAUSE
         while True:
             began = time.monotonic()
@@ -86,6 +89,13 @@ def _sleep(monitor: qmp.Qmp, seconds: float) -> None:
         while (left := end - time.monotonic()) > 0:
             if selector.select(left):
                 monitor.events()
+
+
+def _lengthen(pid: int, say: Callable[[str], None]) -> None:
+    try:
+        backlog.lengthen(pid)
+    except backlog.BacklogError as error:
+        say(f"cannot lengthen the queues of the ports: {error}")
 
 
 def _log(text: str) -> None:

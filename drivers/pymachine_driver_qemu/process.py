@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from pymachine import os_errors
+from pymachine import backlog, os_errors
 from pymachine.errors import DriverError, TimeoutExpiredError
 from pymachine.run import run
 from pymachine.wait import Deadline, until
@@ -62,7 +62,8 @@ def launch(
     log = directory / QEMU_LOG
     for path in (log, directory / CONSOLE_LOG):
         trim(path)
-    process = spawn(argv, log=log, environment=environment, tied=tied, small_pages=small_pages)
+    preparation = _preparation(tied=tied, small_pages=small_pages)
+    process = spawn(argv, log=log, environment=environment, preparation=preparation)
     deadline = Deadline(LAUNCH_SECONDS)
     while not _answers(sockets / runtime.CONTROL):
         code = process.poll()
@@ -82,11 +83,13 @@ def spawn(
     *,
     log: Path,
     environment: Mapping[str, str],
-    tied: bool = False,
-    small_pages: bool = False,
+    preparation: Callable[[], None] | None = None,
     stdin: int = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
-    """Start a program that outlives us unless it is `tied`: no terminal, no folder kept in use, output to `log`."""
+    """Start a program that outlives us: no terminal, no folder kept in use, output to `log`.
+
+    `preparation` is called in the child before it becomes the program.
+    """
     with _opened_log(log) as output:
         output.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {shlex.join(argv)}\n".encode())
         output.flush()
@@ -100,18 +103,19 @@ def spawn(
                 env={**os.environ, **environment},
                 start_new_session=True,
                 umask=0o077,
-                preexec_fn=_preparation(tied=tied, small_pages=small_pages),  # noqa: PLW1509 (see there)
+                preexec_fn=preparation,  # noqa: PLW1509 (see _preparation)
             )
         except OSError as error:
             raise os_errors.wrapped(LaunchError, f"cannot run {argv[0]}", error) from error
 
 
 def _preparation(*, tied: bool, small_pages: bool) -> Callable[[], None] | None:
-    """What a child does before it is the program; None where there is nothing to do, or no such thing."""
+    """Return what a child does before it becomes QEMU; None where the host has no such settings."""
+    if sys.platform != "linux":
+        return None
     wanted = ((tied, _PR_SET_PDEATHSIG, int(signal.SIGKILL)), (small_pages, _PR_SET_THP_DISABLE, 1))
     calls = [(option, value, 0, 0, 0) for is_wanted, option, value in wanted if is_wanted]
-    if not calls or sys.platform != "linux":
-        return None
+    allow = backlog.allowance()
     import ctypes  # noqa: PLC0415 (only for this)
 
     prctl = ctypes.CDLL(None).prctl
@@ -120,6 +124,7 @@ def _preparation(*, tied: bool, small_pages: bool) -> Callable[[], None] | None:
     def prepare() -> None:
         for call in calls:
             prctl(*call)
+        allow()
 
     return prepare
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +23,8 @@ TIMEOUT = 5.0
 # No answer that is asked for here is longer than a few kilobytes.
 _LONGEST_LINE = 4 * 1024 * 1024
 _CONNECT_PAUSE = 0.02
+# Process, user, group.
+_CREDENTIALS = struct.Struct("3i")
 
 
 class QmpError(DriverError):
@@ -73,6 +77,13 @@ class Qmp:
     def fileno(self) -> int:
         """The socket's number, for `selectors`."""
         return self._socket.fileno()
+
+    def pid(self) -> int:
+        """Return the id of the process that listens on the socket; 0 where the kernel does not say."""
+        if sys.platform != "linux":
+            return 0
+        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return int(_CREDENTIALS.unpack(credentials)[0])
 
     def execute(
         self, command: str, *, timeout: float | None = None, handle: int | None = None, **arguments: Any

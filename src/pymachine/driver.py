@@ -96,6 +96,14 @@ class DriverInfo:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What a driver that can be used does less well on this host, and how to mend that."""
+
+    text: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
 class Health:
     """Whether a driver can be used on this host, and if not, why and how to mend that."""
 
@@ -103,6 +111,7 @@ class Health:
     version: str = ""
     problem: str = ""
     fix: str = ""
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)

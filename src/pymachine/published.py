@@ -61,10 +61,19 @@ def published(containers: Iterable[Any]) -> set[Published]:
 class Forwards:
     """The forwards in QEMU's user network, kept equal to what is published."""
 
-    def __init__(self, monitor: Callable[[str], str], *, netdev: str, address: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        monitor: Callable[[str], str],
+        *,
+        netdev: str,
+        address: str,
+        say: Callable[[str], None],
+        added: Callable[[], None] = lambda: None,
+    ) -> None:
         """`monitor` runs a command of QEMU's monitor for people and returns what it said; `netdev` is the id of the
-        user network; `say` takes one line of news at a time.
+        user network; `say` takes one line for the log; `added` is called after QEMU began to listen on more ports.
         """
+        self._added = added
         self._monitor = monitor
         self._netdev = netdev
         self._address = address
@@ -79,8 +88,11 @@ class Forwards:
         self._refused &= wanted
         for port in sorted(self._active - wanted):
             self._remove(port)
+        before = len(self._active)
         for port in sorted(wanted - self._active - self._refused):
             self._add(port)
+        if len(self._active) > before:
+            self._added()
 
     def _add(self, port: Published) -> None:
         said = self._monitor(f"hostfwd_add {self._netdev} {port.protocol}:{self._address}:{port.port}-:{port.port}")

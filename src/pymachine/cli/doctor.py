@@ -124,6 +124,8 @@ def _drivers(needed: str) -> Iterator[Finding]:
             continue
         if health.usable:
             yield Finding(subject, OK, health.version or "usable")
+            for note in health.notes:
+                yield Finding(subject, NOTE, note.text, note.fix)
         else:
             yield Finding(subject, PROBLEM if name == needed else NOTE, health.problem, health.fix)
 

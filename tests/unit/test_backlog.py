@@ -1,0 +1,160 @@
+"""Longer queues for the ports of another process: all of many clients connect, as root and as an ordinary user."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from pymachine import backlog
+from pymachine.cli import doctor
+from pymachine_driver_qemu import Driver as QemuDriver, process, qmp, runtime
+from support.registry import free_port
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a facility of Linux")
+
+CLIENTS = 100
+ORDINARY_USER = 65534
+# With the queue full, a client's first attempt is dropped, and the next one follows after a second.
+ATTEMPT_SECONDS = 0.5
+
+
+def connected(port: int) -> int:
+    """How many of `CLIENTS` connections that are begun at once are there before any client has to try again."""
+    with ExitStack() as kept:
+        clients = [kept.enter_context(socket.socket()) for _ in range(CLIENTS)]
+        for client in clients:
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", port))
+        return sum(is_connected(client) for client in clients)
+
+
+def is_connected(client: socket.socket) -> bool:
+    try:
+        client.getpeername()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def held(backlog_of_child: int) -> Iterator[tuple[int, int]]:
+    """A child with a socket that listens and that nothing accepts from: its pid and the port."""
+    with socket.create_server(("127.0.0.1", 0), backlog=backlog_of_child) as server:
+        child = subprocess.Popen(["sleep", "600"], pass_fds=[server.fileno()])
+        port = int(server.getsockname()[1])
+    try:
+        yield child.pid, port
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_a_longer_queue_takes_all_clients() -> None:
+    with held(1) as (pid, port):
+        assert connected(port) < CLIENTS // 2
+    with held(1) as (pid, port):
+        assert backlog.lengthen(pid) == 1
+        assert connected(port) == CLIENTS
+
+
+def test_a_process_that_has_ended_has_no_ports() -> None:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    assert backlog.lengthen(child.pid) == 0
+
+
+def as_user(user: int, work: Callable[[], None]) -> None:
+    """Run `work` in a process of `user`; fails with what it raised."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            if user != os.getuid():
+                os.setgroups([])
+                os.setgid(user)
+                os.setuid(user)
+            work()
+            status = 0
+        except BaseException as error:  # noqa: BLE001 (the parent reports it)
+            os.write(writer, repr(error).encode())
+        finally:
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader) as said:
+        text = said.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, text
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """An empty folder that any user can be given: the folders above pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory(prefix="pm-") as made:
+        yield Path(made)
+
+
+USERS = [os.getuid(), *([ORDINARY_USER] if os.getuid() == 0 else [])]
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_every_port_of_a_qemu_takes_a_burst(user: int, folder: Path) -> None:
+    """QEMU is held still, so that it accepts nothing: what is connected waits in its queue."""
+    ports = [free_port(), free_port()]
+    later = free_port()
+    control = folder / runtime.CONTROL
+    os.chown(folder, user, -1)
+    forwards = ",".join(f"hostfwd=tcp:127.0.0.1:{port}-:80" for port in ports)
+    argv = ["qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none"]
+    argv += ["-qmp", process.monitor_argument(control), "-netdev", f"user,id=net,{forwards}"]
+
+    def launch_and_lengthen() -> None:
+        process.launch(argv, directory=folder, sockets=folder, environment={})
+        with qmp.Qmp(control) as monitor:
+            assert backlog.lengthen(monitor.pid()) == len(ports)
+            assert monitor.human(f"hostfwd_add net tcp:127.0.0.1:{later}-:80") == ""
+            assert backlog.lengthen(monitor.pid()) == len(ports) + 1
+
+    try:
+        as_user(user, launch_and_lengthen)
+        with qmp.Qmp(control) as monitor:
+            pid = monitor.pid()
+        os.kill(pid, signal.SIGSTOP)
+        assert [connected(port) for port in (*ports, later)] == [CLIENTS] * 3
+        os.kill(pid, signal.SIGCONT)
+    finally:
+        process.end(folder)
+
+
+# -- hosts that refuse -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "scope", "reason"),
+    [
+        (38, 0, "no pidfd_getfd"),
+        (1, 0, "as in containers"),
+        (1, 2, "kernel.yama.ptrace_scope is 2"),
+    ],
+)
+def test_doctor_says_why_a_host_refuses(error: int, scope: int, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(handle: int, number: int) -> bool:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(backlog, "_lengthen", refuse)
+    monkeypatch.setattr(backlog, "_yama", lambda: scope)
+    notes = [found for found in doctor._drivers("qemu") if found.verdict == doctor.NOTE and "at once" in found.text]
+    assert [note.subject for note in notes] == ["driver qemu"]
+    assert reason in notes[0].text
+
+
+def test_doctor_says_nothing_where_it_works() -> None:
+    assert QemuDriver.health().notes == ()
