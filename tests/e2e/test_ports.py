@@ -12,6 +12,7 @@ from threading import Barrier
 
 import pytest
 
+from pymachine.wait import until
 from support.runner import Pymachine
 
 pytestmark = pytest.mark.timeout(900)
@@ -69,7 +70,14 @@ def test_a_burst_on_a_published_port(host: Pymachine, address: str) -> None:
         connection.request("GET", "/index.html")
         return connection.getresponse().read()
 
+    def answers() -> bool:
+        try:
+            return get() == b"hello\n"
+        except OSError:
+            return False
+
     try:
+        until(answers, deadline=60, what="the published port")
         assert at_once(get) == [b"hello\n"] * CLIENTS
     finally:
         host.shell("docker rm -f burst")
