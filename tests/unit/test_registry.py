@@ -14,7 +14,7 @@ from pymachine.errors import DriverNotFoundError
 
 ROOT = Path(__file__).parents[2]
 DRIVERS_MAY_IMPORT = {
-    "channel", "driver", "errors", "loopback", "names", "os_errors", "progress", "published", "run", "wait",
+    "backlog", "channel", "driver", "errors", "loopback", "names", "os_errors", "progress", "published", "run", "wait",
 }  # fmt: skip
 
 
@@ -97,6 +97,7 @@ LAYERS = [
         "streams",
         "paths",
         "deferral",
+        "backlog",
         "run",
         "wait",
         "progress",
