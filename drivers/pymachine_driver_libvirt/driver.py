@@ -17,6 +17,7 @@ from pymachine.driver import (
     Config,
     DriverInfo,
     Endpoint,
+    ForwardedPort,
     Health,
     ImageRequest,
     Json,
@@ -351,9 +352,15 @@ class LibvirtDriver(upkeep.Upkeep):
             error.hint = error.hint or f"The console, as far as it was read, is in {console}"
             raise
 
+    def forwarded_ports(self) -> Sequence[ForwardedPort]:
+        """What the port watcher noted; nothing outside user networking."""
+        from pymachine import published  # noqa: PLC0415
+
+        return published.load(self.machine.directory)
+
     def _watch_ports(self) -> None:
         """In user networking: have the ports that containers publish forwarded too."""
-        from pymachine.published import Target  # noqa: PLC0415
+        from pymachine.engine_events import Target  # noqa: PLC0415
         from pymachine_driver_libvirt import ports  # noqa: PLC0415
 
         place = self._place

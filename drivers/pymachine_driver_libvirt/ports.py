@@ -18,9 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pymachine import os_errors
+from pymachine import os_errors, published
+from pymachine.engine_events import Engine, EngineGoneError, Target
 from pymachine.errors import DriverError, PymachineError
-from pymachine.published import Engine, EngineGoneError, Forwards, Target
+from pymachine.published import Forwards
 from pymachine_driver_libvirt import connection as libvirts, state
 from pymachine_driver_libvirt.connection import Connection, Domain
 from pymachine_driver_libvirt.domain import NETDEV
@@ -28,6 +29,8 @@ from pymachine_driver_libvirt.domain import NETDEV
 LOG = "ports.log"
 SETTINGS = "ports.json"
 _LOCK = "ports.lock"
+# A port that another program has may become free.
+_RETRY_SECONDS = 2.0
 _LARGEST_LOG = 1024 * 1024
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 10.0
@@ -56,6 +59,7 @@ def start(folder: Path, *, uri: str, machine_id: str, target: Target, listen: st
         "listen": listen,
     }
     try:
+        (folder / published.FILE).unlink(missing_ok=True)
         (folder / SETTINGS).write_text(json.dumps(fields), encoding="utf-8")
         log = folder / LOG
         if log.exists() and log.stat().st_size > _LARGEST_LOG:
@@ -164,7 +168,7 @@ def watch(folder: Path, *, watched: Watched, target: Target, listen: str, say: C
                 connected = True
             engine = Engine(folder, target)
             say("following the engine")
-            _follow(engine, watched.news, forwards)
+            _follow(engine, watched.news, forwards, note=lambda: published.save(folder, listen, forwards))
         except EngineGoneError as error:
             say(f"engine: {error}")
         except LibvirtGoneError as error:
@@ -195,7 +199,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _follow(engine: Engine, news: News, forwards: Forwards) -> None:
+def _follow(engine: Engine, news: News, forwards: Forwards, *, note: Callable[[], None]) -> None:
     """Keep the forwards right until the engine's connection ends, or libvirt has news."""
     try:
         with selectors.DefaultSelector() as selector:
@@ -204,10 +208,13 @@ def _follow(engine: Engine, news: News, forwards: Forwards) -> None:
             # After subscribing, so that nothing falls between.
             forwards.follow(engine.ports())
             while True:
-                selector.select()
+                note()
+                ready = selector.select(_RETRY_SECONDS if forwards.refused else None)
                 news.check()
                 if engine.something_happened():
                     forwards.follow(engine.ports())
+                elif not ready:
+                    forwards.retry()
     finally:
         engine.close()
 

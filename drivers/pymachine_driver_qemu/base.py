@@ -5,12 +5,12 @@ Loaded by reading commands too, so that what only changes need is imported where
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymachine.driver import BootRequest, Driver, Endpoint, ImageFiles, State
+from pymachine.driver import BootRequest, Driver, Endpoint, ForwardedPort, ImageFiles, State
 from pymachine.errors import DriverError
 from pymachine_driver_qemu import address, monitor, options, runtime
 
@@ -40,6 +40,12 @@ class QemuMachine(Driver):
         if sockets is not None:
             process.end(sockets)
         runtime.remove(self._folder)
+
+    def forwarded_ports(self) -> Sequence[ForwardedPort]:
+        """What the port forwarder noted."""
+        from pymachine import published  # noqa: PLC0415
+
+        return published.load(self._folder)
 
     def state(self) -> State:
         """What QEMU's monitor says."""
@@ -138,7 +144,8 @@ class QemuMachine(Driver):
             deadline = wait.Deadline(request.timeout)
             sockets = boot.launch(board, self.machine.name, self._folder, place=self._place, timings=request.timings)
             boot.deliver(sockets, self._folder, self.endpoint(), request, deadline=deadline, reporter=self.reporter)
-            watcher.start(self._folder, self._place)
+            with boot.news(sockets) as news:
+                watcher.start(self._folder, self._place, news=news)
 
     @contextmanager
     def _ended_on_failure(self) -> Iterator[None]:

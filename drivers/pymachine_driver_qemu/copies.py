@@ -57,7 +57,7 @@ class Copies(QemuMachine):
                 reporter=self.reporter,
             )
             request.timings["resume"] = round(time.monotonic() - began, 2)
-            with news or nullcontext():
+            with news:
                 watcher.start(self._folder, self._place, news=news)
 
     # -- snapshots ---------------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ class Copies(QemuMachine):
 
     def restore_snapshot(self, folder: Path, facts: Mapping[str, Json], request: BootRequest) -> None:
         """Put disk and image back, and load the memory if there is any."""
-        from pymachine_driver_qemu import snapshot, turns, watcher  # noqa: PLC0415
+        from pymachine_driver_qemu import boot, snapshot, turns, watcher  # noqa: PLC0415
 
         before = {key: self.config[key] for key in snapshot.HARDWARE if key in self.config}
         with self.reporter.task("Restoring the machine's state"), snapshot.swapped(self._folder, folder, end=self.kill):
@@ -85,11 +85,12 @@ class Copies(QemuMachine):
                 board = self._board()
                 self._check_ports()
                 with turns.turn(turns.resumes(), reporter=self.reporter, kind="resume"), self._ended_on_failure():
-                    snapshot.load(
+                    sockets = snapshot.load(
                         board, self.machine.name, self._folder, self._place, folder, facts, self.endpoint(), request,
                         reporter=self.reporter,
                     )  # fmt: skip
-                    watcher.start(self._folder, self._place)
+                    with boot.news(sockets) as news:
+                        watcher.start(self._folder, self._place, news=news)
             except BaseException:
                 self.config.update(before)
                 raise

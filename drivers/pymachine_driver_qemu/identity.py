@@ -11,7 +11,6 @@ from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
 from pymachine.channel import (
-    REPORTS_STAGE,
     SETTLED_STAGES,
     SSH_STAGES,
     GuestError,
@@ -61,18 +60,16 @@ class Channel:
 
     def enliven(
         self, tar: bytes, *, seed: bytes, meanwhile: Callable[[], None], deadline: Deadline, task: Task
-    ) -> bool:
+    ) -> None:
         """Have a resumed template become the machine whose identity is `tar`. Raises as `deliver`.
 
-        `meanwhile` is called when its engine answers in a moment; when this returns one can also log in. Returns
-        whether the guest will tell of its first container (see `pymachine.channel.CONTAINERS_PORT`).
+        `meanwhile` is called when its engine answers in a moment; when this returns one can also log in.
         """
         progress = Progress(digest(tar), stages=())
         self._exchange(progress, life(tar, seed=seed, now=time.time()), deadline, task)
         meanwhile()
         progress.await_one_of(SSH_STAGES)
         self._exchange(progress, b"", deadline, task)
-        return REPORTS_STAGE in progress.stages
 
     def sync(self, *, deadline: Deadline) -> None:
         """Have a guest that is up write out what it holds. Raises as `deliver`."""

@@ -84,9 +84,10 @@ def load(
     request: BootRequest,
     *,
     reporter: Reporter,
-) -> None:
-    """Start the machine from the snapshot's memory, and give it its identity of now. Raises `DriverError`.
+) -> Path:
+    """Start the machine from the snapshot's memory, and give it its identity of now; return its sockets' folder.
 
+    Raises `DriverError`.
     What runs when this raises is the caller's to end.
     """
     memory = command_line.Memory() if facts.get("Backed") else None
@@ -104,6 +105,7 @@ def load(
         ) from error
     with boot.channel(sockets, folder) as port, reporter.task("Waiting for the machine to go on") as task:
         port.renew(request.identity(endpoint), deadline=Deadline(request.timeout), task=task)
+    return sockets
 
 
 def _is_backed(monitor: qmp.Qmp) -> bool:

@@ -104,11 +104,11 @@ def resume(
     request: BootRequest,
     *,
     reporter: Reporter,
-) -> socket.socket | None:
+) -> socket.socket:
     """Start the machine from the template's state, and have it become itself. Raises `TemplateError`.
 
-    Returns where a line will come from before the machine has its first container; None if it cannot tell. What runs
-    when this raises is the caller's to end.
+    Return the connection on which the guest reports its first container. What runs when this raises is the caller's to
+    end.
     """
     memory = command_line.Memory(path=template / MEMORY)
     deadline = Deadline(request.timeout)
@@ -122,11 +122,9 @@ def resume(
                 tar = request.identity(endpoint)
                 monitor.execute("cont")
             with reporter.task("Waiting for the machine to resume") as task:
-                tells = port.enliven(tar, seed=request.seed, meanwhile=request.meanwhile, deadline=deadline, task=task)
-            if tells:
-                kept.pop_all()
-                return news
-            return None
+                port.enliven(tar, seed=request.seed, meanwhile=request.meanwhile, deadline=deadline, task=task)
+            kept.pop_all()
+            return news
     except OSError as error:
         raise os_errors.wrapped(TemplateError, f"cannot read {template / STATE}", error) from error
     except DriverError as error:

@@ -1,4 +1,4 @@
-"""Starting the port watcher (`pymachine_driver_qemu.ports`) of a machine."""
+"""Start the port forwarder (`pymachine_driver_qemu.ports`) of a machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 import sys
 from pathlib import Path
 
-from pymachine import os_errors
+from pymachine import os_errors, published
 from pymachine.errors import DriverError
 from pymachine_driver_qemu import process
 from pymachine_driver_qemu.address import Place
@@ -17,28 +17,32 @@ LOG = "ports.log"
 SETTINGS = "ports.json"
 
 
-# What waits for a line: a shell takes a fiftieth of the memory that Python does, and most machines of a CI job never
-# publish a port. The line ends when QEMU does, and then the shell does too.
-_WAIT = 'read -r line && exec "$@"'
+# A shell waits for the guest's first line: it takes a fiftieth of the memory that Python does, and most machines of a
+# CI job never publish a port. It starts the forwarder again if that ends before its time. The lines end when QEMU does,
+# and then the shell ends too.
+_WAIT = 'while read -r line; do "$@" || sleep 5; done'
 
 
-def start(folder: Path, place: Place, *, news: socket.socket | None = None) -> None:
-    """Start a watcher that outlives us and ends with the machine's QEMU.
+def start(folder: Path, place: Place, *, news: socket.socket) -> None:
+    """Start a forwarder that outlives us and ends with the machine's QEMU.
 
-    With `news` it does nothing until a line comes from there. Raises `DriverError` if it cannot start.
+    It does nothing until a line comes from `news`. Raises `DriverError` if it cannot start.
     """
-    fields = {"address": place.address, "docker_port": place.docker_port, "netdev": NETDEV}
+    fields = {
+        "address": place.address,
+        "docker_port": place.docker_port,
+        "ssh_port": place.ssh_port,
+        "netdev": NETDEV,
+    }
     try:
+        (folder / published.FILE).unlink(missing_ok=True)
         (folder / SETTINGS).write_text(json.dumps(fields), encoding="utf-8")
     except OSError as error:
         raise os_errors.wrapped(DriverError, f"cannot write {folder / SETTINGS}", error) from error
     process.trim(folder / LOG)
     # -P: the working folder is not to be searched for modules.
     argv = [sys.executable, "-P", "-m", "pymachine_driver_qemu.ports", str(folder)]
-    if news is None:
-        watcher = process.spawn(argv, log=folder / LOG, environment={})
-    else:
-        waiting = ["/bin/sh", "-c", _WAIT, "pymachine-ports", *argv]
-        watcher = process.spawn(waiting, log=folder / LOG, environment={}, stdin=news.fileno())
+    waiting = ["/bin/sh", "-c", _WAIT, "pymachine-ports", *argv]
+    watcher = process.spawn(waiting, log=folder / LOG, environment={}, stdin=news.fileno())
     # It is no child to wait for: it ends when QEMU does.
     watcher.returncode = 0

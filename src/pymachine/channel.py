@@ -21,14 +21,13 @@ from pymachine.wait import Deadline
 PORT = "org.pymachine.identity"
 """The port's name: the guest has it as /dev/virtio-ports/org.pymachine.identity."""
 CONTAINERS_PORT = "org.pymachine.containers"
-"""Another port's name: a guest that has told of `REPORTS_STAGE` writes a line there before its first container runs."""
+"""Another port's name: the guest reports there what listens in it while it has containers, see `listeners`."""
 VERSION = 1
 _LONGEST_LINE = 4096
 FIRST_STAGE = "init"
 # The guest's engine answers once one of these was said; OK alone is about the identity.
 ENGINE_STAGES = frozenset({"engine", "ready"})
 SSH_STAGES = frozenset({"ssh"})
-REPORTS_STAGE = "reports"
 # Nothing moves any more in a guest with a seed.
 SETTLED_STAGES = frozenset({"settled"})
 # What a clone need not be told if its template knows it already; the last one tells whether the engine has to restart.

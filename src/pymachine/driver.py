@@ -2,9 +2,9 @@
 
 A driver is a subclass of `Driver`, registered under the entry-point group ``pymachine.drivers``. It imports only
 this module, `pymachine.errors`, `run`, `wait`, `progress`, and what drivers share where it fits: `channel` (the
-identity channel's protocol), `loopback` (addresses for machines that are reached through forwarded ports) and
-`published` (the ports to forward). The core never imports a driver by name. `pymachine.testing` has the suite that
-every driver must pass.
+identity channel's protocol), `loopback` (addresses for machines that are reached through forwarded ports), `backlog`,
+`published`, `listeners` and `engine_events` (the ports to forward). The core never imports a driver by name.
+`pymachine.testing` has the suite that every driver must pass.
 
 Abilities that only some drivers have are flags in `DriverInfo.capabilities`, or small protocols of their own,
 never more methods on `Driver`.
@@ -404,6 +404,27 @@ class Located(Protocol):
 
     def location(self) -> str:
         """The host that the machine is on, as the user calls it; empty for this one. Asks nobody."""
+
+
+@dataclass(frozen=True)
+class ForwardedPort:
+    """A port of a machine that is forwarded to this host, or that cannot be."""
+
+    protocol: str
+    """``tcp`` or ``udp``."""
+    port: int
+    address: str
+    """The address on the host."""
+    problem: str = ""
+    """Why it is not forwarded; empty if it is."""
+
+
+@runtime_checkable
+class PortForwarding(Protocol):
+    """The ability to forward the ports that are open in a machine to this host."""
+
+    def forwarded_ports(self) -> Sequence[ForwardedPort]:
+        """Return the ports of a machine that runs, those that cannot be forwarded too; quickly."""
 
 
 @runtime_checkable

@@ -1,65 +1,42 @@
-"""The ports that containers publish, as the machine's engine tells of them; for drivers with QEMU's user network.
+"""Forwarded ports of a machine, in QEMU's user network; for drivers that have it.
 
-The engine's events are followed over mutual TLS, as any Docker client could, and QEMU is told what to forward.
+What is to be forwarded comes from the guest's reports (`pymachine.listeners`) or the engine's events
+(`pymachine.engine_events`). What is forwarded, and what cannot be, is kept in a file for the commands that show it.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
-import socket
-import ssl
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
-TLS_FILES = ("ca.pem", "cert.pem", "key.pem")
-# A start that a client waits for may take long in an emulated guest.
-TIMEOUT_SECONDS = 60.0
-_EVENTS = ("start", "die", "destroy", "pause", "unpause", "update", "rename", "connect", "disconnect")
-_WATCHED = quote(json.dumps({"type": ["container", "network"], "event": list(_EVENTS)}))
-# Addresses in the guest that mean all of its addresses.
-_EVERYWHERE = frozenset({"", "0.0.0.0", "::"})  # noqa: S104
+from pymachine.driver import ForwardedPort
+
+FILE = "forwards.json"
+"""In the machine's folder."""
+# A line of ``info usernet``: protocol, descriptor, address and port on the host, address and port in the guest.
+_FORWARD = re.compile(
+    r"(?P<protocol>TCP|UDP)\[HOST_FORWARD\]\s+\d+\s+(?P<address>\S+)\s+(?P<port>\d+)\s+(?P<guest>\S+)\s+\d+\s"
+)
 
 
 @dataclass(frozen=True, order=True)
 class Published:
-    """A port of the guest that a container published."""
+    """A port that is open in the guest."""
 
     protocol: str
     port: int
+    guest: str = ""
+    """The address in the guest at which it is open, if not at that of its network interface."""
 
     def __str__(self) -> str:
         return f"{self.port}/{self.protocol}"
 
 
-@dataclass(frozen=True)
-class Target:
-    """The machine that is watched."""
-
-    address: str
-    docker_port: int
-
-
-class EngineGoneError(Exception):
-    """The connection to the engine ended, or could not be made."""
-
-
-def published(containers: Iterable[Any]) -> set[Published]:
-    """The ports in an answer to ``GET /containers/json``; those bound to one address of the guest are its own."""
-    found = set()
-    for container in containers:
-        for port in container.get("Ports") or ():
-            protocol, number = port.get("Type"), port.get("PublicPort")
-            if number and protocol in ("tcp", "udp") and port.get("IP", "") in _EVERYWHERE:
-                found.add(Published(protocol, int(number)))
-    return found
-
-
 class Forwards:
-    """The forwards in QEMU's user network, kept equal to what is published."""
+    """The forwards in QEMU's user network, kept equal to what is wanted."""
 
     def __init__(
         self,
@@ -68,122 +45,90 @@ class Forwards:
         netdev: str,
         address: str,
         say: Callable[[str], None],
-        added: Callable[[], None] = lambda: None,
+        obstacle: Callable[[Published], str] = lambda _: "",
     ) -> None:
         """`monitor` runs a command of QEMU's monitor for people and returns what it said; `netdev` is the id of the
-        user network; `say` takes one line for the log; `added` is called after QEMU began to listen on more ports.
+        user network; `say` takes one line for the log; `obstacle` says why a port cannot be had, where that is known.
         """
-        self._added = added
         self._monitor = monitor
         self._netdev = netdev
         self._address = address
         self._say = say
-        self._active: set[Published] = set()
-        self._refused: set[Published] = set()
+        self._obstacle = obstacle
+        self._wanted: set[Published] = set()
+        self.active: set[Published] = set()
+        """What is forwarded."""
+        self.refused: dict[Published, str] = {}
+        """What is wanted and cannot be had, with the reason."""
+
+    def adopt(self) -> None:
+        """Take over the forwards that QEMU has: an earlier forwarder may have ended before its time."""
+        for line in self._monitor("info usernet").splitlines():
+            found = _FORWARD.match(line.strip())
+            if found and found["address"] == self._address:
+                guest = found["guest"] if found["guest"] == self._address else ""
+                self.active.add(Published(found["protocol"].lower(), int(found["port"]), guest))
 
     def follow(self, wanted: set[Published]) -> None:
-        """Add and remove what is needed. What cannot be had (taken, below 1024) is said once, and tried again only
-        after its container stopped.
-        """
-        self._refused &= wanted
-        for port in sorted(self._active - wanted):
+        """Add and remove what is needed; see `refused` for what cannot be had."""
+        self._wanted = wanted
+        self.refused = {port: reason for port, reason in self.refused.items() if port in wanted}
+        for port in sorted(self.active - wanted):
             self._remove(port)
-        before = len(self._active)
-        for port in sorted(wanted - self._active - self._refused):
+        for port in sorted(wanted - self.active - self.refused.keys()):
             self._add(port)
-        if len(self._active) > before:
-            self._added()
+
+    def retry(self) -> None:
+        """Try again what was refused: the program that had the port may have ended."""
+        for port in sorted(self.refused):
+            self._add(port)
 
     def _add(self, port: Published) -> None:
-        said = self._monitor(f"hostfwd_add {self._netdev} {port.protocol}:{self._address}:{port.port}-:{port.port}")
-        if said:
-            self._refused.add(port)
-            self._say(f"cannot forward {self._address}:{port}: {said}; taken, or below 1024 and not allowed to users?")
-        else:
-            self._active.add(port)
+        reason = self._obstacle(port)
+        if not reason:
+            place = f"{port.protocol}:{self._address}:{port.port}-{port.guest}:{port.port}"
+            reason = self._monitor(f"hostfwd_add {self._netdev} {place}")
+            if reason:
+                reason += "; is it taken, or below 1024 and not allowed to users?"
+        if not reason:
+            self.active.add(port)
+            self.refused.pop(port, None)
             self._say(f"forwarding {self._address}:{port}")
+        elif self.refused.get(port) != reason:
+            self.refused[port] = reason
+            self._say(f"cannot forward {self._address}:{port}: {reason}")
 
     def _remove(self, port: Published) -> None:
         said = self._monitor(f"hostfwd_remove {self._netdev} {port.protocol}:{self._address}:{port.port}")
-        self._active.discard(port)
+        self.active.discard(port)
         self._say(f"no longer forwarding {self._address}:{port} ({said})")
 
 
-class Engine:
-    """The machine's engine: its events as they come, its containers when asked."""
+def save(folder: Path, address: str, forwards: Forwards) -> None:
+    """Note in the machine's `folder` what is forwarded to `address`, and what cannot be. Raises OSError."""
+    from pymachine.files import atomic_write  # noqa: PLC0415
 
-    def __init__(self, folder: Path, target: Target) -> None:
-        """Connect twice, with the certificates that are in `folder` now. Raises `EngineGoneError`."""
-        self._target = target
-        try:
-            self._context = _tls_context(folder)
-            self._events = self._subscribe()
-            self._queries = self._connection()
-        except (OSError, http.client.HTTPException) as error:
-            raise EngineGoneError(str(error)) from error
-
-    def close(self) -> None:
-        """End both connections."""
-        self._events.close()
-        self._queries.close()
-
-    def fileno(self) -> int:
-        """The socket that becomes readable when something may have happened."""
-        return self._events.fileno()
-
-    def something_happened(self) -> bool:
-        """Take what has come from the event stream; whether it was anything. Raises `EngineGoneError` at its end."""
-        happened = False
-        while True:
-            try:
-                data = self._events.recv(65536)
-            except ssl.SSLWantReadError:
-                return happened
-            except OSError as error:
-                raise EngineGoneError(str(error)) from error
-            if not data:
-                raise EngineGoneError("the event stream ended")
-            happened = True
-
-    def ports(self) -> set[Published]:
-        """What is published now. Raises `EngineGoneError`."""
-        try:
-            self._queries.request("GET", "/containers/json")
-            answer = self._queries.getresponse()
-            body = answer.read()
-            if answer.status != http.client.OK:
-                raise EngineGoneError(f"the engine answers {answer.status}")
-            return published(json.loads(body))
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise EngineGoneError(str(error)) from error
-
-    def _connection(self) -> http.client.HTTPSConnection:
-        return http.client.HTTPSConnection(
-            self._target.address, self._target.docker_port, timeout=TIMEOUT_SECONDS, context=self._context
-        )
-
-    def _subscribe(self) -> ssl.SSLSocket:
-        """A socket on which bytes arrive whenever a container's state changes.
-
-        In HTTP/1.0 the answer has no chunks, and what it says matters less than that it says something.
-        """
-        plain = socket.create_connection((self._target.address, self._target.docker_port), timeout=TIMEOUT_SECONDS)
-        try:
-            secure = self._context.wrap_socket(plain, server_hostname=self._target.address)
-            secure.sendall(f"GET /events?filters={_WATCHED} HTTP/1.0\r\nHost: docker\r\n\r\n".encode())
-            status = secure.recv(65536)
-        except BaseException:
-            plain.close()
-            raise
-        if b" 200 " not in status.split(b"\r\n", 1)[0]:
-            secure.close()
-            raise EngineGoneError(f"the engine refuses its events: {status[:80]!r}")
-        secure.settimeout(0)
-        return secure
+    ports = dict.fromkeys(forwards.active, "") | forwards.refused
+    rows = [
+        {"Protocol": port.protocol, "Port": port.port, "Address": address, "Problem": ports[port]}
+        for port in sorted(ports)
+    ]
+    text = json.dumps(rows, indent=2) + "\n"
+    try:
+        is_noted = (folder / FILE).read_text(encoding="utf-8") == text
+    except FileNotFoundError:
+        is_noted = False
+    if not is_noted:
+        atomic_write(folder / FILE, text)
 
 
-def _tls_context(folder: Path) -> ssl.SSLContext:
-    ca, cert, key = (folder / name for name in TLS_FILES)
-    context = ssl.create_default_context(cafile=str(ca))
-    context.load_cert_chain(cert, key)
-    return context
+def load(folder: Path) -> list[ForwardedPort]:
+    """Return what `save` noted; nothing if there is no such note, or no readable one."""
+    try:
+        rows = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return [
+            ForwardedPort(str(row["Protocol"]), int(row["Port"]), str(row["Address"]), str(row["Problem"]))
+            for row in rows
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
+import json
+import os
+import secrets
+import signal
+import socket
 import ssl
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Barrier
 
@@ -23,6 +30,7 @@ IMAGE = "pm-servers:1"
 DOCKERFILE = """\
 FROM alpine:3.2
 RUN apk add nginx
+RUN apk add socat
 RUN sed -i 's/worker_connections 64/worker_connections 1024/' /etc/nginx/nginx.conf
 RUN echo hello > /usr/share/nginx/html/index.html
 CMD ["nginx", "-g", "daemon off;"]
@@ -102,3 +110,126 @@ def test_a_client_that_ends_its_input_early_gets_all_output(host: Pymachine) -> 
         ["bash", "-c", script], input=b"x" * size, env=host.environment(), capture_output=True, timeout=300, check=True
     )
     assert len(done.stdout) == size
+
+
+# -- what is forwarded -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def container(host: Pymachine, flags: str, command: str = "") -> Iterator[None]:
+    """A container for the block, with a name of its own."""
+    name = f"c{secrets.token_hex(4)}"
+    host.shell(f"docker run -d --name {name} {flags} {IMAGE} {command}")
+    try:
+        yield
+    finally:
+        host.shell(f"docker rm -f {name}")
+
+
+def fetch(address: str, port: int) -> bytes:
+    connection = http.client.HTTPConnection(address, port, timeout=CLIENT_SECONDS)
+    connection.request("GET", "/index.html")
+    return connection.getresponse().read()
+
+
+def serves(address: str, port: int) -> bool:
+    try:
+        return fetch(address, port) == b"hello\n"
+    except OSError:
+        return False
+
+
+def is_closed(address: str, port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex((address, port)) == errno.ECONNREFUSED
+
+
+def echo(address: str, port: int) -> bytes:
+    """What comes back for a datagram; nothing after a second."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(1)
+        client.connect((address, port))
+        try:
+            client.send(b"marco")
+            return client.recv(100)
+        except OSError:
+            return b""
+
+
+def test_a_published_port_listens_when_docker_run_returns(host: Pymachine, address: str) -> None:
+    with container(host, "-p 8091:80"), socket.create_connection((address, 8091), timeout=CLIENT_SECONDS):
+        pass
+    until(lambda: is_closed(address, 8091), deadline=60, what="the port to close")
+
+
+def test_a_port_published_on_the_machines_own_address(host: Pymachine, address: str) -> None:
+    with container(host, f"-p {address}:8092:80"):
+        until(lambda: serves(address, 8092), deadline=60, what="the port")
+    until(lambda: is_closed(address, 8092), deadline=60, what="the port to close")
+
+
+def test_a_port_published_on_the_guests_loopback_stays_in_the_guest(host: Pymachine, address: str) -> None:
+    with container(host, "-p 127.0.0.1:8093:80"), container(host, "-p 8094:80"):
+        until(lambda: serves(address, 8094), deadline=60, what="the other port")
+        assert is_closed(address, 8093)
+
+
+def test_what_a_container_in_the_hosts_network_listens_on(host: Pymachine, address: str) -> None:
+    with container(host, "--net=host", "busybox httpd -f -p 8095 -h /usr/share/nginx/html"):
+        until(lambda: serves(address, 8095), deadline=60, what="the port")
+    until(lambda: is_closed(address, 8095), deadline=60, what="the port to close")
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_datagrams(host: Pymachine, address: str, own: bool) -> None:
+    place = f"{address}:8096" if own else "8096"
+    with container(host, f"-p {place}:53/udp", "socat UDP-RECVFROM:53,fork SYSTEM:cat"):
+        until(lambda: echo(address, 8096) == b"marco", deadline=60, what="the echo")
+
+
+def test_a_services_ingress_port(host: Pymachine, address: str) -> None:
+    host.shell("docker swarm init --advertise-addr eth0")
+    try:
+        host.shell(f"docker service create --detach --no-resolve-image -p 8097:80 --name web {IMAGE}")
+        until(lambda: serves(address, 8097), deadline=180, what="the service")
+        host.shell("docker service rm web")
+        until(lambda: is_closed(address, 8097), deadline=60, what="the port to close")
+    finally:
+        host.shell("docker swarm leave --force")
+
+
+def test_a_port_of_another_program_is_reported_and_taken_when_it_is_free(host: Pymachine, address: str) -> None:
+    with socket.create_server((address, 8098)) as other, container(host, "-p 8098:80"):
+
+        def told() -> list[str]:
+            ports = json.loads(host("ports", "--json", "intro").stdout)
+            return [port["Problem"] for port in ports if port["Port"] == 8098]
+
+        until(lambda: any(told()), deadline=60, what="the refusal")
+        assert "taken by another program" in told()[0]
+        row = json.loads(host("ls", "--json").stdout)[0]
+        assert "8098/tcp: taken by another program" in row["Error"]
+        assert "8098/tcp" in host("doctor", code=None).stdout
+        assert "8098/tcp" in host("logs", "intro").stdout
+        other.close()
+        until(lambda: serves(address, 8098), deadline=60, what="the port")
+        assert told() == [""]
+        assert json.loads(host("ls", "--json").stdout)[0]["Error"] == ""
+
+
+def test_a_forwarder_that_is_killed_is_replaced(host: Pymachine, address: str) -> None:
+    def forwarders() -> list[int]:
+        found = host.processes().items()
+        return [pid for pid, line in found if "pymachine_driver_qemu.ports" in line and not line.startswith("/bin/sh")]
+
+    with container(host, "-p 8099:80"):
+        until(lambda: serves(address, 8099), deadline=60, what="the port")
+        before = forwarders()
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: [pid for pid in forwarders() if pid not in before] != [], deadline=60, what="another forwarder")
+        with container(host, "-p 8100:80"):
+            until(lambda: serves(address, 8100), deadline=60, what="a port that it adds")
+        until(lambda: is_closed(address, 8100), deadline=60, what="a port that it removes")
+        assert serves(address, 8099)
+    until(lambda: is_closed(address, 8099), deadline=60, what="a port of the earlier forwarder")

@@ -252,17 +252,53 @@ def test_ports_are_forwarded_and_taken_back(running: Driver) -> None:
     assert [line for line in said if line.startswith(f"forwarding {place}:23458/udp")]
 
 
-def test_the_port_watcher_ends_with_its_machine(running: Driver) -> None:
+def test_the_port_forwarder_follows_reports_and_ends_with_its_machine(running: Driver) -> None:
+    """The guest is played by this test; QEMU is real."""
+    from pymachine import published
     from pymachine_driver_qemu import watcher
 
-    folder = running.machine.directory
-    place = running.endpoint()
-    watcher.start(folder, address.Place(place.address, place.docker_port, place.ssh_port))
-    log = folder / watcher.LOG
-    # There are no certificates here: it goes on trying, without haste.
-    until(lambda: "engine:" in process.tail(log), deadline=20.0, what="a first attempt")
-    running.kill()
-    until(lambda: "the machine has ended" in process.tail(log), deadline=10.0, what="its end")
+    folder, endpoint = running.machine.directory, running.endpoint()
+    place = address.Place(endpoint.address, endpoint.docker_port, endpoint.ssh_port)
+    guest, news = socket.socketpair()
+
+    def problems() -> dict[int, str]:
+        return {port.port: port.problem for port in published.load(folder)}
+
+    def report(*ports: int) -> None:
+        sockets = "".join(f" tcp/00000000:{port:04X}" for port in ports)
+        guest.sendall(f"listening{sockets}\n".encode())
+
+    with guest, socket.create_server((place.address, 23461)) as other:
+        with news:
+            watcher.start(folder, place, news=news)
+        # The shell takes the first line.
+        report()
+        report(23460, 23461, place.ssh_port)
+        until(lambda: len(problems()) == 3, deadline=30.0, what="the forwarder")
+        assert not address.is_free(place.address, 23460)
+        assert problems()[23460] == ""
+        assert "taken by another program" in problems()[23461]
+        assert "SSH" in problems()[place.ssh_port]
+        other.close()
+        until(lambda: problems()[23461] == "", deadline=30.0, what="the port that became free")
+        assert not address.is_free(place.address, 23461)
+
+        [forwarder] = [
+            pid
+            for pid in process.find_pids(str(folder))
+            if not Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"/bin/sh")
+        ]
+        os.kill(forwarder, signal.SIGKILL)
+        report(23460)
+        report(23460, 23462)
+        until(lambda: not address.is_free(place.address, 23462), deadline=60.0, what="another forwarder")
+        assert address.is_free(place.address, 23461)
+        assert not address.is_free(place.address, 23460)
+
+        log = folder / watcher.LOG
+        running.kill()
+        until(lambda: "the machine has ended" in process.tail(log), deadline=30.0, what="its end")
+        assert problems() == {}
 
 
 # -- bad days ----------------------------------------------------------------------------------------------------

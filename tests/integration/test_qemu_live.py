@@ -11,8 +11,7 @@ import pytest
 
 from pymachine.driver import BootRequest, Driver
 from pymachine.testing import LiveDriverContract
-from pymachine.wait import until
-from pymachine_driver_qemu import Driver as QemuDriver, accelerator, binary, disk, process
+from pymachine_driver_qemu import Driver as QemuDriver, accelerator, binary, disk
 from support import boot
 from support.runner import cache_folder
 
@@ -36,14 +35,8 @@ class TestLiveQemu(LiveDriverContract):
         return boot.request(driver)
 
     def check_running(self) -> None:
-        self.watcher_is_there()
         self.engine_answers()
         self.the_trial_of_an_accelerator_knows_a_kernel_that_boots()
-
-    def watcher_is_there(self) -> None:
-        """That what is published can be reached is in tests/e2e."""
-        log = self.live.machine.directory / "ports.log"
-        until(lambda: "following the engine" in process.tail(log), deadline=120, what="the watcher")
 
     def the_trial_of_an_accelerator_knows_a_kernel_that_boots(self) -> None:
         """Software emulation boots the image's kernel everywhere; a trial that did not see it would trust no KVM."""

@@ -39,7 +39,7 @@ http {
     server { listen 80; root /usr/share/nginx/html; index index.html; }
 }
 """
-EXTRA = {"nginx": {"etc/nginx/nginx.conf": NGINX_CONF}, "curl": {}}
+EXTRA = {"nginx": {"etc/nginx/nginx.conf": NGINX_CONF}, "curl": {}, "socat": {}}
 
 
 def archive(program: str, folder: Path) -> Path:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pymachine import published
+from pymachine import engine_events, published
+from pymachine.driver import ForwardedPort
 from pymachine.published import Published
 from pymachine.wait import until
 from pymachine_driver_qemu import watcher
@@ -29,7 +30,7 @@ def test_what_is_published_is_read_from_the_engines_answer() -> None:
         {"Ports": None},
         {},
     ]
-    assert published.published(answer) == {Published("tcp", 32768), Published("udp", 5353)}
+    assert engine_events.published(answer) == {Published("tcp", 32768), Published("udp", 5353)}
 
 
 class Monitor:
@@ -63,6 +64,78 @@ def test_forwards_follow_what_is_published_and_a_refusal_is_said_once() -> None:
     assert monitor.lines == ["hostfwd_add net tcp:127.70.1.2:80-:80"]
 
 
+def test_what_was_refused_is_tried_again_and_taken_when_it_is_free() -> None:
+    monitor = Monitor()
+    obstacles = {Published("tcp", 8080): "taken"}
+    said: list[str] = []
+    forwards = published.Forwards(
+        monitor.human,
+        netdev="net",
+        address="127.70.1.2",
+        say=said.append,
+        obstacle=lambda port: obstacles.get(port, ""),
+    )
+    forwards.follow({Published("tcp", 8080)})
+    forwards.retry()
+    assert (monitor.lines, forwards.active, len(said)) == ([], set(), 1)
+    assert forwards.refused == {Published("tcp", 8080): "taken"}
+    obstacles.clear()
+    forwards.retry()
+    assert monitor.lines == ["hostfwd_add net tcp:127.70.1.2:8080-:8080"]
+    assert (forwards.active, forwards.refused) == ({Published("tcp", 8080)}, {})
+
+
+def test_the_machines_own_address_is_the_target_in_the_guest_too() -> None:
+    monitor = Monitor()
+    forwards = published.Forwards(monitor.human, netdev="net", address="127.70.1.2", say=lambda _: None)
+    forwards.follow({Published("udp", 53, "127.70.1.2")})
+    # Open on every address now: the earlier forward makes room first.
+    forwards.follow({Published("udp", 53)})
+    assert monitor.lines == [
+        "hostfwd_add net udp:127.70.1.2:53-127.70.1.2:53",
+        "hostfwd_remove net udp:127.70.1.2:53",
+        "hostfwd_add net udp:127.70.1.2:53-:53",
+    ]
+
+
+USERNET = """\
+Hub -1 (net):
+  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ
+  TCP[HOST_FORWARD] 100      127.70.1.2  8888      127.70.1.2  8888     0     0
+  TCP[TIME_WAIT]     21      127.70.1.2 22022       10.0.2.15    22     0     0
+  TCP[HOST_FORWARD] 101      127.70.1.2  8081       10.0.2.15  8081     0     0
+  UDP[HOST_FORWARD]  18      127.70.1.2  5353       10.0.2.15  5353     0     0
+  TCP[ESTABLISHED]  109      127.70.1.2  2376       10.0.2.15  2376     0     0
+"""
+
+
+def test_the_forwards_of_an_earlier_forwarder_are_taken_over() -> None:
+    """As QEMU 7.2 prints them."""
+    forwards = published.Forwards(lambda _: USERNET, netdev="net", address="127.70.1.2", say=lambda _: None)
+    forwards.adopt()
+    assert forwards.active == {
+        Published("tcp", 8888, "127.70.1.2"),
+        Published("tcp", 8081),
+        Published("udp", 5353),
+    }
+
+
+def test_what_is_forwarded_is_noted(tmp_path: Path) -> None:
+    monitor = Monitor()
+    forwards = published.Forwards(monitor.human, netdev="net", address="127.70.1.2", say=lambda _: None)
+    forwards.follow({Published("tcp", 80), Published("tcp", 8080)})
+    assert published.load(tmp_path) == []
+    published.save(tmp_path, "127.70.1.2", forwards)
+    before = (tmp_path / published.FILE).stat().st_ino
+    published.save(tmp_path, "127.70.1.2", forwards)
+    assert (tmp_path / published.FILE).stat().st_ino == before
+    taken, forwarded = published.load(tmp_path)
+    assert (taken.port, taken.problem.startswith("could not set up")) == (80, True)
+    assert forwarded == ForwardedPort("tcp", 8080, "127.70.1.2")
+    (tmp_path / published.FILE).write_text('[{"Port": 1}]')
+    assert published.load(tmp_path) == []
+
+
 # -- who follows them --------------------------------------------------------------------------------------------
 
 
@@ -83,8 +156,7 @@ def test_a_watcher_with_news_waits_for_them_and_ends_without(tmp_path: Path, mon
             if folder.name == "told":
                 ours.sendall(b"containers\n")
                 until((tmp_path / "told.ran").exists, deadline=10, what="the watcher")
-            else:
-                ours.shutdown(socket.SHUT_WR)
+            ours.shutdown(socket.SHUT_WR)
             # The shell's end of the connection goes with it.
             ours.settimeout(10)
             assert ours.recv(1) == b""

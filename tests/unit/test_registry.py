@@ -14,7 +14,8 @@ from pymachine.errors import DriverNotFoundError
 
 ROOT = Path(__file__).parents[2]
 DRIVERS_MAY_IMPORT = {
-    "backlog", "channel", "driver", "errors", "loopback", "names", "os_errors", "progress", "published", "run", "wait",
+    "backlog", "channel", "driver", "engine_events", "errors", "listeners", "loopback", "names", "os_errors",
+    "progress", "published", "run", "wait",
 }  # fmt: skip
 
 
@@ -114,6 +115,8 @@ LAYERS = [
         "ssh",
         "certs",
         "engine",
+        "engine_events",
+        "listeners",
         "identity",
         "image",
         "provision",

@@ -32,6 +32,7 @@ COMMANDS: dict[str, str] = {
     "kill": "Kill a machine",
     "logs": "Print what a machine's console and engine said",
     "ls": "List machines",
+    "ports": "List the ports of machines that are forwarded to this host",
     "prune": "Remove machines that have outlived their time",
     "modify": "Change the hardware or the engine options of machines",
     "mount": "Mount or unmount a directory from a machine with SSHFS.",

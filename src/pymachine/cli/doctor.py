@@ -16,6 +16,7 @@ from pymachine.cli import errors, expiry, goflags
 from pymachine.cli.context import App, pass_app
 from pymachine.cli.errors import RunError
 from pymachine.cli.making import DEFAULT_DRIVER, DRIVER_VARIABLE
+from pymachine.driver import PortForwarding, State
 from pymachine.errors import PymachineError
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -112,6 +113,23 @@ def _records(app: App) -> Iterator[Finding]:
         if told:
             text, _, fix = told.partition(": ")
             yield Finding(f"machine {name}", NOTE, text, f"Run: {fix}")
+        yield from _ports(app, name)
+
+
+def _ports(app: App, name: str) -> Iterator[Finding]:
+    """Ports of a machine that runs which cannot be forwarded."""
+    try:
+        driver = app.manager.driver(app.store.load(name))
+        ports = driver.forwarded_ports() if isinstance(driver, PortForwarding) else ()
+        refused = [port for port in ports if port.problem]
+        if not refused or driver.state() is not State.RUNNING:
+            return
+    except PymachineError as error:
+        yield Finding(f"machine {name}", NOTE, error.brief, error.hint)
+        return
+    for port in refused:
+        text = f"port {port.port}/{port.protocol} is not forwarded to {port.address}: {port.problem}"
+        yield Finding(f"machine {name}", NOTE, text, "Free the port: it is forwarded within seconds then.")
 
 
 def _drivers(needed: str) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pymachine.cli import expiry
+from pymachine.cli import expiry, ports
 from pymachine.cli.context import App
 from pymachine.driver import Located, State
 from pymachine.errors import PymachineError
@@ -91,6 +91,7 @@ def _fill(row: Row, app: App, machine: Machine, timeout: float, *, engine: bool)
     row.error = expiry.warning(app, machine)
     if row.state is not State.RUNNING:
         return
+    row.error = "; ".join(filter(None, (row.error, ports.problem(driver))))
     endpoint = driver.endpoint()
     row.url = endpoint.url
     wanted = os.environ.get("DOCKER_HOST", "")

@@ -11,7 +11,7 @@ import click
 from pymachine.cli import goflags, machines
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import RunError
-from pymachine.driver import Capability, Console, Driver, State
+from pymachine.driver import Capability, Console, Driver, PortForwarding, State
 from pymachine.errors import PymachineError
 
 # The engine's log where boot2docker and its like keep it; elsewhere the system's journal has it.
@@ -34,7 +34,7 @@ _CHUNK = 65536
 def command(
     ctx: click.Context, names: tuple[str, ...], *, console: bool, engine: bool, follow: bool, tail: int
 ) -> None:
-    """Print what a machine's console and engine said.
+    """Print what a machine's console and engine said, and its forwarded ports.
 
     The console is there for stopped machines too, where the driver keeps it; the engine is asked over SSH.
     """
@@ -52,6 +52,8 @@ def command(
     parts: dict[str, list[str]] = {}
     if console or (both and isinstance(driver, Console)):
         parts["Console"] = _last_lines(_console_file(driver), lines)
+    if both and (ports := _ports(driver)):
+        parts["Ports"] = ports
     if engine or (both and _is_reachable(driver)):
         parts["Engine"] = _engine_lines(app, name, lines)
     if not parts:
@@ -63,6 +65,19 @@ def _text(parts: dict[str, list[str]]) -> list[str]:
     if len(parts) == 1:
         return next(iter(parts.values()))
     return [line for title, lines in parts.items() for line in (f"==> {title.lower()} <==", *lines, "")][:-1]
+
+
+def _ports(driver: Driver) -> list[str]:
+    """A line for each port of a machine that runs."""
+    try:
+        if not isinstance(driver, PortForwarding) or driver.state() is not State.RUNNING:
+            return []
+    except PymachineError:
+        return []
+    return [
+        f"{port.port}/{port.protocol}: " + (f"not forwarded: {port.problem}" if port.problem else "forwarded")
+        for port in driver.forwarded_ports()
+    ]
 
 
 def _is_reachable(driver: Driver) -> bool:

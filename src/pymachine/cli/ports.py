@@ -1,0 +1,54 @@
+"""`ports`: the ports of machines that are forwarded to this host, and those that cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from pymachine.cli import goflags, machines, tables
+from pymachine.cli.context import App, pass_app
+from pymachine.driver import Driver, ForwardedPort, PortForwarding, State
+
+
+@click.command("ports", cls=goflags.GoCommand)
+@machines.arguments()
+@pass_app
+def command(app: App, names: tuple[str, ...]) -> None:
+    """List the ports of machines that are forwarded to this host, and those that cannot be.
+
+    The engine's port and SSH's are not among them: see `url` and `inspect`.
+    """
+    chosen = app.names(names)
+    found: dict[str, Sequence[ForwardedPort]] = {}
+
+    def ask(name: str) -> None:
+        driver = app.manager.driver(app.store.load(name))
+        if not isinstance(driver, PortForwarding):
+            raise driver.unsupported("forwarding ports")
+        found[name] = driver.forwarded_ports() if driver.state() is State.RUNNING else ()
+
+    errors = machines.gather(chosen, ask)
+    rows = [(name, port) for name in chosen for port in found.get(name, ())]
+    lines = [(name, f"{port.port}/{port.protocol}", port.address, port.problem or "-") for name, port in rows]
+    app.show(
+        tables.table([("NAME", "PORT", "ADDRESS", "PROBLEM"), *lines]),
+        [
+            {
+                "Name": name,
+                "Protocol": port.protocol,
+                "Port": port.port,
+                "Address": port.address,
+                "Problem": port.problem,
+            }
+            for name, port in rows
+        ],
+    )
+    machines.raise_all(errors)
+
+
+def problem(driver: Driver) -> str:
+    """Say which ports of a machine that runs cannot be forwarded, and why; empty if all are."""
+    ports = driver.forwarded_ports() if isinstance(driver, PortForwarding) else ()
+    refused = [f"{port.port}/{port.protocol}: {port.problem}" for port in ports if port.problem]
+    return f"not forwarded: {'; '.join(refused)}" if refused else ""
