@@ -28,7 +28,7 @@ CONFIGURATION = """\
 version: 0.1
 log: {{level: error}}
 storage: {{filesystem: {{rootdirectory: {storage}}}}}
-http: {{addr: "{address}:{port}"}}
+http: {{addr: "{address}:{port}"{tls}}}
 """
 
 
@@ -38,16 +38,27 @@ class Registry:
 
     port: int
     host_from_guest: str = USER_NETWORK_HOST
+    ca: Path | None = None
+    """What its certificate is signed by; None: it is served without TLS."""
 
     @property
     def url(self) -> str:
         """Its address on this host."""
-        return f"http://{listening_address(self.host_from_guest)}:{self.port}"
+        return f"{self._scheme}://{listening_address(self.host_from_guest)}:{self.port}"
 
     @property
     def url_from_guest(self) -> str:
         """Its address in a machine, for ``--engine-registry-mirror``."""
-        return f"http://{self.host_from_guest}:{self.port}"
+        return f"{self._scheme}://{self.host_from_guest}:{self.port}"
+
+    @property
+    def _scheme(self) -> str:
+        return "https" if self.ca else "http"
+
+    @property
+    def verify(self) -> str | bool:
+        """What `requests` is to check its certificate by."""
+        return str(self.ca) if self.ca else True
 
     def push(self, repository: str, tags: list[str], layer: bytes, config: Mapping[str, Any]) -> str:
         """Push an image of one layer (an uncompressed tar) under `tags`; returns the image's ID."""
@@ -63,22 +74,27 @@ class Registry:
         }
         for tag in tags:
             url = f"{self.url}/v2/{repository}/manifests/{tag}"
-            answer = requests.put(url, json.dumps(manifest), headers={"Content-Type": MANIFEST}, timeout=60)
+            answer = requests.put(
+                url, json.dumps(manifest), headers={"Content-Type": MANIFEST}, timeout=60, verify=self.verify
+            )
             answer.raise_for_status()
         return config_digest
 
     def catalogue(self) -> list[str]:
         """The names of the repositories in it."""
-        names: list[str] = requests.get(f"{self.url}/v2/_catalog", timeout=60).json()["repositories"]
+        names: list[str] = requests.get(f"{self.url}/v2/_catalog", timeout=60, verify=self.verify).json()[
+            "repositories"
+        ]
         return names
 
     def _blob(self, repository: str, content: bytes) -> str:
         digest = "sha256:" + hashlib.sha256(content).hexdigest()
-        begun = requests.post(f"{self.url}/v2/{repository}/blobs/uploads/", timeout=60)
+        begun = requests.post(f"{self.url}/v2/{repository}/blobs/uploads/", timeout=60, verify=self.verify)
         begun.raise_for_status()
         location = begun.headers["Location"]
         joint = "&" if "?" in location else "?"
-        requests.put(f"{location}{joint}digest={digest}", content, timeout=60).raise_for_status()
+        url = f"{location}{joint}digest={digest}"
+        requests.put(url, content, timeout=60, verify=self.verify).raise_for_status()
         return digest
 
 
@@ -95,30 +111,43 @@ def listening_address(host_from_guest: str) -> str:
     return LOOPBACK if host_from_guest == USER_NETWORK_HOST else host_from_guest
 
 
+@dataclass(frozen=True)
+class Tls:
+    """What a registry is served with."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+
+
 @contextmanager
-def running(folder: Path, host_from_guest: str = USER_NETWORK_HOST) -> Iterator[Registry]:
+def running(folder: Path, host_from_guest: str = USER_NETWORK_HOST, *, tls: Tls | None = None) -> Iterator[Registry]:
     """A registry that keeps its data, configuration and log in `folder`, ended afterwards."""
     address = listening_address(host_from_guest)
     program = shutil.which("docker-registry", path=search_path())
     assert program, "docker-registry is missing: scripts/setup --tests"
     port = free_port()
     configuration = folder / "registry.yml"
-    configuration.write_text(CONFIGURATION.format(storage=folder / "storage", address=address, port=port))
+    served = f", tls: {{certificate: {tls.certificate}, key: {tls.key}}}" if tls else ""
+    text = CONFIGURATION.format(storage=folder / "storage", address=address, port=port, tls=served)
+    configuration.write_text(text)
+    registry = Registry(port, host_from_guest, tls.ca if tls else None)
     with (folder / "registry.log").open("wb") as log:
         process = subprocess.Popen([program, "serve", str(configuration)], stdout=log, stderr=log)
     try:
-        _await_answer(f"http://{address}:{port}/v2/", process)
-        yield Registry(port, host_from_guest)
+        _await_answer(registry, process)
+        yield registry
     finally:
         process.terminate()
         process.wait(20)
 
 
-def _await_answer(url: str, process: subprocess.Popen[bytes]) -> None:
+def _await_answer(registry: Registry, process: subprocess.Popen[bytes]) -> None:
+    url = f"{registry.url}/v2/"
     deadline = time.monotonic() + 30
     while True:
         try:
-            if requests.get(url, timeout=5).ok:
+            if requests.get(url, timeout=5, verify=registry.verify).ok:
                 return
         except requests.ConnectionError:
             assert process.poll() is None, "docker-registry ended at once"

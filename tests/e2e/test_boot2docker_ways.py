@@ -1,0 +1,313 @@
+"""What people's scripts and how-tos do to a boot2docker guest, done to a machine of ours over SSH, and its restarts.
+
+The tests are one life, in the order in which they stand.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pymachine import certs, paths
+from pymachine.progress import Silent
+from support import images, registry as registries
+from support.registry import LOOPBACK, USER_NETWORK_HOST, Registry, Tls
+from support.runner import Pymachine, private_store
+
+pytestmark = pytest.mark.timeout(1500)
+
+NAME = "old-ways"
+MIRRORS = ["http://m1.invalid", "http://m2.invalid"]
+# What docker-machine's provisioner writes: settings that the machine has in daemon.json, and others.
+PROFILE = """
+EXTRA_ARGS='
+--label tier=silver
+--label provider=generic
+--registry-mirror http://m2.invalid
+--registry-mirror http://m1.invalid
+
+'
+CACERT=/var/lib/boot2docker/ca.pem
+DOCKER_HOST='-H tcp://0.0.0.0:2376'
+DOCKER_STORAGE=overlay2
+DOCKER_TLS=auto
+SERVERKEY=/var/lib/boot2docker/server-key.pem
+SERVERCERT=/var/lib/boot2docker/server.pem
+
+export "GREETING=hello world"
+"""
+IMPORT = """set -e; mkdir -p /tmp/box/bin /tmp/box/tmp; cp /usr/bin/busybox /tmp/box/bin
+for each in sh sleep dd cat ls mount mkdir; do ln -s busybox /tmp/box/bin/$each; done
+tar -C /tmp/box -c . | docker import - box"""
+BOOTED = "cat /proc/sys/kernel/random/boot_id"
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[Pymachine]:
+    with private_store() as store:
+        mirrors = [word for mirror in MIRRORS[:1] for word in ("--engine-registry-mirror", mirror)]
+        store("create", "--engine-label", "tier=gold", "--engine-label", "kept=yes", *mirrors, NAME)
+        ssh(store, IMPORT)
+        yield store
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> certs.AuthPaths:
+    """A private CA, of which no system knows."""
+    folder = tmp_path_factory.mktemp("ca")
+    names = (paths.CA_CERT, paths.CA_KEY, paths.CLIENT_CERT, paths.CLIENT_KEY)
+    auth = certs.AuthPaths(*(folder / name for name in names))
+    certs.ensure_authority(auth, reporter=Silent())
+    return auth
+
+
+@pytest.fixture(scope="module")
+def private_registry(authority: certs.AuthPaths, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry under that CA, with an image in it."""
+    folder = tmp_path_factory.mktemp("registry")
+    certs.ensure_server(authority, directory=folder, name="registry", hosts=[USER_NETWORK_HOST, LOOPBACK])
+    tls = Tls(folder / paths.SERVER_CERT, folder / paths.SERVER_KEY, authority.ca_cert)
+    with (
+        tempfile.TemporaryDirectory(prefix="pm-registry-") as data,
+        registries.running(Path(data), tls=tls) as running,
+    ):
+        running.push("team/alpine", ["1"], images.alpine_like("1", packages="http://none.invalid"), images.config())
+        yield running
+
+
+def ssh(program: Pymachine, command: str, *, stdin: str = "", code: int | None = 0) -> str:
+    return program("ssh", NAME, command, stdin=stdin, code=code).stdout
+
+
+def docker(program: Pymachine, command: str, *, code: int | None = 0) -> str:
+    script = f'set -e\neval "$(pymachine env --shell bash {NAME})"\n{command}'
+    return program.run(["bash", "-c", script], code=code).text
+
+
+def info(program: Pymachine) -> tuple[set[str], set[str]]:
+    """The engine's labels and mirrors, by its own word."""
+    said = json.loads(docker(program, "docker info -f '{{json .}}'"))
+    return set(said["Labels"]), {mirror.rstrip("/") for mirror in said["RegistryConfig"]["Mirrors"]}
+
+
+def processes(program: Pymachine) -> str:
+    return ssh(program, "pidof dockerd").strip()
+
+
+class TestTools:
+    @pytest.mark.parametrize(
+        "command",
+        [
+            "bash -c 'echo ${BASH_VERSION%%.*}'",
+            "curl --version",
+            "cd /tmp && git init -q repo && git -C repo status",
+            "pgrep -x dockerd",
+            "nohup echo through",
+            "sudo parted -s /dev/vdb print",
+            "shutdown --help 2>&1 | grep -q Usage && command -v shutdown",
+            "jq --version",
+            "/usr/bin/ps -ef",
+        ],
+    )
+    def test_it_is_there_and_works(self, program: Pymachine, command: str) -> None:
+        assert ssh(program, command)
+
+    def test_nohup_outlives_its_session(self, program: Pymachine) -> None:
+        ssh(program, "nohup sh -c 'sleep 2; echo done > /tmp/outlived' > /dev/null 2>&1 &")
+        assert ssh(program, "for i in $(seq 100); do [ -s /tmp/outlived ] && break; sleep 0.2; done; cat /tmp/outlived")
+
+    def test_docker_top_has_its_ps(self, program: Pymachine) -> None:
+        docker(program, "docker run -d --name topped box sleep 1000")
+        assert "sleep 1000" in docker(program, "docker top topped")
+        assert "sleep 1000" in docker(program, "docker top topped -o pid,args")
+        docker(program, "docker rm -f topped")
+
+    def test_the_disk_is_where_boot2docker_had_it(self, program: Pymachine) -> None:
+        ssh(program, "echo mine > /var/lib/boot2docker/mine")
+        assert ssh(program, "cat /mnt/sda1/var/lib/boot2docker/mine").strip() == "mine"
+
+
+class TestLimits:
+    def test_memory_is_bounded_and_the_kill_reported(self, program: Pymachine) -> None:
+        eat = "docker run --name eater --memory 64m box dd if=/dev/zero of=/dev/null bs=300M count=1"
+        docker(program, eat, code=137)
+        state = docker(program, "docker inspect -f '{{.State.OOMKilled}} {{.State.ExitCode}}' eater")
+        assert state.split() == ["true", "137"]
+        assert docker(program, "docker info 2>&1").count("WARNING") == 0
+
+    def test_each_limit_is_in_force(self, program: Pymachine) -> None:
+        flags = (
+            "--memory 64m --memory-swap 96m --memory-reservation 32m --cpus 0.5 --cpu-shares 512 --cpuset-cpus 0 "
+            "--pids-limit 20 --device-read-bps /dev/vdb:1mb --device-write-bps /dev/vdb:2mb "
+            "--device-read-iops /dev/vdb:100 --ulimit nofile=99:100 --shm-size 8m --oom-score-adj 300"
+        )
+        names = "memory.max memory.swap.max memory.low cpu.max cpuset.cpus.effective pids.max"
+        read = f"cd /sys/fs/cgroup; for each in {names}; do cat $each; done; ulimit -n; cat /proc/self/oom_score_adj"
+        said = docker(
+            program, f"docker run -d --name limited {flags} box sleep 1000 && docker exec limited sh -c '{read}'"
+        )
+        assert said.split()[1:] == [
+            str(64 << 20),
+            str(32 << 20),
+            str(32 << 20),
+            *("50000", "100000"),
+            "0",
+            "20",
+            "99",
+            "300",
+        ]
+        group = "/sys/fs/cgroup/docker/$(docker inspect -f '{{.Id}}' limited)"
+        # In the guest: containers see no devices.
+        assert "rbps=1048576 wbps=2097152 riops=100" in ssh(program, f"cat {group}/io.max")
+        docker(program, "docker update --memory 32m --memory-swap 48m --cpus 0.2 limited")
+        assert ssh(program, f"cat {group}/memory.max {group}/cpu.max").split() == [str(32 << 20), "20000", "100000"]
+        docker(program, "docker rm -f limited eater")
+
+    def test_containers_may_open_as_many_files_as_in_boot2docker(self, program: Pymachine) -> None:
+        assert docker(program, "docker run --rm box sh -c 'ulimit -n; ulimit -c'").split() == ["1048576", "unlimited"]
+
+    def test_mounts_are_passed_on_both_ways(self, program: Pymachine) -> None:
+        docker(program, "docker run -d --name sharing --privileged -v /mnt:/mnt:rshared box sleep 1000")
+        ssh(program, "sudo mkdir /mnt/late && sudo mount -t tmpfs late /mnt/late && sudo touch /mnt/late/seen")
+        assert "seen" in docker(program, "docker exec sharing ls /mnt/late")
+        docker(program, "docker exec sharing sh -c 'mkdir /mnt/inner && mount -t tmpfs inner /mnt/inner'")
+        assert " /mnt/inner tmpfs" in ssh(program, "cat /proc/mounts")
+        docker(program, "docker rm -f sharing")
+        ssh(program, "sudo umount /mnt/late /mnt/inner")
+
+
+class TestBootFiles:
+    def test_a_restart_takes_them(
+        self, program: Pymachine, authority: certs.AuthPaths, private_registry: Registry
+    ) -> None:
+        host = f"{USER_NETWORK_HOST}:{private_registry.port}"
+        refused = docker(program, f"docker pull {host}/team/alpine:1", code=None)
+        assert "certificate signed by unknown authority" in refused
+        certificate = authority.ca_cert.read_text()
+        # As user docker, who owns the folder in boot2docker.
+        ssh(program, "mkdir /var/lib/boot2docker/certs && cat > /var/lib/boot2docker/certs/team.pem", stdin=certificate)
+        ssh(program, "echo nonsense > /var/lib/boot2docker/certs/spoilt.pem")
+        ssh(program, "sudo mkdir -p /etc/docker/certs.d/r.example:5000")
+        ssh(program, "sudo tee /etc/docker/certs.d/r.example:5000/ca.crt", stdin=certificate)
+        ssh(
+            program,
+            "sudo tee /var/lib/boot2docker/bootsync.sh",
+            stdin='echo "$GREETING" > /run/greeting\npgrep dockerd\n',
+        )
+        ssh(program, "sudo tee /var/lib/boot2docker/profile", stdin=PROFILE)
+        program("restart", NAME)
+        assert "Downloaded newer image" in docker(program, f"docker pull {host}/team/alpine:1")
+        assert "{}" in ssh(program, f"curl -s https://{host}/v2/")
+        git = ssh(program, f"git ls-remote https://{host}/none.git 2>&1", code=None)
+        assert "not found" in git, "the registry answers git, whose TLS is another library"
+        assert "BEGIN CERTIFICATE" in ssh(program, "cat /etc/docker/certs.d/r.example:5000/ca.crt")
+        assert ssh(program, "cat /run/greeting; cat /var/log/bootsync.log") == "hello world\n"
+
+    def test_flags_and_daemon_json_are_joined(self, program: Pymachine) -> None:
+        assert info(program) == ({"tier=silver", "kept=yes", "provider=generic"}, set(MIRRORS))
+
+    def test_a_changed_daemon_json_lasts(self, program: Pymachine) -> None:
+        changed = "jq '. + {\"debug\": true}' /etc/docker/daemon.json | sudo tee /etc/docker/daemon.json.new && "
+        ssh(program, changed + "sudo mv /etc/docker/daemon.json.new /etc/docker/daemon.json")
+        before = processes(program)
+        ssh(program, "sudo /etc/init.d/docker reload")
+        assert processes(program) == before
+        assert docker(program, "docker info -f '{{.Debug}}'").strip() == "true"
+        program("restart", NAME)
+        assert docker(program, "docker info -f '{{.Debug}}'").strip() == "true"
+
+
+class TestDockerMachine:
+    """Another program makes the machine its own, with the commands of docker-machine's provisioner."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def folder(cls, program: Pymachine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Its certificates, of a CA of its own."""
+        folder = tmp_path_factory.mktemp("docker-machine")
+        names = (paths.CA_CERT, paths.CA_KEY, paths.CLIENT_CERT, paths.CLIENT_KEY)
+        auth = certs.AuthPaths(*(folder / name for name in names))
+        certs.ensure_authority(auth, reporter=Silent())
+        certs.ensure_server(auth, directory=folder, name="dm", hosts=[program("ip", NAME).stdout.strip()])
+        return folder
+
+    def test_it_provisions_the_machine(self, program: Pymachine, folder: Path) -> None:
+        docker(program, "docker run -d --name stays --restart always box sleep 100000")
+        ssh(program, 'sudo /usr/bin/sethostname dm && echo "dm" | sudo tee /var/lib/boot2docker/etc/hostname')
+        ssh(program, "sudo mkdir -p /var/lib/boot2docker")
+        ssh(program, "sudo /etc/init.d/docker stop")
+        ssh(program, 'if [ ! -z "$(ip link show docker0)" ]; then sudo ip link delete docker0; fi')
+        for name in (paths.CA_CERT, paths.SERVER_CERT, paths.SERVER_KEY):
+            ssh(program, f"printf '%s' '{(folder / name).read_text()}' | sudo tee /var/lib/boot2docker/{name}")
+        ssh(program, f"printf %s {quoted(PROFILE)} | sudo tee /var/lib/boot2docker/profile")
+        ssh(program, "sudo /etc/init.d/docker start")
+        assert ":2376" in ssh(program, "if ! type netstat 1>/dev/null; then ss -tln; else netstat -tln; fi")
+        check(program, folder)
+
+    def test_it_survives_a_reboot(self, program: Pymachine, folder: Path) -> None:
+        before = ssh(program, BOOTED)
+        ssh(program, "sudo shutdown -r now", code=None)
+        deadline = time.monotonic() + 600
+        while program("ssh", NAME, BOOTED, code=None).stdout in {"", before}:
+            assert time.monotonic() < deadline
+            time.sleep(2)
+        wait_for(lambda: asked(program, folder, "info").returncode == 0)
+        check(program, folder)
+
+    def test_pymachine_takes_it_back_at_the_next_start(self, program: Pymachine) -> None:
+        program("restart", NAME)
+        assert info(program) == ({"tier=silver", "kept=yes", "provider=generic"}, set(MIRRORS))
+        assert "stays" in docker(program, "docker ps --format '{{.Names}}'")
+
+
+def test_a_generic_machine_of_it_can_be_restarted_and_stopped(program: Pymachine) -> None:
+    """As on every other host: without nohup, and with what the guest says."""
+    ip, key = program("ip", NAME).stdout.strip(), program.store / "machines" / NAME / "id_rsa"
+    port = json.loads(program("inspect", NAME).stdout)["Driver"]["SSHPort"]
+    with private_store() as other:
+        words = ["--generic-ip-address", ip, "--generic-ssh-user", "docker", "--generic-ssh-port", str(port)]
+        other("create", "--driver", "generic", *words, "--generic-ssh-key", str(key), "--engine-label", "far=1", "far")
+        before = other("ssh", "far", BOOTED).stdout
+        other("restart", "far")
+        assert other("ssh", "far", BOOTED).stdout != before
+        script = 'eval "$(pymachine env --shell bash far)"; docker info -f "{{.Labels}}"'
+        assert "far=1" in other.run(["bash", "-c", script]).stdout
+        other("stop", "far")
+        assert other("status", "far").stdout.strip() == "Stopped"
+    assert program("status", NAME).stdout.strip() == "Stopped"
+
+
+def quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def asked(program: Pymachine, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The docker client, with the other program's certificates."""
+    address = f"tcp://{program('ip', NAME).stdout.strip()}:2376"
+    argv = ["docker", "--tlsverify", f"--tlscacert={folder / 'ca.pem'}", f"--tlscert={folder / 'cert.pem'}"]
+    argv += [f"--tlskey={folder / 'key.pem'}", "-H", address, *words]
+    return subprocess.run(argv, env=program.environment(), capture_output=True, text=True, timeout=120, check=False)
+
+
+def check(program: Pymachine, folder: Path) -> None:
+    """What docker-machine's user sees: labels and mirrors, whichever place they are in, and the container."""
+    done = asked(program, folder, "info", "-f", "{{json .}}")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert set(said["Labels"]) == {"tier=silver", "kept=yes", "provider=generic"}
+    assert {mirror.rstrip("/") for mirror in said["RegistryConfig"]["Mirrors"]} == set(MIRRORS)
+    assert said["Name"] == "dm"
+    wait_for(lambda: "stays" in asked(program, folder, "ps", "--format", "{{.Names}}").stdout)
+
+
+def wait_for(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(1)

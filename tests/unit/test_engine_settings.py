@@ -1,0 +1,115 @@
+"""What the guest starts dockerd with: the real program that lays flags over daemon.json, by the real jq."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pymachine.image
+from pymachine import engine
+from support.runner import search_path
+
+PROGRAM = Path(pymachine.image.__file__).parent / "rootfs" / "root" / "usr" / "lib" / "pymachine" / "engine.jq"
+
+
+def merged(settings: dict[str, Any], *words: str, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    jq = shutil.which("jq", path=search_path())
+    assert jq, "jq is missing: scripts/setup --tests"
+    flags = folder / "flags"
+    flags.write_text("".join(f"{word}\n" for word in words))
+    argv = [jq, "-r", "--rawfile", "words", str(flags), "-f", str(PROGRAM)]
+    said = subprocess.run(argv, input=json.dumps(settings), capture_output=True, text=True, check=True).stdout
+    first, *rest = said.splitlines()
+    return json.loads(first), rest
+
+
+@pytest.mark.parametrize(
+    ("settings", "words", "expected"),
+    [
+        # What docker-machine writes on a machine that has the same things in daemon.json.
+        (
+            {"labels": ["a=b", "provider=qemu"], "registry-mirrors": ["http://m1"]},
+            [
+                "--label",
+                "c=d",
+                "--label",
+                "provider=generic",
+                "--registry-mirror",
+                "http://m2",
+                "--registry-mirror=http://m1",
+            ],
+            {"labels": ["a=b", "c=d", "provider=generic"], "registry-mirrors": ["http://m2", "http://m1"]},
+        ),
+        ({"insecure-registries": ["r:1"]}, ["--insecure-registry", "r:1"], {"insecure-registries": ["r:1"]}),
+        ({"labels": ["a=1"]}, ["--label", "a=2", "--label", "a=3"], {"labels": ["a=3"]}),
+        ({"dns": ["192.0.2.1"]}, ["--dns=192.0.2.2"], {"dns": ["192.0.2.1", "192.0.2.2"]}),
+        ({"storage-driver": "vfs"}, ["--storage-driver", "overlay2"], {"storage-driver": "overlay2"}),
+        ({"storage-driver": "vfs"}, ["-s", "overlay2"], {"storage-driver": "overlay2"}),
+        ({"log-level": "info"}, ["-lwarn"], {"log-level": "warn"}),
+        ({"debug": False}, ["-D"], {"debug": True}),
+        ({"icc": True}, ["--icc=false", "--ipv6"], {"icc": False, "ipv6": True}),
+        ({"mtu": 1500}, ["--mtu", "1400"], {"mtu": 1400}),
+        ({"data-root": "/a"}, ["--data-root=/b"], {"data-root": "/b"}),
+        ({"data-root": "/a"}, ["--graph", "/b"], {"data-root": "/b"}),
+        ({"hosts": ["tcp://0:1"]}, ["--host=unix:///s", "-H", "fd://"], {"hosts": ["tcp://0:1", "unix:///s", "fd://"]}),
+        (
+            {"log-opts": {"max-size": "1m", "tag": "x"}},
+            ["--log-opt", "max-size=2m", "--log-opt=labels=a=b"],
+            {"log-opts": {"max-size": "2m", "tag": "x", "labels": "a=b"}},
+        ),
+        (
+            {"default-ulimits": {"nofile": {"Name": "nofile", "Soft": 1, "Hard": 2}}},
+            ["--default-ulimit", "core=-1", "--default-ulimit=nofile=3:4"],
+            {
+                "default-ulimits": {
+                    "core": {"Name": "core", "Soft": -1, "Hard": -1},
+                    "nofile": {"Name": "nofile", "Soft": 3, "Hard": 4},
+                }
+            },
+        ),
+        (
+            {"runtimes": {"a": {"path": "/a"}}},
+            ["--add-runtime", "b=/b"],
+            {"runtimes": {"a": {"path": "/a"}, "b": {"path": "/b"}}},
+        ),
+    ],
+)
+def test_a_setting_in_both_places_is_said_once(
+    settings: dict[str, Any], words: list[str], expected: dict[str, Any], tmp_path: Path
+) -> None:
+    assert merged(settings, *words, folder=tmp_path) == (expected, [])
+
+
+def test_flags_without_a_key_stay_flags_and_win(tmp_path: Path) -> None:
+    settings = {"tlscacert": "/a", "future": {"b": 1}, "labels": ["x=y"]}
+    words = ["--tlscacert", "/b", "--tlsverify", "--future=c", "--new", "value", "--validate", "--label=x=z"]
+    assert merged(settings, *words, folder=tmp_path) == ({"labels": ["x=z"]}, words[:-1])
+
+
+def test_the_guests_tables_are_those_of_the_host() -> None:
+    """One table of dockerd's flags in two languages."""
+    text = PROGRAM.read_text()
+
+    def words(name: str) -> set[str]:
+        found = re.search(rf"^def {name}: \[(.*?)\];", text, re.DOTALL | re.MULTILINE)
+        assert found
+        return set(re.findall(r'"([^"]+)"', found[1]))
+
+    def table(name: str) -> dict[str, str]:
+        found = re.search(rf"^def {name}: (\{{.*?\}});", text, re.DOTALL | re.MULTILINE)
+        assert found
+        known: dict[str, str] = json.loads(found[1])
+        return known
+
+    assert table("lists") == {**engine._LISTS, "host": "hosts"}
+    assert table("maps") == {**engine._MAPS, "default-ulimit": "default-ulimits", "add-runtime": "runtimes"}
+    assert words("numbers") == engine._NUMBERS
+    assert words("booleans") == engine._BOOLEANS
+    assert words("texts") == engine._TEXTS | {"containerd", "data-root"}
+    assert table("long") == {"graph": "data-root", **engine._SHORT}
