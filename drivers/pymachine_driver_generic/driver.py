@@ -25,9 +25,10 @@ from pymachine.driver import (
     OptionKind,
     State,
 )
-from pymachine.errors import DriverError, UsageError
+from pymachine.errors import DriverError, TimeoutExpiredError, UsageError
 
 DIAL_SECONDS = 3.0
+KILL_SECONDS = 30.0
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 # Names in the machine's folder that are not a key's.
 TAKEN = {
@@ -140,21 +141,25 @@ class Driver(BaseDriver):
     def stop(self, timeout: float) -> None:
         """Shut the host down, and switch it off by force after `timeout` seconds."""
         self.reporter.warn("The host is switched off; pymachine cannot switch it on again.")
-        self._as_root("shutdown -h now || poweroff")
+        log = self._as_root("shutdown -h now", "poweroff")
         if not self._gone(timeout):
             self.reporter.warn(f"It is still there after {timeout:g} seconds: switching it off by force.")
+            for line in self._read(log).splitlines():
+                self.reporter.warn(f"The host says: {line}")
             self.kill()
 
     def kill(self) -> None:
         """Switch the host off at once, without an orderly end of what runs on it."""
-        self._as_root("systemctl poweroff --force --force 2> /dev/null || poweroff -f")
-        if not self._gone(30.0):
-            raise DriverError(f"the host at {self.config.get('IPAddress')} does not switch itself off")
+        log = self._as_root("systemctl poweroff --force --force", "poweroff -f")
+        if not self._gone(KILL_SECONDS):
+            raise DriverError(
+                f"the host at {self.config.get('IPAddress')} does not switch itself off", details=self._read(log)
+            )
 
     def restart(self, request: BootRequest, timeout: float) -> None:  # noqa: ARG002
         """Reboot the host, and wait until it has come up again."""
         before = self.shell(BOOT_ID).strip()
-        self._as_root("shutdown -r now || reboot")
+        log = self._as_root("shutdown -r now", "reboot")
 
         def rebooted() -> bool:
             if not self._greets():
@@ -164,7 +169,11 @@ class Driver(BaseDriver):
             except DriverError:
                 return False
 
-        wait.until(rebooted, deadline=request.timeout, what="the host to come up again", interval=1.0, longest=3.0)
+        try:
+            wait.until(rebooted, deadline=request.timeout, what="the host to come up again", interval=1.0, longest=3.0)
+        except TimeoutExpiredError as error:
+            error.details = error.details or self._read(log)
+            raise
 
     def remove(self) -> None:
         """Nothing exists outside the record that is ours to remove: the host stays as it is."""
@@ -187,14 +196,28 @@ class Driver(BaseDriver):
             ssh_user=str(self.config.get("SSHUser") or "root"),
         )
 
-    def _as_root(self, command: str) -> None:
-        """Run a command that ends our connection: in the background, a moment after we have gone."""
+    def _as_root(self, *commands: str) -> str:
+        """Run as root, a second after our connection has gone, the first of `commands` that works.
+
+        Returns the path on the host of what they said, for `_read`. Raises DriverError if root cannot be had.
+        """
+        # No nohup: busybox has it in some builds only. What ends a session sends a hang-up, which is ignored.
+        tries = " || ".join(commands)
         script = (
-            'if [ "$(id -u)" -eq 0 ]; then s=; else s="sudo -n"; fi; $s true && '
-            f"{{ nohup $s sh -c {shlex.quote(f'PATH=$PATH:/usr/sbin:/sbin; sleep 1; {command}')}"
-            " > /dev/null 2>&1 < /dev/null & }"
+            'if [ "$(id -u)" -eq 0 ]; then s=; else s="sudo -n"; fi; $s true && log=$(mktemp) && { '
+            f"(trap '' HUP; exec $s sh -c {shlex.quote(f'PATH=$PATH:/usr/sbin:/sbin; sleep 1; {tries}')})"
+            ' > "$log" 2>&1 < /dev/null & echo "$log"; }'
         )
-        self.shell(f"sh -c {shlex.quote(script)}")
+        return self.shell(f"sh -c {shlex.quote(script)}").strip()
+
+    def _read(self, log: str) -> str:
+        """Return what the commands of `_as_root` said, or why that cannot be had."""
+        if not self._greets():
+            return "The host does not answer over SSH."
+        try:
+            return self.shell(f"cat {shlex.quote(log)}").strip()
+        except DriverError as error:
+            return f"{error.brief}\n{error.details}".strip()
 
     def _greets(self) -> bool:
         """Whether an SSH server is there already: what forwards a port takes connections for a host that is down."""

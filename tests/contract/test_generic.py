@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import paramiko
 import pytest
 
 from pymachine.driver import BootRequest, State
 from pymachine.errors import DriverError, TimeoutExpiredError, UnsupportedError, UsageError
+from pymachine.progress import Reporter, Silent
 from pymachine.testing import DriverContract, defaults, reference
 from pymachine_driver_generic import Driver
 from support import sshd
 
+REFUSES = """\
+#!/bin/sh
+echo "{name} $*" >> {asked}
+echo "{name}: not here" >&2
+exit 1
+"""
 NOTHING = BootRequest(identity=lambda endpoint: b"")
 
 
@@ -145,3 +154,74 @@ def test_a_port_that_only_somebody_forwards_is_no_host(
     with pytest.raises(TimeoutExpiredError, match="the host to come up again"):
         driver.restart(BootRequest(identity=lambda endpoint: b"", timeout=0.5), 1.0)
     assert len(told) == 2
+
+
+@pytest.fixture
+def strange_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sshd.Server]:
+    """A host with real SSH and a real shell, but without nohup, that does not let itself be switched off."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("sh", "id", "mktemp", "cat", "sleep"):
+        (programs / name).symlink_to(shutil.which(name) or "/bin/false")
+    (programs / "sudo").write_text('#!/bin/sh\n[ "$1" = -n ] && shift\nexec "$@"\n')
+    for name in ("shutdown", "poweroff", "reboot", "systemctl"):
+        (programs / name).write_text(REFUSES.format(name=name, asked=tmp_path / "asked"))
+    for program in programs.iterdir():
+        if not program.is_symlink():
+            program.chmod(0o755)
+    with sshd.running(tmp_path) as server:
+        # From here on, for the host's shell.
+        monkeypatch.setenv("PATH", str(programs))
+        yield server
+
+
+def far(server: sshd.Server, folder: Path, reporter: Reporter | None = None) -> Driver:
+    ref = reference(folder)
+    config = {"IPAddress": "127.0.0.1", "SSHPort": server.port}
+    driver = Driver(ref, config, reporter=reporter)
+
+    def shell(command: str) -> str:
+        with paramiko.SSHClient() as client:
+            client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+            client.connect("127.0.0.1", server.port, "admin", key_filename=str(server.key))
+            _, out, err = client.exec_command(command)
+            said = out.read().decode()
+            if out.channel.recv_exit_status():
+                raise DriverError("the command failed", details=err.read().decode())
+            return said
+
+    driver.shell = shell
+    return driver
+
+
+class Warnings(Silent):
+    """Keeps what it is warned of."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_a_host_without_nohup_is_told_and_what_it_says_is_not_lost(
+    strange_host: sshd.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pymachine_driver_generic.driver.KILL_SECONDS", 3.0)
+    warnings = Warnings()
+    with pytest.raises(DriverError, match="does not switch itself off") as caught:
+        far(strange_host, tmp_path, warnings).stop(3.0)
+    assert (tmp_path / "asked").read_text().splitlines() == [
+        "shutdown -h now",
+        "poweroff ",
+        "systemctl poweroff --force --force",
+        "poweroff -f",
+    ]
+    assert "The host says: shutdown: not here" in warnings.said
+    assert caught.value.details == "systemctl: not here\npoweroff: not here"
+
+
+def test_a_restart_that_the_host_refuses_says_why(strange_host: sshd.Server, tmp_path: Path) -> None:
+    with pytest.raises(TimeoutExpiredError) as caught:
+        far(strange_host, tmp_path).restart(BootRequest(identity=lambda endpoint: b"", timeout=3.0), 1.0)
+    assert caught.value.details == "shutdown: not here\nreboot: not here"

@@ -60,7 +60,7 @@ def wanted(**changed: Any) -> Wanted:
 def provision(fake: FakeHost, *, script: InstallScript | None = None, **changed: Any) -> list[str]:
     """Provision, check every script's syntax, and return what was said."""
     reporter = Remembering()
-    host = Host(Remote(fake, name="far"), reporter=reporter)
+    host = Host(Remote(fake, name="far", warn=[].append), reporter=reporter)
     host.provision(wanted(**changed), install_script=lambda: script)
     return reporter.lines
 
@@ -138,7 +138,7 @@ def test_the_engine_comes_with_the_systems_packages(kind: str, commands: list[st
 )
 def test_an_upgrade_is_of_what_is_installed_of_the_engine(kind: str, command: str) -> None:
     fake = FakeHost(kind, engine=True, init="openrc" if kind == "alpine" else "systemd")
-    Host(Remote(fake, name="far"), reporter=Remembering()).upgrade()
+    Host(Remote(fake, name="far", warn=[].append), reporter=Remembering()).upgrade()
     (_, job), (_, restart) = fake.scripts
     assert command in job
     assert "-e containerd -e containerd.io -e runc" in job
@@ -148,7 +148,7 @@ def test_an_upgrade_is_of_what_is_installed_of_the_engine(kind: str, command: st
 def test_an_engine_that_is_part_of_its_system_is_not_upgraded() -> None:
     fake = FakeHost("flatcar", engine=True)
     with pytest.raises(ProvisionError, match="the engine is a part of flatcar"):
-        Host(Remote(fake, name="far"), reporter=Remembering()).upgrade()
+        Host(Remote(fake, name="far", warn=[].append), reporter=Remembering()).upgrade()
     assert fake.scripts == []
 
 
@@ -410,7 +410,7 @@ def test_secrets_are_on_no_command_line() -> None:
 
 
 def restore(fake: FakeHost) -> bool:
-    return Host(Remote(fake, name="far"), reporter=Silent()).restore()
+    return Host(Remote(fake, name="far", warn=[].append), reporter=Silent()).restore()
 
 
 def test_giving_back_a_host_that_was_not_touched_does_nothing() -> None:

@@ -21,11 +21,14 @@ OWN = '{"bip": "10.9.0.1/24", "labels": ["rack=7"]}\n'
 RELEASES = {"debian": 'ID=debian\nPRETTY_NAME="Debian"\n', "alpine": "ID=alpine\n"}
 
 
-def host(fake: LocalHost) -> Host:
-    return Host(Remote(fake, name="far"), reporter=Silent())
+def host(fake: LocalHost, *, warnings: list[str] | None = None) -> Host:
+    said = [] if warnings is None else warnings
+    return Host(Remote(fake, name="far", warn=said.append), reporter=Silent())
 
 
-def provision(fake: LocalHost, *, script: InstallScript | None = None, **changed: Any) -> None:
+def provision(
+    fake: LocalHost, *, script: InstallScript | None = None, warnings: list[str] | None = None, **changed: Any
+) -> None:
     given: dict[str, Any] = {
         "machine": "far",
         "port": 2376,
@@ -33,7 +36,7 @@ def provision(fake: LocalHost, *, script: InstallScript | None = None, **changed
         "daemon": {"labels": ["provider=generic"]},
         **changed,
     }
-    host(fake).provision(Wanted(**given), install_script=lambda: script)
+    host(fake, warnings=warnings).provision(Wanted(**given), install_script=lambda: script)
 
 
 @pytest.fixture
@@ -68,6 +71,17 @@ def test_a_bare_host_gets_an_engine_and_loses_it_again(bare: LocalHost) -> None:
     bare.put("etc/group", bare.get("etc/group") + "docker:x:103:\n")
     assert host(bare).restore()
     assert bare.tree() == before
+
+
+def test_an_engine_that_cannot_be_started_at_boot_is_told_of(bare: LocalHost) -> None:
+    refuses = "\ncase $1 in enable) echo 'Failed to enable unit: read-only' >&2; exit 1 ;; esac\n"
+    stand_in = bare.root / "stand-ins/systemctl"
+    first, rest = stand_in.read_text().split("\n", 1)
+    stand_in.write_text(f"{first}{refuses}{rest}")
+    warnings: list[str] = []
+    provision(bare, warnings=warnings)
+    assert warnings
+    assert set(warnings) == {"On the host, `systemctl enable docker.service` failed: Failed to enable unit: read-only"}
 
 
 def test_nothing_is_left_lying_about(bare: LocalHost) -> None:

@@ -15,6 +15,7 @@ ROOT_SHELL = (
     f"sh -c 'if [ \"$(id -u)\" -eq 0 ]; then exec sh -s; fi; sudo -n true || exit {NO_SUDO}; exec sudo -n sh -s'"
 )
 BEGIN = "pymachine-begin"
+WARNING = "pymachine-warning "
 END_OF_FILE = "PYMACHINE_END_OF_FILE"
 
 Line = Callable[[str], None]
@@ -43,10 +44,11 @@ def here(text: str) -> str:
 class Remote:
     """Runs steps on one host."""
 
-    def __init__(self, connection: Connection, *, name: str) -> None:
-        """`name` is the machine's, for errors."""
+    def __init__(self, connection: Connection, *, name: str, warn: Callable[[str], object]) -> None:
+        """Take the machine's `name`, for errors; `warn` is called with what a script warns of."""
         self._connection = connection
         self._name = name
+        self._warn = warn
 
     def run(self, step: str, text: str, *, timeout: float, line: Line | None = None) -> str:
         """Run a script as root and return what it printed, from its first line on.
@@ -76,4 +78,7 @@ class Remote:
                 f'the step "{step}" failed on "{self._name}" with exit code {result.returncode}',
                 details=result.stderr.strip() or said.strip()[-2000:],
             )
+        for each in said.splitlines():
+            if each.startswith(WARNING):
+                self._warn(f"On the host, {each.removeprefix(WARNING)}")
         return BEGIN + "\n" + said

@@ -31,7 +31,7 @@ class Session:
     """Work on one host over one connection. Make it with `opened`."""
 
     def __init__(self, connection: Connection, target: Target, *, reporter: Reporter) -> None:
-        self._host = Host(Remote(connection, name=target.alias), reporter=reporter)
+        self._host = Host(Remote(connection, name=target.alias, warn=reporter.warn), reporter=reporter)
 
     def provision(
         self,

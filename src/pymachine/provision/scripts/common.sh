@@ -16,6 +16,9 @@ fail() {
     exit 1
 }
 
+# What the user is to know, though the step goes on: pymachine shows it.
+warn() { printf '%s\n' "$*" | sed 's/^/pymachine-warning /'; }
+
 # One pymachine at a time; a package manager that a broken connection left behind holds this too, until it has ended.
 lock() {
     mkdir -p "$STATE"

@@ -13,9 +13,13 @@ put_back() { # put_back PATH: as it was before, or gone if it was not there
 
 stop_engine() { # before its packages are removed
     case $SERVICE in
-        systemd) systemctl stop docker.service docker.socket > /dev/null 2>&1 || true ;;
-        *) service stop > /dev/null 2>&1 || true ;;
+        systemd)
+            set -- systemctl stop docker.service
+            if systemctl cat docker.socket > /dev/null 2>&1; then set -- "$@" docker.socket; fi
+            ;;
+        *) set -- service stop ;;
     esac
+    said=$("$@" 2>&1) || warn "the engine could not be stopped: $said"
     at_boot no
     if has ip; then ip link delete docker0 > /dev/null 2>&1 || true; fi
 }

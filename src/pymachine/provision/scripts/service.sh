@@ -30,13 +30,15 @@ await_socket() {
     done
 }
 
-at_boot() { # at_boot yes|no: whether the engine starts with the host
+at_boot() { # at_boot yes|no: whether the engine starts with the host; if that fails, the rest is done all the same
     case $SERVICE-$1 in
-        systemd-yes) systemctl enable docker.service > /dev/null 2>&1 || true ;;
-        systemd-no) systemctl disable docker.service > /dev/null 2>&1 || true ;;
-        openrc-yes) rc-update add docker default > /dev/null 2>&1 || true ;;
-        openrc-no) rc-update del docker default > /dev/null 2>&1 || true ;;
+        systemd-yes) set -- systemctl enable docker.service ;;
+        systemd-no) set -- systemctl disable docker.service ;;
+        openrc-yes) set -- rc-update add docker default ;;
+        openrc-no) set -- rc-update del docker default ;;
+        *) return 0 ;;
     esac
+    said=$("$@" 2>&1) || warn "\`$*\` failed: $said"
 }
 
 put() { # put SOURCE PATH: the content of SOURCE at PATH in one step, with the owner and mode of what is there
