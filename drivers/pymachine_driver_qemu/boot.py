@@ -13,7 +13,7 @@ from pymachine.channel import GuestError
 from pymachine.driver import BootRequest, Endpoint
 from pymachine.progress import Reporter
 from pymachine.wait import Deadline
-from pymachine_driver_qemu import command_line, identity, process, qmp, runtime
+from pymachine_driver_qemu import command_line, identity, process, qmp, runtime, search_domains
 from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.board import Board
 
@@ -62,7 +62,7 @@ def deliver(
 ) -> None:
     """Give a guest that boots its identity, and wait until it is up with it. Raises `GuestError`."""
     with channel(sockets, folder) as port, reporter.task("Waiting for the machine to start") as task:
-        tar = request.identity(endpoint)
+        tar = search_domains.identity(request, endpoint)
         port.deliver(tar, deadline=deadline, task=task, timings=request.timings)
 
 

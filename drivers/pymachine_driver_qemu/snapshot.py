@@ -10,7 +10,7 @@ from pymachine.driver import BootRequest, Endpoint, Json
 from pymachine.errors import DriverError
 from pymachine.progress import Reporter
 from pymachine.wait import Deadline
-from pymachine_driver_qemu import boot, command_line, disk, migration, qmp, runtime
+from pymachine_driver_qemu import boot, command_line, disk, migration, qmp, runtime, search_domains
 from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.board import Board
 
@@ -104,7 +104,8 @@ def load(
             hint="Restore its disk alone: pymachine snapshot restore --disk-only",
         ) from error
     with boot.channel(sockets, folder) as port, reporter.task("Waiting for the machine to go on") as task:
-        port.renew(request.identity(endpoint), deadline=Deadline(request.timeout), task=task)
+        tar = search_domains.identity(request, endpoint)
+        port.renew(tar, deadline=Deadline(request.timeout), task=task)
     return sockets
 
 

@@ -21,7 +21,7 @@ from pymachine.driver import BootRequest, Endpoint, ImageFiles, Json
 from pymachine.errors import DriverError, TemplateError
 from pymachine.progress import Reporter
 from pymachine.wait import Deadline
-from pymachine_driver_qemu import boot, command_line, disk, migration, options, process, qmp, runtime
+from pymachine_driver_qemu import boot, command_line, disk, migration, options, process, qmp, runtime, search_domains
 from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.board import Board
 
@@ -119,7 +119,7 @@ def resume(
             news = kept.enter_context(boot.news(sockets))
             with qmp.Qmp(sockets / runtime.CONTROL) as monitor, (template / STATE).open("rb") as state:
                 migration.load(monitor, state, without_memory=True, seconds=deadline.remaining())
-                tar = request.identity(endpoint)
+                tar = search_domains.identity(request, endpoint)
                 monitor.execute("cont")
             with reporter.task("Waiting for the machine to resume") as task:
                 port.enliven(tar, seed=request.seed, meanwhile=request.meanwhile, deadline=deadline, task=task)

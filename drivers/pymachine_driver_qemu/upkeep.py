@@ -21,7 +21,7 @@ class Upkeep(QemuMachine):
     def apply_identity(self, request: BootRequest) -> None:
         """Send the identity to the guest, which reloads what can be reloaded."""
         from pymachine import wait  # noqa: PLC0415
-        from pymachine_driver_qemu import identity  # noqa: PLC0415
+        from pymachine_driver_qemu import identity, search_domains  # noqa: PLC0415
 
         sockets = runtime.find(self._folder)
         if sockets is None:
@@ -29,7 +29,7 @@ class Upkeep(QemuMachine):
         channel = identity.Channel(sockets / runtime.IDENTITY)
         try:
             with self.reporter.task("Waiting for the machine to take over its new identity") as task:
-                tar = request.identity(self.endpoint())
+                tar = search_domains.identity(request, self.endpoint())
                 channel.renew(tar, deadline=wait.Deadline(request.timeout), task=task)
         finally:
             channel.close()
