@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import threading
@@ -83,8 +84,8 @@ class Server:
         writer = threading.Thread(target=_feed, args=(channel, process.stdin), daemon=True)
         writer.start()
         with suppress(OSError):
-            for line in process.stdout:
-                channel.sendall(line)
+            while data := os.read(process.stdout.fileno(), 65536):  # as it comes: a protocol may have no lines
+                channel.sendall(data)
             channel.sendall_stderr(process.stderr.read())
             channel.send_exit_status(process.wait())
         process.kill()
@@ -111,6 +112,7 @@ def _feed(channel: paramiko.Channel, target: object) -> None:
     with suppress(OSError, ValueError):
         while data := channel.recv(65536):
             target.write(data)  # type: ignore[attr-defined]
+            target.flush()  # type: ignore[attr-defined]
         target.close()  # type: ignore[attr-defined]
 
 

@@ -11,7 +11,7 @@ from pymachine import run
 from pymachine.cli import goflags, machines
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import HelpfulUsageError, RunError
-from pymachine.ssh import openssh
+from pymachine.ssh import openssh, plain_paths, scp
 
 
 @click.command("mount", cls=goflags.GoCommand, structured=False)
@@ -28,9 +28,9 @@ def command(ctx: click.Context, names: tuple[str, ...], *, unmount: bool) -> Non
     app = current(ctx)
     user, name, path = _parse(names[0])
     point = names[1] if len(names) == 2 else path
-    argv = _unmount(app, name, point) if unmount else _mount(app, name, user, path, point)
-    run.log.debug("run: %s", run.quote(argv))
-    ctx.exit(run.foreground(argv))
+    if unmount:
+        ctx.exit(run.foreground(_unmount(app, name, point)))
+    ctx.exit(_mount(app, name, user, path, point))
 
 
 def _parse(place: str) -> tuple[str, str, str]:
@@ -42,15 +42,16 @@ def _parse(place: str) -> tuple[str, str, str]:
     return user, name or "default", path
 
 
-def _mount(app: App, name: str, user: str, path: str, point: str) -> list[str]:
+def _mount(app: App, name: str, user: str, path: str, point: str) -> int:
     program = run.which("sshfs")
     if program is None:
         raise RunError("You must have a copy of the sshfs binary locally to use the mount feature")
     target = app.manager.ssh_target(name, user=user or None)
-    target.check_key()
+    target.check()
     if not Path(point).is_dir():
         raise RunError(f"the mountpoint {point} is not a directory", hint=f"Make it: mkdir -p '{point}'")
-    return openssh.sshfs(str(program), target, path, point)
+    with plain_paths.plain(target) as plain:
+        return run.foreground(openssh.sshfs(str(program), plain, path, scp.local(point)))
 
 
 def _unmount(app: App, name: str, point: str) -> list[str]:
@@ -58,5 +59,5 @@ def _unmount(app: App, name: str, point: str) -> list[str]:
     for words in (("fusermount", "-u"), ("fusermount3", "-u"), *((("umount",),) if sys.platform == "darwin" else ())):
         program = run.which(words[0])
         if program is not None:
-            return [str(program), *words[1:], point]
+            return [str(program), *words[1:], scp.local(point)]
     raise RunError("You must have a copy of the fusermount binary locally to use the unmount option")

@@ -11,7 +11,7 @@ from pymachine import files, run
 from pymachine.cli import goflags, machines
 from pymachine.cli.context import current
 from pymachine.cli.errors import HelpfulUsageError, RunError
-from pymachine.ssh import scp
+from pymachine.ssh import openssh, plain_paths, scp
 
 
 @click.command("scp", cls=goflags.GoCommand, structured=False)
@@ -32,16 +32,16 @@ def command(ctx: click.Context, words: tuple[str, ...], *, recursive: bool, delt
     places = [scp.parse(word, lambda name, user: app.manager.ssh_target(name, user=user)) for word in words]
     targets = [place.target for place in places if place.target is not None]
     for target in targets:
-        target.check_key()
+        target.check()
     program = "rsync" if delta else "scp"
     if run.which(program) is None:
         feature = "--delta option" if delta else "scp feature"
         raise RunError(f"You must have a copy of the {program} binary locally to use the {feature}")
     if delta:
         ctx.exit(_delta(places, recursive=recursive, quiet=quiet))
-    with tempfile.TemporaryDirectory(prefix="pymachine-scp-") as folder:
-        config = Path(folder) / "config"
-        files.atomic_write(config, scp.config(targets))
+    with plain_paths.plain_all(targets) as plain, plain_paths.folder() as folder:
+        config = folder / "config"
+        files.atomic_write(config, scp.config(plain))
         ctx.exit(run.foreground(scp.scp(program, places, config_file=str(config), recursive=recursive, quiet=quiet)))
 
 
@@ -49,7 +49,10 @@ def _delta(places: list[scp.Place], *, recursive: bool, quiet: bool) -> int:
     """Copy what differs; between two machines by way of this host."""
 
     def copy(*route: scp.Place) -> int:
-        return run.foreground(scp.rsync("rsync", route, recursive=recursive, quiet=quiet))
+        remote = [place.target for place in route if place.target is not None]
+        with plain_paths.plain_all(remote) as plain:
+            shell = openssh.rsync_shell(plain[0]) if plain else ""
+            return run.foreground(scp.rsync("rsync", route, shell=shell, recursive=recursive, quiet=quiet))
 
     source, target = places
     if source.target is None or target.target is None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from pymachine import run
-from pymachine.ssh import openssh
+from pymachine.ssh import openssh, plain_paths
 from pymachine.ssh.target import SshError, Target
 
 
@@ -14,7 +14,7 @@ class Client:
     """SSH to one machine. `native` asks for paramiko even where OpenSSH is installed."""
 
     def __init__(self, target: Target, *, native: bool = False) -> None:
-        target.check_key()
+        target.check()
         self.target = target
         found = None if native else run.which("ssh")
         self.program = str(found) if found else None
@@ -28,7 +28,8 @@ class Client:
             from pymachine.ssh import native  # noqa: PLC0415 (paramiko costs 100 ms)
 
             return native.session(self.target, arguments)
-        return run.foreground(openssh.ssh(self.program, self.target, arguments))
+        with plain_paths.plain(self.target) as target:
+            return run.foreground(openssh.ssh(self.program, target, arguments))
 
     def run(self, command: str, *, stdin: str | bytes = b"", timeout: float | None = None) -> run.Result:
         """Run one shell command to its end and return what it said, whatever its exit code.
@@ -39,8 +40,9 @@ class Client:
             from pymachine.ssh import native  # noqa: PLC0415
 
             return native.run(self.target, command, stdin=stdin, timeout=timeout)
-        argv = openssh.ssh(self.program, self.target, ["--", command])
-        result = run.run(argv, stdin=stdin, timeout=timeout, check=False)
+        with plain_paths.plain(self.target) as target:
+            argv = openssh.ssh(self.program, target, ["--", command])
+            result = run.run(argv, stdin=stdin, timeout=timeout, check=False)
         if result.returncode == 255:  # ssh's own failures
             raise SshError(f"SSH to {self.target.alias} failed: {result.stderr.strip()}")
         return result

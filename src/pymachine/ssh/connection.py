@@ -5,7 +5,6 @@ Logging in is what costs time: a key exchange takes several round trips, a comma
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import IO, Protocol, Self
 
 from pymachine import run
-from pymachine.ssh import openssh
+from pymachine.ssh import openssh, plain_paths
 from pymachine.ssh.target import HostKeyError, SshError, Target
 
 OPEN_SECONDS = 60.0
@@ -69,7 +68,7 @@ def connected(target: Target, *, native: bool = False) -> Iterator[Connection]:
 
     Raises `HostKeyError`, `LoginError` or `UnreachableError` if it does not come about.
     """
-    target.check_key()
+    target.check()
     program = None if native or sys.platform == "win32" else run.which("ssh")  # no multiplexing on Windows
     if program is None:
         from pymachine.ssh import native as paramiko  # noqa: PLC0415 (100 ms)
@@ -77,34 +76,27 @@ def connected(target: Target, *, native: bool = False) -> Iterator[Connection]:
         with paramiko.connection(target) as connection:
             yield connection
         return
-    folder = _short_folder()
-    try:
-        with _Multiplexed(str(program), target, folder / "s") as connection:
-            yield connection
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _short_folder() -> Path:
-    """A private folder whose path leaves room for a socket's name."""
-    folder = Path(tempfile.mkdtemp(prefix="pm-ssh-"))
-    if len(bytes(folder / "s")) <= SOCKET_PATH_BYTES:
-        return folder
-    folder.rmdir()
-    return Path(tempfile.mkdtemp(prefix="pm-ssh-", dir="/tmp"))
+    with (
+        plain_paths.plain(target) as plain,
+        plain_paths.folder(longest=SOCKET_PATH_BYTES - len("/s")) as folder,
+        _Multiplexed(str(program), target, plain, folder / "s") as connection,
+    ):
+        yield connection
 
 
 class _Multiplexed:
     """A master process that holds the connection, and one small client a command."""
 
-    def __init__(self, program: str, target: Target, socket: Path) -> None:
+    def __init__(self, program: str, target: Target, plain: Target, socket: Path) -> None:
+        """`plain` is `target` as `plain_paths` gives it; messages are about `target`."""
         self._program = program
         self._target = target
+        self._plain = plain
         self._socket = socket
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
         self.commands = 0
         # It lives as long as its input: should we be killed, nothing is left behind. (`-N` would stay for ever.)
-        argv = openssh.ssh(program, target, ["--", "exec cat"])
+        argv = openssh.ssh(program, plain, ["--", "exec cat"])
         argv[1:1] = ["-o", "ControlMaster=yes", "-o", f"ControlPath={socket}", *ALIVE]
         run.log.debug("run: %s", run.quote(argv))
         self._master = subprocess.Popen(
@@ -139,7 +131,7 @@ class _Multiplexed:
     ) -> run.Result:
         """See `Connection.run`."""
         self.commands += 1
-        argv = openssh.ssh(self._program, self._target, ["--", command])
+        argv = openssh.ssh(self._program, self._plain, ["--", command])
         # Without the master there is no connection: the client must not make one of its own.
         argv[1:1] = ["-o", f"ControlPath={self._socket}", "-o", "ProxyCommand=false"]
         run.log.debug("run: %s", run.quote(argv))

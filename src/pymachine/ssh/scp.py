@@ -63,21 +63,20 @@ def config(targets: Sequence[Target]) -> str:
     return "\n".join(blocks) + "\n"
 
 
-def rsync(program: str, places: Sequence[Place], *, recursive: bool, quiet: bool) -> list[str]:
-    """The command line of rsync, which copies only what differs, to the last of `places`.
+def rsync(program: str, places: Sequence[Place], *, shell: str, recursive: bool, quiet: bool) -> list[str]:
+    """The command line of rsync, which copies only what differs, to the last of `places`; `shell` is for its ``-e``.
 
     rsync itself cannot copy between two machines: see `relay`.
     """
-    remote = [place.target for place in places if place.target is not None]
     words = [program]
     if not quiet:
         words.append("--progress")
-    if remote:
-        words += ["-e", openssh.rsync_shell(remote[0])]
+    if shell:
+        words += ["-e", shell]
     if recursive:
         words.append("-r")
     for place in places:
-        words.append(_rsync_remote(place.target, place.path) if place.target else _local(place.path))
+        words.append(_rsync_remote(place.target, place.path) if place.target else local(place.path))
     return words
 
 
@@ -96,11 +95,11 @@ def relay(source: Place, folder: Path) -> list[Place]:
 def _remote(place: Place) -> str:
     if place.target is not None:
         return f"{place.target.host_alias}:{place.path}"
-    return _local(place.path)
+    return local(place.path)
 
 
-def _local(path: str) -> str:
-    """`path`, so that scp and rsync take it for one here: not its head for a host, and not a dash for an option."""
+def local(path: str) -> str:
+    """`path`, so that programs take it for one here: not its head for a host, and not a dash for an option."""
     if ":" in path.partition("/")[0] or path.startswith("-"):
         return f"./{path}"
     return path or "."

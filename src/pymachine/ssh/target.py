@@ -45,8 +45,15 @@ class Target:
         """The name under which the host key is pinned: one that needs no quotes, whatever the machine is called."""
         return host_name(self.alias)
 
-    def check_key(self) -> None:
-        """Raise `SshError`, with docker-machine's texts, for a key that is missing or that others can read."""
+    def check(self) -> None:
+        """Raise `SshError` for what cannot be logged in with.
+
+        That is a key that is missing or that others can read, with docker-machine's texts, and a user or a host that
+        OpenSSH would take for an option, or for more than one word.
+        """
+        for word in (self.user, self.host):
+            if word.startswith("-") or not word.isprintable() or " " in word or not word:
+                raise SshError(f"cannot log in to {self.alias}: {word!r} is no user or host")
         if self.key is None:
             return
         try:
