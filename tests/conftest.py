@@ -9,15 +9,23 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from support import images, packages, registry as registries
+from support import images, packages, processes, registry as registries
 from support.registry import USER_NETWORK_HOST, Registry
 from support.runner import Pymachine, cache_folder, private_store
 
 # On a busy host any example may take long; what must be quick is measured in benchmarks/.
 settings.register_profile("any-host", deadline=None)
 settings.load_profile("any-host")
+processes.give_children_default_signals()
 
 ALPINE_TAGS = {"2.6": ["2.6"], "2.7": ["2.7"], "3.1": ["3.1"], "3.2": ["3.2", "latest"]}
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt here, also where the test run is a background job."""
+    with processes.interruptible():
+        yield
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from support import processes
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = Path(sys.executable).parent / "pymachine"
 # Software emulation on a busy host: far above what is measured, below pytest's own limit for a test.
@@ -51,6 +53,7 @@ class Pymachine:
     store: Path
     home: Path
     env: dict[str, str] = field(default_factory=dict)
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         """The variables for this store's processes; none of docker's or docker-machine's from outside."""
@@ -106,8 +109,11 @@ class Pymachine:
         return outcome
 
     def start(self, *words: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """Start ``pymachine WORDS`` in a process group of its own, its output to be read by the caller."""
-        return subprocess.Popen(
+        """Start ``pymachine WORDS`` in a process group of its own, its output to be read by the caller.
+
+        What has not ended by itself is ended by `remove_all`.
+        """
+        process = subprocess.Popen(
             [str(PROGRAM), *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -117,6 +123,8 @@ class Pymachine:
             cwd=self.home,
             start_new_session=True,
         )
+        self.started.append(process)
+        return process
 
     def shell(self, script: str, *, code: int | None = 0, timeout: float = 300) -> Outcome:
         """Run `script` in bash, after ``eval "$(pymachine env intro)"``, as the tutorial does."""
@@ -142,7 +150,10 @@ class Pymachine:
         return "".join(told)
 
     def remove_all(self) -> None:
-        """Remove every machine of the store; what does not go by `rm` is ended by its pid."""
+        """End what was started, and remove every machine; what does not go by `rm` is ended by its pid."""
+        for process in self.started:
+            if process.poll() is None:
+                processes.end(process)
         machines = self.store / "machines"
         names = sorted(entry.name for entry in machines.iterdir()) if machines.is_dir() else []
         if names:

@@ -16,6 +16,7 @@ from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
 
 from pymachine.ssh import keys
 from pymachine.ssh.target import Target
+from support import processes
 
 
 class _Door(paramiko.ServerInterface):
@@ -76,7 +77,11 @@ class Server:
         """Run one command with the channel as its input and output."""
         self.commands.append(command)
         process = subprocess.Popen(
-            ["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            ["sh", "-c", command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
         assert process.stdin is not None
         assert process.stdout is not None
@@ -88,8 +93,7 @@ class Server:
                 channel.sendall(data)
             channel.sendall_stderr(process.stderr.read())
             channel.send_exit_status(process.wait())
-        process.kill()
-        process.wait()
+        processes.end(process)
         channel.close()
 
     def serve(self, listener: socket.socket) -> None:

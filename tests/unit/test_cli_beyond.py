@@ -23,7 +23,7 @@ from pymachine.errors import DriverNotFoundError
 from pymachine.ssh import openssh, scp
 from pymachine.ssh.target import Target
 from pymachine.store import Store
-from support import engine, fleet
+from support import engine, fleet, processes
 
 Call = Callable[..., tuple[int, str, str]]
 TARGET = Target("m", "127.1.2.3", 22022, "docker", Path("/s/my, key/id"), Path("/s/known hosts"))
@@ -104,9 +104,8 @@ def test_dates_of_machines_that_docker_machine_made_are_in_their_files(
 
 def test_watch_lists_again_and_again(store: Store, port: int, tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("pymachine")
-    with subprocess.Popen(
-        [program, "ls", "--watch", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as watching:
+    command = [program, "ls", "--watch", "--json"]
+    with processes.started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None
         first = json.loads(watching.stdout.readline())
         engine.record(store, "second", 1)

@@ -19,7 +19,7 @@ from pymachine.cli import listing, ls, main as main_module
 from pymachine.driver import State
 from pymachine.manager import Manager
 from pymachine.store import Store
-from support import engine
+from support import engine, processes
 
 NOT_THERE = (
     'Docker machine "{}" does not exist. Use "pymachine ls" to list machines. Use "pymachine create" to add a new one.'
@@ -420,9 +420,8 @@ def test_rm_by_force_removes_what_cannot_be_loaded(run: Run, store: Store) -> No
 def test_signals_end_a_run_with_their_exit_code(store: Store, number: signal.Signals, code: int) -> None:
     engine.record(store, "a", 1)
     program = Path(sys.executable).with_name("pymachine")
-    with subprocess.Popen(
-        [program, "rm", "a"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as p:
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with processes.started([program, "rm", "a"], **streams) as p:
         assert p.stdout is not None
         while p.stdout.read(1) != b"?":
             pass
@@ -432,13 +431,30 @@ def test_signals_end_a_run_with_their_exit_code(store: Store, number: signal.Sig
     assert store.exists("a")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_signals_that_were_ignored_at_the_start_stay_so(store: Store, number: signal.Signals) -> None:
+    """A background job of a script, and what `nohup` started, are not ended by what they were told to ignore."""
+    engine.record(store, "a", 1)
+    program = Path(sys.executable).with_name("pymachine")
+    name = number.name.removeprefix("SIG")
+    command = ["sh", "-c", f"trap '' {name}; exec \"$0\" rm a", str(program)]
+    with processes.started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as p:
+        assert p.stdout is not None
+        while p.stdout.read(1) != b"?":
+            pass
+        os.killpg(p.pid, number)
+        out, _ = p.communicate(b"y\n", timeout=30)
+    assert (p.returncode, out.endswith(b"Successfully removed a\n")) == (0, True)
+    assert not store.exists("a")
+
+
 def test_a_program_in_the_foreground_ends_with_us() -> None:
     """SIGTERM is passed on to what `pymachine ssh` runs; Ctrl-C reaches it by itself."""
     script = (
         "from pymachine.cli import main\nfrom pymachine.run import foreground\n"
         "main.signals.listen()\nprint('ready', flush=True)\nforeground(['sleep', '600'])"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+    with processes.started([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         time.sleep(0.5)

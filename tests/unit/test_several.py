@@ -16,6 +16,9 @@ from pymachine.cli import several
 from pymachine.driver import Json
 from pymachine.errors import MachineExistsError, PymachineError
 from pymachine.progress import Reporter, Silent
+from support import processes
+
+pytestmark = pytest.mark.usefixtures("interruptible")
 
 
 class Lines(Silent):
@@ -90,17 +93,16 @@ several.at_once(["one", "two"], act, reporter=Silent())
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_an_interrupt_has_each_undo_what_it_did(tmp_path: Path, number: signal.Signals, whole_group: bool) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(tmp_path)], start_new_session=True, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 30
-    while len(list(tmp_path.glob("*.begun"))) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    for _ in range(2):  # as somebody who has no patience
-        (os.killpg if whole_group else os.kill)(process.pid, number)
-        time.sleep(0.1)
-    assert process.wait(30) != 0
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    with processes.started(command, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 30
+        while len(list(tmp_path.glob("*.begun"))) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        for _ in range(2):  # as somebody who has no patience
+            (os.killpg if whole_group else os.kill)(process.pid, number)
+            time.sleep(0.1)
+        assert process.wait(30) != 0
     assert sorted(path.name for path in tmp_path.glob("*.undone")) == ["one.undone", "two.undone"]
 
 

@@ -15,7 +15,7 @@ import pytest
 from pymachine.ssh import keys
 from pymachine.ssh.connection import ConnectionLostError, LoginError, UnreachableError, connected
 from pymachine.ssh.target import HostKeyError, SshError, Target
-from support import sshd
+from support import processes, sshd
 from support.sshd import Server
 
 both = pytest.mark.parametrize("native", [False, True], ids=["openssh", "paramiko"])
@@ -131,7 +131,7 @@ def test_a_pymachine_that_is_killed_leaves_no_connection_behind(server: Server) 
         "with connected(target):\n    print('open', flush=True)\n    time.sleep(60)\n"
     )
     words = [sys.executable, "-c", code, str(server.port), str(server.key), str(server.folder / "known_hosts")]
-    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+    with processes.started(words, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"open\n"
         (transport,) = server.transports
