@@ -30,16 +30,21 @@ def making(root: Path, *, private: bool) -> Iterator[Path]:
 
 def publish(folder: Path, target: Path) -> None:
     """Rename a folder from `making` to `target`, in the place of what is there. Raises OSError."""
-    if target.exists():
-        retire(target)
+    if os.path.lexists(target):
+        # What another user left may be moved away, but not emptied; `sweep` tries again.
+        shutil.rmtree(_set_aside(target), ignore_errors=True)
     folder.rename(target)
 
 
 def retire(folder: Path) -> None:
     """Remove a folder so that nobody ever finds half of it; processes go on with what they have open in it."""
+    shutil.rmtree(_set_aside(folder))
+
+
+def _set_aside(folder: Path) -> Path:
     gone = folder.with_name(f"{TEMPORARY}{os.getpid()}-{folder.name}")
     folder.rename(gone)
-    shutil.rmtree(gone)
+    return gone
 
 
 def sweep(root: Path) -> None:

@@ -123,8 +123,8 @@ def remove(snapshot: Snapshot) -> None:
 
 def _open(path: Path) -> Snapshot | None:
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        manifest = json.loads(files.read_regular(path / MANIFEST))
         complete = manifest["format"] == FORMAT and float(manifest["made"]) and isinstance(manifest["facts"], dict)
         return Snapshot(path, manifest) if complete else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

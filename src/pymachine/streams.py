@@ -38,7 +38,9 @@ def prepare() -> None:
         _occupy(number)
     codecs.register_error(_ESCAPE, _escape)
     if sys.stdin is None:
-        sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    if type(sys.stdin) is io.TextIOWrapper:
+        sys.stdin.reconfigure(errors="replace")  # an answer that is no text is a no, and no fault
     sys.stdout = _replaced(sys.stdout, 1, _Output)
     sys.stderr = _replaced(sys.stderr, 2, _Errors)
 

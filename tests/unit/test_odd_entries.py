@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -247,6 +249,53 @@ def test_what_cannot_be_read_says_who_owns_it(program: Pymachine) -> None:
     said = program.run(unprivileged.command([str(PROGRAM), "inspect", "sudo"]), code=None)
     assert "Permission denied" in said.stderr
     assert f"{program.store}/machines/sudo belongs to" in said.stderr
+
+
+def _manifest(folder: Path, text: str | bytes) -> None:
+    folder.mkdir()
+    (folder / "manifest.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def _odd_images(images: Path) -> None:
+    """Whatever may lie among the images of a cache, of which none is one."""
+    whole: dict[str, Any] = {"digest": "d", "architecture": "amd64"}
+    for number, text in enumerate(
+        ["{", "[]", "null", b"\xff", "[" * 100_000, json.dumps(whole), json.dumps({**whole, "files": []}),
+         json.dumps({**whole, "files": {"boot2docker.iso": {"size": "x"}}})]
+    ):  # fmt: skip
+        _manifest(images / f"amd64-{number}", text)
+    (images / "amd64-file").write_text("")
+    (images / "amd64-away").symlink_to("/nowhere/at/all")
+    (images / "lost+found").mkdir()
+    (images / "amd64-pipe").mkdir()
+    os.mkfifo(images / "amd64-pipe" / "manifest.json")
+
+
+def test_odd_entries_among_the_images_stop_no_command(program: Pymachine, tmp_path: Path) -> None:
+    program.env["PYMACHINE_CACHE"] = str(tmp_path / "cache")
+    images = tmp_path / "cache" / "images"
+    images.mkdir(parents=True)
+    _odd_images(images)
+    files = {name: {"sha256": "0", "size": 1} for name in ("boot2docker.iso", "vmlinuz", "initrd.img")}
+    good = {"digest": "d" * 64, "architecture": "amd64", "engine": "1", "kernel": "6", "files": files, "packages": []}
+    _manifest(images / "amd64-good", json.dumps(good))
+    listed = run(program, "image", "ls").stdout
+    assert "amd64-good" in listed
+    assert len(listed.splitlines()) == 2
+    run(program, "image", "rm", "amd64-good")
+
+
+def test_what_another_user_left_in_the_cache_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image" / "manifest.json").write_text("{}")
+    unprivileged.close_off(tmp_path / "image")
+    script = (
+        "import sys; from pathlib import Path; from pymachine import folders; root = Path(sys.argv[1])\n"
+        "with folders.making(root, private=False) as new:\n"
+        "    (new / 'whole').touch(); folders.publish(new, root / 'image')"
+    )
+    subprocess.run(unprivileged.command([sys.executable, "-c", script, str(tmp_path)]), check=True)
+    assert (tmp_path / "image" / "whole").exists()
 
 
 def test_a_record_in_a_file_is_no_machine(tmp_path: Path) -> None:

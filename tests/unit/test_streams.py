@@ -89,6 +89,12 @@ def test_a_closed_input_is_an_empty_one(program: Pymachine) -> None:
     assert Store(program.store).exists("intro")
 
 
+def test_an_answer_that_is_no_text_is_a_no(program: Pymachine) -> None:
+    said = shell(program, "printf '\\377\\n' | $P rm intro")
+    assert said.code == 0
+    assert Store(program.store).exists("intro")
+
+
 def test_no_file_takes_the_place_of_a_closed_stream(program: Pymachine) -> None:
     """What a child writes to its standard output must not go into a file of the store."""
     Store(program.store).save(Machine(name="other", driver_name="none", driver={"URL": "tcp://127.0.0.1:1"}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def _mount(app: App, name: str, user: str, path: str, point: str) -> int:
     target = app.manager.ssh_target(name, user=user or None)
     target.check()
     if not Path(point).is_dir():
-        raise RunError(f"the mountpoint {point} is not a directory", hint=f"Make it: mkdir -p '{point}'")
+        raise RunError(f"the mountpoint {point} is not a directory", hint=f"Make it: mkdir -p {shlex.quote(point)}")
     with plain_paths.plain(target) as plain:
         return run.foreground(openssh.sshfs(str(program), plain, path, scp.local(point)))
 

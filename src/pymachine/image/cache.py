@@ -18,7 +18,7 @@ from typing import Any
 
 from pymachine import folders, os_errors, paths
 from pymachine.driver import ImageFiles, ImageRequest
-from pymachine.files import acquire_lock
+from pymachine.files import acquire_lock, read_regular
 from pymachine.image.errors import DigestError, ImageError, ImageNotFoundError, MirrorError, RecipeError
 from pymachine.image.layout import INITRD, ISO, KERNEL, MANIFEST
 from pymachine.image.recipe import Recipe
@@ -145,10 +145,12 @@ def list_images(store: Path) -> list[Image]:
 
 def _open(folder: Path) -> Image | None:
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        return Image(folder, manifest) if manifest["digest"] and manifest["architecture"] else None
-    except (OSError, ValueError, KeyError, TypeError):
+        manifest = json.loads(read_regular(folder / MANIFEST))
+        sizes = [int(manifest["files"][name]["size"]) for name in (ISO, KERNEL, INITRD)]
+        complete = manifest["digest"] and manifest["architecture"] and all(sizes)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    return Image(folder, manifest) if complete else None
 
 
 def find(store: Path, name: str) -> Image:

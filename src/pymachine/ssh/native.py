@@ -193,7 +193,7 @@ def _open(client: paramiko.SSHClient) -> paramiko.Channel:
 def _pump(channel: paramiko.Channel) -> None:
     """Carry our input to the channel and its output to us until the other side has ended."""
     sender = threading.Thread(target=_send_input, args=(channel,), daemon=True)
-    errors = threading.Thread(target=_copy, args=(channel.recv_stderr, sys.stderr.fileno()), daemon=True)
+    errors = threading.Thread(target=_copy_errors, args=(channel,), daemon=True)
     sender.start()
     errors.start()
     _copy(channel.recv, sys.stdout.fileno())
@@ -205,6 +205,13 @@ def _copy(receive: Callable[[int], bytes], target: int) -> None:
         view = memoryview(data)
         while view:
             view = view[os.write(target, view) :]
+
+
+def _copy_errors(channel: paramiko.Channel) -> None:
+    with suppress(OSError):  # our stderr takes no more: there is no other place for it
+        _copy(channel.recv_stderr, sys.stderr.fileno())
+    while channel.recv_stderr(CHUNK):  # or the other side would wait for us
+        pass
 
 
 def _send_input(channel: paramiko.Channel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import sys
 from dataclasses import dataclass
@@ -62,7 +63,8 @@ class Target:
             raise os_errors.wrapped(SshError, f"SSH key {str(self.key)!r} cannot be read", error) from error
         if sys.platform != "win32" and mode & 0o077:
             raise SshError(
-                f"permissions {mode:#05o} for '{self.key}' are too open", hint=f"Run: chmod 600 '{self.key}'"
+                f"permissions {mode:#05o} for '{self.key}' are too open",
+                hint=f"Run: chmod 600 {shlex.quote(str(self.key))}",
             )
         if not os.access(self.key, os.R_OK):
             raise SshError(f"'{self.key}' is not readable")
