@@ -63,7 +63,7 @@ def config(targets: Sequence[Target]) -> str:
     return "\n".join(blocks) + "\n"
 
 
-def rsync(program: str, places: Sequence[Place], *, shell: str, recursive: bool, quiet: bool) -> list[str]:
+def rsync(program: str, places: Sequence[Place], *, shell: str = "", recursive: bool, quiet: bool) -> list[str]:
     """The command line of rsync, which copies only what differs, to the last of `places`; `shell` is for its ``-e``.
 
     rsync itself cannot copy between two machines: see `relay`.
