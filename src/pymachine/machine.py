@@ -194,12 +194,13 @@ def _typed(fields: Mapping[str, Json], key: str, kind: type[T], name: str) -> T 
     raise RecordError(f'machine "{name}": config.json: {key} is {value!r}, expected {kind.__name__}')
 
 
-def _json_name(item: dataclasses.Field[Json]) -> str:
+def json_name(item: dataclasses.Field[Json]) -> str:
+    """The key of an option in JSON."""
     return str(item.metadata.get("json") or "".join(word.capitalize() for word in item.name.split("_")))
 
 
 def _dump(options: EngineOptions | SwarmOptions | AuthOptions | Endpoint, old: Json) -> dict[str, Json]:
-    known = {_json_name(item): getattr(options, item.name) for item in dataclasses.fields(options)}
+    known = {json_name(item): getattr(options, item.name) for item in dataclasses.fields(options)}
     return {**(old if isinstance(old, dict) else {}), **known}
 
 
@@ -208,13 +209,13 @@ def _load(kind: type[T], data: Json, name: str) -> T:
     given = _object(data or {}, kind.__name__, name)
     values: dict[str, Json] = {}
     for item in dataclasses.fields(kind):  # type: ignore[arg-type]
-        value = given.get(_json_name(item))
+        value = given.get(json_name(item))
         required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
         if value is None and not required:
             continue
         expected = str(item.type)
         if not _fits(value, expected):
-            where = f"{kind.__name__}.{_json_name(item)}"
+            where = f"{kind.__name__}.{json_name(item)}"
             raise RecordError(f'machine "{name}": config.json: {where} is {value!r}, expected {expected}')
         values[item.name] = value
     return kind(**values)

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from pymachine.gotemplate import TemplateError, parse
+from pymachine.gotemplate.types import Duration
+from support import gotemplates
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "gotemplate.json").read_text(encoding="utf-8"))
 DATA = GOLDEN["data"]
@@ -88,10 +90,39 @@ def test_whole_numbers_are_whole_unlike_in_go() -> None:
     assert template.render({"CPU": 2, "Disk": 1000000}) == "2 true 2 1000000"
 
 
-def test_a_struct_knows_its_fields() -> None:
-    assert parse("{{.Name}}").render({"Name": "x"}, strict=True) == "x"
-    with pytest.raises(TemplateError, match=r"can't evaluate field Nope in type commands.HostListItem"):
-        parse("{{.Nope}}").render({"Name": "x"}, strict=True)
+ROWS = json.loads((Path(__file__).parent / "data" / "gotemplate-rows.json").read_text(encoding="utf-8"))
+KNOWN = gotemplates.data()
+
+
+@pytest.mark.parametrize("asked", ROWS)
+def test_rows_and_records_are_typed_as_in_go(asked: str) -> None:
+    name, _, template = asked.partition(": ")
+    assert list(gotemplates.ours(gotemplates.Asked(template, name), KNOWN)) == ROWS[asked]
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [(0, "0s"), (7, "7ms"), (999, "999ms"), (1000, "1s"), (1500, "1.5s"), (61_001, "1m1.001s"), (3_600_000, "1h0m0s")],
+)
+def test_durations_are_written_as_in_go(milliseconds: int, text: str) -> None:
+    duration = Duration(milliseconds * 10**6)
+    assert parse("{{.}} {{.String}}").render(duration) == f"{text} {text}"
+    assert parse("{{.Nanoseconds}} {{.Milliseconds}}").render(duration) == f"{milliseconds * 10**6} {milliseconds}"
+
+
+def test_short_durations_have_short_units() -> None:
+    assert [str(parse("{{.}}").render(Duration(number))) for number in (1, 1500, 1_500_000)] == [
+        "1ns",
+        "1.5\u00b5s",
+        "1.5ms",
+    ]
+    assert parse("{{.}}").render(Duration(-1_500_000_000)) == "-1.5s"
+
+
+def test_an_error_brings_what_was_rendered_by_then() -> None:
+    with pytest.raises(TemplateError) as caught:
+        parse("a{{.Name}}b{{.Name.Foo}}c").render({"Name": "x"})
+    assert caught.value.partial == "axb"
 
 
 @pytest.mark.parametrize(

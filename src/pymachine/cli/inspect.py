@@ -21,4 +21,8 @@ def command(ctx: click.Context, names: tuple[str, ...], *, template: str) -> Non
         return
     from pymachine import gotemplate  # noqa: PLC0415
 
-    app.say(gotemplate.parse(template).render(record))
+    try:
+        app.say(gotemplate.parse(template).render(record))
+    except gotemplate.TemplateError as error:
+        click.echo(error.partial, nl=False)  # which docker-machine has printed by then
+        raise

@@ -202,9 +202,26 @@ class _Format:
 
     def text(self, found: Sequence[Row]) -> str:
         """All rows as they are printed."""
-        lines = [self._template.render(HEADERS, strict=True)] if self._table else []
-        lines += [self._template.render(fields(row), strict=True) for row in found]
-        return "".join(f"{line}\n" for line in (columns(lines) if self._table else lines))
+        from pymachine.cli import list_item  # noqa: PLC0415 (only templates need types)
+        from pymachine.gotemplate import TemplateError  # noqa: PLC0415
+        from pymachine.gotemplate.types import TextMap  # noqa: PLC0415
+
+        lines: list[str] = []
+        try:
+            for value in [TextMap(HEADERS)] if self._table else []:
+                lines.append(self._template.render(value))
+            for row in found:
+                lines.append(self._template.render(list_item.item(row, fields(row))))
+        except TemplateError as error:
+            # docker-machine has printed by then what came before; a cell that was begun is not filled up.
+            lines.append(error.partial.removesuffix("\t") if self._table else error.partial)
+            click.echo(self._aligned(lines), nl=False)
+            raise
+        return self._aligned([*lines, ""])
+
+    def _aligned(self, lines: Sequence[str]) -> str:
+        """Lines as one text, in columns if it is a table; the last is not ended."""
+        return "\n".join(columns(lines) if self._table else lines)
 
 
 def columns(lines: Sequence[str]) -> list[str]:

@@ -10,6 +10,13 @@ class TemplateError(UsageError):
 
     code = "template"
 
+    partial = ""
+    """The text that had been rendered by then; docker-machine prints it."""
+
+
+class Failure(Exception):  # noqa: N818 (not an error for users: it has no place yet)
+    """What went wrong in a value or a function; the template adds where."""
+
 
 class Break(Exception):  # noqa: N818 (not an error)
     """``{{break}}`` was met."""
@@ -22,8 +29,3 @@ class Continue(Exception):  # noqa: N818 (not an error)
 def parsing(text: str, line: int = 1) -> TemplateError:
     """The error for a template that is none."""
     return TemplateError(f"template parsing error: template: :{line}: {text}")
-
-
-def executing(text: str) -> TemplateError:
-    """The error for a template that the data does not fit."""
-    return TemplateError(f'template: :1: executing "": {text}')

@@ -20,6 +20,8 @@ _TOKEN = re.compile(
     |(?P<sign>:=|[=.|(),])""",
     re.VERBOSE,
 )
+# What begins like a number is meant for one.
+_NUMBER_LIKE = re.compile(r"[-+]?\.?[0-9][\w.]*")
 _ESCAPE = re.compile(r"\\(?:([abfnrtv\\'\"])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{3}))")
 _SIMPLE = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
@@ -31,6 +33,8 @@ class Piece:
     text: str
     line: int
     action: bool = False
+    at: int = 0
+    """Where the text begins in the source."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Token:
     kind: str
     text: str
     spaced: bool
+    at: int = 0
+    """Where it begins in the source."""
 
 
 def pieces(source: str) -> Iterator[Piece]:
@@ -61,7 +67,7 @@ def pieces(source: str) -> Iterator[Piece]:
         yield Piece(text, line)
         body, at, trim = _action(source, inside, line)
         if body is not None:
-            yield Piece(body, line, action=True)
+            yield Piece(body, line, action=True, at=inside)
 
 
 def _action(source: str, begin: int, line: int) -> tuple[str | None, int, bool]:
@@ -89,18 +95,21 @@ def _action(source: str, begin: int, line: int) -> tuple[str | None, int, bool]:
     raise parsing("unclosed action", line)
 
 
-def tokens(body: str, line: int) -> list[Token]:
-    """The tokens of an action."""
+def tokens(body: str, line: int, begin: int = 0) -> list[Token]:
+    """The tokens of an action that begins at `begin` in the source."""
     found: list[Token] = []
     at, spaced = 0, False
     while at < len(body):
         match = _TOKEN.match(body, at)
         if match is None or match.lastgroup is None:
+            number = _NUMBER_LIKE.match(body, at)
+            if number:
+                raise parsing(f'bad number syntax: "{number[0]}"', line)
             raise parsing(f'unexpected "{body[at : at + 10].strip()}" in command', line)
         if match.lastgroup == "space":
             spaced = True
         else:
-            found.append(Token(match.lastgroup, match.group(), spaced))
+            found.append(Token(match.lastgroup, match.group(), spaced, begin + at))
             spaced = False
         at = match.end()
     return found

@@ -21,7 +21,7 @@ def parse(source: str) -> Template:
     body, stopped = parser.body()
     if stopped:
         raise parsing(f"unexpected {{{{{stopped.text.strip()}}}}}", stopped.line)
-    return Template(body, parser.defined)
+    return Template(source, body, parser.defined)
 
 
 class _Parser:
@@ -40,7 +40,7 @@ class _Parser:
                 if piece.text:
                     found.append(nodes.Text(piece.text))
                 continue
-            words = lexer.tokens(piece.text, piece.line)
+            words = lexer.tokens(piece.text, piece.line, piece.at)
             keyword = words[0].text if words and words[0].kind == "word" else ""
             if keyword in {"end", "else"}:
                 return found, piece
@@ -67,9 +67,10 @@ class _Parser:
         if keyword in {"template", "block"}:
             name, rest = self._template_name(words, piece)
             argument = _Expressions(rest, piece.line, self._scopes).whole() if rest else None
+            shown = "" if argument is None else f" {argument.mark.text}"
             if keyword == "block":
                 self._define(name, piece)
-            return nodes.Call(name, argument)
+            return nodes.Call(name, argument, nodes.Mark(words[1].at, f"{{{{template {words[1].text}{shown}}}}}"))
         expressions = _Expressions(words, piece.line, self._scopes)
         declared, assigned = expressions.declaration(most=1)
         pipeline = expressions.whole()
@@ -109,7 +110,7 @@ class _Parser:
         """What is behind an ``else``, and what ended it; an ``else if`` ends where the whole ends."""
         if stopped is None or stopped.text.strip() == "end":
             return [], stopped
-        words = lexer.tokens(stopped.text, stopped.line)[1:]
+        words = lexer.tokens(stopped.text, stopped.line, stopped.at)[1:]
         if not words:
             return self.body()
         if keyword == words[0].text and keyword in {"if", "with"}:
@@ -146,6 +147,8 @@ class _Expressions:
         self._what = what
         self._at = 0
         self._depth = 0
+        self._begin = self._here()
+        self._declared = ""
 
     def declaration(self, *, most: int) -> tuple[list[str], bool]:
         """The variables in ``$x :=``, ``$x =`` or ``$i, $e :=``, if that stands here; and whether it was ``=``."""
@@ -159,6 +162,7 @@ class _Expressions:
                     for name in names:
                         self._check_variable(name)
                 self._at = at + 2
+                self._declared = f"{', '.join(names)} := "
                 return names, following == "="
             if following != "," or len(names) >= most:
                 break
@@ -182,30 +186,39 @@ class _Expressions:
         self._depth += 1
         if self._depth > _DEEPEST:
             raise parsing("nested too deeply", self._line)
+        begin = self._begin if self._depth == 1 else self._here()
         commands = [self._command()]
         while self._peek() == "|":
             self._at += 1
             commands.append(self._command())
-            if isinstance(commands[-1].words[0], nodes.Constant):
-                raise parsing("non executable command in pipeline", self._line)
+            if isinstance(commands[-1].words[0], nodes.Constant | nodes.Dot):
+                raise parsing(f"non executable command in pipeline stage {len(commands)}", self._line)
         self._depth -= 1
-        return Pipeline(tuple(commands))
+        text = " | ".join(command.mark.text for command in commands)
+        return Pipeline(tuple(commands), nodes.Mark(begin, self._declared + text if self._depth == 0 else text))
+
+    def _here(self) -> int:
+        """Where the next token begins in the source."""
+        return self._words[min(self._at, len(self._words) - 1)].at if self._words else 0
 
     def _command(self) -> Command:
         words: list[Operand] = []
+        begin = self._here()
         while self._at < len(self._words) and self._peek() not in {"|", ")"}:
             if words and not self._words[self._at].spaced and self._words[self._at].text != "(":
                 raise parsing(f'unexpected "{self._words[self._at].text}" in operand', self._line)
             words.append(self._operand())
         if not words:
             raise parsing(f"missing value for {self._what}", self._line)
-        return Command(tuple(words))
+        shown = (f"({word.mark.text})" if isinstance(word, Pipeline) else word.mark.text for word in words)
+        return Command(tuple(words), nodes.Mark(begin, " ".join(shown)))
 
     def _operand(self) -> Operand:
         token = self._words[self._at]
         self._at += 1
         operand = self._term(token)
-        names = []
+        names: list[str] = []
+        begin = self._here()
         while (
             self._at < len(self._words) and self._words[self._at].kind == "field" and not self._words[self._at].spaced
         ):
@@ -215,41 +228,52 @@ class _Expressions:
             return operand
         if isinstance(operand, nodes.Constant | nodes.Dot):
             raise parsing(f"unexpected . after term {token.text!r}", self._line)
-        return nodes.Fields(operand, tuple(names))
+        return self._with_fields(operand, tuple(names), begin)
+
+    def _with_fields(self, operand: Operand, names: tuple[str, ...], begin: int) -> Operand:
+        """`operand` with fields behind it, which begin there in the source."""
+        shown = f"({operand.mark.text})" if isinstance(operand, Pipeline) else operand.mark.text
+        mark = nodes.Mark(begin, ".".join((shown, *names)))
+        if isinstance(operand, nodes.Fields):
+            return nodes.Fields((*operand.names, *names), mark)
+        if isinstance(operand, nodes.Variable):
+            return nodes.Variable(operand.name, names, mark)
+        return nodes.Chain(operand, names, mark)
 
     def _term(self, token: Token) -> Operand:
-        readers: dict[str, Callable[[str], Operand]] = {
-            "char": lambda text: nodes.Constant(lexer.number(text, self._line)),
-            "field": lambda text: nodes.Fields(nodes.Dot(), (text[1:],)),
-            "number": lambda text: nodes.Constant(lexer.number(text, self._line)),
+        mark = nodes.Mark(token.at, token.text)
+        readers: dict[str, Callable[[nodes.Mark], Operand]] = {
+            "char": lambda mark: nodes.Constant(lexer.number(mark.text, self._line), mark),
+            "field": lambda mark: nodes.Fields((mark.text[1:],), mark),
+            "number": lambda mark: nodes.Constant(lexer.number(mark.text, self._line), mark),
             "sign": self._sign,
-            "string": lambda text: nodes.Constant(lexer.string(text, self._line)),
+            "string": lambda mark: nodes.Constant(lexer.string(mark.text, self._line), mark),
             "variable": self._variable,
             "word": self._word,
         }
-        return readers[token.kind](token.text)
+        return readers[token.kind](mark)
 
-    def _sign(self, text: str) -> Operand:
-        if text == ".":
-            return nodes.Dot()
-        if text != "(":
-            raise parsing(f'unexpected "{text}" in operand', self._line)
+    def _sign(self, mark: nodes.Mark) -> Operand:
+        if mark.text == ".":
+            return nodes.Dot(mark)
+        if mark.text != "(":
+            raise parsing(f'unexpected "{mark.text}" in operand', self._line)
         inner = self._pipeline()
         if self._peek() != ")":
             raise parsing("unclosed left paren", self._line)
         self._at += 1
         return inner
 
-    def _variable(self, text: str) -> Operand:
-        self._check_variable(text)
-        return nodes.Variable(text)
+    def _variable(self, mark: nodes.Mark) -> Operand:
+        self._check_variable(mark.text)
+        return nodes.Variable(mark.text, (), mark)
 
-    def _word(self, text: str) -> Operand:
-        if text in _CONSTANTS:
-            return nodes.Constant(_CONSTANTS[text])
-        if text not in FUNCTIONS:
-            raise parsing(f'function "{text}" not defined', self._line)
-        return nodes.Function(text)
+    def _word(self, mark: nodes.Mark) -> Operand:
+        if mark.text in _CONSTANTS:
+            return nodes.Constant(_CONSTANTS[mark.text], mark)
+        if mark.text not in FUNCTIONS:
+            raise parsing(f'function "{mark.text}" not defined', self._line)
+        return nodes.Function(mark.text, mark)
 
     def _check_variable(self, name: str) -> None:
         if not any(name in scope for scope in self._scopes):
