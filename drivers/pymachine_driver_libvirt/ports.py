@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pymachine import os_errors, published
+from pymachine import backlog, os_errors, published
 from pymachine.engine_events import Engine, EngineGoneError, Target
 from pymachine.errors import DriverError, PymachineError
 from pymachine.published import Forwards
@@ -110,6 +110,7 @@ class Watched:
         self._machine_id = machine_id
         self._domain: Domain | None = None
         self._number = -1
+        self._refusal = ""
         self.news = News()
 
     def connect(self) -> None:
@@ -137,6 +138,16 @@ class Watched:
             raise LibvirtGoneError(libvirts.message(error)) from error
         return str(said).strip()
 
+    def lengthen_queues(self, say: Callable[[str], None]) -> None:
+        """Let many clients connect at once, where QEMU runs on this host and the host allows that; see `backlog`."""
+        try:
+            for pid in _pids(self._machine_id):
+                backlog.lengthen(pid)
+        except backlog.BacklogError as error:
+            if str(error) != self._refusal:
+                say(f"cannot lengthen the queues of the ports: {error}")
+                self._refusal = str(error)
+
     def _listen(self, connection: Connection, domain: Domain) -> None:
         libvirt = libvirts.library()
 
@@ -156,19 +167,39 @@ class Watched:
         connection.registerCloseCallback(closed, None)
 
 
+def _pids(machine_id: str) -> list[int]:
+    """The processes of this host that are the QEMU of the domain with that UUID; none if it runs elsewhere."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # it has ended
+            continue
+        if b"-uuid" in words and machine_id.encode() in words:
+            found.append(int(entry.name))
+    return found
+
+
 def watch(folder: Path, *, watched: Watched, target: Target, listen: str, say: Callable[[str], None]) -> None:
     """Follow the machine in `folder` until its domain ends, or the folder is gone."""
     forwards = Forwards(watched.monitor, netdev=NETDEV, address=listen, say=say)
     pause, connected = _FIRST_PAUSE, False
+
+    def note() -> None:
+        published.save(folder, listen, forwards)
+        watched.lengthen_queues(say)
+
     while folder.is_dir():
         began = time.monotonic()
         try:
             if not connected:
                 watched.connect()
                 connected = True
+                # The machine's own ports. Without a QEMU on this host there is nothing to do.
+                watched.lengthen_queues(say)
             engine = Engine(folder, target)
             say("following the engine")
-            _follow(engine, watched.news, forwards, note=lambda: published.save(folder, listen, forwards))
+            _follow(engine, watched.news, forwards, note=note)
         except EngineGoneError as error:
             say(f"engine: {error}")
         except LibvirtGoneError as error:
