@@ -25,7 +25,7 @@ from pymachine_driver_qemu import qmp, runtime
 
 _GUEST_RESTARTS = frozenset({"RESET", "SHUTDOWN"})
 _RETRY_SECONDS = 2.0
-_PAUSE_SECONDS = 0.1
+_PAUSE_SECONDS = 0.02
 _CHUNK = 65536
 # A guest that is busy, in emulation, may keep QEMU busy.
 _MONITOR_SECONDS = 60.0
