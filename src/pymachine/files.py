@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import stat
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 WAIT_FOREVER = -1.0
@@ -96,7 +96,8 @@ def _hand_over(path: Path) -> None:
     # A name that was made to lead to a file of root's must not give it away.
     own = stat.S_ISDIR(made.st_mode) or (stat.S_ISREG(made.st_mode) and made.st_nlink == 1)
     if own and made.st_uid != owner.st_uid:
-        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        with suppress(OSError):  # in a container the owner may be none that root can name
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -12,7 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pymachine.streams import Stream
 
 REDRAW_SECONDS = 0.1
 TICK_SECONDS = 1.0
@@ -64,7 +67,7 @@ class StreamReporter:
     Several tasks may run side by side: on a terminal they share the last line.
     """
 
-    def __init__(self, stream: TextIO, *, terminal: bool | None = None, rewrite: Callable[[str], str] = str) -> None:
+    def __init__(self, stream: Stream, *, terminal: bool | None = None, rewrite: Callable[[str], str] = str) -> None:
         """`rewrite` changes each line that is not a task's, such as the names of commands in it."""
         self._stream = stream
         self._rewrite = rewrite
@@ -261,7 +264,7 @@ class _SilentTask:
         pass
 
 
-def _terminal_width(stream: TextIO) -> int:
+def _terminal_width(stream: Stream) -> int:
     try:
         return os.get_terminal_size(stream.fileno()).columns or 80
     except (OSError, ValueError):

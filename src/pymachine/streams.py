@@ -14,7 +14,23 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, TextIO  # importing it takes `env` 3 ms
+    from typing import Any, Protocol, TextIO  # importing it takes `env` 3 ms
+
+    class Stream(Protocol):
+        """What a reporter needs of a stream."""
+
+        def write(self, text: str, /) -> int:
+            """Write `text`, and return its length."""
+
+        def flush(self) -> None:
+            """Write what is still held back."""
+
+        def isatty(self) -> bool:
+            """Tell whether it is a terminal."""
+
+        def fileno(self) -> int:
+            """Return its descriptor."""
+
 
 _ESCAPE = "pymachine-escape"
 
@@ -36,6 +52,9 @@ def prepare() -> None:
     """Have the standard streams fail in known ways. Call it once, before anything is read, opened or written."""
     for number in range(3):
         _occupy(number)
+    if sys.platform != "win32":
+        for number in (1, 2):  # a program that shares the terminal or the pipe may have made it non-blocking
+            os.set_blocking(number, True)
     codecs.register_error(_ESCAPE, _escape)
     if sys.stdin is None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -85,8 +104,10 @@ class _Guarded(io.TextIOWrapper):
             self.failed(error)
 
     def failed(self, error: OSError) -> None:  # noqa: ARG002
-        """Lead to nowhere, so that neither later news nor Python's own last flush fail once more."""
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+        """Lead to nowhere, so that neither later messages nor Python's own last flush fail once more."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
 
 
 class _Errors(_Guarded):
@@ -94,7 +115,7 @@ class _Errors(_Guarded):
 
 
 class _Output(_Guarded):
-    """Standard output. A failure is raised once, in the main thread."""
+    """Standard output. A failure is raised once, in the main thread: at the latest by the flush that ends a run."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -115,11 +136,42 @@ class _Output(_Guarded):
         super().failed(error)
         self._failure = error
 
+    def put_message(self, text: str) -> None:
+        """Write and flush a message about what is being done.
+
+        A full disk behind it stops nothing that was begun; a reader that ended does, as SIGPIPE would.
+        """
+        super().write(text)
+        super().flush()
+        if self._failure is not None and self._failure.errno == errno.EPIPE:
+            self._raise()
+
     def _raise(self) -> None:
         # A display's clock, or one of several machines: the thread is not the one that can end the program.
         if self._failure is not None and _thread.get_ident() == self._main_thread:
             failure, self._failure = self._failure, None
             raise OutputError(failure)
+
+
+class _Messages:
+    """Standard output for a reporter's messages: see `_Output.put_message`."""
+
+    def __init__(self, output: _Output) -> None:
+        self._output = output
+        self.isatty = output.isatty
+        self.fileno = output.fileno
+
+    def write(self, text: str) -> int:
+        self._output.put_message(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._output.put_message("")
+
+
+def for_messages(stream: TextIO) -> Stream:
+    """`stream` for messages about what is being done, whose loss must not stop it."""
+    return _Messages(stream) if isinstance(stream, _Output) else stream
 
 
 def _escape(error: UnicodeError) -> tuple[bytes, int]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pymachine import paths
+from pymachine import paths, streams
 from pymachine.cli.errors import RunError, called_as
 from pymachine.progress import Reporter, StreamReporter
 
@@ -62,7 +62,8 @@ class App:
     @cached_property
     def reporter(self) -> Reporter:
         """Where news go: stdout, unless `news_on_stderr` was called."""
-        return StreamReporter(sys.stderr if self._news_on_stderr else sys.stdout, rewrite=self.named)
+        stream = sys.stderr if self._news_on_stderr else streams.for_messages(sys.stdout)
+        return StreamReporter(stream, rewrite=self.named)
 
     @cached_property
     def manager(self) -> Manager:
