@@ -216,13 +216,13 @@ class Manager:
             if restore:
                 self._restore(machine, driver)
             driver.remove()
-            self.store.delete(name)
+            self._delete(name)
             self._drop_context(machine)
 
     def forget(self, name: str) -> None:
         """Remove what the store has of machine `name`, whatever becomes of the rest (``rm -f``)."""
         with self.store.lock(name):
-            self.store.delete(name)
+            self._delete(name)
 
     # -- running -----------------------------------------------------------------------------------------------
 
@@ -329,6 +329,14 @@ class Manager:
                 f'Could not clean up after the failed create of "{machine.name}": {error.brief}. '
                 f"Remove it with: pymachine rm {machine.name}"
             )
+
+    def _delete(self, name: str) -> None:
+        """Remove the machine's folder, and say what stays if it is a link to one elsewhere."""
+        folder = self.store.machine_dir(name)
+        behind = folder.resolve() if folder.is_symlink() and folder.exists() else None
+        self.store.delete(name)
+        if behind is not None:
+            self.reporter.info(f'The folder {behind}, to which "{name}" was a link, stays, with what is in it.')
 
     def _image(self, driver: Driver) -> ImageFiles | None:
         if Capability.IMAGE not in driver.info.capabilities:

@@ -214,7 +214,9 @@ def test_a_linked_folder_is_used_and_only_the_link_is_removed(program: Pymachine
     (program.store / "machines/here").rename(elsewhere)
     (program.store / "machines/here").symlink_to(elsewhere)
     assert run(program, "ls", "-q").stdout == "here\n"
-    assert run(program, "rm", "-y", "here").stdout.endswith("Successfully removed here\n")
+    removed = run(program, "rm", "-y", "here").stdout
+    assert f'The folder {elsewhere}, to which "here" was a link, stays' in removed
+    assert removed.endswith("Successfully removed here\n")
     assert os.listdir(program.store / "machines") == []  # noqa: PTH208 (hidden ones too)
     assert (elsewhere / "config.json").exists()
 
