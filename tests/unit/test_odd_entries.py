@@ -246,6 +246,21 @@ def test_a_lock_of_another_user_does_not_stop_pruning(tmp_path: Path, monkeypatc
     assert prune.find(store) == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for other users")
+def test_locks_that_root_makes_belong_to_the_stores_owner(tmp_path: Path) -> None:
+    """Or one `sudo pymachine rm NAME` would keep the user from making a machine of that name again."""
+    unprivileged.close_off(tmp_path)
+    owner = tmp_path.stat().st_uid
+    secret = tmp_path.parent / f"{tmp_path.name}-secret"
+    secret.write_text("")
+    store = Store(tmp_path)
+    with store.lock("a"), store.reserving():
+        assert {path.stat().st_uid for path in [tmp_path / "locks", *(tmp_path / "locks").iterdir()]} == {owner}
+    (tmp_path / "locks" / "b.lock").hardlink_to(secret)
+    with store.lock("b"):
+        assert secret.stat().st_uid == 0
+
+
 def test_what_cannot_be_read_says_who_owns_it(program: Pymachine) -> None:
     _closed("sudo", ".")(program.store / "machines")
     said = program.run(unprivileged.command([str(PROGRAM), "inspect", "sudo"]), code=None)
