@@ -17,6 +17,7 @@ PROGRAM = "docker"
 BUILT_IN = "default"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.+-]+")
 _SECONDS = 60.0
+_TLS_URLS = ("tcp:", "https:")
 
 
 class ContextExistsError(PymachineError):
@@ -32,7 +33,9 @@ def exists(name: str) -> bool:
 
 def put(name: str, endpoint: Endpoint, *, machine: str, certificates: ClientFiles) -> None:
     """Make the context `name`, or change the one that is there, to lead to `machine` at `endpoint`."""
-    fields = [f"host={endpoint.url}", *(f"{key}={path}" for key, path in certificates._asdict().items())]
+    fields = [f"host={endpoint.url}"]
+    if endpoint.url.startswith(_TLS_URLS):  # with certificates the client would speak TLS to any other engine too
+        fields += [f"{key}={path}" for key, path in certificates._asdict().items()]
     words = ["--description", f"pymachine: {machine}", "--docker", ",".join(_csv(field) for field in fields)]
     _docker("context", "update" if exists(name) else "create", name, *words)
 

@@ -62,6 +62,14 @@ def test_somebody_elses_context_is_not_touched(program: Pymachine) -> None:
     assert program("ls", "-q").stdout == ""
 
 
+def test_a_context_for_a_socket_has_no_certificates(program: Pymachine, tmp_path: Path) -> None:
+    program("create", "-d", "none", "--url", f"unix://{tmp_path}/sock", "local")
+    program("context", "create", "local")
+    assert listed(program)["local"] == f"unix://{tmp_path}/sock"
+    said = json.loads(program.run(["docker", "context", "inspect", "local"]).stdout)
+    assert said[0]["TLSMaterial"] == {}
+
+
 @pytest.mark.parametrize("name", ["default", "x"])
 def test_a_name_that_docker_keeps_to_itself_is_refused_with_a_hint_that_works(program: Pymachine, name: str) -> None:
     program("rename", "intro", name)
