@@ -57,7 +57,8 @@ class _Pair:
 def ensure_authority(auth: AuthPaths, *, reporter: Reporter, margin: dt.timedelta = dt.timedelta()) -> None:
     """Make the CA and the client certificate where they are missing, and anew where they expire within `margin`.
 
-    What is replaced is kept beside as ``*.old``. Raises `CertificateError` for a certificate without its key.
+    What is replaced is kept beside as ``*.old``. Raises `CertificateError` for a certificate without its key, and for
+    one that is not valid yet: with a wrong clock, a new CA would be one that no machine knows.
     """
     with _locked(auth):
         new_ca = _needed(auth.ca_cert, auth.ca_key, "CA certificate", reporter, margin)
@@ -108,6 +109,11 @@ def ensure_server(
     return first_expiry(directory)
 
 
+def check_names(hosts: Sequence[str]) -> None:
+    """Raise `CertificateError` for a name or an address that no certificate can be for."""
+    _alternative_names(hosts)
+
+
 def first_expiry(directory: Path) -> dt.datetime:
     """When the first of the certificates of the machine in `directory` expires (UTC). Raises `CertificateError`."""
     return min(expires(directory / name) for name in (paths.CA_CERT, paths.CLIENT_CERT, paths.SERVER_CERT))
@@ -146,12 +152,24 @@ def _needed(cert: Path, key: Path, what: str, reporter: Reporter, margin: dt.tim
             f"{key} is missing, but {cert} is there",
             hint=f"Restore {key.name} from a backup; or move {cert.name} away, and both are made anew.",
         )
+    _check_begun(cert, key, what)
     if expires(cert) > _now() + margin:
         return False
     reporter.info(f"{what} is outdated and needs to be regenerated")
     _keep_old(cert)
     _keep_old(key)
     return True
+
+
+def _check_begun(cert: Path, key: Path, what: str) -> None:
+    begins, now = _load_certificate(cert).not_valid_before_utc, _now()
+    if begins > now:
+        raise CertificateError(
+            f"{what} {cert} is not valid before {begins:%Y-%m-%d %H:%M:%S} UTC; this host's clock says "
+            f"{now:%Y-%m-%d %H:%M:%S} UTC",
+            hint=f"Set this host's clock. If it is right, move {cert.name} and {key.name} away: both are made again at "
+            "the next create. Machines that exist then need new ones too: pymachine regenerate-certs",
+        )
 
 
 def _keep_old(path: Path) -> None:
@@ -168,7 +186,8 @@ def _server_fits(cert: Path, key: Path, ca: _Pair, hosts: Sequence[str]) -> bool
         names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except Exception:  # noqa: BLE001 (cryptography raises a different type for each way of not fitting)
         return False
-    return list(names) == _alternative_names(hosts) and found.not_valid_after_utc > _now() + RENEW_BEFORE
+    valid = found.not_valid_before_utc <= _now() < found.not_valid_after_utc - RENEW_BEFORE
+    return list(names) == _alternative_names(hosts) and valid
 
 
 def _make_ca() -> _Pair:

@@ -132,8 +132,8 @@ def files(options: EngineOptions, *, driver_name: str) -> EngineFiles:
     """
     daemon, flags = daemon_json(options, driver_name=driver_name)
     for line in options.env:
-        if "=" not in line or line.startswith("=") or "\n" in line:
-            raise UsageError(f"--engine-env {line!r}: expected NAME=value")
+        if not re.match(r"[A-Za-z_][A-Za-z0-9_]*=", line) or "\n" in line:
+            raise UsageError(f"--engine-env {line!r}: expected NAME=value, a name of letters, digits and underscores")
     fixed = {key: value for key, value in daemon.items() if key not in RELOADABLE}
     return EngineFiles(
         daemon_json=json.dumps(daemon, indent=2, sort_keys=True) + "\n",
@@ -165,7 +165,19 @@ def daemon_json(options: EngineOptions, *, driver_name: str) -> tuple[dict[str, 
     if options.selinux_enabled:
         daemon["selinux-enabled"] = True
     flags = [flag for option in options.arbitrary_flags if (flag := _apply(daemon, option))]
+    _check_labels(daemon["labels"])
     return daemon, flags
+
+
+def _check_labels(labels: list[str]) -> None:
+    """Refuse labels with which dockerd does not start: a running one drops some of them silently."""
+    values: dict[str, str] = {}
+    for label in labels:
+        key, separator, value = label.partition("=")
+        if not separator:
+            raise UsageError(f"--engine-label {label!r}: expected KEY=VALUE")
+        if values.setdefault(key, value) != value:
+            raise UsageError(f"--engine-label {label!r}: there is {f'{key}={values[key]}'!r} already")
 
 
 def _apply(daemon: dict[str, Json], option: str) -> str | None:
@@ -277,7 +289,13 @@ def _get(endpoint: Endpoint, certificates: ClientFiles, path: str, timeout: floa
     connection = _connect(endpoint, certificates, timeout)
     try:
         # HTTP/1.0: the answer ends with the connection, and is not in chunks. http.client takes `ls` 8 ms to import.
-        connection.sendall(f"GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json\r\n\r\n".encode())
+        request = f"GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json\r\n\r\n"
+        try:
+            connection.sendall(request.encode())
+        except OSError:
+            # With TLS 1.3 a server that refuses our certificate has said why, and closed the connection, by now.
+            connection.recv(1)
+            raise
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     except OSError as error:
         raise tls.explained(address, error) from error

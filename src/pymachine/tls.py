@@ -39,6 +39,32 @@ class TlsError(PymachineError):
         )
 
 
+class CertificateRefusedError(TlsError):
+    """One side does not accept the other's certificate: waiting does not help."""
+
+    code = "tls-certificate"
+
+
+# OpenSSL's numbers (X509_V_ERR_...), which are part of its interface.
+_NOT_YET_VALID = 9
+_EXPIRED = 10
+_OTHER_NAME = frozenset({62, 64})
+# What a server says of a client's certificate (the alerts of RFC 8446): OpenSSL's name for it, and Go's.
+_ALERTS_OF_CERTIFICATES = {
+    "SSLV3_ALERT_BAD_CERTIFICATE": "bad certificate",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "expired certificate",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "revoked certificate",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "unknown certificate",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "handshake failure",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "unsupported certificate",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "certificate required",
+    "TLSV1_ALERT_ACCESS_DENIED": "access denied",
+    "TLSV1_ALERT_DECRYPT_ERROR": "error decrypting message",
+    "TLSV1_ALERT_UNKNOWN_CA": "unknown certificate authority",
+}
+_RENEW = "make new certificates: pymachine regenerate-certs"
+
+
 def context(*, ca: Path | str, cert: Path | str, key: Path | str) -> ssl.SSLContext:
     """A client's context: TLS 1.2 or newer, the server checked against `ca` and its name, and `cert` shown to it.
 
@@ -106,9 +132,16 @@ def check_address(host: str, port: int, url: str) -> None:
 def explained(address: str, error: OSError) -> TlsError:
     """What went wrong with the connection to `address`, in Go's words where docker-machine has them."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return TlsError(address, f"x509: {error.verify_message}", hint=_certificate_hint(error))
+        return CertificateRefusedError(address, f"x509: {error.verify_message}", hint=_certificate_hint(error))
     if isinstance(error, ssl.SSLError):
-        return TlsError(address, error.reason or str(error))
+        why = error.reason or str(error)
+        if why in _ALERTS_OF_CERTIFICATES:
+            hint = (
+                "The engine does not accept the client's certificate: is it of the machine's CA, and is this host's "
+                f"clock right? If so, {_RENEW}."
+            )
+            return CertificateRefusedError(address, f"remote error: tls: {_ALERTS_OF_CERTIFICATES[why]}", hint=hint)
+        return TlsError(address, why)
     if isinstance(error, TimeoutError):
         return TlsError(address, f"dial tcp {address}: i/o timeout", hint="The machine runs, but does not answer.")
     if isinstance(error, ConnectionRefusedError):
@@ -119,6 +152,10 @@ def explained(address: str, error: OSError) -> TlsError:
 
 
 def _certificate_hint(error: ssl.SSLCertVerificationError) -> str:
-    if "expired" in error.verify_message:
-        return "The server certificate has expired; a restart of the machine renews it."
-    return ""
+    if error.verify_code == _NOT_YET_VALID:
+        return f"Is this host's clock right? A certificate there is not valid yet. If the clock is right, {_RENEW}."
+    if error.verify_code == _EXPIRED:
+        return f"Is this host's clock right? A certificate there has expired. If the clock is right, {_RENEW}."
+    if error.verify_code in _OTHER_NAME:
+        return f"The certificate there is for another address: {_RENEW}."
+    return f"The certificate there is not of the CA that this machine was made with; {_RENEW}."

@@ -8,7 +8,7 @@ import socket
 import ssl
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,8 +17,10 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings, strategies as st
 
-from pymachine import certs, tls
+from pymachine import certs, engine, tls
 from pymachine.certs import AuthPaths, CertificateError
+from pymachine.client_files import ClientFiles
+from pymachine.driver import Endpoint
 from pymachine.progress import Silent, StreamReporter
 from pymachine.run import run
 
@@ -113,6 +115,42 @@ def test_what_has_expired_is_made_anew_and_kept_beside(
     assert certs.expires(auth.ca_cert) > now
     assert (auth.ca_key.parent / "ca-key.pem.old").read_bytes() == old
     run(["openssl", "verify", "-CAfile", auth.ca_cert, auth.client_cert])
+
+
+@pytest.mark.parametrize("name", ["ca_cert", "client_cert"])
+def test_what_is_not_valid_yet_is_told_with_both_times_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A clock that is behind looks the same, and a new CA would be one that no machine knows."""
+    auth = auth_paths(tmp_path)
+    now = dt.datetime(2026, 5, 4, 12, tzinfo=dt.UTC)
+    monkeypatch.setattr(certs, "_now", lambda: now)
+    certs.ensure_authority(auth, reporter=Silent())
+    monkeypatch.setattr(certs, "_now", lambda: now - dt.timedelta(days=1))
+    if name == "client_cert":
+        certs._new_ca(auth, Silent())
+    before = auth.ca_cert.read_bytes()
+    with pytest.raises(CertificateError) as caught:
+        certs.ensure_authority(auth, reporter=Silent())
+    told = f"{getattr(auth, name)} is not valid before 2026-05-04 11:55:00 UTC; this host's clock says 2026-05-03"
+    assert told in caught.value.brief
+    assert "clock" in caught.value.hint
+    assert auth.ca_cert.read_bytes() == before
+    monkeypatch.setattr(certs, "_now", lambda: now)
+    certs.ensure_authority(auth, reporter=Silent())
+
+
+def test_a_server_certificate_that_is_not_valid_yet_is_made_again(
+    auth: AuthPaths, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = certs._now()
+    hosts = ["127.0.0.1"]
+    with monkeypatch.context() as ahead:
+        ahead.setattr(certs, "_now", lambda: now + dt.timedelta(days=1))
+        certs.ensure_server(auth, directory=machine, name="intro", hosts=hosts)
+    assert load(machine / "server.pem").not_valid_before_utc > now
+    certs.ensure_server(auth, directory=machine, name="intro", hosts=hosts)
+    assert load(machine / "server.pem").not_valid_before_utc <= now
 
 
 def test_a_certificate_without_its_key_is_not_overwritten(auth: AuthPaths) -> None:
@@ -214,6 +252,54 @@ def test_a_server_of_another_authority_or_name_fails_it(machine: Path, tmp_path:
         real = socket.create_connection
         with unittest.mock.patch("socket.create_connection", lambda _a, timeout: real(("127.0.0.1", port), timeout)):
             check(machine, port, "127.0.0.5")
+
+
+@pytest.mark.parametrize(("days", "said"), [(1, "not yet valid"), (-2000, "has expired")])
+def test_a_server_out_of_its_time_is_final_and_the_hint_names_the_clock(
+    auth: AuthPaths, machine: Path, monkeypatch: pytest.MonkeyPatch, days: int, said: str
+) -> None:
+    now = certs._now()
+    monkeypatch.setattr(certs, "_now", lambda: now + dt.timedelta(days=days))
+    pair = certs._make_server(certs._read(auth.ca_cert, auth.ca_key), name="x", hosts=["127.0.0.1"])
+    certs._write(machine / "server.pem", machine / "server-key.pem", pair)
+    with served(server_context(machine)) as port, pytest.raises(tls.CertificateRefusedError, match=said) as caught:
+        check(machine, port)
+    assert "clock" in caught.value.hint
+    assert "regenerate-certs" in caught.value.hint
+
+
+def stranger(auth: AuthPaths, tmp_path: Path) -> certs._Pair:
+    other = auth_paths(tmp_path / "other")
+    certs.ensure_authority(other, reporter=Silent())
+    return certs._read(other.client_cert, other.client_key)
+
+
+def outdated(auth: AuthPaths, tmp_path: Path) -> certs._Pair:
+    with pytest.MonkeyPatch.context() as patch:
+        now = certs._now()
+        patch.setattr(certs, "_now", lambda: now - dt.timedelta(days=2000))
+        return certs._make_client(certs._read(auth.ca_cert, auth.ca_key))
+
+
+def premature(auth: AuthPaths, tmp_path: Path) -> certs._Pair:
+    with pytest.MonkeyPatch.context() as patch:
+        now = certs._now()
+        patch.setattr(certs, "_now", lambda: now + dt.timedelta(days=1))
+        return certs._make_client(certs._read(auth.ca_cert, auth.ca_key))
+
+
+@pytest.mark.parametrize("client", [stranger, outdated, premature])
+def test_a_client_that_the_engine_refuses_is_final(
+    auth: AuthPaths, machine: Path, tmp_path: Path, client: Callable[[AuthPaths, Path], certs._Pair]
+) -> None:
+    """With TLS 1.3 the refusal comes after the handshake, when the first answer is read."""
+    certs._write(machine / "cert.pem", machine / "key.pem", client(auth, tmp_path))
+    with (
+        served(server_context(machine)) as port,
+        pytest.raises(tls.CertificateRefusedError, match="remote error: tls: ") as caught,
+    ):
+        engine.ping(Endpoint("127.0.0.1", docker_port=port), certificates=ClientFiles.in_folder(machine), timeout=5)
+    assert "does not accept the client's certificate" in caught.value.hint
 
 
 def test_an_old_protocol_fails_it(machine: Path) -> None:

@@ -50,7 +50,21 @@ def test_an_option_that_dockerd_could_not_read_is_refused(option: str) -> None:
         engine.daemon_json(EngineOptions(arbitrary_flags=[option]), driver_name="qemu")
 
 
-@pytest.mark.parametrize("line", ["", "FOO", "=x", "A=b\nC=d"])
+@pytest.mark.parametrize(
+    ("labels", "flags", "said"),
+    [
+        (["nolabel"], [], "'nolabel': expected KEY=VALUE"),
+        ([], ["label=nolabel"], "'nolabel': expected KEY=VALUE"),
+        (["a=1", "a=2"], [], "'a=2': there is 'a=1' already"),
+        (["provider=mine"], [], "there is 'provider=mine' already"),
+    ],
+)
+def test_labels_that_a_running_dockerd_would_drop_are_refused(labels: list[str], flags: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        engine.daemon_json(EngineOptions(labels=labels, arbitrary_flags=flags), driver_name="qemu")
+
+
+@pytest.mark.parametrize("line", ["", "FOO", "=x", "A=b\nC=d", "A-B=1", "1A=b", "a b=c"])
 def test_an_environment_without_a_name_is_refused(line: str) -> None:
     with pytest.raises(UsageError, match="--engine-env"):
         engine.files(EngineOptions(env=[line]), driver_name="qemu")
