@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pymachine import backlog
-from pymachine.channel import GuestError
+from pymachine.channel import GuestError, GuestReportedError
 from pymachine.driver import BootRequest, Endpoint
 from pymachine.progress import Reporter
 from pymachine.wait import Deadline
@@ -75,10 +75,12 @@ def news(sockets: Path) -> socket.socket:
 
 @contextmanager
 def channel(sockets: Path, folder: Path) -> Iterator[identity.Channel]:
-    """The identity channel; the guest's own trouble is told with the end of its console."""
+    """The identity channel; failures of a guest that does not say why have the end of its console with them."""
     port = identity.Channel(sockets / runtime.IDENTITY)
     try:
         yield port
+    except GuestReportedError:
+        raise
     except GuestError as error:
         error.details = error.details or process.last_words(folder)
         error.hint = error.hint or f"The whole console is in {folder / process.CONSOLE_LOG}"

@@ -40,6 +40,12 @@ class GuestError(DriverError):
     code = "guest"
 
 
+class GuestReportedError(GuestError):
+    """The guest reports that it cannot take what it was given: its identity, or its engine's options."""
+
+    code = "guest-report"
+
+
 class GuestTimeoutError(GuestError):
     """The guest did not come up in time."""
 
@@ -54,7 +60,7 @@ def message(tar: bytes, *, now: float, word: str = "IDENTITY") -> bytes:
 def life(tar: bytes, *, seed: bytes, now: float) -> bytes:
     """What is sent to a template that was made with `seed`, so that it becomes the machine whose identity is `tar`.
 
-    See ``await_life`` in the guest's ``channel``. Raises `GuestError` for an identity that words cannot tell.
+    See ``await_life`` in the guest's ``channel``. Raises `GuestReportedError` for an identity that is not text.
     """
     members, common = _members(tar), _members(seed)
     engine = {name: members.get(name) for name in _ENGINE_MEMBERS}
@@ -68,7 +74,7 @@ def life(tar: bytes, *, seed: bytes, now: float) -> bytes:
         words = [f"put {name} {shlex.quote(content.decode())}" for name, content in (news | gone).items()]
         name = shlex.quote(members["hostname"].decode().strip())
     except (UnicodeDecodeError, KeyError) as error:
-        raise GuestError("the identity is not text, or has no hostname") from error
+        raise GuestReportedError("the identity is not text, or has no hostname") from error
     return "\n".join([*words, f"become {name} {int(now)} {digest(tar)} {change}", ""]).encode()
 
 
@@ -109,7 +115,7 @@ class Progress:
         return next(reversed(self.stages), "")
 
     def feed(self, data: bytes) -> bool:
-        """Take what the guest sent, in whatever pieces. Raises `GuestError` when it reports one.
+        """Take what the guest sent, in whatever pieces. Raises `GuestReportedError` when it reports an error.
 
         Returns whether the guest has begun anew (its kernel panicked, say): what it was sent before is lost.
         """
@@ -144,7 +150,7 @@ class Progress:
             # Another digest is the answer to an identity that somebody sent before us.
             self._applied = self._applied or rest.strip() == self._expected
         elif word == "ERROR":
-            raise GuestError(f"the guest reports: {rest or 'an error'}")
+            raise GuestReportedError(f"the guest reports: {rest or 'an error'}")
         return anew
 
 

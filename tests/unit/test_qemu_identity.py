@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from pymachine import identity as core_identity
-from pymachine.channel import GuestError, GuestTimeoutError, Progress, life
+from pymachine.channel import GuestError, GuestReportedError, GuestTimeoutError, Progress, life
 from pymachine.progress import Silent
 from pymachine.wait import Deadline
 from pymachine_driver_qemu import identity
@@ -99,7 +99,7 @@ def test_a_guest_that_talks_while_it_does_not_read_is_heard(tmp_path: Path) -> N
 
     with (
         guest(tmp_path / "s", behave),
-        pytest.raises(GuestError, match="the guest reports: no disk"),
+        pytest.raises(GuestReportedError, match="the guest reports: no disk"),
     ):
         deliver(tmp_path / "s")
 
@@ -198,7 +198,7 @@ def test_a_clone_is_not_told_what_its_template_knows() -> None:
 
 
 def test_an_identity_that_is_no_text_is_refused() -> None:
-    with pytest.raises(GuestError, match="not text"):
+    with pytest.raises(GuestReportedError, match="not text"):
         words_of({**SELF, "hostname": b"\xff"}, ENGINE)
-    with pytest.raises(GuestError, match="no hostname"):
+    with pytest.raises(GuestReportedError, match="no hostname"):
         words_of({"x": b"y"}, ENGINE)

@@ -81,3 +81,33 @@ def test_secrets_and_sudo_have_the_modes_that_git_cannot_hold() -> None:
 def test_nobody_in_the_guest_has_a_password() -> None:
     for line in (ROOTFS / "root" / "etc" / "shadow").read_text().splitlines():
         assert line.split(":")[1] == "*", line
+
+
+@pytest.mark.parametrize("shell", [["dash"], ["busybox", "ash"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (
+            "Status: unknown flag: --x\nSee 'dockerd --help'., Usage: dockerd [OPTIONS], Code: 125\n",
+            "unknown flag: --x",
+        ),
+        (
+            'time="2026" level=info msg="Starting up"\nfailed to start daemon: no zfs\n',
+            "failed to start daemon: no zfs",
+        ),
+        (
+            'time="2026" level=info msg=a\ntime="2026" level=error msg="invalid mirror: \\"ftp://x\\"" module=y\n',
+            "invalid mirror: 'ftp://x'",
+        ),
+        ('{"level":"error","msg":"conflict labels for \\"a\\"","time":"2026"}\n', "conflict labels for 'a'"),
+        ('Flag --graph has been deprecated\ntime="2026" level=warning msg="odd"\n\n', ""),
+    ],
+)
+def test_what_the_engine_said_last_of_why_it_ends(said: str, why: str, shell: list[str]) -> None:
+    text = (ROOT / "etc" / "init.d" / "docker").read_text()
+    function = re.search(r"^explain\(\) \{.*?^\}\n", text, re.MULTILINE | re.DOTALL)
+    assert function
+    done = subprocess.run(
+        [*shell, "-c", f"{function[0]}explain"], input=said, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{why}\n"
