@@ -6,9 +6,11 @@ import io
 import json
 import lzma
 import os
+import shutil
 import stat
 import struct
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -357,14 +359,70 @@ def test_the_newest_of_a_recipe_is_used(store: Path) -> None:
     first = put(store, content=b"1")
     second = put(store, content=b"2")
     other = put(store, recipe="other", content=b"3")
-    os.utime(first.directory / "manifest.json", (1, 1))
-    os.utime(second.directory / "manifest.json", (2, 2))
     assert cache.newest(store, "amd64", recipe="r") == second
     assert cache.newest(store, "amd64") == other
     assert cache.newest(store, "arm64") is None
     put(store, content=b"1")
-    os.utime(other.directory / "manifest.json", (3, 3))
     assert cache.newest(store, "amd64") == first, "building the same bytes again makes an image the newest"
+    # A cache that was restored has other times.
+    for image in (first, second, other):
+        for path in image.directory.iterdir():
+            os.utime(path, (len(image.directory.name),) * 2)
+    assert cache.newest(store, "amd64") == first
+    # An older version noted nothing but the manifest's time.
+    for seconds, image in enumerate((second, other, first)):
+        (image.directory / cache.BUILT).unlink()
+        os.utime(image.directory / "manifest.json", (seconds, seconds))
+    assert cache.newest(store, "amd64", recipe="r") == first
+
+
+class Says(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def copy_half(path: Path) -> None:
+    """As a program that makes the file as large as it will be, and is ended: the rest is zeros."""
+    size = path.stat().st_size
+    os.truncate(path, size // 2)
+    os.truncate(path, size)
+
+
+@pytest.mark.parametrize("name", [ISO, KERNEL, INITRD])
+@pytest.mark.parametrize("harm", [truncate, copy_half, Path.unlink])
+def test_an_image_that_is_not_whole_is_removed(store: Path, name: str, harm: Callable[[Path], None]) -> None:
+    image, says = put(store), Says()
+    assert cache.intact(image, says) == image
+    harm(image.directory / name)
+    assert cache.intact(image, says) is None
+    assert "is removed" in says.lines[0]
+    assert name in says.lines[0]
+    assert cache.list_images(store) == []
+    assert cache.intact(put(store), says) is not None
+
+
+def test_an_image_in_a_cache_that_was_copied_is_read_once(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = put(store)
+    shutil.copytree(cache.images_dir(store), tmp_path / "restored" / "images")
+    monkeypatch.setenv("PYMACHINE_CACHE", str(tmp_path / "restored"))
+    copy = cache.find(store, image.name)
+    assert copy.directory != image.directory
+    read: list[Path] = []
+    digest = cache._digest
+    monkeypatch.setattr(cache, "_digest", lambda path: (read.append(path), digest(path))[1])
+    for number in range(3):
+        assert cache.intact(copy, Silent()) == copy
+        assert len(read) == 3
+        (tmp_path / f"machine{number}").hardlink_to(copy.directory / ISO)  # as each create has one
 
 
 def test_a_build_that_fails_or_was_killed_leaves_nothing(store: Path) -> None:

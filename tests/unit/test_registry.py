@@ -105,6 +105,7 @@ LAYERS = [
         "files",
         "folders",
         "durations",
+        "content",
     },
     {"channel", "driver", "loopback", "published"},
     {"machine", "client_files", "extra_fields", "migrations", "gotemplate", "shells"},

@@ -41,7 +41,7 @@ def refresh_cache(architecture: str, *, store: Path, reporter: Reporter) -> cach
     sources = build.Sources(mirror.choose(None), Cache(paths.cache(store) / "packages"))
     reporter.info(f"Packages come from {sources.mirrors.main} ({sources.mirrors.origin}).")
     packages = build.resolve(recipe, sources=sources, reporter=reporter)
-    found = cache.newest(store, architecture, recipe=recipe.whole_digest())
+    found = cache.intact(cache.newest(store, architecture, recipe=recipe.whole_digest()), reporter)
     if found and found.manifest["packages"] == [lock.to_json(package) for package in packages]:
         return found
     return cache.add(

@@ -10,20 +10,23 @@ import json
 import os
 import platform
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pymachine import folders, os_errors, paths
+from pymachine import content, folders, os_errors, paths
 from pymachine.driver import ImageFiles, ImageRequest
-from pymachine.files import acquire_lock, read_regular
+from pymachine.files import acquire_lock, atomic_write, read_regular
 from pymachine.image.errors import DigestError, ImageError, ImageNotFoundError, MirrorError, RecipeError
 from pymachine.image.layout import INITRD, ISO, KERNEL, MANIFEST
 from pymachine.image.recipe import Recipe
 from pymachine.progress import Reporter
 
+# Its own file, since the times of files do not survive every copy, and the newest image is the one that is used.
+BUILT = "built"
 DIGITS = 12
 LOCK_SECONDS = 3600.0
 ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
@@ -54,7 +57,10 @@ class Image:
     @property
     def built(self) -> float:
         """When it was put here, in seconds since the epoch."""
-        return self.directory.joinpath(MANIFEST).stat().st_mtime
+        try:
+            return float((self.directory / BUILT).read_text())
+        except (OSError, ValueError):  # an older version made it
+            return self.directory.joinpath(MANIFEST).stat().st_mtime
 
     def files(self) -> ImageFiles:
         """As drivers are given it."""
@@ -92,10 +98,10 @@ def ensure(request: ImageRequest, *, store: Path, reporter: Reporter) -> ImageFi
         return imported.ensure(request.source, store=store, reporter=reporter).files()
     architecture = request.architecture or host_architecture()
     wanted = Recipe(architecture=architecture).whole_digest()
-    found = newest(store, architecture, recipe=wanted)
+    found = intact(newest(store, architecture, recipe=wanted), reporter)
     if found is None:
         with locked(store, architecture):
-            found = newest(store, architecture, recipe=wanted)
+            found = intact(newest(store, architecture, recipe=wanted), reporter)
             if found is None:
                 from pymachine.image import builder  # noqa: PLC0415 (all that it takes to build costs 50 ms)
 
@@ -136,6 +142,31 @@ def newest(store: Path, architecture: str, *, recipe: str = "") -> Image | None:
         if image.architecture == architecture and recipe in {"", image.manifest.get("recipe")}
     ]
     return max(fitting, key=lambda image: image.built, default=None)
+
+
+def intact(image: Image | None, reporter: Reporter) -> Image | None:
+    """`image`, or None if one of its files is not as it was built; then it is removed, and the user is told."""
+    if image is None:
+        return None
+    try:
+        content.check(image.directory, MANIFEST, image.manifest["files"], digest=_digest, linked=True)
+    except content.ContentError as error:
+        reporter.warn(f"The image {image.name} is removed: {error.brief}.")
+        try:
+            remove(image)
+        except OSError as problem:
+            raise ImageError(
+                f"cannot remove {image.directory}: {problem.strerror}",
+                hint="Remove it, or choose another cache: PYMACHINE_CACHE.",
+            ) from problem
+        return None
+    return image
+
+
+def _digest(path: Path) -> str:
+    from pymachine.image.layout import describe_file  # noqa: PLC0415
+
+    return str(describe_file(path)["sha256"])
 
 
 def list_images(store: Path) -> list[Image]:
@@ -189,10 +220,10 @@ def add(store: Path, fill: Callable[[Path], dict[str, Any]]) -> Image:
         with folders.making(root, private=False) as folder:
             manifest = fill(folder)
             target = root / f"{manifest['architecture']}-{manifest['digest'][:DIGITS]}"
-            if _open(target):
-                os.utime(target / MANIFEST)  # the same bytes again: now it is the newest
-            else:
+            if not _open(target):
                 folders.publish(folder, target)
+            # If these are the same bytes again, now they are the newest.
+            atomic_write(target / BUILT, f"{time.time()}\n", mode=0o644)
     except OSError as error:
         failed = os_errors.wrapped(ImageError, f"cannot make an image in {root}", error, elsewhere=paths.ENV_CACHE)
         if error.errno in os_errors.NO_SPACE:

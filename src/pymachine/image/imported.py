@@ -30,7 +30,8 @@ def ensure(source: str, *, store: Path, reporter: Reporter, again: bool = False)
         if source.startswith(("http://", "https://")):
             return _from_url(source, store=store, reporter=reporter, again=again)
         path = Path(source.removeprefix("file://")).expanduser()
-        return _known(path, store) or cache.add(store, lambda folder: _take(path, folder))
+        known = cache.intact(_known(path, store), reporter)
+        return known or cache.add(store, lambda folder: _take(path, folder))
 
 
 def _known(path: Path, store: Path) -> cache.Image | None:
@@ -49,7 +50,7 @@ def _known(path: Path, store: Path) -> cache.Image | None:
 
 def _from_url(url: str, *, store: Path, reporter: Reporter, again: bool) -> cache.Image:
     known = next((image for image in cache.list_images(store) if image.manifest.get("source") == url), None)
-    if known and not again:
+    if not again and (known := cache.intact(known, reporter)):
         return known
 
     def fill(folder: Path) -> dict[str, Any]:
