@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import shutil
 import tarfile
@@ -98,6 +99,43 @@ def copy_disk(source: Path, target: Path) -> None:
         raise os_errors.wrapped(DiskError, f"cannot copy the disk {source} to {target}", error) from error
 
 
+def pack(source: Path, target: Path) -> None:
+    """Write a sparse disk to `target` without its holes: a line of JSON that says where the data was, and the data.
+
+    Raises `DiskError`.
+    """
+    try:
+        with source.open("rb") as disk, target.open("wb") as packed:
+            target.chmod(0o600)
+            size = source.stat().st_size
+            stretches = list(_data(disk.fileno(), size))
+            packed.write(json.dumps({"size": size, "data": stretches}).encode() + b"\n")
+            packed.flush()
+            position = packed.tell()
+            for begin, end in stretches:
+                _copy(disk.fileno(), packed.fileno(), begin, end, to=position)
+                position += end - begin
+    except OSError as error:
+        raise DiskError(f"cannot copy the disk {source} to {target}: {error.strerror}") from error
+
+
+def unpack(source: Path, target: Path) -> None:
+    """Make the sparse disk again that was packed into `source`. Raises `DiskError`."""
+    try:
+        with source.open("rb") as packed, target.open("wb") as disk:
+            target.chmod(0o600)
+            described = json.loads(packed.readline())
+            disk.truncate(described["size"])
+            position = packed.tell()
+            for begin, end in described["data"]:
+                _copy(packed.fileno(), disk.fileno(), position, position + end - begin, to=begin)
+                position += end - begin
+    except OSError as error:
+        raise DiskError(f"cannot copy the disk {source} to {target}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DiskError(f"{source} is not a packed disk: {error}") from error
+
+
 def _data(handle: int, size: int) -> Iterator[tuple[int, int]]:
     """The stretches of a file that are not holes."""
     end = 0
@@ -112,23 +150,24 @@ def _data(handle: int, size: int) -> Iterator[tuple[int, int]]:
         yield begin, end
 
 
-def _copy(old: int, new: int, begin: int, end: int) -> None:
-    position = begin
+def _copy(old: int, new: int, begin: int, end: int, *, to: int | None = None) -> None:
+    """Copy a stretch of one file into another, to the same place unless `to` names one."""
+    position, shift = begin, (begin if to is None else to) - begin
     while position < end:
-        done = _copy_some(old, new, min(end - position, _CHUNK), position)
+        done = _copy_some(old, new, min(end - position, _CHUNK), position, position + shift)
         if not done:  # it became shorter meanwhile
             raise OSError(errno.EIO, "the file ends early")
         position += done
 
 
-def _copy_some(old: int, new: int, length: int, position: int) -> int:
+def _copy_some(old: int, new: int, length: int, position: int, to: int) -> int:
     if hasattr(os, "copy_file_range"):
         try:
-            return os.copy_file_range(old, new, length, position, position)
+            return os.copy_file_range(old, new, length, position, to)
         except OSError as error:
             if error.errno not in _NO_COPY_IN_KERNEL:
                 raise
-    return os.pwrite(new, os.pread(old, length, position), position)
+    return os.pwrite(new, os.pread(old, length, position), to)
 
 
 def keep_image(image: ImageFiles, folder: Path) -> None:

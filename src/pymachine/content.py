@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pymachine import files
+from pymachine import files, os_errors
 from pymachine.errors import PymachineError
 
 CHECKED = ".checked.json"
@@ -90,7 +90,7 @@ def check(
             if digest(path) != facts["sha256"]:
                 raise ContentError(f"{path} is not as it was made: its digest is another")
         except OSError as error:
-            raise ContentError(f"{path} cannot be read: {error.strerror}") from error
+            raise os_errors.wrapped(ContentError, f"{path} cannot be read", error) from error
     if read:
         note(folder, manifest, expected, linked=linked)
 

@@ -459,7 +459,8 @@ class TemplateDriver(Protocol):
     def create_from_template(self, folder: Path, request: BootRequest) -> None:
         """As `Driver.create`, by resuming the template in `folder`.
 
-        When this raises, for whatever reason, the core removes what was made and calls `Driver.create`.
+        Raises `TemplateError` for failures that may be the template's: the core removes what was made and calls
+        `Driver.create`, and removes the template if that succeeds. Other errors end the `create`.
         """
 
 

@@ -122,7 +122,11 @@ class DriverError(PymachineError):
 
 
 class TemplateError(DriverError):
-    """A template cannot be made, or not be resumed; a machine is booted from power-on then."""
+    """A template cannot be made or resumed; the machine is booted from power-on.
+
+    A driver raises it for failures that may be the template's: its files, its state, a guest that does not answer.
+    What is wrong with the machine itself (its identity, its engine's options, its ports) is any other error.
+    """
 
     code = "machine-template"
 

@@ -49,10 +49,10 @@ from pymachine.store import Store
 if TYPE_CHECKING:
     import datetime as dt
 
+    from pymachine import templates
     from pymachine.certs import AuthPaths
     from pymachine.client_files import ClientFiles
     from pymachine.ssh.target import Target
-    from pymachine.templates import Template
 
 ENV_BOOT_TIMEOUT = "PYMACHINE_BOOT_TIMEOUT"
 BOOT_SECONDS = 300.0
@@ -163,10 +163,13 @@ class Manager:
 
         The record is saved before anything exists outside the store, so that `remove` can clean up after a crash.
         """
-        from pymachine import certs  # noqa: PLC0415 (cryptography; see design.md on start-up)
+        from pymachine import certs, engine  # noqa: PLC0415 (cryptography; see design.md on start-up)
 
         check_new_name(request.name)
         kind = registry.load(request.driver_name)
+        if kind.info.capabilities & SETS_UP_ENGINE:
+            engine.files(request.engine, driver_name=request.driver_name)
+            certs.check_names(request.sans)
         with self.store.lock(request.name), ExitStack() as undo:
             if self.store.exists(request.name):
                 raise MachineExistsError(request.name)
@@ -180,10 +183,8 @@ class Manager:
             self.reporter.info("Creating machine...")
             self._make_keys(machine, driver)
             with _prefixing("Error creating machine: "):
-                boot = self._request(machine, image=image)
-                if not (request.template and self._resume(machine, driver, boot)):
-                    # What was done to a host that existed before is not undone: `provision` finishes the job.
-                    self._boot(machine, driver, _creating(driver), boot, provisioning=undo.pop_all)
+                # What was done to a host that existed before is not undone: `provision` finishes the job.
+                self._bring_up(machine, driver, self._request(machine, image=image), request, undo.pop_all)
             undo.pop_all()
         return machine
 
@@ -369,7 +370,7 @@ class Manager:
             remote=partial(self._remote, machine),
         )
 
-    def make_template(self, driver_name: str, options: Mapping[str, Json]) -> Template:
+    def make_template(self, driver_name: str, options: Mapping[str, Json]) -> templates.Template:
         """Make the template for machines with these options of the driver, or find that it is there.
 
         Raises `TemplateError` if there can be none, or if it cannot be made.
@@ -395,33 +396,71 @@ class Manager:
         common = engine.files(EngineOptions(), driver_name=driver_name)
         return replace(request, seed=identity.seed(common), timeout=boot_timeout())
 
-    def _resume(self, machine: Machine, driver: Driver, request: BootRequest) -> bool:
-        """Bring a new machine up from a template; whether it is up. Trouble costs time and is told of, no more."""
-        if not isinstance(driver, TemplateDriver):
-            return False
+    def _bring_up(
+        self,
+        machine: Machine,
+        driver: Driver,
+        boot: BootRequest,
+        request: CreateRequest,
+        provisioning: Callable[[], object],
+    ) -> None:
+        """Resume a new machine from a template, or boot it where that cannot be.
+
+        A template that failed is removed once the same machine came up without it, which shows that the template is
+        at fault. Every other failure is the machine's or the host's, and is raised.
+        """
         from pymachine import templates  # noqa: PLC0415 (only create needs them)
 
+        failed: templates.TemplateFailedError | None = None
+        try:
+            if request.template and self._resume(machine, driver, boot):
+                return
+        except templates.TemplateFailedError as error:
+            self.reporter.warn(f"{error.brief}: booting from power-on.")
+            failed = error
+        self._boot(machine, driver, _creating(driver), boot, provisioning=provisioning)
+        if failed is not None:
+            self._convict(failed)
+
+    def _resume(self, machine: Machine, driver: Driver, request: BootRequest) -> bool:
+        """Bring a new machine up from a template; whether there is one.
+
+        Raises `TemplateFailedError` if the template may be at fault, after which nothing of the machine runs.
+        """
+        if not isinstance(driver, TemplateDriver):
+            return False
+        from pymachine import engine, templates, tls  # noqa: PLC0415 (only create needs them)
+
         request = self._seeded(machine.driver_name, request)
+        try:
+            template = templates.ensure(driver, request, store=self.store.root, reporter=driver.reporter)
+        except templates.TemplateFailedError:
+            raise
+        except PymachineError as error:
+            self.reporter.warn(f"There is no template ({error.brief}): booting from power-on.")
+            return False
+        if template is None:
+            return False
         quick = replace(request, timeout=min(RESUME_SECONDS, request.timeout))
-        for last in (False, True):  # a template that does not resume is made anew, once
-            try:
-                template = templates.ensure(driver, request, store=self.store.root, reporter=driver.reporter)
-                if template is None:
-                    return False
-            except PymachineError as error:
-                self.reporter.warn(f"There is no template ({error.brief}): booting from power-on.")
-                return False
-            try:
-                templates.touch(template)
-                self._boot(machine, driver, partial(driver.create_from_template, template.directory), quick)
-            except PymachineError as error:
-                driver.remove()
-                templates.discard(template, error.brief, for_now=last)
-                then = "booting from power-on" if last else "making it anew"
-                self.reporter.warn(f"The template {template.name} does not resume ({error.brief}): {then}.")
-            else:
-                return True
-        return False
+        try:
+            templates.touch(template)
+            self._boot(machine, driver, partial(driver.create_from_template, template.directory), quick)
+        except tls.CertificateRefusedError:
+            raise
+        except (TemplateError, tls.TlsError, engine.EngineError) as error:
+            driver.remove()
+            why = error.why if isinstance(error, tls.TlsError) else error.brief
+            brief = f"The template {template.name} does not resume ({why})"
+            raise templates.TemplateFailedError(brief, template.directory, error, made=template.made) from error
+        return True
+
+    def _convict(self, failed: templates.TemplateFailedError) -> None:
+        from pymachine import templates  # noqa: PLC0415 (only create needs them)
+
+        try:
+            templates.convict(failed)
+        except TemplateError as error:
+            self.reporter.warn(f"The template could not be removed: {error.brief}")
 
     def _boot(
         self,
@@ -629,7 +668,8 @@ class Manager:
             try:
                 engine.ping(endpoint, certificates=certificates, timeout=20.0)
             except (tls.TlsError, engine.EngineError) as error:
-                if not deadline.expired and driver.state() is State.RUNNING:
+                final = isinstance(error, tls.CertificateRefusedError)
+                if not final and not deadline.expired and driver.state() is State.RUNNING:
                     return False
                 if Capability.PROVISION in driver.info.capabilities:
                     error.hint = f"{error.hint}\n{_firewall_hint(endpoint)}".strip()

@@ -2,7 +2,8 @@
 
 Layout: ``CACHE/templates/<driver>-<12 digits of the key>/`` with the driver's files and ``template.json``. The key is
 over all that a template's state depends on. A folder is renamed into place when it is whole; its files never change
-after that, and what has changed all the same (a truncated file, somebody's editor) is noticed before it is resumed.
+after that. They are recognised by their digests, so that a cache can be copied or restored, and a file that is
+damaged or half copied is noticed before it is resumed.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pymachine import files, folders, os_errors, paths
+from pymachine import content, files, folders, os_errors, paths
 from pymachine.driver import BootRequest, Driver, Json, TemplateDriver
 from pymachine.errors import PymachineError, TemplateError
 from pymachine.progress import Reporter
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "template.json"
 # Its own file, since nothing else in the folder may change: the time of its last change is that of the last use.
 USED = "used"
@@ -38,15 +39,26 @@ FULL_BYTES = 16 << 20
 RETRY_SECONDS = 24 * 3600.0
 # Unused for so long, a template goes when another is made.
 UNUSED_SECONDS = 30 * 24 * 3600.0
-# Files of at most this size are held against their digests before each use; of larger ones only what the file system
-# says of them.
-DIGESTED_BYTES = 8 << 20
+# A shape whose templates failed this often, while the same machines boot, is given up for `RETRY_SECONDS`.
+PROVEN_FAILURES = 2
 
 
 class TemplateNotFoundError(PymachineError):
     """No template of that name is there."""
 
     code = "template-not-found"
+
+
+class TemplateFailedError(TemplateError):
+    """A template could not be made or resumed; whether it is at fault shows when the same machine boots without it."""
+
+    code = "template-failed"
+
+    def __init__(self, brief: str, directory: Path, cause: PymachineError, *, made: float | None = None) -> None:
+        """`made` is when the template was made that could not be resumed; None if it could not be made."""
+        super().__init__(brief, details=cause.details, hint=cause.hint)
+        self.directory = directory
+        self.made = made
 
 
 @dataclass(frozen=True)
@@ -87,14 +99,10 @@ class Template:
 
     def check(self) -> None:
         """Raise `TemplateError` if one of its files is not as it was made."""
-        for name, expected in self.manifest["files"].items():
-            path = self.directory / name
-            try:
-                intact = _describe(path) == expected
-            except OSError as error:
-                raise os_errors.wrapped(TemplateError, f"{path} cannot be read", error) from error
-            if not intact:
-                raise TemplateError(f"{path} is not as it was made")
+        try:
+            content.check(self.directory, MANIFEST, self.manifest["files"], digest=content.sparse_digest)
+        except content.ContentError as error:
+            raise TemplateError(error.brief) from error
 
 
 def directory(store: Path) -> Path:
@@ -118,8 +126,9 @@ def find(store: Path, name: str) -> Template:
 def ensure(driver: Driver, request: BootRequest, *, store: Path, reporter: Reporter) -> Template | None:
     """The template for a machine of `driver`: one that is there, else one that is made now.
 
-    Many processes at once make one: the others wait for it. None if there can be none, or if that was tried of
-    late and failed. Raises `TemplateError` if it cannot be made now.
+    Many processes at once make one: the others wait for it. None if there can be none, if the shape is given up (see
+    `convict`), or if the process that was waited for failed. Raises `TemplateFailedError` if its driver
+    cannot make it, and `TemplateError` if there is no room or no permission for it.
     """
     if not isinstance(driver, TemplateDriver):
         return None
@@ -128,37 +137,57 @@ def ensure(driver: Driver, request: BootRequest, *, store: Path, reporter: Repor
         return None
     path = directory(store) / f"{driver.info.name}-{_key(shape, request)[:DIGITS]}"
     found = _intact(path, reporter)
-    if found is None and not _failed_of_late(path):
+    if found is None and not _given_up(path):
+        began = time.time()
         with _locked(path, reporter):
             found = _intact(path, reporter)
-            if found is None and not _failed_of_late(path):
+            if found is None and not _given_up(path) and not _failed_since(path, began):
                 found = _make(driver, request, shape, path)
     return found
 
 
 def touch(template: Template) -> None:
-    """Note that it was used now."""
+    """Note that it was used now. Raises `TemplateError` if it is gone; a cache may be read-only."""
     try:
         (template.directory / USED).touch()
-    except OSError as error:
+    except FileNotFoundError as error:
         raise os_errors.wrapped(TemplateError, f"{template.directory} is gone", error) from error
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise os_errors.wrapped(TemplateError, f"cannot write in {template.directory}", error) from error
 
 
-def discard(template: Template, why: str, *, for_now: bool) -> None:
-    """Remove a template that could not be resumed; `for_now`: its shape is not tried again of late, see `forgive`."""
-    if for_now:
-        _remember_failure(template.directory, why)
-    remove(template)
+def convict(failed: TemplateFailedError) -> None:
+    """Remove the template that failed, once the same machine came up without it.
+
+    Nothing less shows that the template is at fault, and not the machine or the host. Its shape is tried again, but
+    after `PROVEN_FAILURES` of them not for a day, unless `forgive` is called. Of several machines that the same
+    template failed, one counts. Raises `TemplateError`.
+    """
+    directory = failed.directory
+    if failed.made is not None:
+        found = _open(directory)
+        if found is None or found.made != failed.made or not _retired(directory):
+            return
+    # Without the marker, as on a full disk, the next create tries again: that costs time and nothing else.
+    with suppress(OSError):
+        _mark(directory, failed.brief, failures=_failures(directory) + 1)
 
 
 def remove(template: Template) -> None:
     """Remove a template; machines that were resumed from it go on. It may be gone already. Raises `TemplateError`."""
+    _retired(template.directory)
+
+
+def _retired(directory: Path) -> bool:
+    """Remove a template's folder; whether it was there."""
     try:
-        folders.retire(template.directory)
+        folders.retire(directory)
     except FileNotFoundError:
-        return
+        return False
     except OSError as error:
-        raise os_errors.wrapped(TemplateError, f"cannot remove {template.directory}", error) from error
+        raise os_errors.wrapped(TemplateError, f"cannot remove {directory}", error) from error
+    return True
 
 
 def prune(store: Path, *, unused_seconds: float) -> list[Template]:
@@ -203,7 +232,8 @@ def _intact(path: Path, reporter: Reporter) -> Template | None:
 def _open(path: Path) -> Template | None:
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
-        complete = manifest["format"] == FORMAT and manifest["files"] and manifest["made"] and "shape" in manifest
+        # Older ones are listed and pruned; their keys are others, so that none is resumed.
+        complete = manifest["format"] <= FORMAT and manifest["files"] and manifest["made"] and "shape" in manifest
         return Template(path, manifest) if complete else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -227,9 +257,11 @@ def _make(driver: TemplateDriver, request: BootRequest, shape: Mapping[str, Json
             }
             files.atomic_write(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
             folders.publish(folder, path)
+            content.note(path, MANIFEST, described)
     except PymachineError as error:
-        _remember_failure(path, error.brief)
-        raise
+        with suppress(OSError):
+            _mark(path, error.brief, failures=_failures(path))
+        raise TemplateFailedError(f"The template {path.name} cannot be made ({error.brief})", path, error) from error
     except OSError as error:
         raise os_errors.wrapped(TemplateError, f"cannot make a template in {root}", error) from error
     return Template(path, manifest)
@@ -268,39 +300,37 @@ def _settled(path: Path) -> dict[str, Json]:
         os.fsync(handle)
     finally:
         os.close(handle)
-    return _describe(path)
-
-
-def _describe(path: Path) -> dict[str, Json]:
-    """What tells that a file was changed. A change of the inode itself (a copy, a chmod) counts as one."""
-    status = path.stat()
-    described: dict[str, Json] = {
-        "size": status.st_size,
-        "inode": status.st_ino,
-        "modified": status.st_mtime_ns,
-        "changed": status.st_ctime_ns,
-    }
-    if status.st_size <= DIGESTED_BYTES:
-        described["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return described
+    return {"size": path.stat().st_size, "sha256": content.sparse_digest(path)}
 
 
 def _marker(path: Path) -> Path:
     return path.with_name(f".{path.name}.failed")
 
 
-def _remember_failure(path: Path, why: str) -> None:
-    # Without the marker, as on a full disk, the next create tries again: that costs time and nothing else.
-    with suppress(OSError):
-        files.atomic_write(_marker(path), why + "\n")
+def _mark(path: Path, why: str, *, failures: int) -> None:
+    """Note that a template failed just now; `failures` is how often it was shown to be the template's fault."""
+    files.atomic_write(_marker(path), json.dumps({"why": why, "failures": failures}) + "\n")
 
 
-def _failed_of_late(path: Path) -> bool:
+def _failures(path: Path) -> int:
+    """How often templates of this shape were at fault, as long as the last time is less than a day ago."""
+    marker = _marker(path)
     try:
-        age = time.time() - _marker(path).stat().st_mtime
+        recent = 0 <= time.time() - marker.stat().st_mtime < RETRY_SECONDS
+        return int(json.loads(marker.read_bytes())["failures"]) if recent else 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _given_up(path: Path) -> bool:
+    return _failures(path) >= PROVEN_FAILURES
+
+
+def _failed_since(path: Path, moment: float) -> bool:
+    try:
+        return _marker(path).stat().st_mtime >= moment
     except OSError:
         return False
-    return 0 <= age < RETRY_SECONDS
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -13,19 +14,26 @@ import pytest
 from test_manager import Remembering
 
 from pymachine import manager as manager_module, prune, registry, snapshots, templates
+from pymachine.certs import CertificateError
+from pymachine.channel import GuestReportedError
 from pymachine.copies import Copies
-from pymachine.driver import BootRequest, Config, Driver, DriverInfo, Json, MachineRef, State
+from pymachine.driver import BootRequest, Capability, Config, Driver, DriverInfo, Json, MachineRef, State
+from pymachine.engine import EngineError
 from pymachine.errors import (
     DriverError,
     MachineExistsError,
     MachineNotFoundError,
     PymachineError,
+    StoreError,
     TemplateError,
     UnsupportedError,
+    UsageError,
 )
+from pymachine.machine import EngineOptions
 from pymachine.manager import CreateRequest, Manager
 from pymachine.progress import Reporter, Silent
 from pymachine.store import Store
+from pymachine.tls import CertificateRefusedError, TlsError
 
 
 class Copying(Remembering):
@@ -34,12 +42,13 @@ class Copying(Remembering):
     info = DriverInfo("remembering", "for tests", Remembering.info.capabilities)
     done: ClassVar[list[str]] = []
     broken: ClassVar[dict[str, int]] = {}
+    machine_fault: ClassVar[list[BaseException]] = []
 
     def _do(self, step: str) -> None:
         self.done.append(step)
         if self.broken.get(step, 0) > 0:
             self.broken[step] -= 1
-            raise DriverError(f"{step} does not work")
+            raise (TemplateError if step == "resume" else DriverError)(f"{step} does not work")
 
     def create(self, request: BootRequest) -> None:
         self._do("cold")
@@ -61,6 +70,8 @@ class Copying(Remembering):
         assert (folder / "state").read_bytes() == b"s"
         self.world[self.machine.name] = State.RUNNING
         self._do("resume")
+        if self.machine_fault:
+            raise self.machine_fault[0]
 
     def save_snapshot(self, folder: Path) -> Mapping[str, Json]:
         self._do("save")
@@ -97,6 +108,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     Copying.fails.clear()
     Copying.done.clear()
     Copying.broken.clear()
+    Copying.machine_fault.clear()
     monkeypatch.delenv("PYMACHINE_CACHE", raising=False)
     monkeypatch.setattr(registry, "load", lambda name: Copying)
     monkeypatch.setattr(manager_module.Manager, "_await_engine", lambda self, machine, driver, seconds: None)
@@ -121,36 +133,145 @@ def test_without_templates_it_boots(store: Store) -> None:
     assert Copying.done == ["cold"]
 
 
-def test_a_template_that_does_not_resume_is_made_anew_once(store: Store) -> None:
+def names_of_templates(store: Store) -> list[str]:
+    return [template.name for template in templates.find_all(store.root)]
+
+
+def test_a_template_that_does_not_resume_is_removed_when_the_machine_boots_without_it(store: Store) -> None:
     Copying.broken["resume"] = 1
     says = Says()
-    Manager(store, reporter=says).create(request())
-    assert Copying.done == ["freeze", "resume", "remove", "freeze", "resume"]
-    assert any("does not resume (resume does not work): making it anew" in line for line in says.lines)
-
-
-def test_after_that_it_boots_and_the_next_one_does_not_try(store: Store) -> None:
-    Copying.broken["resume"] = 9
-    says = Says()
     Manager(store, reporter=says).create(request("a"))
-    assert Copying.done == ["freeze", "resume", "remove", "freeze", "resume", "remove", "cold"]
-    assert any("booting from power-on" in line for line in says.lines)
-    assert Copying.world["a"] is State.RUNNING
-    Copying.done.clear()
+    assert Copying.done == ["freeze", "resume", "remove", "cold"]
+    assert any("does not resume (resume does not work): booting from power-on." in line for line in says.lines)
+    assert names_of_templates(store) == []
     Manager(store).create(request("b"))
+    assert Copying.done[4:] == ["freeze", "resume"]
+
+
+def test_a_template_is_kept_when_the_machine_does_not_boot_without_it_either(store: Store) -> None:
+    """A host out of memory, a port that was taken meanwhile: another template would not have helped."""
+    Manager(store).create(request("a"))
+    before = names_of_templates(store)
+    for name in ("b", "c", "d"):
+        Copying.broken.update({"resume": 1, "cold": 1})
+        with pytest.raises(DriverError, match="cold does not work"):
+            Manager(store).create(request(name))
+        assert not store.exists(name)
+    assert names_of_templates(store) == before
+    Copying.done.clear()
+    Manager(store).create(request("e"))
+    assert Copying.done == ["resume"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        GuestReportedError("the guest reports: the engine refuses its options: unknown flag: --x"),
+        CertificateError("the CA is not valid before tomorrow"),
+        CertificateRefusedError("127.0.0.1:2376", "x509: certificate is not yet valid"),
+        UsageError("--engine-opt 'mtu=x': 'x' is not a number"),
+        DriverError("127.0.0.1:2376 is taken by another program"),
+        StoreError("No space left on device"),
+        KeyboardInterrupt(),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
+def test_a_fault_of_the_machine_ends_its_create_and_costs_no_template(store: Store, fault: BaseException) -> None:
+    Manager(store).create(request("a"))
+    before = names_of_templates(store)
+    for name in ("b", "c", "d"):
+        Copying.machine_fault.append(fault)
+        Copying.done.clear()
+        with pytest.raises(type(fault)):
+            Manager(store).create(request(name))
+        assert Copying.done == ["resume", "remove"]
+        assert not store.exists(name)
+    assert names_of_templates(store) == before
+    assert set(Copying.world) == {"a"}
+    Copying.machine_fault.clear()
+    Manager(store).create(request("e"))
+    assert Copying.done[-1] == "resume"
+
+
+@pytest.mark.parametrize(
+    ("fault", "then"),
+    [
+        (TlsError("127.0.0.1:2376", "dial tcp 127.0.0.1:2376: i/o timeout"), ["resume", "remove", "cold"]),
+        (EngineError("127.0.0.1:2376 does not speak HTTP"), ["resume", "remove", "cold"]),
+        (CertificateRefusedError("127.0.0.1:2376", "x509: certificate has expired"), ["resume", "remove"]),
+    ],
+)
+def test_an_engine_that_does_not_answer_may_be_the_templates_fault(
+    store: Store, monkeypatch: pytest.MonkeyPatch, fault: PymachineError, then: list[str]
+) -> None:
+    capabilities = Copying.info.capabilities | Capability.IDENTITY
+    monkeypatch.setattr(Copying, "info", dataclasses.replace(Copying.info, capabilities=capabilities))
+    Manager(store).create(request("a"))
+    Copying.done.clear()
+    faults = [fault]
+
+    def await_engine(self: Manager, machine: object, driver: object, seconds: float) -> None:
+        if faults:
+            raise faults.pop()
+
+    monkeypatch.setattr(Manager, "_await_engine", await_engine)
+    with contextlib.suppress(CertificateRefusedError):
+        Manager(store).create(request("b"))
+    assert Copying.done == then
+    assert bool(names_of_templates(store)) == (then[-1] == "remove")
+
+
+def test_a_shape_that_fails_twice_is_given_up_until_a_template_is_asked_for(store: Store) -> None:
+    Copying.broken["resume"] = 9
+    for name in ("a", "b"):
+        Copying.done.clear()
+        Manager(store).create(request(name))
+        assert Copying.done == ["freeze", "resume", "remove", "cold"]
+        assert Copying.world[name] is State.RUNNING
+    Copying.done.clear()
+    Manager(store).create(request("c"))
     assert Copying.done == ["cold"]
     Copying.broken.clear()
     assert Manager(store).make_template("remembering", {}).shape == {"cpus": 2}
-    Manager(store).create(request("c"))
+    Manager(store).create(request("d"))
     assert Copying.done[-1] == "resume"
 
 
 def test_a_template_that_cannot_be_made_is_told_of_and_it_boots(store: Store) -> None:
-    Copying.broken["freeze"] = 1
+    Copying.broken["freeze"] = 3
     says = Says()
-    Manager(store, reporter=says).create(request())
+    Manager(store, reporter=says).create(request("a"))
     assert Copying.done == ["freeze", "cold"]
-    assert "There is no template (freeze does not work): booting from power-on." in says.lines
+    assert any("cannot be made (freeze does not work): booting from power-on." in line for line in says.lines)
+    Manager(store).create(request("b"))
+    Manager(store).create(request("c"))
+    assert Copying.done[2:] == ["freeze", "cold", "cold"]
+
+
+def test_a_maker_that_fails_on_a_host_where_nothing_boots_is_tried_again(store: Store) -> None:
+    for name in ("a", "b", "c"):
+        Copying.broken.update({"freeze": 1, "cold": 1})
+        with pytest.raises(DriverError, match="cold does not work"):
+            Manager(store).create(request(name))
+    Copying.done.clear()
+    Manager(store).create(request("d"))
+    assert Copying.done == ["freeze", "resume"]
+
+
+def test_options_and_names_that_cannot_be_are_refused_before_anything_is_made(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capabilities = Copying.info.capabilities | Capability.IDENTITY
+    monkeypatch.setattr(Copying, "info", dataclasses.replace(Copying.info, capabilities=capabilities))
+    for changed, said in (
+        ({"engine": EngineOptions(arbitrary_flags=["mtu=x"])}, "mtu=x"),
+        ({"engine": EngineOptions(env=["A-B=1"])}, "A-B=1"),
+        ({"sans": ("b\u00fccher.example",)}, "cher.example"),
+    ):
+        with pytest.raises(PymachineError, match=said):
+            Manager(store).create(request("a", **changed))
+    assert Copying.done == []
+    assert store.names() == []
 
 
 def test_a_create_that_fails_for_good_leaves_nothing(store: Store) -> None:

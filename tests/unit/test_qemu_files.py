@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pymachine import content
 from pymachine.driver import ImageFiles
 from pymachine.errors import PrecreateError, TimeoutExpiredError
 from pymachine.progress import Silent
@@ -25,6 +26,28 @@ def test_the_disk_is_sparse_private_and_marked(tmp_path: Path) -> None:
     assert stat.S_IMODE(status.st_mode) == 0o600
     with path.open("rb") as opened, tarfile.open(fileobj=opened, mode="r|") as archive:
         assert archive.next().name == "boot2docker, please format-me"  # type: ignore[union-attr]
+
+
+def test_a_packed_disk_has_no_holes_and_comes_back_sparse(tmp_path: Path) -> None:
+    source, packed, target = (tmp_path / name for name in ("disk.raw", "disk.packed", "again.raw"))
+    disk.make_data_disk(source, size_mb=20000)
+    with source.open("r+b") as opened:
+        for position in (3 << 20, 7 << 30, (20000 << 20) - 4096):
+            opened.seek(position)
+            opened.write(position.to_bytes(8, "big") * 512)
+    disk.pack(source, packed)
+    assert packed.stat().st_size < 1 << 20
+    disk.unpack(packed, target)
+    assert (target.stat().st_size, target.stat().st_mode) == (source.stat().st_size, source.stat().st_mode)
+    assert target.stat().st_blocks * 512 < 1 << 20
+    assert content.sparse_digest(target) == content.sparse_digest(source)
+
+
+@pytest.mark.parametrize("harm", [b"", b"{}\n", b"[]\n", b"\0" * 100, b'{"size": 4096, "data": [[0, 4096]]}\n'])
+def test_a_packed_disk_that_is_not_whole_is_told(tmp_path: Path, harm: bytes) -> None:
+    (tmp_path / "disk.packed").write_bytes(harm)
+    with pytest.raises(disk.DiskError, match=r"disk\.packed"):
+        disk.unpack(tmp_path / "disk.packed", tmp_path / "disk.raw")
 
 
 def test_a_full_disk_is_a_precreate_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

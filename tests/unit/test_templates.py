@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import pytest
 
-from pymachine import templates
+from pymachine import content, files, templates
 from pymachine.driver import BootRequest, Driver, DriverInfo, Endpoint, ImageFiles, Json, MachineRef, TemplateDriver
 from pymachine.errors import DriverError, TemplateError
 from pymachine.progress import Silent
@@ -39,7 +41,10 @@ class Freezer(Driver):
         if self.problem:
             raise self.problem
         with (folder / "memory").open("wb") as memory:
-            memory.truncate(templates.DIGESTED_BYTES + 1)
+            memory.write(b"page")
+            memory.seek(5 << 20)
+            memory.write(b"page")
+            memory.truncate(8 << 20)
 
     def create_from_template(self, folder: Path, request: BootRequest) -> None:
         raise NotImplementedError
@@ -134,11 +139,21 @@ def truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1)
 
 
+def copy_half(path: Path) -> None:
+    """As a program that makes the file as large as it will be, and is ended: the rest is zeros."""
+    size = path.stat().st_size
+    os.truncate(path, size // 2)
+    os.truncate(path, size)
+
+
+HARMS = [flip, truncate, copy_half, Path.unlink]
+
+
 @pytest.mark.parametrize("name", ["state", "memory"])
-@pytest.mark.parametrize("harm", [flip, truncate, Path.unlink])
-def test_a_file_that_is_not_as_it_was_made_is_noticed(world: World, name: str, harm: object) -> None:
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_file_that_is_not_as_it_was_made_is_noticed(world: World, name: str, harm: Callable[[Path], None]) -> None:
     template = world.made()
-    harm(template.directory / name)  # type: ignore[operator]
+    harm(template.directory / name)
     with pytest.raises(TemplateError, match=name):
         template.check()
     again = world.made()
@@ -148,28 +163,160 @@ def test_a_file_that_is_not_as_it_was_made_is_noticed(world: World, name: str, h
     assert "is removed" in world.reporter.lines[0]
 
 
-def test_what_failed_leaves_nothing_and_is_not_tried_at_once_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
+def without_times(path: Path) -> None:
+    for each in path.rglob("*"):
+        os.utime(each, (0, 0))
+
+
+def filled(path: Path) -> None:
+    """As `tar` and others without an option write sparse files: their holes as zeros."""
+    for each in path.rglob("*"):
+        if each.is_file():
+            each.write_bytes(each.read_bytes())
+
+
+def other_modes(path: Path) -> None:
+    for each in path.rglob("*"):
+        each.chmod(0o755)
+
+
+def same(path: Path) -> None:
+    assert path.is_dir()
+
+
+@pytest.mark.parametrize("change", [same, without_times, filled, other_modes])
+def test_a_template_in_a_cache_that_was_copied_is_found_and_read_once(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
 ) -> None:
+    template = world.made()
+    restored = tmp_path / "elsewhere"
+    shutil.copytree(tmp_path / "cache", restored)
+    change(restored)
+    monkeypatch.setenv("PYMACHINE_CACHE", str(restored))
+    read: list[str] = []
+    digest = content.sparse_digest
+    monkeypatch.setattr(content, "sparse_digest", lambda path: (read.append(path.name), digest(path))[1])
+    for _ in range(2):
+        found = world.made()
+        assert found.directory == restored / "templates" / template.name
+    assert sorted(read) == ["memory", "state"]
+    assert len(Freezer.made) == 1
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_copy_that_is_not_whole_is_noticed(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None]
+) -> None:
+    template = world.made()
+    restored = tmp_path / "elsewhere"
+    shutil.copytree(tmp_path / "cache", restored)
+    harm(restored / "templates" / template.name / "memory")
+    monkeypatch.setenv("PYMACHINE_CACHE", str(restored))
+    world.made()
+    assert len(Freezer.made) == 2
+    assert "is removed" in world.reporter.lines[0]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "{}", '{"state": null, "memory": [1]}'])
+def test_a_note_of_the_last_check_that_is_no_good_is_not_believed(world: World, text: str) -> None:
+    template = world.made()
+    (template.directory / content.CHECKED).write_text(text)
+    template.check()
+    truncate(template.directory / "memory")
+    (template.directory / content.CHECKED).write_text(text)
+    with pytest.raises(TemplateError, match="memory"):
+        template.check()
+
+
+def test_a_template_that_an_older_version_made_is_listed_and_pruned(world: World) -> None:
+    template = world.made()
+    manifest = json.loads((template.directory / templates.MANIFEST).read_text())
+    older = template.directory.with_name("freezer-0123456789ab")
+    template.directory.rename(older)
+    (older / templates.MANIFEST).write_text(json.dumps({**manifest, "format": 1}))
+    assert [found.name for found in templates.find_all(world.store)] == [older.name]
+    assert [found.name for found in templates.prune(world.store, unused_seconds=0)] == [older.name]
+
+
+def test_what_failed_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Freezer, "problem", DriverError("it does not freeze"))
-    with pytest.raises(DriverError, match="it does not freeze"):
+    with pytest.raises(templates.TemplateFailedError, match="it does not freeze"):
         world.ensure()
     assert not [path for path in templates.directory(world.store).iterdir() if path.is_dir()]
     monkeypatch.setattr(Freezer, "problem", None)
-    assert world.ensure() is None
-    templates.forgive(world.store)
     assert world.ensure() is not None
 
 
-def test_it_is_tried_again_after_a_day(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    template = world.made()
-    templates.discard(template, "it did not resume", for_now=True)
+def test_those_that_waited_for_a_maker_that_failed_do_not_try_for_themselves(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Freezer, "problem", DriverError("it does not freeze"))
+    monkeypatch.setattr(Freezer, "seconds", 0.5)
+    outcomes: list[object] = []
+
+    def ensure() -> None:
+        try:
+            outcomes.append(world.ensure())
+        except templates.TemplateFailedError as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=ensure) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(Freezer.made) == 1
+    assert outcomes.count(None) == 3
+
+
+def failed(template: templates.Template) -> templates.TemplateFailedError:
+    cause = DriverError("it hangs")
+    return templates.TemplateFailedError("it did not resume", template.directory, cause, made=template.made)
+
+
+def test_the_template_that_came_after_one_that_failed_is_kept(world: World) -> None:
+    first = failed(world.made())
+    templates.convict(first)
+    second = world.made()
+    templates.convict(first)
+    assert world.made().made == second.made
+    assert len(Freezer.made) == 2
+
+
+def test_a_shape_is_given_up_for_a_day_once_two_templates_were_at_fault(world: World) -> None:
+    for _ in range(templates.PROVEN_FAILURES):
+        template = world.made()
+        for _ in range(4):  # machines that it failed, side by side
+            templates.convict(failed(template))
+        assert templates.find_all(world.store) == []
     assert world.ensure() is None
     (marker,) = template.directory.parent.glob(".*.failed")
-    assert marker.read_text() == "it did not resume\n"
+    assert "it did not resume" in marker.read_text()
     long_ago = time.time() - templates.RETRY_SECONDS - 1
     os.utime(marker, (long_ago, long_ago))
+    template = world.made()
+    templates.convict(failed(template))
     assert world.ensure() is not None
+
+
+def test_a_marker_that_an_older_version_left_is_no_obstacle(world: World) -> None:
+    template = world.made()
+    templates.remove(template)
+    template.directory.with_name(f".{template.name}.failed").write_text("it did not resume\n")
+    assert world.ensure() is not None
+
+
+def test_a_cache_that_is_read_only_does(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = world.made()
+
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr(files, "atomic_write", refuse)
+    (template.directory / content.CHECKED).unlink()
+    templates.touch(world.made())
+    assert len(Freezer.made) == 1
 
 
 def test_a_full_disk_is_no_reason_not_to_try_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,10 +155,8 @@ def intact(image: Image | None, reporter: Reporter) -> Image | None:
         try:
             remove(image)
         except OSError as problem:
-            raise ImageError(
-                f"cannot remove {image.directory}: {problem.strerror}",
-                hint="Remove it, or choose another cache: PYMACHINE_CACHE.",
-            ) from problem
+            where = f"cannot remove {image.directory}"
+            raise os_errors.wrapped(ImageError, where, problem, elsewhere=paths.ENV_CACHE) from problem
         return None
     return image
 

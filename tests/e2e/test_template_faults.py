@@ -1,0 +1,178 @@
+"""A machine's own fault costs no template, and a cache that was copied keeps its templates."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from test_clones import BOOTED, MADE, RESUMED, folder_of, ssh, templates, with_own_templates
+
+from pymachine import certs
+from pymachine.progress import Silent
+from support.runner import Outcome, Pymachine, private_store
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Pymachine]:
+    """A store with a template of its own, and a machine."""
+    with private_store() as program:
+        with_own_templates(program)
+        program("create", "good")
+        yield program
+
+
+@pytest.fixture
+def kept(host: Pymachine) -> Iterator[Pymachine]:
+    """`host`; at the end its template is there, is used, and nothing else is left."""
+    (before,) = templates(host)
+    yield host
+    assert templates(host) == [before]
+    assert host("ls", "-q").stdout == "good\n"
+    assert not list((Path(host.env["PYMACHINE_CACHE"]) / "templates").glob(".*.failed"))
+    text = host("create", "next").stdout
+    assert (MADE in text, RESUMED in text, BOOTED in text) == (False, True, False)
+    host("rm", "-y", "next")
+
+
+def refused(program: Pymachine, *words: str) -> Outcome:
+    outcome = program(*words, code=1)
+    assert "Traceback" not in outcome.text
+    return outcome
+
+
+# -- the engine's options ----------------------------------------------------------------------------------------
+
+WRONG = [
+    (("--engine-opt", "no-such-option=1"), "unknown flag: --no-such-option"),  # no option of dockerd's
+    (("--engine-opt", "storage-driver=zfs"), "zfs"),  # one that this guest cannot have: known when it starts
+    (("--engine-opt", "default-runtime=none-such"), "none-such"),  # one that is only reloaded
+    (("--engine-registry-mirror", "ftp://mirror"), "ftp"),
+]
+
+
+@pytest.mark.parametrize(("flags", "said"), WRONG)
+def test_a_clone_whose_options_the_engine_refuses(kept: Pymachine, flags: tuple[str, ...], said: str) -> None:
+    outcome = refused(kept, "create", *flags, "x")
+    assert said in outcome.stderr
+    assert BOOTED not in outcome.stdout
+
+
+def test_a_machine_that_boots_with_options_that_the_engine_refuses(kept: Pymachine) -> None:
+    assert "unknown flag: --no-such-option" in refused(kept, "create", "--no-template", *WRONG[0][0], "x").stderr
+
+
+@pytest.mark.parametrize("flags", [("--engine-label", "nolabel"), ("--engine-env", "A-B=1"), ("--tls-san", "ü")])
+def test_what_can_be_refused_without_a_guest(kept: Pymachine, flags: tuple[str, ...]) -> None:
+    outcome = refused(kept, "create", *flags, "x")
+    assert flags[1] in outcome.stderr
+    assert RESUMED not in outcome.stdout
+
+
+@pytest.mark.parametrize(("flags", "said"), WRONG)
+def test_a_running_machine_keeps_its_engine(kept: Pymachine, flags: tuple[str, ...], said: str) -> None:
+    before = ssh(kept, "good", "cat /etc/docker/daemon.json")
+    assert said in refused(kept, "modify", *flags, "good").text
+    assert ssh(kept, "good", "cat /etc/docker/daemon.json") == before
+    assert ssh(kept, "good", "docker ps -q") == ""
+
+
+# -- certificates ------------------------------------------------------------------------------------------------
+
+
+def authority(folder: Path) -> certs.AuthPaths:
+    folder.mkdir(parents=True, exist_ok=True)
+    return certs.AuthPaths(*(folder / name for name in ("ca.pem", "ca-key.pem", "cert.pem", "key.pem")))
+
+
+def test_a_client_that_is_refused(kept: Pymachine, tmp_path: Path) -> None:
+    stranger = authority(tmp_path / "other")
+    certs.ensure_authority(stranger, reporter=Silent())
+    client = ("--tls-client-cert", str(stranger.client_cert), "--tls-client-key", str(stranger.client_key))
+    outcome = refused(kept, *client, "create", "x")
+    assert "unknown certificate authority" in outcome.stderr
+    assert "does not accept the client's certificate" in outcome.stderr
+    assert BOOTED not in outcome.stdout
+
+
+def test_a_store_whose_authority_is_not_valid_yet(kept: Pymachine, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datetime as dt
+
+    now = certs._now()
+    with monkeypatch.context() as ahead, private_store(PYMACHINE_CACHE=kept.env["PYMACHINE_CACHE"]) as program:
+        ahead.setattr(certs, "_now", lambda: now + dt.timedelta(days=1))
+        certs.ensure_authority(authority(program.store / "certs"), reporter=Silent())
+        outcome = refused(program, "create", "x")
+        assert "is not valid before" in outcome.stderr
+        assert "clock" in outcome.stderr
+        assert program("ls", "-q").stdout == ""
+
+
+# -- the host ----------------------------------------------------------------------------------------------------
+
+
+def test_a_boot_timeout_that_is_too_short(kept: Pymachine) -> None:
+    outcome = kept("create", "x", code=1, env={"PYMACHINE_BOOT_TIMEOUT": "0.05"})
+    assert "within 0.05 seconds" in outcome.stderr
+
+
+# -- caches that were copied -------------------------------------------------------------------------------------
+
+
+def copied(cache: Path, target: Path) -> None:
+    subprocess.run(["cp", "-aL", cache, target], check=True)
+
+
+def copied_without_times(cache: Path, target: Path) -> None:
+    subprocess.run(["cp", "-rL", cache, target], check=True)
+
+
+def packed(cache: Path, target: Path) -> None:
+    """As CI caches do it; without -S holes are written out."""
+    target.mkdir()
+    script = f"tar -c -h -C {cache} --mtime=@1 . | tar -x -m -C {target}"
+    subprocess.run(["bash", "-o", "pipefail", "-c", script], check=True)
+
+
+@pytest.fixture
+def small(host: Pymachine, tmp_path: Path) -> Path:
+    """The part of the host's cache that a CI job needs."""
+    cache = Path(host.env["PYMACHINE_CACHE"])
+    digest = json.loads((folder_of(host, "good") / "config.json").read_text())["Driver"]["ImageDigest"]
+    part = tmp_path / "part"
+    (part / "images").mkdir(parents=True)
+    (part / "images" / f"amd64-{digest[:12]}").symlink_to(cache / "images" / f"amd64-{digest[:12]}")
+    (part / "templates").symlink_to(cache / "templates")
+    return part
+
+
+@pytest.mark.parametrize("restore", [copied, copied_without_times, packed])
+def test_a_cache_that_was_restored_resumes(small: Path, tmp_path: Path, restore: Callable[[Path, Path], None]) -> None:
+    """In another place, for another store and another HOME."""
+    restored = tmp_path / "restored"
+    restore(small, restored)
+    with private_store(PYMACHINE_CACHE=str(restored)) as program:
+        for name in ("one", "two"):
+            text = program("create", name).stdout
+            assert (MADE in text, RESUMED in text, BOOTED in text, "removed" in text) == (False, True, False, False)
+            assert ssh(program, name, "hostname") == f"{name}\n"
+    shutil.rmtree(restored)
+
+
+def test_a_template_that_was_copied_in_part_is_made_again(small: Path, tmp_path: Path) -> None:
+    restored = tmp_path / "restored"
+    copied(small, restored)
+    (memory,) = restored.glob("templates/*/memory")
+    size = memory.stat().st_size
+    os.truncate(memory, size // 2)
+    os.truncate(memory, size)
+    with private_store(PYMACHINE_CACHE=str(restored)) as program:
+        text = program("create", "one").stdout
+        assert "is not as it was made" in text
+        assert (MADE in text, RESUMED in text) == (True, True)
+        assert ssh(program, "one", "hostname") == "one\n"
+    shutil.rmtree(restored)
