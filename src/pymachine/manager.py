@@ -16,7 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymachine import files, paths, registry
+from pymachine import files, os_errors, paths, registry
 from pymachine.driver import (
     BootRequest,
     Capability,
@@ -325,9 +325,10 @@ class Manager:
         try:
             driver.remove()
             self.store.delete(machine.name)
-        except PymachineError as error:
+        except (PymachineError, OSError) as error:
+            why = error.brief if isinstance(error, PymachineError) else os_errors.reason(error)
             self.reporter.warn(
-                f'Could not clean up after the failed create of "{machine.name}": {error.brief}. '
+                f'Could not clean up after the failed create of "{machine.name}": {why}. '
                 f"Remove it with: pymachine rm {machine.name}"
             )
 

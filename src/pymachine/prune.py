@@ -6,7 +6,7 @@ import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from pymachine import durations, files, os_errors, paths
+from pymachine import durations, files, paths
 from pymachine.errors import MachineNotFoundError, PymachineError
 from pymachine.machine import Machine
 from pymachine.manager import Manager
@@ -30,9 +30,11 @@ class Outlived:
             manager.remove(self.name)
         except MachineNotFoundError:
             return True  # another pymachine was quicker
-        except (PymachineError, OSError) as error:
-            said = error.brief if isinstance(error, PymachineError) else os_errors.reason(error)
-            reporter.warn(f'Could not remove "{self.name}" ({self.why}): {said}')
+        except PymachineError as error:
+            reporter.warn(f'Could not remove "{self.name}" ({self.why}): {error.brief}')
+            return False
+        except Exception as error:  # noqa: BLE001 (a fault of one record or driver must not stop every `create`)
+            reporter.warn(f'Could not remove "{self.name}" ({self.why}): {type(error).__name__}: {error}')
             return False
         reporter.info(f'Removed "{self.name}": {self.why}.')
         return True

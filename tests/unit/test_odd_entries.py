@@ -137,6 +137,15 @@ def test_each_odd_entry_is_an_error_of_its_own(tmp_path: Path, oddity: str) -> N
         store.load(name)
 
 
+@pytest.mark.parametrize("driver", ["qemu", "virtualbox", "no-such-driver"])
+def test_an_expired_machine_that_cannot_be_removed_stops_no_create(program: Pymachine, driver: str) -> None:
+    record = {"ConfigVersion": 3, "DriverName": driver, "Driver": GARBAGE, "HostOptions": {}, "Expires": 1}
+    _record("late", record)(program.store / "machines")
+    made = run(program, "create", "-d", "none", "--url", "tcp://127.0.0.1:1", "good")
+    assert "env good" in made.stdout
+    assert "late" in made.stdout
+
+
 @pytest.mark.parametrize("driver", ["qemu", "generic", "virtualbox"])
 def test_a_new_machine_of_a_driver_is_configured_beside_wrong_records_of_its_own(driver: str, tmp_path: Path) -> None:
     from pymachine import registry
