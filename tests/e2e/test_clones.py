@@ -238,7 +238,15 @@ def test_nothing_but_a_shell_waits_for_a_clones_first_container(host: Pymachine)
 
 def test_a_clone_that_starts_again_in_place_is_reached_and_followed(host: Pymachine) -> None:
     host("create", "again")
+    boot_id = "cat /proc/sys/kernel/random/boot_id"
+    before = ssh(host, "again", boot_id)
+
+    def is_back() -> bool:
+        outcome = host("ssh", "again", boot_id, code=None)
+        return outcome.code == 0 and outcome.stdout != before
+
     host("ssh", "again", "sudo reboot", code=None)
+    until(is_back, deadline=120, what="the guest to start again")
     assert ssh(host, "again", "hostname") == "again\n"
     ssh(host, "again", IMPORT)
     page = f"http://{address_of(host, 'again')[0]}:8089/"
