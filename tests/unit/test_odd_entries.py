@@ -16,6 +16,8 @@ from hypothesis import given, strategies as st
 from pymachine import names, prune
 from pymachine.errors import MachineNotFoundError, RecordError, StoreError
 from pymachine.machine import Machine
+from pymachine.manager import Manager
+from pymachine.progress import Silent
 from pymachine.store import Store
 from support import unprivileged
 from support.runner import PROGRAM, Outcome, Pymachine, private_store
@@ -144,6 +146,29 @@ def test_an_expired_machine_that_cannot_be_removed_stops_no_create(program: Pyma
     made = run(program, "create", "-d", "none", "--url", "tcp://127.0.0.1:1", "good")
     assert "env good" in made.stdout
     assert "late" in made.stdout
+
+
+@pytest.mark.parametrize("fault", [TypeError("no"), OSError("no"), StoreError("no")])
+def test_a_driver_that_fails_at_an_expired_machine_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    store = Store(tmp_path)
+    store.save(Machine(name="late", driver_name="none", driver={}, expires=1))
+
+    def remove(manager: Manager, name: str) -> None:
+        raise fault
+
+    monkeypatch.setattr(Manager, "remove", remove)
+    said: list[str] = []
+
+    class Lines(Silent):
+        def warn(self, text: str) -> None:
+            said.append(text)
+
+    [expired] = prune.find(store)
+    assert not expired.remove(Manager(store), Lines())
+    assert said[0].startswith('Could not remove "late" (its time to live ended')
+    assert said[0].endswith("no")
 
 
 @pytest.mark.parametrize("driver", ["qemu", "generic", "virtualbox"])
