@@ -116,7 +116,7 @@ def pack(source: Path, target: Path) -> None:
                 _copy(disk.fileno(), packed.fileno(), begin, end, to=position)
                 position += end - begin
     except OSError as error:
-        raise DiskError(f"cannot copy the disk {source} to {target}: {error.strerror}") from error
+        raise os_errors.wrapped(DiskError, f"cannot copy the disk {source} to {target}", error) from error
 
 
 def unpack(source: Path, target: Path) -> None:
@@ -131,7 +131,7 @@ def unpack(source: Path, target: Path) -> None:
                 _copy(packed.fileno(), disk.fileno(), position, position + end - begin, to=begin)
                 position += end - begin
     except OSError as error:
-        raise DiskError(f"cannot copy the disk {source} to {target}: {error.strerror}") from error
+        raise os_errors.wrapped(DiskError, f"cannot copy the disk {source} to {target}", error) from error
     except (ValueError, KeyError, TypeError) as error:
         raise DiskError(f"{source} is not a packed disk: {error}") from error
 

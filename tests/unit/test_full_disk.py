@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,3 +90,12 @@ def test_an_error_of_the_system_names_its_cause_and_what_helps(error: OSError, t
     assert wrapped.brief == text
     assert helps in wrapped.hint
     assert "{" not in wrapped.hint
+
+
+def test_errors_of_the_system_are_worded_in_one_place() -> None:
+    """A hint that does not depend on what the system said is wrong for most of it."""
+    pattern = re.compile(r'raise \w+\(\s*f"[^"]*\{error\.strerror')
+    root = Path(__file__).parents[2]
+    modules = [path for part in ("src", "drivers") for path in (root / part).rglob("*.py")]
+    assert modules
+    assert [path.name for path in modules if pattern.search(path.read_text())] == []
