@@ -17,7 +17,12 @@ DETECTION_HELP = (
 )
 # Shells that speak another's language under a name that docker-machine does not know.
 ALIASES = {"csh": "tcsh", "pwsh": "powershell"}
-KNOWN = frozenset(("ash", "bash", "csh", "dash", "fish", "ksh", "mksh", "pwsh", "sh", "tcsh", "zsh"))
+KNOWN = frozenset(
+    ("ash", "bash", "csh", "dash", "fish", "ksh", "lksh", "mksh", "oksh", "pwsh", "rbash", "sh", "tcsh", "yash", "zsh")
+)
+# Programs that run another one for their caller, and stay beside it. (`env`, `nice` and `nohup` become the other one.)
+WRAPPERS = frozenset(("doas", "runuser", "strace", "su", "sudo", "time", "timeout"))
+MOST_WRAPPERS = 4
 
 
 class Shell:
@@ -82,25 +87,67 @@ def find(name: str) -> Shell:
 
 
 def detect(environ: Mapping[str, str], *, parent: str = "", windows: bool = False) -> str:
-    """The name of the user's shell, from SHELL; the empty string if it cannot be told.
+    """The name of the shell to write for; the empty string if it cannot be told.
 
-    Without SHELL, as in many CI jobs, it is the process that called us (`parent`), if that is a shell.
+    It is that of SHELL, which is the login shell. The shell that called us (`parent`) wins if it takes another
+    language: it is the one that evaluates what is printed, in a script of bash's under fish for example.
     """
     path = environ.get("SHELL", "")
     if windows:
         if environ.get("__fish_bin_dir"):
             return "fish"
         return path.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".exe") or "cmd"
-    return path.rsplit("/", 1)[-1] or (parent if parent in KNOWN else "")
+    login = path.rsplit("/", 1)[-1]
+    if parent in KNOWN and (not login or find(parent) is not find(login)):
+        return parent
+    return login
 
 
 def caller() -> str:
-    """The name of the process that called us, where the system tells (Linux)."""
+    """The name of the shell that called us, if it was one and the system tells (Linux).
+
+    A wrapper such as `sudo` is passed over.
+    """
     try:
-        with open(f"/proc/{os.getppid()}/comm", encoding="utf-8", errors="replace") as stream:  # noqa: PTH123 (pathlib costs 8 ms)
-            return stream.read().strip()
-    except OSError:
-        return ""
+        pid = os.getppid()
+        for _ in range(MOST_WRAPPERS):
+            name = _name(pid)
+            if name not in WRAPPERS:
+                return name if name in KNOWN else ""
+            pid = _parent(pid)
+    except (OSError, ValueError, IndexError):
+        pass  # no /proc, or a process that has just ended
+    return ""
+
+
+def _name(pid: int) -> str:
+    """What process `pid` runs. Its file tells, since a script has the script's name; for others, how it was called."""
+    try:
+        path = os.readlink(f"/proc/{pid}/exe")  # noqa: PTH115 (pathlib costs 8 ms)
+        name = _word_of(path.removesuffix(" (deleted)"))
+    except PermissionError:  # another user's process, as sudo's
+        name = ""
+    if name in KNOWN or name in WRAPPERS:
+        return name
+    # One file may be many programs, as busybox is, and is called as one of them.
+    words = _read(pid, "cmdline").split("\0")
+    called = _word_of(words[0])
+    return _word_of(words[1]) if called == "busybox" and len(words) > 1 else called
+
+
+def _word_of(path: str) -> str:
+    """A program's name, without its folder, its version (``zsh-5.9``) and the dash of a login shell."""
+    return path.rsplit("/", 1)[-1].lstrip("-").rstrip("-.0123456789")
+
+
+def _parent(pid: int) -> int:
+    # Behind the name, which is in parentheses and may have any characters: the state, then the parent.
+    return int(_read(pid, "stat").rpartition(")")[2].split()[1])
+
+
+def _read(pid: int, file: str) -> str:
+    with open(f"/proc/{pid}/{file}", encoding="utf-8", errors="replace") as stream:  # noqa: PTH123 (pathlib costs 8 ms)
+        return stream.read()
 
 
 def assignments(shell: Shell, variables: Iterable[tuple[str, str]], argv: Sequence[str]) -> str:

@@ -140,7 +140,31 @@ def test_detection(environ: dict[str, str], windows: bool, expected: str) -> Non
 def test_without_the_variable_the_calling_process_tells_if_it_is_a_shell() -> None:
     assert shells.detect({}, parent="fish") == "fish"
     assert shells.detect({}, parent="python3") == ""
-    assert shells.detect({"SHELL": "/bin/zsh"}, parent="fish") == "zsh"
+
+
+@pytest.mark.parametrize(
+    ("login", "parent", "expected"),
+    [
+        ("/usr/bin/fish", "bash", "bash"),
+        ("/usr/bin/fish", "sh", "sh"),
+        ("/usr/bin/fish", "fish", "fish"),
+        ("/bin/bash", "fish", "fish"),
+        ("/bin/zsh", "bash", "zsh"),
+        ("/bin/csh", "tcsh", "csh"),
+        ("/bin/csh", "dash", "dash"),
+        ("/bin/bash", "pwsh", "pwsh"),
+        ("/usr/bin/fish", "python3", "fish"),
+        ("/usr/bin/fish", "", "fish"),
+        ("/usr/bin/nu", "bash", "nu"),
+    ],
+)
+def test_the_shell_that_calls_wins_if_it_takes_another_language(login: str, parent: str, expected: str) -> None:
+    assert shells.detect({"SHELL": login}, parent=parent) == expected
+
+
+def test_a_process_that_cannot_be_looked_at_is_no_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getppid", lambda: 2**22 + 1)
+    assert shells.caller() == ""
 
 
 @pytest.mark.parametrize(
