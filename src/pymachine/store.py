@@ -31,6 +31,8 @@ from pymachine.machine import Machine
 from pymachine.migrations import CONFIG_VERSION
 
 LOCK_SECONDS = 900.0
+# docker-machine's words in front of everything that is wrong in a record.
+_MIGRATED = "Error getting migrated host: "
 STORE_LOCK = ".store"
 
 
@@ -85,10 +87,14 @@ class Store:
         except OSError as error:
             raise os_errors.wrapped(StoreError, f"cannot read {path}", error) from error
         except (ValueError, RecursionError) as error:
-            raise RecordError(f"{path} is not JSON: {error}", hint=_broken_hint(name)) from error
+            where = f"{path} is not JSON: {error}."
+            raise RecordError(_MIGRATED + _not_json(error), hint=f"{where} {_broken_hint(name)}") from error
         if isinstance(record, dict) and extra_fields.is_rewritten(record):
             record = extra_fields.restore(record, _extra(folder))
-        return Machine.from_json(record, name=name, folder=folder)
+        try:
+            return Machine.from_json(record, name=name, folder=folder)
+        except RecordError as error:
+            raise error.prefixed(_MIGRATED) from error.__cause__
 
     def save(self, machine: Machine) -> None:
         """Write the record of `machine`, making its folder if it is not there. Raises `StoreError`.
@@ -252,13 +258,34 @@ def _missing_record(name: str, folder: Path) -> PymachineError:
         return MachineNotFoundError(name)
     if folder.is_dir():
         hint = f"{_broken_hint(name)}\nIf it is no machine, move it out of {folder.parent}."
-        return RecordError(f'machine "{name}" has no {paths.CONFIG}', hint=hint)
+        return RecordError(f"open {folder / paths.CONFIG}: no such file or directory", hint=hint)
     if folder.is_symlink() and not folder.exists():
         return RecordError(
             f'the folder of machine "{name}" is a link to {folder.readlink()}, which does not exist',
             hint=f"Restore or mount what it leads to, or remove the link: pymachine rm -f {shlex.quote(name)}",
         )
     return RecordError(f"{folder} is a file and no machine", hint=f"Move it out of {folder.parent}.")
+
+
+# What Python's decoder expects, and what Go's calls the place.
+_GO_PLACES = {
+    "Expecting property name enclosed in double quotes": "looking for beginning of object key string",
+    "Illegal trailing comma before end of object": "looking for beginning of object key string",
+    "Expecting ':' delimiter": "after object key",
+    "Expecting value": "looking for beginning of value",
+    "Extra data": "after top-level value",
+}
+
+
+def _not_json(error: ValueError | RecursionError) -> str:
+    """What is wrong with a text that is not JSON, as docker-machine says it."""
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    rest = error.doc[error.pos :].lstrip()
+    if not rest or "Unterminated string" in error.msg:
+        return "unexpected end of JSON input"
+    place = _GO_PLACES.get(error.msg)
+    return f"invalid character '{rest[0]}' {place}" if place else str(error)
 
 
 def _broken_hint(name: str) -> str:

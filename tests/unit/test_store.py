@@ -76,7 +76,14 @@ def test_takes_names_that_are_hostnames(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{", "is not JSON"),
+        ("", "^Error getting migrated host: unexpected end of JSON input$"),
+        ("{", "^Error getting migrated host: unexpected end of JSON input$"),
+        ('{"a', "^Error getting migrated host: unexpected end of JSON input$"),
+        ("{not}", "invalid character 'n' looking for beginning of object key string$"),
+        ('{"a": 1,}', "invalid character '}' looking for beginning of object key string$"),
+        ('{"a" 1}', "invalid character '1' after object key$"),
+        ('{"a": x}', "invalid character 'x' looking for beginning of value$"),
+        ("{} {}", "invalid character '{' after top-level value$"),
         ("[]", "is not a JSON object"),
         ('{"ConfigVersion": 4}', "config version is from the future"),
         ('{"ConfigVersion": 3}', "names no driver"),
