@@ -162,7 +162,12 @@ def failure(result: run.Result) -> VirtualBoxError:
     said = output.errors(result.stderr) or [result.stderr.strip() or output.without_wrapper(result.stdout).strip()]
     brief, reason = said[0], output.code(result.stderr)
     if "Could not find a registered machine" in brief:
-        return VmNotFoundError(f"machine does not exist: {brief}", reason=reason, details="\n".join(said[1:]))
+        return VmNotFoundError(
+            "machine does not exist",
+            reason=reason,
+            details="\n".join(said),
+            hint="VirtualBox does not know it any more. `rm` removes what is left of it here.",
+        )
     if result.returncode < 0:
         brief = f"{run.describe_exit(result.returncode)}: {brief}"
     if reason.startswith("VERR_") and reason not in brief:

@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given, strategies as st
 
 from pymachine.driver import State
+from pymachine.run import Result
 from pymachine_driver_virtualbox import output
+from pymachine_driver_virtualbox.errors import VmNotFoundError
+from pymachine_driver_virtualbox.vboxmanage import failure
 
 INFO = """name="m1"
 UUID="5511b07f-64fe-488d-98d6-1601b9e45ec7"
@@ -136,6 +139,14 @@ def test_blocks_of_lists() -> None:
     assert server["Enabled"] == "Yes"
     assert "1/legacy" not in server
     assert output.blocks("") == []
+
+
+def test_a_machine_that_is_gone_is_told_in_docker_machines_words() -> None:
+    error = failure(Result(("VBoxManage", "showvminfo", "y"), 1, "", NOT_FOUND))
+    assert isinstance(error, VmNotFoundError)
+    assert error.brief == "machine does not exist"
+    assert error.details.startswith("Could not find a registered machine named 'y'")
+    assert error.hint
 
 
 def test_errors_without_where_they_come_from() -> None:
