@@ -7,6 +7,7 @@ the driver may have changed it. News are docker-machine's own lines.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -116,7 +117,7 @@ class Manager:
 
     def driver(self, machine: Machine) -> Driver:
         """The driver of a loaded machine. Raises `DriverNotFoundError`."""
-        kind = registry.load(machine.driver_name)
+        kind = registry.load_for_machine(machine.driver_name)
         reporter = self.reporter if self._labelled else self.reporter.prefixed(f"({machine.name}) ")
         driver = kind(self._ref(machine), machine.driver, reporter=reporter)
         driver.shell = lambda command: self._shell(machine, driver, command)
@@ -133,9 +134,25 @@ class Manager:
             raise HostNotRunningError(name=name)
         return driver.endpoint()
 
+    def ip(self, name: str) -> str:
+        """What `ip` prints of machine `name`. Raises `HostNotRunningError` unless it is running.
+
+        A host that existed before keeps its address while it is off.
+        """
+        machine, driver = self._loaded(name)
+        if driver.info.capabilities & SETS_UP_ENGINE == Capability.PROVISION:
+            return driver.endpoint().ip
+        return self.endpoint(machine.name).ip
+
     def ssh_target(self, name: str, *, user: str | None = None) -> Target:
-        """Where to log in to machine `name`. Raises `HostNotRunningError` unless it is running."""
-        return self._target(self.store.load(name), self.endpoint(name), user=user)
+        """Where to log in to machine `name`.
+
+        Raises `HostNotRunningError` unless it is running, and `UnsupportedError` where there is no SSH.
+        """
+        machine, driver = self._loaded(name)
+        if Capability.NO_SSH in driver.info.capabilities:
+            raise driver.unsupported("SSH")
+        return self._target(machine, self.endpoint(name), user=user)
 
     def check(self, name: str, *, timeout: float = 20.0, swarm: bool = False) -> Endpoint:
         """Shake hands with the machine's engine as a client would, and return where it is.
@@ -230,24 +247,23 @@ class Manager:
     def start(self, name: str) -> None:
         """Bring a stopped machine up again. Raises `WrongStateError` if it is running."""
         with self.store.lock(name):
-            machine, driver = self._loaded(name)
+            machine, driver = self._announced(name, "Starting")
             if driver.state() is State.RUNNING:
                 raise WrongStateError(f'Machine "{name}" is already running.')
-            self._start(machine, driver)
+            self._boot_again(machine, driver)
 
     def stop(self, name: str, *, timeout: float = STOP_SECONDS) -> None:
         """Shut machine `name` down in an orderly way, by force after `timeout` seconds."""
         with self.store.lock(name):
-            machine, driver = self._loaded(name)
+            machine, driver = self._announced(name, "Stopping")
             _refuse_stopped(name, driver)
-            self._stop(machine, driver, timeout)
+            self._shut_down(machine, driver, timeout)
 
     def kill(self, name: str) -> None:
         """Switch machine `name` off at once."""
         with self.store.lock(name):
-            machine, driver = self._loaded(name)
+            machine, driver = self._announced(name, "Killing")
             _refuse_stopped(name, driver)
-            self.reporter.info(f'Killing "{name}"...')
             driver.kill()
             self.store.save(machine)
             self.reporter.info(f'Machine "{name}" was killed.')
@@ -255,11 +271,10 @@ class Manager:
     def restart(self, name: str, *, timeout: float = STOP_SECONDS) -> None:
         """Shut down and bring up again; only the latter for a machine that is stopped."""
         with self.store.lock(name):
-            machine, driver = self._loaded(name)
+            machine, driver = self._announced(name, "Restarting")
             if driver.state() is not State.RUNNING:
                 self._start(machine, driver)
                 return
-            self.reporter.info(f'Restarting "{name}"...')
             self._boot(machine, driver, partial(driver.restart, timeout=timeout), self._request(machine))
 
     # -- parts -------------------------------------------------------------------------------------------------
@@ -268,13 +283,25 @@ class Manager:
         machine = self.store.load(name)
         return machine, self.driver(machine)
 
+    def _announced(self, name: str, doing: str) -> tuple[Machine, Driver]:
+        """Load machine `name`, and say what is to be done to it, before anything can be found wrong."""
+        machine = self.store.load(name)
+        self.reporter.info(f'{doing} "{name}"...')
+        return machine, self.driver(machine)
+
     def _start(self, machine: Machine, driver: Driver) -> None:
         self.reporter.info(f'Starting "{machine.name}"...')
+        self._boot_again(machine, driver)
+
+    def _boot_again(self, machine: Machine, driver: Driver) -> None:
         self._boot(machine, driver, driver.start, self._request(machine))
         self.reporter.info(f'Machine "{machine.name}" was started.')
 
     def _stop(self, machine: Machine, driver: Driver, timeout: float) -> None:
         self.reporter.info(f'Stopping "{machine.name}"...')
+        self._shut_down(machine, driver, timeout)
+
+    def _shut_down(self, machine: Machine, driver: Driver, timeout: float) -> None:
         driver.stop(timeout)
         self.store.save(machine)
         self.reporter.info(f'Machine "{machine.name}" was stopped.')
@@ -752,7 +779,9 @@ def _precreate(driver: Driver) -> None:
         driver.precreate_check()
     except DriverError as error:
         raise PrecreateError(
-            f'Error with pre-create check: "{error.brief}"', details=error.details, hint=error.hint
+            f"Error with pre-create check: {json.dumps(error.brief, ensure_ascii=False)}",
+            details=error.details,
+            hint=error.hint,
         ) from error
 
 

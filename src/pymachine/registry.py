@@ -31,17 +31,30 @@ def load(name: str) -> type[Driver]:
     """
     found = {entry.value: entry for entry in entry_points(group=GROUP) if entry.name == name}
     if not found:
-        raise DriverNotFoundError(
-            f'Driver "{name}" not found. Do you have the plugin binary "docker-machine-driver-{name}" accessible in '
-            "your PATH?",
-            hint=f"Drivers installed here: {', '.join(names()) or 'none'}.",
-        )
+        raise _missing(name, program=f' "docker-machine-driver-{name}"')
     if len(found) > 1:
         raise DuplicateDriverError(
             f'Driver "{name}" is registered more than once: {", ".join(sorted(found))}',
             hint="Uninstall one of the packages that bring it.",
         )
     return _checked(next(iter(found.values())))
+
+
+def load_for_machine(name: str) -> type[Driver]:
+    """As `load`, for a machine that exists: there docker-machine's text does not name the program."""
+    try:
+        return load(name)
+    except DriverNotFoundError:
+        if name in names():
+            raise
+        raise _missing(name) from None
+
+
+def _missing(name: str, *, program: str = "") -> DriverNotFoundError:
+    return DriverNotFoundError(
+        f'Driver "{name}" not found. Do you have the plugin binary{program} accessible in your PATH?',
+        hint=f"Drivers installed here: {', '.join(names()) or 'none'}.",
+    )
 
 
 def _checked(entry: EntryPoint) -> type[Driver]:

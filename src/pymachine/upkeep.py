@@ -242,11 +242,13 @@ class Upkeep(Manager):
     def upgrade(self, name: str, *, timeout: float = STOP_SECONDS) -> None:
         """Give machine `name` the newest image, data kept. If that does not answer, the old one is back.
 
-        A machine that was stopped runs afterwards, since the new image has to prove itself.
+        A machine that was stopped runs afterwards, as docker-machine has it: the new image has to prove itself.
         """
         with self.store.lock(name):
             machine, driver = self._loaded(name)
             if Capability.PROVISION in driver.info.capabilities:
+                if driver.state() is not State.RUNNING:
+                    self._start_to_upgrade(machine, driver)
                 self._upgrade_host(machine, driver)
                 return
             if not isinstance(driver, Upgradable):
@@ -254,7 +256,11 @@ class Upkeep(Manager):
             from pymachine.image import cache  # noqa: PLC0415 (only this needs the builder)
 
             image = cache.refresh(driver.image_request(), store=self.store.root, reporter=driver.reporter)
-            if image.digest == driver.image_digest():
+            newest = image.digest == driver.image_digest()
+            # A stopped machine starts with its new image. One that is saved or paused cannot change it.
+            if driver.state() not in ((State.RUNNING,) if newest else (State.RUNNING, State.STOPPED)):
+                self._start_to_upgrade(machine, driver)
+            if newest:
                 self.reporter.info(f'Machine "{name}" has the newest image already.')
                 return
             self.reporter.info("Upgrading docker...")
@@ -278,6 +284,10 @@ class Upkeep(Manager):
                 raise error.prefixed(f'Machine "{name}" has its old image again: ') from error
             driver.settle_image(keep=True)
             self.store.save(machine)
+
+    def _start_to_upgrade(self, machine: Machine, driver: Driver) -> None:
+        self.reporter.info("Starting machine so machine can be upgraded...")
+        self._start(machine, driver)
 
     def _upgrade_host(self, machine: Machine, driver: Driver) -> None:
         """Bring the engine of a host that exists to its newest version; the rest of the host is its owner's."""

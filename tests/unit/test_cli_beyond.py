@@ -227,7 +227,7 @@ def test_the_last_lines_of_a_console(tmp_path: Path) -> None:
         ("import /nosuch/file", "cannot read /nosuch/file: No such file or directory"),
         ("doctor x", "Error: Too many arguments given"),
         ("context create --name a b c", "Error: --name is for one machine at a time"),
-        ("mount nosuch:/x", 'Docker machine "nosuch" does not exist.'),
+        ("mount nosuch:/x", 'Error loading host: Error loading host: Docker machine "nosuch" does not exist.'),
     ],
 )
 def test_refusals(

@@ -476,6 +476,22 @@ def test_upgrade(store: Store, newer: ImageFiles) -> None:
     assert heard.lines == [f'Machine "{NAME}" has the newest image already.']
 
 
+@pytest.mark.parametrize("state", [State.STOPPED, State.SAVED])
+def test_an_upgrade_leaves_the_machine_running_whatever_there_was_to_do(
+    store: Store, newer: ImageFiles, state: State
+) -> None:
+    made(store)
+    heard = Heard()
+    upkeep = Upkeep(store, reporter=heard)
+    for _ in ("another image", "the newest already"):
+        Bare.world[NAME] = state
+        upkeep.upgrade(NAME)
+        assert store.load(NAME).driver["Image"] == "second"
+        assert Bare.world[NAME] is State.RUNNING
+    assert "Starting machine so machine can be upgraded..." in heard.lines
+    assert heard.lines[-1] == f'Machine "{NAME}" has the newest image already.'
+
+
 def test_an_image_that_does_not_answer_gives_way_to_the_old_one(store: Store, newer: ImageFiles) -> None:
     upkeep = made(store)
     Bare.fails["start"] = [DriverError("kernel panic")]

@@ -24,7 +24,7 @@ def command(app: App, words: tuple[str, ...], *, timeout: int) -> None:
     host = os.environ.get("DOCKER_HOST", "")
     found = rows(app, app.store.names(), timeout=timeout, engine=False) if host else []
     for row in found:
-        if row.active:
+        if row.active or row.active_swarm:
             app.show(row.name, {"Name": row.name})
             return
     if any(row.state is State.TIMEOUT for row in found):

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pymachine.cli import goflags
-from pymachine.cli.context import App
+from pymachine.cli.context import App, is_docker_machine
 from pymachine.cli.errors import RunError, UnknownCommandError
 
 # Name -> summary. The module has the same name, and in it the command is called `command`.
@@ -54,9 +54,11 @@ COMMANDS: dict[str, str] = {
     "version": "Show the client's version, or a machine's Docker version",
 }
 # Where the module is not called as the command is, but for dashes.
-MODULES = {"context": "docker_context", "import": "import_"}
-# What clients of docker-machine's forks ask for; it is answered, and shown to nobody.
-HIDDEN = frozenset({"update-labels"})
+MODULES = {"context": "docker_context", "import": "import_", "h": "help"}
+# Not listed: docker-machine's short name for `help`, and a command that clients of its forks call.
+HIDDEN = frozenset({"h", "update-labels"})
+# The version of docker-machine whose interface this is, in its own words: scripts compare it, and put it into URLs.
+DOCKER_MACHINE_VERSION = "0.16.2, build bd45ab13"
 CONTEXT_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 AUTHORITY_OPTIONS = {
     "ca_cert": ("--tls-ca-cert", "MACHINE_TLS_CA_CERT", "CA to verify remotes against"),
@@ -98,6 +100,17 @@ class LazyGroup(click.Group):
         ctx.params.update(values)
         goflags.allow_option_completion(ctx)
         return ctx.args
+
+    def get_help(self, ctx: click.Context) -> str:
+        """The help; under docker-machine's name, in its layout."""
+        from pymachine.cli import docker_machine_help  # noqa: PLC0415 (only help needs it)
+
+        if not docker_machine_help.wanted(ctx):
+            return super().get_help(ctx)
+        from pymachine import __version__  # noqa: PLC0415
+
+        version = f"{DOCKER_MACHINE_VERSION}, by pymachine {__version__}"
+        return docker_machine_help.of_program(self, ctx, version=version, commands=COMMANDS)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List names and summaries from the table."""
@@ -144,12 +157,15 @@ for _key, (_name, _env, _help) in AUTHORITY_OPTIONS.items():
 
 
 def version_line(program: str) -> str:
-    """The client's version, in docker-machine's form."""
+    """The client's version, in docker-machine's form; under docker-machine's name, the version that it replaces."""
+    name = os.path.basename(program)  # noqa: PTH119 (a word, not a file)
+    if is_docker_machine(program):
+        return f"{name} version {DOCKER_MACHINE_VERSION}"
     import platform  # noqa: PLC0415
 
     from pymachine import __version__  # noqa: PLC0415
 
-    return f"{os.path.basename(program)} version {__version__}, build python-{platform.python_version()}"  # noqa: PTH119
+    return f"{name} version {__version__}, build python-{platform.python_version()}"
 
 
 def debug_from_environment() -> bool:

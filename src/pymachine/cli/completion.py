@@ -9,13 +9,12 @@ from click.shell_completion import get_completion_class
 
 from pymachine.cli import goflags
 from pymachine.cli.context import current
-from pymachine.cli.errors import HelpfulUsageError
 from pymachine.cli.main import COMPLETE_VARIABLE
 
 SHELLS = ("bash", "zsh", "fish")
 
 
-@click.command("completion", cls=goflags.GoCommand, structured=False)
+@click.command("completion", cls=goflags.GoCommand, structured=False, evaluated=True)
 @goflags.arguments("words", "bash|zsh|fish")
 @click.pass_context
 def command(ctx: click.Context, words: tuple[str, ...]) -> None:
@@ -25,7 +24,7 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     """
     shell = get_completion_class(words[0]) if len(words) == 1 and words[0] in SHELLS else None
     if shell is None:
-        raise HelpfulUsageError(f"Error: Expected one of {', '.join(SHELLS)} as an argument", usage=ctx.get_help())
+        raise goflags.bad_arguments(ctx, f"Error: Expected one of {', '.join(SHELLS)} as an argument")
     root = ctx.find_root()
     program = os.path.basename(current(ctx).program)  # noqa: PTH119 (a word, not a file)
     click.echo(shell(root.command, {}, program, COMPLETE_VARIABLE).source())

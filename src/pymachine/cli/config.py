@@ -9,7 +9,7 @@ from pymachine.cli.context import current
 from pymachine.errors import PymachineError
 
 
-@click.command("config", cls=goflags.GoCommand)
+@click.command("config", cls=goflags.GoCommand, evaluated=True)
 @goflags.flag("--swarm", is_flag=True, help="Display the Swarm config instead of the Docker daemon")
 @machines.arguments("[name]")
 @click.pass_context
@@ -17,7 +17,7 @@ def command(ctx: click.Context, names: tuple[str, ...], *, swarm: bool) -> None:
     """Print the connection config for machine."""
     app = current(ctx)
     app.news_on_stderr()
-    name = machines.one(app, names, usage=ctx.get_help())
+    name = machines.one(ctx, names)
     try:
         endpoint = app.manager.check(name, swarm=swarm)
     except PymachineError as error:

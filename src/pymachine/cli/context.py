@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DEFAULT_MACHINE = "default"
+DOCKER_MACHINE = "docker-machine"
 
 
 class App:
@@ -51,6 +52,11 @@ class App:
     def program(self) -> str:
         """How pymachine was called."""
         return self.argv[0]
+
+    @property
+    def as_docker_machine(self) -> bool:
+        """Whether pymachine was called as docker-machine."""
+        return is_docker_machine(self.program)
 
     @cached_property
     def store(self) -> Store:
@@ -138,6 +144,11 @@ def json_text(value: Json, *, indent: int | None = None) -> str:
     except UnicodeEncodeError:
         return json.dumps(value, indent=indent)
     return text
+
+
+def is_docker_machine(program: str) -> bool:
+    """Whether `program` is docker-machine's name: its scripts parse texts that are our own under another name."""
+    return os.path.basename(program).removesuffix(".exe") == DOCKER_MACHINE  # noqa: PTH119 (a word, not a file)
 
 
 def current(ctx: click.Context | None = None) -> App:

@@ -11,7 +11,7 @@ from pymachine.cli import goflags, machines, making
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import HelpfulUsageError, RunError
 from pymachine.driver import Json
-from pymachine.errors import PymachineError
+from pymachine.errors import PymachineError, UsageError
 from pymachine.manager import CreateRequest, Manager
 from pymachine.progress import Reporter
 
@@ -21,7 +21,7 @@ from pymachine.progress import Reporter
 @goflags.flag("--swarm", is_flag=True, help="Refused: Swarm standalone is gone from Docker")
 @goflags.flag("--swarm-image", default="swarm:latest", env="MACHINE_SWARM_IMAGE", help="Accepted, without effect")
 @goflags.flag("--swarm-master", is_flag=True, help="Refused: Swarm standalone is gone from Docker")
-@goflags.flag("--swarm-discovery", help="Refused: Swarm standalone is gone from Docker")
+@goflags.flag("--swarm-discovery", help="Accepted, without effect")
 @goflags.flag("--swarm-strategy", default="spread", help="Accepted, without effect")
 @goflags.flag("--swarm-opt", multiple=True, help="Accepted, without effect")
 @goflags.flag("--swarm-join-opt", multiple=True, help="Accepted, without effect")
@@ -37,6 +37,8 @@ def command(ctx: click.Context, /, names: tuple[str, ...], **given: Any) -> None
     app = current(ctx)
     if not names:
         raise HelpfulUsageError("Error: No machine name specified", usage=ctx.get_help())
+    if len(names) > 1 and app.as_docker_machine:
+        raise UsageError(f"Invalid command line. Found extra arguments [{' '.join(names[1:])}]")
     _refuse_swarm(given)
     requests = {name: _request(name, given) for name in names}
     making.prune(app)
@@ -79,7 +81,7 @@ def _refuse_swarm(given: dict[str, Any]) -> None:
     discovery = given["swarm_discovery"]
     if discovery and "://" not in discovery:
         raise RunError(f"Error parsing swarm discovery: Swarm Discovery URL was in the wrong format: {discovery}")
-    for name in ("swarm", "swarm_master", "swarm_discovery"):
+    for name in ("swarm", "swarm_master"):
         if given[name]:
             flag = name.replace("_", "-")
             raise RunError(
@@ -93,6 +95,7 @@ def _request(name: str, given: dict[str, Any]) -> CreateRequest:
 
     swarm = SwarmOptions(
         address=given["swarm_addr"],
+        discovery=given["swarm_discovery"],
         host=given["swarm_host"],
         image=given["swarm_image"],
         strategy=given["swarm_strategy"],

@@ -19,7 +19,7 @@ UNUSUAL_NAMES = (
 )
 
 
-@click.command("env", cls=goflags.GoCommand)
+@click.command("env", cls=goflags.GoCommand, evaluated=True)
 @goflags.flag("--swarm", is_flag=True, help="Display the Swarm config instead of the Docker daemon")
 @goflags.flag(
     "--shell",
@@ -49,7 +49,7 @@ def command(
         text = "" if app.structured else shells.removals(_shell(app, shell), removed, app.argv)
         app.show(text.removesuffix("\n"), {"Unset": removed})
         return
-    name = machines.one(app, names, usage=ctx.get_help())
+    name = machines.one(ctx, names)
     try:
         endpoint = app.manager.check(name, swarm=swarm)
     except PymachineError as error:
@@ -72,6 +72,6 @@ def _shell(app: App, asked: str) -> shells.Shell:
     """The shell to write for; found out only when there is something to write, as docker-machine does."""
     chosen = asked or shells.detect(os.environ, parent=shells.caller(), windows=WINDOWS)
     if not chosen:
-        app.say(shells.DETECTION_HELP)
+        app.say(f"{shells.DETECTION_HELP}\n")
         raise RunError("Error: Unknown shell")
     return shells.find(chosen)

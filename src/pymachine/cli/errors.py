@@ -137,7 +137,7 @@ def report(error: BaseException, *, program: str = PROGRAM, debug: bool = False,
         return exit_code(error)
     told = known(error)
     told.brief, told.hint = called_as(program, told.brief), called_as(program, told.hint)
-    if isinstance(told, HelpfulUsageError) and not structured:
+    if isinstance(told, HelpfulUsageError) and told.usage and not structured:
         with suppress(streams.OutputError):  # the error itself goes to stderr
             _show_usage(told)
     click.echo(as_json(told) if structured else text(told), err=True)
@@ -147,9 +147,8 @@ def report(error: BaseException, *, program: str = PROGRAM, debug: bool = False,
 def _show_usage(told: HelpfulUsageError) -> None:
     if isinstance(told, FlagError):
         click.echo("Incorrect Usage.\n")
-    if told.usage:
-        click.echo(told.usage)
-        click.echo()
+    click.echo(told.usage)
+    click.echo()
 
 
 def called_as(program: str, text: str) -> str:

@@ -14,7 +14,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from pymachine.cli.errors import FlagError, HelpfulUsageError
+from pymachine.cli.errors import FlagError
+from pymachine.errors import UsageError
 
 TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
 STRUCTURED = "structured"
@@ -87,8 +88,10 @@ class GoCommand(click.Command):
     interspersed = True
     """Whether its flags may stand behind positionals."""
 
-    def __init__(self, *args: Any, structured: bool = True, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, structured: bool = True, evaluated: bool = False, **kwargs: Any) -> None:
+        """With `evaluated`, shells evaluate the command's stdout: errors must not print its help there."""
         super().__init__(*args, **kwargs)
+        self.evaluated = evaluated
         if structured:
             self.params.append(Flag(["--json", STRUCTURED], is_flag=True, help="Print JSON"))
 
@@ -103,15 +106,30 @@ class GoCommand(click.Command):
                 ctx.params[param.name] = tuple(positionals)
                 positionals = []
         if positionals and not ctx.resilient_parsing:
-            raise HelpfulUsageError("Error: Too many arguments given", usage=ctx.get_help())
+            raise bad_arguments(ctx, "Error: Too many arguments given")
         allow_option_completion(ctx)
         ctx.args = []
         return []
+
+    def get_help(self, ctx: click.Context) -> str:
+        """The help; under docker-machine's name, in its layout."""
+        from pymachine.cli import docker_machine_help  # noqa: PLC0415 (only help needs it)
+
+        return docker_machine_help.of_command(self, ctx) if docker_machine_help.wanted(ctx) else super().get_help(ctx)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """``Usage: NAME COMMAND [OPTIONS] [arg...]``."""
         pieces = " ".join(self.collect_usage_pieces(ctx))
         formatter.write_usage(ctx.command_path, pieces)
+
+
+def bad_arguments(ctx: click.Context, text: str) -> UsageError:
+    """The error for other arguments than a command takes; without its help, which a shell might evaluate."""
+    return UsageError(text, hint=_see_help(ctx))
+
+
+def _see_help(ctx: click.Context) -> str:
+    return f"See: {ctx.command_path} --help"
 
 
 def allow_option_completion(ctx: click.Context) -> None:
@@ -136,7 +154,10 @@ def parse(
             ctx.set_parameter_source(item.name or "", _source(item, given))
     except FlagError as error:
         if not ctx.resilient_parsing:
-            error.usage = ctx.get_help()
+            if isinstance(command, GoCommand) and command.evaluated:
+                error.hint = _see_help(ctx)
+            else:
+                error.usage = ctx.get_help()
             raise
         return {item.name or "": item.default_value for item in flags}, []
     except HelpRequest:

@@ -6,6 +6,27 @@ import click
 
 from pymachine.cli import goflags, machines
 from pymachine.cli.context import current, json_text
+from pymachine.cli.errors import HelpfulUsageError
+
+# What docker-machine has for every driver; its older versions did not write all of it.
+_BASE_FIELDS = {
+    "IPAddress": "",
+    "MachineName": "",
+    "SSHUser": "",
+    "SSHPort": 0,
+    "SSHKeyPath": "",
+    "StorePath": "",
+    "SwarmMaster": False,
+    "SwarmHost": "",
+    "SwarmDiscovery": "",
+}
+
+
+def _name(ctx: click.Context, names: tuple[str, ...]) -> str:
+    """The machine. Here docker-machine has its help with the error."""
+    if len(names) > 1:
+        raise HelpfulUsageError("Error: Expected one machine name as an argument", usage=ctx.get_help())
+    return current(ctx).names(names)[0]
 
 
 @click.command("inspect", cls=goflags.GoCommand)
@@ -15,7 +36,8 @@ from pymachine.cli.context import current, json_text
 def command(ctx: click.Context, names: tuple[str, ...], *, template: str) -> None:
     """Inspect information about a machine."""
     app = current(ctx)
-    record = app.store.load(machines.one(app, names, usage=ctx.get_help())).to_json()
+    record = app.store.load(_name(ctx, names)).to_json()
+    record["Driver"] = {**_BASE_FIELDS, **record["Driver"]}
     if app.structured or not template:
         app.say(json_text(record, indent=4))
         return

@@ -6,7 +6,7 @@ import click
 
 from pymachine.cli import goflags, machines
 from pymachine.cli.context import App, pass_app
-from pymachine.errors import HostNotRunningError
+from pymachine.errors import PymachineError
 
 
 @click.command("ip", cls=goflags.GoCommand)
@@ -19,8 +19,8 @@ def command(app: App, names: tuple[str, ...]) -> None:
 
     def ask(name: str) -> None:
         try:
-            addresses[name] = app.manager.endpoint(name).ip
-        except HostNotRunningError as error:
+            addresses[name] = app.manager.ip(name)
+        except PymachineError as error:
             raise error.prefixed("Error getting IP address: ") from error
 
     for name in chosen:

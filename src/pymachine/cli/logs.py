@@ -39,7 +39,7 @@ def command(
     The console is there for stopped machines too, where the driver keeps it; the engine is asked over SSH.
     """
     app = current(ctx)
-    name = machines.one(app, names, usage=ctx.get_help())
+    name = machines.one(ctx, names)
     driver = app.manager.driver(app.store.load(name))
     lines = max(tail, 0)
     if follow:

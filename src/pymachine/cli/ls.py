@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +14,7 @@ from pymachine.cli import goflags
 from pymachine.cli.context import App, json_text, pass_app
 from pymachine.cli.errors import RunError
 from pymachine.cli.listing import NOT_FOUND, Row, rows
+from pymachine.driver import State
 
 if TYPE_CHECKING:
     from pymachine.gotemplate import Template
@@ -50,7 +51,7 @@ WATCH_SECONDS = 2.0
 @pass_app
 def command(
     app: App,
-    words: tuple[str, ...],
+    words: tuple[str, ...],  # noqa: ARG001
     *,
     quiet: bool,
     filters: tuple[str, ...],
@@ -59,20 +60,19 @@ def command(
     watch: bool,
 ) -> None:
     """List machines."""
-    if words:
-        raise RunError("Error: Too many arguments given")
+    # `words` are ignored, as docker-machine does.
     wanted = _parse(filters)
     form = _Format(template) if template and not quiet and not app.structured else None
 
     def listed() -> str:
         if quiet and not wanted:
-            return "".join(f"{name}\n" for name in _loadable(app))
+            return _lines(_loadable(app))
         found = [row for row in rows(app, app.store.names(), timeout=timeout, engine=not quiet) if _passes(row, wanted)]
         if app.structured:
             # One line a round: whoever watches can take lines for rounds.
             return json_text([fields(row) for row in found], indent=None if watch else 2) + "\n"
         if quiet:
-            return "".join(f"{row.name}\n" for row in found if row.driver != NOT_FOUND)
+            return _lines(row.name for row in found if row.driver != NOT_FOUND)
         return _table(found) if form is None else form.text(found)
 
     if watch:
@@ -96,7 +96,7 @@ def fields(row: Row) -> dict[str, Any]:
     record = {} if row.machine is None else row.machine.to_json()["HostOptions"]
     return {
         "Name": row.name,
-        "Active": "*" if row.active else "* (swarm)" if row.active_swarm else "-",
+        "Active": _active(row),
         "ActiveHost": row.active,
         "ActiveSwarm": row.active_swarm,
         "DriverName": row.driver,
@@ -110,6 +110,17 @@ def fields(row: Row) -> dict[str, Any]:
         "ResponseTime": duration(row.response_seconds),
         "Host": row.host,
     }
+
+
+def _active(row: Row) -> str:
+    if row.driver == NOT_FOUND or row.state is State.TIMEOUT:
+        return ""  # whether it is the active one is not known
+    return "* (swarm)" if row.active_swarm else "*" if row.active else "-"
+
+
+def _lines(names: Iterable[str]) -> str:
+    """Names alone, a line each, sorted by their bytes as docker-machine sorts them; a table has natural order."""
+    return "".join(f"{name}\n" for name in sorted(names))
 
 
 def _loadable(app: App) -> list[str]:

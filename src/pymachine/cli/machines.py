@@ -10,8 +10,8 @@ from click.shell_completion import CompletionItem
 
 from pymachine import paths
 from pymachine.cli import goflags
-from pymachine.cli.context import App
-from pymachine.cli.errors import HelpfulUsageError, joined
+from pymachine.cli.context import App, current
+from pymachine.cli.errors import joined
 from pymachine.driver import Json, State
 from pymachine.errors import PymachineError
 from pymachine.store import Store
@@ -46,12 +46,30 @@ def arguments(metavar: str = "[arg...]") -> Callable[[Any], Any]:
 
 
 def one(
-    app: App, names: tuple[str, ...], *, usage: str, text: str = "Error: Expected one machine name as an argument"
+    ctx: click.Context, names: tuple[str, ...], *, text: str = "Error: Expected one machine name as an argument"
 ) -> str:
-    """The one machine that a command is about. Raises `HelpfulUsageError` with `text` for several."""
+    """The one machine that a command is about. Raises `UsageError` with `text` for several, or as `Store.load`."""
     if len(names) > 1:
-        raise HelpfulUsageError(text, usage=usage)
-    return app.names(names)[0]
+        raise goflags.bad_arguments(ctx, text)
+    app = current(ctx)
+    name = app.names(names)[0]
+    app.store.load(name)
+    return name
+
+
+def load_for_files(app: App, name: str) -> None:
+    """Load machine `name` for a command that copies or mounts. Its errors begin as docker-machine's do there."""
+    try:
+        app.store.load(name)
+    except PymachineError as error:
+        raise error.prefixed("Error loading host: Error loading host: ") from error
+
+
+def exit_status(code: int) -> int:
+    """Print the exit code of another program if it failed, as docker-machine does; and return it."""
+    if code:
+        click.echo(f"exit status {code}", err=True)
+    return code
 
 
 def each(app: App, names: tuple[str, ...], act: Callable[[str], None], *, last: str = "") -> None:

@@ -30,8 +30,8 @@ def command(ctx: click.Context, names: tuple[str, ...], *, unmount: bool) -> Non
     user, name, path = _parse(names[0])
     point = names[1] if len(names) == 2 else path
     if unmount:
-        ctx.exit(run.foreground(_unmount(app, name, point)))
-    ctx.exit(_mount(app, name, user, path, point))
+        ctx.exit(machines.exit_status(run.foreground(_unmount(app, name, point))))
+    ctx.exit(machines.exit_status(_mount(app, name, user, path, point)))
 
 
 def _parse(place: str) -> tuple[str, str, str]:
@@ -47,6 +47,7 @@ def _mount(app: App, name: str, user: str, path: str, point: str) -> int:
     program = run.which("sshfs")
     if program is None:
         raise RunError("You must have a copy of the sshfs binary locally to use the mount feature")
+    machines.load_for_files(app, name)
     target = app.manager.ssh_target(name, user=user or None)
     target.check()
     if not Path(point).is_dir():
@@ -56,7 +57,7 @@ def _mount(app: App, name: str, user: str, path: str, point: str) -> int:
 
 
 def _unmount(app: App, name: str, point: str) -> list[str]:
-    app.store.load(name)
+    machines.load_for_files(app, name)
     for words in (("fusermount", "-u"), ("fusermount3", "-u"), *((("umount",),) if sys.platform == "darwin" else ())):
         program = run.which(words[0])
         if program is not None:

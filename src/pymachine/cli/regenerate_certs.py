@@ -43,6 +43,7 @@ def _confirmed(app: App) -> bool:
     click.echo("Regenerate TLS machine certs?  Warning: this is irreversible. (y/n): ", nl=False, err=app.structured)
     answer = sys.stdin.readline()
     if not answer:
-        click.echo(err=app.structured)
+        if sys.stdin.isatty():
+            click.echo(err=app.structured)
         raise RunError("EOF", hint="Without anybody to ask, say --force.")
     return answer.strip().lower() in {"y", "yes"}

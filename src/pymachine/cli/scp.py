@@ -12,6 +12,7 @@ from pymachine.cli import goflags, machines
 from pymachine.cli.context import current
 from pymachine.cli.errors import HelpfulUsageError, RunError
 from pymachine.ssh import openssh, plain_paths, scp
+from pymachine.ssh.target import Target
 
 
 @click.command("scp", cls=goflags.GoCommand, structured=False)
@@ -29,7 +30,12 @@ def command(ctx: click.Context, words: tuple[str, ...], *, recursive: bool, delt
     if len(words) != 2:
         raise HelpfulUsageError("Improper number of arguments", usage=ctx.get_help())
     app = current(ctx)
-    places = [scp.parse(word, lambda name, user: app.manager.ssh_target(name, user=user)) for word in words]
+
+    def target_of(name: str, user: str | None) -> Target:
+        machines.load_for_files(app, name)
+        return app.manager.ssh_target(name, user=user)
+
+    places = [scp.parse(word, target_of) for word in words]
     targets = [place.target for place in places if place.target is not None]
     for target in targets:
         target.check()
@@ -38,11 +44,12 @@ def command(ctx: click.Context, words: tuple[str, ...], *, recursive: bool, delt
         feature = "--delta option" if delta else "scp feature"
         raise RunError(f"You must have a copy of the {program} binary locally to use the {feature}")
     if delta:
-        ctx.exit(_delta(places, recursive=recursive, quiet=quiet))
+        ctx.exit(machines.exit_status(_delta(places, recursive=recursive, quiet=quiet)))
     with plain_paths.plain_all(targets) as plain, plain_paths.folder() as folder:
         config = folder / "config"
         files.atomic_write(config, scp.config(plain))
-        ctx.exit(run.foreground(scp.scp(program, places, config_file=str(config), recursive=recursive, quiet=quiet)))
+        argv = scp.scp(program, places, config_file=str(config), recursive=recursive, quiet=quiet)
+        ctx.exit(machines.exit_status(run.foreground(argv)))
 
 
 def _delta(places: list[scp.Place], *, recursive: bool, quiet: bool) -> int:

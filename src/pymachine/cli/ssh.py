@@ -46,7 +46,4 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
         target = app.manager.ssh_target(name)
     except HostNotRunningError as error:
         raise HostNotRunningError(f'Error: Cannot run SSH command: Host "{name}" is not running', name=name) from error
-    code = Client(target, native=app.native_ssh).session(words[1:])
-    if code:
-        click.echo(f"exit status {code}", err=True)
-    ctx.exit(code)
+    ctx.exit(machines.exit_status(Client(target, native=app.native_ssh).session(words[1:])))

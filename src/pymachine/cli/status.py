@@ -6,6 +6,7 @@ import click
 
 from pymachine.cli import goflags, machines
 from pymachine.cli.context import current
+from pymachine.errors import PymachineError
 
 
 @click.command("status", cls=goflags.GoCommand)
@@ -14,6 +15,9 @@ from pymachine.cli.context import current
 def command(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Get the status of a machine."""
     app = current(ctx)
-    name = machines.one(app, names, usage=ctx.get_help())
-    state = app.manager.state(name).word
+    name = machines.one(ctx, names)
+    try:
+        state = app.manager.state(name).word
+    except PymachineError as error:
+        raise error.prefixed(f"error getting state for host {name}: ") from error
     app.show(state, {"Name": name, "State": state})

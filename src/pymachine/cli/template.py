@@ -11,7 +11,6 @@ import click
 from pymachine import durations, templates
 from pymachine.cli import goflags, making
 from pymachine.cli.context import App, current, json_option, pass_app
-from pymachine.cli.errors import HelpfulUsageError
 from pymachine.cli.tables import table
 from pymachine.driver import Json
 from pymachine.progress import human
@@ -32,7 +31,7 @@ def command() -> None:
 def build(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> None:
     """Make the template for machines with these flags of `create` ahead of the first one."""
     if words:
-        raise HelpfulUsageError("Error: Too many arguments given", usage=ctx.get_help())
+        raise goflags.bad_arguments(ctx, "Error: Too many arguments given")
     app = current(ctx)
     template = app.manager.make_template(given["driver"], given["options"])
     app.show(template.name, _summary(template))

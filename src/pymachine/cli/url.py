@@ -14,6 +14,6 @@ from pymachine.cli.context import current
 def command(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Get the URL of a machine."""
     app = current(ctx)
-    name = machines.one(app, names, usage=ctx.get_help())
+    name = machines.one(ctx, names)
     url = app.manager.endpoint(name).url
     app.show(url, {"Name": name, "URL": url})

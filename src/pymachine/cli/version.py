@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from pymachine.cli import goflags, machines
-from pymachine.cli.app import version_line
+from pymachine.cli.app import DOCKER_MACHINE_VERSION, version_line
 from pymachine.cli.context import current
 from pymachine.errors import PymachineError
 
@@ -21,12 +21,16 @@ def command(ctx: click.Context, names: tuple[str, ...]) -> None:
 
         from pymachine import __version__  # noqa: PLC0415
 
-        versions = {"Version": __version__, "Python": platform.python_version()}
+        versions = {
+            "Version": __version__,
+            "Python": platform.python_version(),
+            "DockerMachine": DOCKER_MACHINE_VERSION.partition(",")[0],
+        }
         app.show(version_line(ctx.find_root().command_path), versions)
         return
     from pymachine import engine  # noqa: PLC0415 (ssl and http cost 30 ms)
 
-    name = machines.one(app, names, usage=ctx.get_help())
+    name = machines.one(ctx, names)
     try:
         endpoint = app.manager.endpoint(name)
     except PymachineError as error:
