@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from support import recorded
-from support.recorded import Case, Result
+from support.recorded import REPOSITORY, Case, Result
+
+TABLE = REPOSITORY / "docs" / "how-to" / "from-docker-machine.md"
+# The highest share of commands in which each part may differ.
+HIGHEST = {"code": 0.05, "stdout": 0.05, "stderr": 0.10}
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +26,16 @@ def test_what_differs_is_what_is_wanted(replayed: list[tuple[Case, Result]]) -> 
     details = [f"{case.key}\n  {case}\n  {got}" for case, got in replayed if case.key in new]
     assert not new, "\n".join(["not in wanted.toml, or with other parts:", *details])
     assert not gone, f"to be taken out of wanted.toml: {gone}"
+
+
+def test_differences_are_few(replayed: list[tuple[Case, Result]]) -> None:
+    shares = {part: sum(part in case.differs(got) for case, got in replayed) / len(replayed) for part in recorded.PARTS}
+    assert all(shares[part] <= highest for part, highest in HIGHEST.items()), shares
+
+
+def test_the_documentation_has_every_reason() -> None:
+    rows = {line.split("|")[1].strip() for line in TABLE.read_text().splitlines() if line.startswith("|")}
+    assert {reason.row for reason in recorded.reasons()} <= rows
 
 
 def test_no_difference_is_listed_twice() -> None:
