@@ -18,11 +18,12 @@ import pytest
 from pymachine import __main__ as short_path, certs, registry
 from pymachine.cli import doctor, expiry, logs, ls, main as main_module
 from pymachine.cli.context import App
-from pymachine.driver import Health
+from pymachine.driver import ForwardedPort, Health
 from pymachine.errors import DriverNotFoundError
 from pymachine.ssh import openssh, scp
 from pymachine.ssh.target import Target
 from pymachine.store import Store
+from pymachine_driver_none import Driver as NoneDriver
 from support import engine, fleet, processes
 
 Call = Callable[..., tuple[int, str, str]]
@@ -53,6 +54,38 @@ def call(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 def port(store: Store) -> Iterator[int]:
     with engine.machine(store.root) as number:
         yield number
+
+
+# -- ports ---------------------------------------------------------------------------------------------------------
+
+
+class Forwarding(NoneDriver):
+    """An engine elsewhere, of which one port is forwarded and another cannot be."""
+
+    def forwarded_ports(self) -> list[ForwardedPort]:
+        return [ForwardedPort("tcp", 80, "127.70.1.2", "taken"), ForwardedPort("udp", 53, "127.70.1.2")]
+
+
+def test_ports_without_names_are_those_of_all_machines(
+    call: Call, store: Store, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (store.root / "machines" / "broken").mkdir()
+    other = store.load("intro")
+    other.name, other.driver_name = "web", "forwarding"
+    store.save(other)
+    monkeypatch.setattr(registry, "load", {"none": NoneDriver, "forwarding": Forwarding}.__getitem__)
+    code, out, err = call("ports")
+    assert (code, err) == (0, "")
+    assert [line.split() for line in out.splitlines()] == [
+        ["NAME", "PORT", "ADDRESS", "PROBLEM"],
+        ["web", "80/tcp", "127.70.1.2", "taken"],
+        ["web", "53/udp", "127.70.1.2", "-"],
+    ]
+    assert call("ports", "web") == (code, out, err)
+    code, out, err = call("ports", "intro", "broken")
+    assert code == 1
+    assert "does not support forwarding ports" in err
+    assert "config.json: no such file" in err
 
 
 # -- certificates that end -----------------------------------------------------------------------------------------

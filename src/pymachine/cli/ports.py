@@ -17,9 +17,9 @@ from pymachine.driver import Driver, ForwardedPort, PortForwarding, State
 def command(app: App, names: tuple[str, ...]) -> None:
     """List the ports of machines that are forwarded to this host, and those that cannot be.
 
-    The engine's port and SSH's are not among them: see `url` and `inspect`.
+    Without names, the ports of all machines. The engine's port and SSH's are not among them: see `url` and `inspect`.
     """
-    chosen = app.names(names)
+    chosen = app.names(names) if names else app.store.names()
     found: dict[str, Sequence[ForwardedPort]] = {}
 
     def ask(name: str) -> None:
@@ -44,7 +44,8 @@ def command(app: App, names: tuple[str, ...]) -> None:
             for name, port in rows
         ],
     )
-    machines.raise_all(errors)
+    if names:  # in a list of all, machines that forward no ports or cannot be read have none
+        machines.raise_all(errors)
 
 
 def problem(driver: Driver) -> str:
