@@ -271,6 +271,7 @@ def _missing_record(name: str, folder: Path) -> PymachineError:
 _GO_PLACES = {
     "Expecting property name enclosed in double quotes": "looking for beginning of object key string",
     "Illegal trailing comma before end of object": "looking for beginning of object key string",
+    "Illegal trailing comma before end of array": "looking for beginning of value",
     "Expecting ':' delimiter": "after object key",
     "Expecting value": "looking for beginning of value",
     "Extra data": "after top-level value",
@@ -281,7 +282,9 @@ def _not_json(error: ValueError | RecursionError) -> str:
     """What is wrong with a text that is not JSON, as docker-machine says it."""
     if not isinstance(error, json.JSONDecodeError):
         return str(error)
-    rest = error.doc[error.pos :].lstrip()
+    # Where Python 3.13 names the comma, and Go what comes after it.
+    comma = 1 if error.msg.startswith("Illegal trailing comma") else 0
+    rest = error.doc[error.pos + comma :].lstrip()
     if not rest or "Unterminated string" in error.msg:
         return "unexpected end of JSON input"
     place = _GO_PLACES.get(error.msg)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import paramiko
 import pytest
 
+from pymachine import wait
 from pymachine.driver import BootRequest, State
 from pymachine.errors import DriverError, TimeoutExpiredError, UnsupportedError, UsageError
 from pymachine.progress import Reporter, Silent
@@ -20,8 +21,8 @@ from support import sshd
 
 REFUSES = """\
 #!/bin/sh
-echo "{name} $*" >> {asked}
 echo "{name}: not here" >&2
+echo "{name} $*" >> {asked}
 exit 1
 """
 NOTHING = BootRequest(identity=lambda endpoint: b"")
@@ -204,10 +205,27 @@ class Warnings(Silent):
         self.said.append(text)
 
 
+def expire_once_refused(monkeypatch: pytest.MonkeyPatch, asked: Path, *counts: int) -> None:
+    """Make the next deadlines end once the host has refused as many commands as `counts` says, however slow it is."""
+    left = iter(counts)
+
+    class Deadline(wait.Deadline):
+        def __init__(self, seconds: float) -> None:
+            super().__init__(60.0)
+            self.count = next(left)
+
+        @property
+        def expired(self) -> bool:
+            refused = asked.read_text().count("\n") if asked.exists() else 0
+            return refused >= self.count or super().expired
+
+    monkeypatch.setattr(wait, "Deadline", Deadline)
+
+
 def test_a_host_without_nohup_is_told_and_what_it_says_is_not_lost(
     strange_host: sshd.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pymachine_driver_generic.driver.KILL_SECONDS", 3.0)
+    expire_once_refused(monkeypatch, tmp_path / "asked", 2, 4)
     warnings = Warnings()
     with pytest.raises(DriverError, match="does not switch itself off") as caught:
         far(strange_host, tmp_path, warnings).stop(3.0)
@@ -221,7 +239,10 @@ def test_a_host_without_nohup_is_told_and_what_it_says_is_not_lost(
     assert caught.value.details == "systemctl: not here\npoweroff: not here"
 
 
-def test_a_restart_that_the_host_refuses_says_why(strange_host: sshd.Server, tmp_path: Path) -> None:
+def test_a_restart_that_the_host_refuses_says_why(
+    strange_host: sshd.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expire_once_refused(monkeypatch, tmp_path / "asked", 2)
     with pytest.raises(TimeoutExpiredError) as caught:
         far(strange_host, tmp_path).restart(BootRequest(identity=lambda endpoint: b"", timeout=3.0), 1.0)
     assert caught.value.details == "shutdown: not here\nreboot: not here"

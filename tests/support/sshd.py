@@ -49,6 +49,8 @@ class Server:
     connections: int = 0
     commands: list[str] = field(default_factory=list)
     transports: list[paramiko.Transport] = field(default_factory=list)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    """Commands that have begun: they leave programs running in the background, as over any SSH."""
 
     def __post_init__(self) -> None:
         for name in ("user", "host"):
@@ -83,6 +85,7 @@ class Server:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
+        self.processes.append(process)
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
@@ -92,9 +95,14 @@ class Server:
             while data := os.read(process.stdout.fileno(), 65536):  # as it comes: a protocol may have no lines
                 channel.sendall(data)
             channel.sendall_stderr(process.stderr.read())
-            channel.send_exit_status(process.wait())
-        processes.end(process)
+            channel.send_exit_status(_exit_status(process))
         channel.close()
+
+    def end_processes(self) -> None:
+        """Kill what commands left running."""
+        for process in self.processes:
+            processes.end(process)
+        self.processes.clear()
 
     def serve(self, listener: socket.socket) -> None:
         """Accept connections until the listener is closed."""
@@ -110,6 +118,13 @@ class Server:
             with suppress(paramiko.SSHException, EOFError, OSError):
                 transport.start_server(server=_Door(self, authorized), event=threading.Event())
                 self.connections += 1
+
+
+def _exit_status(process: subprocess.Popen[bytes]) -> int:
+    """Wait for a command, but keep its process id: `end_processes` must not meet another program under that id."""
+    ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert ended is not None
+    return ended.si_status
 
 
 def _feed(channel: paramiko.Channel, target: object) -> None:
@@ -134,3 +149,4 @@ def running(folder: Path) -> Iterator[Server]:
             listener.shutdown(socket.SHUT_RDWR)
             thread.join()
             server.break_connections()
+            server.end_processes()

@@ -81,6 +81,8 @@ def test_takes_names_that_are_hostnames(name: str) -> None:
         ('{"a', "^Error getting migrated host: unexpected end of JSON input$"),
         ("{not}", "invalid character 'n' looking for beginning of object key string$"),
         ('{"a": 1,}', "invalid character '}' looking for beginning of object key string$"),
+        ('{"a": 1 , }', "invalid character '}' looking for beginning of object key string$"),
+        ('{"a": [1,]}', "invalid character ']' looking for beginning of value$"),
         ('{"a" 1}', "invalid character '1' after object key$"),
         ('{"a": x}', "invalid character 'x' looking for beginning of value$"),
         ("{} {}", "invalid character '{' after top-level value$"),
