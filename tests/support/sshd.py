@@ -91,7 +91,7 @@ class Server:
         assert process.stderr is not None
         writer = threading.Thread(target=_feed, args=(channel, process.stdin), daemon=True)
         writer.start()
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # the client is gone, or the server ends and closes the pipes
             while data := os.read(process.stdout.fileno(), 65536):  # as it comes: a protocol may have no lines
                 channel.sendall(data)
             channel.sendall_stderr(process.stderr.read())
