@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import io
 import json
+import select
 import shutil
 import ssl
 import subprocess
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,8 +177,8 @@ def test_logs(program: Pymachine) -> None:
     assert any("msg=" in line for line in said["Engine"])
     with program.start("logs", "-f", "-n", "0", NAME) as following:
         assert following.stdout is not None
-        time.sleep(2)
-        docker(program, "ps")
+        while not select.select([following.stdout], [], [], 1)[0]:  # it follows once its login has succeeded
+            docker(program, "ps")
         assert "Calling GET" in following.stdout.readline() + following.stdout.readline()
         following.terminate()
 

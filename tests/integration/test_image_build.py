@@ -56,6 +56,7 @@ def test_the_manifest_names_each_package_and_file(built: dict[str, Any]) -> None
     folder = Path(built["path"])
     assert sorted(path.name for path in folder.iterdir()) == [
         "boot2docker.iso",
+        "built",
         "initrd.img",
         "manifest.json",
         "vmlinuz",
