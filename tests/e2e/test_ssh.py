@@ -14,7 +14,7 @@ import pexpect
 import pytest
 
 from pymachine.run import run
-from pymachine.ssh import keys, scp
+from pymachine.ssh import keys, openssh, scp
 from pymachine.ssh.client import Client
 from pymachine.ssh.target import SshError, Target
 from support.runner import Pymachine
@@ -121,7 +121,8 @@ def test_scp_copies_there_and_back_and_between(server: Target, tmp_path: Path) -
 def test_rsync_copies_what_differs(server: Target, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("one")
     places = [scp.Place(str(tmp_path / "a")), scp.Place("/tmp/b", server)]
-    run(scp.rsync("rsync", places, recursive=False, quiet=True), timeout=60)
+    shell = openssh.rsync_shell(server)
+    run(scp.rsync("rsync", places, shell=shell, recursive=False, quiet=True), timeout=60)
     assert Client(server).run("cat /tmp/b").stdout == "one"
 
 
