@@ -85,7 +85,7 @@ def load(
     *,
     reporter: Reporter,
 ) -> Path:
-    """Start the machine from the snapshot's memory, and give it its identity of now; return its sockets' folder.
+    """Start the machine from the snapshot's memory, and give it its current identity; return its sockets' folder.
 
     Raises `DriverError`.
     What runs when this raises is the caller's to end.

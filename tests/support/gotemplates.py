@@ -231,5 +231,5 @@ def comparable(answer: Answer) -> bool:
 
 
 def is_lasting(asked: Asked, gos: Answer, ours: Answer) -> bool:
-    """Whether every Go says the same: errors are worded anew, and zeros in front of texts went with Go 1.23."""
+    """Whether every Go prints the same: newer ones word errors differently, and Go 1.23 dropped zeros before texts."""
     return not gos.error and not ours.error and "%05" not in asked.template

@@ -99,7 +99,7 @@ def test_an_interrupt_has_each_undo_what_it_did(tmp_path: Path, number: signal.S
         while len(list(tmp_path.glob("*.begun"))) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        for _ in range(2):  # as somebody who has no patience
+        for _ in range(2):  # a second signal, from an impatient user
             (os.killpg if whole_group else os.kill)(process.pid, number)
             time.sleep(0.1)
         assert process.wait(30) != 0
