@@ -62,6 +62,8 @@ STOP_SECONDS = 60.0
 RESUME_SECONDS = 60.0
 SHELL_SECONDS = 60.0
 PROVISIONED_SECONDS = 60.0
+# How long a machine is believed to run while its engine is waited for: to ask costs a program or a connection.
+STATE_SECONDS = 2.0
 # An engine that pymachine did not set up is not asked for: it may be switched on another day.
 SETS_UP_ENGINE = Capability.IDENTITY | Capability.PROVISION
 
@@ -691,13 +693,21 @@ class Manager:
 
         endpoint = driver.endpoint()
         certificates = machine.client_files(self.store.machine_dir(machine.name))
+        believed = wait.Deadline(0)
+
+        def running() -> bool:
+            nonlocal believed
+            if believed.expired:
+                believed = wait.Deadline(STATE_SECONDS)
+                return driver.state() is State.RUNNING
+            return True
 
         def answered() -> bool:
             try:
                 engine.ping(endpoint, certificates=certificates, timeout=20.0)
             except (tls.TlsError, engine.EngineError) as error:
                 final = isinstance(error, tls.CertificateRefusedError)
-                if not final and not deadline.expired and driver.state() is State.RUNNING:
+                if not final and not deadline.expired and running():
                     return False
                 if Capability.PROVISION in driver.info.capabilities:
                     error.hint = f"{error.hint}\n{_firewall_hint(endpoint)}".strip()

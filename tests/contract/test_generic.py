@@ -120,6 +120,16 @@ def test_the_state_is_whether_the_ssh_port_answers(tmp_path: Path, listening: in
         assert Driver(reference(tmp_path), config).state() is State.STOPPED
 
 
+def test_asking_for_the_state_is_no_login_that_failed(tmp_path: Path) -> None:
+    """Of a connection that is reset sshd keeps no count, as it does of one that is closed."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        driver = Driver(reference(tmp_path), {"IPAddress": "127.0.0.1", "SSHPort": server.getsockname()[1]})
+        assert driver.state() is State.RUNNING
+        connection, _ = server.accept()
+        with connection, pytest.raises(ConnectionResetError):
+            connection.recv(1)
+
+
 def test_a_driver_without_a_shell_says_so(tmp_path: Path) -> None:
     with pytest.raises(DriverError, match="no SSH to run"):
         Driver(reference(tmp_path), {"IPAddress": "127.0.0.1"}).kill()

@@ -6,6 +6,7 @@ The tests are one life, in the order in which they stand.
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import tempfile
 import time
@@ -180,6 +181,28 @@ class TestLimits:
         assert " /mnt/inner tmpfs" in ssh(program, "cat /proc/mounts")
         docker(program, "docker rm -f sharing")
         ssh(program, "sudo umount /mnt/late /mnt/inner")
+
+    def test_a_container_is_mounted_once(self, program: Pymachine) -> None:
+        docker(program, "docker run -d --name once box sleep 1000")
+        mounts = ssh(program, "grep -c ^overlay /proc/mounts").strip()
+        docker(program, "docker rm -f once")
+        assert mounts == "1"
+
+    def test_disk_space_is_told_after_a_container_had_the_guests_network(self, program: Pymachine) -> None:
+        """Its namespace stays mounted in /run/docker."""
+        docker(program, "docker run --rm --net=host box true")
+        assert "/run/docker/netns/default" in ssh(program, "cat /proc/mounts")
+        assert "/var/lib/docker" in ssh(program, "df")
+
+    def test_who_looks_at_the_ssh_port_is_not_shut_out(self, program: Pymachine) -> None:
+        """In the guest all of the host is one address."""
+        record = json.loads(program("inspect", NAME).stdout)["Driver"]
+        program("restart", NAME)  # until then, a machine of a template has a listener of its own there
+        address = (program("ip", NAME).stdout.strip(), record["SSHPort"])
+        for _ in range(40):
+            with socket.create_connection(address, timeout=30) as connection:
+                assert connection.recv(4) == b"SSH-"
+        assert ssh(program, "echo in").strip() == "in"
 
 
 class TestBootFiles:

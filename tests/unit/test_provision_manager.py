@@ -176,6 +176,17 @@ def test_an_engine_that_a_firewall_hides_is_not_waited_for_long(
     assert manager.store.names() == ["far"]
 
 
+def test_whether_the_host_is_up_is_not_asked_at_every_try(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To ask is a connection to its sshd, which shuts out who makes many."""
+    monkeypatch.setattr(manager_module.Manager, "_await_engine", AWAIT_ENGINE)
+    refused = [TlsError("192.0.2.9:2376", "dial tcp 192.0.2.9:2376: connect: connection refused")] * 10
+    monkeypatch.setattr(engine, "ping", Mock(side_effect=[*refused, None]))
+    state = Mock(return_value=State.RUNNING)
+    monkeypatch.setattr(Far, "state", state)
+    create(manager)
+    assert state.call_count < 5
+
+
 def test_the_host_key_is_learned_and_the_login_key_made(manager: Manager, fake: FakeSession) -> None:
     create(manager)
     (target,) = fake.targets
