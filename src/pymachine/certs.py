@@ -64,6 +64,8 @@ def ensure_authority(auth: AuthPaths, *, reporter: Reporter, margin: dt.timedelt
         new_ca = _needed(auth.ca_cert, auth.ca_key, "CA certificate", reporter, margin)
         if new_ca:
             _new_ca(auth, reporter)
+            _keep_old(auth.client_cert)
+            _keep_old(auth.client_key)
         if new_ca or _needed(auth.client_cert, auth.client_key, "Client certificate", reporter, margin):
             _new_client(auth, reporter)
 

@@ -161,6 +161,17 @@ def test_a_certificate_without_its_key_is_not_overwritten(auth: AuthPaths) -> No
     assert auth.ca_cert.read_bytes() == before
 
 
+def test_a_client_certificate_that_a_new_ca_replaces_is_kept_beside(auth: AuthPaths) -> None:
+    """It may be the user's own, given with --tls-client-cert."""
+    given = (auth.client_cert.read_bytes(), auth.client_key.read_bytes())
+    auth.ca_cert.unlink()
+    auth.ca_key.unlink()
+    certs.ensure_authority(auth, reporter=Silent())
+    kept = [path.with_name(f"{path.name}.old").read_bytes() for path in (auth.client_cert, auth.client_key)]
+    assert (kept[0], kept[1]) == given
+    assert auth.client_cert.read_bytes() != given[0]
+
+
 def test_a_crash_between_key_and_certificate_is_mended(auth: AuthPaths) -> None:
     auth.ca_cert.unlink()
     key = auth.ca_key.read_bytes()
