@@ -190,7 +190,7 @@ class TestLimits:
 
     def test_disk_space_is_told_after_a_container_had_the_guests_network(self, program: Pymachine) -> None:
         """Its namespace stays mounted in /run/docker."""
-        docker(program, "docker run --rm --net=host box true")
+        docker(program, "docker run --rm --net=host box ls")
         assert "/run/docker/netns/default" in ssh(program, "cat /proc/mounts")
         assert "/var/lib/docker" in ssh(program, "df")
 
