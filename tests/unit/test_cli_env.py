@@ -183,16 +183,3 @@ def test_the_short_path_imports_only_what_it_must(store: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "DOCKER_HOST" in ended.stdout
     assert set(ended.stderr.split()) - set(ALLOWED.split()) == set()
-
-
-def test_a_handshake_costs_no_more_than_the_limit(store: Path) -> None:
-    """The goal is 40 ms on an idle machine, measured by the benchmarks; here, beside other work, twice that."""
-
-    def milliseconds(*argv: str) -> float:
-        before = os.times()
-        subprocess.run(argv, stdout=subprocess.DEVNULL, check=True)
-        after = os.times()
-        return 1000 * (after.children_user + after.children_system - before.children_user - before.children_system)
-
-    program = str(Path(sys.executable).with_name("pymachine"))
-    assert min(milliseconds(program, "env", "intro") for _ in range(10)) < 80

@@ -98,10 +98,8 @@ def test_an_answer_without_end_is_refused(serve: Serve, monkeypatch: pytest.Monk
 
 
 def test_silence_is_a_timeout(serve: Serve) -> None:
-    began = time.monotonic()
     with pytest.raises(qmp.QmpTimeoutError):
-        qmp.Qmp(serve(lambda connection: time.sleep(0.4)), timeout=0.2)
-    assert time.monotonic() - began < 2
+        qmp.Qmp(serve(lambda connection: connection.recv(1)), timeout=0.2)
 
 
 def test_an_end_in_the_middle_is_the_end_of_qemu(serve: Serve) -> None:
