@@ -1,6 +1,6 @@
 """Forwarded ports of a machine, in QEMU's user network; for drivers that have it.
 
-What is to be forwarded comes from the guest's reports (`pymachine.listeners`) or the engine's events
+What is to be forwarded comes from the guest's reports (`pymachine.forwarder`) or the engine's events
 (`pymachine.engine_events`). What is forwarded, and what cannot be, is kept in a file for the commands that show it.
 """
 
@@ -55,7 +55,6 @@ class Forwards:
         self._address = address
         self._say = say
         self._obstacle = obstacle
-        self._wanted: set[Published] = set()
         self.active: set[Published] = set()
         """What is forwarded."""
         self.refused: dict[Published, str] = {}
@@ -63,15 +62,17 @@ class Forwards:
 
     def adopt(self) -> None:
         """Take over the forwards that QEMU has: an earlier forwarder may have ended before its time."""
+        self.active.clear()
         for line in self._monitor("info usernet").splitlines():
             found = _FORWARD.match(line.strip())
-            if found and found["address"] == self._address:
+            # QEMU prints a star where it listens on all addresses.
+            if found and found["address"] == (self._address or "*"):
                 guest = found["guest"] if found["guest"] == self._address else ""
                 self.active.add(Published(found["protocol"].lower(), int(found["port"]), guest))
+        self.refused = {port: reason for port, reason in self.refused.items() if port not in self.active}
 
     def follow(self, wanted: set[Published]) -> None:
         """Add and remove what is needed; see `refused` for what cannot be had."""
-        self._wanted = wanted
         self.refused = {port: reason for port, reason in self.refused.items() if port in wanted}
         for port in sorted(self.active - wanted):
             self._remove(port)

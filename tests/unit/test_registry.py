@@ -14,7 +14,7 @@ from pymachine.errors import DriverNotFoundError
 
 ROOT = Path(__file__).parents[2]
 DRIVERS_MAY_IMPORT = {
-    "backlog", "channel", "driver", "engine_events", "errors", "listeners", "loopback", "names", "os_errors",
+    "backlog", "channel", "driver", "engine_events", "errors", "forwarder", "loopback", "names", "os_errors",
     "progress", "published", "run", "wait",
 }  # fmt: skip
 
@@ -117,6 +117,7 @@ LAYERS = [
         "certs",
         "engine",
         "engine_events",
+        "forwarder",
         "listeners",
         "identity",
         "image",

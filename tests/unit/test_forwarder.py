@@ -1,0 +1,144 @@
+"""A machine's forwards, by what its guest reports; QEMU's monitor is a stand-in."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pymachine import backlog, forwarder as forwarders, listeners, published
+from pymachine.forwarder import Forwarder, Target
+from pymachine.published import Published
+
+TARGET = Target(address="127.0.0.1", docker_port=2376, ssh_port=22022, netdev="net")
+
+
+class Machine:
+    """A forwarder with a monitor that remembers what QEMU was told, and what the forwarder does beside."""
+
+    def __init__(self, folder: Path, target: Target = TARGET, *, usernet: str = "") -> None:
+        self.folder = folder
+        self.told: list[str] = []
+        self.said: list[str] = []
+        self.lengthened = 0
+        self.usernet = usernet
+        self.forwarder = Forwarder(folder, target, monitor=self.monitor, lengthen=self.lengthen, say=self.said.append)
+
+    def monitor(self, line: str) -> str:
+        if line == "info usernet":
+            return self.usernet
+        self.told.append(line)
+        return ""
+
+    def lengthen(self) -> None:
+        self.lengthened += 1
+        raise backlog.BacklogError("not here")
+
+    def report(self, *ports: int) -> None:
+        words = " ".join([listeners.WORD, *(f"tcp/00000000:{port:04X}" for port in ports)])
+        assert self.forwarder.hear(f"{words}\n".encode())
+
+    def noted(self) -> Any:
+        return json.loads((self.folder / published.FILE).read_text())
+
+
+@pytest.fixture
+def free() -> int:
+    """A port that no program has."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def test_reports_are_followed_and_noted(tmp_path: Path, free: int) -> None:
+    machine = Machine(tmp_path)
+    assert not machine.forwarder.hear(b"listening tcp/0000")
+    assert machine.told == []
+    machine.forwarder.hear(b"\n")
+    machine.report(free)
+    machine.report(free)
+    assert machine.told == [f"hostfwd_add net tcp:127.0.0.1:{free}-:{free}"]
+    assert machine.noted() == [{"Protocol": "tcp", "Port": free, "Address": "127.0.0.1", "Problem": ""}]
+    assert machine.lengthened == 1
+    machine.forwarder.clear()
+    assert machine.told[1:] == [f"hostfwd_remove net tcp:127.0.0.1:{free}"]
+    assert machine.noted() == []
+
+
+def test_queues_that_cannot_be_lengthened_are_said_once(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    machine.forwarder.lengthen_queues()
+    machine.forwarder.lengthen_queues()
+    assert machine.said == ["cannot lengthen the queues of the ports: not here"]
+
+
+def test_a_port_of_another_program_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = int(other.getsockname()[1])
+        machine.report(port)
+        assert machine.told == []
+        assert machine.forwarder.wants_retry
+        assert "taken by another program" in machine.noted()[0]["Problem"]
+        machine.forwarder.retry()
+    machine.forwarder.retry()
+    # It was tried a moment ago.
+    assert machine.told == []
+    monkeypatch.setattr(forwarders, "RETRY_SECONDS", 0.0)
+    machine.forwarder._retry_at = 0.0
+    machine.forwarder.retry()
+    assert machine.told == [f"hostfwd_add net tcp:127.0.0.1:{port}-:{port}"]
+    assert not machine.forwarder.wants_retry
+    assert machine.noted()[0]["Problem"] == ""
+
+
+@pytest.mark.parametrize(("port", "whose"), [(2400, "engine"), (22022, "SSH")])
+def test_the_machines_own_ports_are_left_alone(tmp_path: Path, port: int, whose: str) -> None:
+    target = Target(address="127.0.0.1", docker_port=2400, ssh_port=22022, netdev="net")
+    machine = Machine(tmp_path, target)
+    machine.report(port)
+    machine.forwarder.retry()
+    assert machine.told == []
+    assert machine.noted()[0]["Problem"] == f"the machine's own {whose} is there"
+
+
+USERNET = """\
+  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ
+  TCP[HOST_FORWARD] 100               *  8888       10.0.2.15  8888     0     0
+  TCP[HOST_FORWARD] 101               *  2376       10.0.2.15  2376     0     0
+  TCP[HOST_FORWARD] 102               * 22022       10.0.2.15    22     0     0
+"""
+
+
+def test_on_another_host_qemu_listens_on_all_addresses(tmp_path: Path) -> None:
+    """Forwards that it has are adopted; whether a port is taken there only it knows."""
+    machine = Machine(tmp_path, Target(address="", docker_port=2376, ssh_port=22022, netdev="net"), usernet=USERNET)
+    machine.forwarder.adopt()
+    with socket.create_server(("", 0)) as here:
+        port = int(here.getsockname()[1])
+        machine.report(port)
+    assert machine.told == [
+        "hostfwd_remove net tcp::8888",
+        f"hostfwd_add net tcp::{port}-:{port}",
+    ]
+
+
+def test_what_was_refused_and_qemu_has_after_all_is_no_problem(tmp_path: Path) -> None:
+    """The connection ended between the command and its answer."""
+    refusing = published.Forwards(lambda line: "no", netdev="net", address="", say=lambda _: None)
+    refusing.follow({Published("tcp", 8888)})
+    refusing._monitor = lambda _: USERNET
+    refusing.adopt()
+    assert Published("tcp", 8888) in refusing.active
+    assert refusing.refused == {}
+
+
+def test_too_many_ports_are_said_once(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, Target(address="", docker_port=2376, ssh_port=22022, netdev="net"))
+    machine.report(*range(3000, 3300))
+    machine.report(*range(3000, 3300))
+    assert len(machine.told) == listeners.MOST_PORTS
+    assert [line for line in machine.said if line.startswith("44 more ports are open")] != []
+    assert len([line for line in machine.said if "more ports" in line]) == 1
