@@ -91,7 +91,7 @@ def boots(trial: Trial, accelerator: str, *, seconds: float = TRIAL_SECONDS) -> 
         return False
     try:
         bell = Bell()
-        with guest.opened(trial.connection, bell) as console:
+        with guest.opened(trial.connection, bell.ring) as console:
             domain.openConsole(None, console.raw)
             console.listen()
             domain.resume()

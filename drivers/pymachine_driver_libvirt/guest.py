@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,11 +29,15 @@ _PRESS_SECONDS = 15.0
 class Stream:
     """A stream of libvirt's that never waits."""
 
-    def __init__(self, connection: Connection, bell: Bell) -> None:
-        """`bell` is rung when there is something to read, once `listen` was called."""
-        self._stream = connection.newStream(libvirts.library().VIR_STREAM_NONBLOCK)
-        self._bell = bell
+    def __init__(self, connection: Connection, ring: Callable[[], None]) -> None:
+        """`ring` is called, in another thread, when there is something to read, once `listen` was called."""
+        libvirt = libvirts.library()
+        self._stream = connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
+        self._ring = ring
         self._listening = False
+        self._events = (
+            libvirt.VIR_STREAM_EVENT_READABLE | libvirt.VIR_STREAM_EVENT_ERROR | libvirt.VIR_STREAM_EVENT_HANGUP
+        )
 
     @property
     def raw(self) -> Any:
@@ -41,16 +45,18 @@ class Stream:
         return self._stream
 
     def listen(self) -> None:
-        """Have the bell rung from now on; the stream must be connected to something."""
-        libvirt = libvirts.library()
-        events = libvirt.VIR_STREAM_EVENT_READABLE | libvirt.VIR_STREAM_EVENT_ERROR | libvirt.VIR_STREAM_EVENT_HANGUP
-        self._stream.eventAddCallback(events, lambda stream, events, opaque: self._bell.ring(), None)  # noqa: ARG005
+        """Call `ring` from now on; the stream must be connected to something."""
         self._listening = True
+        self._stream.eventAddCallback(self._events, self._happened, None)
 
     def read(self) -> bytes | None:
-        """What has come, None if nothing has, and empty at the end."""
+        """What has come, None if nothing has, and empty at the end. Read until None, or `ring` is not called again."""
         data = self._stream.recv(_CHUNK)
-        return None if data == _LATER else bytes(data)
+        if data != _LATER:
+            return bytes(data)
+        if self._listening:
+            self._stream.eventUpdateCallback(self._events)
+        return None
 
     def write(self, data: memoryview) -> int:
         """Send as much of `data` as goes now; returns how much that was."""
@@ -64,11 +70,17 @@ class Stream:
                 self._stream.eventRemoveCallback()
             self._stream.abort()
 
+    def _happened(self, stream: Any, events: int, opaque: Any) -> None:  # noqa: ARG002
+        # libvirt would call again and again until what has come is read. An error: the stream was closed meanwhile.
+        with contextlib.suppress(libvirts.library().libvirtError):
+            stream.eventUpdateCallback(0)
+        self._ring()
+
 
 @contextlib.contextmanager
-def opened(connection: Connection, bell: Bell) -> Iterator[Stream]:
+def opened(connection: Connection, ring: Callable[[], None]) -> Iterator[Stream]:
     """A stream that is closed afterwards."""
-    stream = Stream(connection, bell)
+    stream = Stream(connection, ring)
     try:
         yield stream
     finally:
@@ -97,7 +109,7 @@ def deliver(
     bell = Bell()
     progress = Progress(channel.digest(tar), stages=() if resumed else channel.ENGINE_STAGES)
     try:
-        with opened(connection, bell) as port, opened(connection, bell) as screen, console.open("ab") as log:
+        with opened(connection, bell.ring) as port, opened(connection, bell.ring) as screen, console.open("ab") as log:
             with libvirts.doing("cannot open the machine's identity channel"):
                 domain.openChannel(channel.PORT, port.raw, libvirt.VIR_DOMAIN_CHANNEL_FORCE)
                 domain.openConsole(None, screen.raw, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
