@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 
+from pymachine import channel
 from pymachine.driver import Json, MachineRef
 from pymachine_driver_libvirt import connection as libvirts, domain as domains, options
 from pymachine_driver_libvirt.connection import Domain
@@ -48,6 +49,17 @@ def describe(domain: Domain, machine: MachineRef) -> None:
     owner, flags = _owner(machine), libvirt.VIR_DOMAIN_AFFECT_CONFIG
     domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_DESCRIPTION, domains.description(owner), None, None, flags)
     domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, domains.mark(owner), "pymachine", domains.NAMESPACE, flags)
+
+
+def add_containers_port(domain: Domain) -> None:
+    """Give the domain of a machine in user networking the guest's second port if it was made before there was one.
+
+    It has it from its next start on.
+    """
+    libvirt = libvirts.library()
+    with libvirts.doing("cannot add a port to the machine's domain"):
+        if channel.CONTAINERS_PORT not in domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE):
+            domain.attachDeviceFlags(domains.containers_port(), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
 
 def _owner(machine: MachineRef) -> domains.Owner:

@@ -103,7 +103,11 @@ def machine(hardware: Hardware, boot: Boot, made: Machine) -> str:
         _interface(devices, made)
     else:
         _user_network(domain, made, made.forwards)
-    _channels(devices)
+    # The console, for `virsh console` too.
+    _add(devices, "serial", type="pty")
+    devices.append(_port(channel.PORT))
+    if made.forwards is not None:
+        devices.append(_port(channel.CONTAINERS_PORT))
     _helpers(domain, devices, hardware.architecture)
     for text in made.patches:
         patch.merge(domain, patch.parse(text))
@@ -122,6 +126,11 @@ def trial(hardware: Hardware, boot: Boot, *, name: str, machine_id: str) -> str:
     _add(devices, "serial", type="pty")
     _add(devices, "memballoon", model="none")
     return text_of(domain)
+
+
+def containers_port() -> str:
+    """The XML of the port on which a guest in user networking reports what listens in it."""
+    return text_of(_port(channel.CONTAINERS_PORT))
 
 
 def command_line(architecture: str, of_image: str) -> str:
@@ -259,11 +268,11 @@ def _user_network(domain: Element, made: Machine, forwards: Forwards) -> None:
         SubElement(line, f"{{{QEMU_NAMESPACE}}}arg", value=word)
 
 
-def _channels(devices: Element) -> None:
-    """The console, for `virsh console` too, and the identity's way in; libvirt finds a path for its socket."""
-    _add(devices, "serial", type="pty")
-    port = _add(devices, "channel", type="unix")
-    _add(port, "target", type="virtio", name=channel.PORT)
+def _port(name: str) -> Element:
+    """A virtio-serial port of the guest; libvirt finds a path for its socket."""
+    port = Element("channel", type="unix")
+    _add(port, "target", type="virtio", name=name)
+    return port
 
 
 def _helpers(domain: Element, devices: Element, architecture: str) -> None:

@@ -290,7 +290,7 @@ class LibvirtDriver(upkeep.Upkeep):
 
     def _prepare_start(self, connection: Connection, domain: Domain | None) -> None:
         """Make good what was lost behind our back, and follow a change of what the host can do."""
-        from pymachine_driver_libvirt import volumes  # noqa: PLC0415
+        from pymachine_driver_libvirt import define, volumes  # noqa: PLC0415
 
         self._check_ports()
         pool = volumes.ready_pool(connection, self._pool_name, make_at="", reporter=self.reporter)
@@ -304,6 +304,8 @@ class LibvirtDriver(upkeep.Upkeep):
         elif accelerator != self.config.get("AcceleratorInUse"):
             self.reporter.info(f"Defining the domain again, for {accelerator}.")
         else:
+            if self._place.is_forwarded:
+                define.add_containers_port(domain)
             return
         self.config["AcceleratorInUse"] = accelerator
         self._define(connection, image, disk)
@@ -353,26 +355,18 @@ class LibvirtDriver(upkeep.Upkeep):
             raise
 
     def forwarded_ports(self) -> Sequence[ForwardedPort]:
-        """What the port watcher noted; nothing outside user networking."""
+        """What the port forwarder noted; nothing outside user networking."""
         from pymachine import published  # noqa: PLC0415
 
         return published.load(self.machine.directory)
 
     def _watch_ports(self) -> None:
-        """In user networking: have the ports that containers publish forwarded too."""
-        from pymachine.engine_events import Target  # noqa: PLC0415
+        """In user networking: have what listens in the guest forwarded too."""
         from pymachine_driver_libvirt import ports  # noqa: PLC0415
 
-        place = self._place
-        forwards = place.forwards(self._uri)
+        forwards = self._place.forwards(self._uri)
         if forwards is not None:
-            ports.start(
-                self.machine.directory.absolute(),
-                uri=self._uri,
-                machine_id=self._id,
-                target=Target(place.address, place.docker_port),
-                listen=forwards.address,
-            )
+            ports.start(self.machine.directory.absolute(), uri=self._uri, machine_id=self._id, forwards=forwards)
 
     @contextmanager
     def _ended_on_failure(self) -> Iterator[None]:

@@ -1,12 +1,14 @@
-"""The port watcher: makes the ports that containers publish appear where QEMU listens for the machine.
+"""The port forwarder: makes the ports that are open in the guest appear where QEMU listens for the machine.
 
 One small process a machine in user networking, started with it and ending with its domain: ``python -m
-pymachine_driver_libvirt.ports MACHINE_FOLDER``. It follows the engine's events over mutual TLS, and has libvirt tell
-QEMU's monitor which ports to forward. What it does is logged in ``ports.log`` in the machine's folder.
+pymachine_driver_libvirt.ports MACHINE_FOLDER``. It reads the guest's reports through a stream of libvirt's, and has
+libvirt tell QEMU's monitor which ports to forward. What it does is logged in ``ports.log`` in the machine's folder.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import fcntl
 import json
 import selectors
@@ -14,92 +16,105 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from pymachine import backlog, os_errors, published
-from pymachine.engine_events import Engine, EngineGoneError, Target
+from pymachine import backlog, channel, os_errors, published
 from pymachine.errors import DriverError, PymachineError
-from pymachine.published import Forwards
-from pymachine_driver_libvirt import connection as libvirts, state
+from pymachine.forwarder import RETRY_SECONDS, Forwarder, Target, log
+from pymachine.wait import Deadline
+from pymachine_driver_libvirt import connection as libvirts, guest, state
 from pymachine_driver_libvirt.connection import Connection, Domain
-from pymachine_driver_libvirt.domain import NETDEV
+from pymachine_driver_libvirt.domain import NETDEV, Forwards
+from pymachine_driver_libvirt.guest import Stream
 
 LOG = "ports.log"
 SETTINGS = "ports.json"
 _LOCK = "ports.lock"
-# A port that another program has may become free.
-_RETRY_SECONDS = 2.0
+# A guest that has containers reports every two seconds.
+_SILENCE_SECONDS = 20.0
+# More at one time comes from a guest that floods: its stream is closed for a while.
+_MOST_BYTES = 4 * 1024 * 1024
+_PAUSE_SECONDS = 0.02
 _LARGEST_LOG = 1024 * 1024
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 10.0
-# How long an earlier watcher may take to notice that its domain has ended.
+# How long an earlier forwarder may take to notice that its domain has ended.
 _LOCK_SECONDS = 15.0
 
 
 class MachineEndedError(Exception):
-    """The domain has ended, and so does its watcher."""
+    """The domain has ended, and so does its forwarder."""
 
 
 class LibvirtGoneError(Exception):
     """The connection to libvirt ended."""
 
 
-def start(folder: Path, *, uri: str, machine_id: str, target: Target, listen: str) -> None:
-    """Start a watcher that outlives us and ends with the machine's domain. Raises `DriverError` if it cannot start.
+def start(folder: Path, *, uri: str, machine_id: str, forwards: Forwards) -> None:
+    """Start a forwarder that outlives us and ends with the machine's domain. Raises `DriverError` if it cannot start.
 
-    `listen` is the address that QEMU listens on.
+    `forwards` says where QEMU listens.
     """
-    fields = {
-        "uri": uri,
-        "machine_id": machine_id,
-        "address": target.address,
-        "docker_port": target.docker_port,
-        "listen": listen,
-    }
+    fields = {"uri": uri, "machine_id": machine_id, **dataclasses.asdict(forwards)}
     try:
         (folder / published.FILE).unlink(missing_ok=True)
         (folder / SETTINGS).write_text(json.dumps(fields), encoding="utf-8")
-        log = folder / LOG
-        if log.exists() and log.stat().st_size > _LARGEST_LOG:
-            log.unlink()
-        with log.open("ab") as output:
+        path = folder / LOG
+        if path.exists() and path.stat().st_size > _LARGEST_LOG:
+            path.unlink()
+        with path.open("ab") as output:
             # -P: the working folder is not to be searched for modules.
             argv = [sys.executable, "-P", "-m", "pymachine_driver_libvirt.ports", str(folder)]
             process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", start_new_session=True
             )
     except OSError as error:
-        raise os_errors.wrapped(DriverError, "cannot start the port watcher", error) from error
+        raise os_errors.wrapped(DriverError, "cannot start the port forwarder", error) from error
     # It is no child to wait for: it ends when the domain does.
     process.returncode = 0
 
 
 class News:
-    """What libvirt tells while nobody asks: a socket that becomes readable, and what has happened."""
+    """Messages from the thread of libvirt's events, with a socket that becomes readable when there are some."""
 
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
         self._reader.settimeout(0)
-        self._happened: list[Exception] = []
+        self._writer.settimeout(0)
+        self._ends: list[Exception] = []
+        self._restarted = False
 
     def fileno(self) -> int:
         """For a selector."""
         return self._reader.fileno()
 
-    def tell(self, what: Exception) -> None:
-        """Called from the thread of libvirt's events."""
-        self._happened.append(what)
-        self._writer.send(b"!")
+    def ring(self) -> None:
+        """Make the socket readable."""
+        with contextlib.suppress(BlockingIOError):  # full, so it is readable
+            self._writer.send(b"!")
 
-    def check(self) -> None:
-        """Raise what has happened, if anything has."""
-        if self._happened:
+    def end(self, what: Exception) -> None:
+        """Note that the machine or the connection has ended."""
+        self._ends.append(what)
+        self.ring()
+
+    def restart(self) -> None:
+        """Note that the guest restarts."""
+        self._restarted = True
+        self.ring()
+
+    def check(self) -> bool:
+        """Raise what has ended, if anything has; return whether the guest has restarted since the last call."""
+        with contextlib.suppress(BlockingIOError):
             self._reader.recv(4096)
-            happened, self._happened = self._happened, []
+        ends, self._ends = self._ends, []
+        if ends:
             # The end of the machine says more than that of a connection, which it may have brought about.
-            raise next((each for each in happened if isinstance(each, MachineEndedError)), happened[0])
+            raise next((each for each in ends if isinstance(each, MachineEndedError)), ends[0])
+        restarted, self._restarted = self._restarted, False
+        return restarted
 
 
 class Watched:
@@ -108,24 +123,35 @@ class Watched:
     def __init__(self, uri: str, machine_id: str) -> None:
         self._uri = uri
         self._machine_id = machine_id
+        self._connection: Connection | None = None
         self._domain: Domain | None = None
         self._number = -1
-        self._refusal = ""
         self.news = News()
 
-    def connect(self) -> None:
-        """Find the domain. Raises `MachineEndedError` if it does not run any more, `LibvirtGoneError`."""
+    @contextlib.contextmanager
+    def reports(self) -> Iterator[Stream]:
+        """Connect to the port on which the guest reports; `news` rings when it does.
+
+        Raises `MachineEndedError` if the domain does not run any more, `LibvirtGoneError`.
+        """
         libvirt = libvirts.library()
         try:
             connection = libvirts.connect(self._uri)
             domain = state.find(connection, self._machine_id)
             number = domain.ID() if domain is not None and domain.isActive() else -1
-            if number < 0 or (self._number >= 0 and number != self._number):
+            if domain is None or number < 0 or (self._number >= 0 and number != self._number):
                 raise MachineEndedError
-            self._listen(connection, domain)
-        except (PymachineError, libvirt.libvirtError) as error:
-            raise LibvirtGoneError(str(error)) from error
-        self._domain, self._number = domain, number
+            if connection is not self._connection:
+                self._listen(connection, domain)
+            self._connection, self._domain, self._number = connection, domain, number
+            with guest.opened(connection, self.news.ring) as stream:
+                domain.openChannel(channel.CONTAINERS_PORT, stream.raw, libvirt.VIR_DOMAIN_CHANNEL_FORCE)
+                stream.listen()
+                yield stream
+        except PymachineError as error:
+            raise LibvirtGoneError(error.brief) from error
+        except libvirt.libvirtError as error:
+            raise LibvirtGoneError(libvirts.message(error)) from error
 
     def monitor(self, line: str) -> str:
         """Run a command of QEMU's monitor. Raises `LibvirtGoneError`."""
@@ -138,29 +164,23 @@ class Watched:
             raise LibvirtGoneError(libvirts.message(error)) from error
         return str(said).strip()
 
-    def lengthen_queues(self, say: Callable[[str], None]) -> None:
-        """Let many clients connect at once, where QEMU runs on this host and the host allows that; see `backlog`."""
-        try:
-            for pid in _pids(self._machine_id):
-                backlog.lengthen(pid)
-        except backlog.BacklogError as error:
-            if str(error) != self._refusal:
-                say(f"cannot lengthen the queues of the ports: {error}")
-                self._refusal = str(error)
+    def lengthen_queues(self) -> None:
+        """See `backlog.lengthen`; nothing is done for a QEMU on another host."""
+        for pid in _pids(self._machine_id):
+            backlog.lengthen(pid)
 
     def _listen(self, connection: Connection, domain: Domain) -> None:
         libvirt = libvirts.library()
 
         def lifecycle(connection: Any, domain: Any, event: int, detail: int, opaque: Any) -> None:  # noqa: ARG001
             if event in {libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_CRASHED}:
-                self.news.tell(MachineEndedError())
+                self.news.end(MachineEndedError())
 
         def rebooted(connection: Any, domain: Any, opaque: Any) -> None:  # noqa: ARG001
-            # The user network in QEMU would keep a dead guest's connections open for good.
-            self.news.tell(EngineGoneError("the guest restarts"))
+            self.news.restart()
 
         def closed(connection: Any, reason: int, opaque: Any) -> None:  # noqa: ARG001
-            self.news.tell(LibvirtGoneError("the connection to libvirt ended"))
+            self.news.end(LibvirtGoneError("the connection to libvirt ended"))
 
         connection.domainEventRegisterAny(domain, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, None)
         connection.domainEventRegisterAny(domain, libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, rebooted, None)
@@ -180,35 +200,28 @@ def _pids(machine_id: str) -> list[int]:
     return found
 
 
-def watch(folder: Path, *, watched: Watched, target: Target, listen: str, say: Callable[[str], None]) -> None:
-    """Follow the machine in `folder` until its domain ends, or the folder is gone."""
-    forwards = Forwards(watched.monitor, netdev=NETDEV, address=listen, say=say)
-    pause, connected = _FIRST_PAUSE, False
-
-    def note() -> None:
-        published.save(folder, listen, forwards)
-        watched.lengthen_queues(say)
-
+def watch(folder: Path, watched: Watched, forwarder: Forwarder) -> None:
+    """Follow the machine in `folder` until its domain ends (`MachineEndedError`), or the folder is gone."""
+    pause, said = _FIRST_PAUSE, ""
     while folder.is_dir():
-        began = time.monotonic()
+        began, problem = time.monotonic(), ""
         try:
-            if not connected:
-                watched.connect()
-                connected = True
-                # The machine's own ports. Without a QEMU on this host there is nothing to do.
-                watched.lengthen_queues(say)
-            engine = Engine(folder, target)
-            say("following the engine")
-            _follow(engine, watched.news, forwards, note=note)
-        except EngineGoneError as error:
-            say(f"engine: {error}")
+            with watched.reports() as reports:
+                log("following the guest")
+                said = ""
+                forwarder.adopt()
+                # The machine's own ports.
+                forwarder.lengthen_queues()
+                _follow(reports, watched.news, forwarder)
         except LibvirtGoneError as error:
-            say(f"libvirt: {error}")
-            connected = False
+            problem = str(error)
         # One that answered for a while is probably back soon.
         pause = _FIRST_PAUSE if time.monotonic() - began > _LONGEST_PAUSE else min(pause * 2, _LONGEST_PAUSE)
-        if not _rest(watched.news, pause, say):
-            connected = False
+        _rest(watched.news, pause)
+        # Only now: that the machine has ended would explain it.
+        if problem != said:
+            said = problem
+            log(f"libvirt: {problem}")
 
 
 def main(arguments: list[str]) -> int:
@@ -219,57 +232,73 @@ def main(arguments: list[str]) -> int:
         with (folder / _LOCK).open("ab") as lock:
             _take(lock.fileno())
             watched = Watched(str(fields["uri"]), str(fields["machine_id"]))
-            target = Target(str(fields["address"]), int(fields["docker_port"]))
-            watch(folder, watched=watched, target=target, listen=str(fields["listen"]), say=_log)
+            target = Target(
+                address=str(fields["address"]),
+                docker_port=int(fields["docker_port"]),
+                ssh_port=int(fields["ssh_port"]),
+                netdev=NETDEV,
+            )
+            forwarder = Forwarder(folder, target, monitor=watched.monitor, lengthen=watched.lengthen_queues, say=log)
+            watch(folder, watched, forwarder)
     except MachineEndedError:
-        _log("the machine has ended")
+        log("the machine has ended")
         return 0
     except (PymachineError, OSError, ValueError, KeyError) as error:
-        _log(f"ended by an error: {error!r}")
+        log(f"ended by an error: {error!r}")
         return 1
     return 0
 
 
-def _follow(engine: Engine, news: News, forwards: Forwards, *, note: Callable[[], None]) -> None:
-    """Keep the forwards right until the engine's connection ends, or libvirt has news."""
-    try:
-        with selectors.DefaultSelector() as selector:
-            selector.register(news, selectors.EVENT_READ)
-            selector.register(engine, selectors.EVENT_READ)
-            # After subscribing, so that nothing falls between.
-            forwards.follow(engine.ports())
-            while True:
-                note()
-                ready = selector.select(_RETRY_SECONDS if forwards.refused else None)
-                news.check()
-                if engine.something_happened():
-                    forwards.follow(engine.ports())
-                elif not ready:
-                    forwards.retry()
-    finally:
-        engine.close()
+def _follow(reports: Stream, news: News, forwarder: Forwarder) -> NoReturn:
+    """Keep the forwards right until libvirt's connection ends, or the stream does. Raises `LibvirtGoneError` then."""
+    # What an earlier connection left behind goes if the guest has nothing to report any more.
+    silence: Deadline | None = Deadline(_SILENCE_SECONDS)
+    with selectors.DefaultSelector() as selector:
+        selector.register(news, selectors.EVENT_READ)
+        while True:
+            selector.select(RETRY_SECONDS if forwarder.wants_retry or silence else None)
+            if news.check():
+                forwarder.clear()
+            if _take_reports(reports, forwarder):
+                silence = None
+            elif silence and silence.expired:
+                forwarder.clear()
+                silence = None
+            forwarder.retry()
 
 
-def _rest(news: News, seconds: float, say: Callable[[str], None]) -> bool:
-    """Wait, but notice the domain's end at once (`MachineEndedError`); False if the connection to libvirt ended."""
+def _take_reports(reports: Stream, forwarder: Forwarder) -> bool:
+    """Take what the guest has sent; return whether a report was completed. Raises `LibvirtGoneError` at the end."""
+    came = bytearray()
+    while (data := reports.read()) is not None:
+        came += data
+        if not data:
+            raise LibvirtGoneError("the guest's reports ended")
+        # libvirt keeps in memory what is not read, as much as the guest sends.
+        if len(came) > _MOST_BYTES:
+            raise LibvirtGoneError("the guest sends too much")
+    if not came:
+        return False
+    is_report = forwarder.hear(bytes(came))
+    # A guest that reports without end does not take a processor of the host; the newest report counts.
+    time.sleep(_PAUSE_SECONDS)
+    return is_report
+
+
+def _rest(news: News, seconds: float) -> None:
+    """Wait, but notice the domain's end at once (`MachineEndedError`)."""
     end = time.monotonic() + seconds
-    connected = True
     with selectors.DefaultSelector() as selector:
         selector.register(news, selectors.EVENT_READ)
         while (left := end - time.monotonic()) > 0:
             if selector.select(left):
-                try:
+                # A connection that ended is made again afterwards in any case.
+                with contextlib.suppress(LibvirtGoneError):
                     news.check()
-                except LibvirtGoneError as error:
-                    say(f"libvirt: {error}")
-                    connected = False
-                except EngineGoneError as error:
-                    say(f"engine: {error}")
-    return connected
 
 
 def _take(handle: int) -> None:
-    """Hold the lock of this machine's watcher; an earlier one may need a moment to end. Raises OSError."""
+    """Hold the lock of this machine's forwarder; an earlier one may need a moment to end. Raises OSError."""
     end = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
@@ -280,11 +309,6 @@ def _take(handle: int) -> None:
             time.sleep(0.2)
         else:
             return
-
-
-def _log(text: str) -> None:
-    sys.stdout.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

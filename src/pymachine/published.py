@@ -1,7 +1,7 @@
 """Forwarded ports of a machine, in QEMU's user network; for drivers that have it.
 
-What is to be forwarded comes from the guest's reports (`pymachine.forwarder`) or the engine's events
-(`pymachine.engine_events`). What is forwarded, and what cannot be, is kept in a file for the commands that show it.
+What is to be forwarded comes from the guest's reports, see `pymachine.forwarder`. What is forwarded, and what cannot
+be, is kept in a file for the commands that show it.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class TestLiveSession(LiveDriverContract):
         assert ipaddress.ip_address(endpoint.address).is_loopback
         assert (endpoint.docker_port, endpoint.ssh_port) == (2376, 22022)
         log = self.live.machine.directory / "ports.log"
-        wait_for(lambda: "following the engine" in log.read_text(), "the watcher")
+        wait_for(lambda: "following the guest" in log.read_text(), "the watcher")
 
     def test_remove_leaves_nothing_and_may_be_repeated(self) -> None:
         super().test_remove_leaves_nothing_and_may_be_repeated()

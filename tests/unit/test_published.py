@@ -7,30 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pymachine import engine_events, published
+from pymachine import published
 from pymachine.driver import ForwardedPort
 from pymachine.published import Published
 from pymachine.wait import until
 from pymachine_driver_qemu import watcher
 from pymachine_driver_qemu.address import Place
-
-
-def test_what_is_published_is_read_from_the_engines_answer() -> None:
-    answer = [
-        {
-            "Ports": [
-                {"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 32768, "Type": "tcp"},
-                {"IP": "::", "PrivatePort": 80, "PublicPort": 32768, "Type": "tcp"},
-                {"IP": "0.0.0.0", "PrivatePort": 53, "PublicPort": 5353, "Type": "udp"},
-                {"PrivatePort": 443, "Type": "tcp"},
-                {"IP": "127.0.0.1", "PrivatePort": 1, "PublicPort": 9999, "Type": "tcp"},
-                {"IP": "0.0.0.0", "PrivatePort": 2, "PublicPort": 9998, "Type": "sctp"},
-            ]
-        },
-        {"Ports": None},
-        {},
-    ]
-    assert engine_events.published(answer) == {Published("tcp", 32768), Published("udp", 5353)}
 
 
 class Monitor:

@@ -14,8 +14,8 @@ from pymachine.errors import DriverNotFoundError
 
 ROOT = Path(__file__).parents[2]
 DRIVERS_MAY_IMPORT = {
-    "backlog", "channel", "driver", "engine_events", "errors", "forwarder", "loopback", "names", "os_errors",
-    "progress", "published", "run", "wait",
+    "backlog", "channel", "driver", "errors", "forwarder", "loopback", "names", "os_errors", "progress", "published",
+    "run", "wait",
 }  # fmt: skip
 
 
@@ -116,7 +116,6 @@ LAYERS = [
         "ssh",
         "certs",
         "engine",
-        "engine_events",
         "forwarder",
         "listeners",
         "identity",
