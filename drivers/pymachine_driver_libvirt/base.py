@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pymachine.driver import Driver
+from pymachine.driver import BootRequest, Driver
 from pymachine.errors import DriverError
 from pymachine.names import host_name
 from pymachine_driver_libvirt import connection as libvirts, options
@@ -53,6 +53,15 @@ class Base(Driver):
         from pymachine_driver_libvirt import place  # noqa: PLC0415
 
         return place.of(self.config)
+
+    def _identity(self, request: BootRequest) -> bytes:
+        """Return what the guest is sent: with this host's search domains where it resolves names as this host does."""
+        from pymachine import search_domains  # noqa: PLC0415
+        from pymachine_driver_libvirt import hosts  # noqa: PLC0415
+
+        if self._place.is_forwarded and hosts.is_local(self._uri):
+            return search_domains.identity(request, self.endpoint())
+        return request.identity(self.endpoint())
 
     def _connect(self) -> Connection:
         """The host's name goes before the URI in the record: the user may have moved the host since."""

@@ -342,7 +342,7 @@ class LibvirtDriver(upkeep.Upkeep):
                 guest.deliver(
                     connection,
                     domain,
-                    request.identity(self.endpoint()),
+                    self._identity(request),
                     console=console,
                     deadline=deadline,
                     task=task,

@@ -37,7 +37,6 @@ _SILENCE_SECONDS = 20.0
 # More at one time comes from a guest that floods: its stream is closed for a while.
 _MOST_BYTES = 4 * 1024 * 1024
 _PAUSE_SECONDS = 0.02
-_LARGEST_LOG = 1024 * 1024
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 10.0
 # How long an earlier forwarder may take to notice that its domain has ended.
@@ -61,10 +60,7 @@ def start(folder: Path, *, uri: str, machine_id: str, forwards: Forwards) -> Non
     try:
         (folder / published.FILE).unlink(missing_ok=True)
         (folder / SETTINGS).write_text(json.dumps(fields), encoding="utf-8")
-        path = folder / LOG
-        if path.exists() and path.stat().st_size > _LARGEST_LOG:
-            path.unlink()
-        with path.open("ab") as output:
+        with (folder / LOG).open("ab") as output:
             # -P: the working folder is not to be searched for modules.
             argv = [sys.executable, "-P", "-m", "pymachine_driver_libvirt.ports", str(folder)]
             process = subprocess.Popen(

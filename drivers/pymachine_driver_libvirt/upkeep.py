@@ -38,7 +38,7 @@ class Upkeep(Base):
             guest.deliver(
                 connection,
                 domain,
-                request.identity(self.endpoint()),
+                self._identity(request),
                 console=self.console_log(),
                 deadline=Deadline(request.timeout),
                 task=task,

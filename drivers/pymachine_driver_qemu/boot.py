@@ -8,12 +8,12 @@ from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pymachine import backlog
+from pymachine import backlog, search_domains
 from pymachine.channel import GuestError, GuestReportedError
 from pymachine.driver import BootRequest, Endpoint
 from pymachine.progress import Reporter
 from pymachine.wait import Deadline
-from pymachine_driver_qemu import command_line, identity, process, qmp, runtime, search_domains
+from pymachine_driver_qemu import command_line, identity, process, qmp, runtime
 from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.board import Board
 

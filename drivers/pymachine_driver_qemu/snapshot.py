@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from pymachine import search_domains
 from pymachine.driver import BootRequest, Endpoint, Json
 from pymachine.errors import DriverError
 from pymachine.progress import Reporter
 from pymachine.wait import Deadline
-from pymachine_driver_qemu import boot, command_line, disk, migration, qmp, runtime, search_domains
+from pymachine_driver_qemu import boot, command_line, disk, migration, qmp, runtime
 from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.board import Board
 

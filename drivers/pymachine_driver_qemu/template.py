@@ -18,13 +18,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from pymachine import os_errors
+from pymachine import os_errors, search_domains
 from pymachine.channel import GuestReportedError
 from pymachine.driver import BootRequest, Endpoint, ImageFiles, Json
 from pymachine.errors import DriverError, TemplateError
 from pymachine.progress import Reporter
 from pymachine.wait import Deadline
-from pymachine_driver_qemu import boot, command_line, disk, migration, options, process, qmp, runtime, search_domains
+from pymachine_driver_qemu import boot, command_line, disk, migration, options, process, qmp, runtime
 from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.board import Board
 

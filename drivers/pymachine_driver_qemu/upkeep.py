@@ -20,8 +20,8 @@ class Upkeep(QemuMachine):
 
     def apply_identity(self, request: BootRequest) -> None:
         """Send the identity to the guest, which reloads what can be reloaded."""
-        from pymachine import wait  # noqa: PLC0415
-        from pymachine_driver_qemu import identity, search_domains  # noqa: PLC0415
+        from pymachine import search_domains, wait  # noqa: PLC0415
+        from pymachine_driver_qemu import identity  # noqa: PLC0415
 
         sockets = runtime.find(self._folder)
         if sockets is None:

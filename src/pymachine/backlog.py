@@ -41,6 +41,8 @@ def lengthen(pid: int) -> int:
     """
     if sys.platform != "linux":
         raise BacklogError(_NO_WAY)
+    if not hasattr(os, "pidfd_open"):
+        raise BacklogError("this Python was built without os.pidfd_open", fix="Use one that was built for Linux 5.3.")
     count = 0
     try:
         handle = os.pidfd_open(pid)
@@ -90,7 +92,13 @@ def probe() -> None:
 
 
 def _sockets(pid: int) -> Iterator[int]:
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
+    try:
+        entries = list(Path(f"/proc/{pid}/fd").iterdir())
+    except PermissionError as error:
+        raise BacklogError(f"process {pid} is another user's", fix="Run both as one user, or as root.") from error
+    except FileNotFoundError:  # it has ended
+        return
+    for entry in entries:
         try:
             if str(entry.readlink()).startswith("socket:"):
                 yield int(entry.name)
@@ -124,8 +132,9 @@ def _explained(error: OSError) -> BacklogError:
             f"kernel.yama.ptrace_scope is {scope}, so that no process may have the sockets of another one",
             fix="Set it to 1, or run as root.",
         )
+    libvirts = ", or kernel.yama.ptrace_scope is 1 and libvirt has started QEMU" if scope == 1 else ""
     return BacklogError(
-        f"pidfd_getfd is refused ({error.strerror}), as in containers by default",
+        f"pidfd_getfd is refused ({error.strerror}): containers do so by default{libvirts}",
         fix="Give the container the capability: docker run --cap-add SYS_PTRACE.",
     )
 

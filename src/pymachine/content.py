@@ -6,6 +6,7 @@ file of which these are the same is not read again. In a copy or after a restore
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -51,8 +52,10 @@ def _positions(handle: int, size: int) -> Iterator[int]:
         if hasattr(os, "SEEK_DATA"):
             try:
                 position = os.lseek(handle, position, os.SEEK_DATA) // _BLOCK * _BLOCK
-            except OSError:  # ENXIO: a hole up to the end; a file that cannot be read says so in `_block_digest`
-                return
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                return  # a hole up to the end
         yield position
         position += _BLOCK
 

@@ -5,9 +5,10 @@ What is forwarded, and what cannot be, is in ``forwards.json`` in the machine's 
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import socket
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from pathlib import Path
 from pymachine import backlog, listeners, published
 from pymachine.published import Forwards, Published
 
+LARGEST_LOG = 1024 * 1024
+"""In bytes."""
 RETRY_SECONDS = 2.0
 """After how long a refused port is tried again: the program that has it may end."""
 
@@ -56,7 +59,7 @@ class Forwarder:
         self._say = say
         self._reports = listeners.Reports()
         self._left_out = 0
-        self._complaint = ""
+        self._complaints: set[str] = set()
         self._retry_at = 0.0
         self._noted: tuple[set[Published], dict[Published, str]] = (set(), {})
         self._forwards = Forwards(
@@ -103,9 +106,12 @@ class Forwarder:
         try:
             self._lengthen()
         except backlog.BacklogError as error:
-            if str(error) != self._complaint:
-                self._complaint = str(error)
-                self._say(f"cannot lengthen the queues of the ports: {error}")
+            self._complain(f"cannot lengthen the queues of the ports: {error}")
+
+    def _complain(self, text: str) -> None:
+        if text not in self._complaints:
+            self._complaints.add(text)
+            self._say(text)
 
     def _follow(self, ports: set[Published]) -> None:
         self._forwards.follow(ports)
@@ -117,7 +123,12 @@ class Forwarder:
             return
         if active - self._noted[0]:
             self.lengthen_queues()
-        published.save(self._folder, self._target.address, self._forwards)
+        try:
+            published.save(self._folder, self._target.address, self._forwards)
+        except OSError as error:
+            if self._folder.is_dir():  # otherwise the machine is being removed
+                self._complain(f"cannot note what is forwarded: {error.strerror}")
+            return
         self._noted = (active, refused)
 
     def _obstacle(self, port: Published) -> str:
@@ -150,6 +161,12 @@ def refusal(address: str, port: Published) -> str:
 
 
 def log(text: str) -> None:
-    """Print a line with the time: a forwarder's standard output is its log."""
-    sys.stdout.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n")
-    sys.stdout.flush()
+    """Print a line with the time: a forwarder's standard output is its log.
+
+    The log begins anew at `LARGEST_LOG`: a guest can have ports opened and closed without end. That it cannot be
+    written, to a full disk for example, does not end the forwarder.
+    """
+    with contextlib.suppress(OSError):
+        if os.fstat(1).st_size > LARGEST_LOG:
+            os.ftruncate(1, 0)
+        os.write(1, f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}\n".encode())

@@ -61,7 +61,7 @@ class Forwards:
         """What is wanted and cannot be had, with the reason."""
 
     def adopt(self) -> None:
-        """Take over the forwards that QEMU has: an earlier forwarder may have ended before its time."""
+        """Take over the forwards that QEMU has: an earlier forwarder may have crashed."""
         self.active.clear()
         for line in self._monitor("info usernet").splitlines():
             found = _FORWARD.match(line.strip())

@@ -46,8 +46,9 @@ class Owned(Guest):
         tls = context(ca=self.auth.ca_cert, cert=self.auth.client_cert, key=self.auth.client_key)
         self.api = Api(self.engine_port, tls)
 
-    def identity(self, *, label: str) -> bytes:
-        files = engine.files(EngineOptions(labels=[f"a={label}"]), driver_name="virtualbox")
+    def identity(self, *, label: str, mirror: str = "") -> bytes:
+        options = EngineOptions(labels=[f"a={label}"], registry_mirror=[mirror] if mirror else [])
+        files = engine.files(options, driver_name="virtualbox")
         plain = identity.of_machine(self.directory, hostname="boxed", engine=files)
         shares = [Share(Path("/home"), "hosthome")]
         return driver_guest.with_surroundings(plain, mac=MAC, address=f"{ADDRESS}/24", shares=shares)
@@ -154,6 +155,13 @@ def test_a_later_identity_comes_over_ssh_without_a_restart_of_the_engine(it: Own
     it.run(driver_guest.receive_command(later), stdin=later)
     _until(lambda: labels(it) == ["a=later"], "the engine to read its settings again", 20)
     assert it.run("cat /run/docker-init.pid") == before
+
+
+def test_an_identity_that_the_engine_refuses_is_an_error_with_its_reason_and_changes_nothing(it: Owned) -> None:
+    refused = it.identity(label="later", mirror="ftp://nowhere")
+    with pytest.raises(AssertionError, match="the engine refuses its options: .*ftp"):
+        it.run(driver_guest.receive_command(refused), stdin=refused)
+    assert labels(it) == ["a=later"]
 
 
 def test_all_of_it_outlasts_a_stop(it: Owned) -> None:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -141,7 +142,8 @@ def test_every_port_of_a_qemu_takes_a_burst(user: int, folder: Path) -> None:
     ("error", "scope", "reason"),
     [
         (38, 0, "no pidfd_getfd"),
-        (1, 0, "as in containers"),
+        (1, 0, "containers do so by default"),
+        (1, 1, "kernel.yama.ptrace_scope is 1 and libvirt has started QEMU"),
         (1, 2, "kernel.yama.ptrace_scope is 2"),
     ],
 )
@@ -154,6 +156,18 @@ def test_doctor_says_why_a_host_refuses(error: int, scope: int, reason: str, mon
     notes = [found for found in doctor._drivers("qemu") if found.verdict == doctor.NOTE and "at once" in found.text]
     assert [note.subject for note in notes] == ["driver qemu"]
     assert reason in notes[0].text
+
+
+def test_a_python_without_pidfds_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "pidfd_open")
+    with pytest.raises(backlog.BacklogError, match="built without"):
+        backlog.lengthen(os.getpid())
+
+
+def test_another_users_process_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "iterdir", Mock(side_effect=PermissionError(13, "Permission denied")))
+    with pytest.raises(backlog.BacklogError, match=f"process {os.getpid()} is another user's"):
+        backlog.lengthen(os.getpid())
 
 
 def test_doctor_says_nothing_where_it_works() -> None:

@@ -86,6 +86,61 @@ def test_a_setting_in_both_places_is_said_once(
     assert merged(settings, *words, folder=tmp_path) == (expected, [])
 
 
+INIT = PROGRAM.parents[3] / "etc" / "init.d" / "docker"
+FUNCTIONS = ("configured", "own_flags", "more_flags", "configure")
+
+
+def started_with(settings: dict[str, Any], *, profile: str = "", folder: Path) -> list[str]:
+    """The flags that the guest's init script starts dockerd with, and in place of --config-file the file's content."""
+    blocks = INIT.read_text().split("\n\n")
+    script = "\n".join(block for block in blocks if block.startswith(tuple(f"{name}() {{" for name in FUNCTIONS)))
+    jq = shutil.which("jq", path=search_path())
+    assert jq, "jq is missing: scripts/setup --tests"
+    script = script.replace("/usr/bin/jq", jq).replace("/usr/lib/pymachine/engine.jq", str(PROGRAM))
+    (folder / "daemon.json").write_text(json.dumps(settings) if settings else "")
+    names = {"SETTINGS": "daemon.json", "FLAGS": "flags", "MERGED": "merged.json", "KEPT": "kept"}
+    variables = {name: str(folder / file) for name, file in names.items()} | {"SOCKET": "/s"}
+    subprocess.run(["dash", "-c", f"{script}\n{profile}\nconfigure"], env=variables, check=True)
+    flags = (folder / "flags").read_text().splitlines()
+    config = f"--config-file={folder / 'merged.json'}"
+    return [(folder / "merged.json").read_text().strip() if flag == config else flag for flag in flags]
+
+
+ALWAYS = ["--host=unix:///s", "--containerd=/run/containerd/containerd.sock"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "profile", "expected"),
+    [
+        ({}, "", ["--data-root=/var/lib/docker", "--group=docker", *ALWAYS]),
+        ({"data-root": "/mnt/sda1/d", "group": "users"}, "", ALWAYS),
+        ({"data-root": "/mnt/sda1/d"}, "", ["--group=docker", *ALWAYS]),
+        (
+            {"data-root": "/a", "debug": True},
+            "DOCKER_DIR=/b",
+            [
+                '{"data-root":"/b","debug":true,"group":"docker","hosts":["unix:///s"],'
+                '"containerd":"/run/containerd/containerd.sock"}'
+            ],
+        ),
+        ({}, "DOCKER_DIR=/b", ["--data-root=/var/lib/docker", "--group=docker", *ALWAYS, "--data-root=/b"]),
+        (
+            {"data-root": "/a"},
+            "EXTRA_ARGS='--label c=d'",
+            [
+                '{"data-root":"/a","group":"docker","hosts":["unix:///s"],'
+                '"containerd":"/run/containerd/containerd.sock","labels":["c=d"]}'
+            ],
+        ),
+    ],
+)
+def test_what_the_guest_starts_the_engine_with(
+    settings: dict[str, Any], profile: str, expected: list[str], tmp_path: Path
+) -> None:
+    """The folder of the images and the group that daemon.json names hold, unless the profile names others."""
+    assert started_with(settings, profile=profile, folder=tmp_path) == expected
+
+
 def test_flags_without_a_key_stay_flags_and_win(tmp_path: Path) -> None:
     settings = {"tlscacert": "/a", "future": {"b": 1}, "labels": ["x=y"]}
     words = ["--tlscacert", "/b", "--tlsverify", "--future=c", "--new", "value", "--validate", "--label=x=z"]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -50,6 +53,30 @@ def free() -> int:
     """A port that no program has."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
+
+
+def test_a_log_that_grows_long_begins_anew(tmp_path: Path) -> None:
+    log = tmp_path / "ports.log"
+    script = f"from pymachine.forwarder import log\nfor n in range(30): log('x' * {forwarders.LARGEST_LOG // 20})"
+    with log.open("ab") as output:
+        subprocess.run([sys.executable, "-c", script], stdout=output, check=True)
+    assert 0 < log.stat().st_size < 1.1 * forwarders.LARGEST_LOG
+
+
+def test_a_full_disk_does_not_end_it(tmp_path: Path, free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(published, "save", Mock(side_effect=OSError(28, "No space left on device")))
+        machine.report(free)
+        machine.report(free)
+    assert [line for line in machine.said if "note" in line] == [
+        "cannot note what is forwarded: No space left on device"
+    ]
+    machine.report(free)
+    assert [row["Port"] for row in machine.noted()] == [free]
+    with Path("/dev/full").open("w") as output:
+        script = "from pymachine.forwarder import log; log('one'); log('two')"
+        subprocess.run([sys.executable, "-c", script], stdout=output, check=True)
 
 
 def test_reports_are_followed_and_noted(tmp_path: Path, free: int) -> None:

@@ -155,7 +155,7 @@ def soon(check: Callable[[], bool]) -> None:
 
 
 def test_it_forwards_what_the_guest_reports_and_ends_with_the_domain(
-    tmp_path: Path, libvirt: FakeLibvirt, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, libvirt: FakeLibvirt, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with forwarder(tmp_path, libvirt):
         libvirt.report(8080)
@@ -171,7 +171,7 @@ def test_it_forwards_what_the_guest_reports_and_ends_with_the_domain(
         "hostfwd_remove pymachine tcp::8081",
     ]
     assert published.load(tmp_path) == []
-    lines = [line.split(" ", 1)[1] for line in capsys.readouterr().out.splitlines()]
+    lines = [line.split(" ", 1)[1] for line in capfd.readouterr().out.splitlines()]
     assert (lines[0], lines[-1]) == ("following the guest", "the machine has ended")
 
 
@@ -216,14 +216,14 @@ def test_forwards_of_a_guest_that_became_silent_meanwhile_are_removed(
 
 
 def test_a_domain_without_the_port_is_said_once(
-    tmp_path: Path, libvirt: FakeLibvirt, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, libvirt: FakeLibvirt, capfd: pytest.CaptureFixture[str]
 ) -> None:
     libvirt.has_port = False
     threading.Timer(0.3, lambda: setattr(libvirt, "has_port", True)).start()
     with forwarder(tmp_path, libvirt):
         libvirt.report(8080)
         soon(lambda: len(libvirt.told) == 1)
-    assert capsys.readouterr().out.count("libvirt: cannot find character device") == 1
+    assert capfd.readouterr().out.count("libvirt: cannot find character device") == 1
 
 
 def test_a_domain_that_was_started_again_has_a_forwarder_of_its_own(tmp_path: Path, libvirt: FakeLibvirt) -> None:

@@ -121,6 +121,17 @@ def test_what_is_forwarded_is_noted(tmp_path: Path) -> None:
 # -- who follows them --------------------------------------------------------------------------------------------
 
 
+def test_a_guests_line_without_end_ends_the_shell_that_waits_for_one(tmp_path: Path) -> None:
+    """It would take the host's memory."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            watcher.start(tmp_path, Place("127.0.0.1", 2376, 22022), news=theirs)
+        with pytest.raises(OSError, match="Broken pipe|Connection reset"):
+            for _ in range(1000):
+                ours.sendall(b"x" * 1024 * 1024)
+
+
 def test_a_watcher_with_news_waits_for_them_and_ends_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The program is a script here; the shell that waits for it is what runs everywhere."""
     program = tmp_path / "python"

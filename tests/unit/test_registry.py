@@ -15,7 +15,7 @@ from pymachine.errors import DriverNotFoundError
 ROOT = Path(__file__).parents[2]
 DRIVERS_MAY_IMPORT = {
     "backlog", "channel", "driver", "errors", "forwarder", "loopback", "names", "os_errors", "progress", "published",
-    "run", "wait",
+    "run", "search_domains", "wait",
 }  # fmt: skip
 
 
@@ -118,6 +118,7 @@ LAYERS = [
         "engine",
         "forwarder",
         "listeners",
+        "search_domains",
         "identity",
         "image",
         "provision",

@@ -84,6 +84,18 @@ def test_nobody_in_the_guest_has_a_password() -> None:
 
 
 @pytest.mark.parametrize("shell", [["dash"], ["busybox", "ash"]], ids=" ".join)
+def test_nohup_writes_at_home_where_it_may_not_write_here(shell: list[str], tmp_path: Path) -> None:
+    ours, terminal = os.openpty()
+    with os.fdopen(ours, "rb"):
+        argv = [*shell, str(ROOT / "usr" / "bin" / "nohup"), "echo", "ran"]
+        environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+        # Nobody, root neither, makes files in /proc.
+        subprocess.run(argv, stdin=terminal, stdout=terminal, stderr=terminal, cwd="/proc", env=environment, check=True)
+        os.close(terminal)
+    assert (tmp_path / "nohup.out").read_text() == "ran\n"
+
+
+@pytest.mark.parametrize("shell", [["dash"], ["busybox", "ash"]], ids=" ".join)
 @pytest.mark.parametrize(
     ("said", "why"),
     [

@@ -1,5 +1,6 @@
 # The settings of daemon.json (the input) with dockerd's flags ($words, one a line) laid over them: dockerd refuses to
-# start when a setting is in both. Lists are joined, of single values the flag's holds, of labels with one name too.
+# start when a setting is in both. Lists are joined; of a single value that is set twice, and of a label, the flag's
+# wins.
 # Says the settings in one line, and then the flags that daemon.json has no key for, one a line.
 
 # By flag, the key of daemon.json: pymachine.engine has the same tables.

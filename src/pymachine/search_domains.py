@@ -1,4 +1,4 @@
-"""The host's DNS search domains, for guests: QEMU's user network resolves as the host does, but passes no domains.
+"""The host's DNS search domains, for guests in QEMU's user network, which resolves as the host does, but passes none.
 
 They are part of the identity and not of QEMU's command line: a template has none, so that its clones have the host's
 current ones, without a DHCP lease of their own.
