@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from pymachine import files, paths
+from pymachine import files, os_errors, paths
 from pymachine.errors import PymachineError
 from pymachine.progress import Reporter
 
@@ -30,6 +30,11 @@ BACKDATED = dt.timedelta(minutes=5)
 RENEW_BEFORE = dt.timedelta(days=30)
 CERT_MODE = 0o644
 KEY_MODE = 0o600
+# docker-machine's words for a key whose certificate is missing.
+_KEY_EXISTS = {
+    "CA certificate": "certificate authority key already exists",
+    "Client certificate": "client key already exists",
+}
 
 
 class CertificateError(PymachineError):
@@ -103,6 +108,7 @@ def ensure_server(
                 (auth.client_key, paths.CLIENT_KEY, KEY_MODE),
             )
         ]
+    _finish_write(cert, key)
     if renew or not _server_fits(cert, key, ca, hosts):
         _write(cert, key, _make_server(ca, name=name, hosts=hosts))
     for copy, data, mode in copies:
@@ -144,10 +150,17 @@ def _new_client(auth: AuthPaths, reporter: Reporter) -> None:
 def _needed(cert: Path, key: Path, what: str, reporter: Reporter, margin: dt.timedelta) -> bool:
     """Whether a pair must be made: it is missing, or out of date (which is said in docker-machine's words).
 
-    A key alone is what a crash in `_write` leaves; it is kept beside all the same, since it may be more than that.
+    A key without its certificate is refused, as docker-machine does: the path of the certificate may be a wrong one.
     """
+    _finish_write(cert, key)
     if not cert.exists():
-        _keep_old(key)
+        if key.exists():
+            raise CertificateError(
+                _KEY_EXISTS[what],
+                details=f"{key} is there, and {cert} is not.",
+                hint=f"Give the right path, or restore {cert.name} from a backup. To have both made anew, move the key "
+                "away; machines that exist then need new certificates: pymachine regenerate-certs",
+            )
         return True
     if not key.exists():
         raise CertificateError(
@@ -302,13 +315,38 @@ def _now() -> dt.datetime:
 
 
 def _write(cert: Path, key: Path, pair: _Pair) -> None:
-    """The certificate last: a crash on the way leaves a key without one, never a pair that does not fit."""
+    """Replace both, or none where one of them cannot be written. `_finish_write` ends what a crash interrupts."""
     text = pair.key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
     )
-    cert.unlink(missing_ok=True)
-    files.atomic_write(key, text, mode=KEY_MODE)
-    files.atomic_write(cert, pair.certificate.public_bytes(serialization.Encoding.PEM), mode=CERT_MODE)
+    pending = _pending(cert)
+    try:
+        files.atomic_write(pending, pair.certificate.public_bytes(serialization.Encoding.PEM), mode=CERT_MODE)
+        try:
+            files.atomic_write(key, text, mode=KEY_MODE)
+        except OSError:
+            pending.unlink()
+            raise
+        pending.replace(cert)
+    except OSError as error:
+        raise os_errors.wrapped(CertificateError, f"cannot write {cert.name} and {key.name}", error) from error
+
+
+def _pending(cert: Path) -> Path:
+    return cert.with_name(f".{cert.name}.new")
+
+
+def _finish_write(cert: Path, key: Path) -> None:
+    """Put a certificate in its place whose key is in its own already: `_write` was interrupted in between."""
+    pending = _pending(cert)
+    if not pending.exists():
+        return
+    try:
+        _read(pending, key)
+    except CertificateError:  # it was interrupted before: the key is still that of the old certificate
+        pending.unlink()
+    else:
+        pending.replace(cert)
 
 
 def _read(cert: Path, key: Path) -> _Pair:

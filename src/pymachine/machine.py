@@ -7,6 +7,7 @@ newer pymachine, or by a driver that is not installed here.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -169,13 +170,19 @@ class Machine:
         if not isinstance(driver_name, str) or not driver_name:
             raise RecordError(f'machine "{name}": config.json names no driver (DriverName is {driver_name!r})')
         endpoint = fields.get("Endpoint")
+        driver = dict(_object(fields.get("Driver") or {}, "Driver", name))
+        _check_path(driver.get("SSHKeyPath"), "Driver.SSHKeyPath", name)
+        auth = _load(AuthOptions, host.get("AuthOptions"), name)
+        for item in dataclasses.fields(auth):
+            if item.type == "str":
+                _check_path(getattr(auth, item.name), f"AuthOptions.{json_name(item)}", name)
         return cls(
             name=name,
             driver_name=driver_name,
-            driver=dict(_object(fields.get("Driver") or {}, "Driver", name)),
+            driver=driver,
             engine=_load(EngineOptions, host.get("EngineOptions"), name),
             swarm=_load(SwarmOptions, host.get("SwarmOptions"), name),
-            auth=_load(AuthOptions, host.get("AuthOptions"), name),
+            auth=auth,
             endpoint=None if endpoint is None else _load(Endpoint, endpoint, name),
             certificates_expire=_typed(fields, "CertificatesExpire", int, name),
             context=_typed(fields, "DockerContext", str, name) or "",
@@ -192,6 +199,20 @@ def _typed(fields: Mapping[str, Json], key: str, kind: type[T], name: str) -> T 
     if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
         return value
     raise RecordError(f'machine "{name}": config.json: {key} is {value!r}, expected {kind.__name__}')
+
+
+def _check_path(value: Json, key: str, name: str) -> None:
+    """Raise `RecordError` for what can be the path of no file. Empty, or None, is none at all."""
+    if not value:
+        return
+    if not isinstance(value, str):
+        raise RecordError(f'machine "{name}": config.json: {key} is {value!r}, expected str')
+    try:
+        has_nul = b"\0" in os.fsencode(value)
+    except UnicodeEncodeError:
+        has_nul = True
+    if has_nul:
+        raise RecordError(f'machine "{name}": config.json: {key} is {value!r}, which is no path')
 
 
 def json_name(item: dataclasses.Field[Json]) -> str:

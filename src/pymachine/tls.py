@@ -87,19 +87,35 @@ def context(*, ca: Path | str, cert: Path | str, key: Path | str) -> ssl.SSLCont
 def check(host: str, port: int, *, ca: Path | str, cert: Path | str, key: Path | str, timeout: float = 20.0) -> None:
     """Shake hands with the engine at `host`:`port` within `timeout` seconds, or raise `TlsError`.
 
-    With TLS 1.3 a server refuses a client's certificate only after the handshake is complete for the client, so
-    that a refusal is not seen here; what is checked is that the server is the machine.
+    With TLS 1.2, as docker-machine does: a server refuses a client's certificate before the handshake is complete for
+    the client. With TLS 1.3, which is taken where a server wants it, that would come later, and not be seen here.
     """
-    connect(host, port, ca=ca, cert=cert, key=key, timeout=timeout).close()
+    try:
+        connect(host, port, ca=ca, cert=cert, key=key, timeout=timeout, newest=ssl.TLSVersion.TLSv1_2).close()
+    except TlsError as error:
+        if "TLSV1_ALERT_PROTOCOL_VERSION" not in str(error.__cause__):
+            raise
+        connect(host, port, ca=ca, cert=cert, key=key, timeout=timeout).close()
 
 
 def connect(
-    host: str, port: int, *, ca: Path | str, cert: Path | str, key: Path | str, timeout: float = 20.0
+    host: str,
+    port: int,
+    *,
+    ca: Path | str,
+    cert: Path | str,
+    key: Path | str,
+    timeout: float = 20.0,
+    newest: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED,
 ) -> ssl.SSLSocket:
-    """A connection on which hands have been shaken; `timeout` (seconds) is for each step. Raises `TlsError`."""
+    """A connection on which hands have been shaken; `timeout` (seconds) is for each step. Raises `TlsError`.
+
+    `newest` is the newest version of TLS that is offered.
+    """
 
     def shake_hands() -> ssl.SSLSocket:
         client = context(ca=ca, cert=cert, key=key)
+        client.maximum_version = newest
         # As bytes, a name goes by Python's IDNA codec, whose import takes longer than the handshake.
         name = host.encode() if host.isascii() else host
         plain = socket.create_connection((name, port), timeout=timeout)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings, strategies as st
 
-from pymachine import certs, engine, tls
+from pymachine import certs, engine, files, tls
 from pymachine.certs import AuthPaths, CertificateError
 from pymachine.client_files import ClientFiles
 from pymachine.driver import Endpoint
@@ -172,12 +173,54 @@ def test_a_client_certificate_that_a_new_ca_replaces_is_kept_beside(auth: AuthPa
     assert auth.client_cert.read_bytes() != given[0]
 
 
-def test_a_crash_between_key_and_certificate_is_mended(auth: AuthPaths) -> None:
-    auth.ca_cert.unlink()
-    key = auth.ca_key.read_bytes()
+@pytest.mark.parametrize(
+    ("cert", "said"),
+    [("ca_cert", "certificate authority key already exists"), ("client_cert", "client key already exists")],
+)
+def test_a_key_without_its_certificate_is_not_replaced(auth: AuthPaths, tmp_path: Path, cert: str, said: str) -> None:
+    """The certificate's path may be a wrong one: ``--tls-ca-cert``. docker-machine says so too."""
+    moved = replace(auth, **{cert: tmp_path / "elsewhere" / "x.pem"})
+    before = {path: path.read_bytes() for path in auth.ca_cert.parent.iterdir()}
+    with pytest.raises(CertificateError, match=said) as caught:
+        certs.ensure_authority(moved, reporter=Silent())
+    assert "x.pem is not" in caught.value.details
+    assert {path: path.read_bytes() for path in auth.ca_cert.parent.iterdir()} == before
+
+
+def test_a_pair_is_replaced_whole_or_not_at_all(auth: AuthPaths, tmp_path: Path) -> None:
+    pair = certs._read(auth.client_cert, auth.client_key)
+    before = auth.client_key.read_bytes()
+    with pytest.raises(CertificateError, match=r"cannot write c\.pem and key\.pem: No such file or directory"):
+        certs._write(tmp_path / "none" / "c.pem", auth.client_key, pair)
+    (tmp_path / "file").touch()
+    with pytest.raises(CertificateError, match=r"cannot write cert\.pem and key\.pem: Not a directory"):
+        certs._write(auth.client_cert, tmp_path / "file" / "key.pem", pair)
+    assert auth.client_key.read_bytes() == before
+    assert not [path for path in auth.ca_cert.parent.iterdir() if path.name.endswith(".new")]
+
+
+@pytest.mark.parametrize("step", ["before the key", "after the key"])
+def test_a_crash_in_the_middle_of_a_pair_is_mended(auth: AuthPaths, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    class Killed(BaseException):
+        pass
+
+    write, before = files.atomic_write, auth.ca_key.read_bytes()
+
+    def killed(path: Path, data: bytes, *, mode: int) -> None:
+        if path == auth.ca_key:
+            if step == "after the key":
+                write(path, data, mode=mode)
+            raise Killed
+        write(path, data, mode=mode)
+
+    with monkeypatch.context() as dying:
+        dying.setattr(files, "atomic_write", killed)
+        with pytest.raises(Killed):
+            certs.renew_authority(auth, reporter=Silent())
     certs.ensure_authority(auth, reporter=Silent())
-    run(["openssl", "verify", "-CAfile", auth.ca_cert, auth.client_cert])
-    assert auth.ca_key.with_name("ca-key.pem.old").read_bytes() == key
+    certs._read(auth.ca_cert, auth.ca_key)
+    assert (auth.ca_key.read_bytes() == before) == (step == "before the key")
+    assert not [path for path in auth.ca_cert.parent.iterdir() if path.name.endswith(".new")]
 
 
 @pytest.mark.parametrize(
@@ -246,6 +289,24 @@ def test_the_handshake_check_passes_with_our_certificates(machine: Path) -> None
     with served(server_context(machine)) as port:
         check(machine, port)
         check(machine, port, "localhost")
+
+
+def test_a_server_that_refuses_the_client_fails_it(machine: Path, tmp_path: Path) -> None:
+    """Before the handshake is complete: with TLS 1.3 that would be seen only afterwards."""
+    other = auth_paths(tmp_path / "other")
+    certs.ensure_authority(other, reporter=Silent())
+    with (
+        served(server_context(machine)) as port,
+        pytest.raises(tls.CertificateRefusedError, match="unknown certificate authority"),
+    ):
+        tls.check("127.0.0.1", port, ca=machine / "ca.pem", cert=other.client_cert, key=other.client_key, timeout=5)
+
+
+def test_a_server_that_wants_the_newest_version_passes_it(machine: Path) -> None:
+    context = server_context(machine)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    with served(context) as port:
+        check(machine, port)
 
 
 def test_a_server_of_another_authority_or_name_fails_it(machine: Path, tmp_path: Path) -> None:

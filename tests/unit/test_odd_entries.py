@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from pymachine import names, prune
+from pymachine.cli import machines
+from pymachine.driver import Json
 from pymachine.errors import MachineNotFoundError, RecordError, StoreError
 from pymachine.machine import Machine
 from pymachine.manager import Manager
@@ -196,6 +198,27 @@ OTHER_NAMES = [
     "caf\udce9",
     "~",
 ]
+
+
+@pytest.mark.parametrize("path", [-1, True, [1], "a\0b", "a\ud800"])
+@pytest.mark.parametrize("place", ["SSHKeyPath", "CaCertPath"])
+def test_what_is_no_path_is_an_error_of_that_record_alone(tmp_path: Path, place: str, path: Json) -> None:
+    auth = {"CaCertPath": path} if place == "CaCertPath" else {}
+    driver = {"URL": "tcp://127.0.0.1:1"} | ({"SSHKeyPath": path} if place == "SSHKeyPath" else {})
+    record = {"ConfigVersion": 3, "DriverName": "none", "Driver": driver, "HostOptions": {"AuthOptions": auth}}
+    with pytest.raises(RecordError, match=place):
+        Machine.from_json(record, name="odd")
+
+
+def test_an_unforeseen_error_of_one_machine_hides_nothing_of_the_others() -> None:
+    def act(name: str) -> None:
+        if name == "odd":
+            raise TypeError("what nobody thought of")
+
+    found = dict(machines.outcomes(["good", "odd", "better"], act))
+    assert (found["good"], found["better"]) == (None, None)
+    assert found["odd"] is not None
+    assert "TypeError" in found["odd"].brief
 
 
 @pytest.mark.parametrize("name", OTHER_NAMES)

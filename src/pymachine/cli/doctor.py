@@ -124,8 +124,9 @@ def _ports(app: App, name: str) -> Iterator[Finding]:
         refused = [port for port in ports if port.problem]
         if not refused or driver.state() is not State.RUNNING:
             return
-    except PymachineError as error:
-        yield Finding(f"machine {name}", NOTE, error.brief, error.hint)
+    except (PymachineError, OSError) as error:
+        known = errors.known(error)
+        yield Finding(f"machine {name}", NOTE, known.brief, known.hint)
         return
     for port in refused:
         text = f"port {port.port}/{port.protocol} is not forwarded to {port.address}: {port.problem}"

@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 from pymachine import paths
 from pymachine.cli import goflags
 from pymachine.cli.context import App, current
-from pymachine.cli.errors import joined
+from pymachine.cli.errors import joined, known
 from pymachine.driver import Json, State
 from pymachine.errors import PymachineError
 from pymachine.store import Store
@@ -112,8 +112,8 @@ def outcomes(names: Sequence[str], act: Callable[[str], object]) -> Iterator[tup
     def attempt(name: str) -> PymachineError | None:
         try:
             act(name)
-        except PymachineError as error:
-            return error
+        except Exception as error:  # noqa: BLE001 (what befalls one machine is no reason to tell nothing of the others)
+            return known(error)
         return None
 
     if len(names) == 1:  # in this thread, which is the one that an interrupt reaches
