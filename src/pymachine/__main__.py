@@ -73,8 +73,8 @@ def quick_env(argv: Sequence[str]) -> str | None:
     shell = options.get("shell") or shells.detect(os.environ, parent=shells.caller(), windows=sys.platform == "win32")
     if not shell:
         return None
-    directory = _directory(options.get("storage-path"), name)
     try:
+        directory = _directory(options.get("storage-path"), name)
         url, address, certificates = _shake_hands(directory)
     except Exception:  # noqa: BLE001 (whatever it is, the full CLI meets it again and tells of it)
         return None

@@ -43,6 +43,8 @@ def wrapped(kind: type[ErrorT], what: str, error: OSError, *, elsewhere: str = S
 
 def reason(error: OSError, *, said: str = "") -> str:
     """What the system said, with the file that it was about unless `said` names that."""
+    if _without_working_directory(error):
+        return "the working directory no longer exists"
     text = error.strerror or str(error) or type(error).__name__
     file = _file(error)
     return f"{text}: {file}" if file and file not in said else text
@@ -50,11 +52,27 @@ def reason(error: OSError, *, said: str = "") -> str:
 
 def hint(error: OSError, *, elsewhere: str = STORE_OPTION) -> str:
     """How to mend it, by what the system said; empty for what has no general remedy."""
+    if _without_working_directory(error):
+        return "Change to a folder that exists, or use absolute paths."
     if error.errno in (errno.EACCES, errno.EPERM):
         text = _permission_hint(_file(error))
     else:
         text = _HINTS.get(error.errno or 0, "")
     return text.format(elsewhere=elsewhere)
+
+
+def _without_working_directory(error: OSError) -> bool:
+    """Whether a relative path could not be resolved because the working directory was removed.
+
+    Python reports that as a missing file without a name.
+    """
+    if error.errno != errno.ENOENT or error.filename is not None:
+        return False
+    try:
+        os.getcwd()  # noqa: PTH109 (of several places that resolve paths, this is what fails)
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _file(error: OSError) -> str:

@@ -142,6 +142,22 @@ def test_where_the_store_is_agrees_with_the_core(monkeypatch: pytest.MonkeyPatch
         assert _directory(option, "m") == str(Store(paths.storage_root(option)).machine_dir("m"))
 
 
+@pytest.mark.parametrize("words", [["env", "b"], ["ls"], ["url", "b"]])
+@pytest.mark.parametrize("way", ["option", "variable"])
+def test_a_removed_working_directory_is_named(
+    words: list[str], way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative store cannot be found from there, neither by the short path nor by the full one."""
+    removed = tmp_path / "removed"
+    removed.mkdir()
+    monkeypatch.chdir(removed)
+    removed.rmdir()
+    option, environ = (["-s", "rel"], {}) if way == "option" else ([], {"MACHINE_STORAGE_PATH": "rel"})
+    ended = run(*option, *words, **environ)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("the working directory no longer exists\nHint: Change to a folder that exists")
+
+
 def test_an_unknown_shell_is_asked_for(store: Path) -> None:
     ended = run("env", "intro", SHELL="")
     assert ended.returncode == 1
