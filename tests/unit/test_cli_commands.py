@@ -360,6 +360,26 @@ def test_a_machine_that_hangs_is_a_timeout_and_delays_nobody(
     assert f"v{engine.VERSION}" in lines[2]
 
 
+@pytest.mark.parametrize("seconds", ["99999999999", "9223372036854775807", "3000000"])
+def test_a_timeout_longer_than_the_system_can_wait_is_no_error(
+    run: Run, port: int, monkeypatch: pytest.MonkeyPatch, seconds: str
+) -> None:
+    assert run("ls", "-t", seconds, "-f", "{{.DockerVersion}}{{.Error}}").out == f"v{engine.VERSION}\n"
+    monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
+    outcome = run("active", "-t", seconds)
+    assert (outcome.code, outcome.out) == (0, "intro\n"), outcome.err
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1"])
+def test_without_time_a_machine_that_hangs_is_a_timeout(run: Run, store: Store, port: int, seconds: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        record = store.load("intro")
+        record.driver["URL"] = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        record.endpoint = None
+        store.save(record)
+        assert run("ls", "-t", seconds, "-f", "{{.State}}{{.Error}}").out == "Timeout\n"
+
+
 def test_a_timed_out_row_is_marked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from pymachine.cli.context import App
 

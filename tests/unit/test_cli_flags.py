@@ -51,6 +51,9 @@ FLAGS = [
         (["-n", "4"], {"number": [4]}, []),
         (["--n=0x10"], {"number": [16]}, []),
         (["-number", "-4"], {"number": [-4]}, []),
+        (["-n=+5", "-n=0", "-n=00", "-n=-0X1f"], {"number": [5, 0, 0, -31]}, []),
+        (["-n=010", "-n=-017"], {"number": [8, -15]}, []),
+        (["-n=9223372036854775807", "-n=-9223372036854775808"], {"number": [2**63 - 1, -(2**63)]}, []),
         (["a", "-q", "b"], {"quiet": [True]}, ["a", "b"]),
         (["-q=false", "-q=T"], {"quiet": [False, True]}, []),
         (["-q", "false"], {"quiet": [True]}, ["false"]),
@@ -78,6 +81,14 @@ def test_the_first_positional_may_end_the_flags() -> None:
         (["-qn"], "flag provided but not defined: -qn"),
         (["-n", "x"], 'invalid value "x" for flag -n: parse error'),
         (["--number=1.5"], 'invalid value "1.5" for flag -number: parse error'),
+        *(
+            (["-n", number], f'invalid value "{number}" for flag -n: parse error')
+            for number in ("", " 5", "5 ", "1_0", "0b1", "0o7", "08", "0x", "--5", "٣", "5\n")
+        ),
+        *(
+            (["-n", number], f'invalid value "{number}" for flag -n: value out of range')
+            for number in ("9223372036854775808", "-9223372036854775809", "9" * 5000)
+        ),
         (["-q=maybe"], 'invalid boolean value "maybe" for -q: parse error'),
         (["-t"], "flag needs an argument: -t"),
         (["---q"], "bad flag syntax: ---q"),

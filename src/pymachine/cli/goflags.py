@@ -8,6 +8,7 @@ parsing itself, environment variables included, is here.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from pymachine.errors import UsageError
 
 TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
 STRUCTURED = "structured"
+_INTEGER_BITS = 64
 FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
 
 
@@ -219,11 +221,25 @@ def _convert(item: Flag, name: str, value: str) -> Any:
             return value in TRUE
         raise FlagError(f'invalid boolean value "{value}" for -{name}: parse error')
     if item.type is click.INT:
-        try:
-            return int(value, 0)
-        except ValueError:
-            raise FlagError(f'invalid value "{value}" for flag -{name}: parse error') from None
+        return _integer(name, value)
     return value
+
+
+def _integer(name: str, value: str) -> int:
+    """`value` by the rules of Go 1.12's ``strconv.ParseInt(value, 0, 64)``: decimal, ``0x`` hexadecimal, ``0`` octal.
+
+    Python's own `int` would take blanks, underscores, ``0b`` and other scripts' digits as well, but no ``010``.
+    """
+    found = re.fullmatch(r"([+-]?)(?:0[xX]([0-9a-fA-F]+)|0([0-7]+)|(0|[1-9][0-9]*))", value)
+    if found is None:
+        raise FlagError(f'invalid value "{value}" for flag -{name}: parse error')
+    sign, hexadecimal, octal, decimal = found.groups()
+    digits, base = (hexadecimal, 16) if hexadecimal else (octal, 8) if octal else (decimal, 10)
+    # Python refuses to convert very long texts; no text of more digits than 64 bits have is in the range.
+    number = int(sign + digits, base) if len(digits.lstrip("0")) <= _INTEGER_BITS else None
+    if number is None or not -(2 ** (_INTEGER_BITS - 1)) <= number < 2 ** (_INTEGER_BITS - 1):
+        raise FlagError(f'invalid value "{value}" for flag -{name}: value out of range')
+    return number
 
 
 def _source(item: Flag, given: Mapping[str, list[Any]]) -> ParameterSource:

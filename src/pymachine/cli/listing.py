@@ -15,6 +15,10 @@ from pymachine.errors import PymachineError
 from pymachine.machine import Machine
 
 NOT_FOUND = "not found"
+# The longest that a thread or a socket can be waited for: poll(2) counts milliseconds in 31 bits, which is 24 days.
+_LONGEST_SECONDS = 2_000_000.0
+# A socket with a timeout of zero does not wait at all, and reports an error of its own.
+_SHORTEST_SOCKET_SECONDS = 1.0
 
 
 @dataclass
@@ -46,12 +50,14 @@ def rows(app: App, names: Sequence[str], *, timeout: float, engine: bool = True)
     machines = {name: _loaded(app, name, results) for name in names}
     app.manager  # noqa: B018 (made once, not by every thread)
     threads = []
+    seconds = min(timeout, _LONGEST_SECONDS)
+    socket_seconds = max(seconds, _SHORTEST_SOCKET_SECONDS)
     for machine in filter(None, machines.values()):
         # Daemon threads: a machine that never answers must not keep the program from ending.
-        thread = threading.Thread(target=_into, args=(results, app, machine, timeout, engine), daemon=True)
+        thread = threading.Thread(target=_into, args=(results, app, machine, socket_seconds, engine), daemon=True)
         thread.start()
         threads.append(thread)
-    end = time.monotonic() + timeout
+    end = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))
     found = [results.get(name) or _timed_out(name, machine, timeout) for name, machine in machines.items()]
