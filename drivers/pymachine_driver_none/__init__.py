@@ -89,7 +89,7 @@ class Driver(BaseDriver):
         url = str(self.config.get("URL") or "")
         parsed = _parse(url)
         ip = str(self.config.get("IPAddress") or "")
-        return Endpoint(parsed.address, docker_port=parsed.port, docker_url=url, printed_ip=ip)
+        return Endpoint(parsed.address, docker_port=parsed.port, ssh_port=0, ssh_user="", docker_url=url, printed_ip=ip)
 
 
 def _parse(url: str) -> urls.Url:

@@ -262,7 +262,7 @@ class Driver(ABC):
         the saving of the result. Raises `pymachine.errors.UsageError` for a bad value.
 
         The core adds docker-machine's base fields (IPAddress, MachineName, SSHUser, SSHPort, SSHKeyPath,
-        StorePath) to what is returned where they are missing.
+        StorePath) to what is returned where they are missing; those of SSH are empty with `Capability.NO_SSH`.
         """
 
     def image_request(self) -> ImageRequest:

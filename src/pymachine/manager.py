@@ -316,13 +316,14 @@ class Manager:
         """Configure the driver and save the record, so that what must be unique is taken from here on."""
         folder = self.store.machine_dir(request.name)
         ref = MachineRef(request.name, folder, self.store.root, folder / paths.SSH_KEY)
+        has_ssh = Capability.NO_SSH not in registry.load(request.driver_name).info.capabilities
         with self.store.reserving():
             with _prefixing("Error setting machine configuration from flags provided: "):
                 config = configure(ref, self._siblings(request.driver_name))
             machine = Machine(
                 name=request.name,
                 driver_name=request.driver_name,
-                driver=_with_base_fields(config, ref),
+                driver=_with_base_fields(config, ref, ssh=has_ssh),
                 engine=request.engine,
                 swarm=request.swarm,
                 auth=self._auth_options(folder, request.sans),
@@ -819,14 +820,17 @@ def _refuse_stopped(name: str, driver: Driver) -> None:
         raise WrongStateError(f'Machine "{name}" is already stopped.')
 
 
-def _with_base_fields(config: Config, ref: MachineRef) -> Config:
-    """`config` with the fields that docker-machine's base driver has; a program reading the store expects them."""
+def _with_base_fields(config: Config, ref: MachineRef, *, ssh: bool) -> Config:
+    """`config` with the fields that docker-machine's base driver has; a program reading the store expects them.
+
+    Without `ssh` those of SSH are empty.
+    """
     base: Config = {
         "IPAddress": "",
         "MachineName": ref.name,
-        "SSHUser": "docker",
-        "SSHPort": 22,
-        "SSHKeyPath": str(ref.ssh_key),
+        "SSHUser": "docker" if ssh else "",
+        "SSHPort": 22 if ssh else 0,
+        "SSHKeyPath": str(ref.ssh_key) if ssh else "",
         "StorePath": str(ref.store),
         "SwarmMaster": False,
         "SwarmHost": "",

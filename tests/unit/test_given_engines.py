@@ -129,6 +129,14 @@ def test_a_record_of_docker_machine_itself(call: Call, store: Store, port: int) 
     assert call("ip", "x") == (0, "\n", "")
 
 
+def test_the_record_says_nothing_of_ssh_as_docker_machines_does(call: Call, store: Store) -> None:
+    assert call("create", "-d", "none", "--url", "tcp://127.0.0.1:1", "x")[0] == 0
+    shown = call("inspect", "-f", "{{json .Driver.SSHUser}} {{json .Driver.SSHPort}} {{json .Driver.SSHKeyPath}}", "x")
+    assert shown == (0, '"" 0 ""\n', "")
+    assert call("inspect", "-f", "{{json .Endpoint.SshUser}} {{json .Endpoint.SshPort}}", "x") == (0, '"" 0\n', "")
+    assert call("ssh", "x", "true") == (1, "", "none driver does not support SSH\n")
+
+
 @pytest.mark.parametrize(
     "url", ["unix:///run/docker.sock", "http://127.0.0.1:1", "https://127.0.0.1:1", "ssh://me@127.0.0.1", "none"]
 )
