@@ -191,7 +191,7 @@ class Driver(BaseDriver):
         try:
             with socket.create_connection((endpoint.address, endpoint.ssh_port), timeout=DIAL_SECONDS) as connection:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        except OSError:
+        except (OSError, UnicodeError):  # UnicodeError: a name that cannot be looked up
             return State.STOPPED
         return State.RUNNING
 
@@ -233,7 +233,7 @@ class Driver(BaseDriver):
         try:
             with socket.create_connection((endpoint.address, endpoint.ssh_port), timeout=DIAL_SECONDS) as connection:
                 return connection.recv(4) == b"SSH-"
-        except OSError:
+        except (OSError, UnicodeError):  # UnicodeError: a name that cannot be looked up
             return False
 
     def _gone(self, timeout: float) -> bool:

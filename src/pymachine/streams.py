@@ -83,8 +83,7 @@ def _replaced(stream: TextIO | None, number: int, kind: type[_Guarded]) -> TextI
     if type(stream) is not io.TextIOWrapper:
         return stream
     encoding, lines = stream.encoding, stream.line_buffering
-    errors = "backslashreplace" if number == 2 else _ESCAPE
-    return kind(stream.detach(), encoding=encoding, errors=errors, line_buffering=lines)
+    return kind(stream.detach(), encoding=encoding, errors=_ESCAPE, line_buffering=lines)
 
 
 class _Guarded(io.TextIOWrapper):

@@ -128,11 +128,21 @@ def connect(
     return dial(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", shake_hands)
 
 
+# glibc reports a name without addresses as EAI_NODATA, which not every system has.
+_NO_SUCH_HOST = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
+
+
 def dial(address: str, connect: Callable[[], Connection]) -> Connection:
-    """Return what `connect` does, with what goes wrong on the way to `address` as a `TlsError`."""
+    """Return what `connect` does, with what goes wrong on the way to `address` as a `TlsError`.
+
+    A name that cannot even be asked for, since Python's IDNA codec refuses it, is one that does not exist.
+    """
     try:
         return connect()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, UnicodeError) or (isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_HOST):
+            host = address.rpartition(":")[0].strip("[]")
+            raise TlsError(address, f"dial tcp: lookup {host}: no such host") from error
         raise explained(address, error) from error
 
 

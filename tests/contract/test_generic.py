@@ -111,6 +111,13 @@ def listening() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+@pytest.mark.parametrize("host", ["ü..x", "\udcff", "ü" * 70])
+def test_a_host_whose_name_cannot_be_looked_up_is_stopped(tmp_path: Path, host: str) -> None:
+    driver = Driver(reference(tmp_path), {"IPAddress": host})
+    assert driver.state() is State.STOPPED
+    assert not driver._greets()
+
+
 def test_the_state_is_whether_the_ssh_port_answers(tmp_path: Path, listening: int) -> None:
     config = {"IPAddress": "127.0.0.1", "SSHPort": listening}
     assert Driver(reference(tmp_path), config).state() is State.RUNNING

@@ -168,6 +168,18 @@ def test_a_port_that_there_cannot_be(call: Call, store: Store) -> None:
     assert "address 99999: invalid port" in call("ls")[1]
 
 
+@pytest.mark.parametrize("host", ["b%80x", "ü" * 70, "ü..x", "a" * 70])
+@pytest.mark.parametrize("scheme", ["tcp", "http"])
+def test_a_name_that_does_not_resolve(call: Call, store: Store, scheme: str, host: str) -> None:
+    assert call("create", "-d", "none", "--url", f"{scheme}://{host}:1", "x")[0] == 0
+    why = f"dial tcp: lookup {host.replace('%80', chr(0x80))}: no such host"
+    for command in ("env", "config", "version"):
+        code, out, err = call(command, "x")
+        assert (code, out) == (1, "")
+        assert why in err
+    assert call("ls", "-f", "{{.State}} {{.Error}}")[1] == f"Running Unable to query docker version: {why}\n"
+
+
 class _Unix(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
 

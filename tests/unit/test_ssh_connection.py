@@ -95,6 +95,13 @@ def test_a_key_that_is_not_let_in(server: Server, native: bool, tmp_path: Path) 
     assert "authorized_keys" in caught.value.hint
 
 
+def test_a_host_whose_name_cannot_be_looked_up(tmp_path: Path) -> None:
+    keys.make(tmp_path / "key", comment="key")
+    target = Target("far", "ü..x", 22, "admin", tmp_path / "key", tmp_path / "known_hosts", learn=True)
+    with pytest.raises(UnreachableError, match="far"), connected(target, native=True):
+        pass
+
+
 @both
 def test_nobody_there(tmp_path: Path, native: bool) -> None:
     with socket.socket() as taken:  # bound, but nobody listens

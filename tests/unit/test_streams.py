@@ -48,6 +48,18 @@ def shell(program: Pymachine, script: str) -> Outcome:
     return done
 
 
+def test_a_host_whose_name_is_no_text_is_named_by_its_bytes(program: Pymachine, tmp_path: Path) -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[bytes]:
+        argv = [PROGRAM, "-s", tmp_path, *words]
+        return subprocess.run(argv, env=program.environment(), capture_output=True, check=False)
+
+    assert run("create", "-d", "none", "--url", "tcp://b\udcffd:1", "u").returncode == 0
+    for command in ("env", "config", "version"):
+        done = run(command, "u")
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert b"dial tcp: lookup b\xffd: no such host" in done.stderr
+
+
 @pytest.mark.parametrize("words", PRINTING)
 def test_output_that_cannot_be_written_is_an_error_with_its_reason(program: Pymachine, words: str) -> None:
     full = shell(program, f"$P {words} >/dev/full")
@@ -156,3 +168,10 @@ def test_names_that_the_terminal_has_no_letters_for_are_written(program: Pymachi
             check=True,
         )
         assert json.loads(done.stdout)[0]["Name"] == "箱\udce9"
+        done = subprocess.run(
+            [PROGRAM, "-s", tmp_path, "inspect", "no箱\udce9"],
+            env={**program.environment(), "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            check=False,
+        )
+        assert b'machine "no' + shown + b'" does not exist' in done.stderr

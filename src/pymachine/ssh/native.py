@@ -71,7 +71,7 @@ def _connected(target: Target) -> Iterator[paramiko.SSHClient]:
         raise changed_key(target, f"It shows {error.key.fingerprint}.") from error
     except paramiko.AuthenticationException as error:
         raise refused_login(target, str(error)) from error
-    except (paramiko.SSHException, OSError) as error:
+    except (paramiko.SSHException, OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be looked up
         raise UnreachableError(f"SSH to {target.alias} ({target.host}:{target.port}) failed: {error}") from error
     try:
         yield client
