@@ -495,6 +495,18 @@ LS = [
     Row("filter by label", "ls -q --filter label=a=B", 0, "intro\n"),
     Row("filter by swarm", "ls -q --filter swarm=master", 0, "last\nmaster\n"),
     Row("same keys are alternatives", "ls -q --filter driver=qemu --filter driver=vmwarefusion", 0, "alien\noff\n"),
+    Row(
+        "filter by name, in Go's syntax",
+        r"ls -q --filter name=^[[:alpha:]]{3}\z --filter name=^\pL+tro",
+        0,
+        "far\nintro\noff\n",
+    ),
+    Row(
+        "filter by name, no syntax of Go's",
+        "ls -q --filter name=(?=i)",
+        1,
+        err="the filter name=(?=i) is not a regular expression: invalid or unsupported Perl syntax\n",
+    ),
     Row("different keys add up", "ls -q --filter driver=none --filter name=intro", 0, "intro\n"),
     Row("keys are the same in any case", "ls -q --filter NAME=intro", 0, "intro\n"),
     Row("what is broken is never filtered out", "ls -f {{.Name}} --filter name=intro", 0, "broken\nintro\n"),

@@ -147,14 +147,16 @@ def _parse(filters: Sequence[str]) -> dict[str, list[str]]:
         if key not in FILTERS:
             raise RunError(f"Unsupported filter key '{key}'", hint=f"Filters: {', '.join(FILTERS)}.")
         if key == "name":
-            _check_pattern(value)
+            _pattern(value)
         wanted.setdefault(key, []).append(value)
     return wanted
 
 
-def _check_pattern(pattern: str) -> None:
+def _pattern(pattern: str) -> re.Pattern[str]:
+    from pymachine.cli import goregexp  # noqa: PLC0415 (only this filter needs it)
+
     try:
-        re.compile(pattern)
+        return goregexp.compiled(pattern)
     except re.error as error:
         raise RunError(f"the filter name={pattern} is not a regular expression: {error}") from error
 
@@ -166,7 +168,7 @@ def _passes(row: Row, wanted: dict[str, list[str]]) -> bool:
     tests: dict[str, Callable[[str], bool]] = {
         "driver": lambda value: row.driver.lower() == value.lower(),
         "state": lambda value: row.state.word.lower() == value.lower(),
-        "name": lambda value: re.search(value, row.name) is not None,
+        "name": lambda value: _pattern(value).search(row.name) is not None,
         "label": lambda value: any(_same_label(value, label) for label in row.labels),
         "swarm": lambda value: row.swarm.removesuffix(" (master)").lower() == value.lower() != "",
     }
