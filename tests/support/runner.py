@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,6 +141,18 @@ class Pymachine:
                 if str(self.store) in command:
                     found[int(entry.name)] = command
         return found
+
+    def left(self, *, besides: Collection[int] = ()) -> dict[int, str]:
+        """The processes of this store, `besides` these, that do not end by themselves.
+
+        A port forwarder does so soon after its QEMU.
+        """
+        deadline = time.monotonic() + 30
+        while True:
+            found = {pid: command for pid, command in self.processes().items() if pid not in besides}
+            if not found or time.monotonic() > deadline:
+                return found
+            time.sleep(0.1)
 
     def guest_logs(self, lines: int = 40) -> str:
         """The last lines of each machine's logs, for a failed test's report."""
