@@ -355,7 +355,7 @@ def test_a_machine_that_hangs_is_a_timeout_and_delays_nobody(
         engine.record(store, "hangs", silent.getsockname()[1])
         for name in ("ca.pem", "cert.pem", "key.pem"):
             (store.machine_dir("hangs") / name).write_bytes((store.machine_dir("intro") / name).read_bytes())
-        lines = run("ls", "-t", "1").out.splitlines()
+        lines = run("ls", "-t", "5").out.splitlines()
     assert (lines[1].split()[0], "Timeout" in lines[1]) == ("hangs", True)
     assert f"v{engine.VERSION}" in lines[2]
 

@@ -17,8 +17,9 @@ from pymachine.machine import Machine
 NOT_FOUND = "not found"
 # The longest that a thread or a socket can be waited for: poll(2) counts milliseconds in 31 bits, which is 24 days.
 _LONGEST_SECONDS = 2_000_000.0
-# A socket with a timeout of zero does not wait at all, and reports an error of its own.
-_SHORTEST_SOCKET_SECONDS = 1.0
+# By how much sockets wait longer than the list: a machine that does not answer in time is a timeout, never an error of
+# its socket; and a socket that may not wait at all is an error of its own.
+_SOCKET_MARGIN_SECONDS = 1.0
 
 
 @dataclass
@@ -51,7 +52,7 @@ def rows(app: App, names: Sequence[str], *, timeout: float, engine: bool = True)
     app.manager  # noqa: B018 (made once, not by every thread)
     threads = []
     seconds = min(timeout, _LONGEST_SECONDS)
-    socket_seconds = max(seconds, _SHORTEST_SOCKET_SECONDS)
+    socket_seconds = max(seconds, 0.0) + _SOCKET_MARGIN_SECONDS
     for machine in filter(None, machines.values()):
         # Daemon threads: a machine that never answers must not keep the program from ending.
         thread = threading.Thread(target=_into, args=(results, app, machine, socket_seconds, engine), daemon=True)
