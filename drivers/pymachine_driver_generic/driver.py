@@ -185,7 +185,7 @@ class Driver(BaseDriver):
         """Running if something answers at the SSH port, as docker-machine has it.
 
         The connection is reset, not closed: sshd (9.8 and later) counts a connection that ends without a login, and
-        shuts out an address with too many of them. One that is reset at once it does not notice.
+        shuts out an address with too many of them. It does not notice a connection that is reset at once.
         """
         endpoint = self.endpoint()
         try:

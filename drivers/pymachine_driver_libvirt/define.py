@@ -52,9 +52,9 @@ def describe(domain: Domain, machine: MachineRef) -> None:
 
 
 def add_containers_port(domain: Domain) -> None:
-    """Give the domain of a machine in user networking the guest's second port if it was made before there was one.
+    """Add the port on which the guest reports what listens in it, if the domain is older than that port.
 
-    It has it from its next start on.
+    The guest has the port from its next start on.
     """
     libvirt = libvirts.library()
     with libvirts.doing("cannot add a port to the machine's domain"):

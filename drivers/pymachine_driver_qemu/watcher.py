@@ -19,7 +19,7 @@ SETTINGS = "ports.json"
 
 # A shell waits for the guest's first line: it takes a fiftieth of the memory that Python does, and most machines of a
 # CI job never publish a port. It starts the forwarder again if that fails. The lines end when QEMU does, and then the
-# shell ends too. So it does at its limit of memory, in KiB, when a guest sends a line without end.
+# shell ends too. If a guest sends a line without end, the shell ends at its memory limit (in KiB).
 _WAIT = 'all=$(ulimit -v); ulimit -S -v 65536; while read -r line; do (ulimit -S -v "$all"; exec "$@") || sleep 5; done'
 
 

@@ -315,7 +315,7 @@ def _now() -> dt.datetime:
 
 
 def _write(cert: Path, key: Path, pair: _Pair) -> None:
-    """Replace both, or none where one of them cannot be written. `_finish_write` ends what a crash interrupts."""
+    """Replace both files, or neither if one cannot be written. `_finish_write` completes it after a crash."""
     text = pair.key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
     )
@@ -337,13 +337,13 @@ def _pending(cert: Path) -> Path:
 
 
 def _finish_write(cert: Path, key: Path) -> None:
-    """Put a certificate in its place whose key is in its own already: `_write` was interrupted in between."""
+    """Complete a `_write` that was interrupted after it replaced the key: put the new certificate in its place."""
     pending = _pending(cert)
     if not pending.exists():
         return
     try:
         _read(pending, key)
-    except CertificateError:  # it was interrupted before: the key is still that of the old certificate
+    except CertificateError:  # interrupted earlier: the key is still the old certificate's
         pending.unlink()
     else:
         pending.replace(cert)

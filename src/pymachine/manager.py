@@ -62,7 +62,8 @@ STOP_SECONDS = 60.0
 RESUME_SECONDS = 60.0
 SHELL_SECONDS = 60.0
 PROVISIONED_SECONDS = 60.0
-# How long a machine is believed to run while its engine is waited for: to ask costs a program or a connection.
+# While the engine is waited for, a driver's state is asked for at most this often: asking starts a program or opens a
+# connection.
 STATE_SECONDS = 2.0
 # An engine that pymachine did not set up is not asked for: it may be switched on another day.
 SETS_UP_ENGINE = Capability.IDENTITY | Capability.PROVISION

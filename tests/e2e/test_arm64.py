@@ -13,4 +13,4 @@ def test_an_arm64_machine_boots_and_its_engine_answers(pymachine: Pymachine) -> 
     assert pymachine("ssh", "arm", "uname -m").stdout == "aarch64\n"
     assert pymachine("ssh", "arm", "docker info --format '{{.Architecture}} {{.Name}}'").stdout == "aarch64 arm\n"
     pymachine("rm", "-y", "arm")
-    assert pymachine.left() == {}
+    assert pymachine.remaining_processes() == {}

@@ -34,7 +34,7 @@ def store(pymachine: Pymachine) -> Pymachine:
 
 
 def only_the_other_is_left(program: Pymachine) -> bool:
-    return program("ls", "-q").stdout.split() == ["other"] and not program.left()
+    return program("ls", "-q").stdout.split() == ["other"] and not program.remaining_processes()
 
 
 def stopped_at(program: Pymachine, step: str, flags: tuple[str, ...], number: signal.Signals) -> int:
@@ -170,4 +170,4 @@ def test_a_full_disk(pymachine: Pymachine) -> None:
     assert outcome.stdout.rstrip().endswith("code=1") or outcome.stdout.rstrip().endswith("code=3")
     assert "space" in outcome.stderr
     assert "Traceback" not in outcome.text
-    assert pymachine.left() == {}
+    assert pymachine.remaining_processes() == {}

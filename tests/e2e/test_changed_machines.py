@@ -310,5 +310,5 @@ def test_the_context_goes_with_the_machine(program: Pymachine) -> None:
     assert NAME in listed
     program("rm", "-y", NAME)
     assert NAME not in program.run(["docker", "context", "ls", "--format", "{{.Name}}"]).stdout.split()
-    assert program.left() == {}
+    assert program.remaining_processes() == {}
     assert list((program.store / "machines").iterdir()) == []

@@ -350,7 +350,7 @@ def test_a_template_that_is_not_as_it_was_made_is_made_anew(program: Pymachine) 
         assert templates(program) == [name]
         assert ssh(program, "x", "hostname") == "x\n"
         program("rm", "-y", "x")
-    assert program.left() == {}
+    assert program.remaining_processes() == {}
 
 
 def test_a_qemu_that_cannot_resume_boots_and_is_given_up(program: Pymachine, tmp_path: Path) -> None:
@@ -376,7 +376,7 @@ def test_a_qemu_that_cannot_resume_boots_and_is_given_up(program: Pymachine, tmp
     assert BOOTED not in text
     assert ssh(program, "z", "hostname") == "z\n"
     program("rm", "-y", "v", "x", "y", "z")
-    assert program.left() == {}
+    assert program.remaining_processes() == {}
 
 
 def stopped_while_making(program: Pymachine, number: signal.Signals) -> int:
@@ -428,7 +428,7 @@ def test_no_room_for_a_template_is_no_reason_to_fail(program: Pymachine) -> None
     assert "not enough disk space for a template" in outcome.stdout
     assert "code=0" in outcome.stdout
     assert BOOTED in outcome.stdout
-    assert program.left() == {}
+    assert program.remaining_processes() == {}
 
 
 def test_a_disk_that_fills_up_while_a_template_is_made(program: Pymachine) -> None:
@@ -451,7 +451,7 @@ def test_a_disk_that_fills_up_while_a_template_is_made(program: Pymachine) -> No
     assert BOOTED in first
     assert ".tmp-" not in second
     assert BOOTED not in second
-    assert program.left() == {}
+    assert program.remaining_processes() == {}
 
 
 def test_ctrl_c_ends_all_of_several(host: Pymachine) -> None:
@@ -466,7 +466,7 @@ def test_ctrl_c_ends_all_of_several(host: Pymachine) -> None:
     process.communicate(timeout=120)
     assert process.returncode == 130
     assert set(host("ls", "-q").stdout.split()) == before
-    assert host.left(besides=running) == {}
+    assert host.remaining_processes(besides=running) == {}
 
 
 def test_run_from_nothing_to_nothing(host: Pymachine) -> None:
@@ -474,7 +474,7 @@ def test_run_from_nothing_to_nothing(host: Pymachine) -> None:
     outcome = host("run", "--", "sh", "-c", "docker version --format '{{.Server.Os}}'; exit 9", code=9)
     assert outcome.stdout == "linux\n"
     assert not re.search(r"^run-", host("ls", "-q").stdout, re.MULTILINE)
-    assert host.left(besides=before) == {}
+    assert host.remaining_processes(besides=before) == {}
 
 
 def test_several_at_once_share_a_template_and_answer(host: Pymachine) -> None:

@@ -81,4 +81,4 @@ def test_twenty_creates_at_once(pymachine: Pymachine) -> None:
 
     pymachine("rm", "-y", *names)
     assert pymachine("ls", "-q").stdout == ""
-    assert pymachine.left() == {}
+    assert pymachine.remaining_processes() == {}

@@ -142,10 +142,10 @@ class Pymachine:
                     found[int(entry.name)] = command
         return found
 
-    def left(self, *, besides: Collection[int] = ()) -> dict[int, str]:
-        """The processes of this store, `besides` these, that do not end by themselves.
+    def remaining_processes(self, *, besides: Collection[int] = ()) -> dict[int, str]:
+        """Wait up to 30 seconds for the processes of this store to end, but `besides`; return those that did not.
 
-        A port forwarder does so soon after its QEMU.
+        A port forwarder ends by itself soon after its QEMU.
         """
         deadline = time.monotonic() + 30
         while True:

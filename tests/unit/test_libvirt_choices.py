@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pymachine.driver import Endpoint
+from pymachine import search_domains
+from pymachine.driver import BootRequest, Endpoint, MachineRef
 from pymachine.errors import UsageError
 from pymachine.testing import defaults
 from pymachine_driver_libvirt import Driver, connection, hosts, network, options, place
@@ -26,6 +29,27 @@ NETWORK = """
   </ip>
 </network>
 """
+
+
+@pytest.mark.parametrize(
+    ("network", "uri", "is_given"),
+    [
+        (options.USER_NETWORK, "qemu:///session", True),
+        (options.USER_NETWORK, "qemu+ssh://elsewhere/session", False),
+        ("default", "qemu:///system", False),
+    ],
+)
+def test_a_guest_has_this_hosts_search_domains_where_it_resolves_names_as_this_host_does(
+    network: str, uri: str, is_given: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_domains, "host_domains", lambda: ["corp.example"])
+    config = {"Network": network, "ConnectionURI": uri, "IPAddress": "127.0.0.9"}
+    driver = Driver(MachineRef("x", tmp_path, tmp_path, tmp_path / "id_rsa"), config)
+    with io.BytesIO() as plain:
+        tarfile.open(fileobj=plain, mode="w", format=tarfile.USTAR_FORMAT).close()
+        request = BootRequest(identity=lambda endpoint: plain.getvalue(), timeout=1)
+        sent = driver._identity(request)
+    assert (b"corp.example" in sent) == is_given
 
 
 @pytest.mark.parametrize(

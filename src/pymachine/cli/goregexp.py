@@ -155,7 +155,7 @@ class _Translator:
         return re.escape(chr(self._code()))
 
     def _class(self) -> _Ranges | None:
-        r"""What a class such as ``\d`` or ``\pL`` has, if there is one behind the backslash."""
+        r"""Read a class such as ``\d`` or ``\pL`` behind a backslash; None if something else follows."""
         letter = self._pattern[self._at : self._at + 1]
         if letter and letter.lower() in _LETTERS:
             self._at += 1
@@ -186,7 +186,7 @@ class _Translator:
         return ord(character)
 
     def _set(self) -> str:
-        """A class in brackets, of which the first one is read."""
+        """Read a class in brackets, after its opening bracket."""
         missing = "missing closing ]"
         negated = self._pattern[self._at : self._at + 1] == "^"
         self._at += negated
@@ -238,7 +238,7 @@ def _others(ranges: _Ranges) -> _Ranges:
 
 
 def _category(name: str) -> _Ranges:
-    """The characters of a general category of Unicode: this takes a quarter of a second."""
+    """Return the characters of one of Unicode's general categories, which takes a quarter of a second."""
     if not _CATEGORY.fullmatch(name):
         raise re.error(f"the character class {name} is not supported: only Unicode's general categories are")
     import unicodedata  # noqa: PLC0415 (hardly a pattern needs it)

@@ -112,7 +112,7 @@ def outcomes(names: Sequence[str], act: Callable[[str], object]) -> Iterator[tup
     def attempt(name: str) -> PymachineError | None:
         try:
             act(name)
-        except Exception as error:  # noqa: BLE001 (what befalls one machine is no reason to tell nothing of the others)
+        except Exception as error:  # noqa: BLE001 (one machine's error must not hide the results of others)
             return known(error)
         return None
 
