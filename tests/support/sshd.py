@@ -36,8 +36,25 @@ class _Door(paramiko.ServerInterface):
         return OPEN_SUCCEEDED
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        threading.Thread(target=self._server.execute, args=(channel, command.decode()), daemon=True).start()
+        transport = channel.get_transport()
+        assert isinstance(transport, _Transport)
+        transport.accepted.append((channel, command.decode()))
         return True
+
+
+class _Transport(paramiko.Transport):
+    """Begins a command once its request is answered: a quick one would close the channel before the answer."""
+
+    def __init__(self, connection: socket.socket, server: Server) -> None:
+        super().__init__(connection)
+        self._server = server
+        self.accepted: list[tuple[paramiko.Channel, str]] = []
+
+    def _send_user_message(self, data: paramiko.Message) -> None:
+        super()._send_user_message(data)  # type: ignore[misc] # not in the stubs
+        if threading.current_thread() is self:  # requests are answered in this thread, and only there
+            while self.accepted:
+                threading.Thread(target=self._server.execute, args=self.accepted.pop(), daemon=True).start()
 
 
 @dataclass
@@ -112,7 +129,7 @@ class Server:
                 connection, _ = listener.accept()
             except OSError:
                 return
-            transport = paramiko.Transport(connection)
+            transport = _Transport(connection, self)
             transport.add_server_key(paramiko.Ed25519Key.from_private_key_file(str(self.folder / "host")))
             self.transports.append(transport)
             with suppress(paramiko.SSHException, EOFError, OSError):
