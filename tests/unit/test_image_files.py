@@ -11,6 +11,7 @@ import stat
 import struct
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -300,6 +301,22 @@ def test_the_iso_keeps_names_modes_and_owners(tmp_path: Path) -> None:
     assert "etc/A long name with spaces, and no 8.3 form at all.config" in found
     assert "/".join(f"level{number}" for number in range(12)) + "/leaf" in found
     assert set(found) == {path for path, _ in image_tree().walk()}
+
+
+def test_isos_written_in_several_threads_leave_the_clock_as_it_was(tmp_path: Path) -> None:
+    import time
+
+    from pycdlib import dates, headervd, pycdlib
+
+    def write(number: int) -> bytes:
+        path = tmp_path / f"{number}.iso"
+        iso.write(image_tree(), path, volume="x")
+        return path.read_bytes()
+
+    with ThreadPoolExecutor(8) as pool:
+        written = set(pool.map(write, range(32)))
+    assert len(written) == 1
+    assert [module.time for module in (dates, headervd, pycdlib)] == [time, time, time]
 
 
 def test_the_iso_has_the_same_bytes_at_any_time_and_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

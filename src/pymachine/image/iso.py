@@ -6,6 +6,7 @@ With boot loaders it starts by itself: El Torito for CD drives, a master boot re
 from __future__ import annotations
 
 import io
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,7 @@ BLOCK = 2048
 SECTOR = 512
 FILE_TYPE = 0o100000
 DIRECTORY_TYPE = 0o040000
+_CLOCK = threading.Lock()
 
 
 class _Stretch(io.RawIOBase):
@@ -84,17 +86,15 @@ class _Names:
 
 @contextmanager
 def _still_clock() -> Iterator[None]:
-    """pycdlib dates the volume and its root by the clock, in this host's time zone: hold both for it."""
+    """pycdlib dates the volume and its root by the clock, in this host's time zone: hold both for it.
+
+    The clock is that of all threads, so they write one after the other. One that only reads an ISO meanwhile finds
+    all that there is in the module `time`.
+    """
     from pycdlib import dates, headervd, pycdlib  # noqa: PLC0415 (heavy)
 
-    clock = SimpleNamespace(
-        time=lambda: float(EPOCH),
-        localtime=time.gmtime,
-        gmtime=time.gmtime,
-        strftime=time.strftime,
-        strptime=time.strptime,
-    )
-    with ExitStack() as stack:
+    clock = SimpleNamespace(**{**vars(time), "time": lambda: float(EPOCH), "localtime": time.gmtime})
+    with _CLOCK, ExitStack() as stack:
         for module in (dates, headervd, pycdlib):
             stack.enter_context(mock.patch.object(module, "time", clock))
         yield
