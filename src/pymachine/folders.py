@@ -1,17 +1,24 @@
-"""Folders that are made beside their place and renamed into it when whole, and never change after that."""
+"""Folders that are made beside their place and renamed into it when whole, and never change after that.
+
+A folder that is being made or removed has a temporary name and is locked. The kernel lets go of the lock when the
+process ends, so that `sweep` knows which folders a killed process left, also where several containers share a disk.
+"""
 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pymachine import files
 from pymachine.run import process_exists
 
 TEMPORARY = ".tmp-"
+# What earlier versions left of a removal or an import that was killed.
+_EARLIER = (".removed-", ".import-")
 
 
 @contextmanager
@@ -21,35 +28,121 @@ def making(root: Path, *, private: bool) -> Iterator[Path]:
     What makers that were killed left behind is removed too. Raises OSError.
     """
     sweep(root)
-    prefix = f"{TEMPORARY}{os.getpid()}-"
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=root, ignore_cleanup_errors=True) as new:
-        folder = Path(new)
-        folder.chmod(0o700 if private else 0o755)
+    folder, lock = _made(root, 0o700 if private else 0o755)
+    try:
         yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _let_go(lock)
 
 
 def publish(folder: Path, target: Path) -> None:
     """Rename a folder from `making` to `target`, in the place of what is there. Raises OSError."""
     if os.path.lexists(target):
         # What another user left may be moved away, but not emptied; `sweep` tries again.
-        shutil.rmtree(_set_aside(target), ignore_errors=True)
+        with suppress(OSError), _set_aside(target) as aside:
+            files.remove_tree(aside)
     folder.rename(target)
 
 
 def retire(folder: Path) -> None:
-    """Remove a folder so that nobody ever finds half of it; processes go on with what they have open in it."""
-    shutil.rmtree(_set_aside(folder))
+    """Remove a folder so that nobody ever finds half of it; processes go on with what they have open in it.
 
-
-def _set_aside(folder: Path) -> Path:
-    gone = folder.with_name(f"{TEMPORARY}{os.getpid()}-{folder.name}")
-    folder.rename(gone)
-    return gone
+    Of a symbolic link, the link is removed. What cannot be removed has its name again. Raises OSError.
+    """
+    with _set_aside(folder) as aside:
+        try:
+            files.remove_tree(aside)
+        except OSError:
+            aside.rename(folder)
+            raise
 
 
 def sweep(root: Path) -> None:
-    """Remove what makers that are no longer there left below `root`."""
-    for folder in root.glob(f"{TEMPORARY}*"):
-        pid = folder.name.removeprefix(TEMPORARY).partition("-")[0]
-        if not pid.isdigit() or not process_exists(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
+    """Remove what processes that were killed left below `root`."""
+    for folder in leftovers(root):
+        lock = _lock(folder)
+        if _is_abandoned(folder, lock):
+            with suppress(OSError):  # another user's, or another process was quicker
+                files.remove_tree(folder)
+        _let_go(lock)
+
+
+def leftovers(root: Path) -> list[Path]:
+    """What is below `root` under a temporary name: what is being made or removed, and what killed processes left."""
+    try:
+        with os.scandir(root) as entries:
+            return sorted(Path(entry.path) for entry in entries if entry.name.startswith((TEMPORARY, *_EARLIER)))
+    except OSError:
+        return []
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Whether no process is at work in a folder with a temporary name any more."""
+    lock = _lock(folder)
+    _let_go(lock)
+    return _is_abandoned(folder, lock)
+
+
+def _is_abandoned(folder: Path, lock: int | None) -> bool:
+    """Whether no process is at work in a folder for which `_lock` returned `lock`."""
+    if lock != _NO_LOCK:
+        return lock is not None
+    pid = folder.name.removeprefix(TEMPORARY).partition("-")[0]
+    return not pid.isdigit() or not process_exists(int(pid))
+
+
+def _made(root: Path, mode: int) -> tuple[Path, int]:
+    """A new folder with its lock. One that `sweep` finds before it is locked is made again."""
+    while True:
+        folder = root / _temporary_name()
+        folder.mkdir(mode=0o700)
+        lock = _lock(folder)
+        if lock is not None and folder.is_dir():
+            folder.chmod(mode)
+            return folder, lock
+
+
+@contextmanager
+def _set_aside(folder: Path) -> Iterator[Path]:
+    """Give a folder a temporary name, locked for the block."""
+    lock = _lock(folder)
+    try:
+        aside = folder.with_name(_temporary_name())
+        folder.rename(aside)
+        yield aside
+    finally:
+        _let_go(lock)
+
+
+def _temporary_name() -> str:
+    return f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}"
+
+
+# Stands for a lock that cannot be had: of a link, of another user's folder, on a system or file system without such
+# locks. There the process id in the name decides.
+_NO_LOCK = -1
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder until `_let_go`; None if another process has it."""
+    try:
+        import fcntl  # noqa: PLC0415 (not on Windows)
+
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (ImportError, OSError):
+        return _NO_LOCK
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    except OSError:
+        os.close(handle)
+        return _NO_LOCK
+    return handle
+
+
+def _let_go(lock: int | None) -> None:
+    if lock not in (None, _NO_LOCK):
+        os.close(lock)

@@ -10,14 +10,13 @@ import itertools
 import json
 import os
 import re
-import secrets
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pymachine import extra_fields, files, names, os_errors, paths
+from pymachine import extra_fields, files, folders, names, os_errors, paths
 from pymachine.driver import Json
 from pymachine.errors import (
     LockedError,
@@ -137,14 +136,8 @@ class Store:
         docker-machine. What cannot be removed has its name again, so that it is seen. Raises `StoreError`.
         """
         folder = self.machine_dir(name)
-        doomed = folder.with_name(f".removed-{secrets.token_hex(8)}")
         try:
-            folder.rename(doomed)
-            try:
-                files.remove_tree(doomed)
-            except OSError:
-                doomed.rename(folder)
-                raise
+            folders.retire(folder)
         except FileNotFoundError as error:
             raise MachineNotFoundError(name) from error
         except OSError as error:
