@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
-from pymachine import snapshots
-from pymachine.driver import CopyDriver, Driver, SnapshotDriver, State
+from pymachine import snapshots, unfinished
+from pymachine.driver import CopyDriver, Driver, RestoreDriver, SnapshotDriver, State
 from pymachine.errors import MachineExistsError, UnsupportedError
 from pymachine.machine import Machine
 from pymachine.manager import CreateRequest, Manager
@@ -20,7 +20,7 @@ class Copies(Manager):
 
     def save_snapshot(self, name: str, snapshot: str) -> Snapshot:
         """Save machine `name` as it is now, its memory too if it runs; it goes on. Raises `SnapshotError`."""
-        with self.store.lock(name):
+        with self._locked(name):
             machine, driver = self._loaded(name)
             able = _able_to_save(machine, driver)
             return snapshots.make(self.store.machine_dir(name), snapshot, able.save_snapshot)
@@ -30,22 +30,24 @@ class Copies(Manager):
 
         `disk_only`: it is stopped then, whether the snapshot has its memory or not.
         """
-        with self.store.lock(name):
+        with self._locked(name):
             machine, driver = self._loaded(name)
             able = _able_to_save(machine, driver)
             found = snapshots.find(self.store.machine_dir(name), snapshot)
             facts = {**found.facts, "Memory": found.has_memory and not disk_only}
             restore = partial(able.restore_snapshot, found.directory, facts)
-            if facts["Memory"]:
-                self._boot(machine, driver, restore, self._request(machine))
-            else:
-                restore(self._request(machine))
+            settle = driver.settle_restore if isinstance(driver, RestoreDriver) else _nothing_aside
+            with self._replacing(machine, driver, unfinished.RESTORE, settle):
+                if facts["Memory"]:
+                    self._boot(machine, driver, restore, self._request(machine))
+                else:
+                    restore(self._request(machine))
                 self.store.save(machine)
             return driver.state()
 
     def remove_snapshot(self, name: str, snapshot: str) -> None:
         """Remove a snapshot of machine `name`."""
-        with self.store.lock(name):
+        with self._locked(name):
             snapshots.remove(snapshots.find(self.store.machine_dir(name), snapshot))
 
     def clone(self, name: str, copy: str) -> Machine:
@@ -57,7 +59,7 @@ class Copies(Manager):
         check_new_name(copy)
         with ExitStack() as undo:
             for each in sorted({name, copy}):  # always in this order, so that two clones do not wait for each other
-                undo.enter_context(self.store.lock(each))
+                undo.enter_context(self._locked(each))
             machine, driver = self._loaded(name)
             if self.store.exists(copy):
                 raise MachineExistsError(copy)
@@ -79,7 +81,12 @@ class Copies(Manager):
                 assert isinstance(new, CopyDriver)  # noqa: S101 (the same class)
                 self._boot(made, new, partial(new.create_copy, driver), self._request(made))
                 half_made.pop_all()
+            self._is_made(made)
         return made
+
+
+def _nothing_aside(*, keep: bool) -> None:
+    """For drivers whose hypervisor replaces a machine's state by itself."""
 
 
 def _able_to_save(machine: Machine, driver: Driver) -> SnapshotDriver:

@@ -1,10 +1,10 @@
 """The public contract for drivers: all that a driver may know of pymachine.
 
 A driver is a subclass of `Driver`, registered under the entry-point group ``pymachine.drivers``. It imports only
-this module, `pymachine.errors`, `run`, `wait`, `progress`, and what drivers share where it fits: `channel` (the
-identity channel's protocol), `loopback` (addresses for machines that are reached through forwarded ports), `backlog`,
-`published` and `forwarder` (the ports to forward), and `search_domains` (the host's, for guests). The core never
-imports a driver by name.
+this module, `pymachine.errors`, `run`, `wait`, `progress`, `unfinished` (notes of changes that a crash may cut short),
+and what drivers share where it fits: `channel` (the identity channel's protocol), `loopback` (addresses for machines
+that are reached through forwarded ports), `backlog`, `published` and `forwarder` (the ports to forward), and
+`search_domains` (the host's, for guests). The core never imports a driver by name.
 `pymachine.testing` has the suite that every driver must pass.
 
 Abilities that only some drivers have are flags in `DriverInfo.capabilities`, or small protocols of their own,
@@ -479,8 +479,30 @@ class SnapshotDriver(Protocol):
     def restore_snapshot(self, folder: Path, facts: Mapping[str, Json], request: BootRequest) -> None:
         """Bring the machine, running or not, to the state in `folder`: running if it was, else stopped.
 
-        Its identity is that of `request`, whatever it was then. Raises `DriverError`; the machine is stopped then, and
-        its disk is as it was before.
+        Its identity is that of `request`, whatever it was then. Raises `DriverError`; the machine is stopped then. Its
+        disk is as it was before, or will be after `RestoreDriver.settle_restore`.
+        """
+
+
+@runtime_checkable
+class RestoreDriver(Protocol):
+    """Beside `SnapshotDriver`: what a restore replaces is kept until the core has saved the result."""
+
+    def settle_restore(self, *, keep: bool) -> None:
+        """Drop what `restore_snapshot` set aside (`keep`), or bring it back. The machine is stopped for the latter.
+
+        Fine if nothing was set aside: also called after a process was killed at any point of a restore.
+        """
+
+
+@runtime_checkable
+class Recoverable(Protocol):
+    """The ability to put a machine in order after a command was killed."""
+
+    def recover(self) -> None:
+        """Let a machine go on that was held for a copy, and start what forwards its ports if that does not run.
+
+        Does nothing for a machine that is stopped or in order; called whenever one may not be.
         """
 
 

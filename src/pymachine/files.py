@@ -7,12 +7,14 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 WAIT_FOREVER = -1.0
 # Locks of the store are held for moments; the library looks every 50 ms.
 POLL_SECONDS = 0.01
+TEMPORARY = ".tmp"
 
 
 def make_private_dir(path: Path) -> None:
@@ -26,26 +28,34 @@ def make_private_dir(path: Path) -> None:
         each.mkdir(mode=0o700, exist_ok=True)
 
 
-def atomic_write(path: Path, data: bytes | str, *, mode: int = 0o600) -> None:
+def temporary(path: Path) -> Path:
+    """A name beside `path` for a file that is written in its place; what a killed process leaves there is removed."""
+    return path.with_name(f".{path.name.removeprefix('.')}.{secrets.token_hex(6)}{TEMPORARY}")
+
+
+def atomic_write(path: Path, data: bytes | str, *, mode: int = 0o600, durable: bool = True) -> None:
     """Write `data` to `path` in one step: whoever opens it sees the old content or the new, never a part.
 
-    The file has `mode` from its first byte on. Raises OSError (a full disk, no permission), after which the old
-    content is still there and nothing is left beside it.
+    The file has `mode` from its first byte on. It outlasts a power cut unless `durable` is false, which is quicker.
+    Raises OSError (a full disk, no permission), after which the old content is still there and nothing is left beside
+    it.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    fresh = temporary(path)
     content = data.encode() if isinstance(data, str) else data
     try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), mode)
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), mode)
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fchmod(stream.fileno(), mode)  # the umask may have taken bits away
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+            if durable:
+                os.fsync(stream.fileno())
+        fresh.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        fresh.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    if durable:
+        _sync_folder(path.parent)
 
 
 def read_regular(path: Path) -> bytes:
@@ -86,6 +96,25 @@ def acquire_lock(path: Path, *, timeout: float = WAIT_FOREVER) -> AbstractContex
         lock.__exit__(None, None, None)
         raise
     return lock
+
+
+def discard_lock(path: Path) -> None:
+    """Remove a lock file that this process holds; those who wait for it make another one.
+
+    Where a file that is open cannot be removed (Windows), or is another user's, it stays.
+    """
+    with suppress(OSError):
+        path.unlink()
+
+
+def old_locks(folder: Path, *, seconds: float) -> list[Path]:
+    """The lock files in a folder that have not been written for some time."""
+    old = []
+    with suppress(OSError), os.scandir(folder) as entries:  # no folder: no locks
+        for entry in entries:
+            if entry.is_file(follow_symlinks=False) and time.time() - entry.stat().st_mtime > seconds:
+                old.append(Path(entry.path))
+    return old
 
 
 def _hand_over(path: Path) -> None:

@@ -6,18 +6,19 @@ the driver may have changed it. News are docker-machine's own lines.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymachine import files, os_errors, paths, registry
+from pymachine import files, os_errors, paths, recovery, registry, unfinished
 from pymachine.driver import (
     BootRequest,
     Capability,
@@ -28,6 +29,7 @@ from pymachine.driver import (
     Json,
     LiveIdentity,
     MachineRef,
+    Recoverable,
     State,
     TemplateDriver,
 )
@@ -35,9 +37,11 @@ from pymachine.errors import (
     CommandError,
     DriverError,
     HostNotRunningError,
+    LockedError,
     MachineExistsError,
     PrecreateError,
     PymachineError,
+    StoreError,
     TemplateError,
     UsageError,
     WrongStateError,
@@ -65,6 +69,8 @@ PROVISIONED_SECONDS = 60.0
 # While the engine is waited for, a driver's state is asked for at most this often: asking starts a program or opens a
 # connection.
 STATE_SECONDS = 2.0
+# How long an engine has to answer when it is not known whether the machine's interrupted boot came to its end.
+ANSWER_SECONDS = 10.0
 # An engine that pymachine did not set up is not asked for: it may be switched on another day.
 SETS_UP_ENGINE = Capability.IDENTITY | Capability.PROVISION
 
@@ -190,13 +196,19 @@ class Manager:
         if kind.info.capabilities & SETS_UP_ENGINE:
             engine.files(request.engine, driver_name=request.driver_name)
             certs.check_names(request.sans)
-        with self.store.lock(request.name), ExitStack() as undo:
+        with self._locked(request.name), ExitStack() as undo:
             if self.store.exists(request.name):
                 raise MachineExistsError(request.name)
             certs.ensure_authority(self._auth_paths(), reporter=self.reporter, margin=self._margin())
             machine = self._reserve(request, lambda ref, siblings: kind.configure(ref, request.options, siblings))
             driver = self.driver(machine)
             undo.callback(self._undo_create, machine, driver)
+
+            def keep() -> None:
+                """From here on it is a machine, and no longer a create that is undone."""
+                undo.pop_all()
+                self._is_made(machine)
+
             self.reporter.info("Running pre-create checks...")
             _precreate(driver)
             image = self._image(driver)
@@ -204,8 +216,8 @@ class Manager:
             self._make_keys(machine, driver)
             with _prefixing("Error creating machine: "):
                 # What was done to a host that existed before is not undone: `provision` finishes the job.
-                self._bring_up(machine, driver, self._request(machine, image=image), request, undo.pop_all)
-            undo.pop_all()
+                self._bring_up(machine, driver, self._request(machine, image=image), request, keep)
+            keep()
         return machine
 
     def provision(self, name: str) -> None:
@@ -213,7 +225,7 @@ class Manager:
 
         Raises `HostNotRunningError` unless it is running, and `UnsupportedError` where there is nothing to set up.
         """
-        with self.store.lock(name):
+        with self._locked(name):
             machine, driver = self._loaded(name)
             if not changes_while_running(driver):
                 raise driver.unsupported("provision")
@@ -249,22 +261,25 @@ class Manager:
 
     def start(self, name: str) -> None:
         """Bring a stopped machine up again. Raises `WrongStateError` if it is running."""
-        with self.store.lock(name):
+        with self._locked(name):
             machine, driver = self._announced(name, "Starting")
-            if driver.state() is State.RUNNING:
+            state = driver.state()
+            if state is State.RUNNING:
+                if isinstance(driver, Recoverable):
+                    driver.recover()
                 raise WrongStateError(f'Machine "{name}" is already running.')
-            self._boot_again(machine, driver)
+            self._boot_again(machine, driver, goes_on=state in (State.PAUSED, State.SAVED))
 
     def stop(self, name: str, *, timeout: float = STOP_SECONDS) -> None:
         """Shut machine `name` down in an orderly way, by force after `timeout` seconds."""
-        with self.store.lock(name):
+        with self._locked(name):
             machine, driver = self._announced(name, "Stopping")
             _refuse_stopped(name, driver)
             self._shut_down(machine, driver, timeout)
 
     def kill(self, name: str) -> None:
         """Switch machine `name` off at once."""
-        with self.store.lock(name):
+        with self._locked(name):
             machine, driver = self._announced(name, "Killing")
             _refuse_stopped(name, driver)
             driver.kill()
@@ -273,14 +288,105 @@ class Manager:
 
     def restart(self, name: str, *, timeout: float = STOP_SECONDS) -> None:
         """Shut down and bring up again; only the latter for a machine that is stopped."""
-        with self.store.lock(name):
+        with self._locked(name):
             machine, driver = self._announced(name, "Restarting")
             if driver.state() is not State.RUNNING:
                 self._start(machine, driver)
                 return
             self._boot(machine, driver, partial(driver.restart, timeout=timeout), self._request(machine))
 
+    # -- after a crash -----------------------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """Finish or undo what killed commands left in the store; a machine where that fails is a warning."""
+        from pymachine import folders  # noqa: PLC0415 (only what changes machines needs it)
+
+        folders.sweep(paths.machines(self.store.root))
+        for name in self.store.names():
+            folder = self.store.machine_dir(name)
+            if not unfinished.has_leftovers(folder) and not folders.leftovers(folder / paths.SNAPSHOTS):
+                continue
+            try:
+                with self.store.lock(name, timeout=0):
+                    self._recover(name)
+                    unfinished.sweep_files(folder)
+                    folders.sweep(folder / paths.SNAPSHOTS)
+            except LockedError:
+                continue  # it is at work
+            except PymachineError as error:
+                self.reporter.warn(f'What was left unfinished of "{name}" stays so: {error.brief}')
+        self.store.sweep_locks()
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        """Hold the lock of machine `name`. What a killed command left unfinished is finished or undone first."""
+        with self.store.lock(name):
+            self._recover(name)
+            yield
+
+    def _recover(self, name: str) -> None:
+        """Settle the unfinished changes of machine `name`, whose lock is held."""
+        folder = self.store.machine_dir(name)
+        for change in unfinished.changes(folder):
+            machine, driver = self._loaded(name)
+            try:
+                recovery.Recovery(
+                    store=self.store,
+                    machine=machine,
+                    driver=driver,
+                    reporter=self.reporter,
+                    answers=partial(self._answers, machine, driver),
+                ).settle(change)
+            except OSError as error:
+                brief = f'cannot settle the unfinished {change.name} of "{name}"'
+                raise os_errors.wrapped(StoreError, brief, error) from error
+            if change.name == unfinished.CREATE:
+                return
+
+    def _answers(self, machine: Machine, driver: Driver) -> bool:
+        """Whether the engine of a machine answers now."""
+        try:
+            self._await_engine(machine, driver, seconds=ANSWER_SECONDS)
+        except PymachineError:
+            return False
+        return True
+
     # -- parts -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _changing(self, machine: Machine, change: str, facts: Mapping[str, Json] | None = None) -> Iterator[None]:
+        """Note a change of `machine` for the block, whose own code undoes it if it fails."""
+        folder = self.store.machine_dir(machine.name)
+        with writing(folder):
+            unfinished.note(folder, change, facts)
+        try:
+            yield
+        finally:
+            with writing(folder):
+                unfinished.clear(folder, change)
+
+    @contextmanager
+    def _replacing(self, machine: Machine, driver: Driver, change: str, settle: recovery.Settle) -> Iterator[None]:
+        """Replace a part of a machine in the block; `settle` drops what the block set aside, or brings it back.
+
+        What was set aside is back, with the configuration of before, if the block fails or its process is killed.
+        """
+        folder, before = self.store.machine_dir(machine.name), copy.deepcopy(machine.driver)
+        with writing(folder):
+            unfinished.note(folder, change, {"Config": before}, durable=True)
+        try:
+            yield
+            with writing(folder):
+                unfinished.note(folder, change, {"Done": True}, durable=True)
+        except BaseException:
+            recovery.revert(self.store, machine, driver, settle, before)
+            with writing(folder):
+                unfinished.clear(folder, change)
+            raise
+        settle(keep=True)
+        self.store.save(machine)
+        with writing(folder):
+            unfinished.clear(folder, change)
 
     def _loaded(self, name: str) -> tuple[Machine, Driver]:
         machine = self.store.load(name)
@@ -296,8 +402,8 @@ class Manager:
         self.reporter.info(f'Starting "{machine.name}"...')
         self._boot_again(machine, driver)
 
-    def _boot_again(self, machine: Machine, driver: Driver) -> None:
-        self._boot(machine, driver, driver.start, self._request(machine))
+    def _boot_again(self, machine: Machine, driver: Driver, *, goes_on: bool = False) -> None:
+        self._boot(machine, driver, driver.start, self._request(machine), goes_on=goes_on)
         self.reporter.info(f'Machine "{machine.name}" was started.')
 
     def _stop(self, machine: Machine, driver: Driver, timeout: float) -> None:
@@ -336,8 +442,13 @@ class Manager:
             driver = self.driver(machine)
             if Capability.FIXED_ADDRESS in driver.info.capabilities:
                 machine.endpoint = driver.endpoint()
-            self.store.save(machine)
+            self.store.add(machine)
         return machine
+
+    def _is_made(self, machine: Machine) -> None:
+        folder = self.store.machine_dir(machine.name)
+        with writing(folder):
+            unfinished.clear(folder, unfinished.CREATE)
 
     def _siblings(self, driver_name: str) -> list[Config]:
         """The configurations of the other machines with this driver; machines that cannot be read are left out."""
@@ -502,10 +613,12 @@ class Manager:
         request: BootRequest,
         *,
         provisioning: Callable[[], object] | None = None,
+        goes_on: bool = False,
     ) -> None:
         """Let the driver bring the machine up with its identity, save, and wait for the engine to answer.
 
-        Where `provisioning` is given, what has to be set up over SSH is: it is called before the host is changed.
+        With `goes_on` the machine was paused or saved: it is not switched off if this is interrupted. Where
+        `provisioning` is given, what has to be set up over SSH is: it is called before the host is changed.
         """
         seconds = request.timeout
 
@@ -515,10 +628,12 @@ class Manager:
             self._await_engine(machine, driver, seconds=seconds)
 
         capabilities = driver.info.capabilities
-        try:
-            act(replace(request, meanwhile=check) if Capability.IDENTITY in capabilities else request)
-        finally:
-            self.store.save(machine)
+        undoable = recovery.can_be_booted(driver) and not goes_on
+        with self._changing(machine, unfinished.BOOT) if undoable else nullcontext():
+            try:
+                act(replace(request, meanwhile=check) if Capability.IDENTITY in capabilities else request)
+            finally:
+                self.store.save(machine)
         if provisioning is not None and Capability.PROVISION in capabilities:
             with _prefixing("Error running provisioning: "):
                 self._provision(machine, driver, before_changes=provisioning)
@@ -805,6 +920,15 @@ def _creating(driver: Driver) -> Callable[[BootRequest], None]:
             driver.create(request)
 
     return create
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Raise `StoreError` for an OSError in the block, which writes in a machine's folder."""
+    try:
+        yield
+    except OSError as error:
+        raise os_errors.wrapped(StoreError, f"cannot write in {folder}", error) from error
 
 
 @contextmanager

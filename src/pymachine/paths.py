@@ -28,6 +28,9 @@ INSTALL_SCRIPT = "install-script.sh"
 
 # A file's name has at most 255 bytes on most file systems.
 LONGEST_LOCK = 240
+LOCK_SUFFIX = ".lock"
+# Of the lock that a `run` holds for its machine, before LOCK_SUFFIX.
+RUN_SUFFIX = ".run"
 
 ENV_STORAGE_PATH = "MACHINE_STORAGE_PATH"
 ENV_CACHE = "PYMACHINE_CACHE"
@@ -77,4 +80,4 @@ def lock(root: Path, name: str) -> Path:
         import hashlib  # noqa: PLC0415 (of no use to other names)
 
         name = hashlib.sha256(os.fsencode(name)).hexdigest()
-    return locks(root) / f"{name}.lock"
+    return locks(root) / f"{name}{LOCK_SUFFIX}"

@@ -59,7 +59,7 @@ def hold(store: Store, name: str) -> AbstractContextManager[object]:
 
     Raises TimeoutError if another process holds it.
     """
-    return files.acquire_lock(paths.lock(store.root, f"{name}.{RUN}"), timeout=0)
+    return files.acquire_lock(paths.lock(store.root, name + paths.RUN_SUFFIX), timeout=0)
 
 
 def _outlived(machine: Machine, store: Store) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pymachine import extra_fields, files, folders, names, os_errors, paths
+from pymachine import extra_fields, files, folders, names, os_errors, paths, unfinished
 from pymachine.driver import Json
 from pymachine.errors import (
     LockedError,
@@ -30,6 +30,8 @@ from pymachine.machine import Machine
 from pymachine.migrations import CONFIG_VERSION
 
 LOCK_SECONDS = 900.0
+# A lock that was taken for the first time just now may be that of a machine that is about to exist.
+_OLD_LOCK_SECONDS = 60.0
 # docker-machine's words in front of everything that is wrong in a record.
 _MIGRATED = "Error getting migrated host: "
 STORE_LOCK = ".store"
@@ -110,11 +112,28 @@ class Store:
             try:
                 files.make_private_dir(folder)
                 _keep_older(folder)
-                _save_extra(folder, extra_fields.extract(record))
-                files.atomic_write(folder / paths.CONFIG, json.dumps(record, indent=4), mode=0o600)
+                _write(folder, record)
             except OSError as error:
                 raise os_errors.wrapped(StoreError, f"cannot write {folder / paths.CONFIG}", error) from error
             undo.pop_all()
+
+    def add(self, machine: Machine) -> None:
+        """Write the record of a new machine, with the note that its `create` is unfinished, in one step.
+
+        Raises `MachineExistsError` or `StoreError`.
+        """
+        folder = self.machine_dir(machine.name)
+        record = machine.to_json()
+        try:
+            files.make_private_dir(folder.parent)
+            with folders.making(folder.parent, private=True) as new:
+                _write(new, record)
+                unfinished.note(new, unfinished.CREATE)
+                if self.exists(machine.name):
+                    raise MachineExistsError(machine.name)
+                new.rename(folder)
+        except OSError as error:
+            raise os_errors.wrapped(StoreError, f"cannot write {folder / paths.CONFIG}", error) from error
 
     def rename(self, name: str, new: str) -> None:
         """Move the folder of machine `name`, in one step. Hold the locks of both names."""
@@ -156,7 +175,23 @@ class Store:
         except OSError as error:
             raise os_errors.wrapped(StoreError, f"cannot write in the store {self.root}", error) from error
         with held:
-            yield
+            try:
+                yield
+            finally:
+                if name != STORE_LOCK and not self.exists(name):
+                    files.discard_lock(self._lock_file(name))
+
+    def sweep_locks(self) -> None:
+        """Remove the lock files of machines that do not exist any more, unless a process holds them."""
+        for path in files.old_locks(paths.locks(self.root), seconds=_OLD_LOCK_SECONDS):
+            name = path.name.removesuffix(paths.LOCK_SUFFIX).removesuffix(paths.RUN_SUFFIX)
+            if name == STORE_LOCK or self.exists(name):
+                continue
+            try:
+                with files.acquire_lock(path, timeout=0):
+                    files.discard_lock(path)
+            except (TimeoutError, OSError):
+                continue  # it is held, or another user's
 
     def _lock_file(self, name: str) -> Path:
         if name != STORE_LOCK and not names.is_folder_name(name):
@@ -168,6 +203,12 @@ class Store:
         """Hold the store's own lock, for what must be unique among its machines; held only for moments."""
         with self.lock(STORE_LOCK):
             yield
+
+
+def _write(folder: Path, record: Mapping[str, Json]) -> None:
+    """Write a record into the machine's folder. Raises OSError."""
+    _save_extra(folder, extra_fields.extract(record))
+    files.atomic_write(folder / paths.CONFIG, json.dumps(record, indent=4), mode=0o600)
 
 
 def _keep_older(folder: Path) -> None:

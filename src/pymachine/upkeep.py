@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pymachine import files, paths
+from pymachine import files, paths, recovery, unfinished
 from pymachine.driver import (
     Capability,
     Driver,
-    MachineRef,
     Renamable,
     Resizable,
     Shape,
@@ -26,7 +25,7 @@ from pymachine.driver import (
 )
 from pymachine.errors import CommandError, MachineExistsError, PymachineError, UsageError, WrongStateError
 from pymachine.machine import EngineOptions, Machine
-from pymachine.manager import SETS_UP_ENGINE, STOP_SECONDS, Manager, boot_timeout, changes_while_running
+from pymachine.manager import SETS_UP_ENGINE, STOP_SECONDS, Manager, boot_timeout, changes_while_running, writing
 from pymachine.names import check_new_name
 
 _NO_ENGINE = 127
@@ -87,7 +86,7 @@ class Upkeep(Manager):
 
         A stopped machine takes it over at its next start.
         """
-        with self.store.lock(name):
+        with self._locked(name):
             machine, driver = self._loaded(name)
             self._must_set_up_engine(driver, "new certificates")
             running = driver.state() is State.RUNNING
@@ -110,7 +109,7 @@ class Upkeep(Manager):
 
         Raises `WrongStateError` without, and `UsageError` for values that cannot be; then nothing has changed.
         """
-        with self.store.lock(name):
+        with self._locked(name):
             machine, driver = self._loaded(name)
             self._check(machine, driver, changes)
             running = driver.state() is State.RUNNING
@@ -182,7 +181,7 @@ class Upkeep(Manager):
         if name == new:
             raise MachineExistsError(new)
         first, second = sorted((name, new))
-        with self.store.lock(first), self.store.lock(second):
+        with self._locked(first), self._locked(second):
             machine, driver = self._loaded(name)
             if not isinstance(driver, Renamable):
                 raise driver.unsupported("another name for a machine that exists")
@@ -190,32 +189,29 @@ class Upkeep(Manager):
                 raise MachineExistsError(new)
             if Capability.IDENTITY in driver.info.capabilities:
                 _refuse_running(name, driver)
-            before = driver.machine
+            self._begin_rename(machine)
             self.store.rename(name, new)
             try:
                 renamed = self.store.load(new)
-                self._follow_name(renamed, before)
+                recovery.follow_name(self.store, renamed, self.driver(renamed), name)
             except BaseException:
                 self.store.rename(new, name)
                 self.store.save(machine)
+                self._end_rename(machine)
                 raise
+            self._end_rename(renamed)
             self._rename_context(renamed, machine)
 
-    def _follow_name(self, machine: Machine, before: MachineRef) -> None:
-        """Everything in the moved folder that has the name in it."""
-        from pymachine import identity  # noqa: PLC0415 (cryptography)
-
-        machine.driver["MachineName"] = machine.name
-        driver = self.driver(machine)
-        if isinstance(driver, Renamable):
-            driver.renamed(before)
+    def _begin_rename(self, machine: Machine) -> None:
+        """Note the rename in the folder, with which the note moves."""
         folder = self.store.machine_dir(machine.name)
-        if (folder / paths.KNOWN_HOSTS).exists():
-            identity.make_keys(folder, name=machine.name)
-        if (folder / paths.SERVER_CERT).exists():
-            # The name is in it; the next start makes one for the new name.
-            (folder / paths.SERVER_CERT).unlink()
-        self.store.save(machine)
+        with writing(folder):
+            unfinished.note(folder, unfinished.RENAME, {"Before": machine.name}, durable=True)
+
+    def _end_rename(self, machine: Machine) -> None:
+        folder = self.store.machine_dir(machine.name)
+        with writing(folder):
+            unfinished.clear(folder, unfinished.RENAME)
 
     def _is_free(self, context: str) -> bool:
         from pymachine import contexts  # noqa: PLC0415
@@ -244,7 +240,7 @@ class Upkeep(Manager):
 
         A machine that was stopped runs afterwards, as docker-machine has it: the new image has to prove itself.
         """
-        with self.store.lock(name):
+        with self._locked(name):
             machine, driver = self._loaded(name)
             if Capability.PROVISION in driver.info.capabilities:
                 if driver.state() is not State.RUNNING:
@@ -270,20 +266,14 @@ class Upkeep(Manager):
                 driver.stop(timeout)
             self.reporter.info(f'Upgrading machine "{name}"...')
             try:
-                driver.swap_image(image)
-                self.store.save(machine)
-                self.reporter.info("Starting machine back up...")
-                self._boot(machine, driver, driver.start, self._request(machine))
-            except BaseException as error:
-                driver.kill()
-                driver.settle_image(keep=False)
-                self.store.save(machine)
-                if not isinstance(error, PymachineError):
-                    raise
+                with self._replacing(machine, driver, unfinished.UPGRADE, driver.settle_image):
+                    driver.swap_image(image)
+                    self.store.save(machine)
+                    self.reporter.info("Starting machine back up...")
+                    self._boot(machine, driver, driver.start, self._request(machine))
+            except PymachineError as error:
                 self._go_back(machine, driver, error, running=running)
                 raise error.prefixed(f'Machine "{name}" has its old image again: ') from error
-            driver.settle_image(keep=True)
-            self.store.save(machine)
 
     def _start_to_upgrade(self, machine: Machine, driver: Driver) -> None:
         self.reporter.info("Starting machine so machine can be upgraded...")
@@ -310,7 +300,7 @@ class Upkeep(Manager):
         """Make the docker context `context` for the running machine `name`, in place of one that it had."""
         from pymachine import contexts  # noqa: PLC0415
 
-        with self.store.lock(name):
+        with self._locked(name):
             machine = self.store.load(name)
             if machine.context != context:
                 instead = f"Choose another name: pymachine context create --name OTHER {name}"
@@ -326,7 +316,7 @@ class Upkeep(Manager):
         """Remove the docker context of machine `name`, and return what it was called."""
         from pymachine import contexts  # noqa: PLC0415
 
-        with self.store.lock(name):
+        with self._locked(name):
             machine = self.store.load(name)
             if not machine.context:
                 raise UsageError(f'machine "{name}" has no docker context')

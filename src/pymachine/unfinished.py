@@ -1,0 +1,96 @@
+"""Unfinished changes of a machine: notes in its folder about what a command is doing to it.
+
+A command writes a note before the first step of a change and removes it after the last one. A note that is there while
+no process holds the machine's lock was left by a command that was killed: `pymachine.recovery` finishes or undoes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pymachine import files
+from pymachine.driver import Json
+
+PREFIX = ".unfinished-"
+CREATE = "create"
+BOOT = "boot"
+HOLD = "hold"
+RENAME = "rename"
+RESTORE = "restore"
+UPGRADE = "upgrade"
+# The order in which they are settled: a boot may be part of a restore, and a hold part of nothing else.
+_ORDER = (CREATE, HOLD, BOOT, RESTORE, UPGRADE, RENAME)
+# Longer than writing any small file takes. Files that take longer are written under the machine's lock.
+_TEMPORARY_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change that was begun, and what its command noted for whoever has to settle it."""
+
+    name: str
+    facts: Mapping[str, Json] = field(default_factory=dict)
+
+
+def note(folder: Path, name: str, facts: Mapping[str, Json] | None = None, *, durable: bool = False) -> None:
+    """Write the note of a change, in place of one that is there.
+
+    `durable`: it is on the disk before this returns, for changes that a power cut must not leave half done either.
+    Raises OSError.
+    """
+    files.atomic_write(folder / (PREFIX + name), json.dumps(dict(facts or {})), durable=durable)
+
+
+def clear(folder: Path, name: str) -> None:
+    """Remove the note of a change, if it is there. Raises OSError."""
+    (folder / (PREFIX + name)).unlink(missing_ok=True)
+
+
+def changes(folder: Path) -> list[Change]:
+    """The changes that are noted in a machine's folder, in the order in which they are to be settled."""
+    notes = [name for name in _hidden(folder) if name.startswith(PREFIX) and not name.endswith(files.TEMPORARY)]
+    found = [name.removeprefix(PREFIX) for name in notes]
+    # A note of a newer version's comes last, and stays.
+    ordered = sorted(found, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
+    return [Change(name, _facts(folder / (PREFIX + name))) for name in ordered]
+
+
+def has_leftovers(folder: Path) -> bool:
+    """Whether there are notes in a machine's folder, or temporary files that are old enough to be left over."""
+    return any(name.startswith(PREFIX) or _is_left_over(folder / name) for name in _hidden(folder))
+
+
+def sweep_files(folder: Path) -> None:
+    """Remove the temporary files that killed commands left in a machine's folder. Hold the machine's lock."""
+    for name in _hidden(folder):
+        if _is_left_over(folder / name):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _hidden(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if entry.name.startswith(".")]
+    except OSError:  # it is gone, or is no folder: what reads its record says so
+        return []
+
+
+def _facts(path: Path) -> Mapping[str, Json]:
+    try:
+        facts = json.loads(files.read_regular(path))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether it is a temporary file that nobody writes any more."""
+    try:
+        return path.name.endswith(files.TEMPORARY) and time.time() - path.lstat().st_mtime > _TEMPORARY_SECONDS
+    except OSError:
+        return False
