@@ -73,6 +73,15 @@ def news(sockets: Path) -> socket.socket:
     return connection
 
 
+def is_followed(monitor: qmp.Qmp) -> bool:
+    """Whether something reads the guest's reports of its ports: the port forwarder, or what waits to start it."""
+    devices = monitor.execute("query-chardev")
+    return not any(
+        device.get("label") == command_line.CONTAINERS and str(device.get("filename", "")).startswith("disconnected:")
+        for device in devices
+    )
+
+
 @contextmanager
 def channel(sockets: Path, folder: Path) -> Iterator[identity.Channel]:
     """The identity channel; failures of a guest that does not say why have the end of its console with them."""

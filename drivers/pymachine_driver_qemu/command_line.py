@@ -17,6 +17,7 @@ from pymachine_driver_qemu.address import Place
 
 NETDEV = "net"
 MEMORY = "ram"
+CONTAINERS = "containers"
 GUEST_DOCKER_PORT = 2376
 GUEST_SSH_PORT = 22
 
@@ -189,8 +190,8 @@ def _channels(line: MachineLine) -> Sequence[str]:
         *("-chardev", f"socket,id=identity,path={identity},server=on,wait=off"),
         *("-device", "virtio-serial-pci"),
         *("-device", f"virtserialport,chardev=identity,name={channel.PORT}"),
-        *("-chardev", f"socket,id=containers,path={containers},server=on,wait=off"),
-        *("-device", f"virtserialport,chardev=containers,name={channel.CONTAINERS_PORT}"),
+        *("-chardev", f"socket,id={CONTAINERS},path={containers},server=on,wait=off"),
+        *("-device", f"virtserialport,chardev={CONTAINERS},name={channel.CONTAINERS_PORT}"),
     ]
 
 

@@ -76,24 +76,47 @@ class Copies(QemuMachine):
         """Put disk and image back, and load the memory if there is any."""
         from pymachine_driver_qemu import boot, snapshot, turns, watcher  # noqa: PLC0415
 
-        before = {key: self.config[key] for key in snapshot.HARDWARE if key in self.config}
-        with self.reporter.task("Restoring the machine's state"), snapshot.swapped(self._folder, folder, end=self.kill):
+        with self.reporter.task("Restoring the machine's state"):
+            snapshot.swap(self._folder, folder, end=self.kill)
             self.config.update(facts.get("Hardware", {}))
             if not facts.get("Memory"):
                 return
-            try:
-                board = self._board()
-                self._check_ports()
-                with turns.turn(turns.resumes(), reporter=self.reporter, kind="resume"), self._ended_on_failure():
-                    sockets = snapshot.load(
-                        board, self.machine.name, self._folder, self._place, folder, facts, self.endpoint(), request,
-                        reporter=self.reporter,
-                    )  # fmt: skip
-                    with boot.news(sockets) as news:
-                        watcher.start(self._folder, self._place, news=news)
-            except BaseException:
-                self.config.update(before)
-                raise
+            board = self._board()
+            self._check_ports()
+            with turns.turn(turns.resumes(), reporter=self.reporter, kind="resume"), self._ended_on_failure():
+                sockets = snapshot.load(
+                    board, self.machine.name, self._folder, self._place, folder, facts, self.endpoint(), request,
+                    reporter=self.reporter,
+                )  # fmt: skip
+                with boot.news(sockets) as news:
+                    watcher.start(self._folder, self._place, news=news)
+
+    def settle_restore(self, *, keep: bool) -> None:
+        """Drop the disk and the image that were replaced, or put them back."""
+        from pymachine_driver_qemu import snapshot  # noqa: PLC0415
+
+        snapshot.settle(self._folder, keep=keep)
+
+    # -- after a crash -----------------------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Let a guest go on that was held still, and start a port forwarder where none is connected to it."""
+        from pymachine import unfinished  # noqa: PLC0415
+        from pymachine_driver_qemu import boot, migration, watcher  # noqa: PLC0415
+        from pymachine_driver_qemu.qmp import Qmp  # noqa: PLC0415
+
+        state, sockets = self.state(), runtime.find(self._folder)
+        if sockets is None or state not in (State.RUNNING, State.PAUSED):
+            return
+        held = any(change.name == unfinished.HOLD for change in unfinished.changes(self._folder))
+        with Qmp(sockets / runtime.CONTROL) as control:
+            if held and state is State.PAUSED:
+                migration.cancel(control)
+                control.execute("cont")
+            is_followed = boot.is_followed(control)
+        if not is_followed and self.state() is State.RUNNING:
+            with boot.news(sockets) as news:
+                watcher.start(self._folder, self._place, news=news)
 
     # -- copies ------------------------------------------------------------------------------------------------
 
@@ -143,13 +166,18 @@ class Copies(QemuMachine):
     @contextmanager
     def _held(self, sockets: Path) -> Iterator[None]:
         """Hold the guest still for the block; one that was paused stays so."""
+        from pymachine import unfinished  # noqa: PLC0415
+
         was_running = self.state() is State.RUNNING
+        if was_running:
+            unfinished.note(self._folder, unfinished.HOLD)
         self._tell(sockets, "stop")
         try:
             yield
         finally:
             if was_running:
                 self._tell(sockets, "cont")
+                unfinished.clear(self._folder, unfinished.HOLD)
 
     @staticmethod
     def _tell(sockets: Path, command: str) -> None:

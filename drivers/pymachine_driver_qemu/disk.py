@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pymachine import os_errors
+from pymachine import files, os_errors
 from pymachine.driver import ImageFiles
 from pymachine.errors import DriverError, PrecreateError
 
@@ -181,6 +181,9 @@ def keep_image(image: ImageFiles, folder: Path) -> None:
 
 def check_image(folder: Path) -> None:
     """Raise `DiskError` if a file that the machine boots from is missing."""
+    earlier = folder / f"{DISK}.old"  # a restore by an earlier version that was killed between two renames
+    if earlier.exists() and not (folder / DISK).exists():
+        earlier.rename(folder / DISK)
     for name in (ISO, KERNEL, INITRD, DISK):
         if not (folder / name).is_file():
             raise DiskError(
@@ -202,27 +205,32 @@ def grow(path: Path, *, size_mb: int) -> None:
 def set_image_aside(folder: Path) -> None:
     """Keep what is booted now beside what will be. Raises `DiskError`."""
     for name in IMAGE:
-        _link_or_copy(folder / name, _aside(folder / name))
+        _link_or_copy(folder / name, aside(folder / name))
 
 
 def settle_image(folder: Path, *, keep: bool) -> None:
     """Remove the image that was set aside, or with `keep` false bring it back in place of the new one."""
     for name in IMAGE:
-        old = _aside(folder / name)
-        if not keep and old.exists():
-            old.replace(folder / name)
-        # A rename of one link of a file to another leaves both there.
-        old.unlink(missing_ok=True)
+        bring_back(folder / name, keep=keep)
 
 
-def _aside(path: Path) -> Path:
-    return path.with_name(f"{path.name}.old")
+def bring_back(path: Path, *, keep: bool) -> None:
+    """Remove what was set aside for `path`, or with `keep` false bring it back in place of the new file."""
+    old = aside(path)
+    if not keep and old.exists():
+        old.replace(path)
+    # A rename of one link of a file to another leaves both there.
+    old.unlink(missing_ok=True)
+
+
+def aside(path: Path) -> Path:
+    """Where a file is kept that another one replaces."""
+    return path.with_name(f"{path.name}.aside")
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    fresh = target.with_name(f".{target.name}.new")
+    fresh = files.temporary(target)
     try:
-        fresh.unlink(missing_ok=True)
         try:
             os.link(source, fresh)
         except OSError:
@@ -230,6 +238,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
             shutil.copyfile(source, fresh)
         fresh.replace(target)
     except OSError as error:
+        fresh.unlink(missing_ok=True)
         raise os_errors.wrapped(DiskError, f"cannot put {source.name} into {target.parent}", error) from error
 
 

@@ -24,6 +24,8 @@ from pymachine.driver import (
 from pymachine.errors import PymachineError
 from pymachine_driver_qemu import address, base, copies, options, runtime, upkeep
 
+STOP_SECONDS = 60.0
+
 
 class QemuDriver(upkeep.Upkeep, copies.Copies):
     """One machine is one QEMU process of the user's, with a folder of sockets and an address on the loopback."""
@@ -113,6 +115,8 @@ class QemuDriver(upkeep.Upkeep, copies.Copies):
         if sockets is not None and self.state() is State.PAUSED:
             self._tell(sockets, "cont")
             return
+        if self.state() is State.STOPPING:  # a `stop` was interrupted while it waited
+            self.stop(STOP_SECONDS)
         self._must_be_stopped()
         disk.check_image(self._folder)
         self._boot(request)

@@ -21,6 +21,7 @@ _PIPE = "state"
 _CHUNK = 1 << 20
 # QEMU has a default that is meant for networks.
 _BYTES_PER_SECOND = 1 << 40
+_CANCEL_SECONDS = 20.0
 
 
 class MigrationError(DriverError):
@@ -40,6 +41,13 @@ def save(monitor: Qmp, target: BinaryIO, *, without_memory: bool, seconds: float
             os.close(writing)
         monitor.execute("migrate", uri=f"fd:{_PIPE}")
         _await(monitor, seconds)
+
+
+def cancel(monitor: Qmp) -> None:
+    """End a save that nobody waits for any more. Raises `MigrationError`."""
+    if monitor.execute("query-migrate").get("status") in ("setup", "active", "device"):
+        monitor.execute("migrate_cancel")
+        _await_end(monitor, _CANCEL_SECONDS)
 
 
 def load(monitor: Qmp, source: BinaryIO, *, without_memory: bool, seconds: float) -> None:
@@ -69,16 +77,22 @@ def _prepare(monitor: Qmp, *, without_memory: bool) -> None:
 
 
 def _await(monitor: Qmp, seconds: float) -> None:
+    answer = _await_end(monitor, seconds)
+    if answer["status"] != "completed":
+        raise MigrationError(f"QEMU could not move its state: {answer.get('error-desc', answer['status'])}")
+
+
+def _await_end(monitor: Qmp, seconds: float) -> dict[str, object]:
+    """Wait until QEMU has moved its state, or given up. Raises `MigrationError` if that takes longer."""
+
     def ended() -> dict[str, object] | None:
         answer: dict[str, object] = monitor.execute("query-migrate")
         return answer if answer.get("status") in ("completed", "failed", "cancelled") else None
 
     try:
-        answer = until(ended, deadline=Deadline(seconds), what="QEMU to move its state", interval=0.002, longest=0.05)
+        return until(ended, deadline=Deadline(seconds), what="QEMU to move its state", interval=0.002, longest=0.05)
     except TimeoutExpiredError as error:
         raise MigrationError(error.brief) from error
-    if answer["status"] != "completed":
-        raise MigrationError(f"QEMU could not move its state: {answer.get('error-desc', answer['status'])}")
 
 
 @contextmanager

@@ -28,4 +28,5 @@ def state(sockets: Path | None) -> State:
             status = str(monitor.execute("query-status")["status"])
     except qmp.QmpGoneError:
         return State.STOPPED
-    return _STATES.get(status, State.PAUSED)
+    known = _STATES.get(status, State.PAUSED)
+    return State.STOPPING if known is State.RUNNING and runtime.is_stopping(sockets) else known

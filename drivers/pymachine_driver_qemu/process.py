@@ -132,6 +132,7 @@ def _preparation(*, tied: bool, small_pages: bool) -> Callable[[], None] | None:
 def power_down(sockets: Path, *, timeout: float) -> bool:
     """Press the power button and wait for the end; whether it came within `timeout` seconds."""
     deadline = Deadline(timeout)
+    runtime.note_stop(sockets, seconds=timeout)
     while True:
         try:
             with qmp.Qmp(sockets / runtime.CONTROL) as monitor:

@@ -10,9 +10,10 @@ import contextlib
 import os
 import shutil
 import stat
+import time
 from pathlib import Path
 
-from pymachine import os_errors
+from pymachine import files, os_errors
 from pymachine.errors import DriverError
 
 LINK = "run"
@@ -20,6 +21,8 @@ CONTROL = "control.sock"
 PORTS = "ports.sock"
 IDENTITY = "identity.sock"
 CONTAINERS = "containers.sock"
+# Until when the guest may take to shut down, in seconds since 1970.
+STOPPING = "stopping"
 # In the socket folder, and leads back: a machine's folder may be a copy of another's, with that one's link in it.
 OWNER = "machine"
 _LONGEST_PATH = 103
@@ -73,6 +76,20 @@ def remove(directory: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(FileNotFoundError):
         (directory / LINK).unlink()
+
+
+def note_stop(sockets: Path, *, seconds: float) -> None:
+    """Note that the guest was asked to shut down, which it has `seconds` for."""
+    with contextlib.suppress(OSError):  # it has ended already; or the disk is full, which must not keep it running
+        files.atomic_write(sockets / STOPPING, f"{time.time() + seconds}", durable=False)
+
+
+def is_stopping(sockets: Path) -> bool:
+    """Whether the guest was asked to shut down and has time left for it."""
+    try:
+        return time.time() < float((sockets / STOPPING).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return False
 
 
 def _is_of(folder: Path, directory: Path) -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pymachine import search_domains
+from pymachine import files, search_domains
 from pymachine.driver import BootRequest, Endpoint, Json
 from pymachine.errors import DriverError
 from pymachine.progress import Reporter
@@ -46,32 +45,29 @@ def save(folder: Path, sockets: Path | None, target: Path) -> dict[str, Json]:
     return facts
 
 
-@contextmanager
-def swapped(folder: Path, snapshot: Path, *, end: Callable[[], None]) -> Iterator[None]:
-    """Have the machine in `folder` the snapshot's disk and image for the block, and after it unless it raises.
+def swap(folder: Path, snapshot: Path, *, end: Callable[[], None]) -> None:
+    """Give the machine in `folder` the snapshot's disk and image, and keep its own beside them for `settle`.
 
     Everything that can fail for want of space is done before the machine is ended by `end`.
     """
-    own, old, new = (folder / f"{disk.DISK}{suffix}" for suffix in ("", ".old", ".new"))
+    own, aside = folder / disk.DISK, disk.aside(folder / disk.DISK)
+    new = files.temporary(own)
     disk.must_fit(folder, disk.allocated(snapshot / disk.DISK))
     try:
         disk.copy_disk(snapshot / disk.DISK, new)
         disk.set_image_aside(folder)
         end()
         disk.copy_image(snapshot, folder)
-        own.rename(old)
+        own.rename(aside)
         new.rename(own)
-        yield
-    except BaseException:
-        if old.exists():
-            old.replace(own)
-        disk.settle_image(folder, keep=False)
-        raise
-    else:
-        old.unlink()
-        disk.settle_image(folder, keep=True)
     finally:
         new.unlink(missing_ok=True)
+
+
+def settle(folder: Path, *, keep: bool) -> None:
+    """Drop what `swap` set aside, or bring it back."""
+    disk.bring_back(folder / disk.DISK, keep=keep)
+    disk.settle_image(folder, keep=keep)
 
 
 def load(

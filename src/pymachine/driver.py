@@ -1,10 +1,10 @@
 """The public contract for drivers: all that a driver may know of pymachine.
 
 A driver is a subclass of `Driver`, registered under the entry-point group ``pymachine.drivers``. It imports only
-this module, `pymachine.errors`, `run`, `wait`, `progress`, `unfinished` (notes of changes that a crash may cut short),
-and what drivers share where it fits: `channel` (the identity channel's protocol), `loopback` (addresses for machines
-that are reached through forwarded ports), `backlog`, `published` and `forwarder` (the ports to forward), and
-`search_domains` (the host's, for guests). The core never imports a driver by name.
+this module, `pymachine.errors`, `run`, `wait`, `progress`, `files`, `unfinished` (notes of changes that a crash may
+cut short), and what drivers share where it fits: `channel` (the identity channel's protocol), `loopback` (addresses
+for machines that are reached through forwarded ports), `backlog`, `published` and `forwarder` (the ports to forward),
+and `search_domains` (the host's, for guests). The core never imports a driver by name.
 `pymachine.testing` has the suite that every driver must pass.
 
 Abilities that only some drivers have are flags in `DriverInfo.capabilities`, or small protocols of their own,

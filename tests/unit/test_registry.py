@@ -14,8 +14,8 @@ from pymachine.errors import DriverNotFoundError
 
 ROOT = Path(__file__).parents[2]
 DRIVERS_MAY_IMPORT = {
-    "backlog", "channel", "driver", "errors", "forwarder", "loopback", "names", "os_errors", "progress", "published",
-    "run", "search_domains", "wait",
+    "backlog", "channel", "driver", "errors", "files", "forwarder", "loopback", "names", "os_errors", "progress",
+    "published", "run", "search_domains", "unfinished", "wait",
 }  # fmt: skip
 
 
@@ -107,7 +107,7 @@ LAYERS = [
         "durations",
         "content",
     },
-    {"channel", "driver", "loopback", "published"},
+    {"channel", "driver", "loopback", "published", "unfinished"},
     {"machine", "client_files", "extra_fields", "migrations", "gotemplate", "shells"},
     {
         "store",
@@ -128,6 +128,7 @@ LAYERS = [
         "archive",
         "contexts",
     },
+    {"recovery"},
     {"manager", "upkeep", "portable", "prune", "copies"},
     {"cli"},
     {"__main__"},

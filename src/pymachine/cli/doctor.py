@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from pymachine import paths, registry
+from pymachine import folders, paths, registry
 from pymachine.cli import errors, expiry, goflags
 from pymachine.cli.context import App, pass_app
 from pymachine.cli.errors import RunError
@@ -20,6 +20,7 @@ from pymachine.driver import PortForwarding, State
 from pymachine.errors import PymachineError
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
+_PRUNE = "pymachine prune"
 LEAST_FREE = 2 * 1024**3
 
 
@@ -101,6 +102,8 @@ def _records(app: App) -> Iterator[Finding]:
         yield Finding("machines", PROBLEM, error.brief, error.hint)
         return
     folder = paths.machines(app.store_root)
+    if any(folders.is_abandoned(left) for left in folders.leftovers(folder)):
+        yield Finding("machines", NOTE, f"commands that were killed left files in {folder}", f"Run: {_PRUNE}")
     for name in strays:
         yield Finding("machines", NOTE, f"{folder / name} is a file and no machine", f"Move it out of {folder}.")
     for name in names:
@@ -110,10 +113,20 @@ def _records(app: App) -> Iterator[Finding]:
             known = errors.known(error)
             yield Finding(f"machine {name}", NOTE, known.brief, known.hint)
             continue
+        yield from _unfinished(app, name)
         if told:
             text, _, fix = told.partition(": ")
             yield Finding(f"machine {name}", NOTE, text, f"Run: {fix}")
         yield from _ports(app, name)
+
+
+def _unfinished(app: App, name: str) -> Iterator[Finding]:
+    """Changes of a machine that are being made now, or that a command was killed in."""
+    from pymachine import unfinished  # noqa: PLC0415 (only for this)
+
+    for change in unfinished.changes(app.store.machine_dir(name)):
+        text = f"{change.name} is not complete; if no command is at work on the machine, it was interrupted"
+        yield Finding(f"machine {name}", NOTE, text, f"The next command that changes it, or {_PRUNE}, settles that.")
 
 
 def _ports(app: App, name: str) -> Iterator[Finding]:

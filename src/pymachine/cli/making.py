@@ -155,5 +155,6 @@ def prune(app: App) -> None:
     """Remove what has outlived its time; that something cannot be removed is told, and is no reason to fail."""
     from pymachine import prune as pruning  # noqa: PLC0415
 
+    app.manager.sweep()
     for outlived in pruning.find(app.store):
         outlived.remove(app.manager, app.reporter)

@@ -15,9 +15,14 @@ from pymachine.cli.errors import RunError
 @goflags.arguments("words", "")
 @pass_app
 def command(app: App, words: tuple[str, ...], *, dry_run: bool) -> None:
-    """Remove machines that have outlived their time to live, or whose `run` is gone."""
+    """Remove machines that have outlived their time to live, or whose `run` is gone.
+
+    What commands that were killed left unfinished in the store is finished, undone or removed, too.
+    """
     if words:
         raise RunError("Error: Too many arguments given")
+    if not dry_run:
+        app.manager.sweep()
     found = prune.find(app.store)
     gone = [outlived for outlived in found if dry_run or outlived.remove(app.manager, app.reporter)]
     lines = [f"{outlived.name}: {outlived.why}" for outlived in gone] if dry_run else []
