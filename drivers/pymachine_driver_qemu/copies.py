@@ -93,8 +93,11 @@ class Copies(QemuMachine):
 
     def settle_restore(self, *, keep: bool) -> None:
         """Drop the disk and the image that were replaced, or put them back."""
-        from pymachine_driver_qemu import snapshot  # noqa: PLC0415
+        from pymachine_driver_qemu import disk, snapshot  # noqa: PLC0415
 
+        # Nothing is aside if the restore ended before it touched the machine, which may run on.
+        if not keep and disk.aside(self._folder / disk.DISK).exists():
+            self.kill()
         snapshot.settle(self._folder, keep=keep)
 
     # -- after a crash -----------------------------------------------------------------------------------------

@@ -237,6 +237,8 @@ def _link_or_copy(source: Path, target: Path) -> None:
             # Another file system, or one without hard links.
             shutil.copyfile(source, fresh)
         fresh.replace(target)
+        # A rename of one link of a file to another leaves both there.
+        fresh.unlink(missing_ok=True)
     except OSError as error:
         fresh.unlink(missing_ok=True)
         raise os_errors.wrapped(DiskError, f"cannot put {source.name} into {target.parent}", error) from error

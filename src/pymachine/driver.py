@@ -489,7 +489,7 @@ class RestoreDriver(Protocol):
     """Beside `SnapshotDriver`: what a restore replaces is kept until the core has saved the result."""
 
     def settle_restore(self, *, keep: bool) -> None:
-        """Drop what `restore_snapshot` set aside (`keep`), or bring it back. The machine is stopped for the latter.
+        """Drop what `restore_snapshot` set aside (`keep`), or bring it back: then the machine is stopped, too.
 
         Fine if nothing was set aside: also called after a process was killed at any point of a restore.
         """

@@ -81,6 +81,8 @@ class Recovery:
     def _settle_upgrade(self, change: Change) -> str:
         if not isinstance(self.driver, Upgradable):
             return "there is nothing to undo"
+        if not change.facts.get("Done") and self.driver.state() is not State.STOPPED:
+            self.driver.kill()
         return self._settle_replacement(change, self.driver.settle_image)
 
     def _settle_replacement(self, change: Change, settle: Settle) -> str:
@@ -89,8 +91,8 @@ class Recovery:
             self.store.save(self.machine)
             return "it is finished now"
         config = change.facts.get("Config")
-        revert(self.store, self.machine, self.driver, settle, config if isinstance(config, dict) else None)
-        return "the machine is as it was before, and stopped"
+        revert(self.store, self.machine, settle, config if isinstance(config, dict) else None)
+        return "the machine is as it was before"
 
     def _finish_rename(self, change: Change) -> str:
         before = change.facts.get("Before")
@@ -100,10 +102,8 @@ class Recovery:
         return "the machine has its old name"
 
 
-def revert(store: Store, machine: Machine, driver: Driver, settle: Settle, config: Config | None) -> None:
+def revert(store: Store, machine: Machine, settle: Settle, config: Config | None) -> None:
     """Bring back what was set aside for a replacement, with the configuration that goes with it."""
-    if driver.state() is not State.STOPPED:
-        driver.kill()
     settle(keep=False)
     if config is not None:
         machine.driver.clear()

@@ -1,0 +1,379 @@
+"""A command that is killed at any step: the next one finishes or undoes what it began.
+
+The driver of these tests keeps its world in files, as a hypervisor would keep it outside, and ends its process at the
+step that a test names, as SIGKILL would.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from pymachine import files, folders, manager as manager_module, registry, unfinished
+from pymachine.copies import Copies
+from pymachine.driver import (
+    BootRequest,
+    Capability,
+    Config,
+    Driver,
+    DriverInfo,
+    Endpoint,
+    Health,
+    ImageFiles,
+    Json,
+    MachineRef,
+    Option,
+    State,
+)
+from pymachine.errors import MachineNotFoundError, PymachineError, WrongStateError
+from pymachine.manager import CreateRequest, Manager
+from pymachine.progress import Silent
+from pymachine.store import Store
+from pymachine.upkeep import Upkeep
+
+KILLED = 9
+NAME = "m"
+
+
+class Killed(Driver):
+    """Ends the process at the step `dies_at`. The machine's run is a file beside the store."""
+
+    info = DriverInfo("killed", "for tests", Capability.FIXED_ADDRESS | Capability.IDENTITY)
+    dies_at: ClassVar[str] = ""
+
+    @classmethod
+    def options(cls) -> Sequence[Option]:
+        return []
+
+    @classmethod
+    def health(cls) -> Health:
+        return Health(usable=True)
+
+    @classmethod
+    def configure(cls, machine: MachineRef, options: Mapping[str, Json], siblings: Sequence[Config]) -> Config:
+        return {"IPAddress": "127.9.9.9", "Image": "old", "Memory": 1}
+
+    def step(self, name: str) -> None:
+        if name == self.dies_at:
+            os._exit(KILLED)
+
+    @property
+    def run(self) -> Path:
+        return self.machine.store.parent / f"{self.machine.name}.run"
+
+    def precreate_check(self) -> None:
+        self.step("precreate")
+
+    def create(self, request: BootRequest) -> None:
+        (self.machine.directory / "disk").write_text("new")
+        self.start(request)
+
+    def start(self, request: BootRequest) -> None:
+        self.step("before start")
+        self.run.write_text(State.RUNNING.word)
+        self.step("started")
+
+    def stop(self, timeout: float) -> None:
+        self.run.unlink(missing_ok=True)
+
+    def kill(self) -> None:
+        self.run.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        self.kill()
+
+    def state(self) -> State:
+        return State[self.run.read_text().upper()] if self.run.exists() else State.STOPPED
+
+    def endpoint(self) -> Endpoint:
+        return Endpoint("127.9.9.9")
+
+    def recover(self) -> None:
+        held = [change.name for change in unfinished.changes(self.machine.directory)]
+        if self.run.exists() and unfinished.HOLD in held:
+            self.run.write_text(State.RUNNING.word)
+        (self.machine.directory / "forwarded").touch()
+
+    def renamed(self, before: MachineRef) -> None:
+        self.step("renamed")
+
+    def image_digest(self) -> str:
+        return str(self.config["Image"])
+
+    def swap_image(self, image: ImageFiles) -> None:
+        disk = self.machine.directory / "image"
+        disk.with_name("image.aside").write_text(str(self.config["Image"]))
+        self.step("set aside")
+        self.config["Image"] = image.digest
+        disk.write_text(image.digest)
+        self.step("swapped")
+
+    def settle_image(self, *, keep: bool) -> None:
+        aside = self.machine.directory / "image.aside"
+        self.step("settling")
+        if aside.exists() and not keep:
+            aside.rename(self.machine.directory / "image")
+        aside.unlink(missing_ok=True)
+
+    def save_snapshot(self, folder: Path) -> Mapping[str, Json]:
+        if self.state() is State.RUNNING:
+            unfinished.note(self.machine.directory, unfinished.HOLD)
+            self.run.write_text(State.PAUSED.word)
+        self.step("held")
+        (folder / "disk").write_text((self.machine.directory / "disk").read_text())
+        self.recover()
+        unfinished.clear(self.machine.directory, unfinished.HOLD)
+        return {"Memory": False}
+
+    def restore_snapshot(self, folder: Path, facts: Mapping[str, Json], request: BootRequest) -> None:
+        own = self.machine.directory / "disk"
+        self.step("before restore")
+        self.kill()
+        own.rename(own.with_name("disk.aside"))
+        self.step("between renames")
+        own.write_text((folder / "disk").read_text())
+        self.config["Memory"] = 2
+        self.step("restored")
+
+    def settle_restore(self, *, keep: bool) -> None:
+        aside = self.machine.directory / "disk.aside"
+        self.step("settling")
+        if aside.exists() and not keep:
+            self.kill()
+            aside.rename(self.machine.directory / "disk")
+        aside.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setattr(registry, "load", lambda name: Killed)
+    monkeypatch.setattr(registry, "load_for_machine", lambda name: Killed)
+    monkeypatch.setattr(manager_module.Manager, "_await_engine", lambda self, machine, driver, seconds: None)
+    monkeypatch.setattr(Killed, "dies_at", "")
+    return Store(tmp_path / "store")
+
+
+def make(store: Store, name: str = NAME) -> None:
+    Manager(store).create(CreateRequest(name=name, driver_name="killed", options={}))
+
+
+def exit_code(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def killed_at(step: str, act: Callable[[], object]) -> None:
+    """Do `act` in a process that is killed at `step` of the driver's."""
+    child = os.fork()
+    if child == 0:
+        Killed.dies_at = step
+        try:
+            act()
+        finally:
+            os._exit(0)
+    assert exit_code(child) == KILLED, f"no step called {step}"
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def info(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def notes(store: Store, name: str = NAME) -> list[str]:
+    return [change.name for change in unfinished.changes(store.machine_dir(name))]
+
+
+@pytest.mark.parametrize("step", ["precreate", "before start", "started"])
+def test_a_create_that_was_killed_is_undone_by_the_next(store: Store, step: str) -> None:
+    killed_at(step, lambda: make(store))
+    assert notes(store)[0] == unfinished.CREATE
+    make(store)
+    assert notes(store) == []
+    assert Manager(store).state(NAME) is State.RUNNING
+
+
+def test_other_commands_find_no_machine_where_a_create_was_killed(store: Store) -> None:
+    killed_at("started", lambda: make(store))
+    with pytest.raises(MachineNotFoundError):
+        Manager(store).start(NAME)
+    assert store.names() == []
+    assert not (store.root.parent / f"{NAME}.run").exists()
+
+
+def test_a_create_that_was_killed_can_be_removed(store: Store) -> None:
+    killed_at("started", lambda: make(store))
+    Manager(store).remove(NAME)
+    assert store.names() == []
+
+
+def test_a_start_that_was_killed_before_the_machine_was_up_is_undone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(store)
+    Manager(store).stop(NAME)
+    killed_at("started", lambda: Manager(store).start(NAME))
+
+    def silent(*args: object, **options: object) -> None:
+        raise PymachineError("no engine")
+
+    monkeypatch.setattr(manager_module.Manager, "_await_engine", silent)
+    Manager(store).sweep()
+    assert Manager(store).state(NAME) is State.STOPPED
+    assert notes(store) == []
+
+
+def test_a_start_that_was_killed_when_the_machine_was_up_is_finished(store: Store) -> None:
+    make(store)
+    Manager(store).stop(NAME)
+    killed_at("started", lambda: Manager(store).start(NAME))
+    with pytest.raises(WrongStateError, match="already running"):
+        Manager(store).start(NAME)
+    assert (store.machine_dir(NAME) / "forwarded").exists()
+    assert notes(store) == []
+
+
+def test_a_machine_that_was_held_for_a_snapshot_goes_on(store: Store) -> None:
+    make(store)
+    killed_at("held", lambda: Copies(store).save_snapshot(NAME, "s"))
+    assert Manager(store).state(NAME) is State.PAUSED
+    heard = Heard()
+    Manager(store, reporter=heard).sweep()
+    assert Manager(store).state(NAME) is State.RUNNING
+    assert heard.lines == [f'The last hold of "{NAME}" was interrupted: the machine goes on.']
+    assert list((store.machine_dir(NAME) / "snapshots").iterdir()) == []
+
+
+@pytest.mark.parametrize("step", ["before restore", "between renames", "restored"])
+def test_a_restore_that_was_killed_is_undone(store: Store, step: str) -> None:
+    make(store)
+    Copies(store).save_snapshot(NAME, "s")
+    disk = store.machine_dir(NAME) / "disk"
+    disk.write_text("today")
+    killed_at(step, lambda: Copies(store).restore_snapshot(NAME, "s"))
+    Manager(store).sweep()
+    assert disk.read_text() == "today"
+    assert store.load(NAME).driver["Memory"] == 1
+    assert Manager(store).state(NAME) is (State.RUNNING if step == "before restore" else State.STOPPED)
+    assert not disk.with_name("disk.aside").exists()
+    assert notes(store) == []
+
+
+def test_a_restore_that_was_killed_after_its_last_step_is_finished(store: Store) -> None:
+    make(store)
+    Copies(store).save_snapshot(NAME, "s")
+    disk = store.machine_dir(NAME) / "disk"
+    disk.write_text("today")
+    killed_at("settling", lambda: Copies(store).restore_snapshot(NAME, "s"))
+    Manager(store).sweep()
+    assert disk.read_text() == "new"
+    assert store.load(NAME).driver["Memory"] == 2
+    assert not disk.with_name("disk.aside").exists()
+
+
+@pytest.mark.parametrize("step", ["set aside", "swapped", "before start", "started", "settling"])
+def test_an_upgrade_that_was_killed_has_one_image(store: Store, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pymachine.image import cache
+
+    image = ImageFiles("newer", "amd64", Path(), Path(), Path())
+    monkeypatch.setattr(cache, "refresh", lambda *args, **options: image)
+    make(store)
+    killed_at(step, lambda: Upkeep(store).upgrade(NAME))
+    Manager(store).sweep()
+    wanted = "newer" if step == "settling" else "old"
+    assert (store.machine_dir(NAME) / "image").read_text() == wanted
+    assert store.load(NAME).driver["Image"] == wanted
+    assert not (store.machine_dir(NAME) / "image.aside").exists()
+    assert notes(store) == []
+
+
+def test_a_rename_that_was_killed_is_finished(store: Store) -> None:
+    make(store)
+    Manager(store).stop(NAME)
+    killed_at("renamed", lambda: Upkeep(store).rename(NAME, "other"))
+    Manager(store).sweep()
+    assert store.names() == ["other"]
+    assert store.load("other").driver["MachineName"] == "other"
+    assert notes(store, "other") == []
+
+
+def test_a_rename_that_was_killed_before_its_first_step_is_none(store: Store) -> None:
+    make(store)
+    unfinished.note(store.machine_dir(NAME), unfinished.RENAME, {"Before": NAME})
+    Manager(store).sweep()
+    assert store.names() == [NAME]
+    assert notes(store) == []
+
+
+def test_a_machine_at_which_a_command_is_at_work_is_left_alone(store: Store) -> None:
+    make(store)
+    unfinished.note(store.machine_dir(NAME), unfinished.BOOT)
+    with store.lock(NAME):
+        Manager(store).sweep()
+    assert notes(store) == [unfinished.BOOT]
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"\xff", b"[" * 100_000])
+def test_a_note_that_cannot_be_read_is_settled_as_one_without_facts(store: Store, text: bytes) -> None:
+    make(store)
+    (store.machine_dir(NAME) / f"{unfinished.PREFIX}{unfinished.RESTORE}").write_bytes(text)
+    Manager(store).sweep()
+    assert notes(store) == []
+    assert store.load(NAME).driver["Memory"] == 1
+
+
+def test_the_note_of_a_newer_version_stays(store: Store) -> None:
+    make(store)
+    unfinished.note(store.machine_dir(NAME), "teleport")
+    Manager(store).sweep()
+    assert notes(store) == ["teleport"]
+
+
+def test_what_killed_commands_left_is_swept(store: Store) -> None:
+    make(store)
+    machine, machines = store.machine_dir(NAME), store.machine_dir(NAME).parent
+    for name in (".tmp-1-abc", ".removed-1234", ".import-1234"):
+        (machines / name).mkdir()
+        (machines / name / "id_rsa").write_text("secret")
+    old = machine / f".config.json.0123{files.TEMPORARY}"
+    old.write_text("{}")
+    os.utime(old, (0, 0))
+    fresh = machine / f".config.json.4567{files.TEMPORARY}"
+    fresh.write_text("{}")
+    for name in ("gone.lock", "gone.run.lock", f"{NAME}.lock"):
+        (store.root / "locks" / name).touch()
+        os.utime(store.root / "locks" / name, (0, 0))
+    with folders.making(machines, private=True) as being_made:
+        Manager(store).sweep()
+        assert being_made.is_dir()
+    assert sorted(path.name for path in machines.iterdir()) == [NAME]
+    assert not old.exists()
+    assert fresh.exists()
+    assert sorted(path.name for path in (store.root / "locks").iterdir()) == [".store.lock", f"{NAME}.lock"]
+
+
+def test_a_lock_file_that_is_removed_each_time_is_never_held_twice(store: Store) -> None:
+    marker = store.root.parent / "held"
+
+    def take() -> None:
+        for _ in range(50):
+            with store.lock(NAME):  # of a machine that does not exist: the file is removed at the end
+                marker.touch(exist_ok=False)
+                marker.unlink()
+
+    children = []
+    for _ in range(4):
+        children.append(os.fork())
+        if children[-1] == 0:
+            try:
+                take()
+            except BaseException:  # noqa: BLE001 (the exit code says so)
+                os._exit(1)
+            os._exit(0)
+    assert [exit_code(child) for child in children] == [0, 0, 0, 0]
+    assert list((store.root / "locks").iterdir()) == []
