@@ -23,6 +23,8 @@ _CHUNK = 65536
 # What a stream answers when it would have to wait.
 _LATER = -2
 _TAIL = 4000
+# So much of the console is taken at a time, so that a guest that prints without end does not keep us from the rest.
+_CHUNKS_AT_ONCE = 64
 _PRESS_SECONDS = 15.0
 
 
@@ -135,6 +137,8 @@ def _exchange(
                 if progress.feed(data):
                     unsent = memoryview(outgoing)
                 task.note(f"({progress.last_stage})")
+                if deadline.expired:  # a guest that sends without end
+                    raise GuestTimeoutError(channel.too_late(progress, deadline))
         except libvirts.library().libvirtError as error:
             raise GuestError(channel.ended(progress), details=libvirts.message(error)) from error
         if progress.is_up:
@@ -151,16 +155,20 @@ class _Log:
         self._file = file
 
     def follow(self) -> None:
-        """Write what has come."""
+        """Write what has come, or the first of it."""
         if self._screen is None:
             return
+        data: bytes | None = None
         try:
-            while data := self._screen.read():
+            for _ in range(_CHUNKS_AT_ONCE):
+                data = self._screen.read()
+                if not data:
+                    break
                 self._file.write(data)
                 self._file.flush()
         except libvirts.library().libvirtError:
             data = b""
-        if data is not None:
+        if data == b"":
             # It would ring for its end again and again.
             self._screen.close()
             self._screen = None

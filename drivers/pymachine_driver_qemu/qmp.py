@@ -22,6 +22,8 @@ from pymachine.wait import Deadline
 TIMEOUT = 5.0
 # No answer that is asked for here is longer than a few kilobytes.
 _LONGEST_LINE = 4 * 1024 * 1024
+# QEMU limits how often it reports what a guest can bring about; a machine has some dozens in its life.
+_MOST_EVENTS = 10_000
 _CONNECT_PAUSE = 0.02
 # Process, user, group.
 _CREDENTIALS = struct.Struct("3i")
@@ -52,7 +54,7 @@ class Qmp:
         """Connect, or raise a `QmpError`; `timeout` (seconds) is for this and for each command's answer."""
         self._timeout = timeout
         self._buffer = b""
-        self._events: list[dict[str, Any]] = []
+        self._events: list[str] = []
         deadline = Deadline(timeout)
         self._socket = connect(path, deadline)
         try:
@@ -109,8 +111,7 @@ class Qmp:
             except QmpTimeoutError:
                 break
             self._keep_event(message)
-        names = [str(event["event"]) for event in self._events]
-        self._events.clear()
+        names, self._events = self._events, []
         return names
 
     def _greeting(self, deadline: Deadline) -> None:
@@ -132,14 +133,18 @@ class Qmp:
             if "return" in message:
                 return message["return"]
             self._keep_event(message)
+            if deadline.expired:
+                raise _late(deadline)
 
     def _keep_event(self, message: dict[str, Any]) -> None:
         if "event" in message:
-            self._events.append(message)
+            self._events.append(str(message["event"]))
+            if len(self._events) > _MOST_EVENTS:
+                raise QmpError("QEMU reports events without end")
 
     def _send(self, data: bytes, deadline: Deadline, handle: int | None = None) -> None:
         try:
-            self._socket.settimeout(max(deadline.remaining(), 0.001))
+            self._socket.settimeout(deadline.socket_timeout())
             sent = 0 if handle is None else socket.send_fds(self._socket, [data], [handle])
             self._socket.sendall(data[sent:])
         except TimeoutError as error:
@@ -153,10 +158,12 @@ class Qmp:
             if len(self._buffer) > _LONGEST_LINE:
                 raise QmpError("QEMU's answer does not end")
             self._receive(deadline)
+            if deadline.expired and b"\n" not in self._buffer:
+                raise _late(deadline)
         line, self._buffer = self._buffer.split(b"\n", 1)
         try:
             message = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise QmpError(f"not QMP: {line[:200]!r}") from error
         if not isinstance(message, dict):
             raise QmpError(f"not QMP: {line[:200]!r}")
@@ -164,16 +171,19 @@ class Qmp:
 
     def _receive(self, deadline: Deadline) -> None:
         try:
-            # Zero would mean non-blocking, with an error of another class.
-            self._socket.settimeout(max(deadline.remaining(), 0.001))
+            self._socket.settimeout(deadline.socket_timeout())
             data = self._socket.recv(65536)
         except TimeoutError as error:
-            raise QmpTimeoutError(f"QEMU did not answer within {deadline.seconds:g} seconds") from error
+            raise _late(deadline) from error
         except OSError as error:
             raise QmpGoneError("QEMU has ended") from error
         if not data:
             raise QmpGoneError("QEMU has ended")
         self._buffer += data
+
+
+def _late(deadline: Deadline) -> QmpTimeoutError:
+    return QmpTimeoutError(f"QEMU did not answer within {deadline.seconds:g} seconds")
 
 
 def connect(path: Path, deadline: Deadline) -> socket.socket:
@@ -192,7 +202,7 @@ def connect(path: Path, deadline: Deadline) -> socket.socket:
 
 def _connect(connection: socket.socket, path: Path, deadline: Deadline) -> None:
     while True:
-        connection.settimeout(max(deadline.remaining(), 0.001))
+        connection.settimeout(deadline.socket_timeout())
         try:
             connection.connect(str(path))
         except (BlockingIOError, TimeoutError) as error:

@@ -24,6 +24,8 @@ CONTAINERS_PORT = "org.pymachine.containers"
 """Another port's name: the guest reports there what listens in it while it has containers, see `listeners`."""
 VERSION = 1
 _LONGEST_LINE = 4096
+# An image has a dozen; a hostile guest could report new ones without end.
+_MOST_STAGES = 100
 FIRST_STAGE = "init"
 # The guest's engine answers once one of these was said; OK alone is about the identity.
 ENGINE_STAGES = frozenset({"engine", "ready"})
@@ -123,7 +125,7 @@ class Progress:
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         self._buffer = self._buffer[-_LONGEST_LINE:]
         for line in lines:
-            anew = self._line(line.decode(errors="replace").strip()) or anew
+            anew = self._line(line[:_LONGEST_LINE].decode(errors="replace").strip()) or anew
         return anew
 
     def durations(self) -> dict[str, float]:
@@ -145,7 +147,8 @@ class Progress:
                 if anew:
                     self.stages.clear()
                     self._applied = False
-                self.stages[stage[1]] = float(stage[2])
+                if len(self.stages) < _MOST_STAGES:
+                    self.stages[stage[1]] = float(stage[2])
         elif word == "OK":
             # Another digest is the answer to an identity that somebody sent before us.
             self._applied = self._applied or rest.strip() == self._expected

@@ -14,6 +14,12 @@ from pymachine.client_files import ClientFiles
 from pymachine.driver import Endpoint, Json
 from pymachine.errors import PymachineError, UsageError
 from pymachine.machine import EngineOptions
+from pymachine.wait import Deadline
+
+# What is asked for here has a few kilobytes.
+_LARGEST_ANSWER = 1024 * 1024
+_LONGEST_VERSION = 100
+_CHUNK = 65536
 
 
 class EngineError(PymachineError):
@@ -272,31 +278,32 @@ def ask(
     """GET `path` of the engine's API with `certificates`; the answer's JSON object.
 
     Unversioned paths, since today's engines refuse the old versions that docker-machine asked for. `timeout` is in
-    seconds, for each step. Raises `TlsError` if no connection comes about, `EngineError` for a strange answer.
+    seconds, for all of it. Raises `TlsError` if no whole answer comes in that time, `EngineError` for a strange one.
     """
-    status, body = _get(endpoint, certificates, path, timeout)
+    status, body = _get(endpoint, certificates, path, Deadline(timeout))
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):  # RecursionError: nested without end
         answer = None
     if status != 200 or not isinstance(answer, dict):
         raise _strange(endpoint, path, status, body)
     return answer
 
 
-def _get(endpoint: Endpoint, certificates: ClientFiles, path: str, timeout: float) -> tuple[int, bytes]:
+def _get(endpoint: Endpoint, certificates: ClientFiles, path: str, deadline: Deadline) -> tuple[int, bytes]:
     address = endpoint.engine
-    connection = _connect(endpoint, certificates, timeout)
+    connection = _connect(endpoint, certificates, deadline)
     try:
         # HTTP/1.0: the answer ends with the connection, and is not in chunks. http.client takes `ls` 8 ms to import.
         request = f"GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json\r\n\r\n"
+        connection.settimeout(deadline.socket_timeout())
         try:
             connection.sendall(request.encode())
         except OSError:
             # With TLS 1.3 a server that refuses our certificate has said why, and closed the connection, by now.
             connection.recv(1)
             raise
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        answer = _receive(connection, address, deadline)
     except OSError as error:
         raise tls.explained(address, error) from error
     finally:
@@ -308,9 +315,28 @@ def _get(endpoint: Endpoint, certificates: ClientFiles, path: str, timeout: floa
     return int(status[1]), body
 
 
-def _connect(endpoint: Endpoint, certificates: ClientFiles, timeout: float) -> socket.socket:
+def _receive(connection: socket.socket, address: str, deadline: Deadline) -> bytes:
+    """All that comes until the other side closes. Raises TimeoutError at the `deadline`, and `EngineError`."""
+    answer = bytearray()
+    while not deadline.expired:
+        connection.settimeout(deadline.socket_timeout())
+        data = connection.recv(_CHUNK)
+        if not data:
+            return bytes(answer)
+        answer += data
+        if len(answer) > _LARGEST_ANSWER:
+            raise EngineError(
+                f"{address} answers with more than {_LARGEST_ANSWER} bytes, as no engine does",
+                details=answer[:500].decode(errors="replace"),
+                hint="See what listens there: a program that is no engine may have taken the machine's address.",
+            )
+    raise TimeoutError
+
+
+def _connect(endpoint: Endpoint, certificates: ClientFiles, deadline: Deadline) -> socket.socket:
     """Connect as the engine's URL says: over TLS, or without it for ``unix://`` and ``http://``."""
     scheme, _, rest = endpoint.url.partition("://")
+    timeout = deadline.socket_timeout()
     if scheme == "unix":
         return tls.dial(rest, lambda: _unix(rest, timeout))
     tls.check_address(endpoint.address, endpoint.docker_port, endpoint.url)
@@ -341,7 +367,7 @@ def _strange(endpoint: Endpoint, path: str, status: int, body: bytes) -> EngineE
 
 def ping(endpoint: Endpoint, *, certificates: ClientFiles, timeout: float = 20.0) -> None:
     """Ask the engine for the least that it can answer. Raises as `ask` does."""
-    status, body = _get(endpoint, certificates, "/_ping", timeout)
+    status, body = _get(endpoint, certificates, "/_ping", Deadline(timeout))
     if status != 200:
         raise _strange(endpoint, "/_ping", status, body)
 
@@ -355,4 +381,7 @@ def version(endpoint: Endpoint, *, certificates: ClientFiles, timeout: float = 2
         raise EngineError(f"Unable to query docker version: {why}", hint=error.hint) from error
     except EngineError as error:
         raise error.prefixed("Unable to query docker version: ") from error
-    return str(answer.get("Version") or "")
+    said = str(answer.get("Version") or "")
+    if len(said) > _LONGEST_VERSION:
+        raise EngineError(f"Unable to query docker version: {endpoint.engine} names a version of {len(said)} characters")
+    return said

@@ -6,6 +6,7 @@ import socket
 import ssl
 
 from pymachine.errors import PymachineError
+from pymachine.wait import Deadline
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,17 +86,18 @@ def context(*, ca: Path | str, cert: Path | str, key: Path | str) -> ssl.SSLCont
 
 
 def check(host: str, port: int, *, ca: Path | str, cert: Path | str, key: Path | str, timeout: float = 20.0) -> None:
-    """Shake hands with the engine at `host`:`port` within `timeout` seconds, or raise `TlsError`.
+    """Shake hands with the engine at `host`:`port` within `timeout` seconds in all, or raise `TlsError`.
 
     With TLS 1.2, as docker-machine does: a server refuses a client's certificate before the handshake is complete for
     the client. With TLS 1.3, which is taken where a server wants it, that would come later, and not be seen here.
     """
+    deadline = Deadline(timeout)
     try:
         connect(host, port, ca=ca, cert=cert, key=key, timeout=timeout, newest=ssl.TLSVersion.TLSv1_2).close()
     except TlsError as error:
         if "TLSV1_ALERT_PROTOCOL_VERSION" not in str(error.__cause__):
             raise
-        connect(host, port, ca=ca, cert=cert, key=key, timeout=timeout).close()
+        connect(host, port, ca=ca, cert=cert, key=key, timeout=deadline.socket_timeout()).close()
 
 
 def connect(
@@ -108,10 +110,11 @@ def connect(
     timeout: float = 20.0,
     newest: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED,
 ) -> ssl.SSLSocket:
-    """A connection on which hands have been shaken; `timeout` (seconds) is for each step. Raises `TlsError`.
+    """A connection on which hands have been shaken within `timeout` seconds in all. Raises `TlsError`.
 
-    `newest` is the newest version of TLS that is offered.
+    `newest` is the newest version of TLS that is offered. A name with several addresses takes the time for each.
     """
+    deadline = Deadline(timeout)
 
     def shake_hands() -> ssl.SSLSocket:
         client = context(ca=ca, cert=cert, key=key)
@@ -120,6 +123,8 @@ def connect(
         name = host.encode() if host.isascii() else host
         plain = socket.create_connection((name, port), timeout=timeout)  # type: ignore[arg-type]
         try:
+            # The timeout is for the whole handshake, however many pieces it comes in.
+            plain.settimeout(deadline.socket_timeout())
             return client.wrap_socket(plain, server_hostname=name)
         except BaseException:
             plain.close()

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TypeVar
 
 from pymachine.errors import TimeoutExpiredError
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar  # importing it takes `env` 3 ms
+
+    T = TypeVar("T")
+
+# A socket's timeout of zero would mean that it does not block, with an error of another class.
+_SHORTEST_SECONDS = 0.001
 
 
 class Deadline:
@@ -22,6 +28,10 @@ class Deadline:
         """Seconds that are left, never negative, and no more than `at_most`."""
         left = max(0.0, self._end - time.monotonic())
         return left if at_most is None else min(left, at_most)
+
+    def socket_timeout(self, at_most: float | None = None) -> float:
+        """Seconds that are left, as the timeout of a socket: never zero."""
+        return max(self.remaining(at_most), _SHORTEST_SECONDS)
 
     @property
     def expired(self) -> bool:

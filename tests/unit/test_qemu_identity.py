@@ -202,3 +202,13 @@ def test_an_identity_that_is_no_text_is_refused() -> None:
         words_of({**SELF, "hostname": b"\xff"}, ENGINE)
     with pytest.raises(GuestReportedError, match="no hostname"):
         words_of({"x": b"y"}, ENGINE)
+
+
+def test_a_guest_that_reports_without_end_costs_little_memory() -> None:
+    progress = Progress("digest")
+    names = ["".join(chr(97 + int(digit)) for digit in str(number)) for number in range(5000)]
+    progress.feed("".join(f"STAGE {name} 1.0\n" for name in names).encode())
+    assert len(progress.stages) == 100
+    with pytest.raises(GuestReportedError) as caught:
+        progress.feed(b"ERROR " + b"x" * 1_000_000 + b"\n")
+    assert len(caught.value.brief) < 5000

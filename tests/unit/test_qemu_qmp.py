@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -140,3 +141,54 @@ def test_a_full_queue_is_waited_for_and_counts_as_alive(tmp_path: Path) -> None:
             qmp.Qmp(path, timeout=0.2)
     for connection in waiting:
         connection.close()
+
+
+def test_events_without_end_are_a_timeout(serve: Serve) -> None:
+    """Each comes in time, and the answer never does."""
+
+    def peer(connection: socket.socket) -> None:
+        negotiated(connection)
+        connection.recv(4096)
+        with contextlib.suppress(OSError):
+            while True:
+                connection.sendall(b'{"event": "RESET"}\n')
+                time.sleep(0.02)
+
+    with qmp.Qmp(serve(peer)) as monitor, pytest.raises(qmp.QmpTimeoutError, match="did not answer within 0.3"):
+        monitor.execute("query-status", timeout=0.3)
+
+
+def test_an_answer_that_drips_is_a_timeout(serve: Serve) -> None:
+    def peer(connection: socket.socket) -> None:
+        negotiated(connection)
+        connection.recv(4096)
+        with contextlib.suppress(OSError):
+            while True:
+                connection.sendall(b" ")
+                time.sleep(0.0002)
+
+    with qmp.Qmp(serve(peer)) as monitor, pytest.raises(qmp.QmpTimeoutError):
+        monitor.execute("query-status", timeout=0.3)
+
+
+@pytest.mark.parametrize("way", ["execute", "events"])
+def test_a_flood_of_events_is_given_up(serve: Serve, way: str) -> None:
+    def peer(connection: socket.socket) -> None:
+        negotiated(connection)
+        with contextlib.suppress(OSError):
+            while True:
+                connection.sendall(b'{"event": "RESET"}\n' * 1000)
+
+    with qmp.Qmp(serve(peer)) as monitor, pytest.raises(qmp.QmpError, match="events without end"):
+        monitor.execute("query-status", timeout=60.0) if way == "execute" else monitor.events()
+
+
+def test_an_answer_that_is_nested_without_end(serve: Serve) -> None:
+    def peer(connection: socket.socket) -> None:
+        negotiated(connection)
+        connection.recv(4096)
+        with contextlib.suppress(OSError):
+            connection.sendall(b"[" * 1_000_000 + b"\n")
+
+    with qmp.Qmp(serve(peer)) as monitor, pytest.raises(qmp.QmpError, match="not QMP"):
+        monitor.execute("query-status", timeout=60.0)
