@@ -383,5 +383,5 @@ def version(endpoint: Endpoint, *, certificates: ClientFiles, timeout: float = 2
         raise error.prefixed("Unable to query docker version: ") from error
     said = str(answer.get("Version") or "")
     if len(said) > _LONGEST_VERSION:
-        raise EngineError(f"Unable to query docker version: {endpoint.engine} names a version of {len(said)} characters")
+        raise EngineError(f"Unable to query docker version: {endpoint.engine} names one of {len(said)} characters")
     return said

@@ -101,6 +101,7 @@ LAYERS = [
         "backlog",
         "run",
         "wait",
+        "http_client",
         "progress",
         "files",
         "folders",

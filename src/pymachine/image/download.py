@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,30 +12,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymachine.image.errors import DigestError, MirrorError
+from pymachine.image.errors import DigestError, ImageError, MirrorError
 from pymachine.progress import Reporter, Task
 from pymachine.run import process_exists
 
 if TYPE_CHECKING:
-    import requests
+    from pymachine.http_client import Session
 
-CHUNK = 1 << 16  # what has come of a chunk when the connection is cut is lost
 TRIES = 4
 PAUSE_SECONDS = 0.5
-TIMEOUT_SECONDS = (15.0, 60.0)
 PARALLEL = 6
+# apt's limit for a Release file (Acquire::MaxReleaseFileSize).
+LARGEST_TEXT = 10_000_000
+TEXT_SECONDS = 300.0
 MIRROR_HINT = "Check the network, or choose another mirror: --mirror URL, or PYMACHINE_MIRROR."
 
 
 @dataclass(frozen=True)
 class Item:
-    """One file that is wanted. `size` is in bytes."""
+    """One file that is wanted. `size` is in bytes. Raises `ImageError` for a digest or a size that is none."""
 
     url: str
     sha256: str
     size: int
     suffix: str = ""
     """How the cached file's name ends, for people who look into the cache."""
+
+    def __post_init__(self) -> None:
+        # The digest becomes a file's name; it comes from an index or a lock file.
+        if not re.fullmatch(r"[0-9a-f]{64}", str(self.sha256)):
+            raise ImageError(f"{self.url}: {self.sha256!r} is not a SHA-256")
+        if not re.fullmatch(r"[0-9]{1,18}", str(self.size)):
+            raise ImageError(f"{self.url}: {self.size!r} is not a size in bytes")
 
 
 class Cache:
@@ -88,7 +97,7 @@ class Downloader:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _one(self, http: requests.Session, item: Item, task: Task) -> None:
+    def _one(self, http: Session, item: Item, task: Task) -> None:
         target = self.cache.path(item)
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f"{target.name}.{os.getpid()}.part")
@@ -116,35 +125,38 @@ def _adopt(part: Path) -> None:
             return
 
 
-def session() -> requests.Session:
-    """An HTTP session that does not ask a proxy or mirror to change what it sends."""
-    import requests  # noqa: PLC0415 (heavy)
+def session() -> Session:
+    """Connections to mirrors, whose answers are of bounded size, and do not stall."""
+    from pymachine.http_client import Session  # noqa: PLC0415 (heavy)
 
-    http = requests.Session()
-    http.headers["User-Agent"] = "pymachine"
-    http.headers["Accept-Encoding"] = "identity"
-    return http
+    return Session()
 
 
-def get(http: requests.Session, item: Item, part: Path, task: Task) -> None:
-    """Append to `part` what is missing of `item`. Raises `MirrorError` if it does not all come."""
-    import requests  # noqa: PLC0415
+def get(http: Session, item: Item, part: Path, task: Task) -> None:
+    """Append to `part` what is missing of `item`; never more is read than that.
+
+    Raises `MirrorError` if it does not all come, and `DigestError` for an answer of another size.
+    """
+    from pymachine.http_client import FetchError, TooLargeError  # noqa: PLC0415
 
     have = part.stat().st_size if part.exists() else 0
     if have >= item.size:
         have = 0
     headers = {"Range": f"bytes={have}-"} if have else {}
     try:
-        with http.get(item.url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as answer:
-            if answer.status_code not in {200, 206}:
-                raise MirrorError(f"{item.url}: the mirror answered {answer.status_code}", hint=MIRROR_HINT)
-            with part.open("ab" if answer.status_code == 206 else "wb") as file:
-                for chunk in answer.iter_content(CHUNK):
+        with http.get(item.url, largest=item.size, headers=headers) as answer:
+            if answer.status not in {200, 206}:
+                raise MirrorError(f"{item.url}: the mirror answered {answer.status}", hint=MIRROR_HINT)
+            begin = have if answer.status == 206 else 0
+            if answer.length not in {None, item.size - begin}:
+                raise _not_the_file(item, f"size: expected {item.size}, found {begin + (answer.length or 0)}")
+            with part.open("ab" if begin else "wb") as file:
+                for chunk in answer.chunks():
                     file.write(chunk)
                     task.advance(len(chunk))
-                    if file.tell() > item.size:
-                        return  # not the file; its digest will say so
-    except (requests.RequestException, OSError) as error:
+    except TooLargeError as error:
+        raise _not_the_file(item, f"size: expected {item.size}, found more") from error
+    except FetchError as error:
         raise MirrorError(f"{item.url}: cannot be fetched", details=str(error), hint=MIRROR_HINT) from error
     if part.stat().st_size < item.size:
         raise MirrorError(f"{item.url}: the connection ended early", hint=MIRROR_HINT)
@@ -156,22 +168,25 @@ def _verify(part: Path, item: Item) -> None:
     if actual != item.sha256:
         size = part.stat().st_size
         part.unlink()
-        raise DigestError(
-            f"{item.url}: not the file that the signed index describes",
-            details=f"SHA-256: expected {item.sha256}, found {actual}\nsize: expected {item.size}, found {size}",
-            hint="The mirror may be in the middle of an update, or the file tampered with: "
-            "try again later, or choose another mirror with --mirror.",
+        raise _not_the_file(
+            item, f"SHA-256: expected {item.sha256}, found {actual}\nsize: expected {item.size}, found {size}"
         )
 
 
-def fetch_text(http: requests.Session, url: str) -> bytes:
+def _not_the_file(item: Item, details: str) -> DigestError:
+    return DigestError(
+        f"{item.url}: not the file that the signed index describes",
+        details=details,
+        hint="The mirror may be in the middle of an update, or the file tampered with: "
+        "try again later, or choose another mirror with --mirror.",
+    )
+
+
+def fetch_text(http: Session, url: str) -> bytes:
     """A small file that is verified by other means. Raises `MirrorError`."""
-    import requests  # noqa: PLC0415
+    from pymachine.http_client import FetchError  # noqa: PLC0415
 
     try:
-        answer = http.get(url, timeout=TIMEOUT_SECONDS)
-    except requests.RequestException as error:
-        raise MirrorError(f"{url}: the mirror does not answer", details=str(error), hint=MIRROR_HINT) from error
-    if answer.status_code != 200:
-        raise MirrorError(f"{url}: the mirror answered {answer.status_code}", hint=MIRROR_HINT)
-    return answer.content
+        return http.read(url, largest=LARGEST_TEXT, seconds=TEXT_SECONDS)
+    except FetchError as error:
+        raise MirrorError(f"{url}: cannot be fetched from the mirror", details=str(error), hint=MIRROR_HINT) from error

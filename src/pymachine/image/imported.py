@@ -13,10 +13,14 @@ from typing import Any
 
 from pymachine import os_errors
 from pymachine.image import cache, direct
-from pymachine.image.download import CHUNK, TIMEOUT_SECONDS, session
+from pymachine.image.download import session
 from pymachine.image.errors import ImageError, MirrorError
 from pymachine.image.layout import ISO, ISO_INITRD, ISO_KERNEL, ISO_MANIFEST, with_files
 from pymachine.progress import Reporter
+
+# An image has some 200 MB.
+LARGEST_IMAGE = 4 << 30
+_CHECK_URL = "Check the image's URL."
 
 
 def ensure(source: str, *, store: Path, reporter: Reporter, again: bool = False) -> cache.Image:
@@ -61,19 +65,25 @@ def _from_url(url: str, *, store: Path, reporter: Reporter, again: bool) -> cach
 
 
 def _fetch(url: str, target: Path, reporter: Reporter) -> None:
-    import requests  # noqa: PLC0415
+    from pymachine.http_client import FetchError  # noqa: PLC0415
 
     try:
-        with session() as http, http.get(url, stream=True, timeout=TIMEOUT_SECONDS) as answer:
-            if answer.status_code != 200:
-                raise MirrorError(f"{url}: the server answered {answer.status_code}", hint="Check the image's URL.")
-            total = int(answer.headers.get("Content-Length", 0)) or None
-            with reporter.task(f"Fetching {url}", total=total, unit="B") as task, target.open("wb") as file:
-                for chunk in answer.iter_content(CHUNK):
+        with session() as http, http.get(url, largest=LARGEST_IMAGE) as answer:
+            if answer.status != 200:
+                raise MirrorError(f"{url}: the server answered {answer.status}", hint=_CHECK_URL)
+            if (answer.length or 0) > LARGEST_IMAGE:
+                raise MirrorError(
+                    f"{url}: it has {answer.length} bytes, and an image has at most {LARGEST_IMAGE}", hint=_CHECK_URL
+                )
+            with (
+                reporter.task(f"Fetching {url}", total=answer.length, unit="B") as task,
+                target.open("wb") as file,
+            ):
+                for chunk in answer.chunks():
                     file.write(chunk)
                     task.advance(len(chunk))
-    except requests.RequestException as error:
-        raise MirrorError(f"{url}: cannot be fetched", details=str(error), hint="Check the image's URL.") from error
+    except FetchError as error:
+        raise MirrorError(f"{url}: cannot be fetched", details=str(error), hint=_CHECK_URL) from error
 
 
 def _take(path: Path, folder: Path, *, source: str = "") -> dict[str, Any]:
@@ -94,7 +104,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest in the ISO at `path`. Raises `ImageError` if it is not an image of pymachine's."""
     try:
         manifest = json.loads(_extract(path, ISO_MANIFEST))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _not_an_image(path, str(error)) from error
     if not isinstance(manifest, dict) or not manifest.get("architecture"):
         raise _not_an_image(path, "its manifest names no architecture")

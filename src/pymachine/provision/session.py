@@ -23,7 +23,7 @@ from pymachine.ssh.target import Target
 from pymachine.wait import Deadline
 
 RETRY_SECONDS = 3.0
-SCRIPT_SECONDS = (15.0, 60.0)
+SCRIPT_SECONDS = 60.0
 SCRIPT_BYTES = 1 << 20
 
 
@@ -150,27 +150,32 @@ def fetch_script(url: str, *, keep: Path) -> InstallScript:
 
     It is fetched here and not by the host: what runs there is what has this digest.
     """
-    import requests  # noqa: PLC0415 (heavy)
+    from pymachine.http_client import FetchError, Session, TooLargeError  # noqa: PLC0415 (heavy)
 
     try:
-        answer = requests.get(url, timeout=SCRIPT_SECONDS)
-        answer.raise_for_status()
-    except (requests.RequestException, ValueError) as error:
+        with Session() as http:
+            data = http.read(url, largest=SCRIPT_BYTES, seconds=SCRIPT_SECONDS)
+    except TooLargeError as error:
+        raise _not_a_script(url, str(error)) from error
+    except FetchError as error:
         raise ProvisionError(
             f"the install script {url} cannot be fetched",
             details=str(error),
             hint="Check --engine-install-url; without it the distribution's own packages are installed.",
         ) from error
-    data = answer.content
-    if len(data) > SCRIPT_BYTES or not data.startswith(b"#!"):
-        raise ProvisionError(
-            f"what is at {url} is not a shell script",
-            details=data[:200].decode(errors="replace"),
-            hint="An install script begins with #! and has less than 1 MiB.",
-        )
+    if not data.startswith(b"#!"):
+        raise _not_a_script(url, data[:200].decode(errors="replace"))
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         raise ProvisionError(f"what is at {url} is not text") from error
     files.atomic_write(keep, data)
     return InstallScript(url, text, hashlib.sha256(data).hexdigest())
+
+
+def _not_a_script(url: str, details: str) -> ProvisionError:
+    return ProvisionError(
+        f"what is at {url} is not a shell script",
+        details=details,
+        hint="An install script begins with #! and has at most 1 MiB.",
+    )

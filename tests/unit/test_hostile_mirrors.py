@@ -1,0 +1,158 @@
+"""Downloads from servers that answer without end, too slowly, inflated, or with a redirect to elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import ssl
+from pathlib import Path
+
+import pytest
+
+from pymachine.http_client import FetchError, Session, TooLargeError
+from pymachine.image import imported
+from pymachine.image.download import Cache, Downloader, Item
+from pymachine.image.errors import DigestError, ImageError, MirrorError
+from pymachine.progress import Silent
+from pymachine.provision import session as provisioning
+from pymachine.provision.errors import ProvisionError
+from support import hostile
+
+DATA = b"a package" * 1000
+# Far above what a bounded answer takes, and far below what an endless one would.
+MOST_KIB = 256 * 1024
+
+
+def read(port: int, *, stall_seconds: float = 60.0, head_seconds: float = 60.0, seconds: float = 60.0) -> bytes:
+    with Session(stall_seconds=stall_seconds, head_seconds=head_seconds) as http:
+        return http.read(f"http://127.0.0.1:{port}/file", largest=1_000_000, seconds=seconds)
+
+
+@pytest.mark.parametrize("name", hostile.FLOODS)
+def test_an_answer_without_end_is_given_up_at_a_size(name: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with hostile.serving(hostile.FLOODS[name]) as port, pytest.raises(FetchError):
+        read(port)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MOST_KIB
+
+
+@pytest.mark.parametrize("name", hostile.DRIPS)
+def test_an_answer_that_drips_stalls(name: str) -> None:
+    with (
+        hostile.serving(hostile.DRIPS[name]) as port,
+        pytest.raises(FetchError, match=r"head did not come in time|fewer than 1000 bytes a second"),
+    ):
+        read(port, stall_seconds=0.5, head_seconds=0.5)
+
+
+@pytest.mark.parametrize("name", hostile.DRIPS)
+def test_a_small_file_has_a_time_in_all(name: str) -> None:
+    with hostile.serving(hostile.DRIPS[name]) as port, pytest.raises(FetchError, match=r"in time|within 0\.[0-9]+ sec"):
+        read(port, seconds=0.5)
+
+
+def test_a_slow_server_that_keeps_coming_is_fast_enough() -> None:
+    steady = hostile.drip(b"HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n\r\n" + b"x" * 3000, pause=0.0002)
+    with hostile.serving(steady) as port:
+        assert read(port, stall_seconds=0.3) == b"x" * 3000
+
+
+def test_what_inflates_is_refused() -> None:
+    with hostile.serving(hostile.inflating()) as port, pytest.raises(FetchError, match="encoded as gzip"):
+        read(port)
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://127.0.0.1:70/"])
+def test_a_redirect_to_another_scheme_is_not_followed(target: str) -> None:
+    with hostile.serving(hostile.redirect(target)) as port, pytest.raises(FetchError, match="is not followed"):
+        read(port)
+
+
+def test_a_redirect_from_https_to_http_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hostile.engine(tmp_path, hostile.endless()):
+        pass  # for the certificates
+    folder = tmp_path / "machines" / "hostile"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.pem", folder / "server-key.pem")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(folder / "ca.pem"))
+    with (
+        hostile.serving(hostile.answer(b"reached")) as other,
+        hostile.serving(hostile.redirect(f"http://127.0.0.1:{other}/"), context=context) as port,
+        Session() as http,
+        pytest.raises(FetchError, match="from https to http://127"),
+    ):
+        http.read(f"https://127.0.0.1:{port}/", largest=100, seconds=60.0)
+
+
+def test_a_redirect_is_followed_and_a_loop_is_not() -> None:
+    with (
+        hostile.serving(hostile.answer(b"reached")) as other,
+        hostile.serving(hostile.redirect(f"http://127.0.0.1:{other}/")) as port,
+    ):
+        assert read(port) == b"reached"
+    with hostile.serving(hostile.redirect("/again")) as port, pytest.raises(FetchError, match="more than 10 redirects"):
+        read(port)
+
+
+@pytest.mark.parametrize("length", [b"9" * 5000, b"-1", b"x", "²".encode("latin-1")])
+def test_a_length_that_is_none(length: bytes) -> None:
+    behaviour = hostile.endless(hostile.OK + b"Content-Length: " + length + b"\r\n\r\n")
+    with hostile.serving(behaviour) as port, pytest.raises(FetchError):
+        read(port)
+
+
+def item(port: int, data: bytes = DATA) -> Item:
+    return Item(f"http://127.0.0.1:{port}/pool/tool.deb", hashlib.sha256(data).hexdigest(), len(data))
+
+
+def test_no_more_is_kept_of_a_package_than_the_index_says(tmp_path: Path) -> None:
+    with hostile.serving(hostile.endless()) as port, pytest.raises(DigestError, match=r"tool\.deb") as caught:
+        Downloader(Cache(tmp_path), reporter=Silent()).fetch([item(port)], title="")
+    assert "expected 9000, found more" in caught.value.details
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.part")) <= len(DATA)
+
+
+def test_a_package_of_another_size_is_not_fetched_at_all(tmp_path: Path) -> None:
+    behaviour = hostile.endless(hostile.OK + b"Content-Length: 99999999999\r\n\r\n")
+    with hostile.serving(behaviour) as port, pytest.raises(DigestError) as caught:
+        Downloader(Cache(tmp_path), reporter=Silent()).fetch([item(port)], title="")
+    assert "found 99999999999" in caught.value.details
+
+
+def test_a_package_is_what_was_sent_and_never_inflated(tmp_path: Path) -> None:
+    """Some servers call a .gz an encoding: its bytes are what the index has the digest of."""
+    with hostile.serving(hostile.answer(DATA, "Content-Encoding: x-gzip")) as port:
+        (path,) = Downloader(Cache(tmp_path), reporter=Silent()).fetch([item(port)], title="")
+    assert path.read_bytes() == DATA
+
+
+@pytest.mark.parametrize(("sha256", "size"), [("../" * 21 + "x", 1), ("A" * 64, 1), ("a" * 64, -1), ("a" * 64, 10**18)])
+def test_a_digest_is_a_digest_and_a_size_a_size(sha256: str, size: int) -> None:
+    with pytest.raises(ImageError, match="is not a"):
+        Item("http://127.0.0.1/x", sha256, size)
+
+
+@pytest.mark.parametrize("name", hostile.FLOODS)
+def test_an_image_has_a_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(imported, "LARGEST_IMAGE", 3_000_000)
+    with hostile.serving(hostile.FLOODS[name]) as port, pytest.raises(MirrorError):
+        imported.ensure(f"http://127.0.0.1:{port}/x.iso", store=tmp_path, reporter=Silent())
+    assert not list(tmp_path.rglob("fetched"))
+
+
+def test_an_image_that_says_that_it_is_too_large_is_not_fetched(tmp_path: Path) -> None:
+    behaviour = hostile.endless(hostile.OK + b"Content-Length: 99999999999\r\n\r\n")
+    with hostile.serving(behaviour) as port, pytest.raises(MirrorError, match="99999999999 bytes"):
+        imported.ensure(f"http://127.0.0.1:{port}/x.iso", store=tmp_path, reporter=Silent())
+
+
+@pytest.mark.parametrize("name", hostile.FLOODS)
+def test_an_install_script_has_a_largest_size(tmp_path: Path, name: str) -> None:
+    with hostile.serving(hostile.FLOODS[name]) as port, pytest.raises(ProvisionError):
+        provisioning.fetch_script(f"http://127.0.0.1:{port}/install.sh", keep=tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_too_large_is_an_error_of_its_own() -> None:
+    with hostile.serving(hostile.answer(bytes(1_000_001))) as port, pytest.raises(TooLargeError, match="1000000 bytes"):
+        read(port)
