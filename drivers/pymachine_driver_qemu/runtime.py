@@ -106,13 +106,17 @@ def _is_of(folder: Path, directory: Path) -> bool:
 
 def _made(folder: Path) -> Path:
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        pass  # a folder, or what another user has put there; see below
     except OSError as error:
         raise os_errors.wrapped(RuntimeFolderError, f"cannot make {folder}", error) from error
     if not _is_ours(folder):
         raise RuntimeFolderError(
             f"{folder} is not a folder of this user alone",
-            hint=f"Remove it, or set XDG_RUNTIME_DIR to a folder of yours with mode 0700. Now it is: {_told(folder)}",
+            details=f"It is {_told(folder)}.",
+            hint="Set XDG_RUNTIME_DIR to a folder of yours with mode 0700 and a short path. Only its owner and root can "
+            "remove what is in the way.",
         )
     return folder
 

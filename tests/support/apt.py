@@ -88,15 +88,24 @@ class Repository:
         self.entries.append("".join(f"{key}: {value}\n" for key, value in entry.items()))
         return data
 
-    def publish(self, *, valid_for: timedelta = timedelta(days=7), key: Tsk | None = None) -> None:
-        """Write Packages.xz and a signed InRelease."""
+    def publish(
+        self,
+        *,
+        valid_for: timedelta = timedelta(days=7),
+        key: Tsk | None = None,
+        suite: str = "test",
+        date: str = "",
+        more: str = "",
+    ) -> None:
+        """Write Packages.xz and a signed InRelease, of `suite`, with another `date`, and with `more` lines."""
         index = lzma.compress("\n".join(self.entries).encode())
         digest = hashlib.sha256(index).hexdigest()
         now = datetime.now(UTC)
         stamp = "%a, %d %b %Y %H:%M:%S UTC"
         release = (
-            f"Suite: test\nDate: {now:{stamp}}\nValid-Until: {now + valid_for:{stamp}}\nAcquire-By-Hash: yes\n"
-            f"SHA256:\n {digest} {len(index)} main/binary-amd64/Packages.xz\n"
+            f"Suite: {suite}\nDate: {date or format(now, stamp)}\n"
+            f"Valid-Until: {now + valid_for:{stamp}}\nAcquire-By-Hash: yes\n"
+            f"SHA256:\n {digest} {len(index)} main/binary-amd64/Packages.xz\n{more}"
         )
         signed = sign((key or self.key).signer(), release.encode(), mode=SignatureMode.CLEAR)
         self.files["dists/test/InRelease"] = bytes(signed)

@@ -13,7 +13,15 @@ from pysequoia import Tsk
 
 from pymachine.image import build, lock, mirror
 from pymachine.image.download import Cache, Downloader, Item
-from pymachine.image.errors import DigestError, ExpiredError, MirrorError, RecipeError, SignatureError
+from pymachine.image.errors import (
+    DigestError,
+    ExpiredError,
+    MirrorError,
+    RecipeError,
+    ReleaseError,
+    RollbackError,
+    SignatureError,
+)
 from pymachine.image.recipe import ARCHIVE_KEYS, SECURITY_KEYS, Recipe
 from pymachine.image.repository import Repository as Chain, verify_signature
 from pymachine.image.resolve import Package
@@ -241,3 +249,55 @@ def test_a_recipe_is_for_an_architecture_that_there_is() -> None:
     one = Recipe(architecture="amd64")
     assert one.digest() == Recipe(architecture="amd64").digest()
     assert one.digest() != replace(one, packages=(*one.packages, "nano")).digest()
+
+
+def _stamp(moved: timedelta) -> str:
+    return f"{datetime.now(UTC) + moved:%a, %d %b %Y %H:%M:%S UTC}"
+
+
+def test_an_older_release_after_a_newer_one_is_refused(
+    repository: Repository, server: Server, cache: Cache, tmp_path: Path
+) -> None:
+    chain(repository, server, cache, tmp_path).release()
+    repository.publish(date=_stamp(timedelta(days=-1)))
+    for _ in range(2):  # a refused one is not remembered
+        with pytest.raises(RollbackError, match="older than one that was seen") as caught:
+            chain(repository, server, cache, tmp_path).release()
+    path = Path(caught.value.hint.rpartition("rm ")[2])
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.unlink()
+    chain(repository, server, cache, tmp_path).release()
+
+
+def test_another_mirror_may_be_behind(repository: Repository, server: Server, cache: Cache, tmp_path: Path) -> None:
+    chain(repository, server, cache, tmp_path).release()
+    repository.publish(date=_stamp(timedelta(days=-1)))
+    with serving(repository.files) as other:
+        chain(repository, other, cache, tmp_path).release()
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"suite": "other"}, "of suite 'other', codename '', not of 'test'"),
+        ({"date": _stamp(timedelta(hours=1))}, "made in the future"),
+        ({"date": "tomorrow"}, "field Date is 'tomorrow'"),
+        ({"more": " nonsense\n"}, "field SHA256 has the line 'nonsense'"),
+        ({"more": " ../../x 12 main/x\n"}, "field SHA256 has the line"),
+        ({"more": "Valid-Until: never\n"}, "field Valid-Until is 'never'"),
+    ],
+)
+def test_what_is_signed_but_wrong(
+    repository: Repository, server: Server, cache: Cache, tmp_path: Path, change: dict[str, str], text: str
+) -> None:
+    repository.publish(**change)  # type: ignore[arg-type]
+    with pytest.raises(ReleaseError, match=text):
+        chain(repository, server, cache, tmp_path).release()
+
+
+def test_an_index_that_inflates_is_refused(
+    repository: Repository, server: Server, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pymachine.image.repository.LARGEST_INDEX", 100)
+    with pytest.raises(ReleaseError, match="more than 100 bytes"):
+        chain(repository, server, cache, tmp_path).indices("amd64")

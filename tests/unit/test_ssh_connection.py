@@ -166,3 +166,11 @@ def test_a_long_temporary_folder_is_no_trouble(server: Server, tmp_path: Path, m
     with connected(server.target()) as connection:
         assert connection.run("echo up").stdout == "up\n"
     assert list(deep.iterdir()) == []
+
+
+def test_a_host_that_prints_without_end_is_cut_off(tmp_path: Path) -> None:
+    from pymachine.ssh import connection
+    from pymachine.ssh.target import SshError
+
+    with (tmp_path / "errors").open("wb") as errors, pytest.raises(SshError, match="more than 16777216 bytes"):
+        connection._follow(["cat", "/dev/zero"], "", errors, 60.0, None)

@@ -29,6 +29,18 @@ class ExpiredError(ImageError):
     code = "release-expired"
 
 
+class ReleaseError(ImageError):
+    """A repository's InRelease is signed, but malformed, of another suite, or made in the future."""
+
+    code = "bad-release"
+
+
+class RollbackError(ImageError):
+    """A repository's InRelease is older than one that was seen there before."""
+
+    code = "release-rollback"
+
+
 class DigestError(ImageError):
     """A file is not the one that its index describes: truncated, or tampered with."""
 

@@ -8,25 +8,45 @@ from __future__ import annotations
 import gzip
 import hashlib
 import lzma
+import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import BinaryIO, cast
 
-from pymachine.files import atomic_write
+from pymachine.files import acquire_lock, atomic_write
 from pymachine.image.download import Cache, Downloader, Item, fetch_text, session
-from pymachine.image.errors import DigestError, ExpiredError, MirrorError, RecipeError, SignatureError
+from pymachine.image.errors import (
+    DigestError,
+    ExpiredError,
+    MirrorError,
+    RecipeError,
+    ReleaseError,
+    RollbackError,
+    SignatureError,
+)
 from pymachine.image.recipe import Source
 from pymachine.progress import Reporter
+
+# apt's tolerance (Acquire::Max-FutureTime).
+FUTURE = timedelta(seconds=10)
+# Debian's largest has some 60 MB.
+LARGEST_INDEX = 256 << 20
+LOCK_SECONDS = 60.0
+_STAMP = "%a, %d %b %Y %H:%M:%S UTC"
 
 
 @dataclass(frozen=True)
 class Release:
     """A verified InRelease: the digests and sizes of the repository's indices, by path."""
 
-    date: str
-    valid_until: str
+    suite: str
+    codename: str
+    date: datetime
+    valid_until: datetime | None
     by_hash: bool
     files: dict[str, tuple[str, int]]
 
@@ -71,38 +91,82 @@ def _certs(path: Path) -> list[object]:
     return list(pysequoia.Cert.split_bytes(data))
 
 
-def parse_release(text: str) -> Release:
-    """The fields of a Release file that matter here."""
+def parse_release(data: bytes, *, name: str) -> Release:
+    """The fields of a Release file that matter here. Raises `ReleaseError`, naming the field and its value."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise ReleaseError(f"{name}: its Release file is not UTF-8 text") from error
     fields: dict[str, str] = {}
     files: dict[str, tuple[str, int]] = {}
     section = ""
     for line in text.splitlines():
-        if line.startswith(" "):
+        if line.startswith((" ", "\t")):
             if section == "SHA256":
-                digest, size, path = line.split()
-                files[path] = (digest, int(size))
+                entry = re.fullmatch(r"\s+([0-9a-f]{64})\s+([0-9]{1,18})\s+(\S+)\s*", line)
+                if entry is None:
+                    raise ReleaseError(f"{name}: the Release field SHA256 has the line {line.strip()[:200]!r}")
+                files[entry[3]] = (entry[1], int(entry[2]))
             continue
         section, _, value = line.partition(":")
         fields[section] = value.strip()
     return Release(
-        date=fields.get("Date", ""),
-        valid_until=fields.get("Valid-Until", ""),
+        suite=fields.get("Suite", ""),
+        codename=fields.get("Codename", ""),
+        date=_date("Date", fields.get("Date", ""), name=name),
+        valid_until=_date("Valid-Until", until, name=name) if (until := fields.get("Valid-Until")) else None,
         by_hash=fields.get("Acquire-By-Hash") == "yes",
         files=files,
     )
 
 
-def check_valid(release: Release, *, name: str, now: datetime) -> None:
-    """Raise `ExpiredError` if the release says that it may no longer be used."""
-    if not release.valid_until:
-        return
-    until = parsedate_to_datetime(release.valid_until.replace("UTC", "+0000"))
-    if now > until:
+def _date(field: str, value: str, *, name: str) -> datetime:
+    try:
+        found = parsedate_to_datetime(value.replace("UTC", "+0000"))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ReleaseError(f"{name}: the Release field {field} is {value[:200]!r}, which is no date") from error
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def check_valid(release: Release, *, name: str, suite: str, now: datetime) -> None:
+    """Raise `ReleaseError` or `ExpiredError` unless the release is of `suite`, and may be used `now`."""
+    if suite not in {release.suite, release.codename}:
+        raise ReleaseError(
+            f"{name}: its Release file is of suite {release.suite!r}, codename {release.codename!r}, not of {suite!r}",
+            hint="The mirror serves another suite under this name. Choose another mirror with --mirror.",
+        )
+    times = f"made on {release.date:{_STAMP}}; it is {now:{_STAMP}} here"
+    if release.date > now + FUTURE:
+        raise ReleaseError(
+            f"{name}: its Release file was made in the future",
+            details=times,
+            hint="Is this host's clock right? If it is, choose another mirror with --mirror.",
+        )
+    if release.valid_until and now > release.valid_until:
         raise ExpiredError(
-            f"{name}: its Release file expired on {release.valid_until}",
-            details=f"made on {release.date}; it is {now:%a, %d %b %Y %H:%M:%S UTC} here",
+            f"{name}: its Release file expired on {release.valid_until:{_STAMP}}",
+            details=times,
             hint="The mirror is out of date, or this host's clock is wrong. Choose another mirror with --mirror.",
         )
+
+
+def check_newest(release: Release, seen: Path, *, name: str) -> None:
+    """Note in the file `seen` the newest release of a source. Raises `RollbackError` for an older one."""
+    with acquire_lock(seen.with_suffix(".lock"), timeout=LOCK_SECONDS):
+        try:
+            newest = datetime.fromisoformat(seen.read_text())
+        except FileNotFoundError:
+            newest = release.date
+        except ValueError as error:
+            raise RollbackError(f"{seen}: not a date", hint=f"Remove it: rm {seen}") from error
+        if release.date < newest:
+            raise RollbackError(
+                f"{name}: its Release file is older than one that was seen there before",
+                details=f"made on {release.date:{_STAMP}}, the newer one on {newest:{_STAMP}}",
+                hint="Servers behind one name may lag: try again later, or choose another mirror with --mirror. "
+                f"If the older state is wanted: rm {seen}",
+            )
+        atomic_write(seen, release.date.isoformat())
 
 
 class Repository:
@@ -121,7 +185,7 @@ class Repository:
     def release(self, *, now: datetime | None = None) -> Release:
         """The verified release: from the mirror, or, when that does not answer, the last one that was seen.
 
-        Raises `MirrorError`, `SignatureError`, `ExpiredError`.
+        Raises `MirrorError`, `SignatureError`, `ReleaseError`, `RollbackError`, `ExpiredError`.
         """
         name = f"{self.source.name} ({self._dist})"
         kept = self._cache.directory / "releases" / f"{self.source.name}-{self.source.suite}.InRelease"
@@ -134,9 +198,11 @@ class Repository:
                 raise
             self._reporter.warn(f"{self.url} does not answer; using what was fetched from it last time.")
             data, fresh = kept.read_bytes(), False
-        release = parse_release(verify_signature(data, self.source.keyring, name=name).decode())
-        check_valid(release, name=name, now=now or datetime.now(UTC))
+        release = parse_release(verify_signature(data, self.source.keyring, name=name), name=name)
+        check_valid(release, name=name, suite=self.source.suite, now=now or datetime.now(UTC))
         if fresh:
+            key = hashlib.sha256(self._dist.encode()).hexdigest()[:16]
+            check_newest(release, kept.with_name(f"{self.source.name}-{key}.newest"), name=name)
             kept.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(kept, data, mode=0o644)
         return release
@@ -162,10 +228,25 @@ class Repository:
 
 
 def _read(path: Path, item: Item) -> bytes:
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != item.sha256:
+    with path.open("rb") as whole:
+        actual = hashlib.file_digest(whole, "sha256").hexdigest()
+    if actual != item.sha256:
         path.unlink()
         raise DigestError(f"{path}: damaged in the cache; it was removed", hint="Try again: it will be fetched anew.")
-    if path.name.endswith(".xz"):
-        return lzma.decompress(data)
-    return gzip.decompress(data) if path.name.endswith(".gz") else data
+    try:
+        with _decompressed(path) as file:
+            data = file.read(LARGEST_INDEX + 1)
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise ReleaseError(f"{item.url}: cannot be decompressed", details=str(error)) from error
+    if len(data) > LARGEST_INDEX:
+        raise ReleaseError(f"{item.url}: the index has more than {LARGEST_INDEX} bytes once it is decompressed")
+    return data
+
+
+def _decompressed(path: Path) -> BinaryIO:
+    match path.suffix:
+        case ".xz":
+            return cast("BinaryIO", lzma.open(path, "rb"))
+        case ".gz":
+            return cast("BinaryIO", gzip.open(path, "rb"))
+    return path.open("rb")

@@ -17,7 +17,7 @@ from typing import IO, Protocol, Self
 
 from pymachine import run
 from pymachine.ssh import openssh, plain_paths
-from pymachine.ssh.target import HostKeyError, SshError, Target
+from pymachine.ssh.target import MOST_OUTPUT, HostKeyError, SshError, Target
 
 OPEN_SECONDS = 60.0
 # A connection whose other side went away silently is given up after half a minute.
@@ -182,7 +182,11 @@ def _follow(
         if clock:
             clock.start()
         sender.start()
-        for raw in process.stdout:
+        came = 0
+        while raw := process.stdout.readline(MOST_OUTPUT):
+            came += len(raw)
+            if came >= MOST_OUTPUT:
+                raise SshError(f"a command on the host printed more than {MOST_OUTPUT} bytes; it was ended")
             text = raw.decode(errors="replace")
             said.append(text)
             if line:

@@ -23,7 +23,7 @@ from pymachine.ssh.connection import (
     refused_login,
     where,
 )
-from pymachine.ssh.target import SshError, Target
+from pymachine.ssh.target import MOST_OUTPUT, SshError, Target
 
 CONNECT_SECONDS = 10.0
 CHUNK = 32768
@@ -119,7 +119,7 @@ def _execute(
 
     def collect() -> None:
         with suppress(OSError):  # too slow, or cut: the other stream tells
-            errors.append(err.read())
+            errors.append(err.read(MOST_OUTPUT))
 
     reader = threading.Thread(target=collect)
     reader.start()
@@ -127,7 +127,11 @@ def _execute(
     try:
         send.write(stdin)
         send.channel.shutdown_write()
-        for raw in iter(out.channel.makefile("rb").readline, b""):
+        lines, came = out.channel.makefile("rb"), 0
+        while raw := lines.readline(MOST_OUTPUT):
+            came += len(raw)
+            if came >= MOST_OUTPUT:
+                raise SshError(f"a command on the host printed more than {MOST_OUTPUT} bytes; it was ended")  # noqa: TRY301
             text = raw.decode(errors="replace")
             said.append(text)
             if line:
