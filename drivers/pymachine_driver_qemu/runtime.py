@@ -115,8 +115,8 @@ def _made(folder: Path) -> Path:
         raise RuntimeFolderError(
             f"{folder} is not a folder of this user alone",
             details=f"It is {_told(folder)}.",
-            hint="Set XDG_RUNTIME_DIR to a folder of yours with mode 0700 and a short path. Only its owner and root can "
-            "remove what is in the way.",
+            hint="Set XDG_RUNTIME_DIR to a folder of yours with mode 0700 and a short path. Only its owner and root "
+            "can remove what is in the way.",
         )
     return folder
 

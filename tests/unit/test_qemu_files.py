@@ -151,7 +151,8 @@ def test_a_folder_that_others_can_enter_is_not_used(tmp_path: Path, monkeypatch:
     (given / "pymachine").chmod(0o777)
     with pytest.raises(runtime.RuntimeFolderError, match="not a folder of this user alone") as caught:
         runtime.make(machine, "abc")
-    assert "drwxrwxrwx" in caught.value.hint
+    assert "drwxrwxrwx" in caught.value.details
+    assert "Set XDG_RUNTIME_DIR" in caught.value.hint
 
 
 def test_a_link_planted_in_its_place_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,6 +162,22 @@ def test_a_link_planted_in_its_place_is_not_followed(tmp_path: Path, monkeypatch
     (given / "pymachine").symlink_to(elsewhere)
     with pytest.raises(runtime.RuntimeFolderError):
         runtime.make(machine, "abc")
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link"])
+def test_what_is_no_folder_is_described_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    given, machine = make_runtime(tmp_path, monkeypatch)
+    planted = given / "pymachine"
+    if kind == "file":
+        planted.write_text("")
+    else:
+        planted.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(runtime.RuntimeFolderError, match="not a folder of this user alone") as caught:
+        runtime.make(machine, "abc")
+    assert "of user" in caught.value.details
+    assert "Set XDG_RUNTIME_DIR" in caught.value.hint
 
 
 def test_a_long_path_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
