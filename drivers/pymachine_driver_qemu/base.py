@@ -125,8 +125,8 @@ class QemuMachine(Driver):
             if not address.is_free(place.address, port):
                 raise PortTakenError(
                     f"{place.address}:{port} is taken by another program",
-                    hint=f"See which one (ss -ltnp 'sport = :{port}'; with sudo for another user's) and end it; one that "
-                    f"listens on 0.0.0.0:{port} takes the port on every address. It does not have the machine's "
+                    hint=f"See which one (ss -ltnp 'sport = :{port}'; with sudo for another user's) and end it; one "
+                    f"that listens on 0.0.0.0:{port} takes the port on every address. It does not have the machine's "
                     "certificate, so that no client talks to it. If it stays, a clone has another address: "
                     f"pymachine clone {self.machine.name} NEW-NAME",
                 )
