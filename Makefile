@@ -1,5 +1,5 @@
 # One line a target; the work is in scripts/ and tox.ini.
-.PHONY: help intro test test-generic test-libvirt test-virtualbox test-virtualbox-nested install lint types docs bench clean
+.PHONY: help intro test endurance test-generic test-libvirt test-virtualbox test-virtualbox-nested install lint types docs bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ types: ## Check the types
 docs: ## Check the documentation against the code
 	@scripts/setup --tests
 	@.venv/bin/tox -q -e docs
+
+endurance: ## Kill, fill up and confuse pymachine for an hour; ENDURANCE_OPTIONS=--help lists the options
+	@scripts/setup --tests
+	@PYTHONPATH=tests .venv/bin/python -m endurance $(ENDURANCE_OPTIONS)
 
 bench: ## Measure, and write docs/explanation/benchmarks.md
 	@scripts/setup --tests

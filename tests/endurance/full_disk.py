@@ -1,0 +1,102 @@
+"""A disk that is full, at each size that is left: nothing is half made, and the error says so.
+
+With root's rights the store lies in a small file system of its own, in a mount namespace of its own. Without them the
+size of files is limited instead (``ulimit -f``), which is a limit for each file and not for all together.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from endurance import invariants
+from endurance.campaign import Kind, Try, command, expect
+from endurance.kills_of_records import CREATE
+from endurance.place import BYSTANDER, SECONDS, Place, with_bystander
+from support.runner import PROGRAM
+
+MOUNTS = os.geteuid() == 0
+_SIGNS = ("No space left on device", "File too large", "MB free", "Not enough space", "not enough space")
+# Many times what a record and its keys take.
+_MOST_KIB = 64
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command on a full disk."""
+
+    name: str
+    words: tuple[str, ...]
+    prepare: tuple[str, ...] = ()
+
+
+def _attempt(on: Command, place: Place, each: Try) -> None:
+    before = invariants.Before.of(place)
+    if on.prepare:
+        place.program(*on.prepare)
+    kept = invariants.Before.of(place)
+    free = int(each.spread * _MOST_KIB)
+    code, text = _run(place, on.words, free)
+    where = f"`{command(on.words)}` with {free} KiB free ({'tmpfs' if MOUNTS else 'ulimit -f'})"
+    with invariants.after(f"{where}, which ended with {code}"):
+        expect("Traceback" not in text and "internal error" not in text, text)
+        if code != 0:
+            expect(any(sign in text for sign in _SIGNS), f"the error does not say that the disk is full: {text}")
+            expect(place.entries() >= kept.entries, f"machines are lost: {sorted(kept.entries - place.entries())}")
+            extra = place.entries() - kept.entries
+            expect(not extra, f"half of a machine is left: {sorted(extra)}")
+        invariants.commands_answer(place, ("box",))
+        invariants.records_are_readable(place)
+        invariants.nothing_is_left(place, ("box",), before)
+
+
+def _run(place: Place, words: Sequence[str], free: int) -> tuple[int, str]:
+    """Run the command where `free` KiB can be written; the store is then as the command left it."""
+    line = shlex.join([str(PROGRAM), *words])
+    if MOUNTS:
+        argv = ["unshare", "--mount", "bash", "-c", _on_small_disk(place, line, free)]
+    else:
+        argv = ["bash", "-c", f"ulimit -f {free}; {line}; echo code $?"]
+    outcome = place.program.run(argv, timeout=SECONDS)
+    text, _, code = outcome.text.rpartition("code ") if not outcome.stderr else _split(outcome.stdout, outcome.stderr)
+    return int(code), text
+
+
+def _split(stdout: str, stderr: str) -> tuple[str, str, str]:
+    said, mark, code = stdout.rpartition("code ")
+    return said + stderr, mark, code
+
+
+def _on_small_disk(place: Place, line: str, free: int) -> str:
+    """A script: copy the store to a small file system in its place, run, and copy what came out back."""
+    store, copy = shlex.quote(str(place.store)), shlex.quote(str(place.base / "copy"))
+    size = "$(( $(du -sk --apparent-size . | cut -f1) + 4096 ))k"
+    return f"""set -e
+cp -a {store} {copy}; cd {copy}
+mount -t tmpfs -o mode=0700,size={size} none {store}; cp -a . {store}
+left=$(df --output=avail -k {store} | tail -1)
+[ "$left" -le {free} ] || head -c $(( (left - {free}) * 1024 )) /dev/zero > {store}/ballast
+set +e; cd /; {line}; code=$?; set -e
+rm -f {store}/ballast; rm -rf {copy}; cp -a {store} {copy}; umount {store}
+find {store} -mindepth 1 -delete; cp -a {copy}/. {store}/; rm -rf {copy}
+echo code $code"""
+
+
+COMMANDS = [
+    Command("create", (*CREATE, "box")),
+    Command("rm", ("rm", "-y", "box"), (*CREATE, "box")),
+    Command("export", ("export", "--connection", "-f", BYSTANDER, "/dev/shm/endurance")),
+]
+KINDS = [
+    Kind(
+        f"full-disk-{each.name}",
+        f"`{each.words[0]}` with 0 to {_MOST_KIB} KiB free, driver none",
+        40,
+        partial(with_bystander, real=False),
+        partial(_attempt, each),
+    )
+    for each in COMMANDS[:2]
+]
