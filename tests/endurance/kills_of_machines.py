@@ -160,7 +160,7 @@ def _takes_labels(place: Place, each: Try) -> None:
     invariants.call(place, "modify", "--engine-label", "a=b", "box", code=0)
     machines.runs(place)
     said = invariants.call(place, "ssh", "box", "docker info --format '{{.Labels}}'").stdout.strip()
-    expect(said == "[a=b]", f"modify ended well, and the engine has the labels {said}")
+    expect("a=b" in said.strip("[]").split(), f"modify ended well, and the engine has the labels {said}")
 
 
 def _goes_on(place: Place, each: Try) -> None:

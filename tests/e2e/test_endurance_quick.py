@@ -1,0 +1,50 @@
+"""A few tries of each quick kind of the campaign (`make endurance`), always with the same seed."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from endurance import campaign, kinds
+
+SEED = 1
+# The first try of a kind disturbs nothing: it measures how many steps there are to be killed at.
+TRIES = {
+    "kill-create-record": 4,
+    "kill-rm-record": 4,
+    "kill-import-record": 4,
+    "kill-rename": 3,
+    "kill-modify": 3,
+    "killed-qemu": 1,
+    "parallel-records": 1,
+    "cycle-record": 2,
+    "full-disk-create": 3,
+    "full-disk-rm": 2,
+    "hostile-engine": 3,
+}
+BY_NAME = {kind.name: kind for kind in kinds.ALL}
+
+
+@pytest.mark.parametrize("name", [name for name in TRIES if name in BY_NAME])
+def test_nothing_is_lost_and_nothing_is_left(name: str) -> None:
+    (result,) = campaign.run([BY_NAME[name]], campaign.Plan(seed=SEED, rounds=TRIES[name]), log=io.StringIO())
+    assert result.faults == []
+    assert result.tries == TRIES[name]
+
+
+def test_a_kind_that_finds_a_fault_reports_it_with_its_seed() -> None:
+    def fails(place: object, each: campaign.Try) -> None:
+        campaign.expect(each.number == 0, "it is lost")
+
+    kind = campaign.Kind("broken", "a kind with a fault", 3, BY_NAME["cycle-record"].place, fails)
+    (result,) = campaign.run([kind], campaign.Plan(seed=7), log=io.StringIO())
+    assert (result.tries, len(result.faults)) == (3, 2)
+    assert "it is lost" in result.faults[0]
+    assert "--kind broken --seed 7 --only 1" in result.faults[0]
+    assert "| broken | a kind with a fault | 3 | 2 |" in "\n".join(campaign.table([result]))
+
+
+def test_every_kind_has_a_name_of_its_own() -> None:
+    assert len(BY_NAME) == len(kinds.ALL)
+    assert TRIES.keys() - BY_NAME.keys() <= {"hostile-engine"}
