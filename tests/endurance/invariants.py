@@ -61,7 +61,8 @@ def commands_answer(place: Place, names: Sequence[str]) -> None:
 
 
 def records_are_readable(place: Place) -> None:
-    """Each machine that is listed has a record of its own name; nothing hidden is beside them."""
+    """Each machine that is listed has a record of its own name; what a kill left beside them is gone after `prune`."""
+    call(place, "prune", code=0)
     for name in sorted(place.entries()):
         expect(not name.startswith("."), f"machines/{name} is left in the store")
         outcome = call(place, "inspect", name)

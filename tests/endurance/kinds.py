@@ -6,6 +6,7 @@ import importlib.util
 
 from endurance import (
     cycles,
+    damaged_input,
     full_disk,
     hostile_engines,
     killed_helpers,
@@ -19,7 +20,11 @@ from endurance.campaign import Kind
 
 def _missing() -> dict[str, str]:
     """The kinds that stand on a module of tests/support which is not there, with the reason."""
-    needed = {"hostile engines and mirrors": hostile_engines.MODULE}
+    needed = {
+        "hostile engines and mirrors": hostile_engines.MODULE,
+        "damaged records": damaged_input.RECORDS,
+        "damaged archives": damaged_input.ARCHIVES,
+    }
     return {
         kind: f"there is no module {module}" for kind, module in needed.items() if not importlib.util.find_spec(module)
     }
@@ -34,5 +39,6 @@ ALL: list[Kind] = [
     *cycles.KINDS,
     *full_disk.KINDS,
     *hostile_engines.kinds(),
+    *damaged_input.kinds(),
 ]
 LEFT_OUT = _missing()

@@ -1,0 +1,65 @@
+"""Records and exports that were damaged or forged."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import subprocess
+import sys
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from endurance import invariants
+from endurance.campaign import Kind, Try, expect
+from endurance.place import BYSTANDER, SECONDS, Place, with_bystander
+from pymachine.errors import PymachineError
+
+RECORDS = "support.mutations"
+ARCHIVES = "support.archives"
+_A_TRY = 10
+_FORGED_BYTES = 64 * 2**20
+
+
+def _records(place: Place, each: Try) -> str:
+    """Commands on damaged records have no internal error, and touch nothing of the user's."""
+    argv = [sys.executable, "-m", RECORDS, str(_A_TRY), str(each.random.randrange(10**6))]
+    ended = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False)
+    expect(ended.returncode == 0, f"{argv[2:]} ended with {ended.returncode}: {ended.stdout}{ended.stderr}")
+    return f"{_A_TRY} records a try"
+
+
+def _archives(place: Place, each: Try) -> str:
+    """Damaged and forged exports are refused, and leave nothing."""
+    before = invariants.Before.of(place)
+    archives: Any = importlib.import_module(ARCHIVES)
+    whole = place.files / "whole"
+    if not whole.exists():
+        invariants.call(place, "export", "--connection", BYSTANDER, str(whole), code=0)
+    damaged = archives.damaged(whole.read_bytes(), rounds=_A_TRY, seed=each.random.randrange(10**6))
+    forged = islice(archives.hostile(_FORGED_BYTES), each.number, each.number + 1)
+    root = place.store / "machines"
+    for fault in archives.faults(
+        chain(damaged, forged), partial(_take, place), file=place.files / "damaged", root=root
+    ):
+        expect(condition=False, text=f"an export with {fault.what}: {fault.why}")
+    invariants.nothing_is_left(place, (), before)
+    return f"{_A_TRY} exports a try"
+
+
+def _take(place: Place, file: Path) -> None:
+    """Import `file`; raise PymachineError if the program refuses it."""
+    outcome = invariants.call(place, "import", str(file), "box")
+    if outcome.code != 0:
+        raise PymachineError(outcome.text)
+
+
+def kinds() -> list[Kind]:
+    """The kinds whose modules are there."""
+    place = partial(with_bystander, real=False)
+    needed = {
+        RECORDS: Kind("damaged-records", "commands on damaged and hostile records", 50, place, _records),
+        ARCHIVES: Kind("damaged-archives", "`import` of damaged and forged exports", 20, place, _archives),
+    }
+    return [kind for module, kind in needed.items() if importlib.util.find_spec(module)]
