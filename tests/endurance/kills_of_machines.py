@@ -179,6 +179,7 @@ def _has_either_disk(place: Place, each: Try) -> None:
     machines.has_mark(place, "box", "first")
     machines.mark(place, "box", "third")
     _fails_to_restore(place)
+    machines.runs(place)
     machines.has_mark(place, "box", "third")
 
 

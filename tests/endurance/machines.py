@@ -37,8 +37,9 @@ def mark(place: Place, name: str, text: str) -> None:
 
 def has_mark(place: Place, name: str, text: str) -> None:
     """The data disk of a running machine has that mark."""
-    said = invariants.call(place, "ssh", name, f"sudo cat {_MARK}").stdout.strip()
-    expect(said == text, f"the disk of {name} has the mark {said!r} and not {text!r}")
+    outcome = invariants.call(place, "ssh", name, f"sudo cat {_MARK}")
+    said = outcome.stdout.strip()
+    expect(said == text, f"the disk of {name} has the mark {said!r} and not {text!r}: {outcome.stderr}")
 
 
 def runs(place: Place, name: str = "box") -> None:
