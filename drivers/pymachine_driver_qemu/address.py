@@ -8,7 +8,6 @@ from pymachine.loopback import (
     allocate,
     has_own_addresses,
     is_free,
-    is_usable,
     of,
     places,
 )
@@ -21,7 +20,6 @@ __all__ = [
     "allocate",
     "has_own_addresses",
     "is_free",
-    "is_usable",
     "of",
     "places",
 ]

@@ -20,6 +20,8 @@ ISO = "boot2docker.iso"
 KERNEL = "vmlinuz"
 INITRD = "initrd.img"
 IMAGE = (ISO, KERNEL, INITRD)
+# Of any of these three, in an export; Debian's live images with a desktop are smaller.
+LARGEST_IMAGE = 4 << 30
 
 # The guest formats a disk only if it begins with this. boot2docker's own words, for any image made like it.
 MAGIC = "boot2docker, please format-me"

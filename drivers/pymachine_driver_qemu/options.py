@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pymachine.driver import Config, Json, Option, OptionKind, Shape
+from pymachine.driver import Config, Json, Option, OptionKind, PortableField, Shape
 from pymachine.errors import UsageError
 
 ACCELERATORS = ("auto", "kvm", "hvf", "tcg")
@@ -26,6 +26,23 @@ LEAST_MEMORY_MIB = 512
 LEAST_DISK_MB = 1000
 # What q35 and virt take without further options.
 MOST_CPUS = 255
+# More than any host has, and little enough for QEMU's own numbers.
+MOST_MEMORY_MIB = 16 << 20
+MOST_DISK_MB = 64 << 20
+
+# What an import takes over. The address and the ids are chosen again; the accelerator, the program and the image's
+# source are this host's business.
+PORTABLE: dict[str, PortableField | None] = {
+    "CPU": PortableField(kind=int, least=1, most=MOST_CPUS),
+    "Memory": PortableField(kind=int, least=LEAST_MEMORY_MIB, most=MOST_MEMORY_MIB),
+    "DiskSize": PortableField(kind=int, least=LEAST_DISK_MB, most=MOST_DISK_MB),
+    "TBSize": PortableField(kind=int, least=LEAST_TB_MIB, most=MOST_TB_MIB),
+    "Arch": PortableField(kind=str, pattern="amd64|arm64"),
+    "ImageDigest": PortableField(kind=str, pattern="[0-9a-f]{64}|"),
+    "KernelCommandLine": PortableField(kind=str, pattern="[ -~]{0,2000}"),
+    "EnginePort": None,
+    "MachineID": None,
+}
 
 OPTIONS = (
     Option(

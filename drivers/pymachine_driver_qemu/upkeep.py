@@ -6,13 +6,13 @@ commands too: what only changes need is imported where it is used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pymachine.driver import BootRequest, Config, ImageFiles, MachineRef, Shape
+from pymachine.driver import BootRequest, Config, ImageFiles, MachineRef, PortableField, Shape
 from pymachine.errors import HostNotRunningError
 from pymachine_driver_qemu import runtime
-from pymachine_driver_qemu.base import QemuMachine
+from pymachine_driver_qemu.base import SSH_USER, QemuMachine
 
 
 class Upkeep(QemuMachine):
@@ -59,15 +59,40 @@ class Upkeep(QemuMachine):
         disk.check_image(self._folder)
         return (disk.DISK, disk.ISO, disk.KERNEL, disk.INITRD)
 
+    @classmethod
+    def portable_fields(cls) -> Mapping[str, PortableField | None]:
+        """Hardware and image; see `pymachine_driver_qemu.options`."""
+        from pymachine_driver_qemu import options  # noqa: PLC0415
+
+        return options.PORTABLE
+
+    def portable_files(self) -> Mapping[str, int]:
+        """The disk, as large as the record says, and what is booted."""
+        from pymachine_driver_qemu import disk  # noqa: PLC0415
+
+        return {**dict.fromkeys(disk.IMAGE, disk.LARGEST_IMAGE), disk.DISK: self._disk_mb * disk.MEBIBYTE}
+
     def imported(self, siblings: Sequence[Config]) -> None:
-        """A machine of its own: the one that it was copied from may still be there."""
+        """A machine of its own: the one that it was copied from may still be there.
+
+        QEMU takes all of its files as raw, whatever is in them: none leads it to another file.
+        """
         from pymachine_driver_qemu import address, options  # noqa: PLC0415
 
-        self.config.update(options.new_ids())
-        taken = address.places(siblings)
-        if not address.is_usable(address.of(self.config), taken):
-            place = address.allocate(taken, own_address=address.has_own_addresses())
-            self.config.update({"IPAddress": place.address, "EnginePort": place.docker_port, "SSHPort": place.ssh_port})
+        place = address.allocate(address.places(siblings), own_address=address.has_own_addresses())
+        self.config.setdefault("Arch", options.host_architecture())
+        self.config.update(
+            {
+                "IPAddress": place.address,
+                "EnginePort": place.docker_port,
+                "SSHPort": place.ssh_port,
+                "SSHUser": SSH_USER,
+                "Accelerator": "auto",
+                "QemuBinary": "",
+                "Boot2DockerURL": "",
+                **options.new_ids(),
+            }
+        )
 
     def image_digest(self) -> str:
         """What `create` or the last upgrade noted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,7 +157,10 @@ def take_in(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
     """Tell VirtualBox of a machine whose files came from elsewhere; its disk gets another UUID, as a copy needs."""
     own = files.of(driver.machine.directory)
     vbox("internalcommands", "sethduuid", own.disk)
-    define(driver, vbox, chosen_shares(driver))
+    with ExitStack() as undo:
+        undo.callback(remove, vbox, driver.vm, own)
+        define(driver, vbox, chosen_shares(driver))
+        undo.pop_all()
 
 
 def swap_image(driver: VirtualBoxMachine, vbox: VBoxManage, image: ImageFiles) -> None:

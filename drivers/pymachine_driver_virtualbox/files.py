@@ -18,6 +18,8 @@ DISK = "disk.vmdk"
 CONSOLE = "console.log"
 ASIDE = ".previous"
 MEBIBYTE = 1 << 20
+# Of an ISO in an export; Debian's live images with a desktop are smaller.
+LARGEST_IMAGE = 4 << 30
 # What a fresh machine soon takes of its sparse disk, and the image where it cannot be a hard link.
 FIRST_NEED = 1024 * MEBIBYTE
 DISK_SECONDS = 600.0

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pymachine.driver import Config, Json, MachineRef, Option, OptionKind, Shape
+from pymachine.driver import Config, Json, MachineRef, Option, OptionKind, PortableField, Shape
 from pymachine.errors import UsageError
 from pymachine_driver_virtualbox import shares
 
@@ -25,6 +25,49 @@ LEAST_DISK_MB = 1000
 NIC_TYPES = ("Am79C970A", "Am79C973", "82540EM", "82543GC", "82545EM", "virtio")
 PROMISCUOUS = ("deny", "allow-vms", "allow-all")
 FRONT_ENDS = ("gui", "sdl", "headless", "separate")
+MOST_MEMORY_MIB = 2 << 20
+MOST_DISK_MB = 64 << 20
+
+_SWITCH = PortableField(kind=bool)
+_NIC_TYPE = PortableField(kind=str, pattern="|".join(NIC_TYPES))
+_DIGEST = PortableField(kind=str, pattern="[0-9a-f]{64}|")
+# What an import takes over. Addresses and ids are chosen again.
+PORTABLE: dict[str, PortableField | None] = {
+    "CPU": PortableField(kind=int, least=1, most=MOST_CPUS),
+    "Memory": PortableField(kind=int, least=LEAST_MEMORY_MIB, most=MOST_MEMORY_MIB),
+    "DiskSize": PortableField(kind=int, least=LEAST_DISK_MB, most=MOST_DISK_MB),
+    "NatNicType": _NIC_TYPE,
+    "HostOnlyNicType": _NIC_TYPE,
+    "HostDNSResolver": _SWITCH,
+    "DNSProxy": _SWITCH,
+    "NoVTXCheck": _SWITCH,
+    "ImageDigest": _DIGEST,
+    "IdentityDigest": _DIGEST,
+    "FixedAddress": None,
+    "MACAddress": None,
+    "Made": None,
+    "VMUUID": None,
+}
+# The rest, for a machine that was imported: it shares no folder of this host, whose owner did not choose to.
+IMPORTED: Config = {
+    "SSHUser": "docker",
+    "CPU": 1,
+    "Memory": DEFAULT_MEMORY_MIB,
+    "DiskSize": DEFAULT_DISK_MB,
+    "NatNicType": DEFAULT_NIC_TYPE,
+    "Boot2DockerURL": "",
+    "Boot2DockerImportVM": "",
+    "HostDNSResolver": False,
+    "HostOnlyCIDR": DEFAULT_CIDR,
+    "HostOnlyNicType": DEFAULT_NIC_TYPE,
+    "HostOnlyPromiscMode": "deny",
+    "UIType": "headless",
+    "HostOnlyNoDHCP": False,
+    "NoShare": True,
+    "DNSProxy": True,
+    "NoVTXCheck": False,
+    "ShareFolder": "",
+}
 
 OPTIONS = (
     Option(

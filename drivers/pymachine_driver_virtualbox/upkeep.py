@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pymachine.driver import BootRequest, Config, ImageFiles, Json, MachineRef, Shape
+from pymachine.driver import BootRequest, Config, ImageFiles, Json, MachineRef, PortableField, Shape
 from pymachine_driver_virtualbox.base import VirtualBoxMachine
 
 
@@ -42,10 +42,27 @@ class Upkeep(VirtualBoxMachine):
         building.check_portable(self, self.vbox())
         return (files.DISK, files.ISO)
 
+    @classmethod
+    def portable_fields(cls) -> Mapping[str, PortableField | None]:
+        """Hardware and image; see `pymachine_driver_virtualbox.options`."""
+        from pymachine_driver_virtualbox import options  # noqa: PLC0415
+
+        return options.PORTABLE
+
+    def portable_files(self) -> Mapping[str, int]:
+        """The disk, with what VirtualBox adds to its content, and what is booted."""
+        from pymachine_driver_virtualbox import files, options, vmdk  # noqa: PLC0415
+
+        size = int(self.config.get("DiskSize", options.DEFAULT_DISK_MB)) * files.MEBIBYTE
+        return {files.DISK: vmdk.largest(size), files.ISO: files.LARGEST_IMAGE}
+
     def imported(self, siblings: Sequence[Config]) -> None:
         """A machine of its own in VirtualBox: the one that it was copied from may still be there."""
-        from pymachine_driver_virtualbox import building, options  # noqa: PLC0415
+        from pymachine_driver_virtualbox import building, files, options, vmdk  # noqa: PLC0415
 
+        self.config.update({**options.IMPORTED, **self.config})
+        size = int(self.config["DiskSize"]) * files.MEBIBYTE
+        vmdk.check(files.of(self.machine.directory).disk, largest=size)
         self.config.update(options.own(self.machine, self.config, siblings))
         building.take_in(self, self.vbox())
 

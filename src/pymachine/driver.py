@@ -14,6 +14,7 @@ never more methods on `Driver`.
 from __future__ import annotations
 
 import enum
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -382,7 +383,48 @@ class Portable(Protocol):
         """The files in the folder, relative to it, without which there is no machine (record and keys not counted)."""
 
     def imported(self, siblings: Sequence[Config]) -> None:
-        """The folder came from elsewhere: make `config` fit this host and differ from `siblings`, as in `configure`."""
+        """The folder came from elsewhere: make `config` fit this host and differ from `siblings`, as in `configure`.
+
+        `config` has what `PortableConfig` lets in, and nothing without it. The files may be anybody's: raise
+        `DriverError` for one that leads the hypervisor to another file. What was made outside the folder is undone by
+        then.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class PortableField:
+    """What a field of a driver's configuration must be to travel in an export; data, as `Option` is."""
+
+    kind: type[int | str | bool]
+    least: int = 0
+    most: int = 2**31 - 1
+    pattern: str = ""
+    """Of a text: a regular expression that all of it matches."""
+
+    def problem(self, value: Json) -> str:
+        """What is expected in place of `value`; empty if it is right."""
+        if self.kind is bool:
+            return "" if isinstance(value, bool) else "true or false"
+        if self.kind is int:
+            is_right = isinstance(value, int) and not isinstance(value, bool) and self.least <= value <= self.most
+            return "" if is_right else f"a whole number of {self.least} to {self.most}"
+        is_right = isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
+        return "" if is_right else f"a text like {self.pattern}"
+
+
+@runtime_checkable
+class PortableConfig(Protocol):
+    """Beside `Portable`: which fields of `config` and which files travel. Without it no field does.
+
+    Leave out what decides which program runs or which file of the host is used: `imported` sets that for this host.
+    """
+
+    @classmethod
+    def portable_fields(cls) -> Mapping[str, PortableField | None]:
+        """The fields that an import takes over; None for one that `imported` sets again for every machine."""
+
+    def portable_files(self) -> Mapping[str, int]:
+        """The files that an import takes, and how many bytes each may have at most, by `config`."""
 
 
 @runtime_checkable

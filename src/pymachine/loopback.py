@@ -61,13 +61,6 @@ def places(configs: Iterable[Mapping[str, Json]]) -> list[Place]:
     return found
 
 
-def is_usable(place: Place, taken: Iterable[Place]) -> bool:
-    """Whether a machine could be at `place` on this host, beside those that have `taken`."""
-    own = has_own_addresses() == (place.address != LOOPBACK)
-    ports = {(other.address, port) for other in taken for port in other.ports}
-    return own and not any((place.address, port) in ports or not is_free(place.address, port) for port in place.ports)
-
-
 def has_own_addresses() -> bool:
     """Whether every address in 127.0.0.0/8 belongs to this host."""
     return sys.platform == "linux"

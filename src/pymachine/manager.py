@@ -430,7 +430,7 @@ class Manager:
             machine = Machine(
                 name=request.name,
                 driver_name=request.driver_name,
-                driver=_with_base_fields(config, ref, ssh=has_ssh),
+                driver=with_base_fields(config, ref, ssh=has_ssh),
                 engine=request.engine,
                 swarm=request.swarm,
                 auth=self._auth_options(folder, request.sans),
@@ -945,7 +945,7 @@ def _refuse_stopped(name: str, driver: Driver) -> None:
         raise WrongStateError(f'Machine "{name}" is already stopped.')
 
 
-def _with_base_fields(config: Config, ref: MachineRef, *, ssh: bool) -> Config:
+def with_base_fields(config: Config, ref: MachineRef, *, ssh: bool) -> Config:
     """`config` with the fields that docker-machine's base driver has; a program reading the store expects them.
 
     Without `ssh` those of SSH are empty.

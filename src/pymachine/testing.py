@@ -30,6 +30,7 @@ from pymachine.driver import (
     Json,
     MachineRef,
     OptionKind,
+    PortableConfig,
     State,
 )
 
@@ -102,6 +103,14 @@ class DriverContract:
     def test_configuration_is_json_and_survives_it(self, tmp_path: Path) -> None:
         config = self.make(tmp_path).config
         assert json.loads(json.dumps(config)) == config
+
+    def test_what_it_configures_may_travel(self, tmp_path: Path) -> None:
+        driver = self.make(tmp_path)
+        if isinstance(driver, PortableConfig):
+            for key, field in driver.portable_fields().items():
+                if field is not None and key in driver.config:
+                    assert field.problem(driver.config[key]) == "", key
+            assert all(size > 0 for size in driver.portable_files().values())
 
     def test_configure_changes_nothing_outside(self, tmp_path: Path) -> None:
         driver = self.make(tmp_path)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import json
+import dataclasses
+import random
+import resource
 import subprocess
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from pymachine import archive
 from pymachine.archive import ExportError, Manifest
+from support import archives
 
 MANIFEST = Manifest(archive.MACHINE, "intro", "qemu")
 EXTENTS = st.lists(st.tuples(st.integers(0, 60), st.binary(min_size=1, max_size=9000)), max_size=4)
@@ -21,10 +22,11 @@ EXTENTS = st.lists(st.tuples(st.integers(0, 60), st.binary(min_size=1, max_size=
 
 def read(source: Path, target: Path) -> Manifest:
     target.mkdir(exist_ok=True)
-    with archive.opened(source) as (manifest, members):
-        for name, tar, member in members:
-            archive.extract(tar, member, target / name)
-    return manifest
+    with archive.opened(source) as export:
+        for member in export.manifest.members:
+            export.extract(member, target / member.name)
+        export.verify()
+    return dataclasses.replace(export.manifest, members=())
 
 
 def write(target: Path, *files: Path) -> None:
@@ -52,6 +54,7 @@ def test_disks_come_back_with_their_holes(tmp_path: Path, extents: list[tuple[in
             file.write(data)
         file.truncate(blocks * 4096)
     write(tmp_path / "export", disk)
+    (tmp_path / "out" / "disk").unlink(missing_ok=True)
     read(tmp_path / "export", tmp_path / "out")
     assert (tmp_path / "out" / "disk").read_bytes() == disk.read_bytes()
 
@@ -87,59 +90,88 @@ def test_gnu_tar_reads_it_too(tmp_path: Path) -> None:
     assert (tmp_path / "gnu" / "machine" / "disk").read_bytes() == disk.read_bytes()
 
 
-def forged(target: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for entry, content in members:
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
-    target.write_bytes(zstandard.ZstdCompressor().compress(buffer.getvalue()))
-    return target
+def test_the_file_says_the_digest_of_each_member(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 3000)
+    write(tmp_path / "export", tmp_path / "a")
+    packed = tmp_path / "export.tar.zst"
+    (tmp_path / "export").rename(packed)
+    with packed.open("rb") as raw, (tmp_path / "plain.tar").open("wb") as plain:
+        zstandard.ZstdDecompressor().copy_stream(raw, plain)
+    (tmp_path / "out").mkdir()
+    subprocess.run(["tar", "-x", "-f", tmp_path / "plain.tar", "-C", tmp_path / "out"], check=True)
+    subprocess.run(["sha256sum", "-c", "--quiet", archive.DIGESTS], cwd=tmp_path / "out", check=True)
 
 
-def manifest(**changed: object) -> tuple[tarfile.TarInfo, bytes]:
-    fields = {"kind": "machine", "name": "x", "driver": "qemu", "format": 1, **changed}
-    return tarfile.TarInfo(archive.MANIFEST), json.dumps(fields).encode()
+def test_a_disk_of_too_many_pieces_loses_its_smallest_holes() -> None:
+    pieces = [(number * 8192, 4096) for number in range(100)] + [(1 << 30, 4096)]
+    assert archive._merged(pieces, most=50) == [(0, 99 * 8192 + 4096), (1 << 30, 4096)]
+    assert archive._merged(pieces, most=200) == pieces
 
 
-def link(name: str) -> tuple[tarfile.TarInfo, bytes]:
-    entry = tarfile.TarInfo(name)
-    entry.type, entry.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    return entry, b""
+def test_what_no_export_has_is_refused_at_once(tmp_path: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for number, (what, data) in enumerate(archives.hostile(1 << 30)):
+        (tmp_path / "export").write_bytes(data)
+        out = tmp_path / str(number)
+        with pytest.raises(ExportError):
+            read(tmp_path / "export", out)
+            pytest.fail(f"{what} was taken")
+        written = sum(path.stat().st_blocks * 512 for path in out.rglob("*"))
+        assert written <= archive.inflates_to(len(data)), what
+    # In KiB; the file of 1 GiB is never in memory.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 << 10
 
 
-@pytest.mark.parametrize(
-    "member",
-    [
-        (tarfile.TarInfo("machine/../../evil"), b"x"),
-        (tarfile.TarInfo("/etc/evil"), b"x"),
-        (tarfile.TarInfo("machine/sub/file"), b"x"),
-        (tarfile.TarInfo("machine/.hidden"), b"x"),
-        (tarfile.TarInfo("evil"), b"x"),
-        link("machine/config.json"),
-    ],
-    ids=lambda member: member[0].name,
-)
-def test_nothing_is_written_elsewhere(tmp_path: Path, member: tuple[tarfile.TarInfo, bytes]) -> None:
-    source = forged(tmp_path / "export", manifest(), member)
-    with pytest.raises(ExportError, match="which no export of pymachine's has"):
-        read(source, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+def test_every_damaged_file_is_refused(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    disk = tmp_path / "disk"
+    with disk.open("wb") as file:
+        file.write(chance.randbytes(3000))
+        file.seek(1 << 20)
+        file.write(b"data" * 2000)
+        file.truncate(2 << 20)
+    (tmp_path / "config.json").write_text("{}")
+    write(tmp_path / "export", tmp_path / "config.json", disk)
+    whole = (tmp_path / "export").read_bytes()
+    number = 0
+
+    def take(source: Path) -> None:
+        nonlocal number
+        number += 1
+        read(source, tmp_path / f"out{number}")
+
+    (tmp_path / "store").mkdir()
+    attempts = archives.damaged(whole, rounds=800, seed=20240601)
+    assert list(archives.faults(attempts, take, file=tmp_path / "damaged", root=tmp_path / "store")) == []
+    assert number == 800
 
 
-@pytest.mark.parametrize(
-    ("first", "says"),
-    [
-        (manifest(format=2), "an export of another form"),
-        (manifest(kind="other"), "an export of another form"),
-        ((tarfile.TarInfo(archive.MANIFEST), b"{"), "cannot be read"),
-        ((tarfile.TarInfo(archive.MANIFEST), b"[]"), "cannot be read"),
-        ((tarfile.TarInfo("machine/x"), b""), "does not begin with"),
-    ],
-)
-def test_a_manifest_that_is_none(tmp_path: Path, first: tuple[tarfile.TarInfo, bytes], says: str) -> None:
-    with pytest.raises(ExportError, match=says):
-        read(forged(tmp_path / "export", first), tmp_path / "out")
+def test_every_bit_of_a_small_file_counts(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("x")
+    write(tmp_path / "export", tmp_path / "x")
+    whole = (tmp_path / "export").read_bytes()
+    ends = [*range(24), *range(len(whole) - 64, len(whole))]
+    for at in ends:
+        for bit in range(8):
+            data = bytearray(whole)
+            data[at] ^= 1 << bit
+            (tmp_path / "damaged").write_bytes(data)
+            with pytest.raises(ExportError):
+                read(tmp_path / "damaged", tmp_path / f"{at}-{bit}")
+
+
+def test_a_wrong_digest_names_the_file(tmp_path: Path) -> None:
+    entries = archives.honest({"config.json": b"{}", "disk": b"data"})
+    entries[2] = archives.entry("machine/disk", b"dota")
+    with pytest.raises(ExportError, match="SHA-256 of machine/disk is wrong"):
+        read(archives.forge(tmp_path / "export", entries), tmp_path / "out")
+
+
+def test_an_export_without_digests_says_how_to_get_one_with_them(tmp_path: Path) -> None:
+    entries = [archives.entry(archive.MANIFEST, archives.manifest({}, format=1))]
+    with pytest.raises(ExportError, match="format is 1, which has no digests") as caught:
+        read(archives.forge(tmp_path / "export", entries), tmp_path / "out")
+    assert "export the machine again" in caught.value.hint
 
 
 @given(st.binary(max_size=200))

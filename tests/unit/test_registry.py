@@ -127,6 +127,7 @@ LAYERS = [
         "snapshots",
         "testing",
         "archive",
+        "import_checks",
         "contexts",
     },
     {"recovery"},

@@ -10,6 +10,7 @@ from typing import ClassVar
 import pytest
 
 from pymachine import manager as manager_module, registry
+from pymachine.archive import ExportError
 from pymachine.certs import CertificateError
 from pymachine.cli import main as main_module
 from pymachine.driver import (
@@ -24,6 +25,7 @@ from pymachine.driver import (
     Json,
     MachineRef,
     Option,
+    PortableField,
     Shape,
     State,
 )
@@ -33,6 +35,7 @@ from pymachine.errors import (
     InvalidNameError,
     MachineExistsError,
     MachineNotFoundError,
+    PymachineError,
     UnsupportedError,
     UsageError,
     WrongStateError,
@@ -43,6 +46,7 @@ from pymachine.portable import Porter
 from pymachine.progress import Silent
 from pymachine.store import Store
 from pymachine.upkeep import Changes, Upkeep
+from support import archives
 
 NAME = "intro"
 
@@ -126,6 +130,16 @@ class Able(Bare):
             raise DriverError("no disk")
         return ["disk"]
 
+    @classmethod
+    def portable_fields(cls) -> Mapping[str, PortableField | None]:
+        return {
+            "Memory": PortableField(kind=int, least=512, most=4096),
+            "Image": PortableField(kind=str, pattern="[a-z]+"),
+        }
+
+    def portable_files(self) -> Mapping[str, int]:
+        return {"disk": 1000}
+
     def imported(self, siblings: Sequence[Config]) -> None:
         self.maybe_fail("imported")
         self.config["IPAddress"] = f"127.9.9.{len(siblings) + 1}"
@@ -143,12 +157,30 @@ class Able(Bare):
         self.config["Image"] = self.config["Image"] if keep else old
 
 
+class Foreign(Bare):
+    """A driver of others that can be exported, and declares no fields."""
+
+    info = DriverInfo("foreign", "for tests", Bare.info.capabilities)
+
+    def exported(self) -> Sequence[str]:
+        return ["disk"]
+
+    def imported(self, siblings: Sequence[Config]) -> None:
+        self.config["IPAddress"] = f"127.9.9.{len(siblings) + 1}"
+
+
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     for known in (Bare.world, Bare.fails, Bare.identities):
         known.clear()
-    kinds = {"bare": Bare, "able": Able}
-    monkeypatch.setattr(registry, "load", kinds.__getitem__)
+    kinds = {"bare": Bare, "able": Able, "foreign": Foreign}
+
+    def load(name: str) -> type[Driver]:
+        if name not in kinds:
+            raise DriverNotFoundError(name)
+        return kinds[name]
+
+    monkeypatch.setattr(registry, "load", load)
     monkeypatch.setattr(registry, "names", lambda: sorted(kinds))
     # There is no engine behind these drivers; with a real one the tests with a machine do all this again.
     monkeypatch.setattr(manager_module.Manager, "_await_engine", lambda self, machine, driver, *, seconds: None)
@@ -580,6 +612,148 @@ def test_an_import_that_fails_leaves_nothing(store: Store, tmp_path: Path) -> No
     with pytest.raises(DriverError, match="no disk"):
         Porter(store).export(NAME, tmp_path / "second")
     assert not (tmp_path / "second").exists()
+
+
+def test_what_an_import_leaves_out_is_said(store: Store, tmp_path: Path) -> None:
+    upkeep = made(store)
+    upkeep.stop(NAME)
+    machine = store.load(NAME)
+    machine.driver.update({"QemuBinary": "/tmp/evil", "SSHUser": "-oProxyCommand=evil", "\x1b[2J": 1})
+    machine.driver["SSHKeyPath"] = str(store.machine_dir(NAME) / "id_rsa")
+    machine.owner, machine.context, machine.install_script = "somebody", "context", "http://evil"
+    machine.engine.labels, machine.raw["Odd"] = ["a=b"], {"x": 1}
+    store.save(machine)
+    Porter(store).export(NAME, tmp_path / "file")
+    heard = Heard()
+    Porter(Store(tmp_path / "other"), reporter=heard).import_(tmp_path / "file", connection_driver="none")
+    imported = Store(tmp_path / "other").load(NAME)
+    assert imported.engine.labels == ["a=b"]
+    assert (imported.driver["Memory"], imported.driver["Image"], imported.driver["SSHUser"]) == (
+        1024,
+        "first",
+        "docker",
+    )
+    record = (tmp_path / "other/machines" / NAME / "config.json").read_text()
+    assert "evil" not in record
+    assert '"Odd"' not in record
+    said = next(line for line in heard.lines if line.startswith("Left out"))
+    for key in ("DockerContext", "Owner", "InstallScript", "Odd", "Driver.QemuBinary", "Driver.SSHUser"):
+        assert key in said
+    assert "\x1b" not in said
+    assert "Memory" not in said
+
+
+def test_of_a_driver_that_declares_nothing_nothing_travels(store: Store, tmp_path: Path) -> None:
+    made(store, "foreign").stop(NAME)
+    Porter(store).export(NAME, tmp_path / "file")
+    machine = Porter(Store(tmp_path / "other")).import_(tmp_path / "file", connection_driver="none")
+    assert "Memory" not in machine.driver
+    assert machine.endpoint == Endpoint("127.9.9.1")
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "says"),
+    [
+        ("Driver.Memory", 100, r"Driver.Memory in the export is 100, expected a whole number of 512 to 4096"),
+        ("Driver.Memory", True, r"Driver.Memory in the export is True"),
+        ("Driver.Memory", "1024", r"Driver.Memory in the export is '1024'"),
+        ("Driver.Memory", 1e300, r"Driver.Memory in the export is 1e\+300"),
+        ("Driver.Image", "-x", r"Driver.Image in the export is '-x', expected a text like"),
+        ("Driver", [], r"Driver in the export is|config.json"),
+        ("DriverName", "bare", r"DriverName in the export is 'bare', expected 'able'"),
+        ("ConfigVersion", 2, r"ConfigVersion in the export is 2, expected 3"),
+        ("HostOptions.EngineOptions.Labels", "a", r"EngineOptions.Labels is 'a'"),
+        ("HostOptions.EngineOptions.Env", ["a\nb"], r"--engine-env"),
+        ("HostOptions.AuthOptions.ServerCertSANs", ["x"] * 1000, r"at most 100 names"),
+        ("HostOptions.EngineOptions", 7, r"EngineOptions in the export is 7"),
+        ("HostOptions", "x", r"HostOptions in the export is 'x'"),
+    ],
+)
+def test_values_are_checked_before_anything_is_kept(
+    store: Store, tmp_path: Path, where: str, value: Json, says: str
+) -> None:
+    made(store).stop(NAME)
+    Porter(store).export(NAME, tmp_path / "file")
+
+    def change(record: dict[str, Json]) -> None:
+        *folders, last = where.split(".")
+        for folder in folders:
+            record = record[folder]
+        record[last] = value
+
+    source = archives.with_record(tmp_path / "file", tmp_path / "changed", change)
+    other = tmp_path / "other"
+    if value == []:  # an empty list is as good as none
+        Porter(Store(other)).import_(source, connection_driver="none")
+        return
+    with pytest.raises(PymachineError, match=says):
+        Porter(Store(other)).import_(source, connection_driver="none")
+    assert not other.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("id_rsa", b"no key", "id_rsa in the export cannot be used"),
+        ("machine-id", b"../../x", "machine-id in the export is not 32"),
+        ("disk", b"x" * 1001, "disk has 1001 bytes; by the machine's record it has at most 1000"),
+        ("disk", b"QFI\xfb" + (3).to_bytes(4, "big") + (1).to_bytes(8, "big") + bytes(64), "leads to another file"),
+        ("disk", b"QFI\xfb" + (3).to_bytes(4, "big") + bytes(71 - 7) + (4).to_bytes(8, "big"), "leads to another file"),
+        ("disk", b"QFI\xfb" + (2).to_bytes(4, "big") + bytes(16) + (1 << 40).to_bytes(8, "big"), "qcow2 image of 1099"),
+        ("server.pem", b"x", "which no able machine has"),
+    ],
+)
+def test_files_are_checked_before_anything_is_kept(
+    store: Store, tmp_path: Path, file: str, content: bytes, says: str
+) -> None:
+    made(store).stop(NAME)
+    Porter(store).export(NAME, tmp_path / "file")
+    contents = {Path(info.name).name: data for info, data in archives.unpack(tmp_path / "file")}
+    kept = {name: data for name, data in contents.items() if not name.startswith("pymachine.")}
+    archives.forge(tmp_path / "forged", archives.honest({**kept, file: content}, driver="able", name=NAME))
+    with pytest.raises(ExportError, match=says):
+        Porter(Store(tmp_path / "other")).import_(tmp_path / "forged", connection_driver="none")
+    assert not (tmp_path / "other").exists()
+
+
+def test_no_damaged_export_is_imported_or_leaves_anything(store: Store, tmp_path: Path) -> None:
+    made(store).stop(NAME)
+    Porter(store).export(NAME, tmp_path / "file")
+    attempts = [
+        *archives.damaged((tmp_path / "file").read_bytes(), rounds=200, seed=7),
+        *archives.hostile(64 << 20),
+    ]
+    found = archives.faults(
+        iter(attempts),
+        lambda file: Porter(store).import_(file, name="copy", connection_driver="none"),
+        file=tmp_path / "damaged",
+        root=store.root,
+    )
+    assert list(found) == []
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_an_interrupted_import_leaves_nothing(store: Store, tmp_path: Path, stop: type[BaseException]) -> None:
+    made(store).stop(NAME)
+    Porter(store).export(NAME, tmp_path / "file")
+    Bare.fails["imported"] = [stop()]
+    with pytest.raises(stop):
+        Porter(Store(tmp_path / "other")).import_(tmp_path / "file", name="copy", connection_driver="none")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    "url", ["unix:///var/run/docker.sock", "-Hx", "tcp://h:99999", "ssh://h", "tcp://h/x", "tcp://a b"]
+)
+def test_a_connection_to_something_else_is_refused(store: Store, tmp_path: Path, url: str) -> None:
+    made(store)
+    Porter(store).export_connection(NAME, tmp_path / "file")
+    contents = {Path(info.name).name: data for info, data in archives.unpack(tmp_path / "file")}
+    kept = {name: data for name, data in contents.items() if not name.startswith("pymachine.")}
+    archives.forge(tmp_path / "forged", archives.honest(kept, kind="connection", name=NAME, url=url))
+    with pytest.raises(ExportError, match="url in the export is .*, expected tcp://HOST:PORT"):
+        Porter(Store(tmp_path / "other")).import_(tmp_path / "forged", connection_driver="none")
+    assert not (tmp_path / "other").exists()
 
 
 def test_the_means_to_connect_need_certificates(store: Store, tmp_path: Path) -> None:

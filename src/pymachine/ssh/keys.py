@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -24,3 +25,16 @@ def make(private: Path, *, comment: str) -> None:
     )
     files.atomic_write(public_half(private), public + f" {comment}\n".encode(), mode=0o644)
     files.atomic_write(private, secret, mode=0o600)
+
+
+def public_text(private: Path) -> str:
+    """The public half of the private key at `private`, as one line. Raises ValueError for what is no key."""
+    data = private.read_bytes()
+    is_openssh = data.startswith(b"-----BEGIN OPENSSH PRIVATE KEY-----")
+    load = serialization.load_ssh_private_key if is_openssh else serialization.load_pem_private_key
+    try:
+        key = load(data, password=None)
+        public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ValueError(f"it is not a private key without a passphrase: {error}") from error
+    return public.decode()
