@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
 import resource
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from pymachine import archive
 from pymachine.archive import ExportError, Manifest
-from support import archives
+from support import archives, processes
 
 MANIFEST = Manifest(archive.MACHINE, "intro", "qemu")
 EXTENTS = st.lists(st.tuples(st.integers(0, 60), st.binary(min_size=1, max_size=9000)), max_size=4)
@@ -199,3 +203,26 @@ def test_a_target_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         write(tmp_path / "none" / "export", tmp_path / "data")
     with pytest.raises(ExportError, match="cannot read"):
         read(tmp_path / "nosuch", tmp_path / "out")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_import_that_is_ended_by_a_signal_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    contents = {
+        "config.json": b'{"ConfigVersion": 3, "DriverName": "qemu"}',
+        "disk.raw": random.Random(1).randbytes(1 << 20),
+    }
+    whole = archives.forge(tmp_path / "export", archives.honest(contents, url="")).read_bytes()
+    store = tmp_path / "store"
+    environment = {**os.environ, "MACHINE_STORAGE_PATH": str(store), "HOME": str(tmp_path)}
+    program = [sys.executable, "-m", "pymachine", "import", "/dev/stdin", "x"]
+    with processes.started(program, stdin=subprocess.PIPE, env=environment) as child:
+        assert child.stdin is not None
+        # The rest does not come: the program waits in the middle of the disk.
+        child.stdin.write(whole[: len(whole) // 2])
+        child.stdin.flush()
+        while not list(store.glob("machines/.tmp-*/disk.raw")):
+            assert child.poll() is None
+            time.sleep(0.01)
+        child.send_signal(number)
+        assert child.wait() == 128 + number
+    assert not store.exists()
