@@ -31,7 +31,7 @@ class Porter(Manager):
 
     def export(self, name: str, target: Path) -> None:
         """Write the stopped machine `name`, with all that is in it, to the file `target`."""
-        with self.store.lock(name):
+        with self._locked(name):
             machine, driver = self._loaded(name)
             if not isinstance(driver, Portable):
                 raise driver.unsupported("export of a whole machine")
