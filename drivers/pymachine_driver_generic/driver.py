@@ -10,8 +10,9 @@ import struct
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
-from pymachine import wait
+from pymachine import fields, wait
 from pymachine.driver import (
     BootRequest,
     Capability,
@@ -49,6 +50,11 @@ TAKEN = {
 class Driver(BaseDriver):
     """A host known by its address. It is switched on by other means, so `start` is refused."""
 
+    config_fields: ClassVar[Mapping[str, fields.Field]] = {
+        "IPAddress": fields.HOST,
+        "SSHKey": fields.PATH,
+        "EnginePort": fields.PORT_OR_NONE,
+    }
     info = DriverInfo("generic", "A Linux host that exists, over SSH", Capability.PROVISION | Capability.FIXED_ADDRESS)
 
     @classmethod
@@ -91,10 +97,10 @@ class Driver(BaseDriver):
         address = str(options.get("generic-ip-address") or "").strip()
         if not address:
             raise UsageError("generic driver requires the --generic-ip-address option")
-        if any(character.isspace() or character in "/@" for character in address) or address.startswith("-"):
+        if not fields.is_host(address):
             raise UsageError(f"--generic-ip-address {address}: expected an IP address or a host name")
         user = str(options.get("generic-ssh-user") or "root")
-        if user.startswith("-") or any(character.isspace() or character == "@" for character in user):
+        if not fields.is_user(user):
             raise UsageError(f"--generic-ssh-user {user}: not a user's name")
         ssh_port, engine_port = (_port(options, name) for name in ("generic-ssh-port", "generic-engine-port"))
         if ssh_port == engine_port:

@@ -41,6 +41,7 @@ _SET = re.compile(r"/(pymachine-[0-9a-f]{12}-[0-9a-f]{8})\.iso")
 class LibvirtDriver(upkeep.Upkeep):
     """One machine is one domain, with a disk in a storage pool and an address reserved in a network."""
 
+    config_fields = options.FIELDS
     info: ClassVar[DriverInfo] = DriverInfo(
         "libvirt",
         "QEMU/KVM through libvirt, on this host or on another",

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pymachine import fields
 from pymachine.driver import Json, Option, OptionKind, Shape
 from pymachine.errors import UsageError
 
@@ -106,6 +107,34 @@ OPTIONS = (
         help="Start the machine whenever its host starts",
     ),
 )
+
+_SET = fields.matching(re.compile(r"(?:pymachine-[0-9a-f]{12}-[0-9a-fA-F]{8})?\Z"), "the name of an image's volumes")
+_IMAGE_FIELDS = {"ImageDigest": fields.DIGEST, "KernelCommandLine": fields.TEXT, "ImageSet": _SET}
+FIELDS = {
+    **_IMAGE_FIELDS,
+    "ConnectionURI": fields.TEXT,
+    "Host": fields.TEXT,
+    "IPAddress": fields.HOST,
+    "EnginePort": fields.PORT,
+    "SSHPort": fields.PORT,
+    "Network": fields.TEXT,
+    "MachineID": fields.UUID.needed(),
+    "MACAddress": fields.MAC.needed(),
+    "CPU": fields.integer(1, MOST_CPUS),
+    "Memory": fields.MEMORY_MIB,
+    "DiskSize": fields.DISK_MB,
+    "StoragePool": fields.TEXT,
+    "DiskVolume": fields.TEXT,
+    "MachineType": fields.WORD,
+    "CPUMode": fields.WORD,
+    "Accelerator": fields.one_of(*ACCELERATORS),
+    "AcceleratorInUse": fields.one_of("", *ACCELERATORS),
+    "XMLPatches": fields.STRINGS,
+    "Autostart": fields.BOOLEAN,
+    "Boot2DockerURL": fields.PATH,
+    "Arch": fields.one_of("", "amd64", "arm64"),
+    "PreviousImage": fields.section(_IMAGE_FIELDS),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
+from pymachine import fields
 from pymachine.driver import (
     BootRequest,
     Capability,
@@ -24,6 +26,7 @@ from pymachine_driver_none import urls
 class Driver(BaseDriver):
     """A record of a URL; nothing is made and nothing is removed but the record."""
 
+    config_fields: ClassVar[Mapping[str, fields.Field]] = {"URL": fields.STRING}
     info = DriverInfo(
         "none", "An engine that is there already, by its URL", Capability.FIXED_ADDRESS | Capability.NO_SSH
     )

@@ -30,6 +30,7 @@ STOP_SECONDS = 60.0
 class QemuDriver(upkeep.Upkeep, copies.Copies):
     """One machine is one QEMU process of the user's, with a folder of sockets and an address on the loopback."""
 
+    config_fields = options.FIELDS
     info: ClassVar[DriverInfo] = DriverInfo(
         "qemu",
         "QEMU, without root, daemon or hardware virtualisation",

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pymachine import fields
 from pymachine.driver import Config, Json, Option, OptionKind, PortableField, Shape
 from pymachine.errors import UsageError
 
@@ -98,6 +99,25 @@ OPTIONS = (
         help="In software emulation, how much translated code QEMU keeps, in MB; less is smaller when idle, and slower",
     ),
 )
+
+_IMAGE_FIELDS = {"ImageDigest": fields.DIGEST, "KernelCommandLine": fields.TEXT}
+# QEMU listens on the address, and runs the binary; the other values are words and numbers of its command line.
+FIELDS = {
+    **_IMAGE_FIELDS,
+    "IPAddress": fields.LOOPBACK,
+    "EnginePort": fields.PORT,
+    "SSHPort": fields.PORT,
+    "MachineID": fields.UUID,
+    "CPU": fields.integer(1, MOST_CPUS),
+    "Memory": fields.MEMORY_MIB,
+    "DiskSize": fields.DISK_MB,
+    "Boot2DockerURL": fields.PATH,
+    "Accelerator": fields.one_of(*ACCELERATORS),
+    "QemuBinary": fields.PATH,
+    "Arch": fields.one_of("", *ARCHITECTURES.values()),
+    "TBSize": fields.integer(LEAST_TB_MIB, MOST_TB_MIB),
+    "PreviousImage": fields.section(_IMAGE_FIELDS),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

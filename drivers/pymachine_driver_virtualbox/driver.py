@@ -33,6 +33,7 @@ SSH_HOST = "127.0.0.1"
 class VirtualBoxDriver(Upkeep):
     """One machine is one VirtualBox machine: NAT for the world, a host-only network for the host."""
 
+    config_fields = options.FIELDS
     info: ClassVar[DriverInfo] = DriverInfo(
         "virtualbox",
         "VirtualBox machines, docker-machine's own among them",

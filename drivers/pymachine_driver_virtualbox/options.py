@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pymachine import fields
 from pymachine.driver import Config, Json, MachineRef, Option, OptionKind, PortableField, Shape
 from pymachine.errors import UsageError
 from pymachine_driver_virtualbox import shares
@@ -175,6 +177,37 @@ OPTIONS = (
         help="Mount the specified directory instead of the default home location. Format: dir:name",
     ),
 )
+
+_KEPT_FIELDS = {
+    "ImageDigest": fields.DIGEST,
+    "IdentityDigest": fields.DIGEST,
+    "FixedAddress": fields.BOOLEAN,
+    "IPAddress": fields.HOST,
+}
+# docker-machine's own records among them: there a number of CPUs below 1 is that of the host.
+FIELDS = {
+    **_KEPT_FIELDS,
+    "VMUUID": fields.UUID,
+    "MACAddress": fields.MAC_OR_NONE,
+    "CPU": fields.integer(-1, 4096),
+    "Memory": fields.MEMORY_MIB,
+    "DiskSize": fields.DISK_MB,
+    "NatNicType": fields.WORD,
+    "Boot2DockerURL": fields.PATH,
+    "Boot2DockerImportVM": fields.NAME,
+    "HostDNSResolver": fields.BOOLEAN,
+    "HostOnlyCIDR": fields.matching(re.compile(r"(?:[0-9.]+/[0-9]+)?\Z"), "an address and the length of its network"),
+    "HostOnlyNicType": fields.WORD,
+    "HostOnlyPromiscMode": fields.WORD,
+    "UIType": fields.WORD,
+    "HostOnlyNoDHCP": fields.BOOLEAN,
+    "NoShare": fields.BOOLEAN,
+    "DNSProxy": fields.BOOLEAN,
+    "NoVTXCheck": fields.BOOLEAN,
+    "ShareFolder": fields.PATH,
+    "Made": fields.BOOLEAN,
+    "PreviousImage": fields.section(_KEPT_FIELDS),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,11 @@
 """The public contract for drivers: all that a driver may know of pymachine.
 
 A driver is a subclass of `Driver`, registered under the entry-point group ``pymachine.drivers``. It imports only
-this module, `pymachine.errors`, `run`, `wait`, `progress`, `files`, `unfinished` (notes of changes that a crash may
-cut short), and what drivers share where it fits: `channel` (the identity channel's protocol), `loopback` (addresses
-for machines that are reached through forwarded ports), `backlog`, `published` and `forwarder` (the ports to forward),
-and `search_domains` (the host's, for guests). The core never imports a driver by name.
+this module, `pymachine.errors`, `run`, `wait`, `progress`, `files`, `fields` (what the values of a record may be),
+`unfinished` (notes of changes that a crash may cut short), and what drivers share where it fits: `channel` (the
+identity channel's protocol), `loopback` (addresses for machines that are reached through forwarded ports), `backlog`,
+`published` and `forwarder` (the ports to forward), and `search_domains` (the host's, for guests). The core never
+imports a driver by name.
 `pymachine.testing` has the suite that every driver must pass.
 
 Abilities that only some drivers have are flags in `DriverInfo.capabilities`, or small protocols of their own,
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from pymachine.errors import DriverError, UnsupportedError
+from pymachine.fields import Field
 from pymachine.progress import Reporter, Silent
 
 API_VERSION = 1
@@ -232,6 +234,12 @@ class Driver(ABC):
     """
 
     info: ClassVar[DriverInfo]
+    config_fields: ClassVar[Mapping[str, Field]] = {}
+    """What each value in `config` must be, by its key: see `pymachine.fields`.
+
+    A record may come from elsewhere. The core checks it before it makes the driver, drops values that are null, and
+    refuses a record with any other value. docker-machine's base fields are checked for every driver.
+    """
 
     def __init__(self, machine: MachineRef, config: Config, *, reporter: Reporter | None = None) -> None:
         """`config` is what `configure` returned, perhaps by an older version: tolerate missing keys."""

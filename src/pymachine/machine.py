@@ -7,13 +7,12 @@ newer pymachine, or by a driver that is not installed here.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from pymachine import migrations, paths
+from pymachine import fields as kinds, migrations, paths
 from pymachine.client_files import ClientFiles
 from pymachine.driver import Config, Endpoint, Json
 from pymachine.errors import RecordError
@@ -170,49 +169,32 @@ class Machine:
         if not isinstance(driver_name, str) or not driver_name:
             raise RecordError(f'machine "{name}": config.json names no driver (DriverName is {driver_name!r})')
         endpoint = fields.get("Endpoint")
-        driver = dict(_object(fields.get("Driver") or {}, "Driver", name))
-        _check_path(driver.get("SSHKeyPath"), "Driver.SSHKeyPath", name)
-        auth = _load(AuthOptions, host.get("AuthOptions"), name)
-        for item in dataclasses.fields(auth):
-            if item.type == "str":
-                _check_path(getattr(auth, item.name), f"AuthOptions.{json_name(item)}", name)
+        driver = kinds.checked(
+            _object(fields.get("Driver") or {}, "Driver", name), kinds.BASE, where="Driver", name=name
+        )
         return cls(
             name=name,
             driver_name=driver_name,
             driver=driver,
             engine=_load(EngineOptions, host.get("EngineOptions"), name),
             swarm=_load(SwarmOptions, host.get("SwarmOptions"), name),
-            auth=auth,
+            auth=_load(AuthOptions, host.get("AuthOptions"), name),
             endpoint=None if endpoint is None else _load(Endpoint, endpoint, name),
-            certificates_expire=_typed(fields, "CertificatesExpire", int, name),
-            context=_typed(fields, "DockerContext", str, name) or "",
-            expires=_typed(fields, "Expires", int, name),
-            owner=_typed(fields, "Owner", str, name) or "",
-            install_script=_typed(fields, "InstallScript", str, name) or "",
+            certificates_expire=_own(fields, "CertificatesExpire", kinds.SECONDS, name),
+            context=_own(fields, "DockerContext", kinds.CONTEXT, name) or "",
+            expires=_own(fields, "Expires", kinds.SECONDS, name),
+            owner=_own(fields, "Owner", kinds.TEXT, name) or "",
+            install_script=_own(fields, "InstallScript", kinds.TEXT, name) or "",
             raw=dict(fields),
         )
 
 
-def _typed(fields: Mapping[str, Json], key: str, kind: type[T], name: str) -> T | None:
-    """A field of ours, None where there is none."""
+def _own(fields: Mapping[str, Json], key: str, kind: kinds.Field, name: str) -> Json:
+    """A field that only pymachine writes, None where there is none."""
     value = fields.get(key)
-    if value is None or (isinstance(value, kind) and not isinstance(value, bool)):
-        return value
-    raise RecordError(f'machine "{name}": config.json: {key} is {value!r}, expected {kind.__name__}')
-
-
-def _check_path(value: Json, key: str, name: str) -> None:
-    """Raise `RecordError` for what can be the path of no file. Empty, or None, is none at all."""
-    if not value:
-        return
-    if not isinstance(value, str):
-        raise RecordError(f'machine "{name}": config.json: {key} is {value!r}, expected str')
-    try:
-        has_nul = b"\0" in os.fsencode(value)
-    except UnicodeEncodeError:
-        has_nul = True
-    if has_nul:
-        raise RecordError(f'machine "{name}": config.json: {key} is {value!r}, which is no path')
+    if value is not None:
+        kinds.require(kind, value, key, name)
+    return value
 
 
 def json_name(item: dataclasses.Field[Json]) -> str:
@@ -228,28 +210,30 @@ def _dump(options: EngineOptions | SwarmOptions | AuthOptions | Endpoint, old: J
 def _load(kind: type[T], data: Json, name: str) -> T:
     """An options object from its JSON; what is missing or null keeps its default, a wrong type is an error."""
     given = _object(data or {}, kind.__name__, name)
-    values: dict[str, Json] = {}
-    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
-        value = given.get(json_name(item))
-        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        if value is None and not required:
-            continue
-        expected = str(item.type)
-        if not _fits(value, expected):
-            where = f"{kind.__name__}.{json_name(item)}"
-            raise RecordError(f'machine "{name}": config.json: {where} is {value!r}, expected {expected}')
-        values[item.name] = value
-    return kind(**values)
+    items = dataclasses.fields(kind)  # type: ignore[arg-type]
+    expected = {json_name(item): _kind(kind, item) for item in items}
+    values = kinds.checked(given, expected, where=kind.__name__, name=name)
+    return kind(**{item.name: values[json_name(item)] for item in items if json_name(item) in values})
 
 
-def _fits(value: Json, annotation: str) -> bool:
-    if annotation.startswith("list[str]"):
-        return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
-    if annotation == "bool":
-        return isinstance(value, bool)
-    if annotation in {"str", "str | None"}:
-        return isinstance(value, str)
-    return isinstance(value, int | float) and not isinstance(value, bool)
+_KINDS = {
+    "bool": kinds.BOOLEAN,
+    "str": kinds.STRING,
+    "int": kinds.integer(),
+    "float": kinds.NUMBER,
+    "list[str]": kinds.STRINGS,
+}
+# A URL may have a port of more digits than any port has: see the driver none.
+_KINDS_BY_NAME = {"docker_port": kinds.integer(0), "ssh_port": kinds.PORT_OR_NONE, "ssh_user": kinds.USER}
+
+
+def _kind(options: type, item: dataclasses.Field[Json]) -> kinds.Field:
+    """What the value of an option must be."""
+    annotation = str(item.type).removesuffix(" | None")
+    kind = kinds.PATH if options is AuthOptions and annotation == "str" else _KINDS[annotation]
+    kind = _KINDS_BY_NAME.get(item.name, kind)
+    required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+    return kind.needed() if required else kind
 
 
 def _object(data: Json, what: str, name: str) -> Mapping[str, Json]:

@@ -18,7 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymachine import files, os_errors, paths, recovery, registry, unfinished
+from pymachine import fields, files, os_errors, paths, recovery, registry, unfinished
 from pymachine.driver import (
     BootRequest,
     Capability,
@@ -125,8 +125,14 @@ class Manager:
     # -- reading -----------------------------------------------------------------------------------------------
 
     def driver(self, machine: Machine) -> Driver:
-        """The driver of a loaded machine. Raises `DriverNotFoundError`."""
+        """The driver of a loaded machine.
+
+        Raises `DriverNotFoundError`, and `RecordError` for a value in its configuration that the driver cannot have.
+        """
         kind = registry.load_for_machine(machine.driver_name)
+        checked = fields.check(kind, machine.driver, name=machine.name)
+        for key in machine.driver.keys() - checked.keys():
+            del machine.driver[key]
         reporter = self.reporter if self._labelled else self.reporter.prefixed(f"({machine.name}) ")
         driver = kind(self._ref(machine), machine.driver, reporter=reporter)
         driver.shell = lambda command: self._shell(machine, driver, command)
@@ -456,10 +462,10 @@ class Manager:
         for name in self.store.names():
             try:
                 machine = self.store.load(name)
+                if machine.driver_name == driver_name:
+                    found.append(fields.check(registry.load(driver_name), machine.driver, name=name))
             except PymachineError:
                 continue
-            if machine.driver_name == driver_name:
-                found.append(machine.driver)
         return found
 
     def _undo_create(self, machine: Machine, driver: Driver) -> None:

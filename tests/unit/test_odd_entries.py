@@ -143,7 +143,7 @@ def test_each_odd_entry_is_an_error_of_its_own(tmp_path: Path, oddity: str) -> N
 
 @pytest.mark.parametrize("driver", ["qemu", "virtualbox", "no-such-driver"])
 def test_an_expired_machine_that_cannot_be_removed_stops_no_create(program: Pymachine, driver: str) -> None:
-    record = {"ConfigVersion": 3, "DriverName": driver, "Driver": GARBAGE, "HostOptions": {}, "Expires": 1}
+    record = {"ConfigVersion": 3, "DriverName": driver, "Driver": {"CPU": "x"}, "HostOptions": {}, "Expires": 1}
     _record("late", record)(program.store / "machines")
     made = run(program, "create", "-d", "none", "--url", "tcp://127.0.0.1:1", "good")
     assert "env good" in made.stdout
