@@ -50,7 +50,7 @@ class Board:
         )
         line = command_line.MachineLine(
             name=name,
-            machine_id=str(self.config["MachineID"]),
+            machine_id=str(self.config.get("MachineID", "")),
             iso=folder / disk.ISO,
             disk=folder / disk.DISK,
             console=folder / process.CONSOLE_LOG,

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from pymachine import backlog, search_domains
 from pymachine.channel import GuestError, GuestReportedError
-from pymachine.driver import BootRequest, Endpoint
+from pymachine.driver import BootRequest, Endpoint, refuse_links
 from pymachine.progress import Reporter
 from pymachine.wait import Deadline
-from pymachine_driver_qemu import command_line, identity, process, qmp, runtime
+from pymachine_driver_qemu import command_line, disk, identity, process, qmp, runtime
 from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.board import Board
 
@@ -31,7 +31,8 @@ def launch(
 ) -> Path:
     """Start the QEMU of the machine in `folder`; returns its sockets' folder. `tied`: it ends with us."""
     began = time.monotonic()
-    sockets = runtime.make(folder, str(board.config["MachineID"]))
+    refuse_links(folder, (*disk.IMAGE, disk.DISK, process.CONSOLE_LOG, process.QEMU_LOG))
+    sockets = runtime.make(folder, str(board.config.get("MachineID", "")))
     argv = board.argv(name, folder, sockets, place=place, memory=memory, resumed=resumed)
     process.launch(
         argv,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pymachine import files, os_errors
-from pymachine.driver import ImageFiles
+from pymachine.driver import ImageFiles, refuse_links
 from pymachine.errors import DriverError, PrecreateError
 
 DISK = "disk.raw"
@@ -195,7 +195,8 @@ def check_image(folder: Path) -> None:
 
 
 def grow(path: Path, *, size_mb: int) -> None:
-    """Make the disk `size_mb` MiB large; the guest grows what is on it. Raises `DiskError`; it never shrinks."""
+    """Make the disk `size_mb` MiB large; the guest grows what is on it. Raises `DriverError`; it never shrinks."""
+    refuse_links(path.parent, [path.name])
     try:
         with path.open("r+b") as disk:
             if disk.seek(0, os.SEEK_END) < size_mb * MEBIBYTE:

@@ -234,7 +234,8 @@ def said_since_start(log: Path) -> str:
 
 def _opened_log(path: Path) -> BinaryIO:
     try:
-        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        return os.fdopen(os.open(path, flags, 0o600), "wb")
     except OSError as error:
         raise os_errors.wrapped(LaunchError, f"cannot write {path}", error) from error
 

@@ -7,8 +7,9 @@ short folder elsewhere. The link ``run`` in the machine's folder says where, for
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-import shutil
+import re
 import stat
 import time
 from pathlib import Path
@@ -28,6 +29,7 @@ OWNER = "machine"
 _LONGEST_PATH = 103
 _LONGEST_NAME = max(map(len, (CONTROL, PORTS, IDENTITY, CONTAINERS))) + 1
 _ID_LENGTH = 12
+_NAME = re.compile(rf"[0-9a-f]{{{_ID_LENGTH}}}\Z")
 
 
 class RuntimeFolderError(DriverError):
@@ -48,9 +50,8 @@ def base() -> Path:
 def make(directory: Path, machine_id: str) -> Path:
     """An empty socket folder for the machine whose folder is `directory`, with the link to it."""
     remove(directory)
-    folder = _made(base() / machine_id.replace("-", "")[:_ID_LENGTH])
-    for stale in folder.iterdir():
-        stale.unlink()
+    folder = _made(base() / _name(directory, machine_id))
+    _empty(folder)
     link = directory / LINK
     try:
         (folder / OWNER).symlink_to(f"{directory.stat().st_ino}:{directory}")
@@ -61,21 +62,49 @@ def make(directory: Path, machine_id: str) -> Path:
 
 
 def find(directory: Path) -> Path | None:
-    """The socket folder of the machine, None if it has none or it is not ours, or another machine's."""
+    """The socket folder of the machine, None if it has none or it is not ours, or another machine's.
+
+    The link may have come from elsewhere with the machine's folder: it is followed only to a folder that has the name
+    and the place of such a folder, and that leads back.
+    """
     try:
         folder = (directory / LINK).readlink()
     except OSError:
         return None
-    return folder if _is_ours(folder) and _is_of(folder, directory) else None
+    # XDG_RUNTIME_DIR may have been another one when the folder was made: the names of `base` are all that is known.
+    named = _NAME.match(folder.name) and folder.parent.name in {"pymachine", f"pymachine-{os.getuid()}"}
+    placed = named and folder.is_absolute() and _is_ours(folder.parent) and _is_ours(folder)
+    return folder if placed and _is_of(folder, directory) else None
 
 
 def remove(directory: Path) -> None:
     """Remove the socket folder and the link to it, if they are there."""
     folder = find(directory)
     if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(FileNotFoundError):
-        (directory / LINK).unlink()
+        _empty(folder)
+        with contextlib.suppress(OSError):  # something else is in it, which is not ours to remove
+            folder.rmdir()
+    link = directory / LINK
+    if link.is_symlink():
+        link.unlink(missing_ok=True)
+
+
+def _name(directory: Path, machine_id: str) -> str:
+    """The name of the machine's socket folder: by its id, or by its folder if a copy of the machine has that one."""
+    name = machine_id.replace("-", "").lower()[:_ID_LENGTH]
+    if not _NAME.match(name):
+        raise RuntimeFolderError(f"no folder for sockets can be named after the machine's id {machine_id!r}")
+    folder = base() / name
+    if (folder / OWNER).is_symlink() and not _is_of(folder, directory):
+        return hashlib.sha256(os.fsencode(directory)).hexdigest()[:_ID_LENGTH]
+    return name
+
+
+def _empty(folder: Path) -> None:
+    """Remove the sockets, the note of a stop, and the link to the machine: nothing else is ever in a socket folder."""
+    for name in (CONTROL, PORTS, IDENTITY, CONTAINERS, STOPPING, OWNER):
+        with contextlib.suppress(FileNotFoundError):
+            (folder / name).unlink()
 
 
 def note_stop(sockets: Path, *, seconds: float) -> None:
@@ -98,7 +127,7 @@ def _is_of(folder: Path, directory: Path) -> bool:
         inode, _, path = str((folder / OWNER).readlink()).partition(":")
         own = directory.stat().st_ino
     except OSError:
-        return True
+        return False
     # A folder that is moved keeps its inode, and a copy of it has another, even in its place; but to another file
     # system a folder is moved by copying it.
     return inode == str(own) or not (Path(path) / LINK).is_symlink()

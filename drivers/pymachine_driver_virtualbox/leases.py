@@ -66,8 +66,9 @@ def _by_ssh(config: Mapping[str, Json], mac: str, key: Path) -> str | None:
     ssh = run.which("ssh")
     if ssh is None:
         return None
-    user = f"{config.get('SSHUser') or 'docker'}@127.0.0.1"
-    words: list[str | Path] = [ssh, *_SSH, "-i", key, "-p", str(config.get("SSHPort") or 22), user, "ip addr show"]
+    user = ("-l", str(config.get("SSHUser") or "docker"))
+    port = ("-p", str(config.get("SSHPort") or 22))
+    words: list[str | Path] = [ssh, *_SSH, "-i", key, *port, *user, "--", "127.0.0.1", "ip addr show"]
     try:
         said = run.run(words, timeout=SSH_SECONDS).stdout
     except CommandError:

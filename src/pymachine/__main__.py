@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 HANDSHAKE_SECONDS = 20.0
 # From then on `env` warns, which is the full CLI's to do; `pymachine.certs` renews in time for that.
+LONGEST_RECORD = 1 << 22  # as in `pymachine.store`
 WARN_SECONDS = 30 * 24 * 3600
 # Flags with a value that mean something to `env`, or nothing at all.
 _VALUE_FLAGS = {"s": "storage-path", "storage-path": "storage-path", "shell": "shell", "bugsnag-api-token": "ignored"}
@@ -145,6 +146,8 @@ def _shake_hands(directory: str) -> tuple[str, str, str]:
     folder = _certificates(record["HostOptions"]["AuthOptions"], directory)
     host = f"[{address}]" if ":" in address else address
     url = endpoint.get("DockerUrl") or f"tcp://{host}:{port}"
+    if not url.isprintable():
+        raise ValueError(url)
     from pymachine import tls  # noqa: PLC0415 (ssl, only now that there is something to connect to)
 
     tls.check(
@@ -161,8 +164,11 @@ def _shake_hands(directory: str) -> tuple[str, str, str]:
 def _read(path: str) -> dict[str, Any]:
     import json  # noqa: PLC0415 (not for the full CLI's sake)
 
-    with open(path, "rb") as stream:  # noqa: PTH123 (pathlib costs 8 ms)
-        record: dict[str, Any] = json.loads(stream.read())
+    # A pipe in its place would never end: the full CLI refuses it.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(handle, "rb") as stream:  # noqa: PTH123 (pathlib costs 8 ms)
+        text = stream.read(LONGEST_RECORD) or b""
+    record: dict[str, Any] = json.loads(text)
     return record
 
 

@@ -163,6 +163,20 @@ class MachineRef:
     """The private key whose public half is in ``<ssh_key>.pub`` by the time of `create`."""
 
 
+def refuse_links(folder: Path, names: Sequence[str]) -> None:
+    """Raise `DriverError` if one of the files `names` in a machine's `folder` is a link.
+
+    The folder may have come from elsewhere. A hypervisor would write into the file that the link leads to.
+    """
+    for name in names:
+        path = folder / name
+        if path.is_symlink():
+            raise DriverError(
+                f"{path} is a link to {str(path.readlink())!r}, and not a file of the machine's own",
+                hint="Put the file itself there, or remove the link.",
+            )
+
+
 @dataclass(frozen=True)
 class ImageRequest:
     """Which image a machine wants."""

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import stat
+import sys
 import time
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -58,8 +59,11 @@ def atomic_write(path: Path, data: bytes | str, *, mode: int = 0o600, durable: b
         _sync_folder(path.parent)
 
 
-def read_regular(path: Path) -> bytes:
-    """Read the file at `path`; what is no file (a pipe would never end) is refused. Raises OSError."""
+def read_regular(path: Path, *, longest: int = sys.maxsize) -> bytes:
+    """Read the file at `path`, of at most `longest` bytes. Raises OSError.
+
+    What is no file is refused: a pipe would never end.
+    """
     # Without O_NONBLOCK the open itself would wait for a pipe's other end.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(handle, "rb") as stream:
@@ -68,7 +72,10 @@ def read_regular(path: Path) -> bytes:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(kind):
             raise OSError(errno.EINVAL, "Not a regular file", str(path))
-        return stream.read()
+        content = stream.read() if longest == sys.maxsize else stream.read(longest + 1)
+        if len(content) > longest:
+            raise OSError(errno.EINVAL, f"Larger than {longest} bytes", str(path))
+        return content
 
 
 def remove_tree(path: Path) -> None:

@@ -792,22 +792,25 @@ class Manager:
             from pymachine import contexts  # noqa: PLC0415
 
             try:
-                contexts.remove(machine.context)
+                contexts.remove(machine.context, machine=machine.name)
             except PymachineError as error:
                 self.reporter.warn(f'The docker context "{machine.context}" could not be removed: {error.brief}')
 
-    def _put_context(self, context: str, machine: Machine, endpoint: Endpoint) -> None:
+    def _put_context(self, context: str, machine: Machine, endpoint: Endpoint, *, formerly: Sequence[str] = ()) -> None:
         from pymachine import contexts  # noqa: PLC0415
 
         certificates = machine.client_files(self.store.machine_dir(machine.name))
-        contexts.put(context, endpoint, machine=machine.name, certificates=certificates)
+        contexts.put(context, endpoint, machine=machine.name, certificates=certificates, formerly=formerly)
 
-    def _refresh_context(self, machine: Machine, driver: Driver) -> None:
-        """Bring the machine's docker context up to date, if it has one; that it fails is no reason to fail."""
+    def _refresh_context(self, machine: Machine, driver: Driver, *, formerly: Sequence[str] = ()) -> None:
+        """Bring the machine's docker context up to date, if it has one; that it fails is no reason to fail.
+
+        `formerly` are names that the machine had when its context was made.
+        """
         if not machine.context:
             return
         try:
-            self._put_context(machine.context, machine, driver.endpoint())
+            self._put_context(machine.context, machine, driver.endpoint(), formerly=formerly)
         except PymachineError as error:
             self.reporter.warn(f'The docker context "{machine.context}" could not be updated: {error.brief}')
 
@@ -869,7 +872,7 @@ class Manager:
 def _swarm_endpoint(machine: Machine, endpoint: Endpoint) -> Endpoint:
     """Where the manager of a Swarm standalone listens, if `machine` is its master."""
     port = machine.swarm.host.rpartition(":")[2]
-    if not machine.swarm.master or not port.isdigit():
+    if not machine.swarm.master or not (port.isdecimal() and port.isascii() and 0 < int(port[:6]) < 65536):
         raise UsageError(
             f'"{machine.name}" is not a swarm master. The --swarm flag is intended for use with swarm masters',
             hint="Swarm standalone is gone from Docker; today's swarm mode needs no flag here.",

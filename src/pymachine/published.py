@@ -15,6 +15,7 @@ from pathlib import Path
 from pymachine.driver import ForwardedPort
 
 FILE = "forwards.json"
+LONGEST = 1 << 20
 """In the machine's folder."""
 # A line of ``info usernet``: protocol, descriptor, address and port on the host, address and port in the guest.
 _FORWARD = re.compile(
@@ -125,11 +126,13 @@ def save(folder: Path, address: str, forwards: Forwards) -> None:
 
 def load(folder: Path) -> list[ForwardedPort]:
     """Return what `save` noted; nothing if there is no such note, or no readable one."""
+    from pymachine.files import read_regular  # noqa: PLC0415
+
     try:
-        rows = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        rows = json.loads(read_regular(folder / FILE, longest=LONGEST))
         return [
             ForwardedPort(str(row["Protocol"]), int(row["Port"]), str(row["Address"]), str(row["Problem"]))
             for row in rows
         ]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return []

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pymachine import files, folders, os_errors, paths
+from pymachine import fields, files, folders, os_errors, paths
 from pymachine.driver import Json
 from pymachine.errors import PymachineError
 
 FORMAT = 1
 MANIFEST = "snapshot.json"
+LONGEST_MANIFEST = 1 << 20
 # What can be a file's name, an argument and a word of a sentence.
 NAME_PATTERN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_\-.]{0,62}\Z")
 
@@ -77,7 +78,7 @@ def default_name(now: float | None = None) -> str:
 
 def find_all(machine: Path) -> list[Snapshot]:
     """The snapshots of the machine in that folder, the oldest first; a folder that is not one is passed over."""
-    found = [snapshot for path in (machine / paths.SNAPSHOTS).glob("[!.]*") if (snapshot := _open(path))]
+    found = [snapshot for path in _root(machine).glob("[!.]*") if (snapshot := _open(path))]
     return sorted(found, key=lambda snapshot: (snapshot.made, snapshot.name))
 
 
@@ -97,7 +98,7 @@ def make(machine: Path, name: str, fill: Callable[[Path], Mapping[str, Json]]) -
     Nothing is left of it if `fill` raises. Raises `SnapshotError` for a name that is taken.
     """
     check_name(name)
-    root = machine / paths.SNAPSHOTS
+    root = _root(machine)
     target = root / name
     if target.exists():
         raise SnapshotError(f'machine "{machine.name}" has a snapshot "{name}" already')
@@ -121,10 +122,24 @@ def remove(snapshot: Snapshot) -> None:
         raise os_errors.wrapped(SnapshotError, f"cannot remove {snapshot.directory}", error) from error
 
 
+def _root(machine: Path) -> Path:
+    """Where the snapshots are. Raises `SnapshotError` if that is a link: what it leads to is not the machine's."""
+    root = machine / paths.SNAPSHOTS
+    if root.is_symlink():
+        raise SnapshotError(
+            f"{root} is a link to {str(root.readlink())!r}, and not a folder of the machine's own",
+            hint="Put the folder itself there, or remove the link.",
+        )
+    return root
+
+
 def _open(path: Path) -> Snapshot | None:
     try:
-        manifest = json.loads(files.read_regular(path / MANIFEST))
-        complete = manifest["format"] == FORMAT and float(manifest["made"]) and isinstance(manifest["facts"], dict)
+        if path.is_symlink():
+            return None
+        manifest = json.loads(files.read_regular(path / MANIFEST, longest=LONGEST_MANIFEST))
+        made = manifest["format"] == FORMAT and float(manifest["made"])
+        complete = 0 < made <= fields.LAST_SECOND and isinstance(manifest["facts"], dict)
         return Snapshot(path, manifest) if complete else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

@@ -35,6 +35,9 @@ _OLD_LOCK_SECONDS = 60.0
 # docker-machine's words in front of everything that is wrong in a record.
 _MIGRATED = "Error getting migrated host: "
 STORE_LOCK = ".store"
+# A record has some 4 KB, and the texts of libvirt's patches.
+LONGEST_RECORD = 1 << 22
+DEEPEST_RECORD = 50
 
 
 class Store:
@@ -82,7 +85,7 @@ class Store:
         folder = self.machine_dir(name)
         path = folder / paths.CONFIG
         try:
-            record = json.loads(files.read_regular(path))
+            record = _read_json(path)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise _missing_record(name, folder) from error
         except OSError as error:
@@ -215,9 +218,9 @@ def _keep_older(folder: Path) -> None:
     """Copy the record in `folder` if it is of an older version; a copy that is there already stays."""
     path = folder / paths.CONFIG
     try:
-        text = path.read_bytes()
+        text = files.read_regular(path, longest=LONGEST_RECORD)
         record = json.loads(text)
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return
     if not isinstance(record, dict) or record.get("ConfigVersion", 0) == CONFIG_VERSION:
         return
@@ -230,6 +233,31 @@ def _keep_older(folder: Path) -> None:
             return
 
 
+def _read_json(path: Path) -> Json:
+    """Return what a file of a record has. Raises OSError, ValueError, and RecursionError for JSON that is too deep."""
+    value = json.loads(files.read_regular(path, longest=LONGEST_RECORD), parse_constant=_no_constant)
+    _check_depth(value)
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def _check_depth(value: Json) -> None:
+    """Raise RecursionError for objects and lists in each other that are deeper than any record's."""
+    level = [value]
+    for _ in range(DEEPEST_RECORD):
+        level = [entry for each in level if isinstance(each, dict | list) for entry in _entries(each)]
+        if not level:
+            return
+    raise RecursionError(f"it is nested deeper than {DEEPEST_RECORD} levels")
+
+
+def _entries(value: dict[str, Json] | list[Json]) -> list[Json]:
+    return list(value.values()) if isinstance(value, dict) else value
+
+
 def _extra(folder: Path) -> dict[str, Json]:
     """Return what `_save_extra` wrote into `folder`, empty if nothing. Raises `RecordError`.
 
@@ -237,7 +265,7 @@ def _extra(folder: Path) -> dict[str, Json]:
     """
     path = folder / paths.EXTRA
     try:
-        extra = json.loads(files.read_regular(path))
+        extra = _read_json(path)
     except FileNotFoundError:
         return {}
     except OSError as error:

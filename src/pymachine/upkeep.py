@@ -226,7 +226,7 @@ class Upkeep(Manager):
     def _rename_context(self, machine: Machine, before: Machine) -> None:
         """A context that had the machine's name has the new one, unless that is another context's."""
         if machine.context != before.name or not self._is_free(machine.name):
-            self._refresh_context(machine, self.driver(machine))
+            self._refresh_context(machine, self.driver(machine), formerly=(before.name,))
             return
         self._drop_context(before)
         machine.context = machine.name
@@ -322,7 +322,7 @@ class Upkeep(Manager):
             if not machine.context:
                 raise UsageError(f'machine "{name}" has no docker context')
             context, machine.context = machine.context, ""
-            contexts.remove(context)
+            contexts.remove(context, machine=name)
             self.store.save(machine)
         return context
 

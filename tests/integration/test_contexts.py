@@ -127,8 +127,8 @@ def test_paths_with_commas_and_quotes(program: Pymachine, tmp_path: Path) -> Non
         (folder / name).write_bytes((program.store / "machines" / "intro" / name).read_bytes())
     contexts.put("odd", Endpoint("127.0.0.1"), machine="intro", certificates=ClientFiles.in_folder(folder))
     assert listed(program)["odd"] == "tcp://127.0.0.1:2376"
-    contexts.remove("odd")
-    contexts.remove("odd")
+    contexts.remove("odd", machine="intro")
+    contexts.remove("odd", machine="intro")
 
 
 def test_without_a_docker_client_it_says_so(program: Pymachine) -> None:
@@ -146,3 +146,25 @@ def test_variables_do_not_get_in_the_way(program: Pymachine) -> None:
     assert "intro" in listed(program)
     environ = {**os.environ, "DOCKER_HOST": "tcp://127.0.0.1:1"}
     assert subprocess.run(["docker", "context", "ls"], env=environ, capture_output=True, check=False).returncode == 0
+
+
+def test_a_record_that_names_the_users_own_context_changes_and_removes_nothing(program: Pymachine) -> None:
+    """A record may come from elsewhere: the context in it need not be one that pymachine made."""
+    program.run(["docker", "context", "create", "mine", "--docker", "host=tcp://127.0.0.1:9"])
+    store = Store(program.store)
+    machine = store.load("intro")
+    machine.context = "mine"
+    store.save(machine)
+    with pytest.raises(contexts.ContextExistsError, match="was not made by pymachine for this machine"):
+        contexts.put("mine", Endpoint("127.0.0.2"), machine="intro", certificates=ClientFiles.in_folder(program.store))
+    removed = program("rm", "-y", "intro")
+    assert 'The docker context "mine" could not be removed' in removed.text
+    assert listed(program)["mine"] == "tcp://127.0.0.1:9"
+
+
+def test_a_context_keeps_its_name_when_the_machine_does_not(program: Pymachine) -> None:
+    program("context", "create", "--name", "fixed", "intro")
+    program("rename", "intro", "outro")
+    program("context", "create", "--name", "fixed", "outro")
+    program("rm", "-y", "outro")
+    assert "fixed" not in listed(program)

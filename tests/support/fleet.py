@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ def of_fifty(root: Path) -> Iterator[int]:
         for number in range(12):
             _with_certificates(store, f"dead{number}", 1)
         for number in range(24):
-            place = {"IPAddress": f"127.70.1.{number + 1}", "MachineID": str(number)}
+            place = {"IPAddress": f"127.70.1.{number + 1}", "MachineID": str(uuid.UUID(int=number))}
             machine = Machine(name=f"stopped{number}", driver_name="qemu", driver=place)
             machine.endpoint = Endpoint(place["IPAddress"])
             store.save(machine)

@@ -345,6 +345,8 @@ def test_rsync_itself_copies_a_file_with_a_colon_in_its_name(tmp_path: Path, mon
 
 
 def test_rsync_takes_an_ipv6_address_in_brackets() -> None:
+    zoned = Target("m", "fe80::1%eth0", 22, "docker", Path("/k"), None)
+    assert "  HostName fe80::1%%eth0\n" in scp.config([zoned])
     target = Target("m", "fd00::1", 22, "docker", Path("/k"), None)
     words = scp.rsync("rsync", [scp.Place("/a"), scp.Place("/b", target)], recursive=False, quiet=True)
     assert words[-1] == "docker@[fd00::1]:/b"

@@ -83,13 +83,19 @@ def test_the_short_path_leaves_what_is_unusual_to_the_full_one(store: Path, word
     assert quick_env(["pymachine", *words]) is None
 
 
-@pytest.mark.parametrize("damage", ["stop", "record", "certificate", "version"])
+@pytest.mark.parametrize("damage", ["stop", "record", "certificate", "version", "pipe", "large"])
 def test_the_short_path_says_nothing_of_what_goes_wrong(store: Path, damage: str, tmp_path: Path) -> None:
     folder = store / "machines" / "intro"
     config = folder / "config.json"
     if damage == "stop":
         port = str(json.loads(config.read_text())["Endpoint"]["DockerPort"])
         config.write_text(config.read_text().replace(port, "1"))
+    elif damage == "pipe":
+        config.unlink()
+        os.mkfifo(config)
+    elif damage == "large":
+        with config.open("ab") as stream:
+            stream.truncate(1 << 40)
     elif damage == "record":
         config.write_text("{")
     elif damage == "certificate":
@@ -99,8 +105,11 @@ def test_the_short_path_says_nothing_of_what_goes_wrong(store: Path, damage: str
     assert quick_env(["pymachine", "env", "intro"]) is None
     ended = run("env", "intro")
     assert (ended.returncode, ended.stdout) == (1, "")
-    loaded = damage in {"stop", "certificate"}
-    assert ended.stderr.startswith("Error checking TLS connection: " if loaded else "Error getting migrated host: ")
+    beginning = {
+        **dict.fromkeys(("stop", "certificate"), "Error checking TLS connection: "),
+        **dict.fromkeys(("pipe", "large"), "cannot read "),
+    }
+    assert ended.stderr.startswith(beginning.get(damage, "Error getting migrated host: "))
 
 
 def test_hints_name_the_program_as_it_was_called(store: Path, tmp_path: Path) -> None:

@@ -778,7 +778,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, i
         store.save(intro)
         far = {"IPAddress": "127.0.0.1", "SSHPort": 1, "MachineName": "far"}
         store.save(Machine(name="far", driver_name="generic", driver=far))
-        place = {"IPAddress": "127.70.70.70", "MachineID": "0", "MachineName": "off"}
+        place = {"IPAddress": "127.70.70.70", "MachineID": "0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10", "MachineName": "off"}
         store.save(Machine(name="off", driver_name="qemu", driver=place, endpoint=Endpoint("127.70.70.70")))
         store.save(Machine(name="alien", driver_name="vmwarefusion", driver={"MachineName": "alien"}))
         (root / "machines/broken").mkdir()

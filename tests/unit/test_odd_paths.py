@@ -94,5 +94,5 @@ def test_links_are_removed_again(target: Target, tmp_path: Path, monkeypatch: py
     ("user", "host"), [("-oProxyCommand=x", "h"), ("a b", "h"), ("a\nb", "h"), ("", "h"), ("a", "-h")]
 )
 def test_no_user_or_host_becomes_an_option(user: str, host: str) -> None:
-    with pytest.raises(SshError, match="is no user or host"):
+    with pytest.raises(SshError, match="is not the (user|host) of an SSH server"):
         Client(Target("m", host, 22, user, None, None))

@@ -12,9 +12,9 @@ import pytest
 
 from pymachine import content
 from pymachine.driver import ImageFiles
-from pymachine.errors import PrecreateError, TimeoutExpiredError
+from pymachine.errors import DriverError, PrecreateError, TimeoutExpiredError
 from pymachine.progress import Silent
-from pymachine_driver_qemu import accelerator, binary, disk, options, process, runtime, turns
+from pymachine_driver_qemu import accelerator, binary, board, boot, disk, options, process, runtime, turns
 
 
 def test_the_disk_is_sparse_private_and_marked(tmp_path: Path) -> None:
@@ -98,6 +98,9 @@ def test_a_long_log_keeps_its_end(tmp_path: Path) -> None:
 # -- the folder of sockets ---------------------------------------------------------------------------------------
 
 
+ID = "0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10"
+
+
 def make_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     given = tmp_path / "r"
     given.mkdir(mode=0o700)
@@ -128,7 +131,7 @@ def test_a_copy_of_the_folder_does_not_lead_to_the_first_ones_sockets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, machine = make_runtime(tmp_path, monkeypatch)
-    folder = runtime.make(machine, "abc")
+    folder = runtime.make(machine, ID)
     copy = tmp_path / "copy"
     shutil.copytree(machine, copy, symlinks=True)
     assert (copy / runtime.LINK).is_symlink()
@@ -139,18 +142,18 @@ def test_a_copy_of_the_folder_does_not_lead_to_the_first_ones_sockets(
 
 def test_a_folder_that_was_moved_keeps_its_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, machine = make_runtime(tmp_path, monkeypatch)
-    folder = runtime.make(machine, "abc")
+    folder = runtime.make(machine, ID)
     assert runtime.find(machine.rename(tmp_path / "moved")) == folder
 
 
 def test_a_folder_that_others_can_enter_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given, machine = make_runtime(tmp_path, monkeypatch)
-    folder = runtime.make(machine, "abc")
+    folder = runtime.make(machine, ID)
     folder.chmod(0o755)
     assert runtime.find(machine) is None
     (given / "pymachine").chmod(0o777)
     with pytest.raises(runtime.RuntimeFolderError, match="not a folder of this user alone") as caught:
-        runtime.make(machine, "abc")
+        runtime.make(machine, ID)
     assert "drwxrwxrwx" in caught.value.details
     assert "Set XDG_RUNTIME_DIR" in caught.value.hint
 
@@ -161,7 +164,7 @@ def test_a_link_planted_in_its_place_is_not_followed(tmp_path: Path, monkeypatch
     elsewhere.mkdir(mode=0o700)
     (given / "pymachine").symlink_to(elsewhere)
     with pytest.raises(runtime.RuntimeFolderError):
-        runtime.make(machine, "abc")
+        runtime.make(machine, ID)
 
 
 @pytest.mark.parametrize("kind", ["file", "dangling link"])
@@ -175,7 +178,7 @@ def test_what_is_no_folder_is_described_with_the_way_out(
     else:
         planted.symlink_to(tmp_path / "nowhere")
     with pytest.raises(runtime.RuntimeFolderError, match="not a folder of this user alone") as caught:
-        runtime.make(machine, "abc")
+        runtime.make(machine, ID)
     assert "of user" in caught.value.details
     assert "Set XDG_RUNTIME_DIR" in caught.value.hint
 
@@ -185,6 +188,67 @@ def test_a_long_path_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     long.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
     assert len(str(runtime.base() / ("0" * 12) / runtime.IDENTITY)) < 104
+
+
+def test_a_link_to_a_folder_of_the_users_removes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The link came with the machine's folder from elsewhere: neither `rm` nor `start` may follow it."""
+    given, machine = make_runtime(tmp_path, monkeypatch)
+    for place in (tmp_path / "keys", given / "pymachine" / "keys", given / "pymachine" / "0123456789ab"):
+        place.mkdir(mode=0o700, parents=True)
+        place.parent.chmod(0o700)
+        (place / "id_rsa").write_text("precious")
+        (machine / runtime.LINK).unlink(missing_ok=True)
+        (machine / runtime.LINK).symlink_to(place)
+        assert runtime.find(machine) is None
+        runtime.remove(machine)
+        assert not (machine / runtime.LINK).is_symlink()
+        (machine / runtime.LINK).symlink_to(place)
+        runtime.make(machine, ID)
+        assert (place / "id_rsa").read_text() == "precious"
+
+
+def test_what_is_not_ours_in_the_folder_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, machine = make_runtime(tmp_path, monkeypatch)
+    folder = runtime.make(machine, ID)
+    (folder / "notes").write_text("mine")
+    (folder / runtime.CONTROL).touch()
+    runtime.remove(machine)
+    assert [entry.name for entry in folder.iterdir()] == ["notes"]
+
+
+def test_a_copy_does_not_take_the_sockets_of_the_machine_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, machine = make_runtime(tmp_path, monkeypatch)
+    folder = runtime.make(machine, ID)
+    (folder / runtime.CONTROL).touch()
+    copy = tmp_path / "copy"
+    shutil.copytree(machine, copy, symlinks=True)
+    other = runtime.make(copy, ID)
+    assert other != folder
+    assert (runtime.find(copy), runtime.find(machine)) == (other, folder)
+    assert (folder / runtime.CONTROL).exists()
+
+
+@pytest.mark.parametrize("machine_id", ["../../x", "", "/etc", "..", "0c6f1a52"])
+def test_an_id_that_is_a_path_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine_id: str) -> None:
+    _, machine = make_runtime(tmp_path, monkeypatch)
+    with pytest.raises(runtime.RuntimeFolderError, match="no folder for sockets"):
+        runtime.make(machine, machine_id)
+
+
+@pytest.mark.parametrize("name", [disk.DISK, disk.ISO, process.CONSOLE_LOG, process.QEMU_LOG])
+def test_a_file_that_is_a_link_is_not_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The guest writes its console: into the user's profile, were it a link to that."""
+    _, machine = make_runtime(tmp_path, monkeypatch)
+    profile = tmp_path / "profile"
+    profile.write_text("mine")
+    (machine / name).symlink_to(profile)
+    qemu = binary.Qemu(Path("/bin/false"), (9, 0))
+    made = board.Board(qemu=qemu, accelerator="tcg", architecture="amd64", config={"MachineID": ID})
+    with pytest.raises(DriverError, match=f"{name} is a link to .*profile"):
+        boot.launch(made, "m", machine, place=None)
+    assert profile.read_text() == "mine"
 
 
 # -- taking turns ------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from support import engine
 
 # All that docker-machine 0.16.2 reads and writes; of its drivers, those that pymachine has too.
 TOP = {"ConfigVersion", "Driver", "DriverName", "HostOptions", "Name"}
+UUID = "0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10"
 BASE = {"IPAddress", "MachineName", "SSHUser", "SSHPort", "SSHKeyPath", "StorePath"}
 BASE |= {"SwarmMaster", "SwarmHost", "SwarmDiscovery"}
 DRIVERS = {
@@ -45,7 +46,7 @@ def full(name: str = "intro") -> Machine:
     return Machine(
         name=name,
         driver_name="virtualbox",
-        driver={"IPAddress": "192.168.56.7", "MachineName": name, "CPU": 1, "VMUUID": "u", "FixedAddress": True},
+        driver={"IPAddress": "192.168.56.7", "MachineName": name, "CPU": 1, "VMUUID": UUID, "FixedAddress": True},
         endpoint=Endpoint("192.168.56.7", ssh_host="127.0.0.1", ssh_port=2222),
         certificates_expire=4102444800,
         context="intro",
@@ -67,7 +68,7 @@ def test_everything_of_ours_survives(store: Store) -> None:
     assert store.load("intro") == full()
     store.save(store.load("intro"))
     written = json.loads((store.machine_dir("intro") / "config.json").read_text())
-    assert (written["Expires"], written["Owner"], written["Driver"]["VMUUID"]) == (4102444801, "ci", "u")
+    assert (written["Expires"], written["Owner"], written["Driver"]["VMUUID"]) == (4102444801, "ci", UUID)
 
 
 def test_what_docker_machine_changed_is_as_it_wrote_it(store: Store) -> None:

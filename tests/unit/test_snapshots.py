@@ -87,3 +87,18 @@ def test_every_duration_can_be_told(seconds: int) -> None:
     number, unit = durations.told(seconds).split()
     assert int(number) >= 0
     assert unit.rstrip("s") in {"day", "hour", "minute", "second"}
+
+
+def test_a_link_in_the_place_of_the_snapshots_is_not_followed(tmp_path: Path) -> None:
+    """The folder may have come from elsewhere, and the link lead to folders of the user's."""
+    own, machine = tmp_path / "own", tmp_path / "machine"
+    machine.mkdir()
+    snapshots.make(own, "one", fill)
+    stale = own / "snapshots" / ".tmp-x"
+    stale.mkdir()
+    (machine / "snapshots").symlink_to(own / "snapshots")
+    with pytest.raises(SnapshotError, match="is a link to"):
+        snapshots.make(machine, "two", fill)
+    with pytest.raises(SnapshotError, match="is a link to"):
+        snapshots.find(machine, "one")
+    assert stale.is_dir()

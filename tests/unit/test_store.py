@@ -168,3 +168,35 @@ def test_two_processes_lose_nothing(tmp_path: Path) -> None:
         worker.join()
         assert worker.exitcode == 0
     assert store.load("intro").driver["Count"] == 200
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"ConfigVersion": 3, "DriverName": "none", "Driver": {"SSHPort": NaN}}',
+        '{"ConfigVersion": 3, "DriverName": "none", "Driver": {"SSHPort": -Infinity}}',
+        '{"ConfigVersion": 3, "DriverName": "none", "Driver": {"x": ' + "[" * 60 + "]" * 60 + "}}",
+        '{"ConfigVersion": 3, "DriverName": "none", "Driver": {"SSHPort": ' + "9" * 5000 + "}}",
+    ],
+)
+@pytest.mark.parametrize("file", ["config.json", "pymachine.json"])
+def test_json_that_no_record_has_is_a_bad_record(tmp_path: Path, text: str, file: str) -> None:
+    store = Store(tmp_path)
+    folder = store.machine_dir("m")
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"ConfigVersion": 3, "DriverName": "none", "Driver": {}}')
+    (folder / file).write_text(text)
+    with pytest.raises(RecordError):
+        store.load("m")
+
+
+@pytest.mark.parametrize("file", ["config.json", "pymachine.json"])
+def test_a_record_without_end_is_not_read_to_its_end(tmp_path: Path, file: str) -> None:
+    store = Store(tmp_path)
+    folder = store.machine_dir("m")
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"ConfigVersion": 3, "DriverName": "none", "Driver": {}}')
+    with (folder / file).open("ab") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(StoreError, match="Larger than 4194304 bytes"):
+        store.load("m")

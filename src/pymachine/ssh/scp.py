@@ -51,7 +51,7 @@ def config(targets: Sequence[Target]) -> str:
     for target in {target.host_alias: target for target in targets}.values():
         lines = [
             f"Host {target.host_alias}",
-            f"  HostName {target.host}",
+            f"  HostName {target.host.replace('%', '%%')}",  # the zone of an address
             f"  Port {target.port}",
             f"  User {target.user}",
         ]

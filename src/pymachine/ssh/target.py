@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from pymachine import os_errors
+from pymachine import fields, os_errors
 from pymachine.errors import PymachineError
 from pymachine.names import host_name
 
@@ -49,15 +49,22 @@ class Target:
         """The name under which the host key is pinned: one that needs no quotes, whatever the machine is called."""
         return host_name(self.alias)
 
-    def check(self) -> None:
-        """Raise `SshError` for what cannot be logged in with.
+    def __post_init__(self) -> None:
+        """Raise `SshError` for a user, a host or a port that a program of SSH could take for something else."""
+        fitting = (
+            ("user", self.user, fields.is_user(self.user)),
+            ("host", self.host, fields.is_host(self.host)),
+            ("port", self.port, 0 < self.port < 65536),
+        )
+        for what, value, fits in fitting:
+            if not fits:
+                raise SshError(
+                    f"cannot log in to {self.alias}: {fields.shown(value)} is not the {what} of an SSH server",
+                    hint=f"Look at the record of the machine: pymachine inspect {shlex.quote(self.alias)}",
+                )
 
-        That is a key that is missing or that others can read, with docker-machine's texts, and a user or a host that
-        OpenSSH would take for an option, or for more than one word.
-        """
-        for word in (self.user, self.host):
-            if word.startswith("-") or not word.isprintable() or " " in word or not word:
-                raise SshError(f"cannot log in to {self.alias}: {word!r} is no user or host")
+    def check(self) -> None:
+        """Raise `SshError` for a key that is missing or that others can read, with docker-machine's texts."""
         if self.key is None:
             return
         try:
