@@ -42,7 +42,11 @@ class Base(Driver):
         """The volume keeps its name when the machine is renamed: volumes cannot be."""
         from pymachine_driver_libvirt import volumes  # noqa: PLC0415
 
-        return str(self.config.get("DiskVolume") or volumes.disk_name(self.machine.name, self._id))
+        name = str(self.config.get("DiskVolume") or volumes.disk_name(self.machine.name, self._id))
+        if not name.endswith(volumes.disk_name("", self._id)) or "/" in name:
+            # It is removed with the machine, and replaced by `create`: it must not be another one's.
+            raise DriverError(f"the volume {name!r} in the record is not that of the machine {self._id}")
+        return name
 
     @property
     def _architecture(self) -> str:

@@ -82,7 +82,9 @@ def _import(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
 def remove(vbox: VBoxManage, vm: str, own: machine.Files) -> None:
     """Take the machine away with its disks, and its image out of VirtualBox's list; what is gone already is well."""
     try:
-        if output.state(vbox.info(vm)) in {State.RUNNING, State.PAUSED, State.STARTING, State.STOPPING, State.ERROR}:
+        info = vbox.info(vm)
+        _refuse_foreign(info, vm, own)
+        if output.state(info) in {State.RUNNING, State.PAUSED, State.STARTING, State.STOPPING, State.ERROR}:
             _force_off(vbox, vm)
         vbox("unregistervm", vm, "--delete", timeout=files.DISK_SECONDS)
     except VmNotFoundError:
@@ -90,6 +92,19 @@ def remove(vbox: VBoxManage, vm: str, own: machine.Files) -> None:
             _forget_medium(vbox, "disk", own.disk)
         return
     _forget_medium(vbox, "dvd", own.iso)
+
+
+def _refuse_foreign(info: Mapping[str, str], vm: str, own: machine.Files) -> None:
+    """Raise `DriverError` for a machine whose settings are elsewhere: a record may name any machine of VirtualBox's.
+
+    Settings that are not there any more were moved with the store.
+    """
+    settings = Path(info.get("CfgFile", ""))
+    if settings.is_file() and own.folder.resolve() not in settings.resolve().parents:
+        raise DriverError(
+            f"VirtualBox's machine {vm} is not this one: its settings are in {settings}",
+            hint="To remove only what is in the store: pymachine rm -f.",
+        )
 
 
 def _force_off(vbox: VBoxManage, vm: str) -> None:

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from pymachine import run
+from pymachine.driver import MachineRef
+from pymachine.errors import DriverError
 from pymachine.ssh.target import SshError, Target
-from pymachine_driver_virtualbox import leases
+from pymachine_driver_libvirt.driver import LibvirtDriver
+from pymachine_driver_virtualbox import building, files, leases
 
 
 @pytest.mark.parametrize(
@@ -39,3 +42,45 @@ def test_the_user_of_a_virtualbox_machine_is_no_option(tmp_path: Path, monkeypat
     words = (tmp_path / "words").read_text().splitlines()
     assert words[words.index("-oProxyCommand=x") - 1] == "-l"
     assert words[-3:] == ["--", "127.0.0.1", "ip addr show"]
+
+
+class _Listed:
+    """A VBoxManage that knows one machine, and notes what it is told."""
+
+    def __init__(self, settings: Path) -> None:
+        self.settings = settings
+        self.calls: list[tuple[str, ...]] = []
+
+    def info(self, machine: str) -> dict[str, str]:
+        return {"CfgFile": str(self.settings), "VMState": "poweroff", "UUID": machine}
+
+    def __call__(self, *words: object, **_: object) -> str:
+        self.calls.append(tuple(map(str, words)))
+        return ""
+
+
+@pytest.mark.parametrize("where", ["elsewhere", "machine", "gone"])
+def test_a_virtualbox_machine_of_the_users_is_not_removed(tmp_path: Path, where: str) -> None:
+    """A record may have the UUID of any machine that VirtualBox knows."""
+    settings = tmp_path / where / "m" / "m.vbox"
+    if where != "gone":
+        settings.parent.mkdir(parents=True)
+        settings.write_text("")
+    (tmp_path / "machine").mkdir(exist_ok=True)
+    vbox = _Listed(settings)
+    own = files.of(tmp_path / "machine")
+    if where == "elsewhere":
+        with pytest.raises(DriverError, match="is not this one: its settings are in"):
+            building.remove(vbox, "u", own)  # type: ignore[arg-type]
+        assert vbox.calls == []
+    else:
+        building.remove(vbox, "u", own)  # type: ignore[arg-type]
+        assert ("unregistervm", "u", "--delete") in vbox.calls
+
+
+@pytest.mark.parametrize("volume", ["someone-elses.raw", "m-0c6f1a52.raw/../x", "m-0c6f1a53.raw"])
+def test_a_volume_of_another_machine_is_not_a_libvirt_machines_disk(tmp_path: Path, volume: str) -> None:
+    config = {"MachineID": "0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10", "DiskVolume": volume}
+    driver = LibvirtDriver(MachineRef("m", tmp_path, tmp_path, tmp_path / "id_rsa"), config)
+    with pytest.raises(DriverError, match="is not that of the machine"):
+        _ = driver._disk_name
