@@ -8,8 +8,9 @@ The file is in the store's root::
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pymachine import os_errors
 from pymachine.errors import UsageError
@@ -69,6 +70,11 @@ def read(store: Path) -> dict[str, str]:
 
 def check(uri: str) -> None:
     """Raise `UsageError` unless `uri` is of libvirt's QEMU driver."""
+    if runs_program(uri):
+        raise UsageError(
+            f"{uri} has libvirt run a program of the URI's choice, which a machine's record must not",
+            hint="Without command= and qemu+ext. What ssh needs for that host can be in ~/.ssh/config.",
+        )
     driver = urlsplit(uri).scheme.partition("+")[0]
     if driver == "qemu":
         return
@@ -81,6 +87,13 @@ def check(uri: str) -> None:
         f"--libvirt-uri is {uri!r}: the machines of this driver are QEMU's, expected a URI that begins with qemu",
         hint="For example: qemu:///system, qemu:///session, qemu+ssh://root@HOST/system.",
     )
+
+
+def runs_program(uri: str) -> bool:
+    """Whether the URI itself names a program for libvirt to run: the transport ``ext``, or another ssh."""
+    parts = urlsplit(uri)
+    keys = {word.partition("=")[0].lower() for word in re.split("[&;]", unquote(parts.query))}
+    return parts.scheme.endswith("+ext") or "command" in keys
 
 
 def is_local(uri: str) -> bool:

@@ -108,11 +108,21 @@ OPTIONS = (
     ),
 )
 
+
+def _is_harmless_uri(value: Json) -> bool:
+    from pymachine_driver_libvirt import hosts  # noqa: PLC0415
+
+    try:
+        return fields.TEXT.fits(value) and not hosts.runs_program(value)
+    except ValueError:  # brackets that are no address
+        return False
+
+
 _SET = fields.matching(re.compile(r"(?:pymachine-[0-9a-f]{12}-[0-9a-fA-F]{8})?\Z"), "the name of an image's volumes")
 _IMAGE_FIELDS = {"ImageDigest": fields.DIGEST, "KernelCommandLine": fields.TEXT, "ImageSet": _SET}
 FIELDS = {
     **_IMAGE_FIELDS,
-    "ConnectionURI": fields.TEXT,
+    "ConnectionURI": fields.Field("a URI of libvirt's that names no program to run", _is_harmless_uri),
     "Host": fields.TEXT,
     "IPAddress": fields.HOST,
     "EnginePort": fields.PORT,

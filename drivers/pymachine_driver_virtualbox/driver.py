@@ -20,6 +20,7 @@ from pymachine.driver import (
     MachineRef,
     Option,
     State,
+    refuse_links,
 )
 from pymachine.errors import DriverError, HostNotRunningError
 from pymachine_driver_virtualbox import options, output
@@ -103,8 +104,9 @@ class VirtualBoxDriver(Upkeep):
 
     def start(self, request: BootRequest) -> None:
         """Bring a machine up that is off, saved or paused."""
-        from pymachine_driver_virtualbox import boot  # noqa: PLC0415
+        from pymachine_driver_virtualbox import boot, files  # noqa: PLC0415
 
+        refuse_links(self.machine.directory, (files.ISO, files.DISK, files.CONSOLE))
         vbox = self.vbox()
         state = output.state(vbox.info(self.vm))
         if state is State.PAUSED:

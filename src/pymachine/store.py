@@ -237,6 +237,8 @@ def _read_json(path: Path) -> Json:
     """Return what a file of a record has. Raises OSError, ValueError, and RecursionError for JSON that is too deep."""
     value = json.loads(files.read_regular(path, longest=LONGEST_RECORD), parse_constant=_no_constant)
     _check_depth(value)
+    # Half of a surrogate pair, which JSON can write and no output takes. Bytes of paths are fine.
+    json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")
     return value
 
 

@@ -174,6 +174,7 @@ def test_two_processes_lose_nothing(tmp_path: Path) -> None:
     "text",
     [
         '{"ConfigVersion": 3, "DriverName": "none", "Driver": {"SSHPort": NaN}}',
+        '{"ConfigVersion": 3, "DriverName": "none", "Driver": {"IPAddress": "\\ud800"}}',
         '{"ConfigVersion": 3, "DriverName": "none", "Driver": {"SSHPort": -Infinity}}',
         '{"ConfigVersion": 3, "DriverName": "none", "Driver": {"x": ' + "[" * 60 + "]" * 60 + "}}",
         '{"ConfigVersion": 3, "DriverName": "none", "Driver": {"SSHPort": ' + "9" * 5000 + "}}",
