@@ -37,7 +37,7 @@ class Copies(Manager):
             facts = {**found.facts, "Memory": found.has_memory and not disk_only}
             restore = partial(able.restore_snapshot, found.directory, facts)
             settle = driver.settle_restore if isinstance(driver, RestoreDriver) else _nothing_aside
-            with self._replacing(machine, unfinished.RESTORE, settle):
+            with self._replacing(machine, driver, unfinished.RESTORE, settle):
                 if facts["Memory"]:
                     self._boot(machine, driver, restore, self._request(machine))
                 else:

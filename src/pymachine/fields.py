@@ -10,12 +10,9 @@ import math
 import re
 import reprlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pymachine.errors import RecordError
-
-if TYPE_CHECKING:
-    from pymachine.driver import Driver
 
 MOST_INTEGER = 2**53  # what every reader of JSON can hold
 # The end of the year 9999, the last one that Python's calendar has.
@@ -171,8 +168,8 @@ BASE: Mapping[str, Field] = {
 # -- checks ----------------------------------------------------------------------------------------------------
 
 
-def check(kind: type[Driver], config: Mapping[str, Any], *, name: str) -> dict[str, Any]:
-    """Return `config`, the configuration of machine `name` with the driver `kind`, without fields that are null.
+def check(kind: type[Any], config: Mapping[str, Any], *, name: str) -> dict[str, Any]:
+    """Return `config`, that of machine `name` with the driver of class `kind`, without fields that are null.
 
     Fields that neither `kind` nor docker-machine's base driver has are kept as they are: `known` tells them apart.
     Raises `RecordError` that names the field and its value.
@@ -180,7 +177,7 @@ def check(kind: type[Driver], config: Mapping[str, Any], *, name: str) -> dict[s
     return checked(config, known(kind), where="Driver", name=name)
 
 
-def known(kind: type[Driver]) -> dict[str, Field]:
+def known(kind: type[Any]) -> dict[str, Field]:
     """Return the fields that the driver `kind` reads, by name."""
     return {**BASE, **kind.config_fields}
 

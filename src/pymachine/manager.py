@@ -372,7 +372,7 @@ class Manager:
                 unfinished.clear(folder, change)
 
     @contextmanager
-    def _replacing(self, machine: Machine, change: str, settle: recovery.Settle) -> Iterator[None]:
+    def _replacing(self, machine: Machine, driver: Driver, change: str, settle: recovery.Settle) -> Iterator[None]:
         """Replace a part of a machine in the block; `settle` drops what the block set aside, or brings it back.
 
         What was set aside is back, with the configuration of before, if the block fails or its process is killed.
@@ -385,7 +385,7 @@ class Manager:
             with writing(folder):
                 unfinished.note(folder, change, {"Done": True}, durable=True)
         except BaseException:
-            recovery.revert(self.store, machine, settle, before)
+            recovery.revert(self.store, machine, driver, settle, before)
             with writing(folder):
                 unfinished.clear(folder, change)
             raise

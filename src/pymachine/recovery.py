@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pymachine import paths, unfinished
+from pymachine import fields, paths, unfinished
 from pymachine.driver import Capability, Config, Driver, Recoverable, Renamable, RestoreDriver, State, Upgradable
 from pymachine.machine import Machine
 from pymachine.progress import Reporter
@@ -91,7 +91,7 @@ class Recovery:
             self.store.save(self.machine)
             return "it is finished now"
         config = change.facts.get("Config")
-        revert(self.store, self.machine, settle, config if isinstance(config, dict) else None)
+        revert(self.store, self.machine, self.driver, settle, config if isinstance(config, dict) else None)
         return "the machine is as it was before"
 
     def _finish_rename(self, change: Change) -> str:
@@ -102,12 +102,16 @@ class Recovery:
         return "the machine has its old name"
 
 
-def revert(store: Store, machine: Machine, settle: Settle, config: Config | None) -> None:
-    """Bring back what was set aside for a replacement, with the configuration that goes with it."""
+def revert(store: Store, machine: Machine, driver: Driver, settle: Settle, config: Config | None) -> None:
+    """Bring back what was set aside for a replacement, with the configuration that goes with it.
+
+    Raises `RecordError`, before anything is done, for a configuration that the driver cannot have.
+    """
+    checked = None if config is None else fields.check(type(driver), config, name=machine.name)
     settle(keep=False)
-    if config is not None:
+    if checked is not None:
         machine.driver.clear()
-        machine.driver.update(config)
+        machine.driver.update(checked)
     store.save(machine)
 
 

@@ -27,6 +27,7 @@ UPGRADE = "upgrade"
 _ORDER = (CREATE, HOLD, BOOT, RESTORE, UPGRADE, RENAME)
 # Longer than writing any small file takes. Files that take longer are written under the machine's lock.
 _TEMPORARY_SECONDS = 60.0
+_LONGEST_NOTE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _hidden(folder: Path) -> list[str]:
 
 def _facts(path: Path) -> Mapping[str, Json]:
     try:
-        facts = json.loads(files.read_regular(path))
+        facts = json.loads(files.read_regular(path, longest=_LONGEST_NOTE))
     except (OSError, ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}

@@ -266,7 +266,7 @@ class Upkeep(Manager):
                 driver.stop(timeout)
             self.reporter.info(f'Upgrading machine "{name}"...')
             try:
-                with self._replacing(machine, unfinished.UPGRADE, driver.settle_image):
+                with self._replacing(machine, driver, unfinished.UPGRADE, driver.settle_image):
                     driver.swap_image(image)
                     self.store.save(machine)
                     self.reporter.info("Starting machine back up...")

@@ -326,7 +326,7 @@ def outcome(words: Sequence[str]) -> str:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return said.buffer.getvalue().decode(errors="replace")  # type: ignore[attr-defined]
+    return said.buffer.getvalue().decode(errors="replace")
 
 
 def campaign(rounds: int, seed: int) -> Result:

@@ -14,8 +14,8 @@ from pymachine.errors import DriverNotFoundError
 
 ROOT = Path(__file__).parents[2]
 DRIVERS_MAY_IMPORT = {
-    "backlog", "channel", "driver", "errors", "files", "forwarder", "loopback", "names", "os_errors", "progress",
-    "published", "run", "search_domains", "unfinished", "wait",
+    "backlog", "channel", "driver", "errors", "fields", "files", "forwarder", "loopback", "names", "os_errors",
+    "progress", "published", "run", "search_domains", "unfinished", "wait",
 }  # fmt: skip
 
 
@@ -93,6 +93,7 @@ def test_the_core_imports_no_driver_and_names_none() -> None:
 LAYERS = [
     {
         "errors",
+        "fields",
         "names",
         "os_errors",
         "streams",
