@@ -23,6 +23,8 @@ class PymachineError(Exception):
 
     code: ClassVar[str] = "error"
     exit_code: int = EXIT_ERROR
+    has_lines: bool = False
+    """Whether the brief has line breaks of its own. Where it has none, one that comes from a value is escaped."""
 
     def __init__(self, brief: str, *, details: str = "", hint: str = "", exit_code: int | None = None) -> None:
         super().__init__(brief)

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from pymachine import printable, streams
+
 if TYPE_CHECKING:
     from pymachine.streams import Stream
 
@@ -22,6 +24,8 @@ TICK_SECONDS = 1.0
 # A step that takes longer is shown with its time.
 PATIENCE_SECONDS = 3.0
 PLAIN_LINE_SECONDS = 5.0
+# Go back to the beginning of the line, and erase it.
+_ERASE = "\r\x1b[K"
 
 
 class Task(Protocol):
@@ -82,7 +86,7 @@ class StreamReporter:
         """Write a line, above whatever is being redrawn."""
         with self._lock:
             self._erase()
-            self._stream.write(self._rewrite(text) + "\n")
+            self._stream.write(printable.line(self._rewrite(text)) + "\n")
             self._draw(force=True)
             self._stream.flush()
 
@@ -118,7 +122,7 @@ class StreamReporter:
                 self._draw()
                 self._stream.flush()
             elif task.due():
-                self._stream.write(task.line() + "\n")
+                self._stream.write(printable.line(task.line()) + "\n")
                 self._stream.flush()
 
     def _keep_ticking(self) -> None:
@@ -143,13 +147,13 @@ class StreamReporter:
             return
         self._drawn_at = now
         width = _terminal_width(self._stream)
-        line = "  ".join(task.line() for task in self._active)
-        self._stream.write("\r\x1b[K" + line[: width - 1])
+        line = printable.for_terminal(printable.line("  ".join(task.line() for task in self._active)))
+        streams.write_control(self._stream, _ERASE + line[: width - 1])
         self._drawn = True
 
     def _erase(self) -> None:
         if self._drawn:
-            self._stream.write("\r\x1b[K")
+            streams.write_control(self._stream, _ERASE)
             self._drawn = False
 
 

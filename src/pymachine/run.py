@@ -12,14 +12,19 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from pymachine.deferral import deferred
 from pymachine.errors import CommandError
 
 log = logging.getLogger(__name__)
+Sink = Callable[[bytes], None]
+_CHUNK = 65536
 
 
 class CommandNotFoundError(CommandError):
@@ -111,13 +116,20 @@ def run(
     return result
 
 
-def foreground(argv: Sequence[str]) -> int:
+def foreground(argv: Sequence[str], *, out: Sink | None = None, errors: Sink | None = None) -> int:
     """Run a command on our own terminal; returns its exit code as a shell would (128 and more: a signal).
 
-    An interrupt is for the command to handle, since it gets the same signal.
+    An interrupt is for the command to handle, since it gets the same signal. `out` and `errors` are called, each in a
+    thread, with what the command prints, in place of our own stdout and stderr.
     """
     log.debug("run: %s", quote(argv))
-    with deferred() as now, subprocess.Popen(argv) as process:
+    pipes = [None if sink is None else subprocess.PIPE for sink in (out, errors)]
+    with (
+        deferred() as now,
+        subprocess.Popen(argv, stdout=pipes[0], stderr=pipes[1]) as process,
+        _handed_on(process.stdout, out),
+        _handed_on(process.stderr, errors),
+    ):
         while True:
             try:
                 now()
@@ -129,6 +141,25 @@ def foreground(argv: Sequence[str]) -> int:
                 process.terminate()
                 raise
     return code if code >= 0 else 128 - code
+
+
+@contextmanager
+def _handed_on(stream: IO[bytes] | None, sink: Sink | None) -> Iterator[None]:
+    """Call `sink` with what comes through `stream` until its end, while the block runs."""
+    if stream is None or sink is None:
+        yield
+        return
+
+    def read() -> None:
+        while data := os.read(stream.fileno(), _CHUNK):
+            sink(data)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        reader.join()
 
 
 def describe_exit(returncode: int) -> str:

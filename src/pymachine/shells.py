@@ -53,13 +53,27 @@ def _tcsh(value: str) -> str:
     return value.translate(_TCSH)
 
 
-def _raw(value: str) -> str:
-    # In `FOR ... DO @%i` the line is taken as it is; cmd has no quoting for the value of SET.
-    return value
+# PowerShell takes typographic double quotes for plain ones. It is handed what a program prints line by line, so that a
+# line break would end the statement.
+_POWERSHELL = str.maketrans(
+    {character: "`" + character for character in '`"$\u201c\u201d\u201e'} | {"\n": "`n", "\r": "`r", "\0": "`0"}
+)
+
+
+def _powershell(value: str) -> str:
+    return value.translate(_POWERSHELL)
+
+
+# cmd has no quoting for the value of SET, and needs none: in `FOR ... DO @%i` each line is taken as it is. But what
+# stands behind a line break would be a command, and Ctrl-Z ends the input.
+_CMD = str.maketrans(dict.fromkeys("\n\r\x1a\0", " "))
+
+
+def _cmd(value: str) -> str:
+    return value.translate(_CMD)
 
 
 DEFAULT = Shell('export {}="{}"', "unset {}", "#", "eval $({})", _escaper('\\"$`', "\\"))
-# PowerShell takes typographic double quotes for plain ones.
 SHELLS: Mapping[str, Shell] = {
     "fish": Shell('set -gx {} "{}";', "set -e {};", "#", "eval ({})", _escaper('\\"$', "\\")),
     "powershell": Shell(
@@ -67,9 +81,9 @@ SHELLS: Mapping[str, Shell] = {
         "Remove-Item Env:\\\\{}",
         "#",
         "& {} | Invoke-Expression",
-        _escaper('`"$\u201c\u201d\u201e', "`"),
+        _powershell,
     ),
-    "cmd": Shell("SET {}={}", "SET {}=", "REM", "\t@FOR /f \"tokens=*\" %i IN ('{}') DO @%i", _raw),
+    "cmd": Shell("SET {}={}", "SET {}=", "REM", "\t@FOR /f \"tokens=*\" %i IN ('{}') DO @%i", _cmd),
     "tcsh": Shell('setenv {} "{}";', "unsetenv {};", ":", "eval `{}`", _tcsh),
     "emacs": Shell(
         '(setenv "{}" "{}")',

@@ -14,6 +14,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Protocol, TextIO  # importing it takes `env` 3 ms
 
     class Stream(Protocol):
@@ -87,14 +88,26 @@ def _replaced(stream: TextIO | None, number: int, kind: type[_Guarded]) -> TextI
 
 
 class _Guarded(io.TextIOWrapper):
-    """A stream whose first failure is its last: from then on it leads nowhere."""
+    """A stream whose first failure is its last: from then on it leads nowhere.
+
+    A terminal gets control characters as escapes, whoever wrote them; see `pymachine.printable`.
+    """
 
     def write(self, text: str, /) -> int:
+        if self.isatty():
+            from pymachine import printable  # noqa: PLC0415 (`env` mostly writes to a pipe)
+
+            self.write_control(printable.for_terminal(text))
+        else:
+            self.write_control(text)
+        return len(text)
+
+    def write_control(self, text: str) -> None:
+        """Write `text` as it is: control sequences of our own."""
         try:
-            return super().write(text)
+            super().write(text)
         except OSError as error:
             self.failed(error)
-            return len(text)
 
     def flush(self) -> None:
         try:
@@ -141,6 +154,14 @@ class _Output(_Guarded):
         A full disk behind it stops nothing that was begun; a reader that ended does, as SIGPIPE would.
         """
         super().write(text)
+        self._flush_message()
+
+    def put_control(self, text: str) -> None:
+        """Write and flush control sequences of our own, as `put_message` does a message."""
+        self.write_control(text)
+        self._flush_message()
+
+    def _flush_message(self) -> None:
         super().flush()
         if self._failure is not None and self._failure.errno == errno.EPIPE:
             self._raise()
@@ -164,6 +185,9 @@ class _Messages:
         self._output.put_message(text)
         return len(text)
 
+    def write_control(self, text: str) -> None:
+        self._output.put_control(text)
+
     def flush(self) -> None:
         self._output.put_message("")
 
@@ -171,6 +195,12 @@ class _Messages:
 def for_messages(stream: TextIO) -> Stream:
     """`stream` for messages about what is being done, whose loss must not stop it."""
     return _Messages(stream) if isinstance(stream, _Output) else stream
+
+
+def write_control(stream: Stream, text: str) -> None:
+    """Write control sequences of our own, which are not escaped as others' are on a terminal."""
+    write: Callable[[str], object] = getattr(stream, "write_control", stream.write)
+    write(text)
 
 
 def _escape(error: UnicodeError) -> tuple[bytes, int]:

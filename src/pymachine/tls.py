@@ -27,13 +27,16 @@ class TlsError(PymachineError):
     """
 
     code = "tls"
+    has_lines = True
 
     def __init__(self, address: str, why: str, *, hint: str = "", refused: bool = False) -> None:
+        from pymachine import printable  # noqa: PLC0415 (only errors need it)
+
         self.why = why
         self.refused = refused
         super().__init__(
             f"Error checking and/or regenerating the certs: There was an error validating certificates for host "
-            f'"{address}": {why}\n'
+            f'"{printable.line(address)}": {printable.line(why)}\n'
             "You can attempt to regenerate them using 'pymachine regenerate-certs [name]'.\n"
             "Be advised that this does not restart the Docker daemon: running containers go on.\n",
             hint=hint,

@@ -232,7 +232,7 @@ def test_doctor_looks_at_the_store(call: Call, tmp_path: Path, monkeypatch: pyte
 def test_the_last_lines_of_a_console(tmp_path: Path) -> None:
     path = tmp_path / "console.log"
     path.write_bytes(b"".join(b"line %d\r\n" % number for number in range(20_000)) + b"\xffpart")
-    assert logs._last_lines(path, 3) == ["line 19998", "line 19999", "\ufffdpart"]
+    assert logs._last_lines(path, 3) == ["line 19998", "line 19999", "\udcffpart"]
     assert logs._last_lines(path, 0) == []
     assert len(logs._last_lines(path, 1_000_000)) == 20_001
     path.write_bytes(b"")

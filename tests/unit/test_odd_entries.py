@@ -234,7 +234,8 @@ def test_machines_under_other_names_are_used_and_removed(program: Pymachine, nam
     run(program, "rename", *words, "better")
     assert store.names() == ["better"]
     store.rename("better", name)
-    assert f"Successfully removed {name}" in run(program, "rm", "-y", *words).stdout
+    shown = name.replace("\n", "\\n")  # a message is one line
+    assert f"Successfully removed {shown}" in run(program, "rm", "-y", *words).stdout
     assert store.names() == []
 
 

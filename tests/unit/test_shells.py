@@ -239,6 +239,35 @@ def test_real_shells_give_odd_values_back(shell: str, value: str, tmp_path: Path
     assert value_in(shell, text, tmp_path) == value
 
 
+BREAKING = [
+    f"a{end}touch evil{end}b" for end in ("\n", "\r", "\r\n", "\x1b]0;x\x07", "\x85", "\u2028", "\u202e", "\v", "\f")
+]
+
+
+@pytest.mark.parametrize("value", [*BREAKING, '"\ntouch evil\n"', "'\ntouch evil\n'", "\\\n;touch evil;"])
+@pytest.mark.parametrize("shell", REAL)
+def test_nothing_in_a_value_is_run(shell: str, value: str, tmp_path: Path) -> None:
+    """A shell may split what it evaluates at line breaks: the value is another one then, and no command."""
+    text = shells.assignments(shells.find(shell), [("K", value)], ["true", "env"])
+    # `value_in` holds that no file was made.
+    assert value_in(shell, text, tmp_path).split() == value.split()
+
+
+@pytest.mark.parametrize("shell", ["powershell", "cmd"])
+@pytest.mark.parametrize("value", ["a\nb", "a\rb", "a\r\nb"])
+def test_what_evaluates_line_by_line_gets_one_line_a_value(shell: str, value: str) -> None:
+    text = shells.assignments(shells.find(shell), [("K", value), ("L", "l")], ARGV)
+    first, second, *_ = text.splitlines()
+    assert first.startswith(('$Env:K = "a`', "SET K=a "))
+    assert second in ('$Env:L = "l"', "SET L=l")
+
+
+@pytest.mark.parametrize("shell", REAL)
+def test_nothing_in_the_hint_is_run(shell: str, tmp_path: Path) -> None:
+    words = ["true", "env", "x\ntouch evil", ";touch evil", "$(touch evil)", "`touch evil`", "&& touch evil"]
+    assert value_in(shell, shells.assignments(shells.find(shell), [("K", "v")], words), tmp_path) == "v"
+
+
 @pytest.mark.parametrize("shell", REAL)
 def test_real_shells_forget(shell: str, tmp_path: Path) -> None:
     text = shells.assignments(shells.find(shell), [("K", "v")], ["true", "env"])

@@ -12,6 +12,7 @@ import click
 from pymachine.cli import goflags
 from pymachine.cli.context import App, is_docker_machine
 from pymachine.cli.errors import RunError, UnknownCommandError
+from pymachine.cli.output import echo
 
 # Name -> summary. The module has the same name, and in it the command is called `command`.
 COMMANDS: dict[str, str] = {
@@ -149,7 +150,7 @@ def group(
         ctx.obj.say(version_line(ctx.command_path))
         ctx.exit()
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+        echo(ctx.get_help())
 
 
 for _key, (_name, _env, _help) in AUTHORITY_OPTIONS.items():

@@ -10,6 +10,7 @@ from click.shell_completion import get_completion_class
 from pymachine.cli import goflags
 from pymachine.cli.context import current
 from pymachine.cli.main import COMPLETE_VARIABLE
+from pymachine.cli.output import echo
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -27,4 +28,4 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
         raise goflags.bad_arguments(ctx, f"Error: Expected one of {', '.join(SHELLS)} as an argument")
     root = ctx.find_root()
     program = os.path.basename(current(ctx).program)  # noqa: PTH119 (a word, not a file)
-    click.echo(shell(root.command, {}, program, COMPLETE_VARIABLE).source())
+    echo(shell(root.command, {}, program, COMPLETE_VARIABLE).source())

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pymachine import paths, streams
+from pymachine import paths, printable, streams
 from pymachine.cli.errors import RunError, called_as
+from pymachine.cli.output import echo
 from pymachine.progress import Reporter, StreamReporter
 
 if TYPE_CHECKING:
@@ -113,14 +114,14 @@ class App:
 
     def say(self, text: str) -> None:
         """Print a result."""
-        click.echo(text)
+        echo(text)
 
     def show(self, text: str, value: Json) -> None:
         """Print a result: `text`, or `value` when JSON was asked for."""
         if self.structured:
             text = json_text(value, indent=2)
         if text:
-            click.echo(text)
+            echo(text)
 
     def names(self, given: tuple[str, ...]) -> list[str]:
         """The machines that a command is about: those given, else the one called ``default``."""
@@ -135,14 +136,14 @@ class App:
 
 
 def json_text(value: Json, *, indent: int | None = None) -> str:
-    """`value` as JSON that any encoding holds: names that are no text are escaped."""
+    """`value` as JSON that any encoding holds, and that no terminal obeys."""
     import json  # noqa: PLC0415
 
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    text = printable.for_json(json.dumps(value, indent=indent, ensure_ascii=False))
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
-        return json.dumps(value, indent=indent)
+        return printable.for_json(json.dumps(value, indent=indent))
     return text
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from pymachine import printable
 from pymachine.cli import goflags, machines
 from pymachine.cli.context import App, pass_app
 from pymachine.cli.errors import RunError
@@ -40,7 +41,7 @@ def create(app: App, names: tuple[str, ...], *, context: str) -> None:
 def list_(app: App) -> None:
     """List the machines that have a docker context."""
     rows = _listed(app, app.store.names())
-    app.show("\n".join(f"{row['Name']}\t{row['DockerContext']}" for row in rows), rows)
+    app.show("\n".join("\t".join(printable.line(str(value)) for value in row.values()) for row in rows), rows)
 
 
 @command.command("rm", cls=goflags.GoCommand)
@@ -50,7 +51,7 @@ def remove(app: App, names: tuple[str, ...]) -> None:
     """Remove the docker contexts of machines; the machines stay."""
     chosen = app.names(names)
     removed = {name: app.upkeep.remove_context(name) for name in chosen}
-    text = "\n".join(f'Removed the docker context "{context}".' for context in removed.values())
+    text = "\n".join(f'Removed the docker context "{printable.line(context)}".' for context in removed.values())
     app.show(text, [{"Name": name, "DockerContext": context} for name, context in removed.items()])
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import click
 
-from pymachine import folders, paths, registry
+from pymachine import folders, paths, printable, registry
 from pymachine.cli import errors, expiry, goflags
 from pymachine.cli.context import App, pass_app
 from pymachine.cli.errors import RunError
 from pymachine.cli.making import DEFAULT_DRIVER, DRIVER_VARIABLE
+from pymachine.cli.tables import cell
 from pymachine.driver import PortForwarding, State
 from pymachine.errors import PymachineError
 
@@ -56,11 +57,12 @@ def command(app: App, words: tuple[str, ...], *, driver: str) -> None:
 
 
 def _lines(findings: list[Finding]) -> Iterator[str]:
-    width = max(len(item.subject) for item in findings)
-    for item in findings:
-        yield f"{item.verdict:8} {item.subject:{width}}  {item.text}".rstrip()
+    subjects = [cell(item.subject) for item in findings]
+    width = max(map(len, subjects))
+    for subject, item in zip(subjects, findings, strict=True):
+        yield f"{item.verdict:8} {subject:{width}}  {printable.line(item.text)}".rstrip()
         for line in item.fix.splitlines():
-            yield f"{'':8} {'':{width}}  Fix: {line}"
+            yield f"{'':8} {'':{width}}  Fix: {printable.line(line)}"
 
 
 def examine(app: App, needed: str) -> Iterator[Finding]:

@@ -9,7 +9,8 @@ from contextlib import suppress
 
 import click
 
-from pymachine import os_errors, streams
+from pymachine import os_errors, printable, streams
+from pymachine.cli.output import echo
 from pymachine.errors import EXIT_ERROR, PymachineError, UsageError
 
 PROGRAM = "pymachine"
@@ -61,9 +62,10 @@ class SeveralError(PymachineError):
     """Some of several machines failed; each has its line."""
 
     code = "several"
+    has_lines = True
 
     def __init__(self, errors: Sequence[PymachineError]) -> None:
-        super().__init__("\n".join(error.brief for error in errors), exit_code=max(error.exit_code for error in errors))
+        super().__init__("\n".join(map(brief, errors)), exit_code=max(error.exit_code for error in errors))
         self.details = "\n".join(dict.fromkeys(error.details for error in errors if error.details))
         self.hint = "\n".join(dict.fromkeys(error.hint for error in errors if error.hint))
         self.errors = list(errors)
@@ -105,20 +107,29 @@ def exit_code(error: BaseException) -> int:
     return known(error).exit_code
 
 
+def brief(error: PymachineError) -> str:
+    """The error's own sentence for a person: on one line, unless its class has more."""
+    return printable.block(error.brief) if error.has_lines else printable.line(error.brief)
+
+
 def text(error: PymachineError) -> str:
     """What a person reads: the brief, what an outside program said, how to mend it."""
-    lines = [error.brief]
+    lines = [brief(error)]
     if error.details:
-        lines += ["    " + line for line in error.details.splitlines()]
+        lines += ["    " + line for line in _lines(error.details)]
     if error.hint:
-        lines += ["Hint: " + line for line in error.hint.splitlines()]
+        lines += ["Hint: " + line for line in _lines(error.hint)]
     return "\n".join(lines)
+
+
+def _lines(text: str) -> list[str]:
+    return printable.block(text).removesuffix("\n").split("\n")
 
 
 def as_json(error: PymachineError) -> str:
     """What a program reads: one JSON object on one line."""
     body = {"code": error.code, "message": error.brief, "details": error.details, "hint": error.hint}
-    return json.dumps({"error": body})
+    return printable.for_json(json.dumps({"error": body}))
 
 
 def report(error: BaseException, *, program: str = PROGRAM, debug: bool = False, structured: bool = False) -> int:
@@ -133,22 +144,22 @@ def report(error: BaseException, *, program: str = PROGRAM, debug: bool = False,
 
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt | Terminated):
-        click.echo("Interrupted.", err=True)
+        echo("Interrupted.", err=True)
         return exit_code(error)
     told = known(error)
     told.brief, told.hint = called_as(program, told.brief), called_as(program, told.hint)
     if isinstance(told, HelpfulUsageError) and told.usage and not structured:
         with suppress(streams.OutputError):  # the error itself goes to stderr
             _show_usage(told)
-    click.echo(as_json(told) if structured else text(told), err=True)
+    echo(as_json(told) if structured else text(told), err=True)
     return told.exit_code
 
 
 def _show_usage(told: HelpfulUsageError) -> None:
     if isinstance(told, FlagError):
-        click.echo("Incorrect Usage.\n")
-    click.echo(told.usage)
-    click.echo()
+        echo("Incorrect Usage.\n")
+    echo(told.usage)
+    echo()
 
 
 def called_as(program: str, text: str) -> str:

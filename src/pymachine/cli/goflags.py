@@ -16,6 +16,7 @@ import click
 from click.core import ParameterSource
 
 from pymachine.cli.errors import FlagError
+from pymachine.cli.output import echo
 from pymachine.errors import UsageError
 
 TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
@@ -165,7 +166,7 @@ def parse(
     except HelpRequest:
         if ctx.resilient_parsing:
             return {item.name or "": item.default_value for item in flags}, []
-        click.echo(ctx.get_help())
+        echo(ctx.get_help())
         ctx.exit()
     return values, positionals
 

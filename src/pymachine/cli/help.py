@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from pymachine.cli import goflags
+from pymachine.cli.output import echo
 
 
 @click.command("help", cls=goflags.GoCommand, structured=False)
@@ -14,7 +15,7 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     """Shows a list of commands or help for one command."""
     root = ctx.find_root()
     if not words:
-        click.echo(root.get_help())
+        echo(root.get_help())
         return
     group = root.command
     if not isinstance(group, click.Group):

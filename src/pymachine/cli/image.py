@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from pymachine import printable
 from pymachine.cli.context import App, json_option, pass_app
 from pymachine.cli.tables import table
 from pymachine.image import cache, lock
@@ -83,7 +84,7 @@ def show(app: App, *, image: str) -> None:
     lines = [f"{key + ':':14}{found.manifest[key]}" for key in ("architecture", "engine", "kernel", "recipe", "digest")]
     lines.append(f"{'path:':14}{found.directory}")
     lines += [f"  {package['name']} {package['version']} {package['sha256']}" for package in packages]
-    app.show("\n".join(lines), {**_summary(found), "packages": packages})
+    app.show("\n".join(map(printable.line, lines)), {**_summary(found), "packages": packages})
 
 
 @command.command(name="verify")

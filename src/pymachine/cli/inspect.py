@@ -7,6 +7,7 @@ import click
 from pymachine.cli import goflags, machines
 from pymachine.cli.context import current, json_text
 from pymachine.cli.errors import HelpfulUsageError
+from pymachine.cli.output import echo
 
 # What docker-machine has for every driver; its older versions did not write all of it.
 _BASE_FIELDS = {
@@ -46,5 +47,5 @@ def command(ctx: click.Context, names: tuple[str, ...], *, template: str) -> Non
     try:
         app.say(gotemplate.parse(template).render(record))
     except gotemplate.TemplateError as error:
-        click.echo(error.partial, nl=False)  # which docker-machine has printed by then
+        echo(error.partial, nl=False)  # which docker-machine has printed by then
         raise

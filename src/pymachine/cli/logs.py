@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 import click
 
+from pymachine import printable
 from pymachine.cli import goflags, machines
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import RunError
+from pymachine.cli.output import echo
 from pymachine.driver import Capability, Console, Driver, PortForwarding, State
 from pymachine.errors import PymachineError
 
@@ -22,6 +29,8 @@ _ENGINE = (
 )
 _POLL_SECONDS = 0.3
 _CHUNK = 65536
+# Bytes that are no text are kept, and written to pipes and files as they were.
+_BYTES = "surrogateescape"
 
 
 @click.command("logs", cls=goflags.GoCommand)
@@ -58,13 +67,18 @@ def command(
         parts["Engine"] = _engine_lines(app, name, lines)
     if not parts:
         raise RunError(f'There are no logs of machine "{name}" to be had: it is {driver.state().word.lower()}')
-    app.show("\n".join(_text(parts)), parts)
+    app.show("\n".join(_text(parts)), {title: [_as_text(line) for line in lines] for title, lines in parts.items()})
 
 
 def _text(parts: dict[str, list[str]]) -> list[str]:
     if len(parts) == 1:
         return next(iter(parts.values()))
     return [line for title, lines in parts.items() for line in (f"==> {title.lower()} <==", *lines, "")][:-1]
+
+
+def _as_text(line: str) -> str:
+    """`line` for JSON, which has no bytes: replacement characters stand for what is no text."""
+    return line.encode(errors=_BYTES).decode(errors="replace")
 
 
 def _ports(driver: Driver) -> list[str]:
@@ -75,7 +89,8 @@ def _ports(driver: Driver) -> list[str]:
     except PymachineError:
         return []
     return [
-        f"{port.port}/{port.protocol}: " + (f"not forwarded: {port.problem}" if port.problem else "forwarded")
+        f"{port.port}/{port.protocol}: "
+        + (f"not forwarded: {printable.line(port.problem)}" if port.problem else "forwarded")
         for port in driver.forwarded_ports()
     ]
 
@@ -105,20 +120,26 @@ def _last_lines(path: Path, count: int) -> list[str]:
             at -= step
             file.seek(at)
             data = file.read(step) + data
-    # A console ends its lines with \r\n, and says with escapes what a terminal would do.
-    lines = data.decode(errors="replace").replace("\r", "").splitlines()
+    lines = _lines(data.decode(errors=_BYTES))
     return lines[-count:] if count else []
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a log. Only a line feed ends one; a console has \\r in front of it."""
+    lines = [line.rstrip("\r") for line in text.split("\n")]
+    return lines if lines[-1] else lines[:-1]
 
 
 def _follow(path: Path, count: int) -> None:
     for line in _last_lines(path, count):
-        click.echo(line)
+        echo(line)
     with path.open("rb") as file:
         file.seek(0, os.SEEK_END)
+        write = _decoded(sys.stdout)
         while True:
             data = file.read()
             if data:
-                click.echo(data.decode(errors="replace").replace("\r", ""), nl=False)
+                write(data)
             else:
                 time.sleep(_POLL_SECONDS)
 
@@ -130,11 +151,25 @@ def _engine_lines(app: App, name: str, count: int) -> list[str]:
     result = client.run(_ENGINE.format(file=_FILE, lines=count, follow=""))
     if result.returncode != 0:
         raise RunError(f'machine "{name}" has no log of its engine', details=(result.stderr or result.stdout).strip())
-    return result.stdout.splitlines()
+    return _lines(result.stdout)
 
 
 def _follow_engine(app: App, name: str, count: int) -> int:
     from pymachine.ssh.client import Client  # noqa: PLC0415
 
     client = Client(app.manager.ssh_target(name), native=app.native_ssh)
-    return client.session(["--", _ENGINE.format(file=_FILE, lines=count, follow="-f")])
+    # A terminal gets what the guest writes through our own streams, which escape it; a pipe gets the bytes.
+    out, errors = (_decoded(stream) if stream.isatty() else None for stream in (sys.stdout, sys.stderr))
+    return client.session(["--", _ENGINE.format(file=_FILE, lines=count, follow="-f")], out=out, errors=errors)
+
+
+def _decoded(stream: TextIO) -> Callable[[bytes], None]:
+    """Return a function that writes pieces of a log to `stream`; a piece may end in the middle of a character."""
+    decoder = codecs.getincrementaldecoder("utf-8")(_BYTES)
+    line_ends = io.IncrementalNewlineDecoder(decoder, translate=False)
+
+    def write(data: bytes) -> None:
+        stream.write(line_ends.decode(data).replace("\r\n", "\n"))
+        stream.flush()
+
+    return write

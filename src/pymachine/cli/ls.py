@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pymachine import streams
 from pymachine.cli import goflags
 from pymachine.cli.context import App, json_text, pass_app
 from pymachine.cli.errors import RunError
 from pymachine.cli.listing import NOT_FOUND, Row, rows
+from pymachine.cli.output import echo
+from pymachine.cli.tables import cell
 from pymachine.driver import State
 
 if TYPE_CHECKING:
@@ -39,6 +42,8 @@ HEADERS = {
 TABLE = ("Name", "Active", "DriverName", "State", "URL", "Swarm", "DockerVersion", "Error")
 FILTERS = ("driver", "label", "name", "state", "swarm")
 WATCH_SECONDS = 2.0
+# Go to the upper left corner of the terminal, and erase all of it.
+_CLEAR = "\x1b[H\x1b[2J"
 
 
 @click.command("ls", cls=goflags.GoCommand)
@@ -77,7 +82,7 @@ def command(
 
     if watch:
         _watch(listed)
-    click.echo(listed(), nl=False)
+    echo(listed(), nl=False)
 
 
 def _watch(listed: Callable[[], str]) -> None:
@@ -86,8 +91,9 @@ def _watch(listed: Callable[[], str]) -> None:
     while True:
         began = time.monotonic()
         text = listed()
-        click.echo(f"\x1b[H\x1b[2J{text}" if terminal else text, nl=False)
-        sys.stdout.flush()
+        if terminal:
+            streams.write_control(sys.stdout, _CLEAR)
+        echo(text, nl=False)
         time.sleep(max(0.0, WATCH_SECONDS - (time.monotonic() - began)))
 
 
@@ -195,7 +201,7 @@ def _table(found: Sequence[Row]) -> str:
     records = [HEADERS, *(fields(row) for row in found)]
     # A column more, in front of the last, for those alone who have machines on other hosts.
     names = (*TABLE[:-1], "Host", TABLE[-1]) if any(row.host for row in found) else TABLE
-    lines = ["\t".join(str(record[name]) for name in names) for record in records]
+    lines = ["\t".join(cell(str(record[name])) for name in names) for record in records]
     return "".join(f"{line}\n" for line in columns(lines))
 
 
@@ -224,13 +230,20 @@ class _Format:
             for value in [TextMap(HEADERS)] if self._table else []:
                 lines.append(self._template.render(value))
             for row in found:
-                lines.append(self._template.render(list_item.item(row, fields(row))))
+                lines.append(self._template.render(list_item.item(row, self._shown(row))))
         except TemplateError as error:
             # docker-machine has printed by then what came before; a cell that was begun is not filled up.
             lines.append(error.partial.removesuffix("\t") if self._table else error.partial)
-            click.echo(self._aligned(lines), nl=False)
+            echo(self._aligned(lines), nl=False)
             raise
         return self._aligned([*lines, ""])
+
+    def _shown(self, row: Row) -> dict[str, Any]:
+        """The row's fields. In a table or on a terminal none of them adds a row or a column."""
+        values = fields(row)
+        if not self._table and not sys.stdout.isatty():
+            return values
+        return {name: cell(value) if isinstance(value, str) else value for name, value in values.items()}
 
     def _aligned(self, lines: Sequence[str]) -> str:
         """Lines as one text, in columns if it is a table; the last is not ended."""

@@ -12,11 +12,14 @@ from pymachine import paths
 from pymachine.cli import goflags
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import joined, known
+from pymachine.cli.output import echo
 from pymachine.driver import Json, State
 from pymachine.errors import PymachineError
 from pymachine.store import Store
 
 AT_ONCE = 16
+# What names have that shells give no meaning.
+_PUNCTUATION = str.maketrans("", "", "-_.")
 
 
 def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
@@ -24,9 +27,14 @@ def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> lis
     # The group has been parsed, but has not run: there is no `App` yet.
     store = Store(paths.storage_root(ctx.find_root().params.get("storage_path")))
     try:
-        return [name for name in store.names() if name.startswith(incomplete)]
+        return [name for name in store.names() if name.startswith(incomplete) and _is_word(name)]
     except PymachineError:  # a store that cannot be listed: an error would only disturb the line being typed
         return []
+
+
+def _is_word(name: str) -> bool:
+    """Whether shells take `name` for itself: bash puts a completion on the command line as it is, without quotes."""
+    return not name.startswith("-") and name.translate(_PUNCTUATION).isalnum()
 
 
 def complete_place(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -68,7 +76,7 @@ def load_for_files(app: App, name: str) -> None:
 def exit_status(code: int) -> int:
     """Print the exit code of another program if it failed, as docker-machine does; and return it."""
     if code:
-        click.echo(f"exit status {code}", err=True)
+        echo(f"exit status {code}", err=True)
     return code
 
 

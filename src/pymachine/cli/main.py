@@ -10,6 +10,7 @@ from click.shell_completion import shell_complete
 
 from pymachine import streams
 from pymachine.cli import app, errors, signals
+from pymachine.cli.output import echo
 
 COMPLETE_VARIABLE = "_PYMACHINE_COMPLETE"
 _DEBUG_WORDS = ("-D", "--debug", "-debug")
@@ -89,4 +90,4 @@ def _log_to_stderr() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.DEBUG, format="%(relativeCreated)6d ms %(name)s: %(message)s")
     for noisy in ("filelock", "urllib3", "paramiko"):
         logging.getLogger(noisy).setLevel(logging.INFO)
-    click.echo(f"pymachine: debug mode, Python {sys.version.split()[0]}, pid {os.getpid()}", err=True)
+    echo(f"pymachine: debug mode, Python {sys.version.split()[0]}, pid {os.getpid()}", err=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pymachine import prune
+from pymachine import printable, prune
 from pymachine.cli import goflags
 from pymachine.cli.context import App, pass_app
 from pymachine.cli.errors import RunError
@@ -25,7 +25,7 @@ def command(app: App, words: tuple[str, ...], *, dry_run: bool) -> None:
         app.manager.sweep()
     found = prune.find(app.store)
     gone = [outlived for outlived in found if dry_run or outlived.remove(app.manager, app.reporter)]
-    lines = [f"{outlived.name}: {outlived.why}" for outlived in gone] if dry_run else []
+    lines = [printable.line(f"{outlived.name}: {outlived.why}") for outlived in gone] if dry_run else []
     app.show("\n".join(lines), [{"Name": outlived.name, "Reason": outlived.why} for outlived in gone])
     if len(gone) < len(found):
         raise RunError("Some machines could not be removed", hint="See above; `rm -f` lets go of their records.")

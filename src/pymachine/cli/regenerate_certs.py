@@ -9,6 +9,7 @@ import click
 from pymachine.cli import goflags, machines
 from pymachine.cli.context import App, pass_app
 from pymachine.cli.errors import RunError
+from pymachine.cli.output import echo
 
 
 @click.command("regenerate-certs", cls=goflags.GoCommand)
@@ -40,10 +41,10 @@ def command(app: App, names: tuple[str, ...], *, force: bool, client_certs: bool
 
 def _confirmed(app: App) -> bool:
     """Ask; unlike `rm`, the end of the input is an error here, as it is in docker-machine."""
-    click.echo("Regenerate TLS machine certs?  Warning: this is irreversible. (y/n): ", nl=False, err=app.structured)
+    echo("Regenerate TLS machine certs?  Warning: this is irreversible. (y/n): ", nl=False, err=app.structured)
     answer = sys.stdin.readline()
     if not answer:
         if sys.stdin.isatty():
-            click.echo(err=app.structured)
+            echo(err=app.structured)
         raise RunError("EOF", hint="Without anybody to ask, say --force.")
     return answer.strip().lower() in {"y", "yes"}

@@ -6,9 +6,11 @@ import sys
 
 import click
 
+from pymachine import printable
 from pymachine.cli import goflags, machines
 from pymachine.cli.context import App, current
-from pymachine.cli.errors import HelpfulUsageError
+from pymachine.cli.errors import HelpfulUsageError, brief
+from pymachine.cli.output import echo
 from pymachine.errors import PymachineError
 
 
@@ -40,7 +42,7 @@ def command(ctx: click.Context, names: tuple[str, ...], *, force: bool, yes: boo
                 if not force:
                     errors.append(error)
                     continue
-                click.echo(app.named(error.brief), err=True)
+                echo(app.named(brief(error)), err=True)
                 if not _forget(app, name):
                     continue
             removed.append(name)
@@ -52,21 +54,21 @@ def command(ctx: click.Context, names: tuple[str, ...], *, force: bool, yes: boo
 
 def _confirmed(app: App) -> bool:
     """Ask; the end of the input is a no."""
-    click.echo("Are you sure? (y/n): ", nl=False, err=app.structured)
+    echo("Are you sure? (y/n): ", nl=False, err=app.structured)
     answer = sys.stdin.readline()
     if not answer.endswith("\n"):
-        click.echo(err=app.structured)
+        echo(err=app.structured)
     return answer.strip().lower() in {"y", "yes"}
 
 
 def _forget(app: App, name: str) -> bool:
     """Remove what the store has of the machine, by force; whether there was something to remove."""
     if not app.store.exists(name):
-        click.echo(f'Can\'t remove "{name}"', err=True)
+        echo(f'Can\'t remove "{printable.line(name)}"', err=True)
         return False
     try:
         app.manager.forget(name)
     except PymachineError as error:
-        click.echo(app.named(f'Can\'t remove "{name}": {error.brief}'), err=True)
+        echo(app.named(f'Can\'t remove "{printable.line(name)}": {brief(error)}'), err=True)
         return False
     return True

@@ -15,6 +15,7 @@ from pymachine import prune, shells
 from pymachine.cli import goflags, making
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import HelpfulUsageError, RunError, Terminated
+from pymachine.cli.output import echo
 from pymachine.cli.signals import undisturbed
 from pymachine.deferral import deferred
 from pymachine.manager import CreateRequest
@@ -92,10 +93,10 @@ def _call(words: Sequence[str], environment: dict[str, str]) -> int:
         try:
             process = subprocess.Popen(list(words), env=environment)
         except FileNotFoundError:
-            click.echo(f"{words[0]}: command not found", err=True)
+            echo(f"{words[0]}: command not found", err=True)
             return NOT_FOUND
         except OSError as error:
-            click.echo(f"{words[0]}: {error.strerror or error}", err=True)
+            echo(f"{words[0]}: {error.strerror or error}", err=True)
             return NOT_EXECUTABLE
         with process:
             try:

@@ -26,6 +26,8 @@ from pymachine.progress import Reporter, Task
 Message = tuple[Any, ...]
 _SIGNALS = frozenset({signal.SIGINT, *ENDING})
 _AGAIN_SECONDS = 0.5
+# What is known of the error of a process that ended without a word.
+_UNSAID = {"details": "", "hint": "", "has_lines": False, "exit_code": 1, "code": "remote"}
 
 
 class RemoteError(PymachineError):
@@ -36,6 +38,7 @@ class RemoteError(PymachineError):
     def __init__(self, told: dict[str, Any]) -> None:
         super().__init__(told["brief"], details=told["details"], hint=told["hint"], exit_code=told["exit_code"])
         self.__dict__["code"] = told["code"]
+        self.has_lines = told["has_lines"]
 
 
 def at_once(
@@ -100,7 +103,7 @@ class _Worker:
         self.process.join()
         if not self.done:
             what = f"{self.process.name}: its process ended with exit code {self.process.exitcode}"
-            self.error = RemoteError({"brief": what, "details": "", "hint": "", "exit_code": 1, "code": "remote"})
+            self.error = RemoteError({**_UNSAID, "brief": what})
 
 
 def _listen(workers: dict[Connection, _Worker], *, ending: bool = False) -> None:
@@ -158,7 +161,7 @@ def _work(end: Connection, name: str, act: Callable[[str, Reporter], Json]) -> N
         return
     except Exception as problem:  # noqa: BLE001 (it is told to the process that turns errors into exit codes)
         error = known(problem)
-        told = {"brief": error.brief, "details": error.details, "hint": error.hint}
+        told = {"brief": error.brief, "details": error.details, "hint": error.hint, "has_lines": error.has_lines}
         end.send(("error", {**told, "exit_code": error.exit_code, "code": error.code}))
     else:
         end.send(("result", result))

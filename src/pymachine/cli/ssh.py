@@ -9,6 +9,7 @@ import click
 from pymachine.cli import machines
 from pymachine.cli.context import current
 from pymachine.cli.errors import HelpfulUsageError
+from pymachine.cli.output import echo
 from pymachine.errors import HostNotRunningError
 from pymachine.ssh.client import Client
 
@@ -19,7 +20,7 @@ class Verbatim(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take the words as they are, but for a request for help in front."""
         if args and args[0] in {"-h", "--help", "-help"} and not ctx.resilient_parsing:
-            click.echo(ctx.get_help())
+            echo(ctx.get_help())
             ctx.exit()
         ctx.params["words"] = tuple(args)
         ctx.args = []

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+
+from pymachine import printable
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """`rows` of the same length as lines whose columns are aligned; the first is the header."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    cells = [[cell(text) for text in row] for row in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(rows[0]))]
     return "\n".join(
-        "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "   ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells
     )
+
+
+def cell(text: str) -> str:
+    """Return `text` as a cell of a table on stdout: on one line, and as wide as stdout shows it."""
+    shown = printable.line(text)
+    return printable.for_terminal(shown) if sys.stdout.isatty() else shown

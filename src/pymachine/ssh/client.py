@@ -19,17 +19,18 @@ class Client:
         found = None if native else run.which("ssh")
         self.program = str(found) if found else None
 
-    def session(self, arguments: Sequence[str]) -> int:
+    def session(self, arguments: Sequence[str], *, out: run.Sink | None = None, errors: run.Sink | None = None) -> int:
         """Log in with our own terminal, or run a command with our own streams; returns the remote exit code.
 
-        `arguments` are those of ssh after the host: its options, then the command. Raises `SshError`.
+        `arguments` are those of ssh after the host: its options, then the command. `out` and `errors` are called with
+        what is printed, in place of our own stdout and stderr. Raises `SshError`.
         """
         if self.program is None:
             from pymachine.ssh import native  # noqa: PLC0415 (paramiko costs 100 ms)
 
-            return native.session(self.target, arguments)
+            return native.session(self.target, arguments, out=out, errors=errors)
         with plain_paths.plain(self.target) as target:
-            return run.foreground(openssh.ssh(self.program, target, arguments))
+            return run.foreground(openssh.ssh(self.program, target, arguments), out=out, errors=errors)
 
     def run(self, command: str, *, stdin: str | bytes = b"", timeout: float | None = None) -> run.Result:
         """Run one shell command to its end and return what it said, whatever its exit code.

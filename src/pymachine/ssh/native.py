@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 import paramiko
 
 from pymachine import files
-from pymachine.run import Result
+from pymachine.run import Result, Sink
 from pymachine.ssh.connection import (
     ALIVE_SECONDS,
     ConnectionLostError,
@@ -156,8 +156,8 @@ def run(target: Target, command: str, *, stdin: str | bytes, timeout: float | No
             raise SshError(f"SSH to {target.alias}: {str(error) or 'the command did not end in time'}") from error
 
 
-def session(target: Target, arguments: Sequence[str]) -> int:
-    """Log in, or run a command, on our own streams; returns the remote exit code."""
+def session(target: Target, arguments: Sequence[str], *, out: Sink | None = None, errors: Sink | None = None) -> int:
+    """Log in, or run a command, on our own streams; see `pymachine.ssh.client.Client.session`."""
     words = list(arguments)
     force_tty = bool(words) and words[0] in {"-t", "-tt"}
     if force_tty:
@@ -181,9 +181,9 @@ def session(target: Target, arguments: Sequence[str]) -> int:
             channel.invoke_shell()
         if terminal:
             with _raw_terminal(), _resizing(channel):
-                _pump(channel)
+                _pump(channel, out, errors)
         else:
-            _pump(channel)
+            _pump(channel, out, errors)
         return channel.recv_exit_status()
 
 
@@ -194,26 +194,37 @@ def _open(client: paramiko.SSHClient) -> paramiko.Channel:
     return transport.open_session()
 
 
-def _pump(channel: paramiko.Channel) -> None:
+def _pump(channel: paramiko.Channel, out: Sink | None, errors: Sink | None) -> None:
     """Carry our input to the channel and its output to us until the other side has ended."""
     sender = threading.Thread(target=_send_input, args=(channel,), daemon=True)
-    errors = threading.Thread(target=_copy_errors, args=(channel,), daemon=True)
+    reader = threading.Thread(
+        target=_copy_errors, args=(channel, errors or _descriptor(sys.stderr.fileno())), daemon=True
+    )
     sender.start()
-    errors.start()
-    _copy(channel.recv, sys.stdout.fileno())
-    errors.join()
+    reader.start()
+    _copy(channel.recv, out or _descriptor(sys.stdout.fileno()))
+    reader.join()
 
 
-def _copy(receive: Callable[[int], bytes], target: int) -> None:
-    while data := receive(CHUNK):
+def _descriptor(number: int) -> Sink:
+    """Return a function that writes bytes to the descriptor `number`."""
+
+    def write(data: bytes) -> None:
         view = memoryview(data)
         while view:
-            view = view[os.write(target, view) :]
+            view = view[os.write(number, view) :]
+
+    return write
 
 
-def _copy_errors(channel: paramiko.Channel) -> None:
+def _copy(receive: Callable[[int], bytes], sink: Sink) -> None:
+    while data := receive(CHUNK):
+        sink(data)
+
+
+def _copy_errors(channel: paramiko.Channel, sink: Sink) -> None:
     with suppress(OSError):  # our stderr takes no more: there is no other place for it
-        _copy(channel.recv_stderr, sys.stderr.fileno())
+        _copy(channel.recv_stderr, sink)
     while channel.recv_stderr(CHUNK):  # or the other side would wait for us
         pass
 
