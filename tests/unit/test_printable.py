@@ -17,7 +17,7 @@ ORDINARY = [
     "Größe naïve Ångström e\u0301",
     "مرحبا بالعالم",
     "שָׁלוֹם עולם",
-    "می\u200cخواهم",  # Persian, with a non-joiner in the word
+    "می\u200cخواهم",  # noqa: RUF001 (Persian, with a non-joiner in the word)
     "क्\u200dष क्\u200cष",  # Devanagari, with both
     "👩\u200d💻 👨\u200d👩\u200d👧 ❤\ufe0f\u200d🔥 🏳\ufe0f\u200d🌈",
     "箱 ひらがな 한국어 \u3000",
