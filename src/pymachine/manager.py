@@ -315,7 +315,6 @@ class Manager:
             try:
                 with self.store.lock(name, timeout=0):
                     self._recover(name)
-                    unfinished.sweep_files(folder)
                     folders.sweep(folder / paths.SNAPSHOTS)
             except LockedError:
                 continue  # it is at work
@@ -333,6 +332,8 @@ class Manager:
     def _recover(self, name: str) -> None:
         """Settle the unfinished changes of machine `name`, whose lock is held."""
         folder = self.store.machine_dir(name)
+        if unfinished.has_leftovers(folder):
+            unfinished.sweep_files(folder)
         for change in unfinished.changes(folder):
             machine, driver = self._loaded(name)
             try:

@@ -90,8 +90,10 @@ def _facts(path: Path) -> Mapping[str, Json]:
 
 
 def _is_left_over(path: Path) -> bool:
-    """Whether it is a temporary file that nobody writes any more."""
+    """Whether it is a temporary file that no process writes any more; notes are written under the lock alone."""
+    if not path.name.endswith(files.TEMPORARY):
+        return False
     try:
-        return path.name.endswith(files.TEMPORARY) and time.time() - path.lstat().st_mtime > _TEMPORARY_SECONDS
+        return path.name.startswith(PREFIX) or time.time() - path.lstat().st_mtime > _TEMPORARY_SECONDS
     except OSError:
         return False

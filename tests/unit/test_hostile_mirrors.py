@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pymachine import http_client
 from pymachine.http_client import FetchError, Session, TooLargeError
 from pymachine.image import imported
 from pymachine.image.download import Cache, Downloader, Item
@@ -52,9 +53,20 @@ def test_a_small_file_has_a_time_in_all(name: str) -> None:
 
 
 def test_a_slow_server_that_keeps_coming_is_fast_enough() -> None:
-    steady = hostile.drip(b"HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n\r\n" + b"x" * 3000, pause=0.0002)
-    with hostile.serving(steady) as port:
-        assert read(port, stall_seconds=0.3) == b"x" * 3000
+    transfer = http_client._Transfer(1_000_000, seconds=None, stall_seconds=60, head_seconds=60)
+    transfer.head_is_over()
+    for _ in range(100):
+        transfer.count(http_client.SLOWEST_BYTES_PER_SECOND * 2, seconds=1.9)
+        assert transfer.timeout() > 0
+
+
+def test_a_server_that_is_slower_is_given_up() -> None:
+    transfer = http_client._Transfer(1_000_000, seconds=None, stall_seconds=60, head_seconds=60)
+    transfer.head_is_over()
+    with pytest.raises(OSError, match="fewer than 1000 bytes a second came"):
+        for _ in range(100):
+            transfer.count(http_client.SLOWEST_BYTES_PER_SECOND, seconds=1.1)
+            transfer.timeout()
 
 
 def test_what_inflates_is_refused() -> None:

@@ -618,7 +618,7 @@ def test_what_an_import_leaves_out_is_said(store: Store, tmp_path: Path) -> None
     upkeep = made(store)
     upkeep.stop(NAME)
     machine = store.load(NAME)
-    machine.driver.update({"QemuBinary": "/tmp/evil", "SSHUser": "-oProxyCommand=evil", "\x1b[2J": 1})
+    machine.driver.update({"QemuBinary": "/tmp/evil", "SSHUser": "evil", "\x1b[2J": 1})
     machine.driver["SSHKeyPath"] = str(store.machine_dir(NAME) / "id_rsa")
     machine.owner, machine.context, machine.install_script = "somebody", "context", "http://evil"
     machine.engine.labels, machine.raw["Odd"] = ["a=b"], {"x": 1}
