@@ -9,7 +9,8 @@ import shutil
 import stat
 import sys
 import time
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 WAIT_FOREVER = -1.0
@@ -57,6 +58,45 @@ def atomic_write(path: Path, data: bytes | str, *, mode: int = 0o600, durable: b
         raise
     if durable:
         _sync_folder(path.parent)
+
+
+@contextmanager
+def kept(paths: Sequence[Path]) -> Iterator[Callable[[], None]]:
+    """Keep the files at `paths` for the block. The function that this gives puts them back as they were.
+
+    Where there are hard links, a full disk has room for that. Raises OSError.
+    """
+    with ExitStack() as stack:
+        before = {path: _keep(path, stack) for path in paths if path.exists()}
+
+        def restore() -> None:
+            for path in paths:
+                if path in before:
+                    before[path]()
+                else:
+                    path.unlink(missing_ok=True)
+
+        yield restore
+
+
+def _keep(path: Path, stack: ExitStack) -> Callable[[], None]:
+    """Keep one file until the end of `stack`, and return what puts it back."""
+    link = temporary(path)
+    try:
+        os.link(path, link)
+    except OSError:  # no hard links there
+        content, mode = path.read_bytes(), path.stat().st_mode & 0o777
+        return lambda: atomic_write(path, content, mode=mode)
+    stack.callback(link.unlink, missing_ok=True)
+
+    def restore() -> None:
+        fresh = temporary(path)
+        os.link(link, fresh)
+        fresh.replace(path)
+        # A rename of one link of a file to another leaves both there.
+        fresh.unlink(missing_ok=True)
+
+    return restore
 
 
 def read_regular(path: Path, *, longest: int = sys.maxsize) -> bytes:

@@ -10,7 +10,6 @@ import dataclasses
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from pymachine import files, paths, recovery, unfinished
 from pymachine.driver import (
@@ -23,7 +22,7 @@ from pymachine.driver import (
     State,
     Upgradable,
 )
-from pymachine.errors import CommandError, MachineExistsError, PymachineError, UsageError, WrongStateError
+from pymachine.errors import CommandError, MachineExistsError, PymachineError, StoreError, UsageError, WrongStateError
 from pymachine.machine import EngineOptions, Machine
 from pymachine.manager import SETS_UP_ENGINE, STOP_SECONDS, Manager, boot_timeout, changes_while_running, writing
 from pymachine.names import check_new_name
@@ -74,9 +73,8 @@ class Upkeep(Manager):
 
         The block calls what it gets once a machine has certificates of the new authority, which stays from then on.
         """
-        with ExitStack() as undo:
-            for path in dataclasses.astuple(self._auth_paths()):
-                undo.callback(_remember(path.parent, [path.name]))
+        with files.kept(dataclasses.astuple(self._auth_paths())) as restore, ExitStack() as undo:
+            undo.callback(restore)
             self.renew_authority()
             yield undo.pop_all
             undo.pop_all()
@@ -97,7 +95,7 @@ class Upkeep(Manager):
                     self._ensure_certificates(machine, driver.endpoint().address, renew=True)
                 else:  # for which address is known when it starts
                     (self.store.machine_dir(name) / paths.SERVER_CERT).unlink(missing_ok=True)
-            self.store.save(machine)
+                self.store.save(machine)
             if running:
                 self._await_engine(machine, driver, seconds=boot_timeout())
             self._refresh_context(machine, driver)
@@ -348,21 +346,29 @@ class Upkeep(Manager):
     @contextmanager
     def _or_as_before(self, machine: Machine, driver: Driver, *, running: bool) -> Iterator[None]:
         """If the block fails, certificates and options are as they were, in the guest too if it is `running`."""
-        restore = _remember(self.store.machine_dir(machine.name), _CERTIFICATES)
+        folder = self.store.machine_dir(machine.name)
         before = dataclasses.replace(machine, driver=dict(machine.driver))
         auth = dataclasses.replace(machine.auth)
+        with files.kept([folder / name for name in _CERTIFICATES]) as restore:
+            try:
+                yield
+            except BaseException:
+                restore()
+                machine.engine, machine.certificates_expire = before.engine, before.certificates_expire
+                machine.auth.server_cert_sans = auth.server_cert_sans
+                machine.driver.clear()
+                machine.driver.update(before.driver)
+                if running and not self._reapply(machine, driver):
+                    restore()  # the attempt may have made certificates that the guest does not have
+                self._save_again(machine)
+                raise
+
+    def _save_again(self, machine: Machine) -> None:
+        """Save the record as it was. On a disk that is full it may be so already; the first error is told then."""
         try:
-            yield
-        except BaseException:
-            restore()
-            machine.engine, machine.certificates_expire = before.engine, before.certificates_expire
-            machine.auth.server_cert_sans = auth.server_cert_sans
-            machine.driver.clear()
-            machine.driver.update(before.driver)
             self.store.save(machine)
-            if running and not self._reapply(machine, driver):
-                restore()  # the attempt may have made certificates that the guest does not have
-            raise
+        except StoreError as error:
+            self.reporter.warn(error.brief)
 
     def _reapply(self, machine: Machine, driver: Driver) -> bool:
         """Give the guest what it had, and return whether it took it; if not, that is only a warning."""
@@ -394,25 +400,6 @@ def _dry_run(flags: Sequence[str]) -> str:
         f'dockerd --validate --config-file="$file" {words}'
     )
     return f"sudo sh -c {shlex.quote(script)}"
-
-
-def _remember(folder: Path, names: Sequence[str]) -> Callable[[], None]:
-    """A function that puts the files `names` in `folder` back as they are now."""
-    kept = {
-        folder / name: (path.read_bytes(), path.stat().st_mode & 0o777)
-        for name in names
-        if (path := folder / name).exists()
-    }
-
-    def restore() -> None:
-        for path in (folder / name for name in names):
-            if path in kept:
-                content, mode = kept[path]
-                files.atomic_write(path, content, mode=mode)
-            else:
-                path.unlink(missing_ok=True)
-
-    return restore
 
 
 def _changed(engine: EngineOptions, changes: Changes) -> EngineOptions:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
-from pymachine import manager as manager_module, registry
+from pymachine import files as files_module, manager as manager_module, registry
 from pymachine.archive import ExportError
 from pymachine.certs import CertificateError
 from pymachine.cli import main as main_module
@@ -295,6 +297,25 @@ def test_a_guest_that_does_not_take_them_has_the_old_ones(store: Store) -> None:
         name: content for name, content in before.items() if name != "config.json"
     }
     assert before["server.pem"] in Bare.identities[-1]
+
+
+def test_a_disk_that_is_full_leaves_the_certificates_as_they_were(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upkeep = made(store)
+    upkeep.stop(NAME)
+    before = certificates(store)
+    write = files_module.atomic_write
+
+    def until_full(path: Path, data: bytes | str, **options: Any) -> None:
+        if path.name in ("config.json", "pymachine.json"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, data, **options)
+
+    monkeypatch.setattr(files_module, "atomic_write", until_full)
+    with pytest.raises(PymachineError, match="No space left"):
+        upkeep.regenerate_certs(NAME)
+    assert certificates(store) == before
 
 
 def test_start_renews_what_ends_soon(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
