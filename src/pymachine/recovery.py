@@ -18,6 +18,8 @@ from pymachine.unfinished import Change
 
 Settle = Callable[..., None]
 """Drops what was set aside (``keep=True``), or brings it back."""
+# What the user did, where the name of a change says something else.
+_WORDS = {unfinished.BOOT: "start", unfinished.HOLD: "snapshot or clone"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,8 @@ class Recovery:
             return  # a newer version's
         outcome = known[change.name](change)
         unfinished.clear(self.folder, change.name)
-        self.reporter.info(f'The last {change.name} of "{self.machine.name}" was interrupted: {outcome}.')
+        word = _WORDS.get(change.name, change.name)
+        self.reporter.warn(f'The last {word} of "{self.machine.name}" was interrupted: {outcome}.')
 
     def _undo_create(self, change: Change) -> str:  # noqa: ARG002
         self.driver.remove()

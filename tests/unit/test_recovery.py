@@ -181,7 +181,7 @@ class Heard(Silent):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def info(self, text: str) -> None:
+    def warn(self, text: str) -> None:
         self.lines.append(text)
 
 
@@ -245,7 +245,7 @@ def test_a_machine_that_was_held_for_a_snapshot_goes_on(store: Store) -> None:
     heard = Heard()
     Manager(store, reporter=heard).sweep()
     assert Manager(store).state(NAME) is State.RUNNING
-    assert heard.lines == [f'The last hold of "{NAME}" was interrupted: the machine goes on.']
+    assert heard.lines == [f'The last snapshot or clone of "{NAME}" was interrupted: the machine goes on.']
     assert list((store.machine_dir(NAME) / "snapshots").iterdir()) == []
 
 

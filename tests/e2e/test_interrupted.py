@@ -1,0 +1,112 @@
+"""Commands that are killed in the middle of a change of a real machine, and what the next command makes of it."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support import processes
+from support.runner import Pymachine, private_store
+
+NAME = "box"
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[Pymachine]:
+    with private_store() as made:
+        made("create", NAME)
+        made("ssh", NAME, "echo today | sudo tee /mnt/sda1/day && sync")
+        made("snapshot", "create", NAME, "before")
+        yield made
+
+
+def folder(program: Pymachine) -> Path:
+    return program.store / "machines" / NAME
+
+
+def kill_when(program: Pymachine, is_time: Callable[[], bool], *words: str) -> None:
+    """Start a command, and kill it as soon as it has come so far."""
+    command = program.start(*words)
+    deadline = time.monotonic() + 300
+    while not is_time():
+        assert command.poll() is None, f"{words} ended before it could be killed: {command.communicate()[0]}"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    processes.end(command)
+
+
+def state(program: Pymachine) -> str:
+    return program("status", NAME).stdout.strip()
+
+
+def forwarders(program: Pymachine) -> list[int]:
+    """The processes that follow the guest's reports of its ports."""
+    return [pid for pid, command in program.processes().items() if "pymachine-ports" in command]
+
+
+def leftovers(program: Pymachine) -> list[str]:
+    found = [path.name for path in folder(program).iterdir()]
+    return [name for name in found if name.startswith(".") or name.endswith((".aside", ".new", ".old"))]
+
+
+def test_a_snapshot_that_was_killed_leaves_the_machine_running(program: Pymachine) -> None:
+    snapshots = folder(program) / "snapshots"  # the memory is written while the machine is paused
+    kill_when(program, lambda: any(snapshots.glob(".tmp-*/state")), "snapshot", "create", NAME, "second")
+    assert state(program) == "Paused"
+    assert "The last snapshot" in program("start", NAME, code=1).text
+    assert state(program) == "Running"
+    assert program("ssh", NAME, "cat /mnt/sda1/day").stdout == "today\n"
+    assert "second" not in program("snapshot", "ls", NAME).stdout
+    assert leftovers(program) == []
+
+
+def test_a_restore_that_was_killed_keeps_the_disk(program: Pymachine) -> None:
+    program("ssh", NAME, "echo tomorrow | sudo tee /mnt/sda1/day && sync")
+    aside = folder(program) / "disk.raw.aside"
+    kill_when(program, aside.exists, "snapshot", "restore", NAME, "before")
+    assert "The last restore" in program("start", NAME).text
+    assert program("ssh", NAME, "cat /mnt/sda1/day").stdout == "tomorrow\n"
+    assert leftovers(program) == []
+    program("snapshot", "restore", NAME, "before")
+    assert program("ssh", NAME, "cat /mnt/sda1/day").stdout == "today\n"
+
+
+def test_a_start_that_was_killed_can_be_repeated(program: Pymachine) -> None:
+    program("stop", NAME)
+    assert program.remaining_processes() == {}
+    kill_when(program, lambda: state(program) == "Running", "start", NAME)
+    program("start", NAME)
+    assert program("ssh", NAME, "cat /mnt/sda1/day").stdout == "today\n"
+    assert len(forwarders(program)) == 1
+    assert leftovers(program) == []
+
+
+def test_a_port_forwarder_that_was_killed_is_started_by_start(program: Pymachine) -> None:
+    (watching,) = forwarders(program)
+    subprocess.run(["kill", "-9", str(watching)], check=True)
+    assert "already running" in program("start", NAME, code=1).text
+    assert len(forwarders(program)) == 1
+
+
+def test_a_machine_that_is_shutting_down_says_so(program: Pymachine) -> None:
+    stopping = program.start("stop", NAME)
+    seen = set()
+    while stopping.poll() is None:
+        seen.add(state(program))
+    assert stopping.wait() == 0
+    assert seen <= {"Running", "Stopping", "Stopped"}
+    assert "Stopping" in seen
+    assert state(program) == "Stopped"
+
+
+def test_a_create_that_was_killed_is_made_again_by_the_same_command(program: Pymachine) -> None:
+    created = folder(program).with_name("second") / "disk.raw"
+    kill_when(program, created.exists, "create", "second")
+    assert "The last create" in program("create", "second").text
+    assert program("status", "second").stdout == "Running\n"
+    program("rm", "-y", "second")
+    assert not (program.store / "locks" / "second.lock").exists()
