@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pymachine import __main__ as entry
+from pymachine import __main__ as entry, printable
 from pymachine.cli import main as main_module
 from pymachine.store import Store
 from support import engine
@@ -176,7 +176,7 @@ def test_a_name_that_does_not_resolve(call: Call, store: Store, scheme: str, hos
     for command in ("env", "config", "version"):
         code, out, err = call(command, "x")
         assert (code, out) == (1, "")
-        assert why in err
+        assert printable.line(why) in err
     assert call("ls", "-f", "{{.State}} {{.Error}}")[1] == f"Running Unable to query docker version: {why}\n"
 
 

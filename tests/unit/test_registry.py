@@ -96,6 +96,7 @@ LAYERS = [
         "fields",
         "names",
         "os_errors",
+        "printable",
         "streams",
         "paths",
         "deferral",
