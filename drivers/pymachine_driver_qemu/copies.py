@@ -171,7 +171,7 @@ class Copies(QemuMachine):
         """Hold the guest still for the block; one that was paused stays so."""
         from pymachine import unfinished  # noqa: PLC0415
 
-        was_running = self.state() is State.RUNNING
+        was_running = self.state() in (State.RUNNING, State.STOPPING)
         if was_running:
             unfinished.note(self._folder, unfinished.HOLD)
         self._tell(sockets, "stop")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -36,14 +36,19 @@ class Copies(Manager):
             found = snapshots.find(self.store.machine_dir(name), snapshot)
             facts = {**found.facts, "Memory": found.has_memory and not disk_only}
             restore = partial(able.restore_snapshot, found.directory, facts)
-            settle = driver.settle_restore if isinstance(driver, RestoreDriver) else _nothing_aside
-            with self._replacing(machine, driver, unfinished.RESTORE, settle):
+            with self._restoring(machine, driver):
                 if facts["Memory"]:
                     self._boot(machine, driver, restore, self._request(machine))
                 else:
                     restore(self._request(machine))
                 self.store.save(machine)
             return driver.state()
+
+    def _restoring(self, machine: Machine, driver: Driver) -> AbstractContextManager[None]:
+        """What is undone if the restore in the block fails: nothing where the hypervisor keeps the snapshots."""
+        if isinstance(driver, RestoreDriver):
+            return self._replacing(machine, driver, unfinished.RESTORE, driver.settle_restore)
+        return nullcontext()
 
     def remove_snapshot(self, name: str, snapshot: str) -> None:
         """Remove a snapshot of machine `name`."""
@@ -83,10 +88,6 @@ class Copies(Manager):
                 half_made.pop_all()
             self._is_made(made)
         return made
-
-
-def _nothing_aside(*, keep: bool) -> None:
-    """For drivers whose hypervisor replaces a machine's state by itself."""
 
 
 def _able_to_save(machine: Machine, driver: Driver) -> SnapshotDriver:

@@ -278,9 +278,10 @@ def ask(
     """GET `path` of the engine's API with `certificates`; the answer's JSON object.
 
     Unversioned paths, since today's engines refuse the old versions that docker-machine asked for. `timeout` is in
-    seconds, for all of it. Raises `TlsError` if no whole answer comes in that time, `EngineError` for a strange one.
+    seconds, for the connection and again for the answer. Raises `TlsError` if no whole answer comes in that time,
+    `EngineError` for a strange one.
     """
-    status, body = _get(endpoint, certificates, path, Deadline(timeout))
+    status, body = _get(endpoint, certificates, path, timeout)
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):  # RecursionError: nested without end
@@ -290,9 +291,11 @@ def ask(
     return answer
 
 
-def _get(endpoint: Endpoint, certificates: ClientFiles, path: str, deadline: Deadline) -> tuple[int, bytes]:
+def _get(endpoint: Endpoint, certificates: ClientFiles, path: str, timeout: float) -> tuple[int, bytes]:
+    """Ask, and return status and body; `timeout` is for the connection, see `tls.connect`, and again for the answer."""
     address = endpoint.engine
-    connection = _connect(endpoint, certificates, deadline)
+    connection = _connect(endpoint, certificates, timeout)
+    deadline = Deadline(timeout)
     try:
         # HTTP/1.0: the answer ends with the connection, and is not in chunks. http.client takes `ls` 8 ms to import.
         request = f"GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json\r\n\r\n"
@@ -333,10 +336,9 @@ def _receive(connection: socket.socket, address: str, deadline: Deadline) -> byt
     raise TimeoutError
 
 
-def _connect(endpoint: Endpoint, certificates: ClientFiles, deadline: Deadline) -> socket.socket:
+def _connect(endpoint: Endpoint, certificates: ClientFiles, timeout: float) -> socket.socket:
     """Connect as the engine's URL says: over TLS, or without it for ``unix://`` and ``http://``."""
     scheme, _, rest = endpoint.url.partition("://")
-    timeout = deadline.socket_timeout()
     if scheme == "unix":
         return tls.dial(rest, lambda: _unix(rest, timeout))
     tls.check_address(endpoint.address, endpoint.docker_port, endpoint.url)
@@ -367,7 +369,7 @@ def _strange(endpoint: Endpoint, path: str, status: int, body: bytes) -> EngineE
 
 def ping(endpoint: Endpoint, *, certificates: ClientFiles, timeout: float = 20.0) -> None:
     """Ask the engine for the least that it can answer. Raises as `ask` does."""
-    status, body = _get(endpoint, certificates, "/_ping", Deadline(timeout))
+    status, body = _get(endpoint, certificates, "/_ping", timeout)
     if status != 200:
         raise _strange(endpoint, "/_ping", status, body)
 

@@ -18,9 +18,8 @@ MOST_INTEGER = 2**53  # what every reader of JSON can hold
 # The end of the year 9999, the last one that Python's calendar has.
 LAST_SECOND = 253402300799
 _SHOWN_CHARACTERS = 80
-# Without what OpenSSH itself refuses in a user's name, what newer versions of it expand (%), and what rsync and SSHFS
-# take for the end of a host (: and /).
-_USER = re.compile(r"(?![-#])[^\s'`\";&<>|(){}$%/:]*[^\s'`\";&<>|(){}$%/:\\]\Z")
+# Without what OpenSSH itself refuses in a user's name. Jump hosts have users such as ``anna:target``.
+_USER = re.compile(r"(?![-#])[^\s'`\";&<>|(){}/]*[^\s'`\";&<>|(){}/\\]\Z")
 # Names, names with underscores, and addresses with a zone.
 _HOST = re.compile(r"(?!-)[\w.:%-]+\Z")
 _IPV4 = re.compile(r"(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.|\Z)){4}(?<!\.)\Z", re.ASCII)
@@ -47,7 +46,7 @@ class Field:
 
 
 def is_user(word: str) -> bool:
-    """Whether SSH, scp, rsync and SSHFS take `word` for a user, and for nothing else: ``DOMAIN\\user`` is one."""
+    """Whether SSH takes `word` for a user, and for nothing else: ``DOMAIN\\user`` is one."""
     return word.isprintable() and _USER.match(word) is not None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -17,6 +18,8 @@ WAIT_FOREVER = -1.0
 # Locks of the store are held for moments; the library looks every 50 ms.
 POLL_SECONDS = 0.01
 TEMPORARY = ".tmp"
+TEMPORARY_NAME = re.compile(rf"\..+\.[0-9a-f]{{12}}\{TEMPORARY}\Z")
+"""The names that `temporary` gives."""
 
 
 def make_private_dir(path: Path) -> None:

@@ -7,6 +7,7 @@ process ends, so that `sweep` knows which folders a killed process left, also wh
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -17,8 +18,8 @@ from pymachine import files
 from pymachine.run import process_exists
 
 TEMPORARY = ".tmp-"
-# What earlier versions left of a removal or an import that was killed.
-_EARLIER = (".removed-", ".import-")
+# Names of this module, and those of removals and imports by earlier versions. Nothing else is ever removed.
+_NAME = re.compile(r"\.tmp-[0-9]+-[0-9a-z_]{8,16}\Z|\.(?:removed|import)-[0-9a-f]{16}\Z")
 
 
 @contextmanager
@@ -72,7 +73,7 @@ def leftovers(root: Path) -> list[Path]:
     """What is below `root` under a temporary name: what is being made or removed, and what killed processes left."""
     try:
         with os.scandir(root) as entries:
-            return sorted(Path(entry.path) for entry in entries if entry.name.startswith((TEMPORARY, *_EARLIER)))
+            return sorted(Path(entry.path) for entry in entries if _NAME.match(entry.name))
     except OSError:
         return []
 

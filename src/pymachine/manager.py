@@ -278,14 +278,14 @@ class Manager:
 
     def stop(self, name: str, *, timeout: float = STOP_SECONDS) -> None:
         """Shut machine `name` down in an orderly way, by force after `timeout` seconds."""
-        with self._locked(name):
+        with self._locked(name, ends=True):
             machine, driver = self._announced(name, "Stopping")
             _refuse_stopped(name, driver)
             self._shut_down(machine, driver, timeout)
 
     def kill(self, name: str) -> None:
         """Switch machine `name` off at once."""
-        with self._locked(name):
+        with self._locked(name, ends=True):
             machine, driver = self._announced(name, "Killing")
             _refuse_stopped(name, driver)
             driver.kill()
@@ -308,34 +308,57 @@ class Manager:
         from pymachine import folders  # noqa: PLC0415 (only what changes machines needs it)
 
         folders.sweep(paths.machines(self.store.root))
+        unfinished.sweep_files(paths.certs(self.store.root))
         for name in self.store.names():
-            folder = self.store.machine_dir(name)
-            if not unfinished.has_leftovers(folder) and not folders.leftovers(folder / paths.SNAPSHOTS):
-                continue
-            try:
-                with self.store.lock(name, timeout=0):
-                    self._recover(name)
-                    folders.sweep(folder / paths.SNAPSHOTS)
-            except LockedError:
-                continue  # it is at work
-            except PymachineError as error:
-                self.reporter.warn(f'What was left unfinished of "{name}" stays so: {error.brief}')
+            self._sweep_machine(name)
         self.store.sweep_locks()
 
+    def _sweep_machine(self, name: str) -> None:
+        from pymachine import folders  # noqa: PLC0415 (only what changes machines needs it)
+
+        folder = self.store.machine_dir(name)
+        snapshots = folder / paths.SNAPSHOTS
+        half_made = [] if snapshots.is_symlink() else folders.leftovers(snapshots)
+        if not half_made and not unfinished.has_leftovers(folder):
+            return
+        try:
+            with self.store.lock(name, timeout=0):
+                self._recover(name)
+                if half_made:
+                    folders.sweep(snapshots)
+        except LockedError:
+            return  # it is at work
+        except Exception as error:  # noqa: BLE001 (a fault of one record or driver must not stop every `create`)
+            why = error.brief if isinstance(error, PymachineError) else f"{type(error).__name__}: {error}"
+            self.reporter.warn(f'The interrupted change of "{name}" could not be settled: {why}')
+
     @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        """Hold the lock of machine `name`. What a killed command left unfinished is finished or undone first."""
+    def _locked(self, name: str, *, ends: bool = False) -> Iterator[None]:
+        """Hold the lock of machine `name`. What a killed command left unfinished is finished or undone first.
+
+        With `ends` that this fails is a warning: a machine can always be stopped.
+        """
         with self.store.lock(name):
-            self._recover(name)
+            try:
+                self._recover(name)
+            except PymachineError as error:
+                if not ends:
+                    raise
+                self.reporter.warn(error.brief)
             yield
 
     def _recover(self, name: str) -> None:
         """Settle the unfinished changes of machine `name`, whose lock is held."""
         folder = self.store.machine_dir(name)
-        if unfinished.has_leftovers(folder):
-            unfinished.sweep_files(folder)
-        for change in unfinished.changes(folder):
-            machine, driver = self._loaded(name)
+        if not unfinished.has_leftovers(folder):
+            return
+        changes = unfinished.changes(folder)
+        if not (folder / paths.CONFIG).exists() and any(change.name == unfinished.CREATE for change in changes):
+            self.store.delete(name)  # an import that was interrupted before it had its record
+            return
+        machine, driver = self._loaded(name)
+        unfinished.sweep_files(folder)
+        for change in changes:
             try:
                 recovery.Recovery(
                     store=self.store,
@@ -347,7 +370,12 @@ class Manager:
             except OSError as error:
                 brief = f'cannot settle the unfinished {change.name} of "{name}"'
                 raise os_errors.wrapped(StoreError, brief, error) from error
-            if change.name == unfinished.CREATE:
+            except PymachineError as error:
+                note = folder / (unfinished.PREFIX + change.name)
+                error.hint = f"{error.hint}\nA {change.name} of the machine was interrupted. To give up on settling "
+                error.hint += f"it, remove the note: {note}"
+                raise
+            if not self.store.exists(name):
                 return
 
     def _answers(self, machine: Machine, driver: Driver) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from pymachine import archive, files, folders, identity, import_checks, paths, registry
+from pymachine import archive, files, folders, identity, import_checks, paths, registry, unfinished
 from pymachine.archive import CONNECTION, MACHINE, Archive, Content, ExportError, Manifest, Member
 from pymachine.driver import Capability, Config, Driver, Portable, PortableConfig, State
 from pymachine.errors import MachineExistsError, UnsupportedError, WrongStateError
@@ -162,8 +162,10 @@ class Porter(Manager):
             try:
                 self._check_free(machine.name)
                 siblings = self._siblings(machine.driver_name)
+                unfinished.note(scratch, unfinished.CREATE)
                 scratch.rename(folder)
                 self._make_ours(machine, siblings)
+                self._is_made(machine)
             except BaseException:
                 if not scratch.exists():
                     shutil.rmtree(folder, ignore_errors=True)
@@ -185,7 +187,7 @@ class Porter(Manager):
         driver = self.driver(machine)
         if not isinstance(driver, Portable):
             raise _unsupported(type(driver))
-        came = {path.name for path in folder.iterdir()}
+        came = {path.name for path in folder.iterdir()} - {unfinished.PREFIX + unfinished.CREATE}
         driver.imported(siblings)
         unknown = came - _expected(driver)  # `exported` raises for what the export does not have
         if unknown:

@@ -18,6 +18,9 @@ from pymachine.unfinished import Change
 
 Settle = Callable[..., None]
 """Drops what was set aside (``keep=True``), or brings it back."""
+# So long after its note a boot may be one that nobody uses yet.
+YOUNG_SECONDS = 600.0
+STOP_SECONDS = 60.0
 # What the user did, where the name of a change says something else.
 _WORDS = {unfinished.BOOT: "start", unfinished.HOLD: "snapshot or clone"}
 
@@ -55,7 +58,11 @@ class Recovery:
         word = _WORDS.get(change.name, change.name)
         self.reporter.warn(f'The last {word} of "{self.machine.name}" was interrupted: {outcome}.')
 
-    def _undo_create(self, change: Change) -> str:  # noqa: ARG002
+    def _undo_create(self, change: Change) -> str:
+        if self._is_up():
+            return "the machine is complete, and stays"
+        if not change.is_of_this_boot:  # after a power cut the note of a good machine may be back
+            return "the machine may lack parts: remove it if it does not start"
         self.driver.remove()
         self.store.delete(self.machine.name)
         return "what it had made is removed"
@@ -65,16 +72,26 @@ class Recovery:
             self.driver.recover()
         return "the machine goes on"
 
-    def _settle_boot(self, change: Change) -> str:  # noqa: ARG002
-        if self.driver.state() is State.STOPPED:
-            return "the machine is stopped"
-        if self.answers():
-            if isinstance(self.driver, Recoverable):
-                self.driver.recover()
+    def _settle_boot(self, change: Change) -> str:
+        state = self.driver.state()
+        if state in (State.STOPPED, State.PAUSED, State.SAVED):
+            return f"the machine is {state.word.lower()}"
+        if self._is_up():
             return "the machine is up"
-        self.driver.kill()
+        if state is State.STARTING or (state is State.RUNNING and change.age < YOUNG_SECONDS):
+            self.driver.kill()
+        else:  # it may have been in use since
+            self.driver.stop(STOP_SECONDS)
         self.store.save(self.machine)
         return "the machine is switched off"
+
+    def _is_up(self) -> bool:
+        """Whether the machine runs and its engine answers. Then its port forwarder runs, too."""
+        if self.driver.state() is not State.RUNNING or not self.answers():
+            return False
+        if isinstance(self.driver, Recoverable):
+            self.driver.recover()
+        return True
 
     def _settle_restore(self, change: Change) -> str:
         if not isinstance(self.driver, RestoreDriver):
@@ -84,17 +101,17 @@ class Recovery:
     def _settle_upgrade(self, change: Change) -> str:
         if not isinstance(self.driver, Upgradable):
             return "there is nothing to undo"
-        if not change.facts.get("Done") and self.driver.state() is not State.STOPPED:
-            self.driver.kill()
-        return self._settle_replacement(change, self.driver.settle_image)
+        return self._settle_replacement(change, settle_upgrade(self.driver))
 
     def _settle_replacement(self, change: Change, settle: Settle) -> str:
-        if change.facts.get("Done"):
+        """Finish what came so far that the machine is up with it: it may have been in use since. Else undo it."""
+        if change.facts.get("Done") or self._is_up():
             settle(keep=True)
             self.store.save(self.machine)
             return "it is finished now"
         config = change.facts.get("Config")
-        revert(self.store, self.machine, self.driver, settle, config if isinstance(config, dict) else None)
+        before = config if isinstance(config, dict) else None
+        revert(self.store, self.machine, self.driver, settle, before)
         return "the machine is as it was before"
 
     def _finish_rename(self, change: Change) -> str:
@@ -103,6 +120,18 @@ class Recovery:
             follow_name(self.store, self.machine, self.driver, before)
             return "it is finished now"
         return "the machine has its old name"
+
+
+def settle_upgrade(driver: Driver) -> Settle:
+    """Return what settles an upgrade; a machine that gets its old image back is switched off for that."""
+
+    def settle(*, keep: bool) -> None:
+        assert isinstance(driver, Upgradable)  # noqa: S101 (callers have looked)
+        if not keep and driver.state() is not State.STOPPED:
+            driver.kill()
+        driver.settle_image(keep=keep)
+
+    return settle
 
 
 def revert(store: Store, machine: Machine, driver: Driver, settle: Settle, config: Config | None) -> None:

@@ -113,11 +113,11 @@ def connect(
     timeout: float = 20.0,
     newest: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED,
 ) -> ssl.SSLSocket:
-    """A connection on which hands have been shaken within `timeout` seconds in all. Raises `TlsError`.
+    """A connection on which hands have been shaken. Raises `TlsError`.
 
-    `newest` is the newest version of TLS that is offered. A name with several addresses takes the time for each.
+    It takes at most `timeout` seconds for each address that the name has, and as many for the whole handshake. `newest`
+    is the newest version of TLS that is offered.
     """
-    deadline = Deadline(timeout)
 
     def shake_hands() -> ssl.SSLSocket:
         client = context(ca=ca, cert=cert, key=key)
@@ -126,8 +126,9 @@ def connect(
         name = host.encode() if host.isascii() else host
         plain = socket.create_connection((name, port), timeout=timeout)  # type: ignore[arg-type]
         try:
-            # The timeout is for the whole handshake, however many pieces it comes in.
-            plain.settimeout(deadline.socket_timeout())
+            # The timeout is for the whole handshake, however many pieces it comes in. An address of the name that did
+            # not answer has taken nothing of it.
+            plain.settimeout(Deadline(timeout).socket_timeout())
             return client.wrap_socket(plain, server_hostname=name)
         except BaseException:
             plain.close()

@@ -27,6 +27,7 @@ UPGRADE = "upgrade"
 _ORDER = (CREATE, HOLD, BOOT, RESTORE, UPGRADE, RENAME)
 # Longer than writing any small file takes. Files that take longer are written under the machine's lock.
 _TEMPORARY_SECONDS = 60.0
+_BOOT_ID = "BootId"
 _LONGEST_NOTE = 1 << 20
 
 
@@ -36,6 +37,10 @@ class Change:
 
     name: str
     facts: Mapping[str, Json] = field(default_factory=dict)
+    age: float = 0.0
+    """In seconds."""
+    is_of_this_boot: bool = True
+    """Whether the host has not been started again since."""
 
 
 def note(folder: Path, name: str, facts: Mapping[str, Json] | None = None, *, durable: bool = False) -> None:
@@ -44,7 +49,8 @@ def note(folder: Path, name: str, facts: Mapping[str, Json] | None = None, *, du
     `durable`: it is on the disk before this returns, for changes that a power cut must not leave half done either.
     Raises OSError.
     """
-    files.atomic_write(folder / (PREFIX + name), json.dumps(dict(facts or {})), durable=durable)
+    content = {**(facts or {}), _BOOT_ID: _boot_id()}
+    files.atomic_write(folder / (PREFIX + name), json.dumps(content), durable=durable)
 
 
 def clear(folder: Path, name: str) -> None:
@@ -58,7 +64,7 @@ def changes(folder: Path) -> list[Change]:
     found = [name.removeprefix(PREFIX) for name in notes]
     # A note of a newer version's comes last, and stays.
     ordered = sorted(found, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
-    return [Change(name, _facts(folder / (PREFIX + name))) for name in ordered]
+    return [_read(name, folder / (PREFIX + name)) for name in ordered]
 
 
 def has_leftovers(folder: Path) -> bool:
@@ -67,7 +73,7 @@ def has_leftovers(folder: Path) -> bool:
 
 
 def sweep_files(folder: Path) -> None:
-    """Remove the temporary files that killed commands left in a machine's folder. Hold the machine's lock."""
+    """Remove the temporary files that killed commands left in a folder. Hold the lock of what it is of."""
     for name in _hidden(folder):
         if _is_left_over(folder / name):
             (folder / name).unlink(missing_ok=True)
@@ -81,19 +87,31 @@ def _hidden(folder: Path) -> list[str]:
         return []
 
 
-def _facts(path: Path) -> Mapping[str, Json]:
+def _read(name: str, path: Path) -> Change:
     try:
-        facts = json.loads(files.read_regular(path, longest=_LONGEST_NOTE))
+        facts = json.loads(files.read_regular(path))
+        age = time.time() - path.stat().st_mtime
     except (OSError, ValueError, RecursionError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
+        return Change(name)
+    if not isinstance(facts, dict):
+        return Change(name, age=age)
+    return Change(name, facts, age=age, is_of_this_boot=facts.get(_BOOT_ID) == _boot_id())
+
+
+def _boot_id() -> str:
+    """What the kernel calls the time since the host was started; empty where it has no name for that."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
 
 
 def _is_left_over(path: Path) -> bool:
     """Whether it is a temporary file that no process writes any more; notes are written under the lock alone."""
-    if not path.name.endswith(files.TEMPORARY):
+    if not files.TEMPORARY_NAME.match(path.name):
         return False
     try:
-        return path.name.startswith(PREFIX) or time.time() - path.lstat().st_mtime > _TEMPORARY_SECONDS
+        # Not the time of its content: the file may be a link to an old one.
+        return path.name.startswith(PREFIX) or time.time() - path.lstat().st_ctime > _TEMPORARY_SECONDS
     except OSError:
         return False

@@ -264,12 +264,11 @@ class Upkeep(Manager):
                 driver.stop(timeout)
             self.reporter.info(f'Upgrading machine "{name}"...')
             try:
-                with self._replacing(machine, driver, unfinished.UPGRADE, driver.settle_image):
+                with self._replacing(machine, driver, unfinished.UPGRADE, recovery.settle_upgrade(driver)):
                     driver.swap_image(image)
                     self.store.save(machine)
                     self.reporter.info("Starting machine back up...")
-                    with _killed_on_failure(driver):
-                        self._boot(machine, driver, driver.start, self._request(machine))
+                    self._boot(machine, driver, driver.start, self._request(machine))
             except PymachineError as error:
                 self._go_back(machine, driver, error, running=running)
                 raise error.prefixed(f'Machine "{name}" has its old image again: ') from error
@@ -379,16 +378,6 @@ class Upkeep(Manager):
             self.reporter.warn(f"It did not take it ({error.brief}): restart it: pymachine restart {machine.name}")
             return False
         return True
-
-
-@contextmanager
-def _killed_on_failure(driver: Driver) -> Iterator[None]:
-    """Switch the machine off if the block fails: what did not come up is not kept running."""
-    try:
-        yield
-    except BaseException:
-        driver.kill()
-        raise
 
 
 def _dry_run(flags: Sequence[str]) -> str:

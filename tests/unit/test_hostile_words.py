@@ -9,6 +9,7 @@ import pytest
 from pymachine import run
 from pymachine.driver import MachineRef
 from pymachine.errors import DriverError
+from pymachine.ssh import openssh
 from pymachine.ssh.target import SshError, Target
 from pymachine_driver_libvirt.driver import LibvirtDriver
 from pymachine_driver_virtualbox import building, files, leases
@@ -30,6 +31,18 @@ def test_a_target_of_such_words_cannot_be_made(user: str, host: str, port: int, 
         Target("m", host, port, user, None, None)
     assert named in refused.value.brief
     assert refused.value.brief.startswith("cannot log in to m: ")
+
+
+@pytest.mark.parametrize(
+    "user", ["anna", "DOMAIN\\anna", "anna:target", "anna%domain%host", "svc$", "anna@example.com"]
+)
+def test_users_that_ssh_takes_are_taken(user: str) -> None:
+    assert Target("m", "h", 22, user, None, None).user == user
+
+
+def test_sshfs_is_given_no_user_whose_name_ends_a_host() -> None:
+    with pytest.raises(SshError, match="colon in the name"):
+        openssh.sshfs("sshfs", Target("m", "h", 22, "anna:target", None, None), "/", "/mnt")
 
 
 def test_the_user_of_a_virtualbox_machine_is_no_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import pytest
 
-from pymachine import files, folders, manager as manager_module, registry, unfinished
+from pymachine import files, folders, manager as manager_module, recovery, registry, unfinished
 from pymachine.copies import Copies
 from pymachine.driver import (
     BootRequest,
@@ -190,20 +190,43 @@ def notes(store: Store, name: str = NAME) -> list[str]:
 
 
 @pytest.mark.parametrize("step", ["precreate", "before start", "started"])
-def test_a_create_that_was_killed_is_undone_by_the_next(store: Store, step: str) -> None:
+def test_a_create_that_was_killed_is_undone_by_the_next(
+    store: Store, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     killed_at(step, lambda: make(store))
     assert notes(store)[0] == unfinished.CREATE
+    with monkeypatch.context() as patch:
+        patch.setattr(manager_module.Manager, "_answers", lambda *args: False)
+        Manager(store).sweep()
+    assert store.names() == []
+    assert not (store.root.parent / f"{NAME}.run").exists()
     make(store)
     assert notes(store) == []
     assert Manager(store).state(NAME) is State.RUNNING
 
 
 def test_other_commands_find_no_machine_where_a_create_was_killed(store: Store) -> None:
-    killed_at("started", lambda: make(store))
+    killed_at("before start", lambda: make(store))
     with pytest.raises(MachineNotFoundError):
         Manager(store).start(NAME)
-    assert store.names() == []
-    assert not (store.root.parent / f"{NAME}.run").exists()
+
+
+def test_a_create_that_was_killed_when_its_engine_answered_is_complete(store: Store) -> None:
+    """Its machine may have been in use since."""
+    killed_at("started", lambda: make(store))
+    Manager(store).sweep()
+    assert Manager(store).state(NAME) is State.RUNNING
+    assert notes(store) == []
+
+
+def test_after_a_power_cut_a_note_costs_no_machine(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(store)
+    unfinished.note(store.machine_dir(NAME), unfinished.CREATE)
+    (store.root.parent / f"{NAME}.run").unlink()
+    monkeypatch.setattr(unfinished, "_boot_id", lambda: "another")
+    Manager(store).sweep()
+    assert store.names() == [NAME]
+    assert notes(store) == []
 
 
 def test_a_create_that_was_killed_can_be_removed(store: Store) -> None:
@@ -285,7 +308,7 @@ def test_an_upgrade_that_was_killed_has_one_image(store: Store, step: str, monke
     make(store)
     killed_at(step, lambda: Upkeep(store).upgrade(NAME))
     Manager(store).sweep()
-    wanted = "newer" if step == "settling" else "old"
+    wanted = "newer" if step in ("started", "settling") else "old"
     assert (store.machine_dir(NAME) / "image").read_text() == wanted
     assert store.load(NAME).driver["Image"] == wanted
     assert not (store.machine_dir(NAME) / "image.aside").exists()
@@ -318,6 +341,48 @@ def test_a_machine_at_which_a_command_is_at_work_is_left_alone(store: Store) -> 
     assert notes(store) == [unfinished.BOOT]
 
 
+def test_a_fresh_temporary_file_is_left_alone(store: Store) -> None:
+    make(store)
+    fresh = store.machine_dir(NAME) / f".config.json.{'0' * 12}{files.TEMPORARY}"
+    fresh.write_text("{}")
+    Manager(store).sweep()
+    assert fresh.exists()
+
+
+@pytest.mark.parametrize("state", [State.PAUSED, State.SAVED])
+def test_a_machine_that_was_paused_since_a_killed_start_stays_so(store: Store, state: State) -> None:
+    make(store)
+    unfinished.note(store.machine_dir(NAME), unfinished.BOOT)
+    (store.root.parent / f"{NAME}.run").write_text(state.word)
+    Manager(store).sweep()
+    assert Manager(store).state(NAME) is state
+    assert notes(store) == []
+
+
+def test_a_machine_can_be_stopped_whatever_is_unfinished(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(store)
+    unfinished.note(store.machine_dir(NAME), unfinished.RENAME, {"Before": "other"})
+
+    def fails(*args: object) -> None:
+        raise PymachineError("cannot follow")
+
+    monkeypatch.setattr(recovery, "follow_name", fails)
+    with pytest.raises(PymachineError, match="cannot follow") as caught:
+        Upkeep(store).regenerate_certs(NAME)
+    assert f"remove the note: {store.machine_dir(NAME)}/.unfinished-rename" in caught.value.hint
+    Manager(store).stop(NAME)
+    assert Manager(store).state(NAME) is State.STOPPED
+
+
+def test_an_import_that_was_killed_before_it_had_its_record_is_removed(store: Store) -> None:
+    make(store)
+    folder = store.machine_dir("half")
+    folder.mkdir()
+    unfinished.note(folder, unfinished.CREATE)
+    Manager(store).sweep()
+    assert store.names() == [NAME]
+
+
 @pytest.mark.parametrize("text", [b"", b"[]", b"\xff", b"[" * 100_000])
 def test_a_note_that_cannot_be_read_is_settled_as_one_without_facts(store: Store, text: bytes) -> None:
     make(store)
@@ -334,26 +399,33 @@ def test_the_note_of_a_newer_version_stays(store: Store) -> None:
     assert notes(store) == ["teleport"]
 
 
-def test_what_killed_commands_left_is_swept(store: Store) -> None:
+def test_what_killed_commands_left_is_swept_and_nothing_else(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     make(store)
     machine, machines = store.machine_dir(NAME), store.machine_dir(NAME).parent
-    for name in (".tmp-1-abc", ".removed-1234", ".import-1234"):
+    for name in (f".tmp-1-{'a' * 16}", ".tmp-1-abc_de12", f".removed-{'1' * 16}", f".import-{'1' * 16}"):
         (machines / name).mkdir()
         (machines / name / "id_rsa").write_text("secret")
-    old = machine / f".config.json.0123{files.TEMPORARY}"
+    users = machines.parent.parent / "users"
+    (users / f".tmp-1-{'b' * 16}").mkdir(parents=True)
+    (machines / "odd").mkdir()
+    (machines / "odd" / "snapshots").symlink_to(users)
+    for name in (".tmp-work", ".import-stuff"):
+        (users / name).mkdir()
+        (machines / name).mkdir()
+    old = machine / f".config.json.{'0' * 12}{files.TEMPORARY}"
     old.write_text("{}")
-    os.utime(old, (0, 0))
-    fresh = machine / f".config.json.4567{files.TEMPORARY}"
-    fresh.write_text("{}")
+    (machine / ".users.tmp").write_text("")
+    monkeypatch.setattr(unfinished, "_TEMPORARY_SECONDS", -1.0)
     for name in ("gone.lock", "gone.run.lock", f"{NAME}.lock"):
         (store.root / "locks" / name).touch()
         os.utime(store.root / "locks" / name, (0, 0))
     with folders.making(machines, private=True) as being_made:
         Manager(store).sweep()
         assert being_made.is_dir()
-    assert sorted(path.name for path in machines.iterdir()) == [NAME]
+    assert sorted(path.name for path in machines.iterdir()) == [".import-stuff", ".tmp-work", NAME, "odd"]
+    assert len(list(users.iterdir())) == 3
     assert not old.exists()
-    assert fresh.exists()
+    assert (machine / ".users.tmp").exists()
     assert sorted(path.name for path in (store.root / "locks").iterdir()) == [".store.lock", f"{NAME}.lock"]
 
 

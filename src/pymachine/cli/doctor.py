@@ -128,7 +128,9 @@ def _unfinished(app: App, name: str) -> Iterator[Finding]:
 
     for change in unfinished.changes(app.store.machine_dir(name)):
         text = f"{change.name} is not complete; if no command is at work on the machine, it was interrupted"
-        yield Finding(f"machine {name}", NOTE, text, f"The next command that changes it, or {_PRUNE}, settles that.")
+        yield Finding(
+            f"machine {name}", NOTE, text, f"The next command that changes it, or {_PRUNE}, finishes or undoes it."
+        )
 
 
 def _ports(app: App, name: str) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from pymachine.cli.errors import RunError
 def command(app: App, words: tuple[str, ...], *, dry_run: bool) -> None:
     """Remove machines that have outlived their time to live, or whose `run` is gone.
 
-    What commands that were killed left unfinished in the store is finished, undone or removed, too.
+    Also finish or undo changes of machines that were interrupted.
     """
     if words:
         raise RunError("Error: Too many arguments given")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pymachine.ssh.target import Target
+from pymachine.ssh.target import SshError, Target
 
 _OPTIONS = {
     "ConnectionAttempts": "3",
@@ -62,6 +62,8 @@ def sshfs(program: str, target: Target, path: str, point: str) -> list[str]:
         escaped = value.replace("\\", "\\\\").replace(",", "\\,")  # a comma would end the option
         words += ["-o", f"{name}={escaped}"]
     host = f"[{target.host}]" if ":" in target.host else target.host
+    if ":" in target.user:  # for SSHFS the host would end there
+        raise SshError(f"SSHFS cannot log in as {target.user!r}: there is a colon in the name")
     return [*words, f"{target.user}@{host}:{path}", point]
 
 
