@@ -318,7 +318,8 @@ class Manager:
 
         folder = self.store.machine_dir(name)
         snapshots = folder / paths.SNAPSHOTS
-        half_made = [] if snapshots.is_symlink() else folders.leftovers(snapshots)
+        # A folder that may not be entered has nothing that can be swept.
+        half_made = [] if os.path.islink(snapshots) else folders.leftovers(snapshots)  # noqa: PTH114 (never raises)
         if not half_made and not unfinished.has_leftovers(folder):
             return
         try:

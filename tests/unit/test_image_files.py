@@ -450,7 +450,7 @@ def test_a_build_that_fails_or_was_killed_leaves_nothing(store: Path) -> None:
     with pytest.raises(ImageError, match="stop"), cache.locked(store, "test"):
         cache.add(store, fail)
     assert not list(cache.images_dir(store).glob(".tmp*"))
-    killed = cache.images_dir(store) / f".tmp-{2**22 - 1}-abc"
+    killed = cache.images_dir(store) / f".tmp-{2**22 - 1}-abcdefgh"
     killed.mkdir()
     image = put(store)
     assert not killed.exists()

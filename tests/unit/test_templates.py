@@ -356,7 +356,7 @@ def test_an_interrupt_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPat
 def test_what_a_killed_maker_left_goes_when_the_next_is_made(world: World) -> None:
     root = templates.directory(world.store)
     root.mkdir(parents=True)
-    left = root / ".tmp-999999999-abc"
+    left = root / ".tmp-999999999-abcdefgh"
     left.mkdir()
     (left / "memory").write_bytes(b"x")
     world.made()
