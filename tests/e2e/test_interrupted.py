@@ -104,7 +104,7 @@ def test_a_machine_that_is_shutting_down_says_so(program: Pymachine) -> None:
 
 
 def test_a_create_that_was_killed_is_made_again_by_the_same_command(program: Pymachine) -> None:
-    created = folder(program).with_name("second") / "disk.raw"
+    created = folder(program).with_name("second") / "config.json"  # which is there before the machine runs
     kill_when(program, created.exists, "create", "second")
     assert "The last create" in program("create", "second").text
     assert program("status", "second").stdout == "Running\n"
