@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import subprocess
 import sys
 from functools import partial
@@ -25,7 +26,10 @@ _FORGED_BYTES = 64 * 2**20
 def _records(place: Place, each: Try) -> str:
     """Commands on damaged records have no internal error, and touch nothing of the user's."""
     argv = [sys.executable, "-m", RECORDS, str(_A_TRY), str(each.random.randrange(10**6))]
-    ended = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}  # of `support`
+    ended = subprocess.run(
+        argv, env=environment, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False
+    )
     expect(ended.returncode == 0, f"{argv[2:]} ended with {ended.returncode}: {ended.stdout}{ended.stderr}")
     return f"{_A_TRY} records a try"
 
