@@ -258,8 +258,11 @@ def _stamp(moved: timedelta) -> str:
 def test_an_older_release_after_a_newer_one_is_refused(
     repository: Repository, server: Server, cache: Cache, tmp_path: Path
 ) -> None:
-    chain(repository, server, cache, tmp_path).release()
+    newer = chain(repository, server, cache, tmp_path).release()
     repository.publish(date=_stamp(timedelta(days=-1)))
+    assert chain(repository, server, cache, tmp_path).release().date == newer.date
+    for kept in (cache.directory / "releases").glob("*.InRelease"):
+        kept.unlink()
     for _ in range(2):  # a refused one is not remembered
         with pytest.raises(RollbackError, match="older than one that was seen") as caught:
             chain(repository, server, cache, tmp_path).release()

@@ -22,6 +22,7 @@ from pymachine.image.download import Cache, Downloader, Item, fetch_text, sessio
 from pymachine.image.errors import (
     DigestError,
     ExpiredError,
+    ImageError,
     MirrorError,
     RecipeError,
     ReleaseError,
@@ -198,13 +199,34 @@ class Repository:
                 raise
             self._reporter.warn(f"{self.url} does not answer; using what was fetched from it last time.")
             data, fresh = kept.read_bytes(), False
-        release = parse_release(verify_signature(data, self.source.keyring, name=name), name=name)
-        check_valid(release, name=name, suite=self.source.suite, now=now or datetime.now(UTC))
+        release = self._verified(data, name=name, now=now)
         if fresh:
             key = hashlib.sha256(self._dist.encode()).hexdigest()[:16]
-            check_newest(release, kept.with_name(f"{self.source.name}-{key}.newest"), name=name)
+            try:
+                check_newest(release, kept.with_name(f"{self.source.name}-{key}.newest"), name=name)
+            except RollbackError as error:
+                return self._newer(kept, release, error, now=now)
             kept.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(kept, data, mode=0o644)
+        return release
+
+    def _verified(self, data: bytes, *, name: str, now: datetime | None) -> Release:
+        release = parse_release(verify_signature(data, self.source.keyring, name=name), name=name)
+        check_valid(release, name=name, suite=self.source.suite, now=now or datetime.now(UTC))
+        return release
+
+    def _newer(self, kept: Path, than: Release, error: RollbackError, *, now: datetime | None) -> Release:
+        """The release that was fetched before `than`, which is older, as apt does; raises `error` if it is not there.
+
+        One of the servers behind a mirror's name may lag.
+        """
+        try:
+            release = self._verified(kept.read_bytes(), name=str(kept), now=now)
+        except (OSError, ImageError):
+            raise error from None
+        if release.date <= than.date:
+            raise error
+        self._reporter.warn(f"{error.brief}: using the newer one.")
         return release
 
     def indices(self, architecture: str) -> list[Index]:
