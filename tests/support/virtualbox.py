@@ -77,9 +77,17 @@ class RealVirtualBox:
             if self("unregistervm", uuid, "--delete", code=None).returncode:
                 self("unregistervm", uuid)
         for kind, listing in (("disk", "hdds"), ("dvd", "dvds")):
-            for line in self("list", listing).stdout.splitlines():
-                if line.startswith("UUID:"):
-                    self("closemedium", kind, line.split()[1])
+            self._close_media(kind, listing)
+
+    def _close_media(self, kind: str, listing: str) -> None:
+        """Have VirtualBox forget its media of a kind; of those that went with a machine it does so a moment later."""
+        for _ in range(20):
+            known = [line.split()[1] for line in self("list", listing).stdout.splitlines() if line.startswith("UUID:")]
+            if not known:
+                return
+            said = [self("closemedium", kind, uuid, code=None).stderr for uuid in known]
+            time.sleep(0.1)
+        raise AssertionError(f"VirtualBox keeps its {listing}: {said}")
 
     def start(self, *words: str | Path) -> subprocess.Popen[bytes]:
         """Start VBoxManage and leave it running."""
