@@ -44,7 +44,7 @@ def save(monitor: Qmp, target: BinaryIO, *, without_memory: bool, seconds: float
 
 
 def cancel(monitor: Qmp) -> None:
-    """End a save that nobody waits for any more. Raises `MigrationError`."""
+    """Cancel a save whose command was killed. Raises `MigrationError`."""
     if monitor.execute("query-migrate").get("status") in ("setup", "active", "device"):
         monitor.execute("migrate_cancel")
         _await_end(monitor, _CANCEL_SECONDS)

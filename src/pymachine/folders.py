@@ -47,7 +47,7 @@ def publish(folder: Path, target: Path) -> None:
 
 
 def retire(folder: Path) -> None:
-    """Remove a folder so that nobody ever finds half of it; processes go on with what they have open in it.
+    """Remove a folder under a temporary name, so that no process finds half of it; open files in it stay usable.
 
     Of a symbolic link, the link is removed. What cannot be removed has its name again. Raises OSError.
     """

@@ -664,7 +664,7 @@ class Manager:
             self._await_engine(machine, driver, seconds=seconds)
 
         capabilities = driver.info.capabilities
-        undoable = recovery.can_be_booted(driver) and not goes_on
+        undoable = recovery.may_switch_off(driver) and not goes_on
         with self._changing(machine, unfinished.BOOT) if undoable else nullcontext():
             try:
                 act(replace(request, meanwhile=check) if Capability.IDENTITY in capabilities else request)

@@ -18,7 +18,7 @@ from pymachine.unfinished import Change
 
 Settle = Callable[..., None]
 """Drops what was set aside (``keep=True``), or brings it back."""
-# So long after its note a boot may be one that nobody uses yet.
+# A boot with an older note may be of a machine that has been used since.
 YOUNG_SECONDS = 600.0
 STOP_SECONDS = 60.0
 # What the user did, where the name of a change says something else.
@@ -104,7 +104,7 @@ class Recovery:
         return self._settle_replacement(change, settle_upgrade(self.driver))
 
     def _settle_replacement(self, change: Change, settle: Settle) -> str:
-        """Finish what came so far that the machine is up with it: it may have been in use since. Else undo it."""
+        """Finish the replacement if the machine is up with it, since it may have been used; undo it otherwise."""
         if change.facts.get("Done") or self._is_up():
             settle(keep=True)
             self.store.save(self.machine)
@@ -135,7 +135,7 @@ def settle_upgrade(driver: Driver) -> Settle:
 
 
 def revert(store: Store, machine: Machine, driver: Driver, settle: Settle, config: Config | None) -> None:
-    """Bring back what was set aside for a replacement, with the configuration that goes with it.
+    """Bring back what was set aside for a replacement, and the configuration of that time.
 
     Raises `RecordError`, before anything is done, for a configuration that the driver cannot have.
     """
@@ -162,6 +162,6 @@ def follow_name(store: Store, machine: Machine, driver: Driver, before: str) -> 
     store.save(machine)
 
 
-def can_be_booted(driver: Driver) -> bool:
-    """Whether a boot that was interrupted may be undone by switching off: not that of a host that exists."""
+def may_switch_off(driver: Driver) -> bool:
+    """Whether an interrupted boot may be undone by switching the machine off: not that of an existing host."""
     return Capability.IDENTITY in driver.info.capabilities

@@ -33,7 +33,7 @@ _LONGEST_NOTE = 1 << 20
 
 @dataclass(frozen=True)
 class Change:
-    """A change that was begun, and what its command noted for whoever has to settle it."""
+    """A change that was begun, and what is needed to settle it."""
 
     name: str
     facts: Mapping[str, Json] = field(default_factory=dict)

@@ -143,31 +143,29 @@ def test_a_full_queue_is_waited_for_and_counts_as_alive(tmp_path: Path) -> None:
         connection.close()
 
 
-def test_events_without_end_are_a_timeout(serve: Serve) -> None:
-    """Each comes in time, and the answer never does."""
+def without_end(piece: bytes, *, pause: float) -> Callable[[socket.socket], None]:
+    """A monitor that answers a command with `piece` again and again, after `pause` seconds each time."""
 
     def peer(connection: socket.socket) -> None:
         negotiated(connection)
         connection.recv(4096)
         with contextlib.suppress(OSError):
             while True:
-                connection.sendall(b'{"event": "RESET"}\n')
-                time.sleep(0.02)
+                connection.sendall(piece)
+                time.sleep(pause)
 
+    return peer
+
+
+def test_events_without_end_are_a_timeout(serve: Serve) -> None:
+    """Each comes in time, and the answer never does."""
+    peer = without_end(b'{"event": "RESET"}\n', pause=0.02)
     with qmp.Qmp(serve(peer)) as monitor, pytest.raises(qmp.QmpTimeoutError, match="did not answer within 0.3"):
         monitor.execute("query-status", timeout=0.3)
 
 
 def test_an_answer_that_drips_is_a_timeout(serve: Serve) -> None:
-    def peer(connection: socket.socket) -> None:
-        negotiated(connection)
-        connection.recv(4096)
-        with contextlib.suppress(OSError):
-            while True:
-                connection.sendall(b" ")
-                time.sleep(0.0002)
-
-    with qmp.Qmp(serve(peer)) as monitor, pytest.raises(qmp.QmpTimeoutError):
+    with qmp.Qmp(serve(without_end(b" ", pause=0.0002))) as monitor, pytest.raises(qmp.QmpTimeoutError):
         monitor.execute("query-status", timeout=0.3)
 
 
