@@ -11,7 +11,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -266,10 +266,14 @@ class Manager:
     # -- running -----------------------------------------------------------------------------------------------
 
     def start(self, name: str) -> None:
-        """Bring a stopped machine up again. Raises `WrongStateError` if it is running."""
-        with self._locked(name):
+        """Bring a stopped machine up again. Raises `WrongStateError` if it was running before this was asked for."""
+        with self._locked(name) as settled:
             machine, driver = self._announced(name, "Starting")
             state = driver.state()
+            if state is State.RUNNING and settled:  # it is what brought the machine up, or let it go on
+                self._refresh_context(machine, driver)
+                self.reporter.info(f'Machine "{name}" was started.')
+                return
             if state is State.RUNNING:
                 if isinstance(driver, Recoverable):
                     driver.recover()
@@ -334,29 +338,31 @@ class Manager:
             self.reporter.warn(f'The interrupted change of "{name}" could not be settled: {why}')
 
     @contextmanager
-    def _locked(self, name: str, *, ends: bool = False) -> Iterator[None]:
+    def _locked(self, name: str, *, ends: bool = False) -> Iterator[Collection[str]]:
         """Hold the lock of machine `name`. What a killed command left unfinished is finished or undone first.
 
-        With `ends` that this fails is a warning: a machine can always be stopped.
+        With `ends` that this fails is a warning: a machine can always be stopped. Yields the names of the changes that
+        were settled.
         """
         with self.store.lock(name):
+            settled: Collection[str] = ()
             try:
-                self._recover(name)
+                settled = self._recover(name)
             except PymachineError as error:
                 if not ends:
                     raise
                 self.reporter.warn(error.brief)
-            yield
+            yield settled
 
-    def _recover(self, name: str) -> None:
-        """Settle the unfinished changes of machine `name`, whose lock is held."""
+    def _recover(self, name: str) -> list[str]:
+        """Settle the unfinished changes of machine `name`, whose lock is held; returns their names."""
         folder = self.store.machine_dir(name)
         if not unfinished.has_leftovers(folder):
-            return
+            return []
         changes = unfinished.changes(folder)
         if not (folder / paths.CONFIG).exists() and any(change.name == unfinished.CREATE for change in changes):
             self.store.delete(name)  # an import that was interrupted before it had its record
-            return
+            return [unfinished.CREATE]
         machine, driver = self._loaded(name)
         unfinished.sweep_files(folder)
         for change in changes:
@@ -377,7 +383,8 @@ class Manager:
                 error.hint += f"it, remove the note: {note}"
                 raise
             if not self.store.exists(name):
-                return
+                break
+        return [change.name for change in changes]
 
     def _answers(self, machine: Machine, driver: Driver) -> bool:
         """Whether the engine of a machine answers now."""
@@ -860,7 +867,7 @@ class Manager:
 
         def answered() -> bool:
             try:
-                engine.ping(endpoint, certificates=certificates, timeout=20.0)
+                engine.ping(endpoint, certificates=certificates, timeout=min(20.0, seconds))
             except (tls.TlsError, engine.EngineError) as error:
                 final = isinstance(error, tls.CertificateRefusedError)
                 if not final and not deadline.expired and running():

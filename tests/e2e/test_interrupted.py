@@ -48,6 +48,17 @@ def forwarders(program: Pymachine) -> list[int]:
     return [pid for pid, command in program.processes().items() if "pymachine-ports" in command]
 
 
+def engines(console: Path) -> int:
+    """How often the machine's engine has come up, by the guest's console."""
+    return console.read_text(errors="replace").count("STAGE engine")
+
+
+def check_it_is_up(program: Pymachine) -> None:
+    assert program("ssh", NAME, "cat /mnt/sda1/day").stdout == "today\n"
+    assert len(forwarders(program)) == 1
+    assert leftovers(program) == []
+
+
 def leftovers(program: Pymachine) -> list[str]:
     found = [path.name for path in folder(program).iterdir()]
     return [name for name in found if name.startswith(".") or name.endswith((".aside", ".new", ".old"))]
@@ -57,7 +68,7 @@ def test_a_snapshot_that_was_killed_leaves_the_machine_running(program: Pymachin
     snapshots = folder(program) / "snapshots"  # the memory is written while the machine is paused
     kill_when(program, lambda: any(snapshots.glob(".tmp-*/state")), "snapshot", "create", NAME, "second")
     assert state(program) == "Paused"
-    assert "The last snapshot" in program("start", NAME, code=1).text
+    assert "The last snapshot" in program("start", NAME).text
     assert state(program) == "Running"
     assert program("ssh", NAME, "cat /mnt/sda1/day").stdout == "today\n"
     assert "second" not in program("snapshot", "ls", NAME).stdout
@@ -80,9 +91,16 @@ def test_a_start_that_was_killed_can_be_repeated(program: Pymachine) -> None:
     assert program.remaining_processes() == {}
     kill_when(program, lambda: state(program) == "Running", "start", NAME)
     program("start", NAME)
-    assert program("ssh", NAME, "cat /mnt/sda1/day").stdout == "today\n"
-    assert len(forwarders(program)) == 1
-    assert leftovers(program) == []
+    check_it_is_up(program)
+
+
+def test_a_start_that_was_killed_when_the_machine_was_up_can_be_repeated(program: Pymachine) -> None:
+    program("stop", NAME)
+    console = folder(program) / "console.log"
+    boots = engines(console)
+    kill_when(program, lambda: engines(console) > boots, "start", NAME)
+    assert "the machine is up" in program("start", NAME).text
+    check_it_is_up(program)
 
 
 def test_a_port_forwarder_that_was_killed_is_started_by_start(program: Pymachine) -> None:

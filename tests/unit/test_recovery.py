@@ -255,9 +255,12 @@ def test_a_start_that_was_killed_when_the_machine_was_up_is_finished(store: Stor
     make(store)
     Manager(store).stop(NAME)
     killed_at("started", lambda: Manager(store).start(NAME))
+    heard = Heard()
+    Manager(store, reporter=heard).start(NAME)
+    assert heard.lines == [f'The last start of "{NAME}" was interrupted: the machine is up.']
+    assert (store.machine_dir(NAME) / "forwarded").exists()
     with pytest.raises(WrongStateError, match="already running"):
         Manager(store).start(NAME)
-    assert (store.machine_dir(NAME) / "forwarded").exists()
     assert notes(store) == []
 
 
@@ -270,6 +273,13 @@ def test_a_machine_that_was_held_for_a_snapshot_goes_on(store: Store) -> None:
     assert Manager(store).state(NAME) is State.RUNNING
     assert heard.lines == [f'The last snapshot or clone of "{NAME}" was interrupted: the machine goes on.']
     assert list((store.machine_dir(NAME) / "snapshots").iterdir()) == []
+
+
+def test_start_lets_a_machine_go_on_that_a_killed_snapshot_held(store: Store) -> None:
+    make(store)
+    killed_at("held", lambda: Copies(store).save_snapshot(NAME, "s"))
+    Manager(store).start(NAME)
+    assert Manager(store).state(NAME) is State.RUNNING
 
 
 @pytest.mark.parametrize("step", ["before restore", "between renames", "restored"])
