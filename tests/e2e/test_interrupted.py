@@ -44,8 +44,9 @@ def state(program: Pymachine) -> str:
 
 
 def forwarders(program: Pymachine) -> list[int]:
-    """The processes that follow the guest's reports of its ports."""
-    return [pid for pid, command in program.processes().items() if "pymachine-ports" in command]
+    """The processes that follow the guest's reports of its ports, without those that they have just started."""
+    found = [pid for pid, command in program.processes().items() if "pymachine-ports" in command]
+    return [pid for pid in found if processes.parent(pid) not in found]
 
 
 def engines(console: Path) -> int:

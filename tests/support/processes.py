@@ -59,3 +59,12 @@ def end(process: subprocess.Popen[Any]) -> None:
         if stream is not None:
             with suppress(OSError):
                 stream.close()
+
+
+def parent(pid: int) -> int:
+    """The process that started `pid`; 0 if there is no such process (any more)."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    return int(status.rpartition(")")[2].split()[1])  # the name before it may have blanks and parentheses
