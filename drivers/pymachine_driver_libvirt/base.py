@@ -11,7 +11,7 @@ from pymachine.names import host_name
 from pymachine_driver_libvirt import connection as libvirts, options
 
 if TYPE_CHECKING:
-    from pymachine_driver_libvirt.connection import Connection
+    from pymachine_driver_libvirt.connection import Connection, Domain
     from pymachine_driver_libvirt.place import Place
     from pymachine_driver_libvirt.volumes import ImageSet
 
@@ -20,6 +20,12 @@ class NameTakenError(DriverError):
     """Another domain has the machine's name."""
 
     code = "libvirt-name-taken"
+
+
+class ForeignDomainError(DriverError):
+    """The domain that the record names is not the machine's: it has another mark, or none."""
+
+    code = "libvirt-foreign"
 
 
 class Base(Driver):
@@ -85,6 +91,29 @@ class Base(Driver):
         if self._pool_name != options.DEFAULT_POOL or (session and not hosts.is_local(self._uri)):
             return ""
         return volumes.default_pool_path(session=session)
+
+    def _own_domain(self, connection: Connection, *, formerly: str = "") -> Domain | None:
+        """Return the machine's domain, or None. `formerly` is another name that the machine had.
+
+        Raises `ForeignDomainError` for a domain without the machine's mark: a record may name any domain.
+        """
+        from pymachine_driver_libvirt import domain as domains, state  # noqa: PLC0415
+
+        domain = state.find(connection, self._id)
+        if domain is None:
+            return None
+        with libvirts.doing("cannot read the machine's domain"):
+            name, found = domain.name(), domains.marked_name(domain.XMLDesc())
+        if found and found in {self.machine.name, formerly}:
+            return domain
+        whose = f'it belongs to the machine "{found}"' if found else "pymachine did not make it"
+        raise ForeignDomainError(
+            f'the domain {name} ({self._id}), which the record of "{self.machine.name}" names, is not its own: {whose}',
+            hint=f"Look at it: virsh -c '{self._uri}' dumpxml {self._id}\n"
+            f"To remove only what is in the store: pymachine rm -f {self.machine.name}\n"
+            f"If it is this machine's all the same, mark it: virsh -c '{self._uri}' metadata {self._id} --config "
+            f"--uri {domains.NAMESPACE} --key pymachine --set '<machine><name>{self.machine.name}</name></machine>'",
+        )
 
     def _check_name(self, connection: Connection) -> None:
         libvirt = libvirts.library()

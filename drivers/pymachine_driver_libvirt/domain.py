@@ -172,6 +172,13 @@ def mark(owner: Owner) -> str:
     return text_of(_mark(owner, ""))
 
 
+def marked_name(xml: str) -> str:
+    """Return the name of the machine that a domain's mark names; empty if it has no mark."""
+    # In a mark that `mark` wrote, only the outermost element is in the namespace.
+    found = patch.parse(xml).find(f"metadata/{{{NAMESPACE}}}machine")
+    return "" if found is None else found.findtext("{*}name", "")
+
+
 def _mark(owner: Owner, namespace: str = f"{{{NAMESPACE}}}") -> Element:
     element = Element(f"{namespace}machine")
     for name, value in (("name", owner.name), ("store", owner.store), ("client", owner.client)):

@@ -161,7 +161,7 @@ class LibvirtDriver(upkeep.Upkeep):
         from pymachine_driver_libvirt import state  # noqa: PLC0415
 
         connection = self._connect()
-        domain = state.find(connection, self._id)
+        domain = self._own_domain(connection)
         now = state.of(domain)
         if now is State.PAUSED and domain is not None:
             with libvirts.doing("cannot resume the machine"):
@@ -182,7 +182,7 @@ class LibvirtDriver(upkeep.Upkeep):
         from pymachine_driver_libvirt import guest, state  # noqa: PLC0415
 
         connection = self._connect()
-        domain = state.find(connection, self._id)
+        domain = self._own_domain(connection)
         now = state.of(domain)
         if domain is None or now in {State.STOPPED, State.SAVED}:
             return
@@ -198,7 +198,7 @@ class LibvirtDriver(upkeep.Upkeep):
         """Destroy the domain, as libvirt calls switching it off."""
         from pymachine_driver_libvirt import state  # noqa: PLC0415
 
-        domain = state.find(self._connect(), self._id)
+        domain = self._own_domain(self._connect())
         if domain is not None:
             state.switch_off(domain)
 
@@ -207,7 +207,7 @@ class LibvirtDriver(upkeep.Upkeep):
         from pymachine_driver_libvirt import network, state, volumes  # noqa: PLC0415
 
         connection = self._connect()
-        domain = state.find(connection, self._id)
+        domain = self._own_domain(connection)
         sets = {str(each.get("ImageSet", "")) for each in (self.config, self.config.get("PreviousImage", {}))}
         if domain is not None:
             with libvirts.doing("cannot read the machine's domain"):
@@ -225,9 +225,8 @@ class LibvirtDriver(upkeep.Upkeep):
         elif sets - {""}:
             self.reporter.warn(f"Storage pool {self._pool_name} is gone: what the machine had in it cannot be removed.")
         if not self._place.is_forwarded:
-            network.release(connection, self._place.network, str(self.config["MACAddress"]))
+            network.release(connection, self._place.network, str(self.config["MACAddress"]), machine_id=self._id)
         # Last: as long as it is there, others see who uses the image.
-        domain = state.find(connection, self._id)
         if domain is not None:
             state.undefine(domain)
 
@@ -317,9 +316,8 @@ class LibvirtDriver(upkeep.Upkeep):
         `resumed`: it goes on where it was saved, and is left to that on failure, since its memory is nowhere else.
         """
         from pymachine.wait import Deadline  # noqa: PLC0415
-        from pymachine_driver_libvirt import state  # noqa: PLC0415
 
-        domain = state.find(connection, self._id)
+        domain = self._own_domain(connection)
         if domain is None:
             raise DriverError(f"the domain of {self.machine.name} is gone from libvirt")
         deadline = Deadline(request.timeout)

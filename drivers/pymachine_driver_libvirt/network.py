@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from pymachine.errors import DriverError
-from pymachine_driver_libvirt import connection as libvirts, patch
+from pymachine_driver_libvirt import connection as libvirts, patch, state
 from pymachine_driver_libvirt.connection import Connection
 
 # So that the address is free again soon after the machine is gone.
@@ -148,16 +148,28 @@ def reserve(connection: Connection, name: str, reservation: Reservation) -> None
     _update(connection, name, "ADD_LAST", reservation)
 
 
-def release(connection: Connection, name: str, mac: str) -> None:
-    """Remove the reservation for `mac`, if there is one."""
+def release(connection: Connection, name: str, mac: str, *, machine_id: str) -> None:
+    """Remove the reservation for `mac`, if there is one. Raises `NetworkError` if another machine's domain has it."""
     handle = lookup(connection, name)
     if handle is None:
         return
     with libvirts.doing(f"cannot read network {name}"):
         found = parse(handle.XMLDesc(_inactive(handle))).reservations
-    for reservation in found:
-        if reservation.mac == mac:
-            _update(connection, name, "DELETE", reservation)
+    own = [reservation for reservation in found if reservation.mac == mac.lower()]
+    if not own:
+        return
+    users = state.others(connection, machine_id, lambda xml: _has_mac(xml, mac))
+    if users:
+        raise NetworkError(
+            f"the reservation for {mac} on network {name} is used by the domain {users[0]}, which is not the machine's",
+            hint=f"Look at it: virsh dumpxml {users[0]}; to remove only what is in the store: pymachine rm -f",
+        )
+    for reservation in own:
+        _update(connection, name, "DELETE", reservation)
+
+
+def _has_mac(domain: Element, mac: str) -> bool:
+    return any(each.get("address", "").lower() == mac.lower() for each in domain.iter("mac"))
 
 
 def lookup(connection: Connection, name: str) -> Any:

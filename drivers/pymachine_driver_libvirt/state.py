@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from xml.etree.ElementTree import Element
+
 from pymachine.driver import State
 from pymachine_driver_libvirt import connection as libvirts
 from pymachine_driver_libvirt.connection import Connection, Domain
@@ -15,6 +18,17 @@ def find(connection: Connection, machine_id: str) -> Domain | None:
         if libvirts.is_error(error, "NO_DOMAIN"):
             return None
         raise libvirts.LibvirtError(f"cannot look for the machine's domain: {libvirts.message(error)}") from error
+
+
+def others(connection: Connection, machine_id: str, uses: Callable[[Element], bool]) -> list[str]:
+    """Return the names of the domains whose XML `uses` is true for, without the domain of the machine."""
+    from pymachine_driver_libvirt import patch  # noqa: PLC0415
+
+    with libvirts.doing("cannot list domains"):
+        found = [
+            (each.name(), each.XMLDesc()) for each in connection.listAllDomains() if each.UUIDString() != machine_id
+        ]
+    return [name for name, xml in found if uses(patch.parse(xml))]
 
 
 def of(domain: Domain | None) -> State:

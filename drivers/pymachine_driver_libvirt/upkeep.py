@@ -31,7 +31,7 @@ class Upkeep(Base):
         from pymachine_driver_libvirt import guest, state  # noqa: PLC0415
 
         connection = self._connect()
-        domain = state.find(connection, self._id)
+        domain = self._own_domain(connection)
         if state.of(domain) is not State.RUNNING:
             raise HostNotRunningError(name=self.machine.name)
         with self.reporter.task("Waiting for the machine to take over its new identity") as task:
@@ -73,15 +73,18 @@ class Upkeep(Base):
 
         connection = self._connect()
         self._check_name(connection)
-        domain = self._domain(connection)
+        domain = self._domain(connection, formerly=before.name)
         with ExitStack() as undo, libvirts.doing("cannot rename the machine's domain"):
-            domain.rename(self.machine.name, 0)
+            if domain.name() != self.machine.name:  # a rename that was killed may have come this far
+                domain.rename(self.machine.name, 0)
             undo.callback(domain.rename, before.name, 0)
+            undo.callback(define.describe, domain, before)
             define.describe(domain, self.machine)
+            if not self._place.is_forwarded:
+                mac = str(self.config["MACAddress"])
+                network.release(connection, self._place.network, mac, machine_id=self._id)
+                self._reserve(connection)
             undo.pop_all()
-        if not self._place.is_forwarded:
-            network.release(connection, self._place.network, str(self.config["MACAddress"]))
-            self._reserve(connection)
 
     def image_digest(self) -> str:
         """What `create` or the last upgrade noted."""
@@ -124,10 +127,8 @@ class Upkeep(Base):
         """What was read of the console whenever the machine started."""
         return self.machine.directory / CONSOLE_LOG
 
-    def _domain(self, connection: Connection) -> Domain:
-        from pymachine_driver_libvirt import state  # noqa: PLC0415
-
-        domain = state.find(connection, self._id)
+    def _domain(self, connection: Connection, *, formerly: str = "") -> Domain:
+        domain = self._own_domain(connection, formerly=formerly)
         if domain is None:
             raise DriverError(
                 f"the domain of {self.machine.name} is gone from libvirt",

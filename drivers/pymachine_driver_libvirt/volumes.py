@@ -20,7 +20,7 @@ from xml.etree.ElementTree import Element, SubElement
 from pymachine.driver import ImageFiles
 from pymachine.errors import DriverError
 from pymachine.progress import Reporter
-from pymachine_driver_libvirt import connection as libvirts, domain as domains, patch
+from pymachine_driver_libvirt import connection as libvirts, domain as domains, patch, state
 from pymachine_driver_libvirt.connection import Connection
 
 MEBIBYTE = 1024 * 1024
@@ -212,9 +212,7 @@ def remove(pool: Any, names: Iterable[str]) -> None:
 
 def remove_set(connection: Connection, pool: Any, name: str, *, but_for: str) -> None:
     """Remove an image's set unless a domain uses it; the domain with the UUID `but_for` does not count."""
-    with libvirts.doing("cannot list domains"):
-        users = [each.XMLDesc() for each in connection.listAllDomains() if each.UUIDString() != but_for]
-    if not any(f"/{name}.{_SUFFIXES[0]}" in xml for xml in users):
+    if not state.others(connection, but_for, lambda domain: _has_volume(domain, f"{name}.{_SUFFIXES[0]}")):
         # The mark of a whole set first: from then on nobody begins to use it.
         remove(pool, reversed(_volume_names(name)))
 
@@ -222,7 +220,7 @@ def remove_set(connection: Connection, pool: Any, name: str, *, but_for: str) ->
 def clear(connection: Connection, pool: Any, *, disk: str, sets: Iterable[str], machine_id: str) -> None:
     """Remove a machine's disk, and of the image's sets those that it used or brought and that no other domain uses.
 
-    Raises `PoolError` if the pool is not active: then nobody can say what is in it.
+    Raises `PoolError` if another domain uses the disk, and if the pool is not active: then its volumes are not known.
     """
     with libvirts.doing(f"cannot list the volumes of storage pool {pool.name()}"):
         if not pool.isActive():
@@ -233,9 +231,21 @@ def clear(connection: Connection, pool: Any, *, disk: str, sets: Iterable[str], 
         names = [volume.name() for volume in pool.listAllVolumes()]
     # One that was being brought when its `create` was killed is in no record.
     brought = {match[1] for name in names if (match := re.fullmatch(_SET_VOLUME.format(machine_id[:8]), name))}
+    users = state.others(connection, machine_id, lambda domain: _has_volume(domain, disk))
+    if users:
+        raise PoolError(
+            f"volume {disk} is used by the domain {users[0]}, which is not the machine's",
+            hint=f"Look at it: virsh dumpxml {users[0]}; to remove only what is in the store: pymachine rm -f",
+        )
     remove(pool, [disk])
     for name in sorted({*sets, *brought}):
         remove_set(connection, pool, name, but_for=machine_id)
+
+
+def _has_volume(domain: Element, name: str) -> bool:
+    """Whether a domain uses the volume `name`, of whichever pool."""
+    values = [value for source in domain.iter("source") for value in source.attrib.values()]
+    return any(value == name or value.endswith(f"/{name}") for value in values)
 
 
 def _volume_names(name: str) -> list[str]:
