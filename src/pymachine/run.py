@@ -14,17 +14,20 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from pymachine.deferral import deferred
 from pymachine.errors import CommandError
+from pymachine.wait import Deadline
 
 log = logging.getLogger(__name__)
 Sink = Callable[[bytes], None]
 _CHUNK = 65536
+MOST_OUTPUT = 16 * 1024 * 1024
+"""In bytes: no command whose output is kept prints more, to stdout or to stderr."""
 
 
 class CommandNotFoundError(CommandError):
@@ -47,6 +50,12 @@ class CommandTimeoutError(CommandError):
     """The program was still running when its time was up, and was killed."""
 
     code = "command-timeout"
+
+
+class CommandOutputError(CommandError):
+    """The program printed more than is kept of any program's output, and was killed."""
+
+    code = "command-output"
 
 
 @dataclass(frozen=True)
@@ -82,21 +91,19 @@ def run(
     """Run a command to its end and return what it said, decoded as UTF-8 with replacement characters.
 
     `timeout` is in seconds. With `check`, a non-zero end raises `CommandFailedError`. Always raises
-    `CommandNotFoundError` and `CommandTimeoutError`.
+    `CommandNotFoundError`, `CommandTimeoutError` and `CommandOutputError`.
     """
     words = tuple(str(word) for word in argv)
     log.debug("run: %s", quote(words))
     data = stdin.encode() if isinstance(stdin, str) else stdin
     try:
-        ended = subprocess.run(
+        process = subprocess.Popen(
             words,
-            input=data,
-            stdin=subprocess.DEVNULL if data is None else None,
-            capture_output=True,
+            stdin=subprocess.DEVNULL if data is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env=None if env is None else dict(env),
             cwd=cwd,
-            timeout=timeout,
-            check=False,
         )
     except (FileNotFoundError, PermissionError) as error:
         if cwd is not None and not cwd.is_dir():
@@ -105,15 +112,77 @@ def run(
             f"{words[0]}: command not found, or not executable",
             hint=f"Install {Path(words[0]).name}, or put its folder on PATH.",
         ) from error
-    except subprocess.TimeoutExpired as error:
-        raise CommandTimeoutError(f"{words[0]} did not end within {timeout:g} seconds: {quote(words)}") from error
-    result = Result(
-        words, ended.returncode, ended.stdout.decode(errors="replace"), ended.stderr.decode(errors="replace")
-    )
+    result = _ended(process, words, data, timeout)
     log.debug("run: %s: exit %d", words[0], result.returncode)
     if check and result.returncode != 0:
         raise CommandFailedError(f"{words[0]} {describe_exit(result.returncode)}: {quote(words)}", result=result)
     return result
+
+
+def _ended(
+    process: subprocess.Popen[bytes], words: tuple[str, ...], data: bytes | None, timeout: float | None
+) -> Result:
+    """Send `data` to a process, collect what it prints, and wait for its end. It does not outlive this call."""
+    deadline = None if timeout is None else Deadline(timeout)
+    try:
+        changed = threading.Semaphore(0)
+        assert process.stdout is not None  # noqa: S101 (for the type checker)
+        assert process.stderr is not None  # noqa: S101
+        out, errors = (
+            Collector(stream, most=MOST_OUTPUT, done=lambda _: changed.release())
+            for stream in (process.stdout, process.stderr)
+        )
+        if process.stdin is not None:
+            threading.Thread(target=send, args=(process.stdin, data or b""), daemon=True).start()
+        for _ in (out, errors):
+            if not changed.acquire(timeout=deadline.remaining() if deadline else None):
+                raise subprocess.TimeoutExpired(words, timeout or 0.0)  # noqa: TRY301
+            if out.is_too_much or errors.is_too_much:
+                raise CommandOutputError(
+                    f"{words[0]} printed more than {MOST_OUTPUT} bytes, and was ended: {quote(words)}"
+                )
+        code = process.wait(deadline.remaining() if deadline else None)
+    except subprocess.TimeoutExpired as error:
+        raise CommandTimeoutError(f"{words[0]} did not end within {timeout:g} seconds: {quote(words)}") from error
+    finally:
+        process.kill()
+        process.wait()
+    return Result(words, code, out.text(), errors.text())
+
+
+class Collector:
+    """Collects what comes through a pipe, in a thread, until its end or until it is too much."""
+
+    def __init__(self, stream: IO[bytes], *, most: int, done: Callable[[Collector], object]) -> None:
+        """`most` is in bytes. `done` is called, in the thread, when nothing more is read."""
+        self._stream = stream
+        self._done = done
+        self._most = most
+        self._data = bytearray()
+        self.is_too_much = False
+        self._thread = threading.Thread(target=self._collect, daemon=True)
+        self._thread.start()
+
+    def _collect(self) -> None:
+        # Closed here: a process that outlives the one that was started may have the pipe open for longer.
+        try:
+            with self._stream:
+                while not self.is_too_much and (data := os.read(self._stream.fileno(), _CHUNK)):
+                    self._data += data
+                    self.is_too_much = len(self._data) > self._most
+        finally:
+            self._done(self)
+
+    def text(self, timeout: float | None = None) -> str:
+        """Return what came, decoded; wait for the end of the pipe for `timeout` seconds at most."""
+        self._thread.join(timeout)
+        return bytes(self._data).decode(errors="replace")
+
+
+def send(stream: IO[bytes], data: bytes) -> None:
+    """Write `data` to a pipe and close it. A reader that has ended needs no more; its exit code tells why."""
+    with suppress(OSError), stream:
+        stream.write(data)
 
 
 def foreground(argv: Sequence[str], *, out: Sink | None = None, errors: Sink | None = None) -> int:

@@ -6,10 +6,11 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import paramiko
 from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
@@ -108,10 +109,11 @@ class Server:
         assert process.stderr is not None
         writer = threading.Thread(target=_feed, args=(channel, process.stdin), daemon=True)
         writer.start()
-        with suppress(OSError, ValueError):  # the client is gone, or the server ends and closes the pipes
-            while data := os.read(process.stdout.fileno(), 65536):  # as it comes: a protocol may have no lines
-                channel.sendall(data)
-            channel.sendall_stderr(process.stderr.read())
+        complaints = threading.Thread(target=_pass_on, args=(process.stderr, channel.sendall_stderr), daemon=True)
+        complaints.start()
+        _pass_on(process.stdout, channel.sendall)
+        complaints.join()
+        with suppress(OSError):
             channel.send_exit_status(_exit_status(process))
         channel.close()
 
@@ -142,6 +144,12 @@ def _exit_status(process: subprocess.Popen[bytes]) -> int:
     ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert ended is not None
     return ended.si_status
+
+
+def _pass_on(source: IO[bytes], send: Callable[[bytes], None]) -> None:
+    with suppress(OSError, ValueError):  # the client is gone, or the server ends and closes the pipes
+        while data := os.read(source.fileno(), 65536):  # as it comes: a protocol may have no lines
+            send(data)
 
 
 def _feed(channel: paramiko.Channel, target: object) -> None:

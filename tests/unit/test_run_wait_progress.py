@@ -10,10 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from pymachine import progress
+from pymachine import progress, run as run_module
 from pymachine.errors import CommandError, TimeoutExpiredError
 from pymachine.progress import StreamReporter, human
-from pymachine.run import CommandFailedError, CommandNotFoundError, CommandTimeoutError, quote, run
+from pymachine.run import (
+    CommandFailedError,
+    CommandNotFoundError,
+    CommandOutputError,
+    CommandTimeoutError,
+    quote,
+    run,
+)
 from pymachine.wait import Deadline, until
 
 
@@ -40,6 +47,20 @@ def test_the_ends_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="no folder"):
         run(["true"], cwd=tmp_path / "none")
     assert run(["false"], check=False).returncode == 1
+
+
+@pytest.mark.parametrize("where", ["1", "2"], ids=["stdout", "stderr"])
+def test_a_program_that_prints_without_end_is_ended(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    monkeypatch.setattr(run_module, "MOST_OUTPUT", 100_000)
+    assert len(run(["head", "-c", "100000", "/dev/zero"]).stdout) == 100_000
+    with pytest.raises(CommandOutputError, match="sh printed more than 100000 bytes, and was ended: sh -c"):
+        run(["sh", "-c", f"head -c 3000000 /dev/zero >&{where}; sleep 0"], timeout=60)
+
+
+def test_a_program_may_end_before_it_has_read_all_and_leave_another_behind() -> None:
+    assert run(["true"], stdin=b"x" * 1_000_000).returncode == 0
+    with pytest.raises(CommandTimeoutError, match="did not end within 0.3 seconds"):
+        run(["sh", "-c", "sleep 20 & exit 0"], timeout=0.3)
 
 
 def test_quotes_as_a_shell_takes_it() -> None:

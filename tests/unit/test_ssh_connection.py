@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from pymachine.ssh import keys
+from pymachine.ssh import connection as ssh_connection, keys, native as ssh_native
+from pymachine.ssh.client import Client
 from pymachine.ssh.connection import ConnectionLostError, LoginError, UnreachableError, connected
 from pymachine.ssh.target import HostKeyError, SshError, Target
 from support import processes, sshd
@@ -168,9 +170,49 @@ def test_a_long_temporary_folder_is_no_trouble(server: Server, tmp_path: Path, m
     assert list(deep.iterdir()) == []
 
 
-def test_a_host_that_prints_without_end_is_cut_off(tmp_path: Path) -> None:
-    from pymachine.ssh import connection
-    from pymachine.ssh.target import SshError
+@both
+@pytest.mark.parametrize("where", ["1", "2"], ids=["stdout", "stderr"])
+def test_a_host_that_prints_without_end_is_cut_off(
+    server: Server, native: bool, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (ssh_connection, ssh_native):
+        monkeypatch.setattr(module, "MOST_OUTPUT", 1_000_000)
+    with connected(server.target(), native=native) as connection:
+        with pytest.raises(SshError, match="more than 1000000 bytes"):
+            connection.run(f"head -c 4000000 /dev/zero >&{where}; echo end", timeout=120)
+        assert connection.run("echo next").stdout == "next\n"
 
-    with (tmp_path / "errors").open("wb") as errors, pytest.raises(SshError, match="more than 16777216 bytes"):
-        connection._follow(["cat", "/dev/zero"], "", errors, 60.0, None)
+
+def test_a_connection_that_complains_without_end_is_given_up(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may write to the stderr of the process that holds the connection."""
+    program = tmp_path / "bin" / "ssh"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nhead -c 4000000 /dev/zero >&2; exec sleep 1000\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(ssh_connection, "OPEN_SECONDS", 60.0)
+    with pytest.raises(UnreachableError, match="cannot reach far") as caught, connected(server.target()):
+        pass
+    assert len(caught.value.details) < 1_000_000
+
+
+def test_a_time_is_for_a_command_and_not_for_each_of_its_waits(server: Server) -> None:
+    """A host that says a word from time to time does not hold its client for ever."""
+    words = "for i in 1 2 3 4 5 6 7 8 9 10; do echo $i; sleep 0.3; done; echo end"
+    with connected(server.target(), native=True) as connection:
+        with pytest.raises(SshError, match="did not end within 1 seconds"):
+            connection.run(words, timeout=1.0)
+        assert connection.run("echo next").stdout == "next\n"
+    with pytest.raises(SshError, match="did not end within 1 seconds"):
+        Client(server.target(), native=True).run(words, timeout=1.0)
+
+
+def test_a_server_that_never_says_who_it_is_is_left_in_time(tmp_path: Path) -> None:
+    keys.make(tmp_path / "key", comment="key")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        target = Target("far", "127.0.0.1", port, "admin", tmp_path / "key", tmp_path / "known_hosts", learn=True)
+        with pytest.raises(SshError, match="did not end within 0.3 seconds"):
+            Client(target, native=True).run("true", timeout=0.3)

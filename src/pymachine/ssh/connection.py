@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Protocol, Self
+from typing import Protocol, Self
 
 from pymachine import run
 from pymachine.ssh import openssh, plain_paths
@@ -23,6 +22,9 @@ OPEN_SECONDS = 60.0
 # A connection whose other side went away silently is given up after half a minute.
 ALIVE_SECONDS = 10
 ALIVE = ("-o", f"ServerAliveInterval={ALIVE_SECONDS}", "-o", "ServerAliveCountMax=3")
+# OpenSSH's own words about a connection take a few lines.
+MOST_COMPLAINT = 64 * 1024
+COMPLAINT_SECONDS = 1.0
 SOCKET_PATH_BYTES = 107 - 17  # sun_path, less what ssh appends while it makes the socket
 
 Line = Callable[[str], None]
@@ -93,15 +95,16 @@ class _Multiplexed:
         self._target = target
         self._plain = plain
         self._socket = socket
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
         self.commands = 0
         # It lives as long as its input: should we be killed, nothing is left behind. (`-N` would stay for ever.)
         argv = openssh.ssh(program, plain, ["--", "exec cat"])
         argv[1:1] = ["-o", "ControlMaster=yes", "-o", f"ControlPath={socket}", *ALIVE]
         run.log.debug("run: %s", run.quote(argv))
         self._master = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._said, start_new_session=True
+            argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
         )
+        assert self._master.stderr is not None  # noqa: S101 (for the type checker)
+        self._said = run.Collector(self._master.stderr, most=MOST_COMPLAINT, done=_ending(self._master))
 
     def __enter__(self) -> Self:
         try:
@@ -123,8 +126,9 @@ class _Multiplexed:
 
     def __exit__(self, *_: object) -> None:
         self._master.terminate()
-        self._master.communicate()
-        self._said.close()
+        self._master.wait()
+        assert self._master.stdin is not None  # noqa: S101 (for the type checker)
+        self._master.stdin.close()
 
     def run(
         self, command: str, *, stdin: str = "", timeout: float | None = None, line: Line | None = None
@@ -135,10 +139,7 @@ class _Multiplexed:
         # Without the master there is no connection: the client must not make one of its own.
         argv[1:1] = ["-o", f"ControlPath={self._socket}", "-o", "ProxyCommand=false"]
         run.log.debug("run: %s", run.quote(argv))
-        with tempfile.TemporaryFile() as errors:
-            code, said, late = _follow(argv, stdin, errors, timeout, line)
-            errors.seek(0)
-            complaint = errors.read().decode(errors="replace")
+        code, said, complaint, late = _follow(argv, stdin, timeout, line)
         run.log.debug("run: ssh: exit %d", code)
         if late:
             raise SshError(
@@ -155,21 +156,22 @@ class _Multiplexed:
         return self._master.poll() is None
 
     def _complaint(self) -> str:
-        self._said.seek(0)
-        return self._said.read().decode(errors="replace").strip()
+        return self._said.text(COMPLAINT_SECONDS).strip()
 
 
-def _follow(
-    argv: list[str], stdin: str, errors: IO[bytes], timeout: float | None, line: Line | None
-) -> tuple[int, str, bool]:
-    """Run a command, handing its lines on as they come; its exit code, what it printed, and whether it was too slow."""
+def _follow(argv: list[str], stdin: str, timeout: float | None, line: Line | None) -> tuple[int, str, str, bool]:
+    """Run a command, handing its lines on as they come.
+
+    Returns its exit code, what it printed to stdout and to stderr, and whether it was too slow.
+    """
     said: list[str] = []
     # A session of its own: an interrupt is ours to handle, and the connection goes down with the master.
     process = subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
     assert process.stdin is not None  # noqa: S101 (for the type checker)
     assert process.stdout is not None  # noqa: S101
+    assert process.stderr is not None  # noqa: S101
     late = threading.Event()
 
     def give_up() -> None:
@@ -177,34 +179,46 @@ def _follow(
         process.kill()
 
     clock = threading.Timer(timeout, give_up) if timeout is not None else None
-    sender = threading.Thread(target=_send, args=(process.stdin, stdin.encode()), daemon=True)
+    sender = threading.Thread(target=run.send, args=(process.stdin, stdin.encode()), daemon=True)
     try:
         if clock:
             clock.start()
         sender.start()
+        errors = run.Collector(process.stderr, most=MOST_OUTPUT, done=_ending(process))
         came = 0
         while raw := process.stdout.readline(MOST_OUTPUT):
             came += len(raw)
             if came >= MOST_OUTPUT:
-                raise SshError(f"a command on the host printed more than {MOST_OUTPUT} bytes; it was ended")
+                raise too_much()
             text = raw.decode(errors="replace")
             said.append(text)
             if line:
                 line(text.rstrip("\n"))
         code = process.wait()
+        if errors.is_too_much:
+            raise too_much()
     finally:
         if clock:
             clock.cancel()
         process.kill()
         process.wait()
         process.stdout.close()
-    return code, "".join(said), late.is_set()
+    return code, "".join(said), "" if late.is_set() else errors.text(), late.is_set()
 
 
-def _send(stream: IO[bytes], data: bytes) -> None:
-    with suppress(OSError):  # the other side has ended; its exit code tells why
-        stream.write(data)
-        stream.close()
+def _ending(process: subprocess.Popen[bytes]) -> Callable[[run.Collector], None]:
+    """Return a function that ends `process` if it wrote more than is collected."""
+
+    def end(collected: run.Collector) -> None:
+        if collected.is_too_much:
+            process.kill()
+
+    return end
+
+
+def too_much() -> SshError:
+    """Return the error for a command that prints without end."""
+    return SshError(f"a command on the host printed more than {MOST_OUTPUT} bytes; it was ended")
 
 
 def where(target: Target) -> str:

@@ -21,6 +21,7 @@ from pymachine.ssh.connection import (
     UnreachableError,
     changed_key,
     refused_login,
+    too_much,
     where,
 )
 from pymachine.ssh.target import MOST_OUTPUT, SshError, Target
@@ -45,9 +46,48 @@ class _Learning(paramiko.MissingHostKeyPolicy):
 
 
 @contextmanager
-def _connected(target: Target) -> Iterator[paramiko.SSHClient]:
-    """An authenticated connection whose host key is the pinned one."""
+def _in_time(timeout: float | None, end: Callable[[], object]) -> Iterator[None]:
+    """Give the block `timeout` seconds in all. Then `end` is called, which ends its waits. Raises TimeoutError."""
+    if timeout is None:
+        yield
+        return
+    late = threading.Event()
+
+    def give_up() -> None:
+        late.set()
+        with suppress(paramiko.SSHException, OSError, EOFError):  # it has ended meanwhile, and with it all waits
+            end()
+
+    clock = threading.Timer(timeout, give_up)
+    clock.start()
+    try:
+        yield
+    except Exception as error:
+        if late.is_set():
+            raise TimeoutError from error
+        raise
+    finally:
+        clock.cancel()
+    if late.is_set():
+        raise TimeoutError
+
+
+@contextmanager
+def _connected(target: Target, timeout: float | None = None) -> Iterator[paramiko.SSHClient]:
+    """An authenticated connection whose host key is the pinned one.
+
+    `timeout` is for the connection and all that is done with it. Raises TimeoutError.
+    """
     client = paramiko.SSHClient()
+    with _in_time(timeout, client.close):
+        try:
+            _log_in(client, target, CONNECT_SECONDS if timeout is None else min(timeout, CONNECT_SECONDS))
+            yield client
+        finally:
+            client.close()
+
+
+def _log_in(client: paramiko.SSHClient, target: Target, timeout: float) -> None:
     name = target.host if target.port == 22 else f"[{target.host}]:{target.port}"
     if target.known_hosts is None:
         client.set_missing_host_key_policy(paramiko.MissingHostKeyPolicy())
@@ -65,7 +105,7 @@ def _connected(target: Target) -> Iterator[paramiko.SSHClient]:
             key_filename=str(target.key) if target.key else None,
             look_for_keys=target.key is None,
             allow_agent=target.key is None,
-            timeout=CONNECT_SECONDS,
+            timeout=timeout,
         )
     except paramiko.BadHostKeyException as error:
         raise changed_key(target, f"It shows {error.key.fingerprint}.") from error
@@ -73,10 +113,6 @@ def _connected(target: Target) -> Iterator[paramiko.SSHClient]:
         raise refused_login(target, str(error)) from error
     except (paramiko.SSHException, OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be looked up
         raise UnreachableError(f"SSH to {target.alias} ({target.host}:{target.port}) failed: {error}") from error
-    try:
-        yield client
-    finally:
-        client.close()
 
 
 @contextmanager
@@ -113,47 +149,55 @@ class Connection:
 def _execute(
     client: paramiko.SSHClient, command: str, stdin: str | bytes, timeout: float | None, line: Line | None = None
 ) -> Result:
-    """Run a command to its end. `timeout` is for each wait. Raises what paramiko raises, and OSError."""
-    send, out, err = client.exec_command(command, timeout=timeout)
-    errors: list[bytes] = []
+    """Run a command to its end. `timeout` is for the whole. Raises what paramiko raises, and OSError."""
+    channel = _open(client, timeout)
+    errors = bytearray()
 
     def collect() -> None:
         with suppress(OSError):  # too slow, or cut: the other stream tells
-            errors.append(err.read(MOST_OUTPUT))
+            while data := channel.recv_stderr(CHUNK):
+                errors.extend(data)
+                if len(errors) > MOST_OUTPUT:
+                    channel.close()
 
     reader = threading.Thread(target=collect)
-    reader.start()
     said = []
-    try:
-        send.write(stdin)
-        send.channel.shutdown_write()
-        lines, came = out.channel.makefile("rb"), 0
-        while raw := lines.readline(MOST_OUTPUT):
-            came += len(raw)
-            if came >= MOST_OUTPUT:
-                raise SshError(f"a command on the host printed more than {MOST_OUTPUT} bytes; it was ended")  # noqa: TRY301
-            text = raw.decode(errors="replace")
-            said.append(text)
-            if line:
-                line(text.rstrip("\n"))
-    except BaseException:
-        out.channel.close()  # or the reader would wait for ever
-        raise
-    finally:
-        reader.join()
-    code = out.channel.recv_exit_status()
+    with _in_time(timeout, channel.close):
+        try:
+            channel.exec_command(command)
+            reader.start()
+            channel.sendall(stdin.encode() if isinstance(stdin, str) else stdin)
+            channel.shutdown_write()
+            lines, came = channel.makefile("rb"), 0
+            while raw := lines.readline(MOST_OUTPUT):
+                came += len(raw)
+                if came >= MOST_OUTPUT:
+                    raise too_much()
+                text = raw.decode(errors="replace")
+                said.append(text)
+                if line:
+                    line(text.rstrip("\n"))
+            code = channel.recv_exit_status()
+        finally:
+            channel.close()  # or the reader would wait for ever
+            if reader.ident is not None:
+                reader.join()
+            if len(errors) > MOST_OUTPUT:
+                raise too_much()
     if code == -1:  # paramiko's word for a channel that ended without one
         raise EOFError("the channel was closed before the command had ended")
-    return Result((command,), code, "".join(said), b"".join(errors).decode(errors="replace"))
+    return Result((command,), code, "".join(said), errors.decode(errors="replace"))
 
 
 def run(target: Target, command: str, *, stdin: str | bytes, timeout: float | None) -> Result:
     """Run a command to its end; see `pymachine.ssh.client.Client.run`."""
-    with _connected(target) as client:
-        try:
-            return _execute(client, command, stdin, timeout)
-        except (OSError, EOFError) as error:
-            raise SshError(f"SSH to {target.alias}: {str(error) or 'the command did not end in time'}") from error
+    try:
+        with _connected(target, timeout) as client:
+            return _execute(client, command, stdin, None)
+    except TimeoutError as error:
+        raise SshError(f"SSH to {target.alias}: the command did not end within {timeout:g} seconds") from error
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        raise SshError(f"SSH to {target.alias}: {error}") from error
 
 
 def session(target: Target, arguments: Sequence[str], *, out: Sink | None = None, errors: Sink | None = None) -> int:
@@ -187,11 +231,11 @@ def session(target: Target, arguments: Sequence[str], *, out: Sink | None = None
         return channel.recv_exit_status()
 
 
-def _open(client: paramiko.SSHClient) -> paramiko.Channel:
+def _open(client: paramiko.SSHClient, timeout: float | None = None) -> paramiko.Channel:
     transport = client.get_transport()
     if transport is None:
         raise SshError("the SSH connection was lost as soon as it was made")
-    return transport.open_session()
+    return transport.open_session(timeout=timeout)
 
 
 def _pump(channel: paramiko.Channel, out: Sink | None, errors: Sink | None) -> None:
