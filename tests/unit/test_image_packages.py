@@ -42,6 +42,27 @@ def test_each_compression_is_read(tmp_path: Path, kind: str) -> None:
     assert found["usr/bin/other"].target == "tool"
 
 
+def test_a_package_that_inflates_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.deb"
+    path.write_bytes(deb({"usr/bin/tool": bytes(70 << 20)}))
+    with pytest.raises(PackageError, match=r"a\.deb: data\.tar\.xz: unpacks to more than 67112960 bytes"):
+        unpack(path, tmp_path / "spool", lambda _: False, installed_kib=2)
+    assert [name for name, _ in unpack(path, tmp_path / "spool", lambda _: True, installed_kib=70 << 10)]
+    monkeypatch.setattr("pymachine.image.deb.LARGEST_TAR", 60 << 20)
+    for installed_kib in (None, 70 << 10):
+        with pytest.raises(PackageError, match="unpacks to more than 62914560 bytes"):
+            unpack(path, tmp_path / "spool", lambda _: True, installed_kib=installed_kib)
+
+
+def test_the_index_says_how_large_a_package_is() -> None:
+    found = universe(
+        "Package: a\nVersion: 1\nInstalled-Size: 12",
+        "Package: b\nVersion: 1",
+        "Package: c\nVersion: 1\nInstalled-Size: x",
+    )
+    assert [found.named(name)[0].installed_kib for name in "abc"] == [12, None, None]
+
+
 def test_what_root_alone_could_make_is_kept_as_data(tmp_path: Path) -> None:
     setuid = tarfile.TarInfo("./usr/bin/sudo")
     setuid.mode, setuid.uid, setuid.gid = 0o4755, 0, 42

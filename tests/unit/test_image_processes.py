@@ -21,7 +21,7 @@ try:
 except OSError as error:
     print("no semaphores:", type(error).__name__)
 path, work = Path(sys.argv[1]), Path(sys.argv[2])
-package = SimpleNamespace(size=1, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+package = SimpleNamespace(size=1, installed_kib=1, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 recipe = SimpleNamespace(left_out=())
 done = []
 if __name__ == "__main__":

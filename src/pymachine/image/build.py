@@ -117,9 +117,7 @@ def unpack(
     results: list[list[tuple[str, Node]]] = [[] for _ in packages]
     with _pool() as pool:
         jobs = {
-            number: pool.submit(
-                _unpack_one, files[number], packages[number].sha256, work / f"{number}.spool", recipe.left_out
-            )
+            number: pool.submit(_unpack_one, files[number], packages[number], work / f"{number}.spool", recipe.left_out)
             for number in order
         }
         for number, job in jobs.items():
@@ -128,9 +126,9 @@ def unpack(
     return results
 
 
-def _unpack_one(path: Path, sha256: str, spool: Path, left_out: tuple[str, ...]) -> list[tuple[str, Node]]:
-    deb.check_digest(path, sha256)
-    return deb.unpack(path, spool, partial(_kept, left_out))
+def _unpack_one(path: Path, package: Package, spool: Path, left_out: tuple[str, ...]) -> list[tuple[str, Node]]:
+    deb.check_digest(path, package.sha256)
+    return deb.unpack(path, spool, partial(_kept, left_out), installed_kib=package.installed_kib)
 
 
 def _kept(left_out: tuple[str, ...], path: str) -> bool:

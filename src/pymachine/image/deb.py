@@ -22,6 +22,10 @@ from pymachine.image.tree import Blob, Kind, Node
 AR_MAGIC = b"!<arch>\n"
 AR_HEADER = 60
 TAR_BUFFER = 1 << 20
+# In bytes. An image is unpacked into memory; the largest package in one, the kernel's, has some 0.3 GiB.
+LARGEST_TAR = 2 << 30
+# A tar has headers and padding, which an Installed-Size has not, and makers of packages estimate it.
+_MARGIN = 64 << 20
 
 
 class Member:
@@ -36,6 +40,24 @@ class Member:
         wanted = self._left if size < 0 else min(size, self._left)
         data = self._file.read(wanted)
         self._left -= len(data)
+        return data
+
+
+class Bounded:
+    """A stream of which no more than `most` bytes are read. Raises `PackageError` for more."""
+
+    def __init__(self, stream: IO[bytes], most: int, name: str) -> None:
+        self._stream = stream
+        self._most = most
+        self._left = most
+        self._name = name
+
+    def read(self, size: int) -> bytes:
+        """Read `size` bytes, or as many as there are."""
+        data = self._stream.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise PackageError(f"{self._name}: unpacks to more than {self._most} bytes")
         return data
 
 
@@ -56,11 +78,11 @@ def find_member(file: BinaryIO, prefix: str) -> tuple[str, Member]:
 
 
 @contextlib.contextmanager
-def open_tar(path: Path, prefix: str = "data.tar") -> Iterator[tarfile.TarFile]:
-    """The tar in the package at `path` whose member begins with `prefix`, as a stream."""
+def open_tar(path: Path, prefix: str = "data.tar", *, most: int = LARGEST_TAR) -> Iterator[tarfile.TarFile]:
+    """The tar in the package at `path` whose member begins with `prefix`, as a stream of at most `most` bytes."""
     with path.open("rb") as file:
         name, member = find_member(file, prefix)
-        stream = _decompressed(name, member)
+        stream = cast("IO[bytes]", Bounded(_decompressed(name, member), most, f"{path.name}: {name}"))
         try:
             with tarfile.open(fileobj=stream, mode="r|", bufsize=TAR_BUFFER) as tar:
                 yield tar
@@ -84,14 +106,21 @@ def _decompressed(name: str, member: Member) -> IO[bytes]:
     raise PackageError(f"{name}: a compression that is not known")
 
 
-def unpack(path: Path, spool: Path, keep: Callable[[str], bool]) -> list[tuple[str, Node]]:
+def largest_tar(installed_kib: int | None) -> int:
+    """Return how many bytes the files of a package may have, by its Installed-Size if it has one."""
+    return LARGEST_TAR if installed_kib is None else min(LARGEST_TAR, 2 * 1024 * installed_kib + _MARGIN)
+
+
+def unpack(
+    path: Path, spool: Path, keep: Callable[[str], bool], *, installed_kib: int | None = None
+) -> list[tuple[str, Node]]:
     """What the package at `path` installs, in its own order; contents of files are put into `spool`.
 
     `keep` is asked with each path, and decides whether that one is wanted. Devices and pipes, which no package of
-    Debian has, raise `PackageError`.
+    Debian has, raise `PackageError`, and so does more than a package of `installed_kib` can have in it.
     """
     found: dict[str, Node] = {}
-    with open_tar(path) as tar, spool.open("wb") as out:
+    with open_tar(path, most=largest_tar(installed_kib)) as tar, spool.open("wb") as out:
         for entry in tar:
             name = entry.name.removeprefix("./").strip("/")
             if name in {"", "."} or not keep(name):

@@ -67,6 +67,8 @@ class Package:
     """Which of the recipe's sources it is from."""
     depends: tuple[tuple[Relation, ...], ...] = field(default=(), compare=False)
     provides: tuple[Relation, ...] = field(default=(), compare=False)
+    installed_kib: int | None = field(default=None, compare=False)
+    """What its files take once they are installed, by its maker's estimate."""
 
 
 def compare(left: str, right: str) -> int:
@@ -146,6 +148,7 @@ class Universe:
         end = index.data.find(b"\n\n", offset)
         text = index.data[begin : end if end >= 0 else None].decode()
         fields = parse_fields(text)
+        installed = fields.get("Installed-Size", "")
         try:
             return Package(
                 name=fields["Package"],
@@ -157,6 +160,7 @@ class Universe:
                 source=index.source.name,
                 depends=parse_relations(fields.get("Pre-Depends", "")) + parse_relations(fields.get("Depends", "")),
                 provides=tuple(group[0] for group in parse_relations(fields.get("Provides", ""))),
+                installed_kib=int(installed) if re.fullmatch(r"[0-9]{1,12}", installed) else None,
             )
         except (KeyError, ValueError) as error:
             raise ResolveError(f"{index.url}: damaged entry of {fields.get('Package', '?')}: {error}") from error
