@@ -20,7 +20,7 @@ import secrets
 import struct
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,6 +29,7 @@ import zstandard
 
 from pymachine import os_errors
 from pymachine.errors import PymachineError
+from pymachine.files import try_lock
 
 MANIFEST = "pymachine.json"
 DIGESTS = "pymachine.sha256"
@@ -52,6 +53,8 @@ _LARGEST_WINDOW = 8 << 20
 _CHUNK = 1 << 20
 # The file is read in small steps, since what was read counts towards what may come of it.
 _READ = 64 << 10
+# How the name of an export that is being written ends.
+_PART = ".part"
 _BLOCK = tarfile.BLOCKSIZE
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _SPARSE_KEYS = {"GNU.sparse.major", "GNU.sparse.minor", "GNU.sparse.name", "GNU.sparse.realsize"}
@@ -113,9 +116,11 @@ def write(target: Path, manifest: Manifest, files: Sequence[Path | Content], *, 
 
     The manifest's members are made of `files`. `advance` is called with numbers of bytes as they are read.
     """
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    _sweep_parts(target)
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_PART}")
     try:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as raw:
+            try_lock(raw.fileno())
             hashed = _HashedOutput(raw)
             with (
                 _compressor().stream_writer(hashed, closefd=False) as packed,  # type: ignore[arg-type]  # it only writes
@@ -130,6 +135,19 @@ def write(target: Path, manifest: Manifest, files: Sequence[Path | Content], *, 
         raise os_errors.wrapped(ExportError, f"cannot write {target}", error) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _sweep_parts(target: Path) -> None:
+    """Remove what killed exports to `target` left beside it; no process holds it any more."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}{re.escape(_PART)}\Z")
+    try:
+        left = [path for path in target.parent.iterdir() if name.match(path.name)]
+    except OSError:  # writing tells what is wrong with the folder
+        return
+    for part in left:
+        with suppress(OSError), part.open("r+b") as raw:  # another user's, or another export was quicker
+            if try_lock(raw.fileno()):
+                part.unlink()
 
 
 def _compressor() -> zstandard.ZstdCompressor:

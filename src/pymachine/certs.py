@@ -11,8 +11,8 @@ import datetime as dt
 import getpass
 import ipaddress
 import shutil
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from pymachine import files, os_errors, paths
+from pymachine import files, os_errors, paths, unfinished
 from pymachine.errors import PymachineError
 from pymachine.progress import Reporter
 
@@ -132,9 +132,13 @@ def expires(certificate: Path) -> dt.datetime:
     return _load_certificate(certificate).not_valid_after_utc
 
 
-def _locked(auth: AuthPaths) -> AbstractContextManager[object]:
-    """Nobody else makes or replaces the authority meanwhile."""
-    return files.acquire_lock(auth.ca_cert.parent / ".lock")
+@contextmanager
+def _locked(auth: AuthPaths) -> Iterator[None]:
+    """Keep other processes from making or replacing the authority; remove what killed ones left of it."""
+    with files.acquire_lock(auth.ca_cert.parent / ".lock"):
+        for path in (auth.ca_cert, auth.ca_key, auth.client_cert, auth.client_key):
+            unfinished.sweep_copies(path)
+        yield
 
 
 def _new_ca(auth: AuthPaths, reporter: Reporter) -> None:

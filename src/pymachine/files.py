@@ -91,6 +91,9 @@ def _keep(path: Path, stack: ExitStack) -> Callable[[], None]:
         content, mode = path.read_bytes(), path.stat().st_mode & 0o777
         return lambda: atomic_write(path, content, mode=mode)
     stack.callback(link.unlink, missing_ok=True)
+    handle = os.open(link, os.O_RDONLY)
+    stack.callback(os.close, handle)
+    try_lock(handle, shared=True)  # shows that it is in use, however long that takes
 
     def restore() -> None:
         fresh = temporary(path)
@@ -146,6 +149,22 @@ def acquire_lock(path: Path, *, timeout: float = WAIT_FOREVER) -> AbstractContex
         lock.__exit__(None, None, None)
         raise
     return lock
+
+
+def try_lock(handle: int, *, shared: bool = False) -> bool | None:
+    """Lock an open file until it is closed or its process ends; the lock is of the file, whatever its names.
+
+    False if another process has the lock, None if there are no such locks.
+    """
+    try:
+        import fcntl  # noqa: PLC0415 (not on Windows)
+
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return None
+    return True
 
 
 def discard_lock(path: Path) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,6 +80,14 @@ def sweep_files(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
+def sweep_copies(path: Path) -> None:
+    """Remove the temporary files for `path` that killed commands left beside it. Hold the lock of what it is of."""
+    for name in _hidden(path.parent):
+        if name.startswith(f".{path.name}.") and _is_left_over(path.with_name(name)):
+            with suppress(OSError):  # another user's
+                path.with_name(name).unlink()
+
+
 def _hidden(folder: Path) -> list[str]:
     try:
         with os.scandir(folder) as entries:
@@ -112,6 +121,16 @@ def _is_left_over(path: Path) -> bool:
         return False
     try:
         # Not the time of its content: the file may be a link to an old one.
-        return path.name.startswith(PREFIX) or time.time() - path.lstat().st_ctime > _TEMPORARY_SECONDS
+        is_old = path.name.startswith(PREFIX) or time.time() - path.lstat().st_ctime > _TEMPORARY_SECONDS
+        return is_old and not _is_held(path)
     except OSError:
         return False
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a process keeps the file to put it back."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        return files.try_lock(handle) is False
+    finally:
+        os.close(handle)

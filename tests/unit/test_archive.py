@@ -226,3 +226,28 @@ def test_an_import_that_is_ended_by_a_signal_leaves_nothing(tmp_path: Path, numb
         child.send_signal(number)
         assert child.wait() == 128 + number
     assert not store.exists()
+
+
+def test_what_a_killed_export_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    """That of an export that is at work stays, and so does everything that is not an export's."""
+    data, target = tmp_path / "data", tmp_path / "m.tar.zst"
+    data.write_bytes(b"data")
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom pymachine import archive\n"
+        "def end(_): os.kill(os.getpid(), getattr(signal, sys.argv[3]))\n"
+        "archive.write(Path(sys.argv[1]), archive.Manifest('machine', 'm', 'd'), [Path(sys.argv[2])], advance=end)\n"
+    )
+    words = [sys.executable, "-c", code, str(target), str(data)]
+    with processes.started([*words, "SIGSTOP"]) as busy:
+        os.waitid(os.P_PID, busy.pid, os.WSTOPPED | os.WNOWAIT)
+        (held,) = parts(tmp_path)
+        assert subprocess.run([*words, "SIGKILL"], check=False).returncode == -signal.SIGKILL
+        assert len(parts(tmp_path)) == 2
+        for other in (".m.tar.zst.part", ".other.tar.zst.0123abcd.part"):
+            (tmp_path / other).touch()
+        write(target, data)
+        assert set(parts(tmp_path)) == {held, ".m.tar.zst.part", ".other.tar.zst.0123abcd.part"}
+
+
+def parts(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.endswith(".part")]

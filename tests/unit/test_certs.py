@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import multiprocessing
+import signal
 import socket
 import ssl
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +22,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings, strategies as st
 
-from pymachine import certs, engine, files, tls
+from pymachine import certs, engine, files, tls, unfinished
 from pymachine.certs import AuthPaths, CertificateError
 from pymachine.client_files import ClientFiles
 from pymachine.driver import Endpoint
@@ -404,3 +408,34 @@ def test_any_san_is_taken_or_refused_with_its_value(names: list[str]) -> None:
         assert any(repr(name) in error.brief for name in names)
     else:
         assert len(made) == len(set(names))
+
+
+def test_what_a_killed_renewal_kept_goes_once_no_process_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In whatever folder the authority is; files of other programs there stay."""
+    auth = certs.AuthPaths(*(tmp_path / "mine" / name for name in ("ca.pem", "ca-key.pem", "cert.pem", "key.pem")))
+    certs.ensure_authority(auth, reporter=Silent())
+    folder = auth.ca_cert.parent
+    before = set(folder.iterdir())
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom pymachine import files\n"
+        "with files.kept([Path(name) for name in sys.argv[1:]]):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    words = [sys.executable, "-c", code, *map(str, dataclasses.astuple(auth))]
+    assert subprocess.run(words, check=False).returncode == -signal.SIGKILL
+    foreign = folder / ".other.pem.0123456789ab.tmp"
+    foreign.touch()
+    assert len(set(folder.iterdir()) - before) == 5
+    certs.ensure_authority(auth, reporter=Silent())  # too young to tell from files that are being written
+    assert len(set(folder.iterdir()) - before) == 5
+    monkeypatch.setattr(unfinished, "_TEMPORARY_SECONDS", -1.0)
+    with files.kept(dataclasses.astuple(auth)) as restore:
+        certs.renew_authority(auth, reporter=Silent())
+        certs.ensure_authority(auth, reporter=Silent())
+        renewed = auth.ca_cert.read_bytes()
+        restore()
+    assert auth.ca_cert.read_bytes() != renewed
+    certs.ensure_authority(auth, reporter=Silent())
+    left = {path.name for path in set(folder.iterdir()) - before}
+    assert left == {foreign.name, *(f"{path.name}.old" for path in dataclasses.astuple(auth))}
