@@ -14,7 +14,7 @@ ENV_MIRROR = "PYMACHINE_MIRROR"
 APT = Path("/etc/apt")
 MAIN = "http://ftp.debian.org/debian"
 SECURITY = "http://security.debian.org/debian-security"
-SCHEMES = ("http://", "https://", "file://")
+SCHEMES = ("http://", "https://")
 ONE_LINE = re.compile(r"^deb\s+(?:\[(?P<options>[^\]]*)\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)(?P<components>.*)$")
 
 
