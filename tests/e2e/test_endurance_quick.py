@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from endurance import campaign, kinds
+from endurance.place import Place
+from support.runner import Pymachine
 
 SEED = 1
 # The first try of a kind disturbs nothing: it measures how many steps there are to be killed at.
@@ -44,6 +50,33 @@ def test_a_kind_that_finds_a_fault_reports_it_with_its_seed() -> None:
     assert "it is lost" in result.faults[0]
     assert "--kind broken --seed 7 --only 1" in result.faults[0]
     assert "| broken | a kind with a fault | 3 | 2 |" in "\n".join(campaign.table([result]))
+
+
+def test_a_plan_that_runs_out_of_minutes_gives_each_kind_its_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    def takes(seconds: float) -> Callable[[object, campaign.Try], None]:
+        def attempt(place: object, each: campaign.Try) -> None:
+            clock[0] += seconds
+
+        return attempt
+
+    def place() -> contextlib.nullcontext[Place]:
+        return contextlib.nullcontext(Place(tmp_path, Pymachine(tmp_path, tmp_path)))
+
+    made = [
+        campaign.Kind("late", "takes twice as long as was measured", 100, place, takes(2), seconds=1),
+        campaign.Kind("long", "takes longer than its share", 1, place, takes(500), seconds=10),
+        campaign.Kind("last", "as measured", 100, place, takes(1), seconds=1),
+    ]
+    results = campaign.run(made, campaign.Plan(seed=7, seconds=105), log=io.StringIO())
+    assert [result.tries for result in results] == [25, 1, 1]
+    clock[0] = 0.0
+    results = campaign.run([made[0], made[2]], campaign.Plan(seed=7, seconds=100), log=io.StringIO())
+    assert [result.tries for result in results] == [25, 50]
 
 
 def test_every_kind_has_a_name_of_its_own() -> None:

@@ -53,7 +53,12 @@ def _parser() -> argparse.ArgumentParser:
         help="tries of each kind; slow kinds have at most their own number [$ENDURANCE_ROUNDS]",
     )
     parser.add_argument("--only", type=int, metavar="N", help="make only try number N, as a fault's text says")
-    parser.add_argument("--minutes", type=float, default=90, help="begin no try later than this (default: %(default)s)")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=90,
+        help="have all kinds share that time, by what they need (default: %(default)s)",
+    )
     return parser
 
 

@@ -66,6 +66,8 @@ class Kind:
     """One try. Raises if something does not hold; may return a word on what it measured."""
     slow: bool = False
     """Whether tries take so long that ``--rounds`` above the default does not count for it."""
+    seconds: float = 10.0
+    """How long a try takes on two processors in software emulation: its share of the time goes by that."""
 
 
 @dataclass
@@ -89,7 +91,7 @@ class Plan:
     only: int | None = None
     """The number of the one try that is made."""
     seconds: float = float("inf")
-    """No try begins later than this."""
+    """How long all kinds may take together: each has a share by what its tries need, and begins none later."""
 
     def numbers(self, kind: Kind) -> list[int]:
         """The numbers of the tries of `kind`; the first one disturbs nothing, but measures."""
@@ -98,11 +100,22 @@ class Plan:
         rounds = kind.rounds if self.rounds is None else self.rounds
         return list(range(min(rounds, kind.rounds) if kind.slow else rounds))
 
+    def need(self, kind: Kind) -> float:
+        """How many seconds the tries of `kind` take."""
+        return len(self.numbers(kind)) * kind.seconds
+
 
 def run(kinds: Sequence[Kind], plan: Plan, *, log: TextIO = sys.stderr) -> list[Result]:
     """Make all tries, and return what came out; what is going on is written to `log`."""
     end = time.monotonic() + plan.seconds
-    return [_run_kind(kind, plan, end, log) for kind in kinds]
+    return [_run_kind(kind, plan, _end_of(kinds[place:], plan, end), log) for place, kind in enumerate(kinds)]
+
+
+def _end_of(kinds: Sequence[Kind], plan: Plan, end: float) -> float:
+    """When the first of `kinds` begins no more tries: what it leaves of its share goes to those after it."""
+    now = time.monotonic()
+    share = plan.need(kinds[0]) / sum(plan.need(kind) for kind in kinds)
+    return now + max(0.0, end - now) * share
 
 
 def _run_kind(kind: Kind, plan: Plan, end: float, log: TextIO) -> Result:
@@ -110,7 +123,7 @@ def _run_kind(kind: Kind, plan: Plan, end: float, log: TextIO) -> Result:
     began = time.monotonic()
     left = plan.numbers(kind)
     steps: dict[str, tuple[int, int]] = {}
-    while left and time.monotonic() < end:
+    while left and (time.monotonic() < end or not result.tries):
         before = len(left)
         try:
             with kind.place() as place:
@@ -128,7 +141,7 @@ def _run_kind(kind: Kind, plan: Plan, end: float, log: TextIO) -> Result:
 
 def _tries(kind: Kind, plan: Plan, place: Place, left: list[int], result: Result, end: float, log: TextIO) -> None:
     """Make tries until one has a fault: after that the store may be in any state."""
-    while left and time.monotonic() < end:
+    while left and (time.monotonic() < end or not result.tries):
         each = Try(kind.name, left.pop(0), plan.seed)
         result.tries += 1
         try:
