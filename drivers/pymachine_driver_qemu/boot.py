@@ -89,7 +89,7 @@ def channel(sockets: Path, folder: Path) -> Iterator[identity.Channel]:
     port = identity.Channel(sockets / runtime.IDENTITY)
     try:
         yield port
-    except GuestReportedError:
+    except (GuestReportedError, identity.PausedByDiskError):
         raise
     except GuestError as error:
         error.details = error.details or process.last_words(folder)

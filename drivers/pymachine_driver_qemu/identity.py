@@ -24,10 +24,18 @@ from pymachine.channel import (
 )
 from pymachine.progress import Silent, Task
 from pymachine.wait import Deadline
-from pymachine_driver_qemu import qmp
+from pymachine_driver_qemu import monitor, qmp
 
 CONNECT_SECONDS = 5.0
+# A guest that says nothing for so long may be held still.
+_SILENT_SECONDS = 2.0
 _CHUNK = 65536
+
+
+class PausedByDiskError(GuestError):
+    """QEMU holds the guest still since it cannot write to the machine's disk."""
+
+    code = "qemu-paused-by-disk"
 
 
 class Channel:
@@ -36,6 +44,7 @@ class Channel:
     def __init__(self, path: Path) -> None:
         """Connect to QEMU's socket at `path`; raises `qmp.QmpError` if there is no QEMU."""
         self._socket = qmp.connect(path, Deadline(CONNECT_SECONDS))
+        self._sockets = path.parent
 
     def close(self) -> None:
         """Let go of the port."""
@@ -86,9 +95,11 @@ class Channel:
         with selectors.DefaultSelector() as selector:
             selector.register(self._socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
             while not progress.is_up:
-                ready = selector.select(deadline.remaining())
+                ready = selector.select(min(deadline.remaining(), _SILENT_SECONDS))
                 if deadline.expired:
                     raise GuestTimeoutError(too_late(progress, deadline))
+                if not ready:
+                    self._check_disk()
                 for _, events in ready:
                     if events & selectors.EVENT_READ:
                         if progress.feed(self._receive(progress)):
@@ -99,6 +110,15 @@ class Channel:
                         unsent = unsent[self._send(unsent, progress) :]
                         if not unsent:
                             selector.modify(self._socket, selectors.EVENT_READ)
+
+    def _check_disk(self) -> None:
+        """Raise `PausedByDiskError` if QEMU has paused the guest, which would stay silent."""
+        reason = monitor.disk_problem(self._sockets)
+        if reason:
+            raise PausedByDiskError(
+                f"the machine is paused: QEMU cannot write to its disk: {reason}",
+                hint="Free some space on that disk, then have the machine go on: pymachine start.",
+            )
 
     def _receive(self, progress: Progress) -> bytes:
         try:

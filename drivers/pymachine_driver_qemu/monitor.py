@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from contextlib import suppress
 from pathlib import Path
 
 from pymachine.driver import State
@@ -30,3 +33,16 @@ def state(sockets: Path | None) -> State:
         return State.STOPPED
     known = _STATES.get(status, State.PAUSED)
     return State.STOPPING if known is State.RUNNING and runtime.is_stopping(sockets) else known
+
+
+def disk_problem(sockets: Path) -> str:
+    """Why QEMU has paused the guest, if it was an error of a disk; else, or if QEMU does not answer, empty.
+
+    The guest does not notice, and goes on when it is told to: QEMU tries again then.
+    """
+    with suppress(qmp.QmpError), qmp.Qmp(sockets / runtime.CONTROL, timeout=1.0) as monitor:
+        if monitor.execute("query-status")["status"] != "io-error":
+            return ""
+        full = any(device.get("io-status") == "nospace" for device in monitor.execute("query-block"))
+        return os.strerror(errno.ENOSPC if full else errno.EIO)
+    return ""

@@ -24,7 +24,7 @@ from pymachine.driver import BootRequest, Endpoint, ImageFiles, Json
 from pymachine.errors import DriverError, TemplateError
 from pymachine.progress import Reporter
 from pymachine.wait import Deadline
-from pymachine_driver_qemu import boot, command_line, disk, migration, options, process, qmp, runtime
+from pymachine_driver_qemu import boot, command_line, disk, identity, migration, options, process, qmp, runtime
 from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.board import Board
 
@@ -136,11 +136,12 @@ def resume(
 def _template_at_fault(template: Path, folder: Path) -> Iterator[None]:
     """Raise failures of QEMU and of a guest that does not answer as `TemplateError`.
 
-    What the guest reports is about its identity, and what `BootRequest.meanwhile` raises is the core's.
+    What the guest reports is about its identity, and what `BootRequest.meanwhile` raises is the core's. A disk that is
+    full is the machine's.
     """
     try:
         yield
-    except GuestReportedError:
+    except (GuestReportedError, identity.PausedByDiskError):
         raise
     except OSError as error:
         raise os_errors.wrapped(TemplateError, f"cannot read {template / STATE}", error) from error

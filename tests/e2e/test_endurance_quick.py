@@ -26,6 +26,7 @@ TRIES = {
     "cycle-record": 2,
     "full-disk-create": 2,
     "full-disk-rm": 1,
+    "full-disk-qemu-create": 2,
     "hostile-engine": 1,
     "damaged-records": 1,
     "damaged-archives": 1,

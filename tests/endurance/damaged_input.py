@@ -26,7 +26,8 @@ _FORGED_BYTES = 64 * 2**20
 def _records(place: Place, each: Try) -> str:
     """Commands on damaged records have no internal error, and touch nothing of the user's."""
     argv = [sys.executable, "-m", RECORDS, str(_A_TRY), str(each.random.randrange(10**6))]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}  # of `support`
+    folders = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]  # the first is that of `support`
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders))}
     ended = subprocess.run(
         argv, env=environment, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False
     )

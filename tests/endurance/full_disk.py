@@ -19,7 +19,7 @@ from endurance.place import BYSTANDER, SECONDS, Place, with_bystander
 from support.runner import PROGRAM
 
 MOUNTS = os.geteuid() == 0
-_SIGNS = ("No space left on device", "File too large", "MB free", "Not enough space", "not enough space")
+SIGNS = ("No space left on device", "File too large", "MB free", "Not enough space", "not enough space")
 # Many times what a record and its keys take.
 _MOST_KIB = 64
 
@@ -44,7 +44,7 @@ def _attempt(on: Command, place: Place, each: Try) -> None:
     with invariants.after(f"{where}, which ended with {code}"):
         expect("Traceback" not in text and "internal error" not in text, text)
         if code != 0:
-            expect(any(sign in text for sign in _SIGNS), f"the error does not say that the disk is full: {text}")
+            expect(any(sign in text for sign in SIGNS), f"the error does not say that the disk is full: {text}")
             expect(place.entries() >= kept.entries, f"machines are lost: {sorted(kept.entries - place.entries())}")
             extra = place.entries() - kept.entries
             expect(not extra, f"half of a machine is left: {sorted(extra)}")

@@ -25,6 +25,8 @@ class Ended:
     where: str
     """For people: the command, and where it was killed."""
     text: str
+    code: int = 0
+    """The exit code of a command that was not killed."""
 
 
 def run(place: Place, words: Sequence[str], each: Try) -> Ended:
@@ -44,6 +46,16 @@ def run(place: Place, words: Sequence[str], each: Try) -> Ended:
     return _at_step(place, words, stop)
 
 
+def run_on_filling_disk(place: Place, words: Sequence[str], each: Try, *, left: int) -> Ended:
+    """Run the command, and fill the disk of the store but for `left` bytes at a step; the first run is measured."""
+    key = " ".join(words)
+    if key not in place.steps:
+        ended, place.steps[key] = _measure(place, words)
+        return ended
+    step = 1 + int(each.spread * place.steps[key][0])
+    return _at_step(place, words, f"{step}={left}:{place.store}")
+
+
 def _measure(place: Place, words: Sequence[str]) -> tuple[Ended, tuple[int, int]]:
     """Run the command to its end; return how many steps it has, and how many lines it prints."""
     ended = _at_step(place, words, "never")
@@ -61,8 +73,13 @@ def _at_step(place: Place, words: Sequence[str], stop: str) -> Ended:
         if code != 0:
             raise FaultError(f"{command(words)}, which nothing disturbed, ended with {code}: {text}")
         return Ended(killed=False, where=f"`{command(words)}`, not killed", text=text)
-    last = log.read_text(errors="replace").splitlines()[-1:]
-    return Ended(killed=code < 0, where=f"`{command(words)}` killed at {stop} ({' '.join(last)})", text=text)
+    lines = log.read_text(errors="replace").splitlines()
+    if "=" in stop:
+        step, _, rest = stop.partition("=")
+        at = " ".join(lines[int(step) - 1 : int(step)])
+        where = f"`{command(words)}` with {rest.partition(':')[0]} bytes free from step {at}, which ended with {code}"
+        return Ended(killed=False, where=where, text=text, code=code)
+    return Ended(killed=code < 0, where=f"`{command(words)}` killed at {stop} ({' '.join(lines[-1:])})", text=text)
 
 
 def _at_line(place: Place, words: Sequence[str], number: int, delay: float) -> Ended:

@@ -8,6 +8,7 @@ from endurance import (
     cycles,
     damaged_input,
     full_disk,
+    full_disk_of_machines,
     hostile_engines,
     killed_helpers,
     kills_of_builds,
@@ -38,6 +39,7 @@ ALL: list[Kind] = [
     *parallel_creates.KINDS,
     *cycles.KINDS,
     *full_disk.KINDS,
+    *full_disk_of_machines.KINDS,
     *hostile_engines.kinds(),
     *damaged_input.kinds(),
 ]

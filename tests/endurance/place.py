@@ -20,7 +20,7 @@ SECONDS = 600.0
 # More than that of one file is compared by size, time and inode only.
 _MOST_HASHED = 64 * 2**20
 BYSTANDER = "bystander"
-_NONE = ("create", "--driver", "none", "--url", "tcp://127.0.0.1:1")
+NONE = ("create", "--driver", "none", "--url", "tcp://127.0.0.1:1")
 
 
 @dataclass
@@ -172,7 +172,7 @@ def with_bystander(*, real: bool) -> Iterator[Place]:
             place.program("create", BYSTANDER)
             place.program("kill", BYSTANDER)
         else:
-            place.program(*_NONE, BYSTANDER)
+            place.program(*NONE, BYSTANDER)
         yield place
 
 
@@ -184,7 +184,7 @@ def own_cache(*names: str) -> Iterator[Place]:
         for name in names:
             _linked(cache_folder() / name, base / name)
         with empty(cache=base) as place:
-            place.program(*_NONE, BYSTANDER)
+            place.program(*NONE, BYSTANDER)
             yield place
     finally:
         shutil.rmtree(base, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import json
 import re
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from pymachine import identity as core_identity
 from pymachine.channel import GuestError, GuestReportedError, GuestTimeoutError, Progress, life
 from pymachine.progress import Silent
 from pymachine.wait import Deadline
-from pymachine_driver_qemu import identity
+from pymachine_driver_qemu import identity, runtime
 
 TAR = b"\x00\xff a tar\n" * 60000
 # A file of text without the one character that no argument can have.
@@ -212,3 +213,28 @@ def test_a_guest_that_reports_without_end_costs_little_memory() -> None:
     with pytest.raises(GuestReportedError) as caught:
         progress.feed(b"ERROR " + b"x" * 1_000_000 + b"\n")
     assert len(caught.value.brief) < 5000
+
+
+@pytest.mark.parametrize(("status", "words"), [("nospace", "No space left on device"), ("failed", "Input/output error")])
+def test_a_guest_that_is_held_still_by_a_disk_is_not_waited_for(tmp_path: Path, status: str, words: str) -> None:
+    """QEMU pauses a guest whose disk cannot be written; the guest is silent until there is room."""
+
+    def silent(connection: socket.socket) -> None:
+        while connection.recv(1 << 20):
+            pass
+
+    def monitor(connection: socket.socket) -> None:
+        answers = {
+            "query-status": {"status": "io-error", "running": False},
+            "query-block": [{"device": "iso"}, {"device": "disk", "io-status": status}],
+        }
+        connection.sendall(b'{"QMP": {"version": {}, "capabilities": []}}\n')
+        with connection.makefile("rb") as lines:
+            for line in lines:
+                answer = answers.get(json.loads(line)["execute"], {})
+                connection.sendall(json.dumps({"return": answer}).encode() + b"\n")
+
+    with guest(tmp_path / "s", silent), guest(tmp_path / runtime.CONTROL, monitor):
+        with pytest.raises(identity.PausedByDiskError, match=words) as caught:
+            deliver(tmp_path / "s", seconds=30)
+    assert "Free some space" in caught.value.hint
