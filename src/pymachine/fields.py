@@ -6,9 +6,9 @@ for a driver's whole configuration; `is_user` and `is_host` are for the words th
 
 from __future__ import annotations
 
-import math
 import re
 import reprlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -87,9 +87,11 @@ BOOLEAN = Field("true or false", lambda value: isinstance(value, bool))
 STRINGS = Field(
     "a list of strings", lambda value: isinstance(value, list) and all(isinstance(entry, str) for entry in value)
 )
+# An integer may be larger than any float.
+_LARGEST = sys.float_info.max
 NUMBER = Field(
     "a number",
-    lambda value: isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
+    lambda value: isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST,
 )
 
 USER = Field("the name of a user", lambda value: isinstance(value, str) and (not value or is_user(value)))

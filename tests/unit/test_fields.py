@@ -152,6 +152,7 @@ def test_a_value_that_no_driver_can_have_is_named(key: str, value: Any) -> None:
         ({"HostOptions": {"AuthOptions": {"CaCertPath": 7}}}, r"AuthOptions\.CaCertPath"),
         ({"HostOptions": {"EngineOptions": {"Labels": "a=b"}}}, r"EngineOptions\.Labels"),
         ({"HostOptions": {"SwarmOptions": {"Overcommit": float("inf")}}}, r"SwarmOptions\.Overcommit"),
+        ({"HostOptions": {"SwarmOptions": {"Overcommit": 10**400}}}, r"SwarmOptions\.Overcommit"),
     ],
 )
 def test_a_value_of_pymachines_own_is_checked(changed: dict[str, Any], field: str) -> None:
