@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -172,7 +172,8 @@ class Pymachine:
         if names:
             self("rm", "-y", "-f", *names, code=None)
         for pid in self.processes():
-            os.kill(pid, 9)
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(pid, 9)
 
 
 def _command_line(entry: Path) -> str:

@@ -215,7 +215,9 @@ def test_a_guest_that_reports_without_end_costs_little_memory() -> None:
     assert len(caught.value.brief) < 5000
 
 
-@pytest.mark.parametrize(("status", "words"), [("nospace", "No space left on device"), ("failed", "Input/output error")])
+@pytest.mark.parametrize(
+    ("status", "words"), [("nospace", "No space left on device"), ("failed", "Input/output error")]
+)
 def test_a_guest_that_is_held_still_by_a_disk_is_not_waited_for(tmp_path: Path, status: str, words: str) -> None:
     """QEMU pauses a guest whose disk cannot be written; the guest is silent until there is room."""
 
@@ -234,7 +236,10 @@ def test_a_guest_that_is_held_still_by_a_disk_is_not_waited_for(tmp_path: Path, 
                 answer = answers.get(json.loads(line)["execute"], {})
                 connection.sendall(json.dumps({"return": answer}).encode() + b"\n")
 
-    with guest(tmp_path / "s", silent), guest(tmp_path / runtime.CONTROL, monitor):
-        with pytest.raises(identity.PausedByDiskError, match=words) as caught:
-            deliver(tmp_path / "s", seconds=30)
+    with (
+        guest(tmp_path / "s", silent),
+        guest(tmp_path / runtime.CONTROL, monitor),
+        pytest.raises(identity.PausedByDiskError, match=words) as caught,
+    ):
+        deliver(tmp_path / "s", seconds=30)
     assert "Free some space" in caught.value.hint
