@@ -255,8 +255,8 @@ class Manager:
             if restore:
                 self._restore(machine, driver)
             driver.remove()
+            self._drop_context(machine)  # while there is a record of it: this may be killed
             self._delete(name)
-            self._drop_context(machine)
 
     def forget(self, name: str) -> None:
         """Remove what the store has of machine `name`, whatever becomes of the rest (``rm -f``)."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import pytest
 
-from pymachine import manager as manager_module, registry
+from pymachine import contexts, manager as manager_module, registry
 from pymachine.driver import (
     BootRequest,
     Capability,
@@ -197,3 +197,16 @@ def test_the_boot_timeout_must_be_a_number_of_seconds(monkeypatch: pytest.Monkey
     monkeypatch.setenv("PYMACHINE_BOOT_TIMEOUT", text)
     with pytest.raises(UsageError, match="PYMACHINE_BOOT_TIMEOUT"):
         boot_timeout()
+
+
+def test_a_docker_context_goes_before_the_record_that_names_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill in between leaves a machine that can be removed again, and no context without a machine."""
+    Manager(store).create(request())
+    machine = store.load("intro")
+    machine.context = "intro"
+    store.save(machine)
+    seen: list[tuple[str, bool]] = []
+    monkeypatch.setattr(contexts, "remove", lambda name, *, machine: seen.append((name, store.exists(machine))))
+    Manager(store).remove("intro")
+    assert seen == [("intro", True)]
+    assert not store.exists("intro")
