@@ -20,7 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [kind for kind in kinds.ALL if not options.kind or kind.name in options.kind]
     if options.list:
         for kind in chosen:
-            print(f"{kind.name:24} {kind.rounds:4}  {kind.what}")
+            print(f"{kind.name:30} {kind.rounds:4} x {kind.seconds:4.1f} s  {kind.what}")
+        print(f"\nabout {sum(kind.rounds * kind.seconds for kind in chosen) / 60:.0f} minutes")
         return 0
     processes.give_children_default_signals()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
@@ -43,7 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--kind", action="append", choices=names, metavar="KIND", help="run only this kind (repeatable)"
     )
-    parser.add_argument("--list", action="store_true", help="list the kinds and their numbers of tries, and end")
+    parser.add_argument(
+        "--list", action="store_true", help="list the kinds with their tries and how long one takes, and end"
+    )
     parser.add_argument("--seed", type=int, help="repeat the random choices of a run (default: drawn, and printed)")
     rounds = os.environ.get("ENDURANCE_ROUNDS")
     parser.add_argument(

@@ -64,15 +64,17 @@ KINDS = [
     Kind(
         "cycle-record",
         f"{_RECORDS_A_TRY} cycles of create and rm, driver none",
-        20,
+        36,
         partial(with_bystander, real=False),
         partial(_attempt, CREATE, _RECORDS_A_TRY),
+        seconds=3.5,
     ),
     Kind(
         "cycle-machine",
         "create and rm beside a machine that runs",
-        100,
+        20,
         partial(with_bystander, real=True),
         _stays_running,
+        seconds=4,
     ),
 ]

@@ -19,20 +19,21 @@ from pymachine.errors import PymachineError
 
 RECORDS = "support.mutations"
 ARCHIVES = "support.archives"
-_A_TRY = 10
+_RECORDS_A_TRY = 40
+_ARCHIVES_A_TRY = 10
 _FORGED_BYTES = 64 * 2**20
 
 
 def _records(place: Place, each: Try) -> str:
     """Commands on damaged records have no internal error, and touch nothing of the user's."""
-    argv = [sys.executable, "-m", RECORDS, str(_A_TRY), str(each.random.randrange(10**6))]
+    argv = [sys.executable, "-m", RECORDS, str(_RECORDS_A_TRY), str(each.random.randrange(10**6))]
     folders = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]  # the first is that of `support`
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders))}
     ended = subprocess.run(
         argv, env=environment, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False
     )
     expect(ended.returncode == 0, f"{argv[2:]} ended with {ended.returncode}: {ended.stdout}{ended.stderr}")
-    return f"{_A_TRY} records a try"
+    return f"{_RECORDS_A_TRY} records a try"
 
 
 def _archives(place: Place, each: Try) -> str:
@@ -42,7 +43,7 @@ def _archives(place: Place, each: Try) -> str:
     whole = place.files / "whole"
     if not whole.exists():
         invariants.call(place, "export", "--connection", BYSTANDER, str(whole), code=0)
-    damaged = archives.damaged(whole.read_bytes(), rounds=_A_TRY, seed=each.random.randrange(10**6))
+    damaged = archives.damaged(whole.read_bytes(), rounds=_ARCHIVES_A_TRY, seed=each.random.randrange(10**6))
     forged = islice(archives.hostile(_FORGED_BYTES), each.number, each.number + 1)
     root = place.store / "machines"
     for fault in archives.faults(
@@ -50,7 +51,7 @@ def _archives(place: Place, each: Try) -> str:
     ):
         expect(condition=False, text=f"an export with {fault.what}: {fault.why}")
     invariants.nothing_is_left(place, (), before)
-    return f"{_A_TRY} exports a try"
+    return f"{_ARCHIVES_A_TRY} exports a try"
 
 
 def _take(place: Place, file: Path) -> None:
@@ -64,7 +65,7 @@ def kinds() -> list[Kind]:
     """The kinds whose modules are there."""
     place = partial(with_bystander, real=False)
     needed = {
-        RECORDS: Kind("damaged-records", "commands on damaged and hostile records", 50, place, _records),
-        ARCHIVES: Kind("damaged-archives", "`import` of damaged and forged exports", 20, place, _archives),
+        RECORDS: Kind("damaged-records", "commands on damaged and hostile records", 20, place, _records, seconds=5),
+        ARCHIVES: Kind("damaged-archives", "`import` of damaged and forged exports", 10, place, _archives, seconds=6),
     }
     return [kind for module, kind in needed.items() if importlib.util.find_spec(module)]

@@ -94,9 +94,10 @@ KINDS = [
     Kind(
         f"full-disk-{each.name}",
         f"`{each.words[0]}` with 0 to {_MOST_KIB} KiB free, driver none",
-        40,
+        20,
         partial(with_bystander, real=False),
         partial(_attempt, each),
+        seconds=2.5,
     )
     for each in COMMANDS[:2]
 ]

@@ -124,37 +124,27 @@ def _archive(place: Place) -> Path:
     return place.store / "exports" / "x.pymachine.tar.zst"
 
 
+def _regenerate(place: Place) -> tuple[str, ...]:
+    return "regenerate-certs", "-f", "box"
+
+
+def _snapshot(place: Place) -> tuple[str, ...]:
+    return "snapshot", "create", "box", "s1"
+
+
+def _export(place: Place) -> tuple[str, ...]:
+    return "export", "box", str(_archive(place))
+
+
+def _import(place: Place) -> tuple[str, ...]:
+    return "import", str(_archive(place)), "copy"
+
+
 COMMANDS = [
-    Command("create", lambda _: ("create", "box"), _nothing, _nothing, machines.runs, 20, 15),
-    Command(
-        "regenerate-certs",
-        lambda _: ("regenerate-certs", "-f", "box"),
-        machines.create,
-        _nothing,
-        machines.runs,
-        10,
-        15,
-    ),
-    Command(
-        "snapshot create",
-        lambda _: ("snapshot", "create", "box", "s1"),
-        machines.create,
-        _has_no_snapshot,
-        _has_snapshot,
-        15,
-        15,
-    ),
-    Command(
-        "export",
-        lambda place: ("export", "box", str(_archive(place))),
-        _stopped,
-        _has_no_archive,
-        _can_be_imported,
-        10,
-        15,
-    ),
-    Command(
-        "import", lambda place: ("import", str(_archive(place)), "copy"), _exported, _nothing, _is_imported, 15, 15
-    ),
+    Command("create", lambda _: ("create", "box"), _nothing, _nothing, machines.runs, 10, 8),
+    Command("regenerate-certs", _regenerate, machines.create, _nothing, machines.runs, 6, 10),
+    Command("snapshot create", _snapshot, machines.create, _has_no_snapshot, _has_snapshot, 8, 10),
+    Command("export", _export, _stopped, _has_no_archive, _can_be_imported, 6, 10),
+    Command("import", _import, _exported, _nothing, _is_imported, 8, 10),
 ]
 KINDS = [command.kind for command in COMMANDS] if full_disk.MOUNTS else []

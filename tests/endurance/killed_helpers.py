@@ -57,12 +57,13 @@ def _forwarder(place: Place, each: Try) -> None:
 
 
 KINDS = [
-    Kind("killed-qemu", "QEMU killed under a running machine", 20, partial(with_bystander, real=True), _qemu),
+    Kind("killed-qemu", "QEMU killed under a running machine", 9, partial(with_bystander, real=True), _qemu, seconds=9),
     Kind(
         "killed-forwarder",
         "port forwarder killed under a running machine",
-        10,
+        6,
         partial(with_bystander, real=True),
         _forwarder,
+        seconds=10,
     ),
 ]

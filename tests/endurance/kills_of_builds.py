@@ -43,17 +43,19 @@ KINDS = [
     Kind(
         "kill-image-build",
         "kill -9 of `image build`",
-        4,
+        3,
         partial(own_cache, "packages"),
         partial(_attempt, ("image", "build"), "images", _images_are_whole),
         slow=True,
+        seconds=25,
     ),
     Kind(
         "kill-template-build",
         "kill -9 of `template build`",
-        4,
+        3,
         partial(own_cache, "packages", "images"),
         partial(_attempt, ("template", "build"), "templates", _templates_are_whole),
         slow=True,
+        seconds=45,
     ),
 ]

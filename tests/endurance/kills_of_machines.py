@@ -26,6 +26,7 @@ class Command:
     prepare: Callable[[Place], object]
     check: Callable[[Place, Try], object]
     rounds: int
+    seconds: float
     slow: bool = False
     """The guest boots from power-on in each try."""
     what: str = ""
@@ -35,7 +36,9 @@ class Command:
         """The row of the table."""
         what = self.what or f"kill -9 of `{self.words[0]}`"
         place = partial(with_bystander, real=True)
-        return Kind(f"kill-{self.name}", what, self.rounds, place, partial(_attempt, self), slow=self.slow)
+        return Kind(
+            f"kill-{self.name}", what, self.rounds, place, partial(_attempt, self), slow=self.slow, seconds=self.seconds
+        )
 
 
 def _attempt(command: Command, place: Place, each: Try) -> None:
@@ -232,19 +235,20 @@ def _is_upgraded(place: Place, each: Try) -> None:
 _MODIFY = ("modify", "--cpus", "1", "--memory", "900", "box")
 _LABEL = ("modify", "--engine-label", "a=b", "box")
 COMMANDS = [
-    Command("create", ("create", "--docker-context", "box"), _nothing, _can_be_made, 40),
-    Command("rm", ("rm", "-y", "box"), _running_with_context, _is_removed, 30),
-    Command("rename", ("rename", "box", "copy"), _stopped_with_context, _has_one_name, 30),
-    Command("modify", _MODIFY, machines.create_stopped, _is_one_of_both, 25, what="kill -9 of `modify`, stopped"),
-    Command("modify-live", _LABEL, machines.create, _takes_labels, 15, what="kill -9 of `modify`, running"),
-    Command("stop", ("stop", "box"), machines.create, _stops, 15),
-    Command("regenerate-certs", ("regenerate-certs", "-f", "box"), machines.create, _takes_certificates, 20),
+    Command("create", ("create", "--docker-context", "box"), _nothing, _can_be_made, 25, 7),
+    Command("rm", ("rm", "-y", "box"), _running_with_context, _is_removed, 20, 5),
+    Command("rename", ("rename", "box", "copy"), _stopped_with_context, _has_one_name, 20, 6),
+    Command("modify", _MODIFY, machines.create_stopped, _is_one_of_both, 15, 7, what="kill -9 of `modify`, stopped"),
+    Command("modify-live", _LABEL, machines.create, _takes_labels, 10, 9, what="kill -9 of `modify`, running"),
+    Command("stop", ("stop", "box"), machines.create, _stops, 10, 9),
+    Command("regenerate-certs", ("regenerate-certs", "-f", "box"), machines.create, _takes_certificates, 12, 8),
     Command(
         "snapshot-create",
         ("snapshot", "create", "box", "s1"),
         machines.create,
         _goes_on,
-        25,
+        12,
+        9,
         what="kill -9 of `snapshot create`, running",
     ),
     Command(
@@ -252,14 +256,15 @@ COMMANDS = [
         ("snapshot", "restore", "box", "s1"),
         _with_snapshot,
         _has_either_disk,
-        20,
+        8,
+        13,
         what="kill -9 of `snapshot restore`, running",
     ),
-    Command("export", ("export", "box", _ARCHIVE), _without_archive, _is_exported, 15),
-    Command("import", ("import", _ARCHIVE, "copy"), _with_archive, _is_imported, 20),
-    Command("start", ("start", "box"), _with_port, _runs_and_forwards, 4, slow=True),
-    Command("restart", ("restart", "box"), machines.create, _runs, 3, slow=True),
-    Command("clone", ("clone", "box", "copy"), machines.create_stopped, _is_cloned, 3, slow=True),
-    Command("upgrade", ("upgrade", "box"), _with_older_image, _is_upgraded, 3, slow=True),
+    Command("export", ("export", "box", _ARCHIVE), _without_archive, _is_exported, 10, 10),
+    Command("import", ("import", _ARCHIVE, "copy"), _with_archive, _is_imported, 12, 8),
+    Command("start", ("start", "box"), _with_port, _runs_and_forwards, 3, 40, slow=True),
+    Command("restart", ("restart", "box"), machines.create, _runs, 3, 35, slow=True),
+    Command("clone", ("clone", "box", "copy"), machines.create_stopped, _is_cloned, 3, 25, slow=True),
+    Command("upgrade", ("upgrade", "box"), _with_older_image, _is_upgraded, 3, 30, slow=True),
 ]
 KINDS = [command.kind for command in COMMANDS]

@@ -67,7 +67,7 @@ def _kind(
     check: Callable[[Place], object],
 ) -> Kind:
     place = partial(with_bystander, real=False)
-    return Kind(name, what, 100, place, partial(_attempt, words, prepare, check))
+    return Kind(name, what, 100, place, partial(_attempt, words, prepare, check), seconds=2.2)
 
 
 KINDS = [

@@ -75,15 +75,17 @@ KINDS = [
     Kind(
         "parallel-records",
         f"{_RECORDS_AT_ONCE + 2} creates at once in one store, driver none",
-        20,
+        10,
         partial(with_bystander, real=False),
         _records,
+        seconds=5,
     ),
     Kind(
         "parallel-stores",
         "4 creates at once from two stores on one cache",
-        10,
+        5,
         partial(with_bystander, real=True),
         _stores,
+        seconds=12,
     ),
 ]
