@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from endurance import later
 from endurance.campaign import FaultError, command, expect
 from endurance.place import BYSTANDER, SECONDS, Place
-from support.runner import Outcome
+from support.runner import PROGRAM, Outcome
 
 _INTERNAL = ("Traceback (most recent call last)", "internal error")
 
@@ -39,9 +41,9 @@ def after(where: str) -> Iterator[None]:
         raise FaultError(f"after {where}: {error}") from error
 
 
-def call(place: Place, *words: str, code: int | None = None) -> Outcome:
-    """Run a command that may fail, but not by a fault of pymachine."""
-    outcome = place.program(*words, code=None, timeout=SECONDS)
+def call(place: Place, *words: str, code: int | None = None, start: Sequence[str] = (str(PROGRAM),)) -> Outcome:
+    """Run a command that may fail, but not by a fault of pymachine; `start` is how pymachine is started."""
+    outcome = place.program.run([*start, *words], code=None, timeout=SECONDS)
     for sign in _INTERNAL:
         expect(sign not in outcome.text, f"`{command(words)}` says: {outcome.text}")
     expect(
@@ -62,7 +64,7 @@ def commands_answer(place: Place, names: Sequence[str]) -> None:
 
 def records_are_readable(place: Place) -> None:
     """Each machine that is listed has a record of its own name; what a kill left beside them is gone after `prune`."""
-    call(place, "prune", code=0)
+    call(place, "prune", code=0, start=(sys.executable, later.__file__))
     for name in sorted(place.entries() - {BYSTANDER}):  # whose record is the same byte for byte
         expect(not name.startswith("."), f"machines/{name} is left in the store")
         outcome = call(place, "inspect", name)
