@@ -94,7 +94,7 @@ KINDS = [
     Kind(
         f"full-disk-{each.name}",
         f"`{each.words[0]}` with 0 to {_MOST_KIB} KiB free, driver none",
-        20,
+        15,
         partial(with_bystander, real=False),
         partial(_attempt, each),
         seconds=2.5,

@@ -235,10 +235,10 @@ def _is_upgraded(place: Place, each: Try) -> None:
 _MODIFY = ("modify", "--cpus", "1", "--memory", "900", "box")
 _LABEL = ("modify", "--engine-label", "a=b", "box")
 COMMANDS = [
-    Command("create", ("create", "--docker-context", "box"), _nothing, _can_be_made, 25, 7),
+    Command("create", ("create", "--docker-context", "box"), _nothing, _can_be_made, 20, 7),
     Command("rm", ("rm", "-y", "box"), _running_with_context, _is_removed, 20, 5),
-    Command("rename", ("rename", "box", "copy"), _stopped_with_context, _has_one_name, 20, 6),
-    Command("modify", _MODIFY, machines.create_stopped, _is_one_of_both, 15, 7, what="kill -9 of `modify`, stopped"),
+    Command("rename", ("rename", "box", "copy"), _stopped_with_context, _has_one_name, 15, 6),
+    Command("modify", _MODIFY, machines.create_stopped, _is_one_of_both, 12, 7, what="kill -9 of `modify`, stopped"),
     Command("modify-live", _LABEL, machines.create, _takes_labels, 10, 9, what="kill -9 of `modify`, running"),
     Command("stop", ("stop", "box"), machines.create, _stops, 10, 9),
     Command("regenerate-certs", ("regenerate-certs", "-f", "box"), machines.create, _takes_certificates, 12, 8),
