@@ -19,7 +19,7 @@ from pymachine.errors import PymachineError
 
 RECORDS = "support.mutations"
 ARCHIVES = "support.archives"
-_RECORDS_A_TRY = 40
+_RECORDS_A_TRY = 30
 _ARCHIVES_A_TRY = 10
 _FORGED_BYTES = 64 * 2**20
 
@@ -65,7 +65,7 @@ def kinds() -> list[Kind]:
     """The kinds whose modules are there."""
     place = partial(with_bystander, real=False)
     needed = {
-        RECORDS: Kind("damaged-records", "commands on damaged and hostile records", 20, place, _records, seconds=5),
+        RECORDS: Kind("damaged-records", "commands on damaged and hostile records", 20, place, _records, seconds=4),
         ARCHIVES: Kind("damaged-archives", "`import` of damaged and forged exports", 10, place, _archives, seconds=6),
     }
     return [kind for module, kind in needed.items() if importlib.util.find_spec(module)]

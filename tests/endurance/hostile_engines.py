@@ -74,6 +74,6 @@ def kinds() -> list[Kind]:
         return []
     place = partial(with_bystander, real=False)
     return [
-        Kind("hostile-engine", "engines that flood, drip, nest, inflate", 19, place, _engine, seconds=6),
-        Kind("hostile-mirror", "mirrors that flood, drip, nest, inflate", 19, place, _mirror, seconds=4),
+        Kind("hostile-engine", "engines that flood, drip, nest, inflate", 19, place, _engine, seconds=11),
+        Kind("hostile-mirror", "mirrors that flood, drip, nest, inflate", 19, place, _mirror, seconds=8),
     ]
