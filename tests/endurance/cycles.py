@@ -72,7 +72,7 @@ KINDS = [
     Kind(
         "cycle-machine",
         "create and rm beside a machine that runs",
-        20,
+        10,
         partial(with_bystander, real=True),
         _stays_running,
         seconds=4,

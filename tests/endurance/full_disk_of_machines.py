@@ -143,8 +143,8 @@ def _import(place: Place) -> tuple[str, ...]:
 COMMANDS = [
     Command("create", lambda _: ("create", "box"), _nothing, _nothing, machines.runs, 10, 8),
     Command("regenerate-certs", _regenerate, machines.create, _nothing, machines.runs, 6, 10),
-    Command("snapshot create", _snapshot, machines.create, _has_no_snapshot, _has_snapshot, 8, 10),
+    Command("snapshot create", _snapshot, machines.create, _has_no_snapshot, _has_snapshot, 6, 10),
     Command("export", _export, _stopped, _has_no_archive, _can_be_imported, 6, 10),
-    Command("import", _import, _exported, _nothing, _is_imported, 8, 10),
+    Command("import", _import, _exported, _nothing, _is_imported, 6, 10),
 ]
 KINDS = [command.kind for command in COMMANDS] if full_disk.MOUNTS else []

@@ -236,12 +236,12 @@ _MODIFY = ("modify", "--cpus", "1", "--memory", "900", "box")
 _LABEL = ("modify", "--engine-label", "a=b", "box")
 COMMANDS = [
     Command("create", ("create", "--docker-context", "box"), _nothing, _can_be_made, 20, 7),
-    Command("rm", ("rm", "-y", "box"), _running_with_context, _is_removed, 20, 5),
+    Command("rm", ("rm", "-y", "box"), _running_with_context, _is_removed, 16, 5),
     Command("rename", ("rename", "box", "copy"), _stopped_with_context, _has_one_name, 15, 6),
     Command("modify", _MODIFY, machines.create_stopped, _is_one_of_both, 12, 7, what="kill -9 of `modify`, stopped"),
     Command("modify-live", _LABEL, machines.create, _takes_labels, 10, 9, what="kill -9 of `modify`, running"),
     Command("stop", ("stop", "box"), machines.create, _stops, 10, 9),
-    Command("regenerate-certs", ("regenerate-certs", "-f", "box"), machines.create, _takes_certificates, 12, 8),
+    Command("regenerate-certs", ("regenerate-certs", "-f", "box"), machines.create, _takes_certificates, 10, 8),
     Command(
         "snapshot-create",
         ("snapshot", "create", "box", "s1"),
@@ -260,8 +260,8 @@ COMMANDS = [
         13,
         what="kill -9 of `snapshot restore`, running",
     ),
-    Command("export", ("export", "box", _ARCHIVE), _without_archive, _is_exported, 10, 10),
-    Command("import", ("import", _ARCHIVE, "copy"), _with_archive, _is_imported, 12, 8),
+    Command("export", ("export", "box", _ARCHIVE), _without_archive, _is_exported, 8, 10),
+    Command("import", ("import", _ARCHIVE, "copy"), _with_archive, _is_imported, 10, 8),
     Command("start", ("start", "box"), _with_port, _runs_and_forwards, 3, 40, slow=True),
     Command("restart", ("restart", "box"), machines.create, _runs, 3, 35, slow=True),
     Command("clone", ("clone", "box", "copy"), machines.create_stopped, _is_cloned, 3, 25, slow=True),
