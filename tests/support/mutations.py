@@ -267,6 +267,8 @@ class Outside:
         ended.__enter__.return_value = ended
         ended.wait.return_value = ended.poll.return_value = ended.returncode = 0
         ended.communicate.return_value = (b"", b"")
+        # What it prints is read in a thread, by the number of the file.
+        ended.stdout, ended.stderr = (Path(os.devnull).open("rb") for _ in range(2))  # noqa: SIM115 (its reader closes it)
         return ended
 
     def _note(self, words: list[str]) -> None:
