@@ -103,7 +103,9 @@ class Base(Driver):
         if domain is None:
             return None
         with libvirts.doing("cannot read the machine's domain"):
-            name, found = domain.name(), domains.marked_name(domain.XMLDesc())
+            # The configuration of a domain that runs is apart from it, and is what `virsh metadata --config` changes.
+            xml = domain.XMLDesc(libvirts.library().VIR_DOMAIN_XML_INACTIVE)
+            name, found = domain.name(), domains.marked_name(xml)
         if found and found in {self.machine.name, formerly}:
             return domain
         whose = f'it belongs to the machine "{found}"' if found else "pymachine did not make it"

@@ -25,10 +25,19 @@ def others(connection: Connection, machine_id: str, uses: Callable[[Element], bo
     from pymachine_driver_libvirt import patch  # noqa: PLC0415
 
     with libvirts.doing("cannot list domains"):
-        found = [
-            (each.name(), each.XMLDesc()) for each in connection.listAllDomains() if each.UUIDString() != machine_id
-        ]
-    return [name for name, xml in found if uses(patch.parse(xml))]
+        found = [each for each in connection.listAllDomains() if each.UUIDString() != machine_id]
+        xml = [(each.name(), _xml(each)) for each in found]
+    return [name for name, text in xml if text and uses(patch.parse(text))]
+
+
+def _xml(domain: Domain) -> str:
+    """The domain's XML; empty for one that was removed since it was listed."""
+    try:
+        return str(domain.XMLDesc())
+    except libvirts.library().libvirtError as error:
+        if libvirts.is_error(error, "NO_DOMAIN"):
+            return ""
+        raise
 
 
 def of(domain: Domain | None) -> State:

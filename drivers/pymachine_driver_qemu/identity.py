@@ -116,8 +116,9 @@ class Channel:
         reason = monitor.disk_problem(self._sockets)
         if reason:
             raise PausedByDiskError(
-                f"the machine is paused: QEMU cannot write to its disk: {reason}",
-                hint="Free some space on that disk, then have the machine go on: pymachine start.",
+                f"QEMU has paused the guest, since it cannot write to the machine's disk: {reason}",
+                hint="Free some space on that disk, and run the command again. A machine that stays paused goes on by "
+                "pymachine start.",
             )
 
     def _receive(self, progress: Progress) -> bytes:

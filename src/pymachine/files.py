@@ -92,8 +92,10 @@ def _keep(path: Path, stack: ExitStack) -> Callable[[], None]:
         return lambda: atomic_write(path, content, mode=mode)
     stack.callback(link.unlink, missing_ok=True)
     handle = os.open(link, os.O_RDONLY)
-    stack.callback(os.close, handle)
-    try_lock(handle, shared=True)  # shows that it is in use, however long that takes
+    if try_lock(handle, shared=True) is None:
+        os.close(handle)  # Windows does not replace a file that is open
+    else:
+        stack.callback(os.close, handle)  # while it is locked, nobody takes it for left over, however long that is
 
     def restore() -> None:
         fresh = temporary(path)

@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -250,6 +250,7 @@ class Manager:
         A host that existed before is not touched, unless `restore` asks for it to be given back as it was found.
         """
         with self.store.lock(name):
+            self._finish_rename(name)
             machine = self.store.load(name)
             driver = self.driver(machine)
             if restore:
@@ -261,6 +262,8 @@ class Manager:
     def forget(self, name: str) -> None:
         """Remove what the store has of machine `name`, whatever becomes of the rest (``rm -f``)."""
         with self.store.lock(name):
+            with suppress(PymachineError):  # a record that cannot be read names no context
+                self._drop_context(self.store.load(name))
             self._delete(name)
 
     # -- running -----------------------------------------------------------------------------------------------
@@ -270,15 +273,16 @@ class Manager:
         with self._locked(name) as settled:
             machine, driver = self._announced(name, "Starting")
             state = driver.state()
-            if state is State.RUNNING and settled:  # it is what brought the machine up, or let it go on
-                self._refresh_context(machine, driver)
-                self.reporter.info(f'Machine "{name}" was started.')
+            if state is not State.RUNNING:
+                self._boot_again(machine, driver, goes_on=state in (State.PAUSED, State.SAVED))
                 return
-            if state is State.RUNNING:
-                if isinstance(driver, Recoverable):
-                    driver.recover()
+            if isinstance(driver, Recoverable):
+                driver.recover()
+            if not settled:
                 raise WrongStateError(f'Machine "{name}" is already running.')
-            self._boot_again(machine, driver, goes_on=state in (State.PAUSED, State.SAVED))
+            # To settle an interrupted change has brought it up, or has let it go on.
+            self._refresh_context(machine, driver)
+            self.reporter.info(f'Machine "{name}" was started.')
 
     def stop(self, name: str, *, timeout: float = STOP_SECONDS) -> None:
         """Shut machine `name` down in an orderly way, by force after `timeout` seconds."""
@@ -354,12 +358,24 @@ class Manager:
                 self.reporter.warn(error.brief)
             yield settled
 
-    def _recover(self, name: str) -> list[str]:
-        """Settle the unfinished changes of machine `name`, whose lock is held; returns their names."""
+    def _finish_rename(self, name: str) -> None:
+        """Finish an interrupted rename, if there is one: a hypervisor may have the machine under its old name."""
+        try:
+            self._recover(name, only=unfinished.RENAME)
+        except PymachineError as error:
+            self.reporter.warn(error.brief)
+
+    def _recover(self, name: str, *, only: str = "") -> list[str]:
+        """Settle the unfinished changes of machine `name`, whose lock is held; returns their names.
+
+        `only`: nothing but changes of that name.
+        """
         folder = self.store.machine_dir(name)
         if not unfinished.has_leftovers(folder):
             return []
-        changes = unfinished.changes(folder)
+        changes = [change for change in unfinished.changes(folder) if only in ("", change.name)]
+        if only and not changes:
+            return []
         if not (folder / paths.CONFIG).exists() and any(change.name == unfinished.CREATE for change in changes):
             self.store.delete(name)  # an import that was interrupted before it had its record
             return [unfinished.CREATE]
@@ -384,7 +400,7 @@ class Manager:
                 raise
             if not self.store.exists(name):
                 break
-        return [change.name for change in changes]
+        return [change.name for change in changes if not (folder / (unfinished.PREFIX + change.name)).exists()]
 
     def _answers(self, machine: Machine, driver: Driver) -> bool:
         """Whether the engine of a machine answers now."""

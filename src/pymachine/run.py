@@ -26,6 +26,8 @@ from pymachine.wait import Deadline
 log = logging.getLogger(__name__)
 Sink = Callable[[bytes], None]
 _CHUNK = 65536
+# How long a program may take to clean up after Ctrl-C.
+_INTERRUPTED_SECONDS = 0.25
 MOST_OUTPUT = 16 * 1024 * 1024
 """In bytes: no command whose output is kept prints more, to stdout or to stderr."""
 
@@ -139,9 +141,14 @@ def _ended(
                 raise subprocess.TimeoutExpired(words, timeout or 0.0)  # noqa: TRY301
             if out.is_too_much or errors.is_too_much:
                 raise CommandOutputError(
-                    f"{words[0]} printed more than {MOST_OUTPUT} bytes, and was ended: {quote(words)}"
+                    f"{words[0]} printed more than {MOST_OUTPUT} bytes, and was ended: {quote(words)}",
+                    hint="Run it in a terminal, and look at what it prints.",
                 )
         code = process.wait(deadline.remaining() if deadline else None)
+    except KeyboardInterrupt:
+        with suppress(subprocess.TimeoutExpired):  # the terminal has interrupted it too
+            process.wait(_INTERRUPTED_SECONDS)
+        raise
     except subprocess.TimeoutExpired as error:
         raise CommandTimeoutError(f"{words[0]} did not end within {timeout:g} seconds: {quote(words)}") from error
     finally:

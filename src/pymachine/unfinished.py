@@ -129,7 +129,12 @@ def _is_left_over(path: Path) -> bool:
 
 def _is_held(path: Path) -> bool:
     """Whether a process keeps the file to put it back."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    nonblocking = getattr(os, "O_NONBLOCK", 0)
+    try:
+        # An NFS server gives a lock for one process alone only on a file that is open for writing; see flock(2).
+        handle = os.open(path, os.O_RDWR | nonblocking)
+    except PermissionError:
+        handle = os.open(path, os.O_RDONLY | nonblocking)
     try:
         return files.try_lock(handle) is False
     finally:

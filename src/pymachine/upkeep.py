@@ -194,11 +194,21 @@ class Upkeep(Manager):
                 recovery.follow_name(self.store, renamed, self.driver(renamed), name)
             except BaseException:
                 self.store.rename(new, name)
+                self._take_back_name(driver, new)
                 self.store.save(machine)
                 self._end_rename(machine)
                 raise
             self._end_rename(renamed)
             self._rename_context(renamed, machine)
+
+    def _take_back_name(self, driver: Driver, new: str) -> None:
+        """Have a driver call a machine as before, if it has come so far as to call it `new`."""
+        assert isinstance(driver, Renamable)  # noqa: S101 (the caller has looked)
+        failed = dataclasses.replace(driver.machine, name=new, directory=self.store.machine_dir(new))
+        try:
+            driver.renamed(failed)
+        except PymachineError as error:
+            self.reporter.warn(f'"{driver.machine.name}" may be called "{new}" by its hypervisor: {error.brief}')
 
     def _begin_rename(self, machine: Machine) -> None:
         """Note the rename in the folder, with which the note moves."""

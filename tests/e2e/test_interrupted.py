@@ -100,7 +100,7 @@ def test_a_start_that_was_killed_when_the_machine_was_up_can_be_repeated(program
     console = folder(program) / "console.log"
     boots = engines(console)
     kill_when(program, lambda: engines(console) > boots, "start", NAME)
-    assert "the machine is up" in program("start", NAME).text
+    program("start", NAME)
     check_it_is_up(program)
 
 

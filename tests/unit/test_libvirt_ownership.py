@@ -41,6 +41,7 @@ class FakeDomain:
     def __init__(self, name: str, machine_id: str, *, owner: str = "", devices: str = "") -> None:
         self._name, self._id, self.devices = name, machine_id, devices
         self.metadata = _metadata(owner)
+        self.live_metadata = ""
         self.calls: list[str] = []
 
     def name(self) -> str:
@@ -52,8 +53,9 @@ class FakeDomain:
     def state(self) -> tuple[str, int]:
         return "VIR_DOMAIN_RUNNING", 0
 
-    def XMLDesc(self, _flags: int = 0) -> str:  # noqa: N802
-        return f"<domain><name>{self._name}</name>{self.metadata}<devices>{self.devices}</devices></domain>"
+    def XMLDesc(self, flags: Any = 0) -> str:  # noqa: N802
+        metadata = self.metadata if flags == "VIR_DOMAIN_XML_INACTIVE" else self.live_metadata or self.metadata
+        return f"<domain><name>{self._name}</name>{metadata}<devices>{self.devices}</devices></domain>"
 
     def setMetadata(self, kind: str, text: str, *_: Any) -> None:  # noqa: N802
         if kind == "VIR_DOMAIN_METADATA_ELEMENT":
@@ -97,6 +99,7 @@ class FakeLibvirt:
             lookupByUUIDString=self.by_id,
             lookupByName=self.by_name,
             listAllDomains=lambda: self.domains,
+            getURI=lambda: "qemu:///system",
             storagePoolLookupByName=lambda _name: pool,
             networkLookupByName=lambda _name: networks,
         )
@@ -190,6 +193,26 @@ def test_a_reservation_that_another_domain_has_stays(tmp_path: Path, use: Callab
     with pytest.raises(network.NetworkError, match="used by the domain database"):
         driver_of(tmp_path).remove()
     assert fake.removed == [DISK]
+
+
+def test_a_running_domain_that_was_marked_by_hand_is_taken(tmp_path: Path, use: Callable[..., FakeLibvirt]) -> None:
+    """As the error's hint says, which changes the configuration and not the domain that runs."""
+    domain = FakeDomain("m", MACHINE_ID, owner="m")
+    domain.live_metadata = _metadata("another")
+    use(domain)
+    driver_of(tmp_path).kill()
+    assert domain.calls == ["destroy"]
+
+
+def test_another_domain_may_vanish_while_one_is_removed(tmp_path: Path, use: Callable[..., FakeLibvirt]) -> None:
+    class Vanished(FakeDomain):
+        def XMLDesc(self, flags: Any = 0) -> str:  # noqa: N802
+            raise FakeError("VIR_ERR_NO_DOMAIN")
+
+    domain = FakeDomain("m", MACHINE_ID, owner="m")
+    fake = use(domain, Vanished("other", OTHER_ID))
+    driver_of(tmp_path).remove()
+    assert DISK in fake.removed
 
 
 def test_a_rename_that_was_killed_half_way_is_finished(tmp_path: Path, use: Callable[..., FakeLibvirt]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -199,7 +199,10 @@ def test_the_boot_timeout_must_be_a_number_of_seconds(monkeypatch: pytest.Monkey
         boot_timeout()
 
 
-def test_a_docker_context_goes_before_the_record_that_names_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("removal", [Manager.remove, Manager.forget])
+def test_a_docker_context_goes_before_the_record_that_names_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch, removal: Callable[[Manager, str], None]
+) -> None:
     """A kill in between leaves a machine that can be removed again, and no context without a machine."""
     Manager(store).create(request())
     machine = store.load("intro")
@@ -207,6 +210,6 @@ def test_a_docker_context_goes_before_the_record_that_names_it(store: Store, mon
     store.save(machine)
     seen: list[tuple[str, bool]] = []
     monkeypatch.setattr(contexts, "remove", lambda name, *, machine: seen.append((name, store.exists(machine))))
-    Manager(store).remove("intro")
+    removal(Manager(store), "intro")
     assert seen == [("intro", True)]
     assert not store.exists("intro")

@@ -29,7 +29,8 @@ from pymachine.driver import (
     Option,
     State,
 )
-from pymachine.errors import MachineNotFoundError, PymachineError, WrongStateError
+from pymachine.errors import MachineNotFoundError, PymachineError, StoreError, WrongStateError
+from pymachine.machine import Machine
 from pymachine.manager import CreateRequest, Manager
 from pymachine.progress import Silent
 from pymachine.store import Store
@@ -333,6 +334,50 @@ def test_a_rename_that_was_killed_is_finished(store: Store) -> None:
     assert store.names() == ["other"]
     assert store.load("other").driver["MachineName"] == "other"
     assert notes(store, "other") == []
+
+
+def test_a_machine_whose_rename_was_killed_is_removed_under_the_name_it_has_now(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hypervisor may have it under the old one."""
+    make(store)
+    Manager(store).stop(NAME)
+    killed_at("renamed", lambda: Upkeep(store).rename(NAME, "other"))
+    followed: list[tuple[str, str]] = []
+    monkeypatch.setattr(Killed, "renamed", lambda self, before: followed.append((before.name, self.machine.name)))
+    Manager(store).remove("other")
+    assert followed == [(NAME, "other")]
+    assert store.names() == []
+
+
+def test_a_rename_that_fails_late_is_taken_back_at_the_hypervisor(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(store)
+    Manager(store).stop(NAME)
+    followed: list[tuple[str, str]] = []
+    monkeypatch.setattr(Killed, "renamed", lambda self, before: followed.append((before.name, self.machine.name)))
+    save = Store.save
+
+    def full(self: Store, machine: Machine) -> None:
+        if machine.name == "other":
+            raise StoreError("the disk is full")
+        save(self, machine)
+
+    monkeypatch.setattr(Store, "save", full)
+    with pytest.raises(StoreError):
+        Upkeep(store).rename(NAME, "other")
+    assert followed == [(NAME, "other"), ("other", NAME)]
+    assert store.names() == [NAME]
+    assert notes(store) == []
+
+
+def test_start_has_settled_nothing_where_a_newer_version_left_a_note(store: Store) -> None:
+    make(store)
+    unfinished.note(store.machine_dir(NAME), "teleport")
+    with pytest.raises(WrongStateError, match="already running"):
+        Manager(store).start(NAME)
+    assert notes(store) == ["teleport"]
 
 
 def test_a_rename_that_was_killed_before_its_first_step_is_none(store: Store) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,6 +24,7 @@ from pymachine.run import (
     run,
 )
 from pymachine.wait import Deadline, until
+from support import processes
 
 
 def test_returns_what_was_said() -> None:
@@ -61,6 +64,18 @@ def test_a_program_may_end_before_it_has_read_all_and_leave_another_behind() -> 
     assert run(["true"], stdin=b"x" * 1_000_000).returncode == 0
     with pytest.raises(CommandTimeoutError, match="did not end within 0.3 seconds"):
         run(["sh", "-c", "sleep 20 & exit 0"], timeout=0.3)
+
+
+def test_a_program_may_clean_up_after_an_interrupt(tmp_path: Path) -> None:
+    """The terminal interrupts it together with us, and it is not killed at once."""
+    command = "trap 'echo cleaned > done; exit' INT; echo > begun; while :; do sleep 0.01; done"
+    # A busy host may need more time than a user would wait.
+    code = f"from pymachine import run; run._INTERRUPTED_SECONDS = 60.0; run.run(['sh', '-c', {command!r}])"
+    with processes.started([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE) as running:
+        until((tmp_path / "begun").exists, deadline=60.0, what="the program to begin")
+        os.killpg(running.pid, signal.SIGINT)
+        until((tmp_path / "done").exists, deadline=60.0, what="the program to clean up")
+        running.wait()
 
 
 def test_quotes_as_a_shell_takes_it() -> None:

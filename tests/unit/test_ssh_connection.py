@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -10,7 +11,9 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import paramiko
 import pytest
 
 from pymachine.ssh import connection as ssh_connection, keys, native as ssh_native
@@ -216,3 +219,29 @@ def test_a_server_that_never_says_who_it_is_is_left_in_time(tmp_path: Path) -> N
         target = Target("far", "127.0.0.1", port, "admin", tmp_path / "key", tmp_path / "known_hosts", learn=True)
         with pytest.raises(SshError, match="did not end within 0.3 seconds"):
             Client(target, native=True).run("true", timeout=0.3)
+
+
+def test_the_time_is_over_once_the_server_is_found_too_late(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is looked up for longer than that has no connection yet, which could be closed."""
+    look_up = socket.getaddrinfo
+
+    def slow(*words: Any, **options: Any) -> Any:
+        time.sleep(0.3)
+        return look_up(*words, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    with pytest.raises(SshError, match="did not end within 0.1 seconds"):
+        Client(server.target(), native=True).run("sleep 1000", timeout=0.1)
+
+
+def test_a_network_that_gives_up_is_no_command_that_was_too_slow(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object) -> None:
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+    monkeypatch.setattr(paramiko.Channel, "recv_exit_status", unreachable)
+    with pytest.raises(SshError, match="Connection timed out"):
+        Client(server.target(), native=True).run("true")
+    with pytest.raises(SshError, match="connection to .* was lost"), connected(server.target(), native=True) as made:
+        made.run("true", timeout=60.0)

@@ -218,7 +218,10 @@ def _ending(process: subprocess.Popen[bytes]) -> Callable[[run.Collector], None]
 
 def too_much() -> SshError:
     """Return the error for a command that prints without end."""
-    return SshError(f"a command on the host printed more than {MOST_OUTPUT} bytes; it was ended")
+    return SshError(
+        f"a command on the host printed more than {MOST_OUTPUT} bytes; it was ended",
+        hint="Have it print less: `pymachine logs` has the option -n.",
+    )
 
 
 def where(target: Target) -> str:

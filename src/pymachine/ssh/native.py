@@ -28,6 +28,7 @@ from pymachine.ssh.target import MOST_OUTPUT, SshError, Target
 
 CONNECT_SECONDS = 10.0
 CHUNK = 32768
+_END_AGAIN_SECONDS = 0.2
 
 
 class _Learning(paramiko.MissingHostKeyPolicy):
@@ -45,38 +46,49 @@ class _Learning(paramiko.MissingHostKeyPolicy):
         files.atomic_write(known, line)
 
 
+class _TooLateError(Exception):
+    """The time for a command is over. Not a TimeoutError, which the network raises, too."""
+
+
 @contextmanager
 def _in_time(timeout: float | None, end: Callable[[], object]) -> Iterator[None]:
-    """Give the block `timeout` seconds in all. Then `end` is called, which ends its waits. Raises TimeoutError."""
+    """Give the block `timeout` seconds in all. Raises `_TooLateError`.
+
+    After that `end` is called until the block ends: what it closes may not have been opened the first time.
+    """
     if timeout is None:
         yield
         return
-    late = threading.Event()
+    late, over = threading.Event(), threading.Event()
 
-    def give_up() -> None:
+    def watch() -> None:
+        if over.wait(timeout):
+            return
         late.set()
-        with suppress(paramiko.SSHException, OSError, EOFError):  # it has ended meanwhile, and with it all waits
-            end()
+        while True:
+            with suppress(paramiko.SSHException, OSError, EOFError):  # it has ended meanwhile, and with it all waits
+                end()
+            if over.wait(_END_AGAIN_SECONDS):
+                return
 
-    clock = threading.Timer(timeout, give_up)
-    clock.start()
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     except Exception as error:
         if late.is_set():
-            raise TimeoutError from error
+            raise _TooLateError from error
         raise
     finally:
-        clock.cancel()
+        over.set()
     if late.is_set():
-        raise TimeoutError
+        raise _TooLateError
 
 
 @contextmanager
 def _connected(target: Target, timeout: float | None = None) -> Iterator[paramiko.SSHClient]:
     """An authenticated connection whose host key is the pinned one.
 
-    `timeout` is for the connection and all that is done with it. Raises TimeoutError.
+    `timeout` is for the connection and all that is done with it. Raises `_TooLateError`.
     """
     client = paramiko.SSHClient()
     with _in_time(timeout, client.close):
@@ -138,7 +150,7 @@ class Connection:
         self.commands += 1
         try:
             return _execute(self._client, command, stdin, timeout, line)
-        except TimeoutError as error:
+        except _TooLateError as error:
             raise SshError(f"{self._target.alias}: a command did not end within {timeout:g} seconds") from error
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise ConnectionLostError(
@@ -149,8 +161,24 @@ class Connection:
 def _execute(
     client: paramiko.SSHClient, command: str, stdin: str | bytes, timeout: float | None, line: Line | None = None
 ) -> Result:
-    """Run a command to its end. `timeout` is for the whole. Raises what paramiko raises, and OSError."""
-    channel = _open(client, timeout)
+    """Run a command to its end.
+
+    `timeout` is for the whole. Raises `_TooLateError`, what paramiko raises, and OSError.
+    """
+    opened: list[paramiko.Channel] = []
+
+    def end() -> None:
+        for channel in opened:
+            channel.close()
+
+    with _in_time(timeout, end):
+        # A server that does not open it is to be too late, and no error of its own.
+        channel = _open(client, None if timeout is None else timeout + 2 * _END_AGAIN_SECONDS)
+        opened.append(channel)
+        return _follow(channel, command, stdin, line)
+
+
+def _follow(channel: paramiko.Channel, command: str, stdin: str | bytes, line: Line | None) -> Result:
     errors = bytearray()
 
     def collect() -> None:
@@ -162,28 +190,27 @@ def _execute(
 
     reader = threading.Thread(target=collect)
     said = []
-    with _in_time(timeout, channel.close):
-        try:
-            channel.exec_command(command)
-            reader.start()
-            channel.sendall(stdin.encode() if isinstance(stdin, str) else stdin)
-            channel.shutdown_write()
-            lines, came = channel.makefile("rb"), 0
-            while raw := lines.readline(MOST_OUTPUT):
-                came += len(raw)
-                if came >= MOST_OUTPUT:
-                    raise too_much()
-                text = raw.decode(errors="replace")
-                said.append(text)
-                if line:
-                    line(text.rstrip("\n"))
-            code = channel.recv_exit_status()
-        finally:
-            channel.close()  # or the reader would wait for ever
-            if reader.ident is not None:
-                reader.join()
-            if len(errors) > MOST_OUTPUT:
+    try:
+        channel.exec_command(command)
+        reader.start()
+        channel.sendall(stdin.encode() if isinstance(stdin, str) else stdin)
+        channel.shutdown_write()
+        lines, came = channel.makefile("rb"), 0
+        while raw := lines.readline(MOST_OUTPUT):
+            came += len(raw)
+            if came >= MOST_OUTPUT:
                 raise too_much()
+            text = raw.decode(errors="replace")
+            said.append(text)
+            if line:
+                line(text.rstrip("\n"))
+        code = channel.recv_exit_status()
+    finally:
+        channel.close()  # or the reader would wait for ever
+        if reader.ident is not None:
+            reader.join()
+        if len(errors) > MOST_OUTPUT:
+            raise too_much()
     if code == -1:  # paramiko's word for a channel that ended without one
         raise EOFError("the channel was closed before the command had ended")
     return Result((command,), code, "".join(said), errors.decode(errors="replace"))
@@ -194,7 +221,7 @@ def run(target: Target, command: str, *, stdin: str | bytes, timeout: float | No
     try:
         with _connected(target, timeout) as client:
             return _execute(client, command, stdin, None)
-    except TimeoutError as error:
+    except _TooLateError as error:
         raise SshError(f"SSH to {target.alias}: the command did not end within {timeout:g} seconds") from error
     except (paramiko.SSHException, OSError, EOFError) as error:
         raise SshError(f"SSH to {target.alias}: {error}") from error
