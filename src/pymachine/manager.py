@@ -389,6 +389,8 @@ class Manager:
                     driver=driver,
                     reporter=self.reporter,
                     answers=partial(self._answers, machine, driver),
+                    drop_context=partial(self._drop_context, machine),
+                    rename_context=partial(self._rename_context, machine),
                 ).settle(change)
             except OSError as error:
                 brief = f'cannot settle the unfinished {change.name} of "{name}"'
@@ -525,6 +527,7 @@ class Manager:
         """Remove a machine whose `create` failed; what cannot be removed stays in the store for `rm`."""
         try:
             driver.remove()
+            self._drop_context(machine)
             self.store.delete(machine.name)
         except (PymachineError, OSError) as error:
             why = error.brief if isinstance(error, PymachineError) else os_errors.reason(error)
@@ -840,12 +843,13 @@ class Manager:
 
         return certs.RENEW_BEFORE if not self._authority else certs.RENEW_BEFORE * 0
 
-    def _drop_context(self, machine: Machine) -> None:
+    def _drop_context(self, machine: Machine, *, formerly: str = "") -> None:
+        """Remove the machine's docker context, if it has one. `formerly` is the name that the machine had with it."""
         if machine.context:
             from pymachine import contexts  # noqa: PLC0415
 
             try:
-                contexts.remove(machine.context, machine=machine.name)
+                contexts.remove(machine.context, machine=formerly or machine.name)
             except PymachineError as error:
                 self.reporter.warn(f'The docker context "{machine.context}" could not be removed: {error.brief}')
 
@@ -866,6 +870,27 @@ class Manager:
             self._put_context(machine.context, machine, driver.endpoint(), formerly=formerly)
         except PymachineError as error:
             self.reporter.warn(f'The docker context "{machine.context}" could not be updated: {error.brief}')
+
+    def _rename_context(self, machine: Machine, before: str) -> None:
+        """Give the docker context that is called `before`, as the machine was, the machine's name, if that is free.
+
+        Called again after it was killed, it goes on.
+        """
+        if machine.context == before and self._is_free(machine.name):
+            self._drop_context(machine, formerly=before)
+            machine.context = machine.name
+            self.store.save(machine)
+        self._refresh_context(machine, self.driver(machine), formerly=(before,))
+
+    def _is_free(self, context: str) -> bool:
+        from pymachine import contexts  # noqa: PLC0415
+
+        try:
+            contexts.refuse_taken(context, instead="")
+        except PymachineError as error:
+            self.reporter.warn(f"The docker context keeps its name: {error.brief}")
+            return False
+        return True
 
     def _await_engine(self, machine: Machine, driver: Driver, *, seconds: float) -> None:
         from pymachine import engine, tls, wait  # noqa: PLC0415

@@ -35,6 +35,10 @@ class Recovery:
     reporter: Reporter
     answers: Callable[[], bool]
     """Whether the engine answers with the machine's certificate; waits for a moment."""
+    drop_context: Callable[[], None]
+    """Removes the machine's docker context."""
+    rename_context: Callable[[str], None]
+    """Has the machine's docker context follow its name, given the name of before."""
 
     @property
     def folder(self) -> Path:
@@ -64,6 +68,7 @@ class Recovery:
         if not change.is_of_this_boot:  # after a power cut the note of a good machine may be back
             return "the machine may lack parts: remove it if it does not start"
         self.driver.remove()
+        self.drop_context()
         self.store.delete(self.machine.name)
         return "what it had made is removed"
 
@@ -118,6 +123,7 @@ class Recovery:
         before = change.facts.get("Before")
         if isinstance(before, str) and before != self.machine.name:
             follow_name(self.store, self.machine, self.driver, before)
+            self.rename_context(before)
             return "it is finished now"
         return "the machine has its old name"
 

@@ -198,8 +198,8 @@ class Upkeep(Manager):
                 self.store.save(machine)
                 self._end_rename(machine)
                 raise
+            self._rename_context(renamed, name)
             self._end_rename(renamed)
-            self._rename_context(renamed, machine)
 
     def _take_back_name(self, driver: Driver, new: str) -> None:
         """Have a driver call a machine as before, if it has come so far as to call it `new`."""
@@ -220,26 +220,6 @@ class Upkeep(Manager):
         folder = self.store.machine_dir(machine.name)
         with writing(folder):
             unfinished.clear(folder, unfinished.RENAME)
-
-    def _is_free(self, context: str) -> bool:
-        from pymachine import contexts  # noqa: PLC0415
-
-        try:
-            contexts.refuse_taken(context, instead="")
-        except PymachineError as error:
-            self.reporter.warn(f"The docker context keeps its name: {error.brief}")
-            return False
-        return True
-
-    def _rename_context(self, machine: Machine, before: Machine) -> None:
-        """A context that had the machine's name has the new one, unless that is another context's."""
-        if machine.context != before.name or not self._is_free(machine.name):
-            self._refresh_context(machine, self.driver(machine), formerly=(before.name,))
-            return
-        self._drop_context(before)
-        machine.context = machine.name
-        self._refresh_context(machine, self.driver(machine))
-        self.store.save(machine)
 
     # -- image -------------------------------------------------------------------------------------------------
 
@@ -309,15 +289,22 @@ class Upkeep(Manager):
         from pymachine import contexts  # noqa: PLC0415
 
         with self._locked(name):
-            machine = self.store.load(name)
-            if machine.context != context:
-                instead = f"Choose another name: pymachine context create --name OTHER {name}"
-                contexts.refuse_taken(context, instead=instead)
-            self._put_context(context, machine, self.endpoint(name))
-            if machine.context not in ("", context):
-                self._drop_context(machine)
+            machine, endpoint = self.store.load(name), self.endpoint(name)
+            if machine.context == context:
+                self._put_context(context, machine, endpoint)
+                return context
+            instead = f"Choose another name: pymachine context create --name OTHER {name}"
+            contexts.refuse_taken(context, instead=instead)
+            self._drop_context(machine)
+            # The record names it before it is there: `rm` removes it even if this is killed.
             machine.context = context
             self.store.save(machine)
+            try:
+                self._put_context(context, machine, endpoint)
+            except BaseException:
+                machine.context = ""
+                self.store.save(machine)
+                raise
         return context
 
     def remove_context(self, name: str) -> str:

@@ -6,6 +6,7 @@ step that a test names, as SIGKILL would.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import ClassVar
 
 import pytest
 
-from pymachine import files, folders, manager as manager_module, recovery, registry, unfinished
+from pymachine import contexts, files, folders, manager as manager_module, recovery, registry, unfinished
 from pymachine.copies import Copies
 from pymachine.driver import (
     BootRequest,
@@ -33,6 +34,7 @@ from pymachine.errors import MachineNotFoundError, PymachineError, StoreError, W
 from pymachine.machine import Machine
 from pymachine.manager import CreateRequest, Manager
 from pymachine.progress import Silent
+from pymachine.run import Result
 from pymachine.store import Store
 from pymachine.upkeep import Upkeep
 
@@ -176,6 +178,45 @@ def killed_at(step: str, act: Callable[[], object]) -> None:
         finally:
             os._exit(0)
     assert exit_code(child) == KILLED, f"no step called {step}"
+
+
+class Client:
+    """A stand-in for the docker client: its contexts are in a file, and what changes them may be killed."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.file.write_text("{}")
+
+    @property
+    def contexts(self) -> dict[str, str]:
+        """Names, with the descriptions of their contexts."""
+        return json.loads(self.file.read_text())  # type: ignore[no-any-return]
+
+    def __call__(self, *words: str, check: bool = True) -> Result:
+        found, verb, name = self.contexts, words[1], words[-1]
+        if verb == "inspect":
+            said = json.dumps([{"Metadata": {"Description": found.get(name)}}])
+            return Result(words, 0 if name in found else 1, said, "")
+        self._step(f"before {verb}")
+        if verb == "rm":
+            del found[name]
+        else:
+            found[name] = words[words.index("--description") + 1]
+        self.file.write_text(json.dumps(found))
+        self._step(f"after {verb}")
+        return Result(words, 0, "", "")
+
+    @staticmethod
+    def _step(name: str) -> None:
+        if name == Killed.dies_at:
+            os._exit(KILLED)
+
+
+@pytest.fixture
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
+    made = Client(tmp_path / "contexts")
+    monkeypatch.setattr(contexts, "_docker", made)
+    return made
 
 
 class Heard(Silent):
@@ -348,6 +389,83 @@ def test_a_machine_whose_rename_was_killed_is_removed_under_the_name_it_has_now(
     Manager(store).remove("other")
     assert followed == [(NAME, "other")]
     assert store.names() == []
+
+
+RENAMES = pytest.mark.parametrize("step", ["before rm", "after rm", "before create", "after create"])
+
+
+def rename_killed_at(step: str, store: Store) -> None:
+    name = "first"
+    make(store, name)
+    Upkeep(store).make_context(name, name)
+    Manager(store).stop(name)
+    killed_at(step, lambda: Upkeep(store).rename(name, "other"))
+
+
+@RENAMES
+def test_a_context_is_renamed_with_its_machine_at_last(store: Store, client: Client, step: str) -> None:
+    rename_killed_at(step, store)
+    Manager(store).sweep()
+    assert store.load("other").context == "other"
+    assert client.contexts == {"other": "pymachine: other"}
+    assert notes(store, "other") == []
+
+
+@RENAMES
+def test_a_context_whose_rename_was_killed_goes_with_its_machine(store: Store, client: Client, step: str) -> None:
+    rename_killed_at(step, store)
+    Manager(store).remove("other")
+    assert store.names() == []
+    assert client.contexts == {}
+
+
+@RENAMES
+def test_a_context_that_was_being_replaced_goes_with_its_machine(store: Store, client: Client, step: str) -> None:
+    make(store)
+    Upkeep(store).make_context(NAME, "one")
+    killed_at(step, lambda: Upkeep(store).make_context(NAME, "two"))
+    Manager(store).remove(NAME)
+    assert client.contexts == {}
+
+
+def test_a_create_that_is_undone_leaves_no_context(
+    store: Store, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = CreateRequest(name="first", driver_name="killed", options={}, context="first")
+    killed_at("after create", lambda: Manager(store).create(request))
+    assert client.contexts == {"first": "pymachine: first"}
+    monkeypatch.setattr(manager_module.Manager, "_answers", lambda *args: False)
+    Manager(store).sweep()
+    assert store.names() == []
+    assert client.contexts == {}
+
+
+def test_a_create_that_is_interrupted_leaves_no_context(
+    store: Store, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*words: object, **options: object) -> None:
+        client("context", "create", "--description", "pymachine: first", "--", "first")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(contexts, "put", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Manager(store).create(CreateRequest(name="first", driver_name="killed", options={}, context="first"))
+    assert store.names() == []
+    assert client.contexts == {}
+
+
+def test_a_context_that_cannot_be_made_is_in_no_record(
+    store: Store, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(store)
+
+    def refuse(*words: object, **options: object) -> None:
+        raise PymachineError("no docker")
+
+    monkeypatch.setattr(contexts, "put", refuse)
+    with pytest.raises(PymachineError, match="no docker"):
+        Upkeep(store).make_context(NAME, "one")
+    assert store.load(NAME).context == ""
 
 
 def test_a_rename_that_fails_late_is_taken_back_at_the_hypervisor(
