@@ -250,7 +250,8 @@ class Manager:
         A host that existed before is not touched, unless `restore` asks for it to be given back as it was found.
         """
         with self.store.lock(name):
-            self._finish_rename(name)
+            if self._settled_before_removal(name) == [unfinished.CREATE]:
+                return
             machine = self.store.load(name)
             driver = self.driver(machine)
             if restore:
@@ -358,27 +359,33 @@ class Manager:
                 self.reporter.warn(error.brief)
             yield settled
 
-    def _finish_rename(self, name: str) -> None:
-        """Finish an interrupted rename, if there is one: a hypervisor may have the machine under its old name."""
+    def _settled_before_removal(self, name: str) -> list[str]:
+        """Settle what would keep machine `name` from being removed, and return the names of these changes.
+
+        After a rename that was killed a hypervisor may have the machine under its old name. An import that was killed
+        may have left no record, and is undone.
+        """
         try:
-            self._recover(name, only=unfinished.RENAME)
+            return self._recover(name, only=unfinished.RENAME)
         except PymachineError as error:
             self.reporter.warn(error.brief)
+            return []
 
     def _recover(self, name: str, *, only: str = "") -> list[str]:
         """Settle the unfinished changes of machine `name`, whose lock is held; returns their names.
 
-        `only`: nothing but changes of that name.
+        `only`: nothing but changes of that name, and what has no record.
         """
         folder = self.store.machine_dir(name)
         if not unfinished.has_leftovers(folder):
             return []
-        changes = [change for change in unfinished.changes(folder) if only in ("", change.name)]
-        if only and not changes:
-            return []
+        changes = unfinished.changes(folder)
         if not (folder / paths.CONFIG).exists() and any(change.name == unfinished.CREATE for change in changes):
             self.store.delete(name)  # an import that was interrupted before it had its record
             return [unfinished.CREATE]
+        changes = [change for change in changes if only in ("", change.name)]
+        if only and not changes:
+            return []
         machine, driver = self._loaded(name)
         unfinished.sweep_files(folder)
         for change in changes:

@@ -391,6 +391,17 @@ def test_a_machine_whose_rename_was_killed_is_removed_under_the_name_it_has_now(
     assert store.names() == []
 
 
+def test_an_import_that_was_killed_before_it_had_its_record_can_be_removed(store: Store) -> None:
+    folder = store.machine_dir(NAME)
+    folder.mkdir(parents=True)
+    (folder / "disk.raw").touch()
+    unfinished.note(folder, unfinished.CREATE)
+    Manager(store).remove(NAME)
+    assert not folder.exists()
+    with pytest.raises(MachineNotFoundError):
+        Manager(store).remove(NAME)
+
+
 RENAMES = pytest.mark.parametrize("step", ["before rm", "after rm", "before create", "after create"])
 
 
