@@ -140,6 +140,7 @@ def _has_one_name(place: Place, each: Try) -> None:
     expect(len(there) == 1, f"the machine is there as {sorted(there)}")
     if there == {"box"}:
         invariants.call(place, "rename", "box", "copy", code=0)
+    invariants.call(place, "prune", code=0)  # which finishes what a kill left
     expect(place.entries() & {"box", "copy"} == {"copy"}, "rename ended well, and the machine has not its new name")
     expect(len(place.contexts()) == 1, "rename leaves a docker context")
 
