@@ -162,8 +162,7 @@ def release(connection: Connection, name: str, mac: str, *, machine_id: str) -> 
     if users:
         raise NetworkError(
             f"the reservation for {mac} on network {name} is used by the domain {users[0]}, which is not the machine's",
-            hint=f"Look at it: virsh -c '{connection.getURI()}' dumpxml {users[0]}\n"
-            "To remove only what is in the store: pymachine rm -f",
+            hint=state.hint(connection, users[0]),
         )
     for reservation in own:
         _update(connection, name, "DELETE", reservation)

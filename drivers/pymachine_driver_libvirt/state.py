@@ -30,6 +30,12 @@ def others(connection: Connection, machine_id: str, uses: Callable[[Element], bo
     return [name for name, text in xml if text and uses(patch.parse(text))]
 
 
+def hint(connection: Connection, name: str) -> str:
+    """Return what to do about the domain `name`, which uses what the machine's record names."""
+    look = f"Look at it: virsh -c '{connection.getURI()}' dumpxml {name}"
+    return f"{look}\nTo remove only what is in the store: pymachine rm -f"
+
+
 def _xml(domain: Domain) -> str:
     """The domain's XML; empty for one that was removed since it was listed."""
     try:

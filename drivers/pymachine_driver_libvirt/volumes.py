@@ -235,8 +235,7 @@ def clear(connection: Connection, pool: Any, *, disk: str, sets: Iterable[str], 
     if users:
         raise PoolError(
             f"volume {disk} is used by the domain {users[0]}, which is not the machine's",
-            hint=f"Look at it: virsh -c '{connection.getURI()}' dumpxml {users[0]}\n"
-            "To remove only what is in the store: pymachine rm -f",
+            hint=state.hint(connection, users[0]),
         )
     remove(pool, [disk])
     for name in sorted({*sets, *brought}):
