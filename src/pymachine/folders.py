@@ -128,20 +128,15 @@ _NO_LOCK = -1
 def _lock(folder: Path) -> int | None:
     """Lock a folder until `_let_go`; None if another process has it."""
     try:
-        import fcntl  # noqa: PLC0415 (not on Windows)
-
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (ImportError, OSError):
-        return _NO_LOCK
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return None
+        # Windows has no such flags, and opens no folders.
+        handle = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0))
     except OSError:
-        os.close(handle)
         return _NO_LOCK
-    return handle
+    is_locked = files.try_lock(handle)
+    if is_locked:
+        return handle
+    os.close(handle)
+    return _NO_LOCK if is_locked is None else None
 
 
 def _let_go(lock: int | None) -> None:

@@ -29,7 +29,7 @@ _CHUNK = 65536
 # How long a program may take to clean up after Ctrl-C.
 _INTERRUPTED_SECONDS = 0.25
 MOST_OUTPUT = 16 * 1024 * 1024
-"""In bytes: no command whose output is kept prints more, to stdout or to stderr."""
+"""In bytes: no command whose output is kept prints more, to stdout or to stderr, here or on a host."""
 
 
 class CommandNotFoundError(CommandError):

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from pymachine import run
+from pymachine.run import MOST_OUTPUT
 from pymachine.ssh import openssh, plain_paths
-from pymachine.ssh.target import MOST_OUTPUT, HostKeyError, SshError, Target
+from pymachine.ssh.target import HostKeyError, SshError, Target
 
 OPEN_SECONDS = 60.0
 # A connection whose other side went away silently is given up after half a minute.

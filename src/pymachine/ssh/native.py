@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 import paramiko
 
 from pymachine import files
-from pymachine.run import Result, Sink
+from pymachine.run import MOST_OUTPUT, Result, Sink
 from pymachine.ssh.connection import (
     ALIVE_SECONDS,
     ConnectionLostError,
@@ -24,7 +24,7 @@ from pymachine.ssh.connection import (
     too_much,
     where,
 )
-from pymachine.ssh.target import MOST_OUTPUT, SshError, Target
+from pymachine.ssh.target import SshError, Target
 
 CONNECT_SECONDS = 10.0
 CHUNK = 32768

@@ -13,9 +13,6 @@ from pymachine import fields, os_errors
 from pymachine.errors import PymachineError
 from pymachine.names import host_name
 
-MOST_OUTPUT = 16 * 1024 * 1024
-"""In bytes: no command that pymachine runs on a host prints more."""
-
 
 class SshError(PymachineError):
     """An SSH connection cannot be made, or was lost."""
