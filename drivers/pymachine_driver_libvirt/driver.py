@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pymachine.driver import (
@@ -315,25 +315,36 @@ class LibvirtDriver(upkeep.Upkeep):
 
         `resumed`: it goes on where it was saved, and is left to that on failure, since its memory is nowhere else.
         """
-        from pymachine.wait import Deadline  # noqa: PLC0415
+        from pymachine import crashes  # noqa: PLC0415
 
         domain = self._own_domain(connection)
         if domain is None:
             raise DriverError(f"the domain of {self.machine.name} is gone from libvirt")
+        if resumed:
+            self._boot_domain(connection, domain, request, resumed=True)
+            return
+        with self._ended_on_failure():
+            crashes.retry_once(
+                lambda: self._boot_domain(connection, domain, request, resumed=False), reporter=self.reporter
+            )
+
+    def _boot_domain(self, connection: Connection, domain: Domain, request: BootRequest, *, resumed: bool) -> None:
+        from pymachine.wait import Deadline  # noqa: PLC0415
+
         deadline = Deadline(request.timeout)
-        with nullcontext() if resumed else self._ended_on_failure():
-            began = time.monotonic()
-            with libvirts.doing("cannot start the machine's domain"):
-                domain.create()
-            request.timings["qemu"] = round(time.monotonic() - began, 2)
-            self._deliver(connection, domain, request, deadline, resumed=resumed)
-            self._watch_ports()
+        began = time.monotonic()
+        with libvirts.doing("cannot start the machine's domain"):
+            domain.create()
+        request.timings["qemu"] = round(time.monotonic() - began, 2)
+        self._deliver(connection, domain, request, deadline, resumed=resumed)
+        self._watch_ports()
 
     def _deliver(
         self, connection: Connection, domain: Domain, request: BootRequest, deadline: Any, *, resumed: bool
     ) -> None:
-        from pymachine.channel import GuestError  # noqa: PLC0415
-        from pymachine_driver_libvirt import guest  # noqa: PLC0415
+        from pymachine.channel import GuestEndedError, GuestError  # noqa: PLC0415
+        from pymachine.crashes import CrashedError  # noqa: PLC0415
+        from pymachine_driver_libvirt import guest, state  # noqa: PLC0415
 
         console = self.console_log()
         try:
@@ -351,6 +362,8 @@ class LibvirtDriver(upkeep.Upkeep):
         except GuestError as error:
             error.details = "\n".join(filter(None, (error.details, guest.tail(console))))
             error.hint = error.hint or f"The console, as far as it was read, is in {console}"
+            if isinstance(error, GuestEndedError) and state.has_crashed(domain):
+                raise CrashedError("the machine's QEMU crashed", details=error.details) from error
             raise
 
     def forwarded_ports(self) -> Sequence[ForwardedPort]:

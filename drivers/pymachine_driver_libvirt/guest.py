@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pymachine import channel
-from pymachine.channel import GuestError, GuestTimeoutError, Progress
+from pymachine.channel import GuestTimeoutError, Progress
 from pymachine.progress import Task
 from pymachine.wait import Deadline
 from pymachine_driver_libvirt import connection as libvirts, state
@@ -133,14 +133,14 @@ def _exchange(
                 unsent = unsent[port.write(unsent) :]
             while (data := port.read()) is not None:
                 if not data:
-                    raise GuestError(channel.ended(progress))
+                    raise channel.ended(progress)
                 if progress.feed(data):
                     unsent = memoryview(outgoing)
                 task.note(f"({progress.last_stage})")
                 if deadline.expired:  # a guest that sends without end
                     raise GuestTimeoutError(channel.too_late(progress, deadline))
         except libvirts.library().libvirtError as error:
-            raise GuestError(channel.ended(progress), details=libvirts.message(error)) from error
+            raise channel.ended(progress, details=libvirts.message(error)) from error
         if progress.is_up:
             return
         if not bell.wait(deadline):

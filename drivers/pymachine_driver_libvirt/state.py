@@ -6,8 +6,12 @@ from collections.abc import Callable
 from xml.etree.ElementTree import Element
 
 from pymachine.driver import State
+from pymachine.errors import TimeoutExpiredError
+from pymachine.wait import until
 from pymachine_driver_libvirt import connection as libvirts
 from pymachine_driver_libvirt.connection import Connection, Domain
+
+_NOTICE_SECONDS = 5.0
 
 
 def find(connection: Connection, machine_id: str) -> Domain | None:
@@ -79,6 +83,21 @@ def is_active(domain: Domain) -> bool:
         if libvirts.is_error(error, "NO_DOMAIN"):
             return False
         raise
+
+
+def has_crashed(domain: Domain) -> bool:
+    """Whether the domain's hypervisor is gone without having said that it ends; libvirt has 5 seconds to notice."""
+    libvirt = libvirts.library()
+
+    def ended() -> list[int] | None:
+        found: list[int] = domain.state()
+        return found if found[0] == libvirt.VIR_DOMAIN_SHUTOFF else None
+
+    try:
+        _, reason = until(ended, deadline=_NOTICE_SECONDS, what="the domain's end")
+    except (TimeoutExpiredError, libvirt.libvirtError):
+        return False
+    return bool(reason == libvirt.VIR_DOMAIN_SHUTOFF_CRASHED)
 
 
 def switch_off(domain: Domain) -> None:

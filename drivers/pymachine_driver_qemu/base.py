@@ -137,17 +137,23 @@ class QemuMachine(Driver):
 
     def _boot(self, request: BootRequest) -> None:
         """Start QEMU, give the guest its identity, and the ports a watcher. Nothing is left running on failure."""
-        from pymachine import wait  # noqa: PLC0415
-        from pymachine_driver_qemu import boot, turns, watcher  # noqa: PLC0415
+        from pymachine import crashes  # noqa: PLC0415
+        from pymachine_driver_qemu import turns  # noqa: PLC0415
 
         board = self._board()
         self._check_ports()
         with turns.turn(turns.places(board.accelerator), reporter=self.reporter), self._ended_on_failure():
-            deadline = wait.Deadline(request.timeout)
-            sockets = boot.launch(board, self.machine.name, self._folder, place=self._place, timings=request.timings)
-            boot.deliver(sockets, self._folder, self.endpoint(), request, deadline=deadline, reporter=self.reporter)
-            with boot.news(sockets) as news:
-                watcher.start(self._folder, self._place, news=news)
+            crashes.retry_once(lambda: self._boot_board(board, request), reporter=self.reporter)
+
+    def _boot_board(self, board: Board, request: BootRequest) -> None:
+        from pymachine import wait  # noqa: PLC0415
+        from pymachine_driver_qemu import boot, watcher  # noqa: PLC0415
+
+        deadline = wait.Deadline(request.timeout)
+        started = boot.launch(board, self.machine.name, self._folder, place=self._place, timings=request.timings)
+        boot.deliver(started, self._folder, self.endpoint(), request, deadline=deadline, reporter=self.reporter)
+        with boot.news(started.sockets) as news:
+            watcher.start(self._folder, self._place, news=news)
 
     @contextmanager
     def _ended_on_failure(self) -> Iterator[None]:

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import time
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from pymachine import backlog, search_domains
-from pymachine.channel import GuestError, GuestReportedError
+from pymachine.channel import GuestEndedError, GuestError, GuestReportedError
+from pymachine.crashes import CrashedError
 from pymachine.driver import BootRequest, Endpoint, refuse_links
 from pymachine.progress import Reporter
 from pymachine.wait import Deadline
 from pymachine_driver_qemu import command_line, disk, identity, process, qmp, runtime
 from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.board import Board
+
+_HINTS = {
+    signal.SIGKILL: "The kernel does that to a program when memory runs out; see: sudo dmesg",
+    signal.SIGBUS: "QEMU ends so when the disk is full; see: df -h",
+}
+
+
+@dataclass(frozen=True)
+class Started:
+    """A QEMU that this process has started: the folder of its sockets, and its process id."""
+
+    sockets: Path
+    pid: int
 
 
 def launch(
@@ -28,13 +44,13 @@ def launch(
     resumed: bool = False,
     tied: bool = False,
     timings: MutableMapping[str, float] | None = None,
-) -> Path:
-    """Start the QEMU of the machine in `folder`; returns its sockets' folder. `tied`: it ends with us."""
+) -> Started:
+    """Start the QEMU of the machine in `folder`. `tied`: it ends with us."""
     began = time.monotonic()
     refuse_links(folder, (*disk.IMAGE, disk.DISK, process.CONSOLE_LOG, process.QEMU_LOG))
     sockets = runtime.make(folder, str(board.config.get("MachineID", "")))
     argv = board.argv(name, folder, sockets, place=place, memory=memory, resumed=resumed)
-    process.launch(
+    pid = process.launch(
         argv,
         directory=folder,
         sockets=sockets,
@@ -48,7 +64,7 @@ def launch(
         lengthen_queues(sockets)
     if timings is not None:
         timings["qemu"] = round(time.monotonic() - began, 2)
-    return sockets
+    return Started(sockets, pid)
 
 
 def lengthen_queues(sockets: Path) -> None:
@@ -59,10 +75,13 @@ def lengthen_queues(sockets: Path) -> None:
 
 
 def deliver(
-    sockets: Path, folder: Path, endpoint: Endpoint, request: BootRequest, *, deadline: Deadline, reporter: Reporter
+    started: Started, folder: Path, endpoint: Endpoint, request: BootRequest, *, deadline: Deadline, reporter: Reporter
 ) -> None:
-    """Give a guest that boots its identity, and wait until it is up with it. Raises `GuestError`."""
-    with channel(sockets, folder) as port, reporter.task("Waiting for the machine to start") as task:
+    """Give a guest that boots its identity, and wait until it is up with it.
+
+    Raises `GuestError`, or `CrashedError` if QEMU crashed.
+    """
+    with channel(started, folder) as port, reporter.task("Waiting for the machine to start") as task:
         tar = search_domains.identity(request, endpoint)
         port.deliver(tar, deadline=deadline, task=task, timings=request.timings)
 
@@ -84,11 +103,15 @@ def is_followed(monitor: qmp.Qmp) -> bool:
 
 
 @contextmanager
-def channel(sockets: Path, folder: Path) -> Iterator[identity.Channel]:
-    """The identity channel; failures of a guest that does not say why have the end of its console with them."""
-    port = identity.Channel(sockets / runtime.IDENTITY)
+def channel(started: Started, folder: Path) -> Iterator[identity.Channel]:
+    """The identity channel; failures of a guest that does not say why have the end of its console with them.
+
+    What fails in the block because QEMU crashed is raised as `CrashedError`.
+    """
+    port = identity.Channel(started.sockets / runtime.IDENTITY)
     try:
-        yield port
+        with _crash_noticed(started, folder):
+            yield port
     except (GuestReportedError, identity.PausedByDiskError):
         raise
     except GuestError as error:
@@ -97,3 +120,18 @@ def channel(sockets: Path, folder: Path) -> Iterator[identity.Channel]:
         raise
     finally:
         port.close()
+
+
+@contextmanager
+def _crash_noticed(started: Started, folder: Path) -> Iterator[None]:
+    """Raise the signal that ended QEMU instead of what comes of its end: `CrashedError` if it crashed."""
+    try:
+        yield
+    except (GuestEndedError, qmp.QmpError) as error:
+        ended = process.end_signal(started.pid)
+        if ended is None:
+            raise
+        details = process.last_words(folder)
+        if ended in process.CRASHES:
+            raise CrashedError(f"QEMU crashed ({ended.name})", details=details) from error
+        raise GuestEndedError(f"QEMU was ended by {ended.name}", details=details, hint=_HINTS.get(ended, "")) from error

@@ -127,9 +127,9 @@ class Channel:
         except BlockingIOError:
             return b""
         except OSError as error:
-            raise GuestError(ended(progress)) from error
+            raise ended(progress) from error
         if not data:
-            raise GuestError(ended(progress))
+            raise ended(progress)
         return data
 
     def _send(self, unsent: memoryview, progress: Progress) -> int:
@@ -138,4 +138,4 @@ class Channel:
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise GuestError(ended(progress)) from error
+            raise ended(progress) from error

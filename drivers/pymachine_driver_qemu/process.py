@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pymachine import backlog, os_errors
+from pymachine.crashes import CrashedError
 from pymachine.errors import DriverError, TimeoutExpiredError
 from pymachine.run import run
 from pymachine.wait import Deadline, until
@@ -39,6 +40,11 @@ _KEPT_OF_LOG = 256 * 1024
 _TAIL = 4096
 
 
+# Signals that end QEMU at a fault of its own. SIGBUS is not one: it comes of a full disk, under a template's memory.
+CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT})
+_REAP_SECONDS = 2.0
+
+
 class LaunchError(DriverError):
     """QEMU did not start."""
 
@@ -53,11 +59,12 @@ def launch(
     environment: Mapping[str, str],
     tied: bool = False,
     small_pages: bool = False,
-) -> None:
-    """Start QEMU in a session of its own, and return once its monitor answers.
+) -> int:
+    """Start QEMU in a session of its own, and return its process id once its monitor answers.
 
     What it says goes to ``qemu.log`` in `directory`. `tied`: it ends with us, however we end (on Linux). `small_pages`:
-    the host's kernel gives it no huge ones, of which much stays unused. Raises `LaunchError` with the end of that log.
+    the host's kernel gives it no huge ones, of which much stays unused. Raises `LaunchError` or `CrashedError`
+    with the end of that log.
     """
     log = directory / QEMU_LOG
     for path in (log, directory / CONSOLE_LOG):
@@ -71,11 +78,32 @@ def launch(
             if code is None:
                 process.kill()
                 process.wait()
+            crash = _signal_of(code or 0)
+            if crash in CRASHES:
+                raise CrashedError(f"QEMU crashed ({crash.name})", details=said_since_start(log))
             why = f"ended with exit code {code}" if code is not None else f"did not answer in {LAUNCH_SECONDS:g} s"
             raise LaunchError(f"QEMU {why}", details=said_since_start(log), hint=f"All that it said is in {log}")
         time.sleep(0.005)
     # Whoever starts it need not wait for it; without this its end would be a warning about a running child.
     process.returncode = 0
+    return process.pid
+
+
+def end_signal(pid: int) -> signal.Signals | None:
+    """Return the signal that ended QEMU; None if it runs after 2 seconds, or ended otherwise.
+
+    `pid` is what `launch` returned.
+    """
+
+    def ended() -> tuple[int, int] | None:
+        found = os.waitpid(pid, os.WNOHANG)
+        return found if found[0] else None
+
+    try:
+        _, status = until(ended, deadline=_REAP_SECONDS, what="QEMU to end")
+    except (ChildProcessError, TimeoutExpiredError):
+        return None
+    return _signal_of(os.waitstatus_to_exitcode(status))
 
 
 def spawn(
@@ -238,6 +266,11 @@ def _opened_log(path: Path) -> BinaryIO:
         return os.fdopen(os.open(path, flags, 0o600), "wb")
     except OSError as error:
         raise os_errors.wrapped(LaunchError, f"cannot write {path}", error) from error
+
+
+def _signal_of(code: int) -> signal.Signals | None:
+    """The signal that an exit code of Python's stands for, which is negative then."""
+    return signal.Signals(-code) if code < 0 else None
 
 
 def _answers(control: Path) -> bool:

@@ -88,7 +88,8 @@ def load(
     What runs when this raises is the caller's to end.
     """
     memory = command_line.Memory() if facts.get("Backed") else None
-    sockets = boot.launch(board, name, folder, place=place, memory=memory, resumed=True, timings=request.timings)
+    started = boot.launch(board, name, folder, place=place, memory=memory, resumed=True, timings=request.timings)
+    sockets = started.sockets
     try:
         with qmp.Qmp(sockets / runtime.CONTROL) as monitor, (snapshot / STATE).open("rb") as state:
             migration.load(monitor, state, without_memory=False, seconds=_MOVE_SECONDS)
@@ -100,7 +101,7 @@ def load(
             f"{board.qemu.version_text}",
             hint="Restore its disk alone: pymachine snapshot restore --disk-only",
         ) from error
-    with boot.channel(sockets, folder) as port, reporter.task("Waiting for the machine to go on") as task:
+    with boot.channel(started, folder) as port, reporter.task("Waiting for the machine to go on") as task:
         tar = search_domains.identity(request, endpoint)
         port.renew(tar, deadline=Deadline(request.timeout), task=task)
     return sockets

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pymachine import os_errors, search_domains
 from pymachine.channel import GuestReportedError
+from pymachine.crashes import retry_once
 from pymachine.driver import BootRequest, Endpoint, ImageFiles, Json
 from pymachine.errors import DriverError, TemplateError
 from pymachine.progress import Reporter
@@ -63,24 +64,31 @@ def make(board: Board, folder: Path, image: ImageFiles, request: BootRequest, *,
     size_mb = int(board.config.get("DiskSize", options.DEFAULT_DISK_MB))
     disk.keep_image(image, folder)
     disk.make_data_disk(folder / disk.DISK, size_mb=size_mb)
-    memory = command_line.Memory(path=folder / MEMORY, shared=True)
-    try:
-        template = board.as_machine(str(uuid.uuid4()))
-        sockets = boot.launch(template, "template", folder, place=None, memory=memory, tied=True)
-        _freeze(folder, sockets, request, reporter)
-    finally:
-        left = runtime.find(folder)
-        if left is not None:
-            process.end(left)
-        runtime.remove(folder)
+    retry_once(lambda: _boot_and_freeze(board, folder, request, reporter), reporter=reporter)
     disk.pack(folder / disk.DISK, folder / DISK)
     # A machine that is resumed has links to the image of its own.
     for name in (disk.DISK, disk.ISO, disk.KERNEL, disk.INITRD):
         (folder / name).unlink()
 
 
-def _freeze(folder: Path, sockets: Path, request: BootRequest, reporter: Reporter) -> None:
-    with boot.channel(sockets, folder) as port, boot.news(sockets):
+def _boot_and_freeze(board: Board, folder: Path, request: BootRequest, reporter: Reporter) -> None:
+    # After a crash this has the memory of the guest that is gone.
+    (folder / MEMORY).unlink(missing_ok=True)
+    memory = command_line.Memory(path=folder / MEMORY, shared=True)
+    try:
+        template = board.as_machine(str(uuid.uuid4()))
+        started = boot.launch(template, "template", folder, place=None, memory=memory, tied=True)
+        _freeze(folder, started, request, reporter)
+    finally:
+        left = runtime.find(folder)
+        if left is not None:
+            process.end(left)
+        runtime.remove(folder)
+
+
+def _freeze(folder: Path, started: boot.Started, request: BootRequest, reporter: Reporter) -> None:
+    sockets = started.sockets
+    with boot.channel(started, folder) as port, boot.news(sockets):
         with reporter.task("Waiting for the template to start") as task:
             port.plant(request.seed, deadline=Deadline(request.timeout), task=task)
         # The channels stay open: the guest is frozen in the belief that its host listens.
@@ -119,9 +127,10 @@ def resume(
     deadline = Deadline(request.timeout)
     tar = search_domains.identity(request, endpoint)
     with _template_at_fault(template, folder):
-        sockets = boot.launch(board, name, folder, place=place, memory=memory, resumed=True, timings=request.timings)
+        started = boot.launch(board, name, folder, place=place, memory=memory, resumed=True, timings=request.timings)
+        sockets = started.sockets
         # The ports are open before the state comes, which has it that somebody listens.
-        with boot.channel(sockets, folder) as port, ExitStack() as kept:
+        with boot.channel(started, folder) as port, ExitStack() as kept:
             news = kept.enter_context(boot.news(sockets))
             with qmp.Qmp(sockets / runtime.CONTROL) as monitor, (template / STATE).open("rb") as state:
                 migration.load(monitor, state, without_memory=True, seconds=deadline.remaining())

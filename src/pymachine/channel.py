@@ -48,6 +48,10 @@ class GuestReportedError(GuestError):
     code = "guest-report"
 
 
+class GuestEndedError(GuestError):
+    """The machine ended before its guest was up."""
+
+
 class GuestTimeoutError(GuestError):
     """The guest did not come up in time."""
 
@@ -157,9 +161,10 @@ class Progress:
         return anew
 
 
-def ended(progress: Progress) -> str:
-    """What to say of a guest whose end of the channel went away."""
-    return f"the machine switched itself off while it booted (last stage: {progress.last_stage or 'none'})"
+def ended(progress: Progress, *, details: str = "") -> GuestEndedError:
+    """The error of a guest whose end of the channel went away."""
+    stage = progress.last_stage or "none"
+    return GuestEndedError(f"the machine switched itself off while it booted (last stage: {stage})", details=details)
 
 
 def too_late(progress: Progress, deadline: Deadline) -> str:

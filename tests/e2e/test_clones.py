@@ -20,6 +20,7 @@ import pytest
 
 from pymachine.templates import NEEDED_BYTES
 from pymachine.wait import until
+from support.crashing import crashing_qemu
 from support.hello import server_random
 from support.runner import Pymachine, cache_folder, private_store
 
@@ -363,7 +364,7 @@ def test_a_qemu_that_cannot_resume_boots_and_is_given_up(program: Pymachine, tmp
     flags = ("--qemu-binary", str(qemu))
     for name in ("v", "x"):
         text = program("create", *flags, name).stdout
-        assert (MADE in text, "does not resume" in text, BOOTED in text) == (True, True, True)
+        assert (MADE in text, "does not resume" in text, BOOTED in text) == (True, True, True), text
         assert ssh(program, name, "hostname") == f"{name}\n"
         assert templates(program) == []
     text = program("create", *flags, "y").stdout
@@ -376,6 +377,19 @@ def test_a_qemu_that_cannot_resume_boots_and_is_given_up(program: Pymachine, tmp
     assert BOOTED not in text
     assert ssh(program, "z", "hostname") == "z\n"
     program("rm", "-y", "v", "x", "y", "z")
+    assert program.remaining_processes() == {}
+
+
+def test_a_qemu_that_crashes_while_it_boots_is_started_again(program: Pymachine, tmp_path: Path) -> None:
+    once = tmp_path / "once"
+    flags = ("--qemu-binary", str(crashing_qemu(tmp_path, f"rm {once}")))
+    for name, more in (("resumed", ()), ("booted", ("--no-template",))):
+        once.touch()
+        text = program("create", *flags, *more, name).stdout
+        assert text.count("QEMU crashed (SIGSEGV): booting again.") == 1
+        assert ((RESUMED in text), (BOOTED in text)) == (not more, bool(more))
+        assert ssh(program, name, "hostname") == f"{name}\n"
+    program("rm", "-y", "resumed", "booted")
     assert program.remaining_processes() == {}
 
 

@@ -9,13 +9,14 @@ import socket
 import stat
 import struct
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pymachine import channel
+from pymachine import channel, crashes
 from pymachine.driver import BootRequest, Driver, ImageFiles, MachineRef, State
 from pymachine.errors import DriverError, PrecreateError
 from pymachine.progress import StreamReporter
@@ -23,6 +24,7 @@ from pymachine.testing import defaults, reference, reread
 from pymachine.wait import until
 from pymachine_driver_qemu import Driver as QemuDriver, accelerator, address, binary, boot, process, qmp, runtime
 from pymachine_driver_qemu.base import PortTakenError
+from support.crashing import crashing_qemu
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -85,7 +87,7 @@ def launched(driver: Driver, image: ImageFiles) -> Path:
     folder = driver.machine.directory
     disk.keep_image(image, folder)
     disk.make_data_disk(folder / disk.DISK, size_mb=1000)
-    return boot.launch(driver._board(), driver.machine.name, driver._folder, place=driver._place)
+    return boot.launch(driver._board(), driver.machine.name, driver._folder, place=driver._place).sockets
 
 
 def request(image: ImageFiles | None = None, *, timeout: float = 2.0) -> BootRequest:
@@ -132,6 +134,22 @@ def test_a_guest_that_switches_itself_off(tmp_path: Path) -> None:
     with pytest.raises(channel.GuestError, match="switched itself off"):
         driver.create(request(make_image(tmp_path, multiboot(SWITCH_OFF)), timeout=60))
     assert nothing_runs(driver)
+
+
+@pytest.mark.parametrize(("by", "tries"), [("SEGV", 2), ("ABRT", 2), ("KILL", 1)])
+def test_a_qemu_that_crashes_is_started_once_more(tmp_path: Path, image: ImageFiles, by: str, tries: int) -> None:
+    starts = tmp_path / "starts"
+    driver = make(tmp_path, qemu_binary=str(crashing_qemu(tmp_path, f"echo start >> {starts}", by=by)))
+    error = crashes.CrashedError if tries > 1 else channel.GuestError
+    with pytest.raises(error, match=f"QEMU crashed .SIG{by}." if tries > 1 else "QEMU was ended by SIGKILL"):
+        driver.create(request(image, timeout=60))
+    assert starts.read_text().splitlines() == ["start"] * tries
+    assert isinstance(driver.reporter, Recorder)
+    assert [line for line in driver.reporter.lines if "crashed" in line] == [
+        f"QEMU crashed (SIG{by}): booting again."
+    ] * (tries - 1)
+    assert nothing_runs(driver)
+    assert runtime.find(driver.machine.directory) is None
 
 
 def test_an_identity_that_cannot_be_made_leaves_nothing_running(tmp_path: Path, image: ImageFiles) -> None:
@@ -375,9 +393,15 @@ def test_an_accelerator_that_boots_nothing_is_not_used_twice(
         accelerator.choose("kvm", trial, reporter=recorder)
 
 
-def test_a_trial_that_does_not_boot_ends_and_leaves_nothing(tmp_path: Path, image: ImageFiles) -> None:
+def test_a_trial_that_does_not_boot_ends_and_leaves_nothing(
+    tmp_path: Path, image: ImageFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trial = accelerator.Trial(
         qemu=binary.find("amd64"), architecture="amd64", kernel=image.kernel, initrd=image.initrd, image="x"
     )
-    assert not accelerator.boots("tcg", trial, seconds=1.0)
-    assert not list(runtime.base().glob("trial-*"))
+    # Of its own: other tests have trials meanwhile. The path of a socket must be short.
+    with tempfile.TemporaryDirectory(prefix="pm-") as own:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", own)
+        assert not accelerator.boots("tcg", trial, seconds=1.0)
+        assert runtime.base().parent == Path(own)
+        assert not list(runtime.base().glob("trial-*"))

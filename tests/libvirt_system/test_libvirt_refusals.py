@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from pymachine.driver import BootRequest, Driver
 from pymachine.errors import DriverError
 from pymachine.testing import defaults, reference
 from pymachine_driver_libvirt import Driver as LibvirtDriver
+from pymachine_driver_qemu.process import find_pids
 from support import boot, libvirtd
 from support.libvirtd import Daemon, virsh
 from support.runner import Pymachine
@@ -231,6 +233,22 @@ def test_a_create_that_is_ended_at_any_step_leaves_what_rm_removes(
     if number is signal.SIGKILL:
         pymachine("rm", "-y", "x")
     assert pymachine("ls", "-q").stdout == ""
+
+
+def test_a_qemu_that_crashes_while_it_boots_is_started_again(pymachine: Pymachine) -> None:
+    """Killed, it is as good as crashed to libvirt, and leaves no core file."""
+    process = pymachine.start(*CREATE, "x")
+    assert process.stdout
+    for line in process.stdout:
+        if "Waiting for the machine to start" in line:
+            break
+    [qemu] = find_pids("guest=x,debug-threads=on")
+    os.kill(qemu, signal.SIGKILL)
+    text, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, text
+    assert text.count("the machine's QEMU crashed: booting again.") == 1
+    assert pymachine("status", "x").stdout == "Running\n"
+    pymachine("rm", "-y", "x")
 
 
 # -- no libvirt ---------------------------------------------------------------------------------------------------

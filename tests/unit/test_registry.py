@@ -14,8 +14,8 @@ from pymachine.errors import DriverNotFoundError
 
 ROOT = Path(__file__).parents[2]
 DRIVERS_MAY_IMPORT = {
-    "backlog", "channel", "driver", "errors", "fields", "files", "forwarder", "loopback", "names", "os_errors",
-    "progress", "published", "run", "search_domains", "unfinished", "wait",
+    "backlog", "channel", "crashes", "driver", "errors", "fields", "files", "forwarder", "loopback", "names",
+    "os_errors", "progress", "published", "run", "search_domains", "unfinished", "wait",
 }  # fmt: skip
 
 
@@ -110,7 +110,7 @@ LAYERS = [
         "durations",
         "content",
     },
-    {"channel", "driver", "loopback", "published", "unfinished"},
+    {"channel", "crashes", "driver", "loopback", "published", "unfinished"},
     {"machine", "client_files", "extra_fields", "migrations", "gotemplate", "shells"},
     {
         "store",
