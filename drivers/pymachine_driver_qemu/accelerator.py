@@ -103,7 +103,7 @@ def unavailable(accelerator: str, architecture: str) -> str:
 
 def boots(accelerator: str, trial: Trial, *, seconds: float = TRIAL_SECONDS) -> bool:
     """Whether the kernel comes to run a program under `accelerator` within `seconds`."""
-    with tempfile.TemporaryDirectory(dir=runtime.base(), prefix="trial-") as folder:
+    with tempfile.TemporaryDirectory(dir=runtime.base(), prefix=runtime.TRIAL) as folder:
         console, said = Path(folder) / "console", Path(folder) / "said"
         with said.open("wb") as output:
             process = subprocess.Popen(

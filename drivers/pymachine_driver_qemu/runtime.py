@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import stat
 import time
 from pathlib import Path
@@ -26,6 +27,10 @@ CONTAINERS = "containers.sock"
 STOPPING = "stopping"
 # In the socket folder, and leads back: a machine's folder may be a copy of another's, with that one's link in it.
 OWNER = "machine"
+# How the names of the folders of accelerator trials begin.
+TRIAL = "trial-"
+# Longer than a socket folder is being made, and than a trial takes.
+_OLD_SECONDS = 3600.0
 _LONGEST_PATH = 103
 _LONGEST_NAME = max(map(len, (CONTROL, PORTS, IDENTITY, CONTAINERS))) + 1
 _ID_LENGTH = 12
@@ -49,6 +54,7 @@ def base() -> Path:
 
 def make(directory: Path, machine_id: str) -> Path:
     """An empty socket folder for the machine whose folder is `directory`, with the link to it."""
+    sweep()
     remove(directory)
     folder = _made(base() / _name(directory, machine_id))
     _empty(folder)
@@ -87,6 +93,33 @@ def remove(directory: Path) -> None:
     link = directory / LINK
     if link.is_symlink():
         link.unlink(missing_ok=True)
+
+
+def sweep() -> None:
+    """Remove what killed commands left: sockets of machines that are gone, and the folders of accelerator trials."""
+    old = time.time() - _OLD_SECONDS
+    for folder in base().iterdir():
+        # Another process may be removing it, too.
+        with contextlib.suppress(OSError):
+            if folder.name.startswith(TRIAL) and folder.lstat().st_mtime < old:
+                shutil.rmtree(folder)
+            elif _NAME.match(folder.name) and _is_ours(folder) and _is_abandoned(folder, old):
+                _empty(folder)
+                folder.rmdir()
+
+
+def _is_abandoned(folder: Path, old: float) -> bool:
+    """Whether a socket folder has no machine and no QEMU. One without a link back is being made if it is not `old`."""
+    from pymachine_driver_qemu import qmp  # noqa: PLC0415 (commands that only read need none)
+
+    try:
+        inode, _, path = str((folder / OWNER).readlink()).partition(":")
+    except FileNotFoundError:
+        inode = path = ""
+        if folder.stat().st_mtime >= old:
+            return False
+    has_machine = path and Path(path).exists() and inode == str(Path(path).stat().st_ino)
+    return not has_machine and not qmp.is_listening(folder / CONTROL)
 
 
 def _name(directory: Path, machine_id: str) -> str:

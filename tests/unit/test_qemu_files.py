@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import stat
 import tarfile
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -214,6 +217,32 @@ def test_what_is_not_ours_in_the_folder_stays(tmp_path: Path, monkeypatch: pytes
     (folder / runtime.CONTROL).touch()
     runtime.remove(machine)
     assert [entry.name for entry in folder.iterdir()] == ["notes"]
+
+
+def test_sockets_without_a_machine_are_removed_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`template build` that is killed leaves them: what it made the template in is removed by the next one."""
+    machine, gone, stopped, moved = (tmp_path / name for name in ("machine", "gone", "stopped", "moved"))
+    folders = {}
+    # The path of a socket is short.
+    with tempfile.TemporaryDirectory(prefix="pm-") as given, socket.socket(socket.AF_UNIX) as server:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", given)
+        base = Path(given, "pymachine")
+        for number, each in enumerate((machine, gone, stopped, moved)):
+            each.mkdir()
+            folders[each] = runtime.make(each, f"{number}{ID}")
+        shutil.rmtree(gone)
+        moved.rename(tmp_path / "elsewhere")
+        for name, seconds in (("0" * 12, 7200), ("1" * 12, 0), ("trial-old", 7200), ("trial-new", 0), ("mine", 7200)):
+            (base / name).mkdir(mode=0o700)
+            os.utime(base / name, (time.time() - seconds,) * 2)
+        server.bind(str(folders[moved] / runtime.CONTROL))
+        server.listen(1)
+        assert runtime.make(machine, f"0{ID}") == folders[machine]
+        left = {entry.name for entry in base.iterdir()}
+    kept = {folders[each].name for each in (machine, stopped, moved)}
+    assert left == kept | {"1" * 12, "trial-new", "mine"}
 
 
 def test_a_copy_does_not_take_the_sockets_of_the_machine_that_runs(
