@@ -352,7 +352,7 @@ class Manager:
         with self.store.lock(name):
             settled: Collection[str] = ()
             try:
-                settled = self._recover(name)
+                settled = self._recover(name, finish=not ends)
             except PymachineError as error:
                 if not ends:
                     raise
@@ -371,10 +371,11 @@ class Manager:
             self.reporter.warn(error.brief)
             return []
 
-    def _recover(self, name: str, *, only: str = "") -> list[str]:
+    def _recover(self, name: str, *, only: str = "", finish: bool = False) -> list[str]:
         """Settle the unfinished changes of machine `name`, whose lock is held; returns their names.
 
-        `only`: nothing but changes of that name, and what has no record.
+        `only`: nothing but changes of that name, and what has no record. `finish`: a boot that goes on is finished,
+        which may take minutes, and not ended.
         """
         folder = self.store.machine_dir(name)
         if not unfinished.has_leftovers(folder):
@@ -396,6 +397,7 @@ class Manager:
                     driver=driver,
                     reporter=self.reporter,
                     answers=partial(self._answers, machine, driver),
+                    finish_boot=partial(self._finish_boot, machine, driver) if finish else lambda: False,
                     drop_context=partial(self._drop_context, machine),
                     rename_context=partial(self._rename_context, machine),
                 ).settle(change)
@@ -415,6 +417,17 @@ class Manager:
         """Whether the engine of a machine answers now."""
         try:
             self._await_engine(machine, driver, seconds=ANSWER_SECONDS)
+        except PymachineError:
+            return False
+        return True
+
+    def _finish_boot(self, machine: Machine, driver: Driver) -> bool:
+        """Give a guest that boots its identity, in case it has none yet, and wait for its engine; whether it is up."""
+        if not isinstance(driver, LiveIdentity):
+            return False
+        try:
+            driver.apply_identity(self._request(machine))
+            self._await_engine(machine, driver, seconds=boot_timeout())
         except PymachineError:
             return False
         return True

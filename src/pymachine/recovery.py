@@ -35,6 +35,8 @@ class Recovery:
     reporter: Reporter
     answers: Callable[[], bool]
     """Whether the engine answers with the machine's certificate; waits for a moment."""
+    finish_boot: Callable[[], bool]
+    """Brings a machine that is booting up, unless the command has no time for that; returns whether it is up."""
     drop_context: Callable[[], None]
     """Removes the machine's docker context."""
     rename_context: Callable[[str], None]
@@ -81,7 +83,7 @@ class Recovery:
         state = self.driver.state()
         if state in (State.STOPPED, State.PAUSED, State.SAVED):
             return f"the machine is {state.word.lower()}"
-        if self._is_up():
+        if self._is_up() or (state is State.RUNNING and self._finish_boot()):
             return "the machine is up"
         if state is State.STARTING or (state is State.RUNNING and change.age < YOUNG_SECONDS):
             self.driver.kill()
@@ -89,6 +91,18 @@ class Recovery:
             self.driver.stop(STOP_SECONDS)
         self.store.save(self.machine)
         return "the machine is switched off"
+
+    def _finish_boot(self) -> bool:
+        """Finish the boot of a machine that runs and has not come up yet; whether it has then.
+
+        Docker 26.1 does not start a container with a published port again if it was starting it when the power went
+        away: "port is already allocated". So a boot is finished rather than ended, where there is time for that.
+        """
+        if not self.finish_boot():
+            return False
+        if isinstance(self.driver, Recoverable):
+            self.driver.recover()
+        return True
 
     def _is_up(self) -> bool:
         """Whether the machine runs and its engine answers. Then its port forwarder runs, too."""

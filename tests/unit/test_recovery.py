@@ -6,6 +6,7 @@ step that a test names, as SIGKILL would.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ from pymachine.driver import (
     Option,
     State,
 )
-from pymachine.errors import MachineNotFoundError, PymachineError, StoreError, WrongStateError
+from pymachine.errors import DriverError, MachineNotFoundError, PymachineError, StoreError, WrongStateError
 from pymachine.machine import Machine
 from pymachine.manager import CreateRequest, Manager
 from pymachine.progress import Silent
@@ -304,6 +305,61 @@ def test_a_start_that_was_killed_when_the_machine_was_up_is_finished(store: Stor
     with pytest.raises(WrongStateError, match="already running"):
         Manager(store).start(NAME)
     assert notes(store) == []
+
+
+class Booting(Killed):
+    """A guest that waits for its identity when the start of its machine is killed."""
+
+    taken: ClassVar[list[bytes]] = []
+    answers: ClassVar[bool] = True
+
+    def apply_identity(self, request: BootRequest) -> None:
+        if not self.answers:
+            raise DriverError("the guest hangs")
+        self.taken.append(request.identity(self.endpoint()))
+
+
+@pytest.fixture
+def booting(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose start was killed before its guest had an identity."""
+    monkeypatch.setattr(registry, "load_for_machine", lambda name: Booting)
+    monkeypatch.setattr(Booting, "taken", [])
+    # The engine answers once the guest has its identity.
+    monkeypatch.setattr(manager_module.Manager, "_answers", lambda *args: bool(Booting.taken))
+    make(store)
+    Manager(store).stop(NAME)
+    killed_at("started", lambda: Manager(store).start(NAME))
+
+
+@pytest.mark.usefixtures("booting")
+def test_a_boot_that_goes_on_is_finished_by_the_next_start(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Killed, "kill", None)
+    heard = Heard()
+    Manager(store, reporter=heard).start(NAME)
+    assert heard.lines == [f'The last start of "{NAME}" was interrupted: the machine is up.']
+    assert len(Booting.taken) == 1
+    assert (store.machine_dir(NAME) / "forwarded").exists()
+    assert Manager(store).state(NAME) is State.RUNNING
+
+
+@pytest.mark.usefixtures("booting")
+def test_a_guest_that_hangs_is_switched_off_and_started(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Booting, "answers", False)
+    heard = Heard()
+    Manager(store, reporter=heard).start(NAME)
+    assert heard.lines == [f'The last start of "{NAME}" was interrupted: the machine is switched off.']
+    assert Manager(store).state(NAME) is State.RUNNING
+
+
+@pytest.mark.usefixtures("booting")
+@pytest.mark.parametrize("act", [Manager.stop, Manager.kill, lambda manager, name: manager.sweep()])
+def test_commands_about_something_else_do_not_wait_for_a_boot(
+    store: Store, act: Callable[[Manager, str], None]
+) -> None:
+    with contextlib.suppress(WrongStateError):  # the boot was ended before the machine was to be
+        act(Manager(store), NAME)
+    assert Booting.taken == []
+    assert Manager(store).state(NAME) is State.STOPPED
 
 
 def test_a_machine_that_was_held_for_a_snapshot_goes_on(store: Store) -> None:
