@@ -64,7 +64,7 @@ KINDS = [
     Kind(
         "cycle-record",
         f"{_RECORDS_A_TRY} cycles of create and rm, driver none",
-        36,
+        40,
         partial(with_bystander, real=False),
         partial(_attempt, CREATE, _RECORDS_A_TRY),
         seconds=3.5,
