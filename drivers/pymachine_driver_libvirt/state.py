@@ -86,7 +86,7 @@ def is_active(domain: Domain) -> bool:
 
 
 def has_crashed(domain: Domain) -> bool:
-    """Whether the domain's hypervisor is gone without having said that it ends; libvirt has 5 seconds to notice."""
+    """Whether the domain's QEMU ended without a shutdown, as libvirt reports within 5 seconds."""
     libvirt = libvirts.library()
 
     def ended() -> list[int] | None:

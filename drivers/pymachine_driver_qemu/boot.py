@@ -21,7 +21,7 @@ from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.board import Board
 
 _HINTS = {
-    signal.SIGKILL: "The kernel does that to a program when memory runs out; see: sudo dmesg",
+    signal.SIGKILL: "The kernel ends programs so when memory runs out; see: sudo dmesg",
     signal.SIGBUS: "QEMU ends so when the disk is full; see: df -h",
 }
 
@@ -106,7 +106,7 @@ def is_followed(monitor: qmp.Qmp) -> bool:
 def channel(started: Started, folder: Path) -> Iterator[identity.Channel]:
     """The identity channel; failures of a guest that does not say why have the end of its console with them.
 
-    What fails in the block because QEMU crashed is raised as `CrashedError`.
+    Raises `CrashedError` if QEMU crashes in the block.
     """
     port = identity.Channel(started.sockets / runtime.IDENTITY)
     try:
@@ -124,7 +124,7 @@ def channel(started: Started, folder: Path) -> Iterator[identity.Channel]:
 
 @contextmanager
 def _crash_noticed(started: Started, folder: Path) -> Iterator[None]:
-    """Raise the signal that ended QEMU instead of what comes of its end: `CrashedError` if it crashed."""
+    """If a signal ended QEMU, raise an error that names it, which is `CrashedError` for a crash."""
     try:
         yield
     except (GuestEndedError, qmp.QmpError) as error:

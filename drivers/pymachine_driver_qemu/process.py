@@ -40,7 +40,7 @@ _KEPT_OF_LOG = 256 * 1024
 _TAIL = 4096
 
 
-# Signals that end QEMU at a fault of its own. SIGBUS is not one: it comes of a full disk, under a template's memory.
+# Signals that end QEMU because of its own fault. SIGBUS has another cause: the disk with a template's memory is full.
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT})
 _REAP_SECONDS = 2.0
 
@@ -269,7 +269,7 @@ def _opened_log(path: Path) -> BinaryIO:
 
 
 def _signal_of(code: int) -> signal.Signals | None:
-    """The signal that an exit code of Python's stands for, which is negative then."""
+    """Return the signal for a negative exit code of `subprocess`, else None."""
     return signal.Signals(-code) if code < 0 else None
 
 

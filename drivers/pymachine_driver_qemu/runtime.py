@@ -27,9 +27,9 @@ CONTAINERS = "containers.sock"
 STOPPING = "stopping"
 # In the socket folder, and leads back: a machine's folder may be a copy of another's, with that one's link in it.
 OWNER = "machine"
-# How the names of the folders of accelerator trials begin.
+# The prefix of the folders of accelerator trials.
 TRIAL = "trial-"
-# Longer than a socket folder is being made, and than a trial takes.
+# Longer than it takes to make a socket folder, or to finish a trial.
 _OLD_SECONDS = 3600.0
 _LONGEST_PATH = 103
 _LONGEST_NAME = max(map(len, (CONTROL, PORTS, IDENTITY, CONTAINERS))) + 1
@@ -96,7 +96,7 @@ def remove(directory: Path) -> None:
 
 
 def sweep() -> None:
-    """Remove what killed commands left: sockets of machines that are gone, and the folders of accelerator trials."""
+    """Remove leftovers of killed commands: sockets of machines that are gone, and folders of accelerator trials."""
     old = time.time() - _OLD_SECONDS
     for folder in base().iterdir():
         # Another process may be removing it, too.
@@ -109,7 +109,10 @@ def sweep() -> None:
 
 
 def _is_abandoned(folder: Path, old: float) -> bool:
-    """Whether a socket folder has no machine and no QEMU. One without a link back is being made if it is not `old`."""
+    """Whether a socket folder has no machine and no QEMU.
+
+    A folder without a link back that was changed after `old` is just being made.
+    """
     from pymachine_driver_qemu import qmp  # noqa: PLC0415 (commands that only read need none)
 
     try:

@@ -1,4 +1,4 @@
-"""Hypervisors that crash while a machine boots; for drivers, which start the machine once more then.
+"""Boot a machine once more if its hypervisor crashed; for drivers.
 
 Measured with QEMU 7.2 (Debian 12's) in emulation: 3 crashes in a day of test runs on a busy host, each of them a write
 to a device of which QEMU had just changed the address (``memory_region_dispatch_write`` without a region).
@@ -24,14 +24,14 @@ class CrashedError(DriverError):
         super().__init__(
             brief,
             details=details,
-            hint="Run the command again. If it stays, the fault is the hypervisor's: try a newer version of it.",
+            hint="Run the command again. If the crash repeats, try a newer version of the hypervisor.",
         )
 
 
 def retry_once(boot: Callable[[], T], *, reporter: Reporter) -> T:
-    """Return what `boot` returns, called once more if its hypervisor crashed; what the crash left is `boot`'s to clean.
+    """Call `boot`, a second time if it raises `CrashedError`, and return its result.
 
-    Raises what `boot` raises, `CrashedError` at the second crash.
+    `boot` itself removes the remains of an earlier call. A second `CrashedError` is raised.
     """
     try:
         return boot()

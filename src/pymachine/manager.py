@@ -374,8 +374,8 @@ class Manager:
     def _recover(self, name: str, *, only: str = "", finish: bool = False) -> list[str]:
         """Settle the unfinished changes of machine `name`, whose lock is held; returns their names.
 
-        `only`: nothing but changes of that name, and what has no record. `finish`: a boot that goes on is finished,
-        which may take minutes, and not ended.
+        `only`: nothing but changes of that name, and what has no record. `finish`: finish an interrupted boot,
+        which may take minutes, instead of ending it.
         """
         folder = self.store.machine_dir(name)
         if not unfinished.has_leftovers(folder):
@@ -422,7 +422,7 @@ class Manager:
         return True
 
     def _finish_boot(self, machine: Machine, driver: Driver) -> bool:
-        """Give a guest that boots its identity, in case it has none yet, and wait for its engine; whether it is up."""
+        """Send the guest its identity again, wait for its engine, and return whether the engine answers."""
         if not isinstance(driver, LiveIdentity):
             return False
         try:

@@ -36,7 +36,7 @@ class Recovery:
     answers: Callable[[], bool]
     """Whether the engine answers with the machine's certificate; waits for a moment."""
     finish_boot: Callable[[], bool]
-    """Brings a machine that is booting up, unless the command has no time for that; returns whether it is up."""
+    """Finishes the boot of the machine, and returns whether its engine answers; False if the command cannot wait."""
     drop_context: Callable[[], None]
     """Removes the machine's docker context."""
     rename_context: Callable[[str], None]
@@ -75,8 +75,7 @@ class Recovery:
         return "what it had made is removed"
 
     def _release(self, change: Change) -> str:  # noqa: ARG002
-        if isinstance(self.driver, Recoverable):
-            self.driver.recover()
+        self._recover_driver()
         return "the machine goes on"
 
     def _settle_boot(self, change: Change) -> str:
@@ -92,24 +91,27 @@ class Recovery:
         self.store.save(self.machine)
         return "the machine is switched off"
 
-    def _finish_boot(self) -> bool:
-        """Finish the boot of a machine that runs and has not come up yet; whether it has then.
+    def _recover_driver(self) -> None:
+        """Let a paused guest go on, and start the port forwarder if it is missing."""
+        if isinstance(self.driver, Recoverable):
+            self.driver.recover()
 
-        Docker 26.1 does not start a container with a published port again if it was starting it when the power went
-        away: "port is already allocated". So a boot is finished rather than ended, where there is time for that.
+    def _finish_boot(self) -> bool:
+        """Finish the boot of a running machine, and return whether the machine is up then.
+
+        Docker 26.1 does not restart a container with a published port if the power went away while it started it:
+        "port is already allocated". So a boot is finished instead of ended, if the command has time for that.
         """
         if not self.finish_boot():
             return False
-        if isinstance(self.driver, Recoverable):
-            self.driver.recover()
+        self._recover_driver()
         return True
 
     def _is_up(self) -> bool:
         """Whether the machine runs and its engine answers. Then its port forwarder runs, too."""
         if self.driver.state() is not State.RUNNING or not self.answers():
             return False
-        if isinstance(self.driver, Recoverable):
-            self.driver.recover()
+        self._recover_driver()
         return True
 
     def _settle_restore(self, change: Change) -> str:

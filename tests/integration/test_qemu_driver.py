@@ -399,7 +399,7 @@ def test_a_trial_that_does_not_boot_ends_and_leaves_nothing(
     trial = accelerator.Trial(
         qemu=binary.find("amd64"), architecture="amd64", kernel=image.kernel, initrd=image.initrd, image="x"
     )
-    # Of its own: other tests have trials meanwhile. The path of a socket must be short.
+    # A folder of its own, since other tests make trials at the same time. The path of a socket must be short.
     with tempfile.TemporaryDirectory(prefix="pm-") as own:
         monkeypatch.setenv("XDG_RUNTIME_DIR", own)
         assert not accelerator.boots("tcg", trial, seconds=1.0)

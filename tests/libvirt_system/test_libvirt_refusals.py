@@ -236,7 +236,7 @@ def test_a_create_that_is_ended_at_any_step_leaves_what_rm_removes(
 
 
 def test_a_qemu_that_crashes_while_it_boots_is_started_again(pymachine: Pymachine) -> None:
-    """Killed, it is as good as crashed to libvirt, and leaves no core file."""
+    """libvirt reports a killed QEMU as crashed, too. Unlike a crash, a kill writes no core file."""
     process = pymachine.start(*CREATE, "x")
     assert process.stdout
     for line in process.stdout:

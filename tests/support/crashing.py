@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def crashing_qemu(folder: Path, condition: str, *, by: str = "SEGV", seconds: float = 3.0) -> Path:
-    """Return a QEMU that crashes by the signal `by` so many `seconds` after its start, if a shell's `condition` holds.
+    """Return a program that is the real QEMU, and ends by the signal `by` after `seconds` if `condition` succeeds.
 
-    It is the real one until then.
+    `condition` is a shell command, run at each start.
     """
     real = shutil.which("qemu-system-x86_64")
     assert real

@@ -222,7 +222,7 @@ def test_what_is_not_ours_in_the_folder_stays(tmp_path: Path, monkeypatch: pytes
 def test_sockets_without_a_machine_are_removed_by_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`template build` that is killed leaves them: what it made the template in is removed by the next one."""
+    """A killed `template build` leaves such sockets: the next one removes the folder that they belong to."""
     machine, gone, stopped, moved = (tmp_path / name for name in ("machine", "gone", "stopped", "moved"))
     folders = {}
     # The path of a socket is short.

@@ -331,32 +331,34 @@ def booting(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     killed_at("started", lambda: Manager(store).start(NAME))
 
 
-@pytest.mark.usefixtures("booting")
-def test_a_boot_that_goes_on_is_finished_by_the_next_start(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Killed, "kill", None)
+def lines_of_start(store: Store) -> list[str]:
+    """Start the machine, and return what was reported about the interrupted start."""
     heard = Heard()
     Manager(store, reporter=heard).start(NAME)
-    assert heard.lines == [f'The last start of "{NAME}" was interrupted: the machine is up.']
+    assert Manager(store).state(NAME) is State.RUNNING
+    return heard.lines
+
+
+@pytest.mark.usefixtures("booting")
+def test_an_interrupted_boot_is_finished_by_the_next_start(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Killed, "kill", None)
+    assert lines_of_start(store) == [f'The last start of "{NAME}" was interrupted: the machine is up.']
     assert len(Booting.taken) == 1
     assert (store.machine_dir(NAME) / "forwarded").exists()
-    assert Manager(store).state(NAME) is State.RUNNING
 
 
 @pytest.mark.usefixtures("booting")
 def test_a_guest_that_hangs_is_switched_off_and_started(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Booting, "answers", False)
-    heard = Heard()
-    Manager(store, reporter=heard).start(NAME)
-    assert heard.lines == [f'The last start of "{NAME}" was interrupted: the machine is switched off.']
-    assert Manager(store).state(NAME) is State.RUNNING
+    assert lines_of_start(store) == [f'The last start of "{NAME}" was interrupted: the machine is switched off.']
 
 
 @pytest.mark.usefixtures("booting")
-@pytest.mark.parametrize("act", [Manager.stop, Manager.kill, lambda manager, name: manager.sweep()])
-def test_commands_about_something_else_do_not_wait_for_a_boot(
-    store: Store, act: Callable[[Manager, str], None]
-) -> None:
-    with contextlib.suppress(WrongStateError):  # the boot was ended before the machine was to be
+@pytest.mark.parametrize(
+    "act", [Manager.stop, Manager.kill, lambda manager, name: manager.sweep()], ids=["stop", "kill", "sweep"]
+)
+def test_stop_kill_and_sweeps_do_not_wait_for_a_boot(store: Store, act: Callable[[Manager, str], None]) -> None:
+    with contextlib.suppress(WrongStateError):  # the boot was ended, so the machine is stopped already
         act(Manager(store), NAME)
     assert Booting.taken == []
     assert Manager(store).state(NAME) is State.STOPPED
