@@ -112,11 +112,16 @@ def deliver(
     progress = Progress(channel.digest(tar), stages=() if resumed else channel.ENGINE_STAGES)
     try:
         with opened(connection, bell.ring) as port, opened(connection, bell.ring) as screen, console.open("ab") as log:
-            with libvirts.doing("cannot open the machine's identity channel"):
+            try:
                 domain.openChannel(channel.PORT, port.raw, libvirt.VIR_DOMAIN_CHANNEL_FORCE)
                 domain.openConsole(None, screen.raw, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
                 port.listen()
                 screen.listen()
+            except libvirt.libvirtError as error:
+                what = libvirts.message(error)
+                if state.has_ended(domain):
+                    raise channel.ended(progress, details=what) from error
+                raise libvirts.LibvirtError(f"cannot open the machine's identity channel: {what}") from error
             _exchange(port, _Log(screen, log), bell, progress, channel.message(tar, now=time.time()), deadline, task)
     finally:
         timings.update(progress.durations())

@@ -85,8 +85,17 @@ def is_active(domain: Domain) -> bool:
         raise
 
 
+def has_ended(domain: Domain) -> bool:
+    """Whether the domain is off, or is within 5 seconds: libvirt notices the end of a QEMU a moment later."""
+    return _reason_of_end(domain) is not None
+
+
 def has_crashed(domain: Domain) -> bool:
     """Whether the domain's QEMU ended without a shutdown, as libvirt reports within 5 seconds."""
+    return bool(_reason_of_end(domain) == libvirts.library().VIR_DOMAIN_SHUTOFF_CRASHED)
+
+
+def _reason_of_end(domain: Domain) -> int | None:
     libvirt = libvirts.library()
 
     def ended() -> list[int] | None:
@@ -96,8 +105,8 @@ def has_crashed(domain: Domain) -> bool:
     try:
         _, reason = until(ended, deadline=_NOTICE_SECONDS, what="the domain's end")
     except (TimeoutExpiredError, libvirt.libvirtError):
-        return False
-    return bool(reason == libvirt.VIR_DOMAIN_SHUTOFF_CRASHED)
+        return None
+    return int(reason)
 
 
 def switch_off(domain: Domain) -> None:

@@ -6,12 +6,12 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pymachine import backlog, search_domains
-from pymachine.channel import GuestEndedError, GuestError, GuestReportedError
+from pymachine.channel import GuestEndedError, GuestError, GuestReportedError, Progress, ended
 from pymachine.crashes import CrashedError
 from pymachine.driver import BootRequest, Endpoint, refuse_links
 from pymachine.progress import Reporter
@@ -60,11 +60,13 @@ def launch(
         # An emulator's own memory is in many small pieces. Guests under hardware virtualisation gain by huge pages.
         small_pages=board.accelerator == "tcg",
     )
+    started = Started(sockets, pid)
     if place is not None:
-        lengthen_queues(sockets)
+        with _end_noticed(started, folder):
+            lengthen_queues(sockets)
     if timings is not None:
         timings["qemu"] = round(time.monotonic() - began, 2)
-    return Started(sockets, pid)
+    return started
 
 
 def lengthen_queues(sockets: Path) -> None:
@@ -106,11 +108,10 @@ def is_followed(monitor: qmp.Qmp) -> bool:
 def channel(started: Started, folder: Path) -> Iterator[identity.Channel]:
     """The identity channel; failures of a guest that does not say why have the end of its console with them.
 
-    Raises `CrashedError` if QEMU crashes in the block.
+    Raises `CrashedError` if QEMU crashes in the block, or has crashed before it.
     """
-    port = identity.Channel(started.sockets / runtime.IDENTITY)
     try:
-        with _crash_noticed(started, folder):
+        with _end_noticed(started, folder), closing(identity.Channel(started.sockets / runtime.IDENTITY)) as port:
             yield port
     except (GuestReportedError, identity.PausedByDiskError):
         raise
@@ -118,20 +119,22 @@ def channel(started: Started, folder: Path) -> Iterator[identity.Channel]:
         error.details = error.details or process.last_words(folder)
         error.hint = error.hint or f"The whole console is in {folder / process.CONSOLE_LOG}"
         raise
-    finally:
-        port.close()
 
 
 @contextmanager
-def _crash_noticed(started: Started, folder: Path) -> Iterator[None]:
-    """If a signal ended QEMU, raise an error that names it, which is `CrashedError` for a crash."""
+def _end_noticed(started: Started, folder: Path) -> Iterator[None]:
+    """If QEMU has ended, raise what ended it: `CrashedError` for a crash, else `GuestEndedError`."""
     try:
         yield
     except (GuestEndedError, qmp.QmpError) as error:
-        ended = process.end_signal(started.pid)
-        if ended is None:
-            raise
+        code = process.exit_code(started.pid)
+        by = process.signal_of(code or 0)
         details = process.last_words(folder)
-        if ended in process.CRASHES:
-            raise CrashedError(f"QEMU crashed ({ended.name})", details=details) from error
-        raise GuestEndedError(f"QEMU was ended by {ended.name}", details=details, hint=_HINTS.get(ended, "")) from error
+        if by in process.CRASHES:
+            raise CrashedError(f"QEMU crashed ({by.name})", details=details) from error
+        if by is not None:
+            raise GuestEndedError(f"QEMU was ended by {by.name}", details=details, hint=_HINTS.get(by, "")) from error
+        if code == 0 and not isinstance(error, GuestEndedError):
+            # It was over before we had connected to all its sockets.
+            raise ended(Progress(""), details=details) from error
+        raise

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pymachine import backlog, os_errors
+from pymachine.channel import Progress, ended
 from pymachine.crashes import CrashedError
 from pymachine.errors import DriverError, TimeoutExpiredError
 from pymachine.run import run
@@ -64,7 +65,7 @@ def launch(
 
     What it says goes to ``qemu.log`` in `directory`. `tied`: it ends with us, however we end (on Linux). `small_pages`:
     the host's kernel gives it no huge ones, of which much stays unused. Raises `LaunchError` or `CrashedError`
-    with the end of that log.
+    with the end of that log, and `GuestEndedError` for a guest that switched itself off before the monitor answered.
     """
     log = directory / QEMU_LOG
     for path in (log, directory / CONSOLE_LOG):
@@ -78,9 +79,11 @@ def launch(
             if code is None:
                 process.kill()
                 process.wait()
-            crash = _signal_of(code or 0)
+            crash = signal_of(code or 0)
             if crash in CRASHES:
                 raise CrashedError(f"QEMU crashed ({crash.name})", details=said_since_start(log))
+            if code == 0:
+                raise ended(Progress(""), details=last_words(directory))
             why = f"ended with exit code {code}" if code is not None else f"did not answer in {LAUNCH_SECONDS:g} s"
             raise LaunchError(f"QEMU {why}", details=said_since_start(log), hint=f"All that it said is in {log}")
         time.sleep(0.005)
@@ -89,21 +92,21 @@ def launch(
     return process.pid
 
 
-def end_signal(pid: int) -> signal.Signals | None:
-    """Return the signal that ended QEMU; None if it runs after 2 seconds, or ended otherwise.
+def exit_code(pid: int) -> int | None:
+    """Return the exit code of a QEMU that has ended, negative for a signal; None if it still runs after 2 seconds.
 
-    `pid` is what `launch` returned.
+    `pid` is what `launch` returned. The code is told once: afterwards the answer is None.
     """
 
-    def ended() -> tuple[int, int] | None:
+    def reaped() -> tuple[int, int] | None:
         found = os.waitpid(pid, os.WNOHANG)
         return found if found[0] else None
 
     try:
-        _, status = until(ended, deadline=_REAP_SECONDS, what="QEMU to end")
+        _, status = until(reaped, deadline=_REAP_SECONDS, what="QEMU to end")
     except (ChildProcessError, TimeoutExpiredError):
         return None
-    return _signal_of(os.waitstatus_to_exitcode(status))
+    return os.waitstatus_to_exitcode(status)
 
 
 def spawn(
@@ -268,7 +271,7 @@ def _opened_log(path: Path) -> BinaryIO:
         raise os_errors.wrapped(LaunchError, f"cannot write {path}", error) from error
 
 
-def _signal_of(code: int) -> signal.Signals | None:
+def signal_of(code: int) -> signal.Signals | None:
     """Return the signal for a negative exit code of `subprocess`, else None."""
     return signal.Signals(-code) if code < 0 else None
 

@@ -11,8 +11,10 @@ import struct
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +24,17 @@ from pymachine.errors import DriverError, PrecreateError
 from pymachine.progress import StreamReporter
 from pymachine.testing import defaults, reference, reread
 from pymachine.wait import until
-from pymachine_driver_qemu import Driver as QemuDriver, accelerator, address, binary, boot, process, qmp, runtime
+from pymachine_driver_qemu import (
+    Driver as QemuDriver,
+    accelerator,
+    address,
+    binary,
+    boot,
+    identity,
+    process,
+    qmp,
+    runtime,
+)
 from pymachine_driver_qemu.base import PortTakenError
 from support.crashing import crashing_qemu
 
@@ -132,6 +144,24 @@ def test_a_kernel_that_is_none_is_told_in_qemus_words(tmp_path: Path) -> None:
 def test_a_guest_that_switches_itself_off(tmp_path: Path) -> None:
     driver = make(tmp_path)
     with pytest.raises(channel.GuestError, match="switched itself off"):
+        driver.create(request(make_image(tmp_path, multiboot(SWITCH_OFF)), timeout=60))
+    assert nothing_runs(driver)
+
+
+@pytest.mark.parametrize(("module", "name"), [(process, "_answers"), (boot, "lengthen_queues"), (identity, "Channel")])
+def test_a_guest_that_switches_itself_off_before_we_are_connected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: object, name: str
+) -> None:
+    """As on a busy host, where QEMU and its guest may be over before we come to our next step."""
+    step = getattr(module, name)
+
+    def late(*args: Any) -> Any:
+        time.sleep(2)
+        return step(*args)
+
+    monkeypatch.setattr(module, name, late)
+    driver = make(tmp_path)
+    with pytest.raises(channel.GuestError, match=r"switched itself off while it booted \(last stage: none\)"):
         driver.create(request(make_image(tmp_path, multiboot(SWITCH_OFF)), timeout=60))
     assert nothing_runs(driver)
 

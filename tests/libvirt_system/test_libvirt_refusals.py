@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from pymachine.channel import GuestTimeoutError
-from pymachine.driver import BootRequest, Driver
+from pymachine.crashes import CrashedError
+from pymachine.driver import BootRequest, Driver, Endpoint
 from pymachine.errors import DriverError
 from pymachine.testing import defaults, reference
+from pymachine.wait import until
 from pymachine_driver_libvirt import Driver as LibvirtDriver
 from pymachine_driver_qemu.process import find_pids
 from support import boot, libvirtd
@@ -249,6 +251,22 @@ def test_a_qemu_that_crashes_while_it_boots_is_started_again(pymachine: Pymachin
     assert text.count("the machine's QEMU crashed: booting again.") == 1
     assert pymachine("status", "x").stdout == "Running\n"
     pymachine("rm", "-y", "x")
+
+
+def test_a_qemu_that_crashes_before_its_channel_is_open(tmp_path: Path) -> None:
+    """As on a busy host, where it may be over before we come to our next step."""
+    driver = make(tmp_path)
+    made = boot.request(driver)
+
+    def late(endpoint: Endpoint) -> bytes:
+        [qemu] = find_pids("guest=x,debug-threads=on")
+        os.kill(qemu, signal.SIGKILL)
+        until(lambda: not find_pids("guest=x,debug-threads=on"), deadline=10, what="QEMU to end")
+        return made.identity(endpoint)
+
+    with pytest.raises(CrashedError, match="the machine's QEMU crashed"):
+        driver.create(BootRequest(identity=late, image=made.image, timeout=60))
+    driver.remove()
 
 
 # -- no libvirt ---------------------------------------------------------------------------------------------------
