@@ -6,9 +6,11 @@ What it fetches from the Internet comes from a registry mirror and a package ser
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 
+from pymachine.wait import until
 from support.console import Console
 from support.registry import Registry
 from support.runner import Pymachine
@@ -44,6 +46,14 @@ def nginx_image(host: Pymachine, tmp_path_factory: pytest.TempPathFactory) -> st
     (project / "index.html").write_text("<h1>It works</h1>\n")
     # The classic builder, whose output the tutorial shows, and which every client has.
     return host.shell(f"cd {project} && DOCKER_BUILDKIT=0 docker build -t {IMAGE} .").stdout
+
+
+def await_list(host: Pymachine, command: str, matches: Callable[[str], bool]) -> None:
+    """Run `command`, a ``docker ps``, until its output `matches`.
+
+    On a busy host the engine updates its list only after it has reported the end of a container to those who wait.
+    """
+    until(lambda: matches(host.shell(command).stdout), deadline=60, what=f"the end of a container in {command}")
 
 
 def test_env_is_what_the_tutorial_shows(intro: Pymachine) -> None:
@@ -98,7 +108,7 @@ def test_a_shell_in_a_container(host: Pymachine) -> None:
         console.child.sendline("exit")
         assert console.finish() == 0
     assert container in host.shell("docker ps -a").stdout
-    assert container not in host.shell("docker ps").stdout
+    await_list(host, "docker ps", lambda text: container not in text)
     host.shell(f"docker rm {container}")
 
 
@@ -126,7 +136,7 @@ def test_restart_and_attach(host: Pymachine) -> None:
         container = console.ask("hostname")
         console.child.sendline("exit 1")
         assert console.finish() == 1
-    assert "Exited (1)" in host.shell("docker ps -a").stdout
+    await_list(host, "docker ps -a", lambda text: "Exited (1)" in text)
     assert host.shell(f"docker restart {container}").stdout.strip() == container
     assert re.search(rf"{container}.* Up ", host.shell("docker ps").stdout)
     with Console(host, f"docker attach {container}") as console:
@@ -134,7 +144,7 @@ def test_restart_and_attach(host: Pymachine) -> None:
         console.ready()
         console.child.sendline("exit")
         assert console.finish() == 0
-    assert "Exited (0)" in host.shell("docker ps -a").stdout
+    await_list(host, "docker ps -a", lambda text: "Exited (0)" in text)
     host.shell(f"docker rm {container}")
     assert container not in host.shell("docker ps -a").stdout
 
@@ -154,7 +164,7 @@ def test_detached_containers(host: Pymachine) -> None:
     assert refused.code != 0
     assert "container is running" in refused.stderr.replace("is still running", "container is running")
     host.shell(f"docker stop {container}; docker kill {second}")
-    assert host.shell("docker ps -q").stdout == ""
+    await_list(host, "docker ps -q", lambda text: text == "")
     host.shell(REMOVE_ALL)
     assert host.shell("docker ps -a -q").stdout == ""
 
@@ -170,7 +180,7 @@ def test_build(host: Pymachine, nginx_image: str) -> None:
 def test_a_container_ends_with_its_first_process(host: Pymachine) -> None:
     container = host.shell(f"docker run -d -p 80 {IMAGE} nginx").stdout.strip()
     host.shell(f"docker wait {container}")
-    assert container[:12] not in host.shell("docker ps").stdout
+    await_list(host, "docker ps", lambda text: container[:12] not in text)
     with Console(host, f"docker run -i -t {IMAGE} /bin/sh") as console:
         console.ready()
         assert console.ask("which nginx") == "/usr/sbin/nginx"
