@@ -165,7 +165,8 @@ def _forget(vbox: VBoxManage, vm: str, old: machine.Files) -> None:
     for kind, path in (("disk", old.disk), ("dvd", old.iso)):
         for block in output.blocks(vbox("list", "hdds" if kind == "disk" else "dvds")):
             if block.get("Location") == str(path):
-                vbox("closemedium", kind, block["UUID"])
+                # VirtualBox's server may end meanwhile, and with it its memory of media that no machine has.
+                _forget_medium(vbox, kind, block["UUID"])
 
 
 def take_in(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
@@ -213,10 +214,10 @@ def settle_image(driver: VirtualBoxMachine, vbox: VBoxManage, *, keep: bool) -> 
     driver.config.update(previous)
 
 
-def _forget_medium(vbox: VBoxManage, kind: str, path: Path) -> None:
-    """Take a medium out of VirtualBox's registry of them; one that is not in it is forgotten already."""
+def _forget_medium(vbox: VBoxManage, kind: str, medium: Path | str) -> None:
+    """Take a medium, by its path or UUID, out of VirtualBox's registry; one that is not in it is forgotten already."""
     try:
-        vbox("closemedium", kind, path)
+        vbox("closemedium", kind, medium)
     except VirtualBoxError as error:
         if error.reason not in {"VBOX_E_OBJECT_NOT_FOUND", "VBOX_E_FILE_ERROR"}:
             raise

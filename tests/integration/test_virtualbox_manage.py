@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -249,6 +250,25 @@ def test_another_name(box: RealVirtualBox, tmp_path: Path) -> None:
     assert not (after.directory / "m1").exists()
     renamed.remove()
     assert box("list", "hdds").stdout == box("list", "dvds").stdout == ""
+
+
+def test_a_rename_ignores_a_medium_that_virtualbox_has_forgotten(
+    box: RealVirtualBox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server may end after it has listed a medium that no machine uses. The next server does not know it."""
+    driver = made(tmp_path)
+    before, after = driver.machine, reference(tmp_path / "store", "m2")
+    after.directory.rmdir()
+    before.directory.rename(after.directory)
+    forgotten = {"Location": str(before.directory / "boot2docker.iso"), "UUID": str(uuid.uuid4())}
+    blocks = output.blocks
+    monkeypatch.setattr(
+        output, "blocks", lambda text: [*blocks(text), *([forgotten] if forgotten["Location"] in text else [])]
+    )
+    renamed = Driver(after, driver.config)
+    renamed.renamed(before)
+    assert renamed.vbox().info(renamed.vm)["name"] == "m2"
+    renamed.remove()
 
 
 def test_a_machine_with_snapshots_is_not_moved(box: RealVirtualBox, tmp_path: Path) -> None:
