@@ -86,7 +86,7 @@ def is_active(domain: Domain) -> bool:
 
 
 def has_ended(domain: Domain) -> bool:
-    """Whether the domain is off, or is within 5 seconds: libvirt notices the end of a QEMU a moment later."""
+    """Whether the domain is off, or goes off within 5 seconds: libvirt notices the end of QEMU with a delay."""
     return _reason_of_end(domain) is not None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import time
 from collections.abc import Iterator, MutableMapping
@@ -11,19 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pymachine import backlog, search_domains
-from pymachine.channel import GuestEndedError, GuestError, GuestReportedError, Progress, ended
-from pymachine.crashes import CrashedError
+from pymachine.channel import GuestEndedError, GuestError, GuestReportedError
 from pymachine.driver import BootRequest, Endpoint, refuse_links
 from pymachine.progress import Reporter
 from pymachine.wait import Deadline
 from pymachine_driver_qemu import command_line, disk, identity, process, qmp, runtime
 from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.board import Board
-
-_HINTS = {
-    signal.SIGKILL: "The kernel ends programs so when memory runs out; see: sudo dmesg",
-    signal.SIGBUS: "QEMU ends so when the disk is full; see: df -h",
-}
 
 
 @dataclass(frozen=True)
@@ -123,18 +116,15 @@ def channel(started: Started, folder: Path) -> Iterator[identity.Channel]:
 
 @contextmanager
 def _end_noticed(started: Started, folder: Path) -> Iterator[None]:
-    """If QEMU has ended, raise what ended it: `CrashedError` for a crash, else `GuestEndedError`."""
+    """If the block fails because QEMU has ended, raise the error of `process.end_error`."""
     try:
         yield
     except (GuestEndedError, qmp.QmpError) as error:
         code = process.exit_code(started.pid)
-        by = process.signal_of(code or 0)
-        details = process.last_words(folder)
-        if by in process.CRASHES:
-            raise CrashedError(f"QEMU crashed ({by.name})", details=details) from error
-        if by is not None:
-            raise GuestEndedError(f"QEMU was ended by {by.name}", details=details, hint=_HINTS.get(by, "")) from error
-        if code == 0 and not isinstance(error, GuestEndedError):
-            # It was over before we had connected to all its sockets.
-            raise ended(Progress(""), details=details) from error
-        raise
+        # After a shutdown, the error of a guest that was heard already names the last stage of its boot.
+        if code is None or (code == 0 and isinstance(error, GuestEndedError)):
+            raise
+        reason = process.end_error(code, details=process.last_words(folder))
+        if reason is None:
+            raise
+        raise reason from error

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pymachine import backlog, os_errors
-from pymachine.channel import Progress, ended
+from pymachine.channel import GuestEndedError, Progress, ended
 from pymachine.crashes import CrashedError
 from pymachine.errors import DriverError, TimeoutExpiredError
 from pymachine.run import run
@@ -43,6 +43,10 @@ _TAIL = 4096
 
 # Signals that end QEMU because of its own fault. SIGBUS has another cause: the disk with a template's memory is full.
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT})
+_SIGNAL_HINTS = {
+    signal.SIGKILL: "The kernel ends programs so when memory runs out; see: sudo dmesg",
+    signal.SIGBUS: "QEMU ends so when the disk is full; see: df -h",
+}
 _REAP_SECONDS = 2.0
 
 
@@ -64,8 +68,8 @@ def launch(
     """Start QEMU in a session of its own, and return its process id once its monitor answers.
 
     What it says goes to ``qemu.log`` in `directory`. `tied`: it ends with us, however we end (on Linux). `small_pages`:
-    the host's kernel gives it no huge ones, of which much stays unused. Raises `LaunchError` or `CrashedError`
-    with the end of that log, and `GuestEndedError` for a guest that switched itself off before the monitor answered.
+    the host's kernel gives it no huge ones, of which much stays unused. Raises `LaunchError` with the end of that
+    log, or the error of `end_error` if QEMU ended before its monitor answered.
     """
     log = directory / QEMU_LOG
     for path in (log, directory / CONSOLE_LOG):
@@ -79,11 +83,8 @@ def launch(
             if code is None:
                 process.kill()
                 process.wait()
-            crash = signal_of(code or 0)
-            if crash in CRASHES:
-                raise CrashedError(f"QEMU crashed ({crash.name})", details=said_since_start(log))
-            if code == 0:
-                raise ended(Progress(""), details=last_words(directory))
+            if code is not None and (error := end_error(code, details=said_since_start(log))):
+                raise error
             why = f"ended with exit code {code}" if code is not None else f"did not answer in {LAUNCH_SECONDS:g} s"
             raise LaunchError(f"QEMU {why}", details=said_since_start(log), hint=f"All that it said is in {log}")
         time.sleep(0.005)
@@ -95,7 +96,7 @@ def launch(
 def exit_code(pid: int) -> int | None:
     """Return the exit code of a QEMU that has ended, negative for a signal; None if it still runs after 2 seconds.
 
-    `pid` is what `launch` returned. The code is told once: afterwards the answer is None.
+    `pid` is what `launch` returned. A second call for the same QEMU returns None.
     """
 
     def reaped() -> tuple[int, int] | None:
@@ -271,9 +272,19 @@ def _opened_log(path: Path) -> BinaryIO:
         raise os_errors.wrapped(LaunchError, f"cannot write {path}", error) from error
 
 
-def signal_of(code: int) -> signal.Signals | None:
-    """Return the signal for a negative exit code of `subprocess`, else None."""
-    return signal.Signals(-code) if code < 0 else None
+def end_error(code: int, *, details: str) -> GuestEndedError | CrashedError | None:
+    """Return the error for a QEMU that ended with exit code `code`; None if QEMU itself reports what is wrong.
+
+    A signal has a negative code. QEMU ends with 0 when the guest switches itself off.
+    """
+    if code == 0:
+        return ended(Progress(""), details=details)
+    if code > 0:
+        return None
+    number = signal.Signals(-code)
+    if number in CRASHES:
+        return CrashedError(f"QEMU crashed ({number.name})", details=details)
+    return GuestEndedError(f"QEMU was ended by {number.name}", details=details, hint=_SIGNAL_HINTS.get(number, ""))
 
 
 def _answers(control: Path) -> bool:

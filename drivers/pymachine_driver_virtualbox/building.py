@@ -165,7 +165,8 @@ def _forget(vbox: VBoxManage, vm: str, old: machine.Files) -> None:
     for kind, path in (("disk", old.disk), ("dvd", old.iso)):
         for block in output.blocks(vbox("list", "hdds" if kind == "disk" else "dvds")):
             if block.get("Location") == str(path):
-                # VirtualBox's server may end meanwhile, and with it its memory of media that no machine has.
+                # VirtualBox's server may have ended since it listed a medium that no machine uses. The next server
+                # does not know the medium.
                 _forget_medium(vbox, kind, block["UUID"])
 
 

@@ -152,24 +152,27 @@ def test_a_guest_that_switches_itself_off(tmp_path: Path) -> None:
 def test_a_guest_that_switches_itself_off_before_we_are_connected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: object, name: str
 ) -> None:
-    """As on a busy host, where QEMU and its guest may be over before we come to our next step."""
+    """On a busy host, QEMU may end before the driver takes each of these steps."""
     step = getattr(module, name)
 
-    def late(*args: Any) -> Any:
+    def delayed(*args: Any) -> Any:
         time.sleep(2)
         return step(*args)
 
-    monkeypatch.setattr(module, name, late)
+    monkeypatch.setattr(module, name, delayed)
     driver = make(tmp_path)
     with pytest.raises(channel.GuestError, match=r"switched itself off while it booted \(last stage: none\)"):
         driver.create(request(make_image(tmp_path, multiboot(SWITCH_OFF)), timeout=60))
     assert nothing_runs(driver)
 
 
+@pytest.mark.parametrize("seconds", [0.0, 3.0], ids=["at its start", "while it boots"])
 @pytest.mark.parametrize(("by", "tries"), [("SEGV", 2), ("ABRT", 2), ("KILL", 1)])
-def test_a_qemu_that_crashes_is_started_once_more(tmp_path: Path, image: ImageFiles, by: str, tries: int) -> None:
+def test_a_qemu_that_crashes_is_started_once_more(
+    tmp_path: Path, image: ImageFiles, by: str, tries: int, seconds: float
+) -> None:
     starts = tmp_path / "starts"
-    driver = make(tmp_path, qemu_binary=str(crashing_qemu(tmp_path, f"echo start >> {starts}", by=by)))
+    driver = make(tmp_path, qemu_binary=str(crashing_qemu(tmp_path, f"echo start >> {starts}", by=by, seconds=seconds)))
     error = crashes.CrashedError if tries > 1 else channel.GuestError
     with pytest.raises(error, match=f"QEMU crashed .SIG{by}." if tries > 1 else "QEMU was ended by SIGKILL"):
         driver.create(request(image, timeout=60))

@@ -254,19 +254,21 @@ def test_a_qemu_that_crashes_while_it_boots_is_started_again(pymachine: Pymachin
 
 
 def test_a_qemu_that_crashes_before_its_channel_is_open(tmp_path: Path) -> None:
-    """As on a busy host, where it may be over before we come to our next step."""
+    """On a busy host, QEMU may end before the driver opens the channel."""
     driver = make(tmp_path)
     made = boot.request(driver)
 
-    def late(endpoint: Endpoint) -> bytes:
+    def kill_qemu_first(endpoint: Endpoint) -> bytes:
         [qemu] = find_pids("guest=x,debug-threads=on")
         os.kill(qemu, signal.SIGKILL)
         until(lambda: not find_pids("guest=x,debug-threads=on"), deadline=10, what="QEMU to end")
         return made.identity(endpoint)
 
-    with pytest.raises(CrashedError, match="the machine's QEMU crashed"):
-        driver.create(BootRequest(identity=late, image=made.image, timeout=60))
-    driver.remove()
+    try:
+        with pytest.raises(CrashedError, match="the machine's QEMU crashed"):
+            driver.create(BootRequest(identity=kill_qemu_first, image=made.image, timeout=60))
+    finally:
+        driver.remove()
 
 
 # -- no libvirt ---------------------------------------------------------------------------------------------------
