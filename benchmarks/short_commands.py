@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from pymachine import tls
+from pymachine.tls import handshake
 from support import fleet
 
 PROGRAM = Path(sys.executable).parent / "pymachine"
@@ -39,12 +39,12 @@ def milliseconds(rounds: int, argv: list[str], env: dict[str, str]) -> float:
     return 1000 * statistics.median(times)
 
 
-def handshake(rounds: int, folder: Path, port: int) -> float:
+def handshake_ms(rounds: int, folder: Path, port: int) -> float:
     """The median time of a handshake in this process."""
     times = []
     for _ in range(rounds):
         began = time.perf_counter()
-        tls.check("127.0.0.1", port, ca=folder / "ca.pem", cert=folder / "cert.pem", key=folder / "key.pem")
+        handshake.check("127.0.0.1", port, ca=folder / "ca.pem", cert=folder / "cert.pem", key=folder / "key.pem")
         times.append(time.perf_counter() - began)
     return 1000 * statistics.median(times)
 
@@ -58,7 +58,7 @@ def measure(rounds: int) -> list[tuple[str, str, str]]:
             env = {**kept, "MACHINE_STORAGE_PATH": str(root), "SHELL": "/bin/sh"}
             folder = root / "machines" / "running0"
             bare = milliseconds(rounds, [sys.executable, "-c", "pass"], env)
-            shake = handshake(rounds, folder, port)
+            shake = handshake_ms(rounds, folder, port)
             files = ["--cacert", f"{folder}/ca.pem", "--cert", f"{folder}/cert.pem", "--key", f"{folder}/key.pem"]
             native = milliseconds(rounds, ["curl", "-s", *files, f"https://127.0.0.1:{port}/version"], env)
             ours = milliseconds(rounds, [str(PROGRAM), "env", "running0"], env)

@@ -51,7 +51,7 @@ def coded_errors() -> list[type[PymachineError]]:
 def modules() -> Iterator[str]:
     """Every module of pymachine and of its drivers, but for those that are run or that test."""
     for found in pkgutil.walk_packages(pymachine.__path__, "pymachine."):
-        if found.name not in {"pymachine.__main__", "pymachine.testing"}:
+        if found.name not in {"pymachine.__main__", "pymachine.driver.testing"}:
             yield found.name
     for package in sorted(DRIVERS.glob("pymachine_driver_*")):
         yield package.name

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from pymachine import fields, wait
-from pymachine.driver import (
+from pymachine.driver import fields
+from pymachine.driver.contract import (
     BootRequest,
     Capability,
     Config,
@@ -28,6 +28,7 @@ from pymachine.driver import (
     State,
 )
 from pymachine.errors import DriverError, TimeoutExpiredError, UsageError
+from pymachine.system import wait
 
 DIAL_SECONDS = 3.0
 # C's `struct linger`: on, and for no time.

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from pymachine.errors import DriverError
-from pymachine.progress import Reporter
-from pymachine.wait import Deadline
+from pymachine.system.progress import Reporter
+from pymachine.system.wait import Deadline
 from pymachine_driver_libvirt import connection as libvirts, domain as domains, guest, hosts, patch
 from pymachine_driver_libvirt.connection import Bell, Connection
 from pymachine_driver_libvirt.volumes import ImageSet

@@ -5,14 +5,14 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pymachine.driver import BootRequest, Driver
+from pymachine.driver.contract import BootRequest, Driver
+from pymachine.driver.names import host_name
 from pymachine.errors import DriverError
-from pymachine.names import host_name
 from pymachine_driver_libvirt import connection as libvirts, options
 
 if TYPE_CHECKING:
     from pymachine_driver_libvirt.connection import Connection, Domain
-    from pymachine_driver_libvirt.place import Place
+    from pymachine_driver_libvirt.listen_address import Place
     from pymachine_driver_libvirt.volumes import ImageSet
 
 
@@ -60,13 +60,13 @@ class Base(Driver):
 
     @property
     def _place(self) -> Place:
-        from pymachine_driver_libvirt import place  # noqa: PLC0415
+        from pymachine_driver_libvirt import listen_address  # noqa: PLC0415
 
-        return place.of(self.config)
+        return listen_address.of(self.config)
 
     def _identity(self, request: BootRequest) -> bytes:
         """Return what the guest is sent: with this host's search domains where it resolves names as this host does."""
-        from pymachine import search_domains  # noqa: PLC0415
+        from pymachine.driver.kit import search_domains  # noqa: PLC0415
         from pymachine_driver_libvirt import hosts  # noqa: PLC0415
 
         if self._place.is_forwarded and hosts.is_local(self._uri):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 from pymachine.errors import DriverError
-from pymachine.wait import Deadline
+from pymachine.system.wait import Deadline
 from pymachine_driver_libvirt import hosts
 
 # libvirt-python has no type stubs.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 
-from pymachine import channel
-from pymachine.driver import Json, MachineRef
+from pymachine.driver.contract import Json, MachineRef
+from pymachine.driver.kit import identity_channel
 from pymachine_driver_libvirt import connection as libvirts, domain as domains, options
 from pymachine_driver_libvirt.connection import Domain
-from pymachine_driver_libvirt.place import Place
+from pymachine_driver_libvirt.listen_address import Place
 from pymachine_driver_libvirt.volumes import ImageSet
 
 
@@ -58,7 +58,7 @@ def add_containers_port(domain: Domain) -> None:
     """
     libvirt = libvirts.library()
     with libvirts.doing("cannot add a port to the machine's domain"):
-        if channel.CONTAINERS_PORT not in domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE):
+        if identity_channel.CONTAINERS_PORT not in domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE):
             domain.attachDeviceFlags(domains.containers_port(), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from xml.etree.ElementTree import Element, SubElement, indent, register_namespace, tostring
 
-from pymachine import channel
-from pymachine.names import host_name
+from pymachine.driver.kit import identity_channel
+from pymachine.driver.names import host_name
 from pymachine_driver_libvirt import patch
 
 NAMESPACE = "urn:pymachine:libvirt:1"
@@ -105,9 +105,9 @@ def machine(hardware: Hardware, boot: Boot, made: Machine) -> str:
         _user_network(domain, made, made.forwards)
     # The console, for `virsh console` too.
     _add(devices, "serial", type="pty")
-    devices.append(_port(channel.PORT))
+    devices.append(_port(identity_channel.PORT))
     if made.forwards is not None:
-        devices.append(_port(channel.CONTAINERS_PORT))
+        devices.append(_port(identity_channel.CONTAINERS_PORT))
     _helpers(domain, devices, hardware.architecture)
     for text in made.patches:
         patch.merge(domain, patch.parse(text))
@@ -130,7 +130,7 @@ def trial(hardware: Hardware, boot: Boot, *, name: str, machine_id: str) -> str:
 
 def containers_port() -> str:
     """The XML of the port on which a guest in user networking reports what listens in it."""
-    return text_of(_port(channel.CONTAINERS_PORT))
+    return text_of(_port(identity_channel.CONTAINERS_PORT))
 
 
 def command_line(architecture: str, of_image: str) -> str:

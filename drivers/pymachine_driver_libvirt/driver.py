@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pymachine.driver import (
+from pymachine.driver.contract import (
     BootRequest,
     Capability,
     Config,
@@ -68,13 +68,13 @@ class LibvirtDriver(upkeep.Upkeep):
         """Check the flags, and ask libvirt for an address that nobody has."""
         import uuid  # noqa: PLC0415
 
-        from pymachine_driver_libvirt import hosts, place, volumes  # noqa: PLC0415
+        from pymachine_driver_libvirt import hosts, listen_address, volumes  # noqa: PLC0415
 
         choices = options.check(values)
         host, uri = hosts.resolve(choices.host, machine.store)
         try:
             connection = libvirts.connect(uri)
-            found = place.choose(connection, uri, choices.network, siblings)
+            found = listen_address.choose(connection, uri, choices.network, siblings)
             with libvirts.doing("cannot ask libvirt for its host"):
                 model, _, processors, *_ = connection.getInfo()
         except DriverError as error:
@@ -88,7 +88,7 @@ class LibvirtDriver(upkeep.Upkeep):
             "IPAddress": found.address,
             "EnginePort": found.docker_port,
             "SSHPort": found.ssh_port,
-            "SSHUser": place.SSH_USER,
+            "SSHUser": listen_address.SSH_USER,
             "Network": found.network,
             "MachineID": str(machine_id),
             "MACAddress": ":".join([_MAC_PREFIX, *(f"{byte:02x}" for byte in machine_id.bytes[:3])]),
@@ -178,7 +178,7 @@ class LibvirtDriver(upkeep.Upkeep):
 
     def stop(self, timeout: float) -> None:
         """Press the power button; after `timeout` seconds, switch off."""
-        from pymachine.wait import Deadline  # noqa: PLC0415
+        from pymachine.system.wait import Deadline  # noqa: PLC0415
         from pymachine_driver_libvirt import guest, state  # noqa: PLC0415
 
         connection = self._connect()
@@ -257,13 +257,13 @@ class LibvirtDriver(upkeep.Upkeep):
 
     def _check_ports(self) -> None:
         """In user networking on this host: nobody else may listen where QEMU is to."""
-        from pymachine import loopback  # noqa: PLC0415
+        from pymachine.driver.kit import listen_address  # noqa: PLC0415
         from pymachine_driver_libvirt import hosts, network  # noqa: PLC0415
 
         place = self._place
         ports = (place.docker_port, place.ssh_port) if place.is_forwarded and hosts.is_local(self._uri) else ()
         for port in ports:
-            if not loopback.is_free(place.address, port):
+            if not listen_address.is_free(place.address, port):
                 raise network.NetworkError(
                     f"{place.address}:{port} is taken by another program",
                     hint=f"See which one: ss -ltnp 'sport = :{port}'",
@@ -315,7 +315,7 @@ class LibvirtDriver(upkeep.Upkeep):
 
         `resumed`: it goes on where it was saved, and is left to that on failure, since its memory is nowhere else.
         """
-        from pymachine import crashes  # noqa: PLC0415
+        from pymachine.driver.kit import crashes  # noqa: PLC0415
 
         domain = self._own_domain(connection)
         if domain is None:
@@ -329,7 +329,7 @@ class LibvirtDriver(upkeep.Upkeep):
             )
 
     def _boot_domain(self, connection: Connection, domain: Domain, request: BootRequest, *, resumed: bool) -> None:
-        from pymachine.wait import Deadline  # noqa: PLC0415
+        from pymachine.system.wait import Deadline  # noqa: PLC0415
 
         deadline = Deadline(request.timeout)
         began = time.monotonic()
@@ -342,8 +342,8 @@ class LibvirtDriver(upkeep.Upkeep):
     def _deliver(
         self, connection: Connection, domain: Domain, request: BootRequest, deadline: Any, *, resumed: bool
     ) -> None:
-        from pymachine.channel import GuestEndedError, GuestError  # noqa: PLC0415
-        from pymachine.crashes import CrashedError  # noqa: PLC0415
+        from pymachine.driver.kit.crashes import CrashedError  # noqa: PLC0415
+        from pymachine.driver.kit.identity_channel import GuestEndedError, GuestError  # noqa: PLC0415
         from pymachine_driver_libvirt import guest, state  # noqa: PLC0415
 
         console = self.console_log()
@@ -368,9 +368,9 @@ class LibvirtDriver(upkeep.Upkeep):
 
     def forwarded_ports(self) -> Sequence[ForwardedPort]:
         """What the port forwarder noted; nothing outside user networking."""
-        from pymachine import published  # noqa: PLC0415
+        from pymachine.driver.kit import forwarded_ports  # noqa: PLC0415
 
-        return published.load(self.machine.directory)
+        return forwarded_ports.load(self.machine.directory)
 
     def _watch_ports(self) -> None:
         """In user networking: have what listens in the guest forwarded too."""

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pymachine import channel
-from pymachine.channel import GuestTimeoutError, Progress
-from pymachine.progress import Task
-from pymachine.wait import Deadline
+from pymachine.driver.kit import identity_channel
+from pymachine.driver.kit.identity_channel import GuestTimeoutError, Progress
+from pymachine.system.progress import Task
+from pymachine.system.wait import Deadline
 from pymachine_driver_libvirt import connection as libvirts, state
 from pymachine_driver_libvirt.connection import Bell, Connection, Domain
 
@@ -109,20 +109,22 @@ def deliver(
     """
     libvirt = libvirts.library()
     bell = Bell()
-    progress = Progress(channel.digest(tar), stages=() if resumed else channel.ENGINE_STAGES)
+    progress = Progress(identity_channel.digest(tar), stages=() if resumed else identity_channel.ENGINE_STAGES)
     try:
         with opened(connection, bell.ring) as port, opened(connection, bell.ring) as screen, console.open("ab") as log:
             try:
-                domain.openChannel(channel.PORT, port.raw, libvirt.VIR_DOMAIN_CHANNEL_FORCE)
+                domain.openChannel(identity_channel.PORT, port.raw, libvirt.VIR_DOMAIN_CHANNEL_FORCE)
                 domain.openConsole(None, screen.raw, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
                 port.listen()
                 screen.listen()
             except libvirt.libvirtError as error:
                 what = libvirts.message(error)
                 if state.has_ended(domain):
-                    raise channel.ended(progress, details=what) from error
+                    raise identity_channel.ended(progress, details=what) from error
                 raise libvirts.LibvirtError(f"cannot open the machine's identity channel: {what}") from error
-            _exchange(port, _Log(screen, log), bell, progress, channel.message(tar, now=time.time()), deadline, task)
+            _exchange(
+                port, _Log(screen, log), bell, progress, identity_channel.message(tar, now=time.time()), deadline, task
+            )
     finally:
         timings.update(progress.durations())
 
@@ -138,18 +140,18 @@ def _exchange(
                 unsent = unsent[port.write(unsent) :]
             while (data := port.read()) is not None:
                 if not data:
-                    raise channel.ended(progress)
+                    raise identity_channel.ended(progress)
                 if progress.feed(data):
                     unsent = memoryview(outgoing)
                 task.note(f"({progress.last_stage})")
                 if deadline.expired:  # a guest that sends without end
-                    raise GuestTimeoutError(channel.too_late(progress, deadline))
+                    raise GuestTimeoutError(identity_channel.too_late(progress, deadline))
         except libvirts.library().libvirtError as error:
-            raise channel.ended(progress, details=libvirts.message(error)) from error
+            raise identity_channel.ended(progress, details=libvirts.message(error)) from error
         if progress.is_up:
             return
         if not bell.wait(deadline):
-            raise GuestTimeoutError(channel.too_late(progress, deadline))
+            raise GuestTimeoutError(identity_channel.too_late(progress, deadline))
 
 
 class _Log:

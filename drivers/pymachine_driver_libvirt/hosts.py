@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from pymachine import os_errors
 from pymachine.errors import UsageError
+from pymachine.system import os_errors
 
 CONFIG_FILE = "config.toml"
 # Transports whose other end is this host.

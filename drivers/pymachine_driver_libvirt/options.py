@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pymachine import fields
-from pymachine.driver import Json, Option, OptionKind, Shape
+from pymachine.driver import fields
+from pymachine.driver.contract import Json, Option, OptionKind, Shape
 from pymachine.errors import UsageError
 
 DEFAULT_URI = "qemu:///system"

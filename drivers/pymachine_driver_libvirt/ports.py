@@ -20,10 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pymachine import backlog, channel, os_errors, published
+from pymachine.driver.kit import forwarded_ports, identity_channel, listen_queues
+from pymachine.driver.kit.port_forwarding import RETRY_SECONDS, Forwarder, Target, log
 from pymachine.errors import DriverError, PymachineError
-from pymachine.forwarder import RETRY_SECONDS, Forwarder, Target, log
-from pymachine.wait import Deadline
+from pymachine.system import os_errors
+from pymachine.system.wait import Deadline
 from pymachine_driver_libvirt import connection as libvirts, guest, state
 from pymachine_driver_libvirt.connection import Connection, Domain
 from pymachine_driver_libvirt.domain import NETDEV, Forwards
@@ -58,7 +59,7 @@ def start(folder: Path, *, uri: str, machine_id: str, forwards: Forwards) -> Non
     """
     fields = {"uri": uri, "machine_id": machine_id, **dataclasses.asdict(forwards)}
     try:
-        (folder / published.FILE).unlink(missing_ok=True)
+        (folder / forwarded_ports.FILE).unlink(missing_ok=True)
         (folder / SETTINGS).write_text(json.dumps(fields), encoding="utf-8")
         with (folder / LOG).open("ab") as output:
             # -P: the working folder is not to be searched for modules.
@@ -141,7 +142,7 @@ class Watched:
                 self._listen(connection, domain)
             self._connection, self._domain, self._number = connection, domain, number
             with guest.opened(connection, self.news.ring) as stream:
-                domain.openChannel(channel.CONTAINERS_PORT, stream.raw, libvirt.VIR_DOMAIN_CHANNEL_FORCE)
+                domain.openChannel(identity_channel.CONTAINERS_PORT, stream.raw, libvirt.VIR_DOMAIN_CHANNEL_FORCE)
                 stream.listen()
                 yield stream
         except PymachineError as error:
@@ -163,7 +164,7 @@ class Watched:
     def lengthen_queues(self) -> None:
         """See `backlog.lengthen`; nothing is done for a QEMU on another host."""
         for pid in _pids(self._machine_id):
-            backlog.lengthen(pid)
+            listen_queues.lengthen(pid)
 
     def _listen(self, connection: Connection, domain: Domain) -> None:
         libvirt = libvirts.library()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from xml.etree.ElementTree import Element
 
-from pymachine.driver import State
+from pymachine.driver.contract import State
 from pymachine.errors import TimeoutExpiredError
-from pymachine.wait import until
+from pymachine.system.wait import until
 from pymachine_driver_libvirt import connection as libvirts
 from pymachine_driver_libvirt.connection import Connection, Domain
 

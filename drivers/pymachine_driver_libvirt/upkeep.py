@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
-from pymachine.driver import BootRequest, ImageFiles, MachineRef, Shape, State
+from pymachine.driver.contract import BootRequest, ImageFiles, MachineRef, Shape, State
 from pymachine.errors import DriverError, HostNotRunningError
 from pymachine_driver_libvirt import connection as libvirts
 from pymachine_driver_libvirt.base import Base
@@ -27,7 +27,7 @@ class Upkeep(Base):
 
     def apply_identity(self, request: BootRequest) -> None:
         """Send the identity to the guest, which reloads what can be reloaded."""
-        from pymachine.wait import Deadline  # noqa: PLC0415
+        from pymachine.system.wait import Deadline  # noqa: PLC0415
         from pymachine_driver_libvirt import guest, state  # noqa: PLC0415
 
         connection = self._connect()

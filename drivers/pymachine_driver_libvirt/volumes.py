@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from xml.etree.ElementTree import Element, SubElement
 
-from pymachine.driver import ImageFiles
+from pymachine.driver.contract import ImageFiles
 from pymachine.errors import DriverError
-from pymachine.progress import Reporter
+from pymachine.system.progress import Reporter
 from pymachine_driver_libvirt import connection as libvirts, domain as domains, patch, state
 from pymachine_driver_libvirt.connection import Connection
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from pymachine import fields
-from pymachine.driver import (
+from pymachine.driver import fields
+from pymachine.driver.contract import (
     BootRequest,
     Capability,
     Config,

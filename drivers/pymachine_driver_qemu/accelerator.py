@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pymachine.errors import DriverError
-from pymachine.progress import Reporter
-from pymachine.wait import Deadline
-from pymachine_driver_qemu import command_line, memo, runtime
+from pymachine.system.progress import Reporter
+from pymachine.system.wait import Deadline
+from pymachine_driver_qemu import command_line, probe_cache, runtime
 from pymachine_driver_qemu.binary import Qemu
 from pymachine_driver_qemu.options import host_architecture
 
@@ -127,8 +127,8 @@ def boots(accelerator: str, trial: Trial, *, seconds: float = TRIAL_SECONDS) -> 
 def _tried(accelerator: str, trial: Trial) -> str:
     """What a trial says against `accelerator`; remembered, and made by one process at a time."""
     status = trial.qemu.path.stat()
-    key = memo.key(accelerator, trial.qemu.path, status.st_size, status.st_mtime_ns, trial.image)
-    with memo.answers(_MEMO) as known:
+    key = probe_cache.key(accelerator, trial.qemu.path, status.st_size, status.st_mtime_ns, trial.image)
+    with probe_cache.answers(_MEMO) as known:
         if not isinstance(known.get(key), bool):
             known[key] = boots(accelerator, trial)
         return "" if known[key] else f"{accelerator} is there, but does not boot Linux on this host"

@@ -1,6 +1,6 @@
-"""Where a machine is reached: on this host's loopback, see `pymachine.loopback`."""
+"""Where a machine is reached: on this host's loopback, see `pymachine.driver.kit.listen_address`."""
 
-from pymachine.loopback import (
+from pymachine.driver.kit.listen_address import (
     DOCKER_PORT,
     LOOPBACK,
     SSH_PORT,

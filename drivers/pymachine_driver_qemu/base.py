@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymachine.driver import BootRequest, Driver, Endpoint, ForwardedPort, ImageFiles, State
+from pymachine.driver.contract import BootRequest, Driver, Endpoint, ForwardedPort, ImageFiles, State
 from pymachine.errors import DriverError
 from pymachine_driver_qemu import address, monitor, options, runtime
 
 if TYPE_CHECKING:
     from pymachine_driver_qemu.binary import Qemu
-    from pymachine_driver_qemu.board import Board
+    from pymachine_driver_qemu.machine_spec import Board
 
 SSH_USER = "docker"
 
@@ -43,9 +43,9 @@ class QemuMachine(Driver):
 
     def forwarded_ports(self) -> Sequence[ForwardedPort]:
         """What the port forwarder noted."""
-        from pymachine import published  # noqa: PLC0415
+        from pymachine.driver.kit import forwarded_ports  # noqa: PLC0415
 
-        return published.load(self._folder)
+        return forwarded_ports.load(self._folder)
 
     def state(self) -> State:
         """What QEMU's monitor says."""
@@ -90,7 +90,7 @@ class QemuMachine(Driver):
 
     def _board(self, image: ImageFiles | None = None) -> Board:
         """What the machine consists of, with the image that it is to be made of, or with the one that it has."""
-        from pymachine_driver_qemu import board, disk  # noqa: PLC0415
+        from pymachine_driver_qemu import disk, machine_spec  # noqa: PLC0415
 
         qemu = self._qemu()
         if image is None:
@@ -100,7 +100,7 @@ class QemuMachine(Driver):
         else:
             chosen = self._accelerator(qemu, image.kernel, image.initrd, image.digest)
             command_line = image.command_line
-        return board.Board(
+        return machine_spec.Board(
             qemu=qemu,
             accelerator=chosen,
             architecture=self._architecture,
@@ -137,23 +137,23 @@ class QemuMachine(Driver):
 
     def _boot(self, request: BootRequest) -> None:
         """Start QEMU, give the guest its identity, and the ports a watcher. Nothing is left running on failure."""
-        from pymachine import crashes  # noqa: PLC0415
-        from pymachine_driver_qemu import turns  # noqa: PLC0415
+        from pymachine.driver.kit import crashes  # noqa: PLC0415
+        from pymachine_driver_qemu import boot_slots  # noqa: PLC0415
 
         board = self._board()
         self._check_ports()
-        with turns.turn(turns.places(board.accelerator), reporter=self.reporter), self._ended_on_failure():
+        with boot_slots.turn(boot_slots.places(board.accelerator), reporter=self.reporter), self._ended_on_failure():
             crashes.retry_once(lambda: self._boot_board(board, request), reporter=self.reporter)
 
     def _boot_board(self, board: Board, request: BootRequest) -> None:
-        from pymachine import wait  # noqa: PLC0415
-        from pymachine_driver_qemu import boot, watcher  # noqa: PLC0415
+        from pymachine.system import wait  # noqa: PLC0415
+        from pymachine_driver_qemu import boot, forwarder_process  # noqa: PLC0415
 
         deadline = wait.Deadline(request.timeout)
         started = boot.launch(board, self.machine.name, self._folder, place=self._place, timings=request.timings)
         boot.deliver(started, self._folder, self.endpoint(), request, deadline=deadline, reporter=self.reporter)
         with boot.news(started.sockets) as news:
-            watcher.start(self._folder, self._place, news=news)
+            forwarder_process.start(self._folder, self._place, news=news)
 
     @contextmanager
     def _ended_on_failure(self) -> Iterator[None]:

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pymachine import os_errors
 from pymachine.errors import CommandError, PrecreateError
-from pymachine.run import run
-from pymachine_driver_qemu import memo
+from pymachine.system import os_errors
+from pymachine.system.run import run
+from pymachine_driver_qemu import probe_cache
 
 PROGRAMS = {"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}
 _PACKAGES = {"amd64": "qemu-system-x86", "arm64": "qemu-system-arm"}
@@ -79,8 +79,8 @@ def verified(candidate: Qemu) -> Qemu:
         status = candidate.path.stat()
     except OSError as error:
         raise os_errors.wrapped(QemuNotFoundError, f"{candidate.path} cannot be run", error) from error
-    key = memo.key(candidate.path, status.st_size, status.st_mtime_ns)
-    with memo.answers(_MEMO) as known:
+    key = probe_cache.key(candidate.path, status.st_size, status.st_mtime_ns)
+    with probe_cache.answers(_MEMO) as known:
         answer = known.get(key)
         if not isinstance(answer, dict):
             found = _run(candidate)

@@ -9,14 +9,14 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pymachine import backlog, search_domains
-from pymachine.channel import GuestEndedError, GuestError, GuestReportedError
-from pymachine.driver import BootRequest, Endpoint, refuse_links
-from pymachine.progress import Reporter
-from pymachine.wait import Deadline
+from pymachine.driver.contract import BootRequest, Endpoint, refuse_links
+from pymachine.driver.kit import listen_queues, search_domains
+from pymachine.driver.kit.identity_channel import GuestEndedError, GuestError, GuestReportedError
+from pymachine.system.progress import Reporter
+from pymachine.system.wait import Deadline
 from pymachine_driver_qemu import command_line, disk, identity, process, qmp, runtime
 from pymachine_driver_qemu.address import Place
-from pymachine_driver_qemu.board import Board
+from pymachine_driver_qemu.machine_spec import Board
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def launch(
 
 def lengthen_queues(sockets: Path) -> None:
     """Let many clients connect at once to the machine's own ports, where the host allows that; see `backlog`."""
-    with qmp.Qmp(sockets / runtime.CONTROL) as monitor, suppress(backlog.BacklogError):
+    with qmp.Qmp(sockets / runtime.CONTROL) as monitor, suppress(listen_queues.BacklogError):
         # `doctor` and the port forwarder report a host that does not.
-        backlog.lengthen(monitor.pid())
+        listen_queues.lengthen(monitor.pid())
 
 
 def deliver(
@@ -82,7 +82,10 @@ def deliver(
 
 
 def news(sockets: Path) -> socket.socket:
-    """Where a guest tells of its containers, see `pymachine.channel.CONTAINERS_PORT`. Raises `qmp.QmpError`."""
+    """Return the socket on which the guest reports its containers. Raises `qmp.QmpError`.
+
+    See `pymachine.driver.kit.identity_channel.CONTAINERS_PORT`.
+    """
     connection = qmp.connect(sockets / runtime.CONTAINERS, Deadline(identity.CONNECT_SECONDS))
     connection.settimeout(None)
     return connection

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pymachine import channel
-from pymachine.names import host_name
+from pymachine.driver.kit import identity_channel
+from pymachine.driver.names import host_name
 from pymachine_driver_qemu import options, runtime
 from pymachine_driver_qemu.address import Place
 
@@ -189,9 +189,9 @@ def _channels(line: MachineLine) -> Sequence[str]:
         *("-serial", "chardev:console"),
         *("-chardev", f"socket,id=identity,path={identity},server=on,wait=off"),
         *("-device", "virtio-serial-pci"),
-        *("-device", f"virtserialport,chardev=identity,name={channel.PORT}"),
+        *("-device", f"virtserialport,chardev=identity,name={identity_channel.PORT}"),
         *("-chardev", f"socket,id={CONTAINERS},path={containers},server=on,wait=off"),
-        *("-device", f"virtserialport,chardev={CONTAINERS},name={channel.CONTAINERS_PORT}"),
+        *("-device", f"virtserialport,chardev={CONTAINERS},name={identity_channel.CONTAINERS_PORT}"),
     ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from pymachine.driver import BootRequest, Config, Driver, Json, MachineRef, State
+from pymachine.driver.contract import BootRequest, Config, Driver, Json, MachineRef, State
 from pymachine.errors import DriverError
 from pymachine_driver_qemu import address, options, runtime
 from pymachine_driver_qemu.base import QemuMachine, image_of
@@ -28,23 +28,23 @@ class Copies(QemuMachine):
 
     def make_template(self, folder: Path, request: BootRequest) -> None:
         """Boot a guest, and freeze it into `folder`."""
-        from pymachine_driver_qemu import template, turns  # noqa: PLC0415
+        from pymachine_driver_qemu import boot_slots, template  # noqa: PLC0415
 
         image = image_of(request)
         board = self._board(image)
-        with turns.turn(turns.places(board.accelerator), reporter=self.reporter):
+        with boot_slots.turn(boot_slots.places(board.accelerator), reporter=self.reporter):
             template.make(board, folder.absolute(), image, request, reporter=self.reporter)
 
     def create_from_template(self, folder: Path, request: BootRequest) -> None:
         """Resume the template in `folder` as this machine."""
-        from pymachine_driver_qemu import template, turns, watcher  # noqa: PLC0415
+        from pymachine_driver_qemu import boot_slots, forwarder_process, template  # noqa: PLC0415
 
         image = image_of(request)
         board = self._board(image)
         self._check_ports()
         self._remember(image)
         template.prepare(folder, self._folder, image)
-        with turns.turn(turns.resumes(), reporter=self.reporter, kind="resume"), self._ended_on_failure():
+        with boot_slots.turn(boot_slots.resumes(), reporter=self.reporter, kind="resume"), self._ended_on_failure():
             began = time.monotonic()
             news = template.resume(
                 board,
@@ -58,7 +58,7 @@ class Copies(QemuMachine):
             )
             request.timings["resume"] = round(time.monotonic() - began, 2)
             with news:
-                watcher.start(self._folder, self._place, news=news)
+                forwarder_process.start(self._folder, self._place, news=news)
 
     # -- snapshots ---------------------------------------------------------------------------------------------
 
@@ -74,7 +74,7 @@ class Copies(QemuMachine):
 
     def restore_snapshot(self, folder: Path, facts: Mapping[str, Json], request: BootRequest) -> None:
         """Put disk and image back, and load the memory if there is any."""
-        from pymachine_driver_qemu import boot, snapshot, turns, watcher  # noqa: PLC0415
+        from pymachine_driver_qemu import boot, boot_slots, forwarder_process, snapshot  # noqa: PLC0415
 
         with self.reporter.task("Restoring the machine's state"):
             snapshot.swap(self._folder, folder, end=self.kill)
@@ -83,13 +83,13 @@ class Copies(QemuMachine):
                 return
             board = self._board()
             self._check_ports()
-            with turns.turn(turns.resumes(), reporter=self.reporter, kind="resume"), self._ended_on_failure():
+            with boot_slots.turn(boot_slots.resumes(), reporter=self.reporter, kind="resume"), self._ended_on_failure():
                 sockets = snapshot.load(
                     board, self.machine.name, self._folder, self._place, folder, facts, self.endpoint(), request,
                     reporter=self.reporter,
                 )  # fmt: skip
                 with boot.news(sockets) as news:
-                    watcher.start(self._folder, self._place, news=news)
+                    forwarder_process.start(self._folder, self._place, news=news)
 
     def settle_restore(self, *, keep: bool) -> None:
         """Drop the disk and the image that were replaced, or put them back."""
@@ -104,14 +104,14 @@ class Copies(QemuMachine):
 
     def recover(self) -> None:
         """Let a guest go on that was held still, and start a port forwarder where none is connected to it."""
-        from pymachine import unfinished  # noqa: PLC0415
-        from pymachine_driver_qemu import boot, migration, watcher  # noqa: PLC0415
+        from pymachine.driver.kit import transactions  # noqa: PLC0415
+        from pymachine_driver_qemu import boot, forwarder_process, migration  # noqa: PLC0415
         from pymachine_driver_qemu.qmp import Qmp  # noqa: PLC0415
 
         state, sockets = self.state(), runtime.find(self._folder)
         if sockets is None or state not in (State.RUNNING, State.PAUSED):
             return
-        held = any(change.name == unfinished.HOLD for change in unfinished.changes(self._folder))
+        held = any(change.name == transactions.HOLD for change in transactions.changes(self._folder))
         with Qmp(sockets / runtime.CONTROL) as control:
             if held and state is State.PAUSED:
                 migration.cancel(control)
@@ -119,7 +119,7 @@ class Copies(QemuMachine):
             is_followed = boot.is_followed(control)
         if not is_followed and self.state() is State.RUNNING:
             with boot.news(sockets) as news:
-                watcher.start(self._folder, self._place, news=news)
+                forwarder_process.start(self._folder, self._place, news=news)
 
     # -- copies ------------------------------------------------------------------------------------------------
 
@@ -147,8 +147,8 @@ class Copies(QemuMachine):
 
     def sync(self) -> None:
         """Have the guest write out what it holds in memory; one that does not say that it did so is told of."""
-        from pymachine import wait  # noqa: PLC0415
-        from pymachine.channel import GuestError  # noqa: PLC0415
+        from pymachine.driver.kit.identity_channel import GuestError  # noqa: PLC0415
+        from pymachine.system import wait  # noqa: PLC0415
         from pymachine_driver_qemu import identity  # noqa: PLC0415
 
         sockets = self._alive()
@@ -169,18 +169,18 @@ class Copies(QemuMachine):
     @contextmanager
     def _held(self, sockets: Path) -> Iterator[None]:
         """Hold the guest still for the block; one that was paused stays so."""
-        from pymachine import unfinished  # noqa: PLC0415
+        from pymachine.driver.kit import transactions  # noqa: PLC0415
 
         was_running = self.state() in (State.RUNNING, State.STOPPING)
         if was_running:
-            unfinished.note(self._folder, unfinished.HOLD)
+            transactions.note(self._folder, transactions.HOLD)
         self._tell(sockets, "stop")
         try:
             yield
         finally:
             if was_running:
                 self._tell(sockets, "cont")
-                unfinished.clear(self._folder, unfinished.HOLD)
+                transactions.clear(self._folder, transactions.HOLD)
 
     @staticmethod
     def _tell(sockets: Path, command: str) -> None:

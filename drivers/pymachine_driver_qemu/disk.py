@@ -11,9 +11,9 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pymachine import files, os_errors
-from pymachine.driver import ImageFiles, refuse_links
+from pymachine.driver.contract import ImageFiles, refuse_links
 from pymachine.errors import DriverError, PrecreateError
+from pymachine.system import files, os_errors
 
 DISK = "disk.raw"
 ISO = "boot2docker.iso"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from pymachine.driver import (
+from pymachine.driver.contract import (
     BootRequest,
     Capability,
     Config,
@@ -55,11 +55,11 @@ class QemuDriver(upkeep.Upkeep, copies.Copies):
 
     @classmethod
     def _notes(cls) -> tuple[Note, ...]:
-        from pymachine import backlog  # noqa: PLC0415
+        from pymachine.driver.kit import listen_queues  # noqa: PLC0415
 
         try:
-            backlog.probe()
-        except backlog.BacklogError as error:
+            listen_queues.probe()
+        except listen_queues.BacklogError as error:
             text = f"of many clients that connect to a machine at once, some wait for seconds or in vain: {error}"
             return (Note(text, fix=error.fix),)
         return ()

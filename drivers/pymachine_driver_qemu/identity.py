@@ -1,6 +1,6 @@
 """The host's end of the identity channel: a virtio-serial port whose other side is a Unix socket of QEMU.
 
-What goes over it is in `pymachine.channel`. QEMU keeps what is sent until the guest reads.
+What goes over it is in `pymachine.driver.kit.identity_channel`. QEMU keeps what is sent until the guest reads.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
-from pymachine.channel import (
+from pymachine.driver.kit.identity_channel import (
     SETTLED_STAGES,
     SSH_STAGES,
     GuestError,
@@ -22,8 +22,8 @@ from pymachine.channel import (
     message,
     too_late,
 )
-from pymachine.progress import Silent, Task
-from pymachine.wait import Deadline
+from pymachine.system.progress import Silent, Task
+from pymachine.system.wait import Deadline
 from pymachine_driver_qemu import monitor, qmp
 
 CONNECT_SECONDS = 5.0

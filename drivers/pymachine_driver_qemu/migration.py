@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
-from pymachine import os_errors
 from pymachine.errors import DriverError, TimeoutExpiredError
-from pymachine.wait import Deadline, until
+from pymachine.system import os_errors
+from pymachine.system.wait import Deadline, until
 from pymachine_driver_qemu.qmp import Qmp
 
 _PIPE = "state"

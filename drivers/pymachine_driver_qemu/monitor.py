@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from pymachine.driver import State
+from pymachine.driver.contract import State
 from pymachine_driver_qemu import qmp, runtime
 
 # QEMU's run states that are not some kind of pause.

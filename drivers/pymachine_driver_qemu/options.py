@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pymachine import fields
-from pymachine.driver import Config, Json, Option, OptionKind, PortableField, Shape
+from pymachine.driver import fields
+from pymachine.driver.contract import Config, Json, Option, OptionKind, PortableField, Shape
 from pymachine.errors import UsageError
 
 ACCELERATORS = ("auto", "kvm", "hvf", "tcg")

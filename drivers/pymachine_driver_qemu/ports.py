@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from pymachine import backlog, published
-from pymachine.forwarder import RETRY_SECONDS, Forwarder, Target, log
+from pymachine.driver.kit import forwarded_ports, listen_queues
+from pymachine.driver.kit.port_forwarding import RETRY_SECONDS, Forwarder, Target, log
 from pymachine_driver_qemu import qmp, runtime
 
 _GUEST_RESTARTS = frozenset({"RESET", "SHUTDOWN"})
@@ -80,12 +80,12 @@ def main(arguments: list[str]) -> int:
                 folder,
                 _target(folder),
                 monitor=monitor.human,
-                lengthen=lambda: backlog.lengthen(monitor.pid()),
+                lengthen=lambda: listen_queues.lengthen(monitor.pid()),
                 say=log,
             )
             follow(guest, monitor, forwarder)
     except qmp.QmpGoneError:
-        (folder / published.FILE).unlink(missing_ok=True)
+        (folder / forwarded_ports.FILE).unlink(missing_ok=True)
         log("the machine has ended")
         return 0
     except (qmp.QmpError, OSError, ValueError, KeyError) as error:

@@ -17,12 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from pymachine import backlog, os_errors
-from pymachine.channel import GuestEndedError, Progress, ended
-from pymachine.crashes import CrashedError
+from pymachine.driver.kit import listen_queues
+from pymachine.driver.kit.crashes import CrashedError
+from pymachine.driver.kit.identity_channel import GuestEndedError, Progress, ended
 from pymachine.errors import DriverError, TimeoutExpiredError
-from pymachine.run import run
-from pymachine.wait import Deadline, until
+from pymachine.system import os_errors
+from pymachine.system.run import run
+from pymachine.system.wait import Deadline, until
 from pymachine_driver_qemu import qmp, runtime
 from pymachine_driver_qemu.command_line import escape
 
@@ -147,7 +148,7 @@ def _preparation(*, tied: bool, small_pages: bool) -> Callable[[], None] | None:
         return None
     wanted = ((tied, _PR_SET_PDEATHSIG, int(signal.SIGKILL)), (small_pages, _PR_SET_THP_DISABLE, 1))
     calls = [(option, value, 0, 0, 0) for is_wanted, option, value in wanted if is_wanted]
-    allow = backlog.allowance()
+    allow = listen_queues.allowance()
     import ctypes  # noqa: PLC0415 (only for this)
 
     prctl = ctypes.CDLL(None).prctl

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pymachine.errors import DriverError
-from pymachine.wait import Deadline
+from pymachine.system.wait import Deadline
 
 TIMEOUT = 5.0
 # No answer that is asked for here is longer than a few kilobytes.

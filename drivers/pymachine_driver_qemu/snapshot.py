@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pymachine import files, search_domains
-from pymachine.driver import BootRequest, Endpoint, Json
+from pymachine.driver.contract import BootRequest, Endpoint, Json
+from pymachine.driver.kit import search_domains
 from pymachine.errors import DriverError
-from pymachine.progress import Reporter
-from pymachine.wait import Deadline
+from pymachine.system import files
+from pymachine.system.progress import Reporter
+from pymachine.system.wait import Deadline
 from pymachine_driver_qemu import boot, command_line, disk, migration, qmp, runtime
 from pymachine_driver_qemu.address import Place
-from pymachine_driver_qemu.board import Board
+from pymachine_driver_qemu.machine_spec import Board
 
 STATE = "state"
 # What of a configuration decides how the machine is built: it has to be so again for the memory to fit.

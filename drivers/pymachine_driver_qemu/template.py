@@ -18,16 +18,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from pymachine import os_errors, search_domains
-from pymachine.channel import GuestReportedError
-from pymachine.crashes import retry_once
-from pymachine.driver import BootRequest, Endpoint, ImageFiles, Json
+from pymachine.driver.contract import BootRequest, Endpoint, ImageFiles, Json
+from pymachine.driver.kit import search_domains
+from pymachine.driver.kit.crashes import retry_once
+from pymachine.driver.kit.identity_channel import GuestReportedError
 from pymachine.errors import DriverError, TemplateError
-from pymachine.progress import Reporter
-from pymachine.wait import Deadline
+from pymachine.system import os_errors
+from pymachine.system.progress import Reporter
+from pymachine.system.wait import Deadline
 from pymachine_driver_qemu import boot, command_line, disk, identity, migration, options, process, qmp, runtime
 from pymachine_driver_qemu.address import Place
-from pymachine_driver_qemu.board import Board
+from pymachine_driver_qemu.machine_spec import Board
 
 MEMORY = "memory"
 STATE = "state"

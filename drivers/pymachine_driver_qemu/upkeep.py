@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pymachine.driver import BootRequest, Config, ImageFiles, MachineRef, PortableField, Shape
+from pymachine.driver.contract import BootRequest, Config, ImageFiles, MachineRef, PortableField, Shape
 from pymachine.errors import HostNotRunningError
 from pymachine_driver_qemu import runtime
 from pymachine_driver_qemu.base import SSH_USER, QemuMachine
@@ -20,7 +20,8 @@ class Upkeep(QemuMachine):
 
     def apply_identity(self, request: BootRequest) -> None:
         """Send the identity to the guest, which reloads what can be reloaded."""
-        from pymachine import search_domains, wait  # noqa: PLC0415
+        from pymachine.driver.kit import search_domains  # noqa: PLC0415
+        from pymachine.system import wait  # noqa: PLC0415
         from pymachine_driver_qemu import identity  # noqa: PLC0415
 
         sockets = runtime.find(self._folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pymachine.driver import Driver
+from pymachine.driver.contract import Driver
 from pymachine_driver_virtualbox.vboxmanage import VBoxManage
 
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymachine.driver import BootRequest, Json, State
+from pymachine.driver.contract import BootRequest, Json, State
 from pymachine.errors import DriverError, PymachineError, TimeoutExpiredError
-from pymachine.wait import Deadline, until
+from pymachine.system.wait import Deadline, until
 from pymachine_driver_virtualbox import (
     files,
     guest,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 
-from pymachine.driver import Health, Json
+from pymachine.driver.contract import Health, Json
 from pymachine.errors import PrecreateError, PymachineError
-from pymachine.progress import Reporter
+from pymachine.system.progress import Reporter
 from pymachine_driver_virtualbox import hardware, network, options, output, versions
 from pymachine_driver_virtualbox.errors import VirtualizationError, VmNotFoundError
 from pymachine_driver_virtualbox.vboxmanage import VBoxManage

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from pymachine.driver import (
+from pymachine.driver.contract import (
     BootRequest,
     Capability,
     Config,

@@ -6,9 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
-from pymachine import os_errors
-from pymachine.driver import ImageFiles
+from pymachine.driver.contract import ImageFiles
 from pymachine.errors import PrecreateError
+from pymachine.system import os_errors
 from pymachine_driver_virtualbox.errors import VirtualBoxError
 from pymachine_driver_virtualbox.machine import Files
 from pymachine_driver_virtualbox.vboxmanage import VBoxManage

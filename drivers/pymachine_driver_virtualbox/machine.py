@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pymachine.driver import Json
+from pymachine.driver.contract import Json
 from pymachine_driver_virtualbox.shares import Share
 
 CONTROLLER = "SATA"

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pymachine import fields
-from pymachine.driver import Config, Json, MachineRef, Option, OptionKind, PortableField, Shape
+from pymachine.driver import fields
+from pymachine.driver.contract import Config, Json, MachineRef, Option, OptionKind, PortableField, Shape
 from pymachine.errors import UsageError
 from pymachine_driver_virtualbox import shares
 

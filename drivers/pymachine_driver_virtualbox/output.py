@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pymachine.driver import State
+from pymachine.driver.contract import State
 
 # Debian's wrapper says this on stdout, in front of what was asked for, while the kernel module is not loaded.
 _WRAPPER_WARNING = re.compile(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pymachine.driver import State
+from pymachine.driver.contract import State
 from pymachine.errors import TimeoutExpiredError
-from pymachine.progress import Reporter
-from pymachine.wait import Deadline, until
+from pymachine.system.progress import Reporter
+from pymachine.system.wait import Deadline, until
 from pymachine_driver_virtualbox import output
 from pymachine_driver_virtualbox.errors import VirtualBoxError
 from pymachine_driver_virtualbox.vboxmanage import VBoxManage

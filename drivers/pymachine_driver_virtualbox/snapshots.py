@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymachine.driver import BootRequest, Json, State
+from pymachine.driver.contract import BootRequest, Json, State
 from pymachine.errors import DriverError
 from pymachine_driver_virtualbox import boot, machine, output, power
 from pymachine_driver_virtualbox.errors import VirtualBoxError

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pymachine.driver import BootRequest, Config, ImageFiles, Json, MachineRef, PortableField, Shape
+from pymachine.driver.contract import BootRequest, Config, ImageFiles, Json, MachineRef, PortableField, Shape
 from pymachine_driver_virtualbox.base import VirtualBoxMachine
 
 

@@ -12,7 +12,7 @@ import sys
 from math import inf
 from time import time
 
-from pymachine import streams
+from pymachine.system import streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 HANDSHAKE_SECONDS = 20.0
-# From then on `env` warns, which is the full CLI's to do; `pymachine.certs` renews in time for that.
-LONGEST_RECORD = 1 << 22  # as in `pymachine.store`
+# From then on `env` warns, which is the full CLI's to do; `pymachine.tls.certs` renews in time for that.
+LONGEST_RECORD = 1 << 22  # as in `pymachine.store.store`
 WARN_SECONDS = 30 * 24 * 3600
 # Flags with a value that mean something to `env`, or nothing at all.
 _VALUE_FLAGS = {"s": "storage-path", "storage-path": "storage-path", "shell": "shell", "bugsnag-api-token": "ignored"}
@@ -69,7 +69,7 @@ def quick_env(argv: Sequence[str]) -> str | None:
     if parsed is None or "MACHINE_DEBUG" in os.environ:
         return None
     options, name = parsed
-    from pymachine import shells  # noqa: PLC0415 (only `env` needs it)
+    from pymachine.cli import shells  # noqa: PLC0415 (only `env` needs it)
 
     shell = options.get("shell") or shells.detect(os.environ, parent=shells.caller(), windows=sys.platform == "win32")
     if not shell:
@@ -112,10 +112,10 @@ def _scan(words: Sequence[str]) -> tuple[dict[str, str], str] | None:
 
 
 def _directory(option: str | None, name: str) -> str:
-    """The machine's folder; the rules for the store's root are those of `pymachine.paths.storage_root`."""
+    """The machine's folder; the rules for the store's root are those of `pymachine.store.paths.storage_root`."""
     chosen = option or os.environ.get("MACHINE_STORAGE_PATH")
     if chosen:
-        root = os.path.abspath(chosen)  # noqa: PTH100 (as in pymachine.paths)
+        root = os.path.abspath(chosen)  # noqa: PTH100 (as in pymachine.store.paths)
     else:
         home = os.environ.get("USERPROFILE" if sys.platform == "win32" else "HOME")
         root = os.path.join(home or os.path.expanduser("~"), ".docker", "machine")  # noqa: PTH118, PTH111
@@ -126,7 +126,7 @@ def _shake_hands(directory: str) -> tuple[str, str, str]:
     """Reach the machine's engine; return its URL, its address and the folder of the client's certificates."""
     record = _read(f"{directory}/config.json")
     if "Endpoint" not in record:
-        # docker-machine drops it when it writes the record: see `pymachine.extra_fields`.
+        # docker-machine drops it when it writes the record: see `pymachine.store.extra_fields`.
         extra = _read(f"{directory}/pymachine.json")
         if extra["Driver"]["IPAddress"] != record["Driver"]["IPAddress"]:
             raise ValueError(record["Driver"]["IPAddress"])
@@ -148,9 +148,9 @@ def _shake_hands(directory: str) -> tuple[str, str, str]:
     url = endpoint.get("DockerUrl") or f"tcp://{host}:{port}"
     if not url.isprintable():
         raise ValueError(url)
-    from pymachine import tls  # noqa: PLC0415 (ssl, only now that there is something to connect to)
+    from pymachine.tls import handshake  # noqa: PLC0415 (ssl, only now that there is something to connect to)
 
-    tls.check(
+    handshake.check(
         address,
         port,
         ca=f"{folder}/ca.pem",

@@ -153,6 +153,6 @@ class TimeoutExpiredError(PymachineError):
 
 
 class CommandError(PymachineError):
-    """An outside command was not found, was ended by a signal, or failed; see `pymachine.run`."""
+    """An outside command was not found, was ended by a signal, or failed; see `pymachine.system.run`."""
 
     code = "command"

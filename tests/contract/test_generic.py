@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import paramiko
 import pytest
 
-from pymachine import wait
-from pymachine.driver import BootRequest, State
+from pymachine.driver.contract import BootRequest, State
+from pymachine.driver.testing import DriverContract, defaults, reference
 from pymachine.errors import DriverError, TimeoutExpiredError, UnsupportedError, UsageError
-from pymachine.progress import Reporter, Silent
-from pymachine.testing import DriverContract, defaults, reference
+from pymachine.system import wait
+from pymachine.system.progress import Reporter, Silent
 from pymachine_driver_generic import Driver
 from support import sshd
 

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import pytest
 
-from pymachine.driver import State
+from pymachine.driver.contract import State
+from pymachine.driver.testing import DriverContract, defaults, reference
 from pymachine.errors import UnsupportedError, UsageError
-from pymachine.testing import DriverContract, defaults, reference
 from pymachine_driver_none import Driver
 
 

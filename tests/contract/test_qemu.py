@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pymachine.testing import DriverContract
+from pymachine.driver.testing import DriverContract
 from pymachine_driver_qemu import Driver
 
 

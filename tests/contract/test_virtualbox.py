@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pymachine.testing import DriverContract
+from pymachine.driver.testing import DriverContract
 from pymachine_driver_virtualbox import Driver
 
 

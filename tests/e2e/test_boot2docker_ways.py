@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from pymachine import certs, paths
-from pymachine.progress import Silent
+from pymachine.store import paths
+from pymachine.system.progress import Silent
+from pymachine.tls import certs
 from support import images, registry as registries
 from support.registry import LOOPBACK, USER_NETWORK_HOST, Registry, Tls
 from support.runner import Pymachine, private_store

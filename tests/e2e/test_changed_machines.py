@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from pymachine.driver import ImageFiles
+from pymachine.driver.contract import ImageFiles
 from pymachine.errors import PymachineError
+from pymachine.hosts.upkeep import Upkeep
 from pymachine.image import cache
-from pymachine.store import Store
-from pymachine.upkeep import Upkeep
+from pymachine.store.store import Store
 from support import clients
 from support.runner import Pymachine, private_store
 

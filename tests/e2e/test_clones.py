@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from pymachine.templates import NEEDED_BYTES
-from pymachine.wait import until
+from pymachine.hosts.templates import NEEDED_BYTES
+from pymachine.system.wait import until
 from support.crashing import crashing_qemu
 from support.hello import server_random
 from support.runner import Pymachine, cache_folder, private_store

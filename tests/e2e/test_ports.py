@@ -19,7 +19,7 @@ from threading import Barrier
 
 import pytest
 
-from pymachine.wait import until
+from pymachine.system.wait import until
 from support.runner import Pymachine
 
 pytestmark = pytest.mark.timeout(900)

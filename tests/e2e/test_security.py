@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pymachine.certs import AuthPaths, ensure_authority
-from pymachine.progress import Silent
+from pymachine.system.progress import Silent
+from pymachine.tls.certs import AuthPaths, ensure_authority
 from support.clients import ask, signed_by
 from support.runner import Pymachine
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from pymachine.run import run
 from pymachine.ssh import keys, openssh, scp
 from pymachine.ssh.client import Client
 from pymachine.ssh.target import SshError, Target
+from pymachine.system.run import run
 from support.runner import Pymachine
 
 

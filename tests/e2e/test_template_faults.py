@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from test_clones import BOOTED, MADE, RESUMED, folder_of, ssh, templates, with_own_templates
 
-from pymachine import certs
-from pymachine.progress import Silent
+from pymachine.system.progress import Silent
+from pymachine.tls import certs
 from support.runner import Outcome, Pymachine, private_store
 
 

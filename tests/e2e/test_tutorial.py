@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pymachine.wait import until
+from pymachine.system.wait import until
 from support.console import Console
 from support.registry import Registry
 from support.runner import Pymachine

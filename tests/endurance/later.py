@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 
-from pymachine import unfinished
 from pymachine.__main__ import main
+from pymachine.driver.kit import transactions
 
 if __name__ == "__main__":
-    unfinished._TEMPORARY_SECONDS = -1.0
+    transactions._TEMPORARY_SECONDS = -1.0
     sys.exit(main())

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pymachine import contexts
-from pymachine.client_files import ClientFiles
-from pymachine.driver import Endpoint
-from pymachine.store import Store
-from pymachine.upkeep import Upkeep
+from pymachine.docker import contexts
+from pymachine.driver.contract import Endpoint
+from pymachine.hosts.upkeep import Upkeep
+from pymachine.store.client_files import ClientFiles
+from pymachine.store.store import Store
 from support import engine
 from support.runner import Outcome, Pymachine, private_store
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pymachine import paths
-from pymachine.driver import ImageRequest
+from pymachine.driver.contract import ImageRequest
 from pymachine.image import cache
-from pymachine.progress import Silent
 from pymachine.ssh import keys
+from pymachine.store import paths
+from pymachine.system.progress import Silent
 from support import guest
 from support.guest import Guest
 from support.runner import Pymachine, cache_folder, private_store

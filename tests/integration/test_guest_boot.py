@@ -20,13 +20,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from pymachine import certs, engine, identity, paths
-from pymachine.driver import ImageFiles, ImageRequest
+from pymachine.docker import engine
+from pymachine.driver.contract import ImageFiles, ImageRequest
+from pymachine.hosts import identity
 from pymachine.image import cache
-from pymachine.machine import EngineOptions
-from pymachine.progress import Silent
 from pymachine.ssh import keys
-from pymachine.tls import context
+from pymachine.store import paths
+from pymachine.store.record import EngineOptions
+from pymachine.system.progress import Silent
+from pymachine.tls import certs
+from pymachine.tls.handshake import context
 from support import guest
 from support.guest import Api, Channel, Guest
 from support.runner import cache_folder

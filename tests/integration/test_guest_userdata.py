@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from pymachine import certs, engine, identity, paths
-from pymachine.driver import ImageFiles, ImageRequest
+from pymachine.docker import engine
+from pymachine.driver.contract import ImageFiles, ImageRequest
+from pymachine.hosts import identity
 from pymachine.image import cache
-from pymachine.machine import EngineOptions
-from pymachine.progress import Silent
 from pymachine.ssh import keys
-from pymachine.tls import context
+from pymachine.store import paths
+from pymachine.store.record import EngineOptions
+from pymachine.system.progress import Silent
+from pymachine.tls import certs
+from pymachine.tls.handshake import context
 from pymachine_driver_virtualbox import guest as driver_guest, ports
 from pymachine_driver_virtualbox.shares import Share
 from support.guest import Api, Guest, _until

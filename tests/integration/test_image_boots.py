@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pymachine.driver import ImageFiles, ImageRequest
+from pymachine.driver.contract import ImageFiles, ImageRequest
 from pymachine.image import cache, imported
-from pymachine.progress import Silent
+from pymachine.system.progress import Silent
 from support.runner import cache_folder
 
 pytestmark = pytest.mark.timeout(240)

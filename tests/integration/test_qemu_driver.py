@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from pymachine import channel, crashes
-from pymachine.driver import BootRequest, Driver, ImageFiles, MachineRef, State
+from pymachine.driver.contract import BootRequest, Driver, ImageFiles, MachineRef, State
+from pymachine.driver.kit import crashes, identity_channel
+from pymachine.driver.testing import defaults, reference, reread
 from pymachine.errors import DriverError, PrecreateError
-from pymachine.progress import StreamReporter
-from pymachine.testing import defaults, reference, reread
-from pymachine.wait import until
+from pymachine.system.progress import StreamReporter
+from pymachine.system.wait import until
 from pymachine_driver_qemu import (
     Driver as QemuDriver,
     accelerator,
@@ -124,7 +124,7 @@ def nothing_runs(driver: Driver) -> bool:
 def test_a_guest_that_never_boots_is_an_error_with_a_place_to_look(tmp_path: Path, image: ImageFiles) -> None:
     driver = make(tmp_path)
     driver.precreate_check()
-    with pytest.raises(channel.GuestTimeoutError, match="did not come up within 2 seconds") as caught:
+    with pytest.raises(identity_channel.GuestTimeoutError, match="did not come up within 2 seconds") as caught:
         driver.create(request(image))
     assert "console.log" in caught.value.hint
     assert driver.state() is State.STOPPED
@@ -143,7 +143,7 @@ def test_a_kernel_that_is_none_is_told_in_qemus_words(tmp_path: Path) -> None:
 
 def test_a_guest_that_switches_itself_off(tmp_path: Path) -> None:
     driver = make(tmp_path)
-    with pytest.raises(channel.GuestError, match="switched itself off"):
+    with pytest.raises(identity_channel.GuestError, match="switched itself off"):
         driver.create(request(make_image(tmp_path, multiboot(SWITCH_OFF)), timeout=60))
     assert nothing_runs(driver)
 
@@ -161,7 +161,7 @@ def test_a_guest_that_switches_itself_off_before_we_are_connected(
 
     monkeypatch.setattr(module, name, delayed)
     driver = make(tmp_path)
-    with pytest.raises(channel.GuestError, match=r"switched itself off while it booted \(last stage: none\)"):
+    with pytest.raises(identity_channel.GuestError, match=r"switched itself off while it booted \(last stage: none\)"):
         driver.create(request(make_image(tmp_path, multiboot(SWITCH_OFF)), timeout=60))
     assert nothing_runs(driver)
 
@@ -173,7 +173,7 @@ def test_a_qemu_that_crashes_is_started_once_more(
 ) -> None:
     starts = tmp_path / "starts"
     driver = make(tmp_path, qemu_binary=str(crashing_qemu(tmp_path, f"echo start >> {starts}", by=by, seconds=seconds)))
-    error = crashes.CrashedError if tries > 1 else channel.GuestError
+    error = crashes.CrashedError if tries > 1 else identity_channel.GuestError
     with pytest.raises(error, match=f"QEMU crashed .SIG{by}." if tries > 1 else "QEMU was ended by SIGKILL"):
         driver.create(request(image, timeout=60))
     assert starts.read_text().splitlines() == ["start"] * tries
@@ -278,7 +278,7 @@ def test_it_is_confined_where_that_is_possible(running: Driver) -> None:
 
 
 def test_ports_are_forwarded_and_taken_back(running: Driver) -> None:
-    from pymachine.published import Forwards, Published
+    from pymachine.driver.kit.forwarded_ports import Forwards, Published
     from pymachine_driver_qemu.command_line import NETDEV
 
     said: list[str] = []
@@ -300,15 +300,15 @@ def test_ports_are_forwarded_and_taken_back(running: Driver) -> None:
 
 def test_the_port_forwarder_follows_reports_and_ends_with_its_machine(running: Driver) -> None:
     """The guest is played by this test; QEMU is real."""
-    from pymachine import published
-    from pymachine_driver_qemu import watcher
+    from pymachine.driver.kit import forwarded_ports
+    from pymachine_driver_qemu import forwarder_process
 
     folder, endpoint = running.machine.directory, running.endpoint()
     place = address.Place(endpoint.address, endpoint.docker_port, endpoint.ssh_port)
     guest, news = socket.socketpair()
 
     def problems() -> dict[int, str]:
-        return {port.port: port.problem for port in published.load(folder)}
+        return {port.port: port.problem for port in forwarded_ports.load(folder)}
 
     def report(*ports: int) -> None:
         sockets = "".join(f" tcp/00000000:{port:04X}" for port in ports)
@@ -316,7 +316,7 @@ def test_the_port_forwarder_follows_reports_and_ends_with_its_machine(running: D
 
     with guest, socket.create_server((place.address, 23461)) as other:
         with news:
-            watcher.start(folder, place, news=news)
+            forwarder_process.start(folder, place, news=news)
         # The shell takes the first line.
         report()
         report(23460, 23461, place.ssh_port)
@@ -341,7 +341,7 @@ def test_the_port_forwarder_follows_reports_and_ends_with_its_machine(running: D
         assert address.is_free(place.address, 23461)
         assert not address.is_free(place.address, 23460)
 
-        log = folder / watcher.LOG
+        log = folder / forwarder_process.LOG
         running.kill()
         until(lambda: "the machine has ended" in process.tail(log), deadline=30.0, what="its end")
         assert problems() == {}

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pymachine.driver import BootRequest, Driver
-from pymachine.testing import LiveDriverContract
+from pymachine.driver.contract import BootRequest, Driver
+from pymachine.driver.testing import LiveDriverContract
 from pymachine_driver_qemu import Driver as QemuDriver, accelerator, binary, disk
 from support import boot
 from support.runner import cache_folder

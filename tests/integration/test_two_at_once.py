@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pymachine.cli.main import main
-from pymachine.store import Store
+from pymachine.store.store import Store
 
 ROUNDS = 200
 

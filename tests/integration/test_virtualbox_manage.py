@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from pymachine.driver import BootRequest, Endpoint, ImageFiles, Resizable, Shape, SnapshotDriver, State
+from pymachine.driver.contract import BootRequest, Endpoint, ImageFiles, Resizable, Shape, SnapshotDriver, State
+from pymachine.driver.testing import DriverContract, defaults, reference, reread
 from pymachine.errors import DriverError, PymachineError, UsageError
-from pymachine.progress import Silent
-from pymachine.testing import DriverContract, defaults, reference, reread
+from pymachine.system.progress import Silent
 from pymachine_driver_virtualbox import (
     Driver,
     boot,
@@ -79,8 +79,8 @@ def identity(endpoint: Endpoint) -> bytes:
 
 def make_iso(path: Path, content: bytes = b"first") -> Path:
     """VirtualBox takes nothing else into a CD drive."""
-    from pymachine.image import iso
-    from pymachine.image.tree import Node, Tree
+    from pymachine.image.filesystem import iso
+    from pymachine.image.filesystem.tree import Node, Tree
 
     tree = Tree()
     tree.put("content", Node.file(content))

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pymachine.driver import BootRequest, Driver
-from pymachine.testing import LiveDriverContract
+from pymachine.driver.contract import BootRequest, Driver
+from pymachine.driver.testing import LiveDriverContract
 from pymachine_driver_libvirt import Driver as LibvirtDriver
 from support import boot, libvirtd
 from support.libvirtd import OtherHost

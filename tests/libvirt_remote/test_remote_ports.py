@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from pymachine.wait import until
+from pymachine.system.wait import until
 from support import libvirtd
 from support.runner import Pymachine
 

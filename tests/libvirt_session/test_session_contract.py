@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import pytest
 
-from pymachine.driver import BootRequest, Driver
-from pymachine.testing import LiveDriverContract
+from pymachine.driver.contract import BootRequest, Driver
+from pymachine.driver.testing import LiveDriverContract
 from pymachine_driver_libvirt import Driver as LibvirtDriver
 from support import boot
 from support.libvirtd import SESSION, virsh, wait_for

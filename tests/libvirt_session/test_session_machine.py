@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 
-from pymachine import channel
-from pymachine.wait import until
+from pymachine.driver.kit import identity_channel
+from pymachine.system.wait import until
 from support.libvirtd import SESSION, Daemon, virsh
 from support.runner import Pymachine
 
 PATIENT = "curl -sS --retry 30 --retry-delay 1 --retry-all-errors --max-time 20"
 SERVE = "sh -c 'echo it works > /tmp/index.html; httpd -f -p {} -h /tmp'"
-PORT = f"<channel type='unix'><target type='virtio' name='{channel.CONTAINERS_PORT}'/></channel>"
+PORT = f"<channel type='unix'><target type='virtio' name='{identity_channel.CONTAINERS_PORT}'/></channel>"
 
 
 def test_a_container_with_a_published_port_and_a_restart(intro: Pymachine) -> None:
@@ -22,7 +22,7 @@ def test_a_container_with_a_published_port_and_a_restart(intro: Pymachine) -> No
     assert problems(intro) == [""]
     # As with a machine that was made before its domain had the port on which the guest reports.
     virsh("detach-device", "intro", "/dev/stdin", "--config", uri=SESSION, stdin=PORT)
-    assert channel.CONTAINERS_PORT not in virsh("dumpxml", "intro", "--inactive", uri=SESSION)
+    assert identity_channel.CONTAINERS_PORT not in virsh("dumpxml", "intro", "--inactive", uri=SESSION)
     intro("restart", "intro")
     assert intro("env", "intro").stdout == before
     intro.shell(f"docker start {container}")

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from pymachine.channel import GuestTimeoutError
-from pymachine.crashes import CrashedError
-from pymachine.driver import BootRequest, Driver, Endpoint
+from pymachine.driver.contract import BootRequest, Driver, Endpoint
+from pymachine.driver.kit.crashes import CrashedError
+from pymachine.driver.kit.identity_channel import GuestTimeoutError
+from pymachine.driver.testing import defaults, reference
 from pymachine.errors import DriverError
-from pymachine.testing import defaults, reference
-from pymachine.wait import until
+from pymachine.system.wait import until
 from pymachine_driver_libvirt import Driver as LibvirtDriver
 from pymachine_driver_qemu.process import find_pids
 from support import boot, libvirtd

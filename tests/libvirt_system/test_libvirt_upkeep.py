@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pymachine.channel import GuestTimeoutError
-from pymachine.driver import BootRequest, MachineRef, Shape
+from pymachine.driver.contract import BootRequest, MachineRef, Shape
+from pymachine.driver.kit.identity_channel import GuestTimeoutError
+from pymachine.driver.testing import defaults, reference
 from pymachine.errors import DriverError, HostNotRunningError, UsageError
-from pymachine.testing import defaults, reference
 from pymachine_driver_libvirt import Driver as LibvirtDriver
 from support import boot
 from support.libvirtd import virsh

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pymachine.testing import defaults, reference
+from pymachine.driver.testing import defaults, reference
 from pymachine_driver_libvirt import Driver as LibvirtDriver
 from support import libvirtd
 from support.libvirtd import HERE, OtherHost, virsh

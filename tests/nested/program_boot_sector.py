@@ -10,9 +10,9 @@ import tarfile
 import time
 from pathlib import Path
 
-from pymachine.driver import BootRequest, Endpoint, ImageFiles, State
-from pymachine.progress import Silent
-from pymachine.testing import defaults, reference, reread
+from pymachine.driver.contract import BootRequest, Endpoint, ImageFiles, State
+from pymachine.driver.testing import defaults, reference, reread
+from pymachine.system.progress import Silent
 from pymachine_driver_virtualbox import Driver, boot, building, checks, files, network, output, snapshots
 
 # Says "A" on the serial port at each tick of the clock: mov dx, 0x3f8; mov al, 'A'; out dx, al; hlt; jmp to mov al.

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pymachine import paths
-from pymachine.driver import ImageRequest
+from pymachine.driver.contract import ImageRequest
 from pymachine.image import cache
-from pymachine.progress import Silent
+from pymachine.store import paths
+from pymachine.system.progress import Silent
 from support import nested
 from support.runner import cache_folder
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import zstandard
 
-from pymachine import archive
 from pymachine.errors import PymachineError
+from pymachine.hosts import archive
 
 Entry = tuple[tarfile.TarInfo, bytes]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from pymachine import certs, engine, identity
-from pymachine.driver import BootRequest, Driver, Endpoint, ImageFiles
+from pymachine.docker import engine
+from pymachine.driver.contract import BootRequest, Driver, Endpoint, ImageFiles
+from pymachine.hosts import identity
 from pymachine.image import cache
-from pymachine.machine import EngineOptions
-from pymachine.progress import Silent
+from pymachine.store.record import EngineOptions
+from pymachine.system.progress import Silent
+from pymachine.tls import certs
 
 SECONDS = 600
 

@@ -11,11 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from pymachine.certs import AuthPaths, ensure_authority, ensure_server
-from pymachine.driver import Endpoint
-from pymachine.machine import EngineOptions, Machine
-from pymachine.progress import Silent
-from pymachine.store import Store
+from pymachine.driver.contract import Endpoint
+from pymachine.store.record import EngineOptions, Machine
+from pymachine.store.store import Store
+from pymachine.system.progress import Silent
+from pymachine.tls.certs import AuthPaths, ensure_authority, ensure_server
 
 VERSION = "28.5.2"
 

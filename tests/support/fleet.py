@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pymachine.driver import Endpoint
-from pymachine.machine import Machine
-from pymachine.store import Store
+from pymachine.driver.contract import Endpoint
+from pymachine.store.record import Machine
+from pymachine.store.store import Store
 from support import engine
 
 CERTIFICATES = ("ca.pem", "cert.pem", "key.pem")

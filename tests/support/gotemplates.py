@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pymachine.cli import list_item, listing, ls
-from pymachine.driver import State
+from pymachine.driver.contract import State
 from pymachine.gotemplate import TemplateError, parse
 from pymachine.gotemplate.types import TextMap
-from pymachine.machine import EngineOptions, Machine, SwarmOptions
+from pymachine.store.record import EngineOptions, Machine, SwarmOptions
 
 SOURCE = Path(__file__).parent / "gotemplate"
 FIELDS = (

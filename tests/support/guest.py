@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pymachine.driver import ImageFiles
+from pymachine.driver.contract import ImageFiles
 from support.registry import free_port
 
 BOOT_SECONDS = 400.0

@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pymachine.certs import AuthPaths, ensure_authority, ensure_server
-from pymachine.progress import Silent
-from pymachine.store import Store
+from pymachine.store.store import Store
+from pymachine.system.progress import Silent
+from pymachine.tls.certs import AuthPaths, ensure_authority, ensure_server
 from support.engine import record
 
 Behaviour = Callable[[socket.socket], None]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pymachine.provision.remote import ROOT_SHELL
-from pymachine.run import Result
+from pymachine.system.run import Result
 
 BELOW = re.compile(r"(?<![\w$}/.])/(etc|var|run|proc|tmp|usr/lib)(?=/)")
 # Each stand-in writes itself down, then does the little of its work that a script can notice.

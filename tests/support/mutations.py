@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pymachine import registry
 from pymachine.cli.main import main
-from pymachine.driver import State
+from pymachine.driver import registry
+from pymachine.driver.contract import State
 
 NAME = "m"
 UUID = "0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pymachine.provision.remote import ROOT_SHELL
-from pymachine.run import Result
+from pymachine.system.run import Result
 
 OS_RELEASE = {
     "ubuntu": 'PRETTY_NAME="Ubuntu 24.04.2 LTS"\nNAME="Ubuntu"\nVERSION_ID="24.04"\nID=ubuntu\nID_LIKE=debian\n',

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pymachine.driver import ImageRequest
+from pymachine.driver.contract import ImageRequest
 from pymachine.image import cache
-from pymachine.progress import StreamReporter
+from pymachine.system.progress import StreamReporter
 from support import packages
 from support.runner import cache_folder
 

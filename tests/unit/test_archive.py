@@ -16,8 +16,8 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from pymachine import archive
-from pymachine.archive import ExportError, Manifest
+from pymachine.hosts import archive
+from pymachine.hosts.archive import ExportError, Manifest
 from support import archives, processes
 
 MANIFEST = Manifest(archive.MACHINE, "intro", "qemu")
@@ -233,7 +233,7 @@ def test_what_a_killed_export_left_goes_with_the_next_one(tmp_path: Path) -> Non
     data, target = tmp_path / "data", tmp_path / "m.tar.zst"
     data.write_bytes(b"data")
     code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom pymachine import archive\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom pymachine.hosts import archive\n"
         "def end(_): os.kill(os.getpid(), getattr(signal, sys.argv[3]))\n"
         "archive.write(Path(sys.argv[1]), archive.Manifest('machine', 'm', 'd'), [Path(sys.argv[2])], advance=end)\n"
     )

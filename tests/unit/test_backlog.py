@@ -15,8 +15,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from pymachine import backlog
 from pymachine.cli import doctor
+from pymachine.driver.kit import listen_queues
 from pymachine_driver_qemu import Driver as QemuDriver, process, qmp, runtime
 from support.registry import free_port
 
@@ -63,14 +63,14 @@ def test_a_longer_queue_takes_all_clients() -> None:
     with held(1) as (pid, port):
         assert connected(port) < CLIENTS // 2
     with held(1) as (pid, port):
-        assert backlog.lengthen(pid) == 1
+        assert listen_queues.lengthen(pid) == 1
         assert connected(port) == CLIENTS
 
 
 def test_a_process_that_has_ended_has_no_ports() -> None:
     child = subprocess.Popen(["true"])
     child.wait()
-    assert backlog.lengthen(child.pid) == 0
+    assert listen_queues.lengthen(child.pid) == 0
 
 
 def as_user(user: int, work: Callable[[], None]) -> None:
@@ -120,9 +120,9 @@ def test_every_port_of_a_qemu_takes_a_burst(user: int, folder: Path) -> None:
     def launch_and_lengthen() -> None:
         process.launch(argv, directory=folder, sockets=folder, environment={})
         with qmp.Qmp(control) as monitor:
-            assert backlog.lengthen(monitor.pid()) == len(ports)
+            assert listen_queues.lengthen(monitor.pid()) == len(ports)
             assert monitor.human(f"hostfwd_add net tcp:127.0.0.1:{later}-:80") == ""
-            assert backlog.lengthen(monitor.pid()) == len(ports) + 1
+            assert listen_queues.lengthen(monitor.pid()) == len(ports) + 1
 
     try:
         as_user(user, launch_and_lengthen)
@@ -151,8 +151,8 @@ def test_doctor_says_why_a_host_refuses(error: int, scope: int, reason: str, mon
     def refuse(handle: int, number: int) -> bool:
         raise OSError(error, os.strerror(error))
 
-    monkeypatch.setattr(backlog, "_lengthen", refuse)
-    monkeypatch.setattr(backlog, "_yama", lambda: scope)
+    monkeypatch.setattr(listen_queues, "_lengthen", refuse)
+    monkeypatch.setattr(listen_queues, "_yama", lambda: scope)
     notes = [found for found in doctor._drivers("qemu") if found.verdict == doctor.NOTE and "at once" in found.text]
     assert [note.subject for note in notes] == ["driver qemu"]
     assert reason in notes[0].text
@@ -160,14 +160,14 @@ def test_doctor_says_why_a_host_refuses(error: int, scope: int, reason: str, mon
 
 def test_a_python_without_pidfds_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "pidfd_open")
-    with pytest.raises(backlog.BacklogError, match="built without"):
-        backlog.lengthen(os.getpid())
+    with pytest.raises(listen_queues.BacklogError, match="built without"):
+        listen_queues.lengthen(os.getpid())
 
 
 def test_another_users_process_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "iterdir", Mock(side_effect=PermissionError(13, "Permission denied")))
-    with pytest.raises(backlog.BacklogError, match=f"process {os.getpid()} is another user's"):
-        backlog.lengthen(os.getpid())
+    with pytest.raises(listen_queues.BacklogError, match=f"process {os.getpid()} is another user's"):
+        listen_queues.lengthen(os.getpid())
 
 
 def test_doctor_says_nothing_where_it_works() -> None:

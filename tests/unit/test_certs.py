@@ -22,12 +22,15 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings, strategies as st
 
-from pymachine import certs, engine, files, tls, unfinished
-from pymachine.certs import AuthPaths, CertificateError
-from pymachine.client_files import ClientFiles
-from pymachine.driver import Endpoint
-from pymachine.progress import Silent, StreamReporter
-from pymachine.run import run
+from pymachine.docker import engine
+from pymachine.driver.contract import Endpoint
+from pymachine.driver.kit import transactions
+from pymachine.store.client_files import ClientFiles
+from pymachine.system import files
+from pymachine.system.progress import Silent, StreamReporter
+from pymachine.system.run import run
+from pymachine.tls import certs, handshake
+from pymachine.tls.certs import AuthPaths, CertificateError
 
 
 def auth_paths(root: Path) -> AuthPaths:
@@ -286,7 +289,7 @@ def server_context(machine: Path) -> ssl.SSLContext:
 
 
 def check(machine: Path, port: int, host: str = "127.0.0.1") -> None:
-    tls.check(host, port, ca=machine / "ca.pem", cert=machine / "cert.pem", key=machine / "key.pem", timeout=5)
+    handshake.check(host, port, ca=machine / "ca.pem", cert=machine / "cert.pem", key=machine / "key.pem", timeout=5)
 
 
 def test_the_handshake_check_passes_with_our_certificates(machine: Path) -> None:
@@ -301,9 +304,11 @@ def test_a_server_that_refuses_the_client_fails_it(machine: Path, tmp_path: Path
     certs.ensure_authority(other, reporter=Silent())
     with (
         served(server_context(machine)) as port,
-        pytest.raises(tls.CertificateRefusedError, match="unknown certificate authority"),
+        pytest.raises(handshake.CertificateRefusedError, match="unknown certificate authority"),
     ):
-        tls.check("127.0.0.1", port, ca=machine / "ca.pem", cert=other.client_cert, key=other.client_key, timeout=5)
+        handshake.check(
+            "127.0.0.1", port, ca=machine / "ca.pem", cert=other.client_cert, key=other.client_key, timeout=5
+        )
 
 
 def test_a_server_that_wants_the_newest_version_passes_it(machine: Path) -> None:
@@ -319,9 +324,9 @@ def test_a_server_of_another_authority_or_name_fails_it(machine: Path, tmp_path:
     folder = tmp_path / "other" / "m"
     folder.mkdir()
     certs.ensure_server(other, directory=folder, name="m", hosts=["127.0.0.1"])
-    with served(server_context(folder)) as port, pytest.raises(tls.TlsError, match="x509: .*certificate"):
+    with served(server_context(folder)) as port, pytest.raises(handshake.TlsError, match="x509: .*certificate"):
         check(machine, port)
-    with served(server_context(machine)) as port, pytest.raises(tls.TlsError, match="x509: .*127.0.0.5"):
+    with served(server_context(machine)) as port, pytest.raises(handshake.TlsError, match="x509: .*127.0.0.5"):
         # 127.0.0.5 reaches nothing: the name is what is wrong here, so connect by a socket that lies about it
         import unittest.mock
 
@@ -338,7 +343,10 @@ def test_a_server_out_of_its_time_is_final_and_the_hint_names_the_clock(
     monkeypatch.setattr(certs, "_now", lambda: now + dt.timedelta(days=days))
     pair = certs._make_server(certs._read(auth.ca_cert, auth.ca_key), name="x", hosts=["127.0.0.1"])
     certs._write(machine / "server.pem", machine / "server-key.pem", pair)
-    with served(server_context(machine)) as port, pytest.raises(tls.CertificateRefusedError, match=said) as caught:
+    with (
+        served(server_context(machine)) as port,
+        pytest.raises(handshake.CertificateRefusedError, match=said) as caught,
+    ):
         check(machine, port)
     assert "clock" in caught.value.hint
     assert "regenerate-certs" in caught.value.hint
@@ -372,7 +380,7 @@ def test_a_client_that_the_engine_refuses_is_final(
     certs._write(machine / "cert.pem", machine / "key.pem", client(auth, tmp_path))
     with (
         served(server_context(machine)) as port,
-        pytest.raises(tls.CertificateRefusedError, match="remote error: tls: ") as caught,
+        pytest.raises(handshake.CertificateRefusedError, match="remote error: tls: ") as caught,
     ):
         engine.ping(Endpoint("127.0.0.1", docker_port=port), certificates=ClientFiles.in_folder(machine), timeout=5)
     assert "does not accept the client's certificate" in caught.value.hint
@@ -384,18 +392,18 @@ def test_an_old_protocol_fails_it(machine: Path) -> None:
         context.minimum_version = ssl.TLSVersion.TLSv1_1
         context.maximum_version = ssl.TLSVersion.TLSv1_1
     context.set_ciphers("ALL:@SECLEVEL=0")
-    with served(context) as port, pytest.raises(tls.TlsError):
+    with served(context) as port, pytest.raises(handshake.TlsError):
         check(machine, port)
 
 
 def test_nobody_there_and_missing_files_are_told_apart(machine: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    with pytest.raises(tls.TlsError, match="connection refused") as refused:
+    with pytest.raises(handshake.TlsError, match="connection refused") as refused:
         check(machine, port)
     assert 'validating certificates for host "127.0.0.1:' in refused.value.brief
     (machine / "cert.pem").unlink()
-    with pytest.raises(tls.TlsError, match="No such file"):
+    with pytest.raises(handshake.TlsError, match="No such file"):
         check(machine, port)
 
 
@@ -419,7 +427,7 @@ def test_what_a_killed_renewal_kept_goes_once_no_process_needs_it(
     folder = auth.ca_cert.parent
     before = set(folder.iterdir())
     code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom pymachine import files\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom pymachine.system import files\n"
         "with files.kept([Path(name) for name in sys.argv[1:]]):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     words = [sys.executable, "-c", code, *map(str, dataclasses.astuple(auth))]
@@ -429,7 +437,7 @@ def test_what_a_killed_renewal_kept_goes_once_no_process_needs_it(
     assert len(set(folder.iterdir()) - before) == 5
     certs.ensure_authority(auth, reporter=Silent())  # too young to tell from files that are being written
     assert len(set(folder.iterdir()) - before) == 5
-    monkeypatch.setattr(unfinished, "_TEMPORARY_SECONDS", -1.0)
+    monkeypatch.setattr(transactions, "_TEMPORARY_SECONDS", -1.0)
     with files.kept(dataclasses.astuple(auth)) as restore:
         certs.renew_authority(auth, reporter=Silent())
         certs.ensure_authority(auth, reporter=Silent())

@@ -15,14 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from pymachine import __main__ as short_path, certs, registry
-from pymachine.cli import doctor, expiry, logs, ls, main as main_module
+from pymachine import __main__ as short_path
+from pymachine.cli import certificate_warnings, doctor, logs, ls, main as main_module
 from pymachine.cli.context import App
-from pymachine.driver import ForwardedPort, Health
+from pymachine.driver import registry
+from pymachine.driver.contract import ForwardedPort, Health
 from pymachine.errors import DriverNotFoundError
 from pymachine.ssh import openssh, scp
 from pymachine.ssh.target import Target
-from pymachine.store import Store
+from pymachine.store.store import Store
+from pymachine.tls import certs
 from pymachine_driver_none import Driver as NoneDriver
 from support import engine, fleet, processes
 
@@ -110,8 +112,8 @@ def test_the_short_path_leaves_that_to_the_full_one(store: Store, port: int) -> 
     assert short_path.quick_env(words) is not None
     ending(store, 29)
     assert short_path.quick_env(words) is None
-    assert short_path.WARN_SECONDS == expiry.WARN_SECONDS
-    assert dt.timedelta(seconds=expiry.WARN_SECONDS) <= certs.RENEW_BEFORE
+    assert short_path.WARN_SECONDS == certificate_warnings.WARN_SECONDS
+    assert dt.timedelta(seconds=certificate_warnings.WARN_SECONDS) <= certs.RENEW_BEFORE
 
 
 def test_ls_warns_in_its_last_column(call: Call, store: Store, port: int) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from pymachine.cli import listing, ls, main as main_module
-from pymachine.driver import State
-from pymachine.manager import Manager
-from pymachine.store import Store
+from pymachine.driver.contract import State
+from pymachine.hosts.manager import Manager
+from pymachine.store.store import Store
 from support import engine, processes
 
 NOT_THERE = (
@@ -500,7 +500,7 @@ def test_signals_that_were_ignored_at_the_start_stay_so(store: Store, number: si
 def test_a_program_in_the_foreground_ends_with_us() -> None:
     """SIGTERM is passed on to what `pymachine ssh` runs; Ctrl-C reaches it by itself."""
     script = (
-        "from pymachine.cli import main\nfrom pymachine.run import foreground\n"
+        "from pymachine.cli import main\nfrom pymachine.system.run import foreground\n"
         "main.signals.listen()\nprint('ready', flush=True)\nforeground(['sleep', '600'])"
     )
     with processes.started([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:

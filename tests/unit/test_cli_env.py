@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pymachine import paths
 from pymachine.__main__ import _directory, as_called, quick_env
-from pymachine.store import Store
+from pymachine.store import paths
+from pymachine.store.store import Store
 from support import engine
 
 # What one run of the short path may import, beyond what a bare interpreter does. Each costs every prompt some time.
@@ -21,8 +21,9 @@ ALLOWED = """
     __future__ _abc _bisect _collections _collections_abc _functools _heapq _json _locale _operator _socket
     _sre _ssl _struct _typing _warnings _weakrefset array base64 binascii collections collections.abc
     contextlib copyreg encodings.idna enum errno functools heapq io itertools json json.decoder json.encoder
-    json.scanner keyword math operator pymachine pymachine.__main__ pymachine.errors pymachine.shells
-    pymachine.streams pymachine.tls pymachine.wait re re._casefix re._compiler re._constants re._parser reprlib
+    json.scanner keyword math operator pymachine pymachine.__main__ pymachine.errors pymachine.cli.shells
+    pymachine.system.streams pymachine.cli pymachine.system pymachine.system.wait pymachine.tls pymachine.tls.handshake
+    re re._casefix re._compiler re._constants re._parser reprlib
     select selectors socket ssl stringprep struct time types typing typing.io typing.re unicodedata warnings
 """
 

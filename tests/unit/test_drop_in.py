@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from pymachine.cli import main as main_module
-from pymachine.driver import Endpoint
-from pymachine.machine import Machine
-from pymachine.store import Store
+from pymachine.driver.contract import Endpoint
+from pymachine.store.record import Machine
+from pymachine.store.store import Store
 from support import engine
 
 Text = str | re.Pattern[str] | None
@@ -800,7 +800,7 @@ def world(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MACHINE_STORAGE_PATH", str(root))
     monkeypatch.setattr(main_module.signals, "listen", lambda: None)
-    monkeypatch.setattr("pymachine.shells.caller", lambda: "")
+    monkeypatch.setattr("pymachine.cli.shells.caller", lambda: "")
 
     def call(*words: str, stdin: str = "") -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))

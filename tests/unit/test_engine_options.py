@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from pymachine import engine, identity
+from pymachine.docker import engine
 from pymachine.errors import UsageError
-from pymachine.machine import EngineOptions
+from pymachine.hosts import identity
+from pymachine.store.record import EngineOptions
 
 
 def test_options_have_the_keys_and_types_that_dockerd_reads() -> None:

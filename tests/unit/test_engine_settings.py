@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import pymachine.image
-from pymachine import engine
+from pymachine.docker import engine
 from support.runner import search_path
 
 PROGRAM = Path(pymachine.image.__file__).parent / "rootfs" / "root" / "usr" / "lib" / "pymachine" / "engine.jq"

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from pymachine import fields, registry
+from pymachine.driver import fields, registry
 from pymachine.errors import RecordError
-from pymachine.machine import Machine
-from pymachine.manager import Manager
-from pymachine.store import Store
+from pymachine.hosts.manager import Manager
+from pymachine.store.record import Machine
+from pymachine.store.store import Store
 
 UUID = "0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pymachine.files import atomic_write, make_private_dir
+from pymachine.system.files import atomic_write, make_private_dir
 
 
 def test_replaces_in_one_step_with_the_mode_asked_for(tmp_path: Path) -> None:

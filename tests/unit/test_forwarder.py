@@ -12,9 +12,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from pymachine import backlog, forwarder as forwarders, listeners, published
-from pymachine.forwarder import Forwarder, Target
-from pymachine.published import Published
+from pymachine.driver.kit import forwarded_ports, guest_listeners, listen_queues, port_forwarding as forwarders
+from pymachine.driver.kit.forwarded_ports import Published
+from pymachine.driver.kit.port_forwarding import Forwarder, Target
 
 TARGET = Target(address="127.0.0.1", docker_port=2376, ssh_port=22022, netdev="net")
 
@@ -38,14 +38,14 @@ class Machine:
 
     def lengthen(self) -> None:
         self.lengthened += 1
-        raise backlog.BacklogError("not here")
+        raise listen_queues.BacklogError("not here")
 
     def report(self, *ports: int) -> None:
-        words = " ".join([listeners.WORD, *(f"tcp/00000000:{port:04X}" for port in ports)])
+        words = " ".join([guest_listeners.WORD, *(f"tcp/00000000:{port:04X}" for port in ports)])
         assert self.forwarder.hear(f"{words}\n".encode())
 
     def noted(self) -> Any:
-        return json.loads((self.folder / published.FILE).read_text())
+        return json.loads((self.folder / forwarded_ports.FILE).read_text())
 
 
 @pytest.fixture
@@ -57,7 +57,10 @@ def free() -> int:
 
 def test_a_log_that_grows_long_begins_anew(tmp_path: Path) -> None:
     log = tmp_path / "ports.log"
-    script = f"from pymachine.forwarder import log\nfor n in range(30): log('x' * {forwarders.LARGEST_LOG // 20})"
+    script = (
+        "from pymachine.driver.kit.port_forwarding import log\n"
+        f"for n in range(30): log('x' * {forwarders.LARGEST_LOG // 20})"
+    )
     with log.open("ab") as output:
         subprocess.run([sys.executable, "-c", script], stdout=output, check=True)
     assert 0 < log.stat().st_size < 1.1 * forwarders.LARGEST_LOG
@@ -66,7 +69,7 @@ def test_a_log_that_grows_long_begins_anew(tmp_path: Path) -> None:
 def test_a_full_disk_does_not_end_it(tmp_path: Path, free: int, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(tmp_path)
     with monkeypatch.context() as full:
-        full.setattr(published, "save", Mock(side_effect=OSError(28, "No space left on device")))
+        full.setattr(forwarded_ports, "save", Mock(side_effect=OSError(28, "No space left on device")))
         machine.report(free)
         machine.report(free)
     assert [line for line in machine.said if "note" in line] == [
@@ -75,7 +78,7 @@ def test_a_full_disk_does_not_end_it(tmp_path: Path, free: int, monkeypatch: pyt
     machine.report(free)
     assert [row["Port"] for row in machine.noted()] == [free]
     with Path("/dev/full").open("w") as output:
-        script = "from pymachine.forwarder import log; log('one'); log('two')"
+        script = "from pymachine.driver.kit.port_forwarding import log; log('one'); log('two')"
         subprocess.run([sys.executable, "-c", script], stdout=output, check=True)
 
 
@@ -154,7 +157,7 @@ def test_on_another_host_qemu_listens_on_all_addresses(tmp_path: Path) -> None:
 
 def test_what_was_refused_and_qemu_has_after_all_is_no_problem(tmp_path: Path) -> None:
     """The connection ended between the command and its answer."""
-    refusing = published.Forwards(lambda line: "no", netdev="net", address="", say=lambda _: None)
+    refusing = forwarded_ports.Forwards(lambda line: "no", netdev="net", address="", say=lambda _: None)
     refusing.follow({Published("tcp", 8888)})
     refusing._monitor = lambda _: USERNET
     refusing.adopt()
@@ -166,6 +169,6 @@ def test_too_many_ports_are_said_once(tmp_path: Path) -> None:
     machine = Machine(tmp_path, Target(address="", docker_port=2376, ssh_port=22022, netdev="net"))
     machine.report(*range(3000, 3300))
     machine.report(*range(3000, 3300))
-    assert len(machine.told) == listeners.MOST_PORTS
+    assert len(machine.told) == guest_listeners.MOST_PORTS
     assert [line for line in machine.said if line.startswith("44 more ports are open")] != []
     assert len([line for line in machine.said if "more ports" in line]) == 1

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pymachine import files, os_errors
 from pymachine.errors import StoreError
-from pymachine.machine import Machine
-from pymachine.store import Store
+from pymachine.store.record import Machine
+from pymachine.store.store import Store
+from pymachine.system import files, os_errors
 from support.runner import PROGRAM, Pymachine, private_store
 
 CREATE = "create -d none --url tcp://127.0.0.1:1"

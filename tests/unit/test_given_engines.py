@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from pymachine import __main__ as entry, printable
+from pymachine import __main__ as entry
 from pymachine.cli import main as main_module
-from pymachine.store import Store
+from pymachine.store.store import Store
+from pymachine.system import printable
 from support import engine
 
 Call = Callable[..., tuple[int, str, str]]

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pymachine import engine, tls
-from pymachine.client_files import ClientFiles
-from pymachine.driver import Endpoint
-from pymachine.engine import EngineError
+from pymachine.docker import engine
+from pymachine.docker.engine import EngineError
+from pymachine.driver.contract import Endpoint
+from pymachine.store.client_files import ClientFiles
+from pymachine.tls import handshake
 from support import hostile
 
 NO_FILES = ClientFiles(Path("/none"), Path("/none"), Path("/none"))
@@ -35,7 +36,7 @@ def test_an_answer_without_end_is_given_up_at_a_size(name: str) -> None:
 @pytest.mark.parametrize("name", hostile.DRIPS)
 def test_an_answer_that_drips_is_a_timeout(name: str) -> None:
     """Each byte comes well within the time, which is for all of them."""
-    with hostile.serving(hostile.DRIPS[name]) as port, pytest.raises(tls.TlsError, match="i/o timeout"):
+    with hostile.serving(hostile.DRIPS[name]) as port, pytest.raises(handshake.TlsError, match="i/o timeout"):
         engine.ask(plain(port), certificates=NO_FILES, timeout=0.5)
 
 
@@ -44,18 +45,18 @@ def test_over_tls_too(tmp_path: Path) -> None:
     files = ClientFiles(certs / "ca.pem", certs / "cert.pem", certs / "key.pem")
     with hostile.engine(tmp_path, hostile.endless()) as port, pytest.raises(EngineError, match="more than"):
         engine.version(Endpoint("127.0.0.1", docker_port=port), certificates=files, timeout=60.0)
-    with hostile.engine(tmp_path, hostile.drip()) as port, pytest.raises(tls.TlsError, match="i/o timeout"):
+    with hostile.engine(tmp_path, hostile.drip()) as port, pytest.raises(handshake.TlsError, match="i/o timeout"):
         engine.ask(Endpoint("127.0.0.1", docker_port=port), certificates=files, timeout=2.0)
 
 
-@pytest.mark.parametrize("check", [tls.check, tls.connect])
+@pytest.mark.parametrize("check", [handshake.check, handshake.connect])
 def test_a_handshake_that_drips_is_a_timeout(tmp_path: Path, check: Callable[..., object]) -> None:
     with hostile.engine(tmp_path, hostile.endless()):
         pass  # for the certificates
     certs = tmp_path / "certs"
     # The head of a record of TLS that has 16 KiB, and then that, slowly.
     dripping = hostile.drip_at_once(b"\x16\x03\x03\x40\x00" + bytes(4096), pause=0.02)
-    with hostile.serving(dripping) as port, pytest.raises(tls.TlsError, match="i/o timeout"):
+    with hostile.serving(dripping) as port, pytest.raises(handshake.TlsError, match="i/o timeout"):
         check(
             "127.0.0.1",
             port,
@@ -90,5 +91,5 @@ def test_a_silent_engine_on_a_socket_file(tmp_path: Path) -> None:
         server.bind(str(path))
         server.listen(1)
         endpoint = Endpoint("", docker_port=0, docker_url=f"unix://{path}")
-        with pytest.raises(tls.TlsError, match="timeout"):
+        with pytest.raises(handshake.TlsError, match="timeout"):
             engine.ask(endpoint, certificates=NO_FILES, timeout=0.3)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pymachine import http_client
-from pymachine.http_client import FetchError, Session, TooLargeError
 from pymachine.image import imported
-from pymachine.image.download import Cache, Downloader, Item
+from pymachine.image.debian.download import Cache, Downloader, Item
 from pymachine.image.errors import DigestError, ImageError, MirrorError
-from pymachine.progress import Silent
 from pymachine.provision import session as provisioning
 from pymachine.provision.errors import ProvisionError
+from pymachine.system import http_client
+from pymachine.system.http_client import FetchError, Session, TooLargeError
+from pymachine.system.progress import Silent
 from support import hostile
 
 DATA = b"a package" * 1000

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pymachine import run
-from pymachine.driver import MachineRef
+from pymachine.driver.contract import MachineRef
 from pymachine.errors import DriverError
 from pymachine.ssh import openssh
 from pymachine.ssh.target import SshError, Target
+from pymachine.system import run
 from pymachine_driver_libvirt.driver import LibvirtDriver
 from pymachine_driver_virtualbox import building, files, leases
 

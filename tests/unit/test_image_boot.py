@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from pymachine.image import boot, fat, iso
+from pymachine.image import boot
 from pymachine.image.errors import PackageError, RecipeError
+from pymachine.image.filesystem import fat, iso
+from pymachine.image.filesystem.tree import Node, Tree
 from pymachine.image.layout import ISO_INITRD, ISO_KERNEL
-from pymachine.image.tree import Node, Tree
 
 ISOLINUX_SIZE = 10_000
 

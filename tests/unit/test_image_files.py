@@ -18,13 +18,15 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from pymachine.driver import ImageRequest
-from pymachine.image import cache, direct, imported, index, initrd, iso, modules, rootfs
+from pymachine.driver.contract import ImageRequest
+from pymachine.image import cache, imported, rootfs
 from pymachine.image.errors import DigestError, ImageError, ImageNotFoundError, PackageError, RecipeError
+from pymachine.image.filesystem import initrd, iso
+from pymachine.image.filesystem.tree import Node, Tree
+from pymachine.image.kernel import kernel_packing, kmod_index, modules
 from pymachine.image.layout import INITRD, ISO, ISO_INITRD, ISO_KERNEL, ISO_MANIFEST, KERNEL, with_files
 from pymachine.image.recipe import Recipe
-from pymachine.image.tree import Node, Tree
-from pymachine.progress import Silent
+from pymachine.system.progress import Silent
 from support.kernel import bz_image
 
 VERSION = "6.12.0-test"
@@ -109,18 +111,18 @@ def test_two_kernels_or_none_are_an_error() -> None:
 
 def look_up(data: bytes, key: str) -> list[str]:
     """What libkmod's index_search would find: follow prefix and child byte by byte."""
-    magic, version, place = index.HEADER.unpack_from(data)
-    assert (magic, version) == (index.MAGIC, index.VERSION)
+    magic, version, place = kmod_index.HEADER.unpack_from(data)
+    assert (magic, version) == (kmod_index.MAGIC, kmod_index.VERSION)
     left = key.encode()
     while True:
         at = place & 0x0FFFFFFF
-        if place & index.PREFIX:
+        if place & kmod_index.PREFIX:
             prefix, _, _ = data[at:].partition(b"\0")
             if not left.startswith(prefix):
                 return []
             left, at = left[len(prefix) :], at + len(prefix) + 1
         children: dict[int, int] = {}
-        if place & index.CHILDREN:
+        if place & kmod_index.CHILDREN:
             first, last = data[at], data[at + 1]
             offsets = struct.unpack_from(f">{last - first + 1}I", data, at + 2)
             children = dict(zip(range(first, last + 1), offsets, strict=True))
@@ -131,9 +133,9 @@ def look_up(data: bytes, key: str) -> list[str]:
             if not place:
                 return []
             continue
-        if not place & index.VALUES:
+        if not place & kmod_index.VALUES:
             return []
-        (count,) = index.NUMBER.unpack_from(data, at)
+        (count,) = kmod_index.NUMBER.unpack_from(data, at)
         at += 4
         found = []
         for _ in range(count):
@@ -151,7 +153,7 @@ def look_up(data: bytes, key: str) -> list[str]:
     )
 )
 def test_an_index_finds_each_key_and_no_other(entries: list[tuple[str, str]]) -> None:
-    data = index.build(entries)
+    data = kmod_index.build(entries)
     for key, _ in entries:
         assert look_up(data, key) == [value for other, value in entries if other == key]
     for absent in ("zzz", "ab-"):
@@ -159,7 +161,7 @@ def test_an_index_finds_each_key_and_no_other(entries: list[tuple[str, str]]) ->
 
 
 def test_aliases_have_underscores_but_in_brackets() -> None:
-    assert index.pattern("a-b[0-9]c-d") == "a_b[0-9]c_d"
+    assert kmod_index.pattern("a-b[0-9]c-d") == "a_b[0-9]c_d"
 
 
 def test_kmod_itself_understands_the_indices(tmp_path: Path) -> None:
@@ -346,7 +348,7 @@ def make(folder: Path, *, architecture: str = "amd64", recipe: str = "r", conten
     tree.put(ISO_MANIFEST, Node.file(json.dumps(manifest).encode()))
     tree.put(ISO_KERNEL, Node.file(bz_image(b"kernel" + content)))
     tree.put(ISO_INITRD, Node.file(b"initrd"))
-    direct.write(bz_image(b"kernel" + content), b"initrd", folder, architecture=architecture)
+    kernel_packing.write(bz_image(b"kernel" + content), b"initrd", folder, architecture=architecture)
     iso.write(tree, folder / ISO, volume="x")
     return with_files(manifest, folder)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pymachine.image.debian.mirror import MAIN, SECURITY, Mirrors, choose
 from pymachine.image.errors import RecipeError
-from pymachine.image.mirror import MAIN, SECURITY, Mirrors, choose
 
 DEB822 = """\
 # comment

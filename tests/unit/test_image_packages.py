@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from pymachine.image.deb import check_digest, unpack
+from pymachine.image.debian.deb import check_digest, unpack
+from pymachine.image.debian.repository import Index
+from pymachine.image.debian.resolve import Package, Relation, Universe, closure, compare, parse_relations
 from pymachine.image.errors import DigestError, PackageError, ResolveError
+from pymachine.image.filesystem.tree import Kind, Node, Tree
 from pymachine.image.recipe import Source
-from pymachine.image.repository import Index
-from pymachine.image.resolve import Package, Relation, Universe, closure, compare, parse_relations
-from pymachine.image.tree import Kind, Node, Tree
 from support.apt import Repository, deb
 
 SOURCE = Source(name="test", url="http://localhost", suite="test", keyring=())
@@ -48,7 +48,7 @@ def test_a_package_that_inflates_without_end_is_refused(tmp_path: Path, monkeypa
     with pytest.raises(PackageError, match=r"a\.deb: data\.tar\.xz: unpacks to more than 67112960 bytes"):
         unpack(path, tmp_path / "spool", lambda _: False, installed_kib=2)
     assert [name for name, _ in unpack(path, tmp_path / "spool", lambda _: True, installed_kib=70 << 10)]
-    monkeypatch.setattr("pymachine.image.deb.LARGEST_TAR", 60 << 20)
+    monkeypatch.setattr("pymachine.image.debian.deb.LARGEST_TAR", 60 << 20)
     for installed_kib in (None, 70 << 10):
         with pytest.raises(PackageError, match="unpacks to more than 62914560 bytes"):
             unpack(path, tmp_path / "spool", lambda _: True, installed_kib=installed_kib)

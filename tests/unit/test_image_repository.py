@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 from pysequoia import Tsk
 
-from pymachine.image import build, lock, mirror
-from pymachine.image.download import Cache, Downloader, Item
+from pymachine.image import build, lock
+from pymachine.image.debian import mirror
+from pymachine.image.debian.download import Cache, Downloader, Item
+from pymachine.image.debian.repository import Repository as Chain, verify_signature
+from pymachine.image.debian.resolve import Package
 from pymachine.image.errors import (
     DigestError,
     ExpiredError,
@@ -23,9 +26,7 @@ from pymachine.image.errors import (
     SignatureError,
 )
 from pymachine.image.recipe import ARCHIVE_KEYS, SECURITY_KEYS, Recipe
-from pymachine.image.repository import Repository as Chain, verify_signature
-from pymachine.image.resolve import Package
-from pymachine.progress import Silent
+from pymachine.system.progress import Silent
 from support.apt import Repository, Server, serving
 
 DEB = "pool/tool_1.0_amd64.deb"
@@ -301,6 +302,6 @@ def test_what_is_signed_but_wrong(
 def test_an_index_that_inflates_is_refused(
     repository: Repository, server: Server, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pymachine.image.repository.LARGEST_INDEX", 100)
+    monkeypatch.setattr("pymachine.image.debian.repository.LARGEST_INDEX", 100)
     with pytest.raises(ReleaseError, match="more than 100 bytes"):
         chain(repository, server, cache, tmp_path).indices("amd64")

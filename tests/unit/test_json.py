@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 from pymachine.cli import app, main as main_module
-from pymachine.store import Store
+from pymachine.store.store import Store
 from support import engine
 
 REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from pymachine import search_domains
-from pymachine.driver import BootRequest, Endpoint, MachineRef
+from pymachine.driver.contract import BootRequest, Endpoint, MachineRef
+from pymachine.driver.kit import search_domains
+from pymachine.driver.testing import defaults
 from pymachine.errors import UsageError
-from pymachine.testing import defaults
-from pymachine_driver_libvirt import Driver, connection, hosts, network, options, place
+from pymachine_driver_libvirt import Driver, connection, hosts, listen_address, network, options
 
 NETWORK = """
 <network>
@@ -155,13 +155,13 @@ def test_how_a_network_leads_on(forward: str, mode: str) -> None:
 
 
 def test_a_record_of_another_version_still_has_a_place() -> None:
-    found = place.of({"IPAddress": "192.168.122.7"})
+    found = listen_address.of({"IPAddress": "192.168.122.7"})
     assert found.endpoint == Endpoint("192.168.122.7", docker_port=2376, ssh_port=22)
     assert found.forwards("qemu:///system") is None
 
 
 def test_forwards_listen_where_the_client_is_to_find_them() -> None:
-    found = place.Place("127.70.1.2", 2376, 22022, options.USER_NETWORK)
+    found = listen_address.Place("127.70.1.2", 2376, 22022, options.USER_NETWORK)
     here = found.forwards("qemu:///session")
     there = found.forwards("qemu+ssh://attic/system")
     assert here is not None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pymachine.driver import BootRequest, MachineRef, Shape
+from pymachine.driver.contract import BootRequest, MachineRef, Shape
 from pymachine.errors import DriverError
 from pymachine_driver_libvirt import Driver, connection as libvirts, domain as domains, network, volumes
 

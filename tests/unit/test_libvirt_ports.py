@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from pymachine import channel, published
-from pymachine.wait import until
+from pymachine.driver.kit import forwarded_ports, identity_channel
+from pymachine.system.wait import until
 from pymachine_driver_libvirt import connection as libvirts, guest, ports
 
 USERNET = "TCP[HOST_FORWARD] 1 * 8080 10.0.2.15 8080 0 0"
@@ -161,7 +161,7 @@ def test_it_forwards_what_the_guest_reports_and_ends_with_the_domain(
         libvirt.report(8080)
         libvirt.report(8080, 8081)
         soon(lambda: len(libvirt.told) == 2)
-        assert libvirt.opened == [channel.CONTAINERS_PORT]
+        assert libvirt.opened == [identity_channel.CONTAINERS_PORT]
         libvirt.report()
         soon(lambda: len(libvirt.told) == 4)
     assert libvirt.told == [
@@ -170,7 +170,7 @@ def test_it_forwards_what_the_guest_reports_and_ends_with_the_domain(
         "hostfwd_remove pymachine tcp::8080",
         "hostfwd_remove pymachine tcp::8081",
     ]
-    assert published.load(tmp_path) == []
+    assert forwarded_ports.load(tmp_path) == []
     lines = [line.split(" ", 1)[1] for line in capfd.readouterr().out.splitlines()]
     assert (lines[0], lines[-1]) == ("following the guest", "the machine has ended")
 

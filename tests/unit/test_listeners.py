@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from pymachine import listeners
-from pymachine.published import Published
+from pymachine.driver.kit import guest_listeners
+from pymachine.driver.kit.forwarded_ports import Published
 
 OWN = "127.76.207.250"
 EVERYWHERE6 = "0" * 32
@@ -18,7 +18,7 @@ def v4(address: str) -> str:
 
 
 def report(*sockets: str) -> str:
-    return " ".join((listeners.WORD, *sockets))
+    return " ".join((guest_listeners.WORD, *sockets))
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def report(*sockets: str) -> str:
     ],
 )
 def test_what_is_open_to_the_host_is_forwarded(socket: str, port: Published) -> None:
-    assert listeners.wanted(report(socket), own=OWN) == ({port}, 0)
+    assert guest_listeners.wanted(report(socket), own=OWN) == ({port}, 0)
 
 
 @pytest.mark.parametrize(
@@ -59,26 +59,26 @@ def test_what_is_open_to_the_host_is_forwarded(socket: str, port: Published) -> 
     ],
 )
 def test_what_is_the_guests_own_or_nonsense_is_not(socket: str) -> None:
-    assert listeners.wanted(report(socket), own=OWN) == (set(), 0)
+    assert guest_listeners.wanted(report(socket), own=OWN) == (set(), 0)
 
 
 def test_a_port_open_everywhere_is_one_port() -> None:
     sockets = ("tcp/00000000:1F90", f"tcp/{EVERYWHERE6}:1F90", f"tcp/{v4(OWN)}:1F90")
-    assert listeners.wanted(report(*sockets), own=OWN)[0] == {Published("tcp", 8080)}
+    assert guest_listeners.wanted(report(*sockets), own=OWN)[0] == {Published("tcp", 8080)}
 
 
 def test_of_too_many_ports_those_that_are_forwarded_stay() -> None:
     sockets = [f"tcp/00000000:{port:04X}" for port in range(3000, 4000)]
     kept = {Published("tcp", 3999), Published("tcp", 3998)}
-    ports, left_out = listeners.wanted(report(*sockets), own=OWN, kept=kept)
-    assert (len(ports), left_out) == (listeners.MOST_PORTS, 1000 - listeners.MOST_PORTS)
+    ports, left_out = guest_listeners.wanted(report(*sockets), own=OWN, kept=kept)
+    assert (len(ports), left_out) == (guest_listeners.MOST_PORTS, 1000 - guest_listeners.MOST_PORTS)
     assert kept <= ports
 
 
 @given(st.text())
 def test_anything_may_be_said(text: str) -> None:
-    ports, left_out = listeners.wanted(text, own=OWN)
-    assert len(ports) <= listeners.MOST_PORTS
+    ports, left_out = guest_listeners.wanted(text, own=OWN)
+    assert len(ports) <= guest_listeners.MOST_PORTS
     assert left_out >= 0
 
 
@@ -86,7 +86,7 @@ def test_anything_may_be_said(text: str) -> None:
 def test_reports_come_in_pieces_of_any_size(sizes: list[int]) -> None:
     lines = ["containers", report("tcp/00000000:0050"), "nonsense", report("tcp/00000000:1F90"), "cut"]
     data = "\n".join(lines).encode()
-    reports, newest = listeners.Reports(), None
+    reports, newest = guest_listeners.Reports(), None
     for size in [*sizes, len(data)]:
         newest = reports.feed(data[:size]) or newest
         data = data[size:]
@@ -94,9 +94,9 @@ def test_reports_come_in_pieces_of_any_size(sizes: list[int]) -> None:
 
 
 def test_a_line_without_an_end_is_dropped_and_the_next_is_read() -> None:
-    reports = listeners.Reports()
-    assert reports.feed(listeners.WORD.encode() + b" ") is None
+    reports = guest_listeners.Reports()
+    assert reports.feed(guest_listeners.WORD.encode() + b" ") is None
     for _ in range(3):
-        assert reports.feed(b"x" * listeners.LONGEST_REPORT) is None
+        assert reports.feed(b"x" * guest_listeners.LONGEST_REPORT) is None
     assert reports.feed(b"tcp/00000000:0050\n") is None
     assert reports.feed(f"{report('tcp/00000000:1F90')}\n".encode()) == report("tcp/00000000:1F90")

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from pymachine import loopback as address
-from pymachine.loopback import DOCKER_PORT, LOOPBACK, SSH_PORT, Place
+from pymachine.driver.kit import listen_address as address
+from pymachine.driver.kit.listen_address import DOCKER_PORT, LOOPBACK, SSH_PORT, Place
 
 linux_only = pytest.mark.skipif(not address.has_own_addresses(), reason="only Linux has all of 127.0.0.0/8")
 

@@ -9,8 +9,9 @@ from typing import ClassVar
 
 import pytest
 
-from pymachine import contexts, manager as manager_module, registry
-from pymachine.driver import (
+from pymachine.docker import contexts
+from pymachine.driver import registry
+from pymachine.driver.contract import (
     BootRequest,
     Capability,
     Config,
@@ -32,8 +33,9 @@ from pymachine.errors import (
     UsageError,
     WrongStateError,
 )
-from pymachine.manager import CreateRequest, Manager, boot_timeout
-from pymachine.store import Store
+from pymachine.hosts import manager as manager_module
+from pymachine.hosts.manager import CreateRequest, Manager, boot_timeout
+from pymachine.store.store import Store
 
 
 class Remembering(Driver):

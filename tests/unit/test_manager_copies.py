@@ -13,12 +13,10 @@ from typing import ClassVar
 import pytest
 from test_manager import Remembering
 
-from pymachine import manager as manager_module, prune, registry, snapshots, templates
-from pymachine.certs import CertificateError
-from pymachine.channel import GuestReportedError
-from pymachine.copies import Copies
-from pymachine.driver import BootRequest, Capability, Config, Driver, DriverInfo, Json, MachineRef, State
-from pymachine.engine import EngineError
+from pymachine.docker.engine import EngineError
+from pymachine.driver import registry
+from pymachine.driver.contract import BootRequest, Capability, Config, Driver, DriverInfo, Json, MachineRef, State
+from pymachine.driver.kit.identity_channel import GuestReportedError
 from pymachine.errors import (
     DriverError,
     MachineExistsError,
@@ -29,11 +27,14 @@ from pymachine.errors import (
     UnsupportedError,
     UsageError,
 )
-from pymachine.machine import EngineOptions
-from pymachine.manager import CreateRequest, Manager
-from pymachine.progress import Reporter, Silent
-from pymachine.store import Store
-from pymachine.tls import CertificateRefusedError, TlsError
+from pymachine.hosts import manager as manager_module, prune, snapshots, templates
+from pymachine.hosts.copies import Copies
+from pymachine.hosts.manager import CreateRequest, Manager
+from pymachine.store.record import EngineOptions
+from pymachine.store.store import Store
+from pymachine.system.progress import Reporter, Silent
+from pymachine.tls.certs import CertificateError
+from pymachine.tls.handshake import CertificateRefusedError, TlsError
 
 
 class Copying(Remembering):

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from pymachine import migrations
 from pymachine.errors import PymachineError, RecordError
-from pymachine.machine import Machine
-from pymachine.store import Store
+from pymachine.store import migrations
+from pymachine.store.record import Machine
+from pymachine.store.store import Store
 
 OLD = "/Users/ann/.docker/machine"
 DRIVER = {

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from pymachine import names, prune
-from pymachine.cli import machines
-from pymachine.driver import Json
+from pymachine.cli import machine_args
+from pymachine.driver import names
+from pymachine.driver.contract import Json
 from pymachine.errors import MachineNotFoundError, RecordError, StoreError
-from pymachine.machine import Machine
-from pymachine.manager import Manager
-from pymachine.progress import Silent
-from pymachine.store import Store
+from pymachine.hosts import prune
+from pymachine.hosts.manager import Manager
+from pymachine.store.record import Machine
+from pymachine.store.store import Store
+from pymachine.system.progress import Silent
 from support import unprivileged
 from support.runner import PROGRAM, Outcome, Pymachine, private_store
 
@@ -175,8 +176,8 @@ def test_a_driver_that_fails_at_an_expired_machine_is_reported(
 
 @pytest.mark.parametrize("driver", ["qemu", "generic", "virtualbox"])
 def test_a_new_machine_of_a_driver_is_configured_beside_wrong_records_of_its_own(driver: str, tmp_path: Path) -> None:
-    from pymachine import registry
-    from pymachine.testing import defaults, reference
+    from pymachine.driver import registry
+    from pymachine.driver.testing import defaults, reference
 
     kind = registry.load(driver)
     changed = {"generic-ip-address": "127.0.0.1"} if driver == "generic" else {}
@@ -215,7 +216,7 @@ def test_an_unforeseen_error_of_one_machine_hides_nothing_of_the_others() -> Non
         if name == "odd":
             raise TypeError("what nobody thought of")
 
-    found = dict(machines.outcomes(["good", "odd", "better"], act))
+    found = dict(machine_args.outcomes(["good", "odd", "better"], act))
     assert (found["good"], found["better"]) == (None, None)
     assert found["odd"] is not None
     assert "TypeError" in found["odd"].brief
@@ -365,7 +366,7 @@ def test_what_another_user_left_in_the_cache_is_replaced(tmp_path: Path) -> None
     (tmp_path / "image" / "manifest.json").write_text("{}")
     unprivileged.close_off(tmp_path / "image")
     script = (
-        "import sys; from pathlib import Path; from pymachine import folders; root = Path(sys.argv[1])\n"
+        "import sys; from pathlib import Path; from pymachine.system import atomic_dirs as folders; root = Path(sys.argv[1])\n"
         "with folders.making(root, private=False) as new:\n"
         "    (new / 'whole').touch(); folders.publish(new, root / 'image')"
     )

@@ -8,7 +8,7 @@ import unicodedata
 import pytest
 from hypothesis import given, strategies as st
 
-from pymachine import printable
+from pymachine.system import printable
 
 # What people write, which stays as it is.
 ORDINARY = [

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from pymachine.progress import Silent
 from pymachine.provision import distributions, remote, unit
 from pymachine.provision.distributions import Provisioner, choose, known
 from pymachine.provision.errors import (
@@ -28,8 +27,9 @@ from pymachine.provision.facts import os_release
 from pymachine.provision.host import Host, InstallScript
 from pymachine.provision.plan import Wanted
 from pymachine.provision.remote import Remote
-from pymachine.run import Result
 from pymachine.ssh.connection import ConnectionLostError
+from pymachine.system.progress import Silent
+from pymachine.system.run import Result
 from support.transcripts import OS_RELEASE, FakeHost
 
 CERTIFICATES = {"ca.pem": "CA\n", "server.pem": "CERT\n", "server-key.pem": "KEY\n"}

@@ -11,8 +11,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from pymachine import engine, manager as manager_module, registry
-from pymachine.driver import (
+from pymachine.docker import engine
+from pymachine.driver import registry
+from pymachine.driver.contract import (
     BootRequest,
     Capability,
     Config,
@@ -26,14 +27,15 @@ from pymachine.driver import (
     State,
 )
 from pymachine.errors import DriverError, HostNotRunningError, UnsupportedError
-from pymachine.machine import EngineOptions, Machine
-from pymachine.manager import CreateRequest, Manager
-from pymachine.progress import Silent, StreamReporter
+from pymachine.hosts import manager as manager_module
+from pymachine.hosts.manager import CreateRequest, Manager
 from pymachine.provision import session
 from pymachine.provision.errors import InterruptedStepError, SudoError
 from pymachine.ssh.target import Target
-from pymachine.store import Store
-from pymachine.tls import TlsError
+from pymachine.store.record import EngineOptions, Machine
+from pymachine.store.store import Store
+from pymachine.system.progress import Silent, StreamReporter
+from pymachine.tls.handshake import TlsError
 
 AWAIT_ENGINE = Manager._await_engine
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from pymachine.progress import Silent
 from pymachine.provision.errors import StepError
 from pymachine.provision.host import Host, InstallScript
 from pymachine.provision.plan import Wanted
 from pymachine.provision.remote import Remote
+from pymachine.system.progress import Silent
 from support.local_host import OPENRC, LocalHost
 
 JSON = "/etc/docker/daemon.json"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pymachine import published
-from pymachine.driver import ForwardedPort
-from pymachine.published import Published
-from pymachine.wait import until
-from pymachine_driver_qemu import watcher
+from pymachine.driver.contract import ForwardedPort
+from pymachine.driver.kit import forwarded_ports
+from pymachine.driver.kit.forwarded_ports import Published
+from pymachine.system.wait import until
+from pymachine_driver_qemu import forwarder_process
 from pymachine_driver_qemu.address import Place
 
 
@@ -29,7 +29,7 @@ class Monitor:
 def test_forwards_follow_what_is_published_and_a_refusal_is_said_once() -> None:
     monitor = Monitor()
     said: list[str] = []
-    forwards = published.Forwards(monitor.human, netdev="net", address="127.70.1.2", say=said.append)
+    forwards = forwarded_ports.Forwards(monitor.human, netdev="net", address="127.70.1.2", say=said.append)
     forwards.follow({Published("tcp", 8080), Published("tcp", 80), Published("udp", 53000)})
     assert monitor.lines == [
         "hostfwd_add net tcp:127.70.1.2:80-:80",
@@ -50,7 +50,7 @@ def test_what_was_refused_is_tried_again_and_taken_when_it_is_free() -> None:
     monitor = Monitor()
     obstacles = {Published("tcp", 8080): "taken"}
     said: list[str] = []
-    forwards = published.Forwards(
+    forwards = forwarded_ports.Forwards(
         monitor.human,
         netdev="net",
         address="127.70.1.2",
@@ -69,7 +69,7 @@ def test_what_was_refused_is_tried_again_and_taken_when_it_is_free() -> None:
 
 def test_the_machines_own_address_is_the_target_in_the_guest_too() -> None:
     monitor = Monitor()
-    forwards = published.Forwards(monitor.human, netdev="net", address="127.70.1.2", say=lambda _: None)
+    forwards = forwarded_ports.Forwards(monitor.human, netdev="net", address="127.70.1.2", say=lambda _: None)
     forwards.follow({Published("udp", 53, "127.70.1.2")})
     # Open on every address now: the earlier forward makes room first.
     forwards.follow({Published("udp", 53)})
@@ -93,7 +93,7 @@ Hub -1 (net):
 
 def test_the_forwards_of_an_earlier_forwarder_are_taken_over() -> None:
     """As QEMU 7.2 prints them."""
-    forwards = published.Forwards(lambda _: USERNET, netdev="net", address="127.70.1.2", say=lambda _: None)
+    forwards = forwarded_ports.Forwards(lambda _: USERNET, netdev="net", address="127.70.1.2", say=lambda _: None)
     forwards.adopt()
     assert forwards.active == {
         Published("tcp", 8888, "127.70.1.2"),
@@ -104,18 +104,18 @@ def test_the_forwards_of_an_earlier_forwarder_are_taken_over() -> None:
 
 def test_what_is_forwarded_is_noted(tmp_path: Path) -> None:
     monitor = Monitor()
-    forwards = published.Forwards(monitor.human, netdev="net", address="127.70.1.2", say=lambda _: None)
+    forwards = forwarded_ports.Forwards(monitor.human, netdev="net", address="127.70.1.2", say=lambda _: None)
     forwards.follow({Published("tcp", 80), Published("tcp", 8080)})
-    assert published.load(tmp_path) == []
-    published.save(tmp_path, "127.70.1.2", forwards)
-    before = (tmp_path / published.FILE).stat().st_ino
-    published.save(tmp_path, "127.70.1.2", forwards)
-    assert (tmp_path / published.FILE).stat().st_ino == before
-    taken, forwarded = published.load(tmp_path)
+    assert forwarded_ports.load(tmp_path) == []
+    forwarded_ports.save(tmp_path, "127.70.1.2", forwards)
+    before = (tmp_path / forwarded_ports.FILE).stat().st_ino
+    forwarded_ports.save(tmp_path, "127.70.1.2", forwards)
+    assert (tmp_path / forwarded_ports.FILE).stat().st_ino == before
+    taken, forwarded = forwarded_ports.load(tmp_path)
     assert (taken.port, taken.problem.startswith("could not set up")) == (80, True)
     assert forwarded == ForwardedPort("tcp", 8080, "127.70.1.2")
-    (tmp_path / published.FILE).write_text('[{"Port": 1}]')
-    assert published.load(tmp_path) == []
+    (tmp_path / forwarded_ports.FILE).write_text('[{"Port": 1}]')
+    assert forwarded_ports.load(tmp_path) == []
 
 
 # -- who follows them --------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ def test_a_guests_line_without_end_ends_the_shell_that_waits_for_one(tmp_path: P
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            watcher.start(tmp_path, Place("127.0.0.1", 2376, 22022), news=theirs)
+            forwarder_process.start(tmp_path, Place("127.0.0.1", 2376, 22022), news=theirs)
         with pytest.raises(OSError, match="Broken pipe|Connection reset"):
             for _ in range(1000):
                 ours.sendall(b"x" * 1024 * 1024)
@@ -145,7 +145,7 @@ def test_a_watcher_with_news_waits_for_them_and_ends_without(tmp_path: Path, mon
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                watcher.start(folder, place, news=theirs)
+                forwarder_process.start(folder, place, news=theirs)
             if folder.name == "told":
                 ours.sendall(b"containers\n")
                 until((tmp_path / "told.ran").exists, deadline=10, what="the watcher")
@@ -155,4 +155,4 @@ def test_a_watcher_with_news_waits_for_them_and_ends_without(tmp_path: Path, mon
             assert ours.recv(1) == b""
     assert not (tmp_path / "ended.ran").exists()
     assert (tmp_path / "told.ran").read_text() == f"-P -m pymachine_driver_qemu.ports {folders[0]}\n"
-    assert "pymachine_driver_qemu.ports" in (folders[1] / watcher.LOG).read_text()
+    assert "pymachine_driver_qemu.ports" in (folders[1] / forwarder_process.LOG).read_text()

@@ -10,7 +10,7 @@ import pytest
 from pymachine_driver_qemu import command_line
 from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.binary import Qemu
-from pymachine_driver_qemu.board import Board
+from pymachine_driver_qemu.machine_spec import Board
 
 CONFIG = {
     "MachineID": "0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10",

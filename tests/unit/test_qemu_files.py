@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from pymachine import content
-from pymachine.driver import ImageFiles
+from pymachine.driver.contract import ImageFiles
 from pymachine.errors import DriverError, PrecreateError, TimeoutExpiredError
-from pymachine.progress import Silent
-from pymachine_driver_qemu import accelerator, binary, board, boot, disk, options, process, runtime, turns
+from pymachine.system import manifests
+from pymachine.system.progress import Silent
+from pymachine_driver_qemu import accelerator, binary, boot, boot_slots, disk, machine_spec, options, process, runtime
 
 
 def test_the_disk_is_sparse_private_and_marked(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_a_packed_disk_has_no_holes_and_comes_back_sparse(tmp_path: Path) -> Non
     disk.unpack(packed, target)
     assert (target.stat().st_size, target.stat().st_mode) == (source.stat().st_size, source.stat().st_mode)
     assert target.stat().st_blocks * 512 < 1 << 20
-    assert content.sparse_digest(target) == content.sparse_digest(source)
+    assert manifests.sparse_digest(target) == manifests.sparse_digest(source)
 
 
 @pytest.mark.parametrize("harm", [b"", b"{}\n", b"[]\n", b"\0" * 100, b'{"size": 4096, "data": [[0, 4096]]}\n'])
@@ -274,7 +274,7 @@ def test_a_file_that_is_a_link_is_not_written_to(tmp_path: Path, monkeypatch: py
     profile.write_text("mine")
     (machine / name).symlink_to(profile)
     qemu = binary.Qemu(Path("/bin/false"), (9, 0))
-    made = board.Board(qemu=qemu, accelerator="tcg", architecture="amd64", config={"MachineID": ID})
+    made = machine_spec.Board(qemu=qemu, accelerator="tcg", architecture="amd64", config={"MachineID": ID})
     with pytest.raises(DriverError, match=f"{name} is a link to .*profile"):
         boot.launch(made, "m", machine, place=None)
     assert profile.read_text() == "mine"
@@ -287,13 +287,13 @@ def test_there_are_only_so_many_turns_and_they_are_given_back(tmp_path: Path, mo
     make_runtime(tmp_path, monkeypatch)
     quiet = Silent()
     with (
-        turns.turn(2, reporter=quiet),
-        turns.turn(2, reporter=quiet),
+        boot_slots.turn(2, reporter=quiet),
+        boot_slots.turn(2, reporter=quiet),
         pytest.raises(TimeoutExpiredError),
-        turns.turn(2, reporter=quiet, patience=0.3),
+        boot_slots.turn(2, reporter=quiet, patience=0.3),
     ):
         pytest.fail("a third turn of two")
-    with turns.turn(1, reporter=quiet):
+    with boot_slots.turn(1, reporter=quiet):
         pass
 
 

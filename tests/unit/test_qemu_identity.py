@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from pymachine import identity as core_identity
-from pymachine.channel import GuestError, GuestReportedError, GuestTimeoutError, Progress, life
-from pymachine.progress import Silent
-from pymachine.wait import Deadline
+from pymachine.driver.kit.identity_channel import GuestError, GuestReportedError, GuestTimeoutError, Progress, life
+from pymachine.hosts import identity as core_identity
+from pymachine.system.progress import Silent
+from pymachine.system.wait import Deadline
 from pymachine_driver_qemu import identity, runtime
 
 TAR = b"\x00\xff a tar\n" * 60000

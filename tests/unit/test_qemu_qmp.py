@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pymachine.wait import Deadline
+from pymachine.system.wait import Deadline
 from pymachine_driver_qemu import qmp
 
 GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\n'

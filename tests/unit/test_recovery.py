@@ -15,9 +15,9 @@ from typing import ClassVar
 
 import pytest
 
-from pymachine import contexts, files, folders, manager as manager_module, recovery, registry, unfinished
-from pymachine.copies import Copies
-from pymachine.driver import (
+from pymachine.docker import contexts
+from pymachine.driver import registry
+from pymachine.driver.contract import (
     BootRequest,
     Capability,
     Config,
@@ -31,13 +31,17 @@ from pymachine.driver import (
     Option,
     State,
 )
+from pymachine.driver.kit import transactions
 from pymachine.errors import DriverError, MachineNotFoundError, PymachineError, StoreError, WrongStateError
-from pymachine.machine import Machine
-from pymachine.manager import CreateRequest, Manager
-from pymachine.progress import Silent
-from pymachine.run import Result
-from pymachine.store import Store
-from pymachine.upkeep import Upkeep
+from pymachine.hosts import manager as manager_module, recovery
+from pymachine.hosts.copies import Copies
+from pymachine.hosts.manager import CreateRequest, Manager
+from pymachine.hosts.upkeep import Upkeep
+from pymachine.store.record import Machine
+from pymachine.store.store import Store
+from pymachine.system import atomic_dirs, files
+from pymachine.system.progress import Silent
+from pymachine.system.run import Result
 
 KILLED = 9
 NAME = "m"
@@ -97,8 +101,8 @@ class Killed(Driver):
         return Endpoint("127.9.9.9")
 
     def recover(self) -> None:
-        held = [change.name for change in unfinished.changes(self.machine.directory)]
-        if self.run.exists() and unfinished.HOLD in held:
+        held = [change.name for change in transactions.changes(self.machine.directory)]
+        if self.run.exists() and transactions.HOLD in held:
             self.run.write_text(State.RUNNING.word)
         (self.machine.directory / "forwarded").touch()
 
@@ -125,12 +129,12 @@ class Killed(Driver):
 
     def save_snapshot(self, folder: Path) -> Mapping[str, Json]:
         if self.state() is State.RUNNING:
-            unfinished.note(self.machine.directory, unfinished.HOLD)
+            transactions.note(self.machine.directory, transactions.HOLD)
             self.run.write_text(State.PAUSED.word)
         self.step("held")
         (folder / "disk").write_text((self.machine.directory / "disk").read_text())
         self.recover()
-        unfinished.clear(self.machine.directory, unfinished.HOLD)
+        transactions.clear(self.machine.directory, transactions.HOLD)
         return {"Memory": False}
 
     def restore_snapshot(self, folder: Path, facts: Mapping[str, Json], request: BootRequest) -> None:
@@ -229,7 +233,7 @@ class Heard(Silent):
 
 
 def notes(store: Store, name: str = NAME) -> list[str]:
-    return [change.name for change in unfinished.changes(store.machine_dir(name))]
+    return [change.name for change in transactions.changes(store.machine_dir(name))]
 
 
 @pytest.mark.parametrize("step", ["precreate", "before start", "started"])
@@ -237,7 +241,7 @@ def test_a_create_that_was_killed_is_undone_by_the_next(
     store: Store, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed_at(step, lambda: make(store))
-    assert notes(store)[0] == unfinished.CREATE
+    assert notes(store)[0] == transactions.CREATE
     with monkeypatch.context() as patch:
         patch.setattr(manager_module.Manager, "_answers", lambda *args: False)
         Manager(store).sweep()
@@ -264,9 +268,9 @@ def test_a_create_that_was_killed_when_its_engine_answered_is_complete(store: St
 
 def test_after_a_power_cut_a_note_costs_no_machine(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     make(store)
-    unfinished.note(store.machine_dir(NAME), unfinished.CREATE)
+    transactions.note(store.machine_dir(NAME), transactions.CREATE)
     (store.root.parent / f"{NAME}.run").unlink()
-    monkeypatch.setattr(unfinished, "_boot_id", lambda: "another")
+    monkeypatch.setattr(transactions, "_boot_id", lambda: "another")
     Manager(store).sweep()
     assert store.names() == [NAME]
     assert notes(store) == []
@@ -453,7 +457,7 @@ def test_an_import_that_was_killed_before_it_had_its_record_can_be_removed(store
     folder = store.machine_dir(NAME)
     folder.mkdir(parents=True)
     (folder / "disk.raw").touch()
-    unfinished.note(folder, unfinished.CREATE)
+    transactions.note(folder, transactions.CREATE)
     Manager(store).remove(NAME)
     assert not folder.exists()
     with pytest.raises(MachineNotFoundError):
@@ -561,7 +565,7 @@ def test_a_rename_that_fails_late_is_taken_back_at_the_hypervisor(
 
 def test_start_has_settled_nothing_where_a_newer_version_left_a_note(store: Store) -> None:
     make(store)
-    unfinished.note(store.machine_dir(NAME), "teleport")
+    transactions.note(store.machine_dir(NAME), "teleport")
     with pytest.raises(WrongStateError, match="already running"):
         Manager(store).start(NAME)
     assert notes(store) == ["teleport"]
@@ -569,7 +573,7 @@ def test_start_has_settled_nothing_where_a_newer_version_left_a_note(store: Stor
 
 def test_a_rename_that_was_killed_before_its_first_step_is_none(store: Store) -> None:
     make(store)
-    unfinished.note(store.machine_dir(NAME), unfinished.RENAME, {"Before": NAME})
+    transactions.note(store.machine_dir(NAME), transactions.RENAME, {"Before": NAME})
     Manager(store).sweep()
     assert store.names() == [NAME]
     assert notes(store) == []
@@ -577,10 +581,10 @@ def test_a_rename_that_was_killed_before_its_first_step_is_none(store: Store) ->
 
 def test_a_machine_at_which_a_command_is_at_work_is_left_alone(store: Store) -> None:
     make(store)
-    unfinished.note(store.machine_dir(NAME), unfinished.BOOT)
+    transactions.note(store.machine_dir(NAME), transactions.BOOT)
     with store.lock(NAME):
         Manager(store).sweep()
-    assert notes(store) == [unfinished.BOOT]
+    assert notes(store) == [transactions.BOOT]
 
 
 def test_a_fresh_temporary_file_is_left_alone(store: Store) -> None:
@@ -594,7 +598,7 @@ def test_a_fresh_temporary_file_is_left_alone(store: Store) -> None:
 @pytest.mark.parametrize("state", [State.PAUSED, State.SAVED])
 def test_a_machine_that_was_paused_since_a_killed_start_stays_so(store: Store, state: State) -> None:
     make(store)
-    unfinished.note(store.machine_dir(NAME), unfinished.BOOT)
+    transactions.note(store.machine_dir(NAME), transactions.BOOT)
     (store.root.parent / f"{NAME}.run").write_text(state.word)
     Manager(store).sweep()
     assert Manager(store).state(NAME) is state
@@ -603,7 +607,7 @@ def test_a_machine_that_was_paused_since_a_killed_start_stays_so(store: Store, s
 
 def test_a_machine_can_be_stopped_whatever_is_unfinished(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     make(store)
-    unfinished.note(store.machine_dir(NAME), unfinished.RENAME, {"Before": "other"})
+    transactions.note(store.machine_dir(NAME), transactions.RENAME, {"Before": "other"})
 
     def fails(*args: object) -> None:
         raise PymachineError("cannot follow")
@@ -620,7 +624,7 @@ def test_an_import_that_was_killed_before_it_had_its_record_is_removed(store: St
     make(store)
     folder = store.machine_dir("half")
     folder.mkdir()
-    unfinished.note(folder, unfinished.CREATE)
+    transactions.note(folder, transactions.CREATE)
     Manager(store).sweep()
     assert store.names() == [NAME]
 
@@ -628,7 +632,7 @@ def test_an_import_that_was_killed_before_it_had_its_record_is_removed(store: St
 @pytest.mark.parametrize("text", [b"", b"[]", b"\xff", b"[" * 100_000])
 def test_a_note_that_cannot_be_read_is_settled_as_one_without_facts(store: Store, text: bytes) -> None:
     make(store)
-    (store.machine_dir(NAME) / f"{unfinished.PREFIX}{unfinished.RESTORE}").write_bytes(text)
+    (store.machine_dir(NAME) / f"{transactions.PREFIX}{transactions.RESTORE}").write_bytes(text)
     Manager(store).sweep()
     assert notes(store) == []
     assert store.load(NAME).driver["Memory"] == 1
@@ -636,7 +640,7 @@ def test_a_note_that_cannot_be_read_is_settled_as_one_without_facts(store: Store
 
 def test_the_note_of_a_newer_version_stays(store: Store) -> None:
     make(store)
-    unfinished.note(store.machine_dir(NAME), "teleport")
+    transactions.note(store.machine_dir(NAME), "teleport")
     Manager(store).sweep()
     assert notes(store) == ["teleport"]
 
@@ -657,11 +661,11 @@ def test_what_killed_commands_left_is_swept_and_nothing_else(store: Store, monke
     old = machine / f".config.json.{'0' * 12}{files.TEMPORARY}"
     old.write_text("{}")
     (machine / ".users.tmp").write_text("")
-    monkeypatch.setattr(unfinished, "_TEMPORARY_SECONDS", -1.0)
+    monkeypatch.setattr(transactions, "_TEMPORARY_SECONDS", -1.0)
     for name in ("gone.lock", "gone.run.lock", f"{NAME}.lock"):
         (store.root / "locks" / name).touch()
         os.utime(store.root / "locks" / name, (0, 0))
-    with folders.making(machines, private=True) as being_made:
+    with atomic_dirs.making(machines, private=True) as being_made:
         Manager(store).sweep()
         assert being_made.is_dir()
     assert sorted(path.name for path in machines.iterdir()) == [".import-stuff", ".tmp-work", NAME, "odd"]

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from pymachine import __main__ as entry
-from pymachine.driver import Endpoint
+from pymachine.driver.contract import Endpoint
 from pymachine.errors import RecordError
-from pymachine.machine import Machine
-from pymachine.store import Store
-from pymachine.upkeep import Upkeep
+from pymachine.hosts.upkeep import Upkeep
+from pymachine.store.record import Machine
+from pymachine.store.store import Store
 from support import engine
 
 # All that docker-machine 0.16.2 reads and writes; of its drivers, those that pymachine has too.

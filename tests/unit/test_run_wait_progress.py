@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pymachine import progress, run as run_module
 from pymachine.errors import CommandError, TimeoutExpiredError
-from pymachine.progress import StreamReporter, human
-from pymachine.run import (
+from pymachine.system import progress, run as run_module
+from pymachine.system.progress import StreamReporter, human
+from pymachine.system.run import (
     CommandFailedError,
     CommandNotFoundError,
     CommandOutputError,
@@ -23,7 +23,7 @@ from pymachine.run import (
     quote,
     run,
 )
-from pymachine.wait import Deadline, until
+from pymachine.system.wait import Deadline, until
 from support import processes
 
 
@@ -70,7 +70,7 @@ def test_a_program_may_clean_up_after_an_interrupt(tmp_path: Path) -> None:
     """The terminal interrupts it together with us, and it is not killed at once."""
     command = "trap 'echo cleaned > done; exit' INT; echo > begun; while :; do sleep 0.01; done"
     # A busy host may need more time than a user would wait.
-    code = f"from pymachine import run; run._INTERRUPTED_SECONDS = 60.0; run.run(['sh', '-c', {command!r}])"
+    code = f"from pymachine.system import run; run._INTERRUPTED_SECONDS = 60.0; run.run(['sh', '-c', {command!r}])"
     with processes.started([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE) as running:
         until((tmp_path / "begun").exists, deadline=60.0, what="the program to begin")
         os.killpg(running.pid, signal.SIGINT)

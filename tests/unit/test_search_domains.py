@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from pymachine import search_domains
-from pymachine.channel import life
-from pymachine.driver import BootRequest, Endpoint
+from pymachine.driver.contract import BootRequest, Endpoint
+from pymachine.driver.kit import search_domains
+from pymachine.driver.kit.identity_channel import life
 
 ENDPOINT = Endpoint("127.0.0.1", docker_port=1, ssh_port=2)
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pymachine.cli import several
-from pymachine.driver import Json
+from pymachine.cli import parallel
+from pymachine.driver.contract import Json
 from pymachine.errors import MachineExistsError, PymachineError
-from pymachine.progress import Reporter, Silent
+from pymachine.system.progress import Reporter, Silent
 from support import processes
 
 pytestmark = pytest.mark.usefixtures("interruptible")
@@ -47,7 +47,7 @@ def test_results_and_news_come_back_in_order() -> None:
         return {"name": name, "pid": os.getpid()}
 
     lines = Lines()
-    results, errors = several.at_once(["b", "a"], act, reporter=lines)
+    results, errors = parallel.at_once(["b", "a"], act, reporter=lines)
     assert errors == []
     assert [result["name"] for result in results] == ["b", "a"]
     assert len({result["pid"] for result in results} | {os.getpid()}) == 3
@@ -64,7 +64,7 @@ def test_an_error_of_one_is_told_with_all_it_has_and_stops_no_other() -> None:
             os._exit(9)
         return name
 
-    results, errors = several.at_once(["good", "bad", "broken", "dead"], act, reporter=Silent())
+    results, errors = parallel.at_once(["good", "bad", "broken", "dead"], act, reporter=Silent())
     assert results == ["good"]
     assert [error.code for error in errors] == ["machine-exists", "internal", "remote"]
     assert errors[0].brief == 'Docker machine "bad" already exists'
@@ -75,8 +75,8 @@ def test_an_error_of_one_is_told_with_all_it_has_and_stops_no_other() -> None:
 
 PROGRAM = """
 import pathlib, sys, time
-from pymachine.cli import several, signals
-from pymachine.progress import Silent
+from pymachine.cli import parallel, signals
+from pymachine.system.progress import Silent
 folder = pathlib.Path(sys.argv[1])
 def act(name, reporter):
     try:
@@ -86,7 +86,7 @@ def act(name, reporter):
         time.sleep(0.5)  # undoing takes its time, and is not to be interrupted
         (folder / f"{name}.undone").touch()
 signals.listen()
-several.at_once(["one", "two"], act, reporter=Silent())
+parallel.at_once(["one", "two"], act, reporter=Silent())
 """
 
 
@@ -131,7 +131,7 @@ def test_an_interrupt_does_not_tear_what_is_just_told() -> None:
 
     lines: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        several.at_once(["one"], act, reporter=Interrupting(lines))
+        parallel.at_once(["one"], act, reporter=Interrupting(lines))
     assert lines == ["(one) begins"]
     assert multiprocessing.active_children() == []
 
@@ -142,7 +142,7 @@ def test_an_interrupt_while_they_are_started_leaves_none() -> None:
         time.sleep(600)
 
     with pytest.raises(KeyboardInterrupt):
-        several.at_once(["one", "two"], act, reporter=Interrupting([], at_start=True))
+        parallel.at_once(["one", "two"], act, reporter=Interrupting([], at_start=True))
     assert multiprocessing.active_children() == []
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
 
@@ -158,7 +158,7 @@ def test_a_signal_that_is_not_noticed_comes_again() -> None:
         time.sleep(600)
 
     with pytest.raises(KeyboardInterrupt):
-        several.at_once(["one"], act, reporter=Interrupting([]))
+        parallel.at_once(["one"], act, reporter=Interrupting([]))
     assert multiprocessing.active_children() == []
 
 
@@ -168,7 +168,7 @@ def test_one_that_dies_in_the_middle_of_a_message_is_an_error_of_its_own() -> No
         os.write(pipe.fileno(), b"\0\0\1\0half")
         os._exit(9)
 
-    results, errors = several.at_once(["one"], act, reporter=Silent())
+    results, errors = parallel.at_once(["one"], act, reporter=Silent())
     assert results == []
     assert "ended with exit code 9" in errors[0].brief
 
@@ -190,5 +190,5 @@ def test_a_display_that_is_gone_ends_all_of_them() -> None:
         time.sleep(600)
 
     with pytest.raises(BrokenPipeError):
-        several.at_once(["one"], act, reporter=Unheard())
+        parallel.at_once(["one"], act, reporter=Unheard())
     assert multiprocessing.active_children() == []

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pymachine import shells
-from pymachine.driver import Endpoint
+from pymachine.cli import shells
+from pymachine.driver.contract import Endpoint
 
 ARGV = ["pymachine", "env", "intro"]
 VARIABLES = shells.connection("tcp://127.1.2.3:2376", "/home/me/.docker/machine/machines/intro", "intro")

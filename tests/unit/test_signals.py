@@ -9,7 +9,7 @@ import pytest
 
 from pymachine.cli import signals
 from pymachine.cli.errors import Terminated
-from pymachine.deferral import deferred
+from pymachine.system.deferred_signals import deferred
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from pymachine import durations, snapshots
-from pymachine.snapshots import SnapshotError
+from pymachine.hosts import snapshots
+from pymachine.hosts.snapshots import SnapshotError
+from pymachine.system import durations
 
 
 def fill(folder: Path) -> dict[str, object]:

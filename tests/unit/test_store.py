@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
+from pymachine.driver.names import check_new_name
 from pymachine.errors import InvalidNameError, LockedError, MachineNotFoundError, RecordError, StoreError
-from pymachine.machine import Machine
-from pymachine.names import check_new_name
-from pymachine.store import Store, natural_key
+from pymachine.store.record import Machine
+from pymachine.store.store import Store, natural_key
 
 
 def machine(name: str = "intro") -> Machine:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pymachine.machine import Machine
-from pymachine.store import Store
+from pymachine.store.record import Machine
+from pymachine.store.store import Store
 from support import engine
 from support.runner import PROGRAM, Outcome, Pymachine, private_store
 

@@ -14,10 +14,20 @@ from typing import ClassVar, NamedTuple
 
 import pytest
 
-from pymachine import content, files, templates
-from pymachine.driver import BootRequest, Driver, DriverInfo, Endpoint, ImageFiles, Json, MachineRef, TemplateDriver
+from pymachine.driver.contract import (
+    BootRequest,
+    Driver,
+    DriverInfo,
+    Endpoint,
+    ImageFiles,
+    Json,
+    MachineRef,
+    TemplateDriver,
+)
 from pymachine.errors import DriverError, TemplateError
-from pymachine.progress import Silent
+from pymachine.hosts import templates
+from pymachine.system import files, manifests
+from pymachine.system.progress import Silent
 
 IMAGE = ImageFiles(digest="1" * 64, architecture="amd64", iso=Path("i"), kernel=Path("k"), initrd=Path("r"))
 
@@ -194,8 +204,8 @@ def test_a_template_in_a_cache_that_was_copied_is_found_and_read_once(
     change(restored)
     monkeypatch.setenv("PYMACHINE_CACHE", str(restored))
     read: list[str] = []
-    digest = content.sparse_digest
-    monkeypatch.setattr(content, "sparse_digest", lambda path: (read.append(path.name), digest(path))[1])
+    digest = manifests.sparse_digest
+    monkeypatch.setattr(manifests, "sparse_digest", lambda path: (read.append(path.name), digest(path))[1])
     for _ in range(2):
         found = world.made()
         assert found.directory == restored / "templates" / template.name
@@ -220,10 +230,10 @@ def test_a_copy_that_is_not_whole_is_noticed(
 @pytest.mark.parametrize("text", ["", "[]", "{", "{}", '{"state": null, "memory": [1]}'])
 def test_a_note_of_the_last_check_that_is_no_good_is_not_believed(world: World, text: str) -> None:
     template = world.made()
-    (template.directory / content.CHECKED).write_text(text)
+    (template.directory / manifests.CHECKED).write_text(text)
     template.check()
     truncate(template.directory / "memory")
-    (template.directory / content.CHECKED).write_text(text)
+    (template.directory / manifests.CHECKED).write_text(text)
     with pytest.raises(TemplateError, match="memory"):
         template.check()
 
@@ -314,7 +324,7 @@ def test_a_cache_that_is_read_only_does(world: World, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Path, "touch", refuse)
     monkeypatch.setattr(files, "atomic_write", refuse)
-    (template.directory / content.CHECKED).unlink()
+    (template.directory / manifests.CHECKED).unlink()
     templates.touch(world.made())
     assert len(Freezer.made) == 1
 
@@ -397,7 +407,7 @@ def test_a_folder_that_is_no_template_is_passed_over(world: World) -> None:
 
 
 def test_an_endpoint_is_never_asked_of_a_template() -> None:
-    from pymachine.manager import _nobody
+    from pymachine.hosts.manager import _nobody
 
     with pytest.raises(TemplateError):
         _nobody(Endpoint("127.1.1.1"))

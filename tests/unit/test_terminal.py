@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import pymachine
-from pymachine.machine import EngineOptions, Machine
-from pymachine.store import Store
+from pymachine.store.record import EngineOptions, Machine
+from pymachine.store.store import Store
 from support import engine, terminal
 from support.runner import PROGRAM, Pymachine, private_store
 
@@ -181,8 +181,8 @@ def test_a_log_that_is_followed_is_escaped_in_whatever_pieces_it_comes(program: 
 
 def test_news_and_progress_on_a_terminal(program: Pymachine) -> None:
     script = (
-        "import sys, time; from pymachine import streams; streams.prepare()\n"
-        "from pymachine.progress import StreamReporter\n"
+        "import sys, time; from pymachine.system import streams; streams.prepare()\n"
+        "from pymachine.system.progress import StreamReporter\n"
         "reporter = StreamReporter(streams.for_messages(sys.stdout), terminal=True)\n"
         "with reporter.prefixed(sys.argv[1]).task(sys.argv[1], total=2) as task:\n"
         "    task.note(sys.argv[1]); time.sleep(0.2); task.advance(); reporter.warn(sys.argv[1])\n"

@@ -11,11 +11,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pymachine import files as files_module, manager as manager_module, registry
-from pymachine.archive import ExportError
-from pymachine.certs import CertificateError
 from pymachine.cli import main as main_module
-from pymachine.driver import (
+from pymachine.driver import registry
+from pymachine.driver.contract import (
     BootRequest,
     Capability,
     Config,
@@ -42,12 +40,16 @@ from pymachine.errors import (
     UsageError,
     WrongStateError,
 )
+from pymachine.hosts import manager as manager_module
+from pymachine.hosts.archive import ExportError
+from pymachine.hosts.export_import import Porter
+from pymachine.hosts.manager import CreateRequest
+from pymachine.hosts.upkeep import Changes, Upkeep
 from pymachine.image import cache
-from pymachine.manager import CreateRequest
-from pymachine.portable import Porter
-from pymachine.progress import Silent
-from pymachine.store import Store
-from pymachine.upkeep import Changes, Upkeep
+from pymachine.store.store import Store
+from pymachine.system import files as files_module
+from pymachine.system.progress import Silent
+from pymachine.tls.certs import CertificateError
 from support import archives
 
 NAME = "intro"
@@ -319,7 +321,7 @@ def test_a_disk_that_is_full_leaves_the_certificates_as_they_were(
 
 
 def test_start_renews_what_ends_soon(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pymachine import certs
+    from pymachine.tls import certs
 
     monkeypatch.setattr(certs, "VALID_DAYS", 20)
     upkeep = made(store)

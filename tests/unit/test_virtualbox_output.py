@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from pymachine.driver import State
-from pymachine.run import Result
+from pymachine.driver.contract import State
+from pymachine.system.run import Result
 from pymachine_driver_virtualbox import output
 from pymachine_driver_virtualbox.errors import VmNotFoundError
 from pymachine_driver_virtualbox.vboxmanage import failure

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
+from pymachine.driver.testing import defaults
 from pymachine.errors import UsageError
-from pymachine.testing import defaults
 from pymachine_driver_virtualbox import Driver, guest, hardware, machine, network, options, shares, versions
 from pymachine_driver_virtualbox.errors import HostNetworkError
 from pymachine_driver_virtualbox.network import Interface

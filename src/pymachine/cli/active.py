@@ -10,7 +10,7 @@ from pymachine.cli import goflags
 from pymachine.cli.context import App, pass_app
 from pymachine.cli.errors import RunError
 from pymachine.cli.listing import rows
-from pymachine.driver import State
+from pymachine.driver.contract import State
 
 
 @click.command("active", cls=goflags.GoCommand)

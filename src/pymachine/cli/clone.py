@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from pymachine.cli import goflags, machines
+from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import current
 from pymachine.cli.errors import HelpfulUsageError
 
 
 @click.command("clone", cls=goflags.GoCommand)
-@machines.arguments("MACHINE NAME")
+@machine_args.arguments("MACHINE NAME")
 @click.pass_context
 def command(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Make machine NAME as a copy of MACHINE, with its images and containers and an identity of its own.
@@ -24,5 +24,5 @@ def command(ctx: click.Context, names: tuple[str, ...]) -> None:
     app.show(
         "To see how to connect your Docker Client to the Docker Engine running on this virtual machine, "
         f"run: {app.program} env {names[1]}",
-        [machines.summary(app, names[1])],
+        [machine_args.summary(app, names[1])],
     )

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import click
 
-from pymachine.cli import goflags, machines
+from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import current
 from pymachine.errors import PymachineError
 
 
 @click.command("config", cls=goflags.GoCommand, evaluated=True)
 @goflags.flag("--swarm", is_flag=True, help="Display the Swarm config instead of the Docker daemon")
-@machines.arguments("[name]")
+@machine_args.arguments("[name]")
 @click.pass_context
 def command(ctx: click.Context, names: tuple[str, ...], *, swarm: bool) -> None:
     """Print the connection config for machine."""
     app = current(ctx)
     app.news_on_stderr()
-    name = machines.one(ctx, names)
+    name = machine_args.one(ctx, names)
     try:
         endpoint = app.manager.check(name, swarm=swarm)
     except PymachineError as error:

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pymachine import paths, printable, streams
 from pymachine.cli.errors import RunError, called_as
 from pymachine.cli.output import echo
-from pymachine.progress import Reporter, StreamReporter
+from pymachine.store import paths
+from pymachine.system import printable, streams
+from pymachine.system.progress import Reporter, StreamReporter
 
 if TYPE_CHECKING:
-    from pymachine.copies import Copies
-    from pymachine.driver import Json
-    from pymachine.manager import Manager
-    from pymachine.store import Store
-    from pymachine.upkeep import Upkeep
+    from pymachine.driver.contract import Json
+    from pymachine.hosts.copies import Copies
+    from pymachine.hosts.manager import Manager
+    from pymachine.hosts.upkeep import Upkeep
+    from pymachine.store.store import Store
 
 T = TypeVar("T")
 DEFAULT_MACHINE = "default"
@@ -62,7 +63,7 @@ class App:
     @cached_property
     def store(self) -> Store:
         """The machines; nothing is read before a method is called."""
-        from pymachine.store import Store  # noqa: PLC0415 (`help` and `version` need none)
+        from pymachine.store.store import Store  # noqa: PLC0415 (`help` and `version` need none)
 
         return Store(self.store_root)
 
@@ -79,7 +80,7 @@ class App:
 
     def manager_with(self, reporter: Reporter, *, labelled: bool = False) -> Manager:
         """A manager of the store with a reporter of its own, whose lines may be `labelled` with the machine already."""
-        from pymachine.manager import Manager  # noqa: PLC0415
+        from pymachine.hosts.manager import Manager  # noqa: PLC0415
 
         return Manager(
             self.store, reporter=reporter, authority=self.authority, labelled=labelled, native_ssh=self.native_ssh
@@ -88,14 +89,14 @@ class App:
     @cached_property
     def upkeep(self) -> Upkeep:
         """A manager that also changes what is there."""
-        from pymachine.upkeep import Upkeep  # noqa: PLC0415
+        from pymachine.hosts.upkeep import Upkeep  # noqa: PLC0415
 
         return Upkeep(self.store, reporter=self.reporter, authority=self.authority, native_ssh=self.native_ssh)
 
     @cached_property
     def copies(self) -> Copies:
         """A manager that also makes machines of what others were."""
-        from pymachine.copies import Copies  # noqa: PLC0415
+        from pymachine.hosts.copies import Copies  # noqa: PLC0415
 
         return Copies(self.store, reporter=self.reporter, authority=self.authority, native_ssh=self.native_ssh)
 

@@ -7,17 +7,17 @@ from typing import Any
 
 import click
 
-from pymachine.cli import goflags, machines, making
+from pymachine.cli import create_options, goflags, machine_args
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import HelpfulUsageError, RunError
-from pymachine.driver import Json
+from pymachine.driver.contract import Json
 from pymachine.errors import PymachineError, UsageError
-from pymachine.manager import CreateRequest, Manager
-from pymachine.progress import Reporter
+from pymachine.hosts.manager import CreateRequest, Manager
+from pymachine.system.progress import Reporter
 
 
-@click.command("create", cls=making.MakingCommand)
-@making.flags
+@click.command("create", cls=create_options.MakingCommand)
+@create_options.flags
 @goflags.flag("--swarm", is_flag=True, help="Refused: Swarm standalone is gone from Docker")
 @goflags.flag("--swarm-image", default="swarm:latest", env="MACHINE_SWARM_IMAGE", help="Accepted, without effect")
 @goflags.flag("--swarm-master", is_flag=True, help="Refused: Swarm standalone is gone from Docker")
@@ -41,25 +41,25 @@ def command(ctx: click.Context, /, names: tuple[str, ...], **given: Any) -> None
         raise UsageError(f"Invalid command line. Found extra arguments [{' '.join(names[1:])}]")
     _refuse_swarm(given)
     requests = {name: _request(name, given) for name in names}
-    making.prune(app)
+    create_options.prune(app)
     errors: Sequence[PymachineError] = ()
     if len(requests) == 1:
         results = [_create(app, app.manager, requests[names[0]])]
     else:
-        from pymachine.cli import several  # noqa: PLC0415 (a create of one machine does without)
+        from pymachine.cli import parallel  # noqa: PLC0415 (a create of one machine does without)
 
         def create(name: str, reporter: Reporter) -> Json:
             return _create(app, app.manager_with(reporter, labelled=True), requests[name])
 
-        results, errors = several.at_once(list(requests), create, reporter=app.reporter)
+        results, errors = parallel.at_once(list(requests), create, reporter=app.reporter)
     _tell(app, results, timings=given["timings"])
-    machines.raise_all(errors)
+    machine_args.raise_all(errors)
 
 
 def _create(app: App, manager: Manager, request: CreateRequest) -> Json:
     """Make one machine; what ``--json`` tells of it."""
     manager.create(request)
-    return {**machines.summary(app, request.name), "Timings": manager.timings}
+    return {**machine_args.summary(app, request.name), "Timings": manager.timings}
 
 
 def _tell(app: App, results: list[Json], *, timings: bool) -> None:
@@ -91,7 +91,7 @@ def _refuse_swarm(given: dict[str, Any]) -> None:
 
 
 def _request(name: str, given: dict[str, Any]) -> CreateRequest:
-    from pymachine.machine import SwarmOptions  # noqa: PLC0415 (the help does not need it)
+    from pymachine.store.record import SwarmOptions  # noqa: PLC0415 (the help does not need it)
 
     swarm = SwarmOptions(
         address=given["swarm_addr"],
@@ -104,7 +104,7 @@ def _request(name: str, given: dict[str, Any]) -> CreateRequest:
         is_experimental=given["swarm_experimental"],
     )
     if given["docker_context"]:
-        from pymachine import contexts  # noqa: PLC0415
+        from pymachine.docker import contexts  # noqa: PLC0415
 
         instead = f"Leave out --docker-context, then: pymachine context create --name OTHER {name}"
         contexts.refuse_taken(name, instead=instead)
@@ -112,11 +112,11 @@ def _request(name: str, given: dict[str, Any]) -> CreateRequest:
         name=name,
         driver_name=given["driver"],
         options=given["options"],
-        engine=making.engine_options(given),
+        engine=create_options.engine_options(given),
         swarm=swarm,
         sans=tuple(given["tls_san"]),
         context=name if given["docker_context"] else "",
         template=not given["no_template"],
-        expires=making.expiry(given),
+        expires=create_options.expiry(given),
         install_script=given["install_script"],
     )

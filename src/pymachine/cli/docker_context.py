@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from pymachine import printable
-from pymachine.cli import goflags, machines
+from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import App, pass_app
 from pymachine.cli.errors import RunError
+from pymachine.system import printable
 
 
 @click.group("context", short_help="Make, list and remove docker contexts for machines")
@@ -22,7 +22,7 @@ def command() -> None:
 
 @command.command("create", cls=goflags.GoCommand)
 @goflags.flag("--name", "context", help="What to call the context; as the machine by default")
-@machines.arguments()
+@machine_args.arguments()
 @pass_app
 def create(app: App, names: tuple[str, ...], *, context: str) -> None:
     """Make a docker context for machines that run."""
@@ -45,7 +45,7 @@ def list_(app: App) -> None:
 
 
 @command.command("rm", cls=goflags.GoCommand)
-@machines.arguments()
+@machine_args.arguments()
 @pass_app
 def remove(app: App, names: tuple[str, ...]) -> None:
     """Remove the docker contexts of machines; the machines stay."""

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import click
 
-from pymachine import folders, paths, printable, registry
-from pymachine.cli import errors, expiry, goflags
+from pymachine.cli import certificate_warnings, errors, goflags
 from pymachine.cli.context import App, pass_app
+from pymachine.cli.create_options import DEFAULT_DRIVER, DRIVER_VARIABLE
 from pymachine.cli.errors import RunError
-from pymachine.cli.making import DEFAULT_DRIVER, DRIVER_VARIABLE
 from pymachine.cli.tables import cell
-from pymachine.driver import PortForwarding, State
+from pymachine.driver import registry
+from pymachine.driver.contract import PortForwarding, State
 from pymachine.errors import PymachineError
+from pymachine.store import paths
+from pymachine.system import atomic_dirs, printable
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 _PRUNE = "pymachine prune"
@@ -104,13 +106,13 @@ def _records(app: App) -> Iterator[Finding]:
         yield Finding("machines", PROBLEM, error.brief, error.hint)
         return
     folder = paths.machines(app.store_root)
-    if any(folders.is_abandoned(left) for left in folders.leftovers(folder)):
+    if any(atomic_dirs.is_abandoned(left) for left in atomic_dirs.leftovers(folder)):
         yield Finding("machines", NOTE, f"commands that were killed left files in {folder}", f"Run: {_PRUNE}")
     for name in strays:
         yield Finding("machines", NOTE, f"{folder / name} is a file and no machine", f"Move it out of {folder}.")
     for name in names:
         try:
-            told = expiry.warning(app, app.store.load(name), look=True)
+            told = certificate_warnings.warning(app, app.store.load(name), look=True)
         except (PymachineError, OSError) as error:
             known = errors.known(error)
             yield Finding(f"machine {name}", NOTE, known.brief, known.hint)
@@ -124,9 +126,9 @@ def _records(app: App) -> Iterator[Finding]:
 
 def _unfinished(app: App, name: str) -> Iterator[Finding]:
     """Changes of a machine that are being made now, or that a command was killed in."""
-    from pymachine import unfinished  # noqa: PLC0415 (only for this)
+    from pymachine.driver.kit import transactions  # noqa: PLC0415 (only for this)
 
-    for change in unfinished.changes(app.store.machine_dir(name)):
+    for change in transactions.changes(app.store.machine_dir(name)):
         text = f"{change.name} is not complete; if no command is at work on the machine, it was interrupted"
         yield Finding(
             f"machine {name}", NOTE, text, f"The next command that changes it, or {_PRUNE}, finishes or undoes it."

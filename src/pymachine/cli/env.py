@@ -7,8 +7,7 @@ import sys
 
 import click
 
-from pymachine import shells
-from pymachine.cli import expiry, goflags, machines
+from pymachine.cli import certificate_warnings, goflags, machine_args, shells
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import RunError
 from pymachine.errors import PymachineError
@@ -28,7 +27,7 @@ UNUSUAL_NAMES = (
 )
 @goflags.flag("--unset", "-u", is_flag=True, help="Unset variables instead of setting them")
 @goflags.flag("--no-proxy", is_flag=True, help="Add machine IP to NO_PROXY environment variable")
-@machines.arguments("[name]")
+@machine_args.arguments("[name]")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -49,7 +48,7 @@ def command(
         text = "" if app.structured else shells.removals(_shell(app, shell), removed, app.argv)
         app.show(text.removesuffix("\n"), {"Unset": removed})
         return
-    name = machines.one(ctx, names)
+    name = machine_args.one(ctx, names)
     try:
         endpoint = app.manager.check(name, swarm=swarm)
     except PymachineError as error:
@@ -63,7 +62,7 @@ def command(
         variables += shells.no_proxy(os.environ, endpoint.address)
     text = "" if app.structured else shells.assignments(_shell(app, shell), variables, app.argv)
     app.show(text.removesuffix("\n"), {"Name": name, "Variables": dict(variables)})
-    warning = expiry.warning(app, app.store.load(name), look=True)
+    warning = certificate_warnings.warning(app, app.store.load(name), look=True)
     if warning:
         app.reporter.warn(f"WARNING: {warning}")
 

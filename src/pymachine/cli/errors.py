@@ -9,9 +9,9 @@ from contextlib import suppress
 
 import click
 
-from pymachine import os_errors, printable, streams
 from pymachine.cli.output import echo
 from pymachine.errors import EXIT_ERROR, PymachineError, UsageError
+from pymachine.system import os_errors, printable, streams
 
 PROGRAM = "pymachine"
 EXIT_INTERRUPTED = 130

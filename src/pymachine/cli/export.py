@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pymachine.cli import goflags, machines
+from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import current
 from pymachine.cli.errors import HelpfulUsageError, RunError
 
@@ -16,7 +16,7 @@ SUFFIX = ".pymachine.tar.zst"
 @click.command("export", cls=goflags.GoCommand)
 @goflags.flag("--connection", is_flag=True, help="Only what a docker client needs to connect: URL and certificates")
 @goflags.flag("--force", "-f", is_flag=True, help="Replace a file that is there")
-@machines.arguments("NAME [FILE]")
+@machine_args.arguments("NAME [FILE]")
 @click.pass_context
 def command(ctx: click.Context, names: tuple[str, ...], *, connection: bool, force: bool) -> None:
     """Write a stopped machine with all that is in it, or the means to connect to it, to FILE.
@@ -28,7 +28,7 @@ def command(ctx: click.Context, names: tuple[str, ...], *, connection: bool, for
         raise HelpfulUsageError(
             "Error: Expected a machine name, and a file at most, as arguments", usage=ctx.get_help()
         )
-    from pymachine.portable import Porter  # noqa: PLC0415 (zstandard)
+    from pymachine.hosts.export_import import Porter  # noqa: PLC0415 (zstandard)
 
     app = current(ctx)
     name = names[0]

@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from pymachine import printable
 from pymachine.cli.context import App, json_option, pass_app
 from pymachine.cli.tables import table
 from pymachine.image import cache, lock
 from pymachine.image.recipe import ARCHITECTURES
-from pymachine.progress import human
+from pymachine.system import printable
+from pymachine.system.progress import human
 
 GIVEN_IMAGE = click.argument("image", metavar="IMAGE")
 

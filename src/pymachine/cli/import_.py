@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pymachine.cli import goflags, machines
+from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import current
 from pymachine.cli.errors import HelpfulUsageError
 
@@ -15,7 +15,7 @@ CONNECTION_DRIVER = "none"
 
 
 @click.command("import", cls=goflags.GoCommand)
-@goflags.arguments("words", "FILE [NAME]", complete=machines.complete_file)
+@goflags.arguments("words", "FILE [NAME]", complete=machine_args.complete_file)
 @click.pass_context
 def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     """Make a machine of an exported FILE, called as it was or NAME.
@@ -25,7 +25,7 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     """
     if not 1 <= len(words) <= 2:
         raise HelpfulUsageError("Error: Expected a file, and a name at most, as arguments", usage=ctx.get_help())
-    from pymachine.portable import Porter  # noqa: PLC0415 (zstandard)
+    from pymachine.hosts.export_import import Porter  # noqa: PLC0415 (zstandard)
 
     app = current(ctx)
     porter = Porter(app.store, reporter=app.reporter, authority=app.authority)
@@ -33,6 +33,6 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
         Path(words[0]), name=words[1] if len(words) == 2 else "", connection_driver=CONNECTION_DRIVER
     )
     if app.structured:
-        app.show("", [machines.summary(app, machine.name)])
+        app.show("", [machine_args.summary(app, machine.name)])
     else:
         app.say(f'Machine "{machine.name}" was imported.')

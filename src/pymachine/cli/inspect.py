@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pymachine.cli import goflags, machines
+from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import current, json_text
 from pymachine.cli.errors import HelpfulUsageError
 from pymachine.cli.output import echo
@@ -32,7 +32,7 @@ def _name(ctx: click.Context, names: tuple[str, ...]) -> str:
 
 @click.command("inspect", cls=goflags.GoCommand)
 @goflags.flag("--format", "-f", "template", help="Format the output using the given go template")
-@machines.arguments("[name]")
+@machine_args.arguments("[name]")
 @click.pass_context
 def command(ctx: click.Context, names: tuple[str, ...], *, template: str) -> None:
     """Inspect information about a machine."""

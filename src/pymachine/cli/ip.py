@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from pymachine.cli import goflags, machines
+from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import App, pass_app
 from pymachine.errors import PymachineError
 
 
 @click.command("ip", cls=goflags.GoCommand)
-@machines.arguments()
+@machine_args.arguments()
 @pass_app
 def command(app: App, names: tuple[str, ...]) -> None:
     """Get the IP address of a machine."""
@@ -25,10 +25,10 @@ def command(app: App, names: tuple[str, ...]) -> None:
 
     for name in chosen:
         app.store.load(name)
-    errors = machines.gather(chosen, ask)
+    errors = machine_args.gather(chosen, ask)
     found = [name for name in chosen if name in addresses]
     if app.structured:
         app.show("", [{"Name": name, "IPAddress": addresses[name]} for name in found])
     for name in () if app.structured else found:
         app.say(addresses[name])  # an empty line too, as for a `none` machine whose URL has no host
-    machines.raise_all(errors)
+    machine_args.raise_all(errors)

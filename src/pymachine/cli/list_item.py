@@ -7,9 +7,9 @@ from dataclasses import fields as fields_of
 from typing import Any, ClassVar
 
 from pymachine.cli.listing import Row
-from pymachine.driver import State as MachineState
+from pymachine.driver.contract import State as MachineState
 from pymachine.gotemplate.types import Duration, Method, Named, Pointer, Strings, Struct
-from pymachine.machine import EngineOptions, SwarmOptions, json_name
+from pymachine.store.record import EngineOptions, SwarmOptions, json_name
 
 # Where Go's name of a field is not its key in JSON.
 _GO_NAMES = {"Dns": "DNS", "TlsVerify": "TLSVerify"}

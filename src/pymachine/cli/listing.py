@@ -8,11 +8,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pymachine.cli import expiry, ports
+from pymachine.cli import certificate_warnings, ports
 from pymachine.cli.context import App
-from pymachine.driver import Located, State
+from pymachine.driver.contract import Located, State
 from pymachine.errors import PymachineError
-from pymachine.machine import Machine
+from pymachine.store.record import Machine
 
 NOT_FOUND = "not found"
 # The longest that a thread or a socket can be waited for: poll(2) counts milliseconds in 31 bits, which is 24 days.
@@ -95,7 +95,7 @@ def _fill(row: Row, app: App, machine: Machine, timeout: float, *, engine: bool)
     # Before anything is asked that a host might not answer.
     row.host = driver.location() if isinstance(driver, Located) else ""
     row.state = driver.state()
-    row.error = expiry.warning(app, machine)
+    row.error = certificate_warnings.warning(app, machine)
     if row.state is not State.RUNNING:
         return
     row.error = "; ".join(filter(None, (row.error, ports.problem(driver))))
@@ -106,7 +106,7 @@ def _fill(row: Row, app: App, machine: Machine, timeout: float, *, engine: bool)
     swarm_port = machine.swarm.host.rpartition(":")[2]
     row.active_swarm = machine.swarm.master and wanted == row.url.rpartition(":")[0] + ":" + swarm_port
     if engine:
-        from pymachine import engine as engines  # noqa: PLC0415 (ssl costs 20 ms)
+        from pymachine.docker import engine as engines  # noqa: PLC0415 (ssl costs 20 ms)
 
         files = machine.client_files(app.store.machine_dir(row.name))
         row.docker = f"v{engines.version(endpoint, certificates=files, timeout=timeout)}"

@@ -13,13 +13,13 @@ from typing import TextIO
 
 import click
 
-from pymachine import printable
-from pymachine.cli import goflags, machines
+from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import RunError
 from pymachine.cli.output import echo
-from pymachine.driver import Capability, Console, Driver, PortForwarding, State
+from pymachine.driver.contract import Capability, Console, Driver, PortForwarding, State
 from pymachine.errors import PymachineError
+from pymachine.system import printable
 
 # The engine's log where boot2docker and its like keep it; elsewhere the system's journal has it.
 _FILE = "/var/lib/boot2docker/log/docker.log"
@@ -38,7 +38,7 @@ _BYTES = "surrogateescape"
 @goflags.flag("--engine", is_flag=True, help="Only the engine")
 @goflags.flag("--follow", "-f", is_flag=True, help="Go on with what is added: to the engine's log, or with --console")
 @goflags.flag("--tail", "-n", type=int, default=100, help="How many lines of each, from the end")
-@machines.arguments("[name]")
+@machine_args.arguments("[name]")
 @click.pass_context
 def command(
     ctx: click.Context, names: tuple[str, ...], *, console: bool, engine: bool, follow: bool, tail: int
@@ -48,7 +48,7 @@ def command(
     The console is there for stopped machines too, where the driver keeps it; the engine is asked over SSH.
     """
     app = current(ctx)
-    name = machines.one(ctx, names)
+    name = machine_args.one(ctx, names)
     driver = app.manager.driver(app.store.load(name))
     lines = max(tail, 0)
     if follow:

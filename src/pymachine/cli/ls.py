@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pymachine import streams
 from pymachine.cli import goflags
 from pymachine.cli.context import App, json_text, pass_app
 from pymachine.cli.errors import RunError
 from pymachine.cli.listing import NOT_FOUND, Row, rows
 from pymachine.cli.output import echo
 from pymachine.cli.tables import cell
-from pymachine.driver import State
+from pymachine.driver.contract import State
+from pymachine.system import streams
 
 if TYPE_CHECKING:
     from pymachine.gotemplate import Template

@@ -8,9 +8,9 @@ import sys
 import click
 from click.shell_completion import shell_complete
 
-from pymachine import streams
 from pymachine.cli import app, errors, signals
 from pymachine.cli.output import echo
+from pymachine.system import streams
 
 COMPLETE_VARIABLE = "_PYMACHINE_COMPLETE"
 _DEBUG_WORDS = ("-D", "--debug", "-debug")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pymachine.cli import goflags, machines
+from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import App, pass_app
 from pymachine.cli.errors import RunError
 
@@ -32,7 +32,7 @@ LISTS = {
 @goflags.flag("--engine-storage-driver", help="Storage driver of the engine")
 @goflags.flag("--tls-san", multiple=True, help="Extra names in the server certificate, instead of those of now")
 @goflags.flag("--restart", is_flag=True, help="Restart a running machine where the change takes that")
-@machines.arguments()
+@machine_args.arguments()
 @pass_app
 def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
     """Change the hardware or the engine options of machines.
@@ -40,8 +40,8 @@ def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
     A list that is given takes the place of the whole list of now: name all that is to be; one empty word empties it.
     Engine options change in a running machine at once; the engine restarts for those that it cannot reload.
     """
-    from pymachine.driver import Shape  # noqa: PLC0415 (the help needs neither)
-    from pymachine.upkeep import Changes  # noqa: PLC0415
+    from pymachine.driver.contract import Shape  # noqa: PLC0415 (the help needs neither)
+    from pymachine.hosts.upkeep import Changes  # noqa: PLC0415
 
     engine: dict[str, str | list[str]] = {
         field: [word for word in given[flag] if word] for flag, field in LISTS.items() if given[flag]
@@ -55,4 +55,4 @@ def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
     )
     if changes == Changes():
         raise RunError("Error: Nothing to change", hint="Say what: see the flags in `pymachine modify --help`.")
-    machines.each(app, names, lambda name: app.upkeep.modify(name, changes, restart=given["restart"]))
+    machine_args.each(app, names, lambda name: app.upkeep.modify(name, changes, restart=given["restart"]))

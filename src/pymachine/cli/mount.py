@@ -8,16 +8,16 @@ from pathlib import Path
 
 import click
 
-from pymachine import run
-from pymachine.cli import goflags, machines
+from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import HelpfulUsageError, RunError
 from pymachine.ssh import openssh, plain_paths, scp
+from pymachine.system import run
 
 
 @click.command("mount", cls=goflags.GoCommand, structured=False)
 @goflags.flag("--unmount", "-u", is_flag=True, help="Unmount instead of mount")
-@machines.arguments("[user@]machine:path [mountpoint]")
+@machine_args.arguments("[user@]machine:path [mountpoint]")
 @click.pass_context
 def command(ctx: click.Context, names: tuple[str, ...], *, unmount: bool) -> None:
     """Mount or unmount a directory from a machine with SSHFS.
@@ -30,8 +30,8 @@ def command(ctx: click.Context, names: tuple[str, ...], *, unmount: bool) -> Non
     user, name, path = _parse(names[0])
     point = names[1] if len(names) == 2 else path
     if unmount:
-        ctx.exit(machines.exit_status(run.foreground(_unmount(app, name, point))))
-    ctx.exit(machines.exit_status(_mount(app, name, user, path, point)))
+        ctx.exit(machine_args.exit_status(run.foreground(_unmount(app, name, point))))
+    ctx.exit(machine_args.exit_status(_mount(app, name, user, path, point)))
 
 
 def _parse(place: str) -> tuple[str, str, str]:
@@ -47,7 +47,7 @@ def _mount(app: App, name: str, user: str, path: str, point: str) -> int:
     program = run.which("sshfs")
     if program is None:
         raise RunError("You must have a copy of the sshfs binary locally to use the mount feature")
-    machines.load_for_files(app, name)
+    machine_args.load_for_files(app, name)
     target = app.manager.ssh_target(name, user=user or None)
     target.check()
     if not Path(point).is_dir():
@@ -57,7 +57,7 @@ def _mount(app: App, name: str, user: str, path: str, point: str) -> int:
 
 
 def _unmount(app: App, name: str, point: str) -> list[str]:
-    machines.load_for_files(app, name)
+    machine_args.load_for_files(app, name)
     for words in (("fusermount", "-u"), ("fusermount3", "-u"), *((("umount",),) if sys.platform == "darwin" else ())):
         program = run.which(words[0])
         if program is not None:

@@ -1,4 +1,4 @@
-"""The one way to the standard streams from commands, so that nothing passes by what `pymachine.streams` made of them.
+"""The only way to the standard streams from commands, as `pymachine.system.streams` has prepared them.
 
 click's own `echo` goes around it: it removes escape sequences from what is written to a pipe, and on Windows, or where
 the encoding is ASCII, writes to streams of its own.

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import click
 
-from pymachine.cli import goflags, machines, tables
+from pymachine.cli import goflags, machine_args, tables
 from pymachine.cli.context import App, pass_app
-from pymachine.driver import Driver, ForwardedPort, PortForwarding, State
+from pymachine.driver.contract import Driver, ForwardedPort, PortForwarding, State
 
 
 @click.command("ports", cls=goflags.GoCommand)
-@machines.arguments()
+@machine_args.arguments()
 @pass_app
 def command(app: App, names: tuple[str, ...]) -> None:
     """List the ports of machines that are forwarded to this host, and those that cannot be.
@@ -28,7 +28,7 @@ def command(app: App, names: tuple[str, ...]) -> None:
             raise driver.unsupported("forwarding ports")
         found[name] = driver.forwarded_ports() if driver.state() is State.RUNNING else ()
 
-    errors = machines.gather(chosen, ask)
+    errors = machine_args.gather(chosen, ask)
     rows = [(name, port) for name in chosen for port in found.get(name, ())]
     lines = [(name, f"{port.port}/{port.protocol}", port.address, port.problem or "-") for name, port in rows]
     app.show(
@@ -45,7 +45,7 @@ def command(app: App, names: tuple[str, ...]) -> None:
         ],
     )
     if names:  # in a list of all, machines that forward no ports or cannot be read have none
-        machines.raise_all(errors)
+        machine_args.raise_all(errors)
 
 
 def problem(driver: Driver) -> str:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import click
 
-from pymachine.cli import goflags, machines
+from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import App, pass_app
 
 
 @click.command("provision", cls=goflags.GoCommand)
-@machines.arguments()
+@machine_args.arguments()
 @pass_app
 def command(app: App, names: tuple[str, ...]) -> None:
     """Re-provision existing machines.
 
     What is right already is left alone: a machine that is set up well is not changed, and nothing is restarted.
     """
-    machines.each(app, names, app.manager.provision)
+    machine_args.each(app, names, app.manager.provision)

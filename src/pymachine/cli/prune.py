@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
-from pymachine import printable, prune
 from pymachine.cli import goflags
 from pymachine.cli.context import App, pass_app
 from pymachine.cli.errors import RunError
+from pymachine.hosts import prune
+from pymachine.system import printable
 
 
 @click.command("prune", cls=goflags.GoCommand)

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from pymachine.cli import goflags, machines
+from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import App, pass_app
 from pymachine.cli.errors import RunError
 from pymachine.cli.output import echo
@@ -15,7 +15,7 @@ from pymachine.cli.output import echo
 @click.command("regenerate-certs", cls=goflags.GoCommand)
 @goflags.flag("--force", "-f", is_flag=True, help="Force rebuild and do not prompt")
 @goflags.flag("--client-certs", is_flag=True, help="Also regenerate client certificates and CA.")
-@machines.arguments()
+@machine_args.arguments()
 @pass_app
 def command(app: App, names: tuple[str, ...], *, force: bool, client_certs: bool) -> None:
     """Regenerate TLS Certificates for a machine."""
@@ -26,9 +26,9 @@ def command(app: App, names: tuple[str, ...], *, force: bool, client_certs: bool
     for name in chosen:
         app.store.load(name)
     if not client_certs:
-        machines.each(app, names, app.upkeep.regenerate_certs)
+        machine_args.each(app, names, app.upkeep.regenerate_certs)
         return
-    machines.raise_all(machines.gather(chosen, app.upkeep.check_regenerable))
+    machine_args.raise_all(machine_args.gather(chosen, app.upkeep.check_regenerable))
     app.reporter.info("Regenerating local certificates")
     with app.upkeep.renewed_authority() as keep:
 
@@ -36,7 +36,7 @@ def command(app: App, names: tuple[str, ...], *, force: bool, client_certs: bool
             app.upkeep.regenerate_certs(name)
             keep()
 
-        machines.each(app, names, regenerate)
+        machine_args.each(app, names, regenerate)
 
 
 def _confirmed(app: App) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from pymachine.cli import goflags, machines
+from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import current
 from pymachine.cli.errors import HelpfulUsageError
 
 
 @click.command("rename", cls=goflags.GoCommand)
-@machines.arguments("NAME NEW")
+@machine_args.arguments("NAME NEW")
 @click.pass_context
 def command(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Give a machine another name; it must be stopped.
@@ -22,6 +22,6 @@ def command(ctx: click.Context, names: tuple[str, ...]) -> None:
     app = current(ctx)
     app.upkeep.rename(*names)
     if app.structured:
-        app.show("", [machines.summary(app, names[1])])
+        app.show("", [machine_args.summary(app, names[1])])
     else:
         app.say(f'Machine "{names[0]}" is now called "{names[1]}".')

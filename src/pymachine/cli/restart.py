@@ -6,15 +6,15 @@ import os
 
 import click
 
-from pymachine.cli import goflags, machines
+from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import App, pass_app
 
 
 @click.command("restart", cls=goflags.GoCommand)
-@machines.arguments()
+@machine_args.arguments()
 @pass_app
 def command(app: App, names: tuple[str, ...]) -> None:
     """Restart a machine."""
     program = os.path.basename(app.program)  # noqa: PTH119 (a word, not a file)
     last = f"Restarted machines may have new IP addresses. You may need to re-run the `{program} env` command."
-    machines.each(app, names, app.manager.restart, last=last)
+    machine_args.each(app, names, app.manager.restart, last=last)

@@ -6,12 +6,12 @@ import sys
 
 import click
 
-from pymachine import printable
-from pymachine.cli import goflags, machines
+from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import HelpfulUsageError, brief
 from pymachine.cli.output import echo
 from pymachine.errors import PymachineError
+from pymachine.system import printable
 
 
 @click.command("rm", cls=goflags.GoCommand)
@@ -22,7 +22,7 @@ from pymachine.errors import PymachineError
     is_flag=True,
     help="Give an existing host (driver generic) back as it was found, engine and data included",
 )
-@machines.arguments()
+@machine_args.arguments()
 @click.pass_context
 def command(ctx: click.Context, names: tuple[str, ...], *, force: bool, yes: bool, restore: bool) -> None:
     """Remove a machine."""
@@ -36,7 +36,7 @@ def command(ctx: click.Context, names: tuple[str, ...], *, force: bool, yes: boo
     if force or yes or _confirmed(app):
         chosen = list(dict.fromkeys(names))
         # The machines are removed side by side, and reported in the order of their names on the command line.
-        for name, error in machines.outcomes(chosen, lambda name: app.manager.remove(name, restore=restore)):
+        for name, error in machine_args.outcomes(chosen, lambda name: app.manager.remove(name, restore=restore)):
             if error is not None:
                 error.prefixed(f'Error removing host "{name}": ')
                 if not force:
@@ -49,7 +49,7 @@ def command(ctx: click.Context, names: tuple[str, ...], *, force: bool, yes: boo
             app.reporter.info(f"Successfully removed {name}")
     if app.structured:
         app.show("", [{"Name": name, "Removed": name in removed} for name in dict.fromkeys(names)])
-    machines.raise_all(errors)
+    machine_args.raise_all(errors)
 
 
 def _confirmed(app: App) -> bool:

@@ -11,15 +11,15 @@ from typing import Any
 
 import click
 
-from pymachine import prune, shells
-from pymachine.cli import goflags, making
+from pymachine.cli import create_options, goflags, shells
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import HelpfulUsageError, RunError, Terminated
 from pymachine.cli.output import echo
 from pymachine.cli.signals import undisturbed
-from pymachine.deferral import deferred
-from pymachine.manager import CreateRequest
-from pymachine.progress import Terse
+from pymachine.hosts import prune
+from pymachine.hosts.manager import CreateRequest
+from pymachine.system.deferred_signals import deferred
+from pymachine.system.progress import Terse
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
@@ -27,14 +27,14 @@ NOT_EXECUTABLE = 126
 GRACE_SECONDS = 10.0
 
 
-class Run(making.MakingCommand):
+class Run(create_options.MakingCommand):
     """Its flags end at the command to run, whose flags are its own."""
 
     interspersed = False
 
 
 @click.command("run", cls=Run, structured=False)
-@making.flags
+@create_options.flags
 @goflags.flag("--keep", is_flag=True, help="Leave the machine there when the command has ended")
 @goflags.flag("--name", help="Name of the machine; one is made up by default")
 @goflags.arguments("words", "COMMAND [arg...]")
@@ -53,10 +53,10 @@ def command(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> None
         name=name,
         driver_name=given["driver"],
         options=given["options"],
-        engine=making.engine_options(given),
+        engine=create_options.engine_options(given),
         sans=tuple(given["tls_san"]),
         template=not given["no_template"],
-        expires=making.expiry(given),
+        expires=create_options.expiry(given),
         owner="" if given["keep"] else prune.RUN,
         install_script=given["install_script"],
     )
@@ -70,7 +70,7 @@ def _run(app: App, request: CreateRequest, words: Sequence[str]) -> int:
     except TimeoutError as error:
         raise RunError(f'Another `run` has a machine called "{request.name}"') from error
     with held:
-        making.prune(app)
+        create_options.prune(app)
         manager.create(request)
         try:
             return _call(words, _environment(app, request.name))

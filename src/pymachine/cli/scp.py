@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from pymachine import files, run
-from pymachine.cli import goflags, machines
+from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import current
 from pymachine.cli.errors import HelpfulUsageError, RunError
 from pymachine.ssh import openssh, plain_paths, scp
 from pymachine.ssh.target import Target
+from pymachine.system import files, run
 
 
 @click.command("scp", cls=goflags.GoCommand, structured=False)
@@ -23,7 +23,7 @@ from pymachine.ssh.target import Target
 @goflags.flag(
     "--quiet", "-q", is_flag=True, help="Disables the progress meter as well as warning and diagnostic messages"
 )
-@goflags.arguments("words", "[[user@]machine:][path] [[user@]machine:][path]", complete=machines.complete_place)
+@goflags.arguments("words", "[[user@]machine:][path] [[user@]machine:][path]", complete=machine_args.complete_place)
 @click.pass_context
 def command(ctx: click.Context, words: tuple[str, ...], *, recursive: bool, delta: bool, quiet: bool) -> None:
     """Copy files between machines."""
@@ -32,7 +32,7 @@ def command(ctx: click.Context, words: tuple[str, ...], *, recursive: bool, delt
     app = current(ctx)
 
     def target_of(name: str, user: str | None) -> Target:
-        machines.load_for_files(app, name)
+        machine_args.load_for_files(app, name)
         return app.manager.ssh_target(name, user=user)
 
     places = [scp.parse(word, target_of) for word in words]
@@ -44,12 +44,12 @@ def command(ctx: click.Context, words: tuple[str, ...], *, recursive: bool, delt
         feature = "--delta option" if delta else "scp feature"
         raise RunError(f"You must have a copy of the {program} binary locally to use the {feature}")
     if delta:
-        ctx.exit(machines.exit_status(_delta(places, recursive=recursive, quiet=quiet)))
+        ctx.exit(machine_args.exit_status(_delta(places, recursive=recursive, quiet=quiet)))
     with plain_paths.plain_all(targets) as plain, plain_paths.folder() as folder:
         config = folder / "config"
         files.atomic_write(config, scp.config(plain))
         argv = scp.scp(program, places, config_file=str(config), recursive=recursive, quiet=quiet)
-        ctx.exit(machines.exit_status(run.foreground(argv)))
+        ctx.exit(machine_args.exit_status(run.foreground(argv)))
 
 
 def _delta(places: list[scp.Place], *, recursive: bool, quiet: bool) -> int:

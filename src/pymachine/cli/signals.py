@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from pymachine.cli import errors
-from pymachine.deferral import ENDING
+from pymachine.system.deferred_signals import ENDING
 
 
 def listen() -> None:

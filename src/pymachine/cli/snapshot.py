@@ -6,12 +6,12 @@ import time
 
 import click
 
-from pymachine import snapshots
 from pymachine.cli.context import App, json_option, pass_app
-from pymachine.cli.machines import complete
+from pymachine.cli.machine_args import complete
 from pymachine.cli.tables import table
-from pymachine.driver import Json
-from pymachine.progress import human
+from pymachine.driver.contract import Json
+from pymachine.hosts import snapshots
+from pymachine.system.progress import human
 
 MACHINE = click.argument("machine", metavar="MACHINE", shell_complete=complete)
 

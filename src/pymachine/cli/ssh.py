@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pymachine.cli import machines
+from pymachine.cli import machine_args
 from pymachine.cli.context import current
 from pymachine.cli.errors import HelpfulUsageError
 from pymachine.cli.output import echo
@@ -28,7 +28,7 @@ class Verbatim(click.Command):
 
 
 def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> Any:
-    return machines.complete(ctx, param, incomplete) if not ctx.params.get("words") else []
+    return machine_args.complete(ctx, param, incomplete) if not ctx.params.get("words") else []
 
 
 @click.command("ssh", cls=Verbatim)
@@ -47,4 +47,4 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
         target = app.manager.ssh_target(name)
     except HostNotRunningError as error:
         raise HostNotRunningError(f'Error: Cannot run SSH command: Host "{name}" is not running', name=name) from error
-    ctx.exit(machines.exit_status(Client(target, native=app.native_ssh).session(words[1:])))
+    ctx.exit(machine_args.exit_status(Client(target, native=app.native_ssh).session(words[1:])))

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import click
 
-from pymachine.cli import goflags, machines
+from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import current
 from pymachine.errors import PymachineError
 
 
 @click.command("status", cls=goflags.GoCommand)
-@machines.arguments("[name]")
+@machine_args.arguments("[name]")
 @click.pass_context
 def command(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Get the status of a machine."""
     app = current(ctx)
-    name = machines.one(ctx, names)
+    name = machine_args.one(ctx, names)
     try:
         state = app.manager.state(name).word
     except PymachineError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from pymachine import printable
+from pymachine.system import printable
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

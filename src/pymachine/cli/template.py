@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
-from pymachine import durations, templates
-from pymachine.cli import goflags, making
+from pymachine.cli import create_options, goflags
 from pymachine.cli.context import App, current, json_option, pass_app
 from pymachine.cli.tables import table
-from pymachine.driver import Json
-from pymachine.progress import human
+from pymachine.driver.contract import Json
+from pymachine.hosts import templates
+from pymachine.system import durations
+from pymachine.system.progress import human
 
 
 @click.group(name="template", short_help="Make, list and remove the templates that machines are resumed from")
@@ -24,8 +25,8 @@ def command() -> None:
     """
 
 
-@command.command(name="build", cls=making.MakingCommand)
-@making.driver_flag
+@command.command(name="build", cls=create_options.MakingCommand)
+@create_options.driver_flag
 @goflags.arguments("words", "")
 @click.pass_context
 def build(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> None:

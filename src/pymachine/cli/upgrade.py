@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import click
 
-from pymachine.cli import goflags, machines
+from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import App, pass_app
 
 
 @click.command("upgrade", cls=goflags.GoCommand)
-@machines.arguments()
+@machine_args.arguments()
 @pass_app
 def command(app: App, names: tuple[str, ...]) -> None:
     """Upgrade a machine to the latest version of Docker.
 
     Containers and data are kept, and so is the old image, until the new one has answered.
     """
-    machines.each(app, names, app.upkeep.upgrade)
+    machine_args.each(app, names, app.upkeep.upgrade)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import click
 
-from pymachine.cli import goflags, machines
+from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import current
 
 
 @click.command("url", cls=goflags.GoCommand)
-@machines.arguments("[name]")
+@machine_args.arguments("[name]")
 @click.pass_context
 def command(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Get the URL of a machine."""
     app = current(ctx)
-    name = machines.one(ctx, names)
+    name = machine_args.one(ctx, names)
     url = app.manager.endpoint(name).url
     app.show(url, {"Name": name, "URL": url})

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from pymachine.cli import goflags, machines
+from pymachine.cli import goflags, machine_args
 from pymachine.cli.app import DOCKER_MACHINE_VERSION, version_line
 from pymachine.cli.context import current
 from pymachine.errors import PymachineError
 
 
 @click.command("version", cls=goflags.GoCommand)
-@machines.arguments("[name]")
+@machine_args.arguments("[name]")
 @click.pass_context
 def command(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Show the client's version, or a machine's Docker version."""
@@ -28,9 +28,9 @@ def command(ctx: click.Context, names: tuple[str, ...]) -> None:
         }
         app.show(version_line(ctx.find_root().command_path), versions)
         return
-    from pymachine import engine  # noqa: PLC0415 (ssl and http cost 30 ms)
+    from pymachine.docker import engine  # noqa: PLC0415 (ssl and http cost 30 ms)
 
-    name = machines.one(ctx, names)
+    name = machine_args.one(ctx, names)
     try:
         endpoint = app.manager.endpoint(name)
     except PymachineError as error:

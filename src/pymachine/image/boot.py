@@ -9,10 +9,10 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from pymachine.image import fat
 from pymachine.image.errors import PackageError
+from pymachine.image.filesystem import fat
+from pymachine.image.filesystem.tree import Node, Tree
 from pymachine.image.layout import ISO_INITRD, ISO_KERNEL
-from pymachine.image.tree import Node, Tree
 
 # inside the ISO; loaders find them by these names
 FOLDER = "boot"

@@ -18,17 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import pymachine
-from pymachine import paths
-from pymachine.image import boot, deb, direct, initrd, iso, lock, modules, rootfs
-from pymachine.image.download import Cache, Downloader, Item
+from pymachine.image import boot, lock, rootfs
+from pymachine.image.debian import deb
+from pymachine.image.debian.download import Cache, Downloader, Item
+from pymachine.image.debian.mirror import Mirrors, choose
+from pymachine.image.debian.repository import Repository
+from pymachine.image.debian.resolve import Package, Universe, closure
 from pymachine.image.errors import RecipeError
+from pymachine.image.filesystem import initrd, iso
+from pymachine.image.filesystem.tree import Node, Tree
+from pymachine.image.kernel import kernel_packing, modules
 from pymachine.image.layout import ISO, ISO_INITRD, ISO_KERNEL, ISO_MANIFEST, to_bytes, with_files
-from pymachine.image.mirror import Mirrors, choose
 from pymachine.image.recipe import Recipe, Source
-from pymachine.image.repository import Repository
-from pymachine.image.resolve import Package, Universe, closure
-from pymachine.image.tree import Node, Tree
-from pymachine.progress import Reporter, StreamReporter
+from pymachine.store import paths
+from pymachine.system.progress import Reporter, StreamReporter
 
 MANIFEST_FORMAT = 1
 log = logging.getLogger(__name__)
@@ -150,7 +153,7 @@ def write(recipe: Recipe, packages: Sequence[Package], tree: Tree, out: Path) ->
     initrd.write_cpio(ramdisk, archive)
     tree.put(ISO_KERNEL, vmlinuz)
     tree.put(ISO_INITRD, Node.file(archive.getvalue()))
-    direct.write(vmlinuz.contents(), archive.getvalue(), out, architecture=recipe.architecture)
+    kernel_packing.write(vmlinuz.contents(), archive.getvalue(), out, architecture=recipe.architecture)
     tree.put(ISO_MANIFEST, Node.file(to_bytes(manifest)))
     loaders = boot.install(tree, recipe.architecture, command_line=recipe.boot_command_line)
     iso.write(tree, out / ISO, volume=f"Boot2Docker-v{manifest['engine']}", loaders=loaders)

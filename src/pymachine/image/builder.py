@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pymachine import paths
-from pymachine.image import build, cache, lock, mirror
-from pymachine.image.download import Cache
+from pymachine.image import build, cache, lock
+from pymachine.image.debian import mirror
+from pymachine.image.debian.download import Cache
 from pymachine.image.recipe import Recipe
-from pymachine.progress import Reporter
+from pymachine.store import paths
+from pymachine.system.progress import Reporter
 
 
 def build_into_cache(

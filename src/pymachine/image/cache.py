@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pymachine import content, folders, os_errors, paths
-from pymachine.driver import ImageFiles, ImageRequest
-from pymachine.files import acquire_lock, atomic_write, read_regular
+from pymachine.driver.contract import ImageFiles, ImageRequest
 from pymachine.image.errors import DigestError, ImageError, ImageNotFoundError, MirrorError, RecipeError
 from pymachine.image.layout import INITRD, ISO, KERNEL, MANIFEST
 from pymachine.image.recipe import Recipe
-from pymachine.progress import Reporter
+from pymachine.store import paths
+from pymachine.system import atomic_dirs, manifests, os_errors
+from pymachine.system.files import acquire_lock, atomic_write, read_regular
+from pymachine.system.progress import Reporter
 
 # Its own file, since the times of files do not survive every copy, and the newest image is the one that is used.
 BUILT = "built"
@@ -149,8 +150,8 @@ def intact(image: Image | None, reporter: Reporter) -> Image | None:
     if image is None:
         return None
     try:
-        content.check(image.directory, MANIFEST, image.manifest["files"], digest=_digest, linked=True)
-    except content.ContentError as error:
+        manifests.check(image.directory, MANIFEST, image.manifest["files"], digest=_digest, linked=True)
+    except manifests.ContentError as error:
         reporter.warn(f"The image {image.name} is removed: {error.brief}.")
         try:
             remove(image)
@@ -215,11 +216,11 @@ def add(store: Path, fill: Callable[[Path], dict[str, Any]]) -> Image:
     """
     root = images_dir(store)
     try:
-        with folders.making(root, private=False) as folder:
+        with atomic_dirs.making(root, private=False) as folder:
             manifest = fill(folder)
             target = root / f"{manifest['architecture']}-{manifest['digest'][:DIGITS]}"
             if not _open(target):
-                folders.publish(folder, target)
+                atomic_dirs.publish(folder, target)
             # If these are the same bytes again, now they are the newest.
             atomic_write(target / BUILT, f"{time.time()}\n", mode=0o644)
     except OSError as error:
@@ -254,7 +255,7 @@ def _rebuild(image: Image) -> str:
 
 def remove(image: Image) -> None:
     """Remove an image. Machines keep their own hard links or copies."""
-    folders.retire(image.directory)
+    atomic_dirs.retire(image.directory)
 
 
 def export(image: Image, target: Path) -> Path:

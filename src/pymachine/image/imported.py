@@ -11,12 +11,13 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from pymachine import os_errors
-from pymachine.image import cache, direct
-from pymachine.image.download import session
+from pymachine.image import cache
+from pymachine.image.debian.download import session
 from pymachine.image.errors import ImageError, MirrorError
+from pymachine.image.kernel import kernel_packing
 from pymachine.image.layout import ISO, ISO_INITRD, ISO_KERNEL, ISO_MANIFEST, with_files
-from pymachine.progress import Reporter
+from pymachine.system import os_errors
+from pymachine.system.progress import Reporter
 
 # An image has some 200 MB.
 LARGEST_IMAGE = 4 << 30
@@ -65,7 +66,7 @@ def _from_url(url: str, *, store: Path, reporter: Reporter, again: bool) -> cach
 
 
 def _fetch(url: str, target: Path, reporter: Reporter) -> None:
-    from pymachine.http_client import FetchError  # noqa: PLC0415
+    from pymachine.system.http_client import FetchError  # noqa: PLC0415
 
     try:
         with session() as http, http.get(url, largest=LARGEST_IMAGE) as answer:
@@ -90,7 +91,7 @@ def _take(path: Path, folder: Path, *, source: str = "") -> dict[str, Any]:
     """Put the ISO at `path`, and what is in it, into `folder`."""
     manifest = read_manifest(path)
     kernel, ramdisk = (_extract(path, inside) for inside in (ISO_KERNEL, ISO_INITRD))
-    direct.write(kernel, ramdisk, folder, architecture=manifest["architecture"])
+    kernel_packing.write(kernel, ramdisk, folder, architecture=manifest["architecture"])
     if path.parent == folder:
         path.rename(folder / ISO)
     else:

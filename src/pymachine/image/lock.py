@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pymachine import os_errors
-from pymachine.files import atomic_write
+from pymachine.image.debian.resolve import Package
 from pymachine.image.errors import RecipeError
-from pymachine.image.resolve import Package
+from pymachine.system import os_errors
+from pymachine.system.files import atomic_write
 
 FIELDS = ("name", "version", "architecture", "sha256", "size", "filename", "source")
 

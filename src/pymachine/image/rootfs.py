@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pymachine.image.errors import RecipeError
+from pymachine.image.filesystem.tree import Node, Tree
 from pymachine.image.recipe import ROOTFS, Recipe
-from pymachine.image.tree import Node, Tree
 
 OVERLAY = ROOTFS / "root"
 MANIFEST = ROOTFS / "root.manifest"

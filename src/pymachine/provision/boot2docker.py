@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from pymachine import engine
+from pymachine.docker import engine
 
 if TYPE_CHECKING:
     from pymachine.provision.plan import Wanted

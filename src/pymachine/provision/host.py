@@ -6,14 +6,14 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pymachine.driver import Json
-from pymachine.progress import Reporter
+from pymachine.driver.contract import Json
 from pymachine.provision import facts as facts_module, merge, plan as plans
 from pymachine.provision.distributions import PackageManager, Provisioner, Service, choose, folders, known
 from pymachine.provision.errors import ProvisionError, StepError
 from pymachine.provision.facts import DAEMON_JSON, ENGINE_FOLDERS, INSTALLED, KEPT, SWARM, Facts
 from pymachine.provision.plan import LIVE_RESTORE, Plan, Wanted
 from pymachine.provision.remote import BEGIN, Remote, here, script
+from pymachine.system.progress import Reporter
 
 LOOK_SECONDS = 1000.0  # another pymachine may be at work: see `lock` in common.sh
 INSTALL_SECONDS = 3600.0

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 
-from pymachine.driver import Json
+from pymachine.driver.contract import Json
 from pymachine.provision.errors import HostConfigError
 
 Settings = Mapping[str, Json]

@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pymachine import engine, files, run
-from pymachine.driver import Endpoint
-from pymachine.machine import Machine
-from pymachine.progress import Reporter
+from pymachine.docker import engine
+from pymachine.driver.contract import Endpoint
 from pymachine.provision.errors import ProvisionError
 from pymachine.provision.facts import CERTIFICATES
 from pymachine.provision.host import Host, InstallScript
@@ -20,7 +18,10 @@ from pymachine.provision.plan import Plan, Wanted
 from pymachine.provision.remote import Remote
 from pymachine.ssh.connection import Connection, UnreachableError, connected
 from pymachine.ssh.target import Target
-from pymachine.wait import Deadline
+from pymachine.store.record import Machine
+from pymachine.system import files, run
+from pymachine.system.progress import Reporter
+from pymachine.system.wait import Deadline
 
 RETRY_SECONDS = 3.0
 SCRIPT_SECONDS = 60.0
@@ -150,7 +151,7 @@ def fetch_script(url: str, *, keep: Path) -> InstallScript:
 
     It is fetched here and not by the host: what runs there is what has this digest.
     """
-    from pymachine.http_client import FetchError, Session, TooLargeError  # noqa: PLC0415 (heavy)
+    from pymachine.system.http_client import FetchError, Session, TooLargeError  # noqa: PLC0415 (heavy)
 
     try:
         with Session() as http:

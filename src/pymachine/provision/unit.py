@@ -9,8 +9,8 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from pymachine import engine
-from pymachine.driver import Json
+from pymachine.docker import engine
+from pymachine.driver.contract import Json
 
 FOLDER = "/etc/systemd/system/docker.service.d"
 # After all others by its name, since the last ExecStart holds.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from pymachine import run
 from pymachine.ssh import openssh, plain_paths
 from pymachine.ssh.target import SshError, Target
+from pymachine.system import run
 
 
 class Client:

@@ -14,10 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, Self
 
-from pymachine import run
-from pymachine.run import MOST_OUTPUT
 from pymachine.ssh import openssh, plain_paths
 from pymachine.ssh.target import HostKeyError, SshError, Target
+from pymachine.system import run
+from pymachine.system.run import MOST_OUTPUT
 
 OPEN_SECONDS = 60.0
 # A connection whose other side went away silently is given up after half a minute.

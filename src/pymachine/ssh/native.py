@@ -12,8 +12,6 @@ from contextlib import contextmanager, suppress
 
 import paramiko
 
-from pymachine import files
-from pymachine.run import MOST_OUTPUT, Result, Sink
 from pymachine.ssh.connection import (
     ALIVE_SECONDS,
     ConnectionLostError,
@@ -25,6 +23,8 @@ from pymachine.ssh.connection import (
     where,
 )
 from pymachine.ssh.target import SshError, Target
+from pymachine.system import files
+from pymachine.system.run import MOST_OUTPUT, Result, Sink
 
 CONNECT_SECONDS = 10.0
 CHUNK = 32768

@@ -9,9 +9,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from pymachine import fields, os_errors
+from pymachine.driver import fields
+from pymachine.driver.names import host_name
 from pymachine.errors import PymachineError
-from pymachine.names import host_name
+from pymachine.system import os_errors
 
 
 class SshError(PymachineError):

@@ -12,16 +12,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pymachine.files import acquire_lock
-from pymachine.image import build, deb, initrd, modules
-from pymachine.image.download import Cache
-from pymachine.image.mirror import choose
+from pymachine.image import build
+from pymachine.image.debian import deb
+from pymachine.image.debian.download import Cache
+from pymachine.image.debian.mirror import choose
+from pymachine.image.debian.repository import Repository
+from pymachine.image.debian.resolve import Package, Universe, closure
+from pymachine.image.filesystem import initrd
+from pymachine.image.filesystem.tree import Kind, Node, Tree
+from pymachine.image.kernel import modules
 from pymachine.image.recipe import INITRD_MODULES, MODULES, Recipe
-from pymachine.image.repository import Repository
-from pymachine.image.resolve import Package, Universe, closure
-from pymachine.image.tree import Kind, Node, Tree
-from pymachine.progress import Silent
 from pymachine.ssh import keys
+from pymachine.system.files import acquire_lock
+from pymachine.system.progress import Silent
 from support.runner import cache_folder
 
 HERE = Path(__file__).parent

@@ -1,0 +1,123 @@
+"""Where a machine is reached: chosen once, at `configure`, for its whole life.
+
+In a network of libvirt's a machine has an address of its own. Where there is none that can be reached from here, QEMU
+listens for it: on the loopback of this host, or on another host's own address with ports of the machine's own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pymachine.driver.contract import Config, Endpoint, Json
+from pymachine.driver.kit import listen_address
+from pymachine_driver_libvirt import connection as libvirts, domain as domains, hosts, network as networks, options
+from pymachine_driver_libvirt.connection import Connection
+
+SSH_USER = "docker"
+DOCKER_PORT = 2376
+SSH_PORT = 22
+# Above what services have for good, below what systems give to clients.
+_REMOTE_PORTS = range(20000, 32768)
+
+
+@dataclass(frozen=True)
+class Place:
+    """An address with the two ports that every machine has."""
+
+    address: str
+    docker_port: int
+    ssh_port: int
+    network: str
+    """The network it is in; ``user`` where QEMU listens for the machine."""
+
+    @property
+    def is_forwarded(self) -> bool:
+        """Whether QEMU listens for the machine."""
+        return self.network == options.USER_NETWORK
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """For the core."""
+        return Endpoint(self.address, docker_port=self.docker_port, ssh_port=self.ssh_port, ssh_user=SSH_USER)
+
+    def forwards(self, uri: str) -> domains.Forwards | None:
+        """What QEMU is told to listen on, on the host of `uri`."""
+        if not self.is_forwarded:
+            return None
+        return domains.Forwards(
+            # Another host knows itself under other addresses than we know it under.
+            address=self.address if hosts.is_local(uri) else "",
+            docker_port=self.docker_port,
+            ssh_port=self.ssh_port,
+        )
+
+
+def of(config: Mapping[str, Json]) -> Place:
+    """The place of a machine, from its configuration."""
+    return Place(
+        str(config.get("IPAddress", "")),
+        int(config.get("EnginePort", DOCKER_PORT)),
+        int(config.get("SSHPort", SSH_PORT)),
+        str(config.get("Network", options.DEFAULT_NETWORK)),
+    )
+
+
+def _readable(configs: Iterable[Mapping[str, Json]]) -> list[Place]:
+    """The places of machines; one whose record is wrong must not stop another's `create`."""
+    found = []
+    for config in configs:
+        try:
+            found.append(of(config))
+        except (TypeError, ValueError, OverflowError):
+            continue
+    return found
+
+
+def choose(connection: Connection, uri: str, asked: str, siblings: Sequence[Config]) -> Place:
+    """A place for a new machine in the network `asked` (empty: what can be reached from here).
+
+    Raises `pymachine_driver_libvirt.network.NetworkError` for a network that does not do.
+    """
+    taken = _readable(config for config in siblings if config.get("ConnectionURI") == uri)
+    name = asked or _reachable(connection, uri)
+    if name != options.USER_NETWORK:
+        network = networks.find(connection, name)
+        addresses = {place.address for place in taken} | networks.leased(connection, name)
+        return Place(networks.choose(network, addresses), DOCKER_PORT, SSH_PORT, name)
+    if not hosts.is_local(uri):
+        docker_port, ssh_port = _remote_ports(taken)
+        return Place(hosts.address(uri), docker_port, ssh_port, name)
+    # All machines of this store with forwards here, through whichever URI.
+    here = _readable(siblings)
+    found = listen_address.allocate(
+        [
+            listen_address.Place(place.address, place.docker_port, place.ssh_port)
+            for place in here
+            if place.is_forwarded
+        ],
+        own_address=listen_address.has_own_addresses(),
+    )
+    return Place(found.address, found.docker_port, found.ssh_port, name)
+
+
+def _reachable(connection: Connection, uri: str) -> str:
+    """The default network where this host reaches its machines, else user networking."""
+    if hosts.is_session(uri):
+        return options.USER_NETWORK
+    if hosts.is_local(uri):
+        return options.DEFAULT_NETWORK
+    if networks.lookup(connection, options.DEFAULT_NETWORK) is None:
+        return options.USER_NETWORK
+    with libvirts.doing(f"cannot read network {options.DEFAULT_NETWORK}"):
+        handle = connection.networkLookupByName(options.DEFAULT_NETWORK)
+        network = networks.parse(handle.XMLDesc())
+        usable = handle.isActive() and network.reached_by_others and network.ranges
+    return options.DEFAULT_NETWORK if usable else options.USER_NETWORK
+
+
+def _remote_ports(taken: Iterable[Place]) -> tuple[int, int]:
+    used = {port for place in taken for port in (place.docker_port, place.ssh_port)}
+    docker_port, ssh_port = random.sample([port for port in _REMOTE_PORTS if port not in used], 2)
+    return docker_port, ssh_port

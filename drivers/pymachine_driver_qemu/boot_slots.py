@@ -1,0 +1,65 @@
+"""Taking turns: only so many guests boot at a time on this host.
+
+A boot in software emulation keeps a processor busy. Twenty at once would not be ready sooner than twenty in turn, but
+each would look as if it hung.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import BinaryIO
+
+from pymachine.system.progress import Reporter
+from pymachine.system.wait import until
+from pymachine_driver_qemu import runtime
+
+# Longer than any queue of boots that ends.
+PATIENCE_SECONDS = 4 * 3600.0
+_LEAST = 2
+
+
+def places(accelerator: str) -> int:
+    """How many guests may boot at a time."""
+    processors = os.cpu_count() or 1
+    return max(_LEAST, processors // 2 if accelerator == "tcg" else processors)
+
+
+def resumes() -> int:
+    """How many guests may resume at a time: each keeps a processor busy for a moment."""
+    return max(_LEAST, os.cpu_count() or 1)
+
+
+@contextmanager
+def turn(count: int, *, reporter: Reporter, kind: str = "boot", patience: float = PATIENCE_SECONDS) -> Iterator[None]:
+    """Hold one of `count` places of a `kind`, waiting for it if need be; a process that ends gives its place back.
+
+    Raises `pymachine.errors.TimeoutExpiredError` after `patience` seconds.
+    """
+    with ExitStack() as held:
+        if not _take(kind, count, held):
+            with reporter.task("Waiting for other machines to start"):
+                until(
+                    lambda: _take(kind, count, held),
+                    deadline=patience,
+                    what="a turn to start",
+                    interval=0.02,
+                    longest=0.2,
+                )
+        yield
+
+
+def _take(kind: str, count: int, held: ExitStack) -> bool:
+    for number in range(count):
+        file: BinaryIO = (runtime.base() / f"{kind}-{number}.lock").open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+        else:
+            # Closing it lets go of the lock.
+            held.callback(file.close)
+            return True
+    return False

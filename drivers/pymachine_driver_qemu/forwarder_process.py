@@ -1,0 +1,49 @@
+"""Start the port forwarder (`pymachine_driver_qemu.ports`) of a machine."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from pathlib import Path
+
+from pymachine.driver.kit import forwarded_ports
+from pymachine.errors import DriverError
+from pymachine.system import os_errors
+from pymachine_driver_qemu import process
+from pymachine_driver_qemu.address import Place
+from pymachine_driver_qemu.command_line import NETDEV
+
+LOG = "ports.log"
+SETTINGS = "ports.json"
+
+
+# A shell waits for the guest's first line: it takes a fiftieth of the memory that Python does, and most machines of a
+# CI job never publish a port. It starts the forwarder again if that fails. The lines end when QEMU does, and then the
+# shell ends too. If a guest sends a line without end, the shell ends at its memory limit (in KiB).
+_WAIT = 'all=$(ulimit -v); ulimit -S -v 65536; while read -r line; do (ulimit -S -v "$all"; exec "$@") || sleep 5; done'
+
+
+def start(folder: Path, place: Place, *, news: socket.socket) -> None:
+    """Start a forwarder that outlives us and ends with the machine's QEMU.
+
+    It does nothing until a line comes from `news`. Raises `DriverError` if it cannot start.
+    """
+    fields = {
+        "address": place.address,
+        "docker_port": place.docker_port,
+        "ssh_port": place.ssh_port,
+        "netdev": NETDEV,
+    }
+    try:
+        (folder / forwarded_ports.FILE).unlink(missing_ok=True)
+        (folder / SETTINGS).write_text(json.dumps(fields), encoding="utf-8")
+    except OSError as error:
+        raise os_errors.wrapped(DriverError, f"cannot write {folder / SETTINGS}", error) from error
+    process.trim(folder / LOG)
+    # -P: the working folder is not to be searched for modules.
+    argv = [sys.executable, "-P", "-m", "pymachine_driver_qemu.ports", str(folder)]
+    waiting = ["/bin/sh", "-c", _WAIT, "pymachine-ports", *argv]
+    watcher = process.spawn(waiting, log=folder / LOG, environment={}, stdin=news.fileno())
+    # It is no child to wait for: it ends when QEMU does.
+    watcher.returncode = 0

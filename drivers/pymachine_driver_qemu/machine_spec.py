@@ -1,0 +1,78 @@
+"""What a machine consists of, and its command line: from a configuration to `command_line`'s terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pymachine.driver.contract import Json
+from pymachine_driver_qemu import command_line, disk, options, process
+from pymachine_driver_qemu.address import Place
+from pymachine_driver_qemu.binary import Qemu
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """A QEMU and a machine's configuration, perhaps with keys missing that a later version brought."""
+
+    qemu: Qemu
+    accelerator: str
+    architecture: str
+    config: Mapping[str, Json]
+
+    def as_machine(self, machine_id: str) -> Board:
+        """The same for a machine of another id."""
+        return replace(self, config={**self.config, "MachineID": machine_id})
+
+    def argv(
+        self,
+        name: str,
+        folder: Path,
+        sockets: Path,
+        *,
+        place: Place | None,
+        memory: command_line.Memory | None = None,
+        resumed: bool = False,
+    ) -> list[str]:
+        """The whole command for a machine whose files are in `folder`."""
+        hardware = command_line.Hardware(
+            architecture=self.architecture,
+            accelerator=self.accelerator,
+            cpus=int(self.config.get("CPU", options.DEFAULT_CPUS)),
+            memory_mib=int(self.config.get("Memory", options.DEFAULT_MEMORY_MIB)),
+            tb_mib=int(self.config.get("TBSize", options.DEFAULT_TB_MIB)),
+        )
+        boot = command_line.Boot(
+            kernel=folder / disk.KERNEL,
+            initrd=folder / disk.INITRD,
+            append=append(hardware, str(self.config.get("KernelCommandLine", ""))),
+        )
+        line = command_line.MachineLine(
+            name=name,
+            machine_id=str(self.config.get("MachineID", "")),
+            iso=folder / disk.ISO,
+            disk=folder / disk.DISK,
+            console=folder / process.CONSOLE_LOG,
+            sockets=sockets,
+            place=place,
+            sandbox=self.qemu.sandbox,
+            memory=memory,
+            resumed=resumed,
+        )
+        return [str(self.qemu.path), *self.qemu.arguments, *command_line.machine(hardware, boot, line)]
+
+
+def append(hardware: command_line.Hardware, of_image: str) -> str:
+    """The kernel's parameters; `of_image` are those that the image itself needs."""
+    words = [
+        f"console={command_line.kernel_console(hardware.architecture)}",
+        "quiet",
+        "loglevel=3",
+        "pymachine.identity=channel",
+    ]
+    if hardware.accelerator == "tcg":
+        # The emulator gains nothing by huge pages, and forgets all addresses that it knows when one of theirs changes.
+        # Security modules that no policy is there for are left away: an emulator translates, and keeps, what they do.
+        words += ["transparent_hugepage=never", "lsm=lockdown,capability,landlock,yama,apparmor,bpf"]
+    return " ".join([*words, *of_image.split()])

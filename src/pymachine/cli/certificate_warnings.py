@@ -1,0 +1,39 @@
+"""Telling of certificates that expire soon."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pymachine.cli.context import App
+from pymachine.errors import PymachineError
+from pymachine.store.record import Machine
+
+# As the short path of `env` has it, and a little more than what `start` renews in time for (`pymachine.tls.certs`).
+WARN_SECONDS = 30 * 24 * 3600
+
+
+def warning(app: App, machine: Machine, *, look: bool = False) -> str:
+    """What to say of the machine's certificates; empty while they are good for another month.
+
+    Their dates are in the record, but for machines that docker-machine made: with `look` their files are opened.
+    """
+    end = machine.certificates_expire
+    if end is None and look:
+        end = _in_files(app, machine)
+    left = WARN_SECONDS if end is None else end - time.time()
+    if left >= WARN_SECONDS:
+        return ""
+    program = os.path.basename(app.program)  # noqa: PTH119 (a word, not a file)
+    days = int(left // 86400)
+    when = f"expire in {days} days" if left >= 0 else "have expired"
+    return f"the certificates of {machine.name} {when}: {program} regenerate-certs {machine.name}"
+
+
+def _in_files(app: App, machine: Machine) -> int | None:
+    from pymachine.tls import certs  # noqa: PLC0415 (cryptography)
+
+    try:
+        return int(certs.first_expiry(app.store.machine_dir(machine.name)).timestamp())
+    except PymachineError:  # it has none: it is not for TLS, or was never set up
+        return None

@@ -1,0 +1,112 @@
+"""Docker contexts, made and removed with machines: ``docker --context NAME`` then needs no variables.
+
+The docker client keeps them, certificates included, so that it is the one to be asked. A context that pymachine made
+has the machine's name in its description: no other is ever changed or removed, whatever a record says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection
+
+from pymachine.driver import fields
+from pymachine.driver.contract import Endpoint
+from pymachine.errors import PymachineError, UsageError
+from pymachine.store.client_files import ClientFiles
+from pymachine.system.run import Result, run
+
+PROGRAM = "docker"
+BUILT_IN = "default"
+_SECONDS = 60.0
+_TLS_URLS = ("tcp:", "https:")
+
+
+class ContextExistsError(PymachineError):
+    """There is a docker context of that name, and it is not a machine's."""
+
+    code = "context-exists"
+
+
+def exists(name: str) -> bool:
+    """Whether the docker client knows a context called `name`. Raises `CommandError` if there is no client."""
+    return _description(name) is not None
+
+
+def put(
+    name: str, endpoint: Endpoint, *, machine: str, certificates: ClientFiles, formerly: Collection[str] = ()
+) -> None:
+    """Make the context `name`, or change the one of the machine, to lead to `machine` at `endpoint`.
+
+    `formerly` are other names that the machine had. Raises `ContextExistsError` for a context of another's.
+    """
+    there = _is_own(name, {machine, *formerly})
+    keys = [f"host={endpoint.url}"]
+    if endpoint.url.startswith(_TLS_URLS):  # with certificates the client would speak TLS to any other engine too
+        keys += [f"{key}={path}" for key, path in certificates._asdict().items()]
+    words = ["--description", _mark(machine), "--docker", ",".join(_csv(key) for key in keys)]
+    _docker("context", "update" if there else "create", *words, "--", name)
+
+
+def remove(name: str, *, machine: str) -> None:
+    """Remove the context `name` of `machine`, in use or not; gone already is success.
+
+    Raises `ContextExistsError` for a context that is not the machine's.
+    """
+    if _is_own(name, {machine}):
+        _docker("context", "rm", "--force", "--", name)
+
+
+def _mark(machine: str) -> str:
+    """The description of a machine's context, which nothing else has."""
+    return f"pymachine: {machine}"
+
+
+def _is_own(name: str, machines: Collection[str]) -> bool:
+    """Whether there is a context `name`. Raises `ContextExistsError` if it is not that of one of `machines`."""
+    description = _description(name)
+    if description is not None and description not in {_mark(machine) for machine in machines}:
+        raise ContextExistsError(
+            f'the docker context "{name}" was not made by pymachine for this machine',
+            hint=f"Look at it: {PROGRAM} context inspect {name}",
+        )
+    return description is not None
+
+
+def _description(name: str) -> str | None:
+    """What the context `name` says of itself, None if there is no such context."""
+    if not fields.is_context(name):
+        return None
+    found = _docker("context", "inspect", "--", name, check=False)
+    if found.returncode != 0:
+        return None
+    try:
+        return str(json.loads(found.stdout)[0]["Metadata"].get("Description", ""))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return ""
+
+
+def refuse_taken(name: str, *, instead: str) -> None:
+    """Raise `UsageError` or `ContextExistsError` unless a context can be made under that name.
+
+    `instead` says how to make it under another one.
+    """
+    if name == BUILT_IN:
+        raise ContextExistsError(f'the docker context "{name}" is the docker client\'s own', hint=instead)
+    if not fields.is_context(name):
+        rule = "The docker client wants at least two letters, digits or (from the second on) _ . + -."
+        raise UsageError(f'a docker context cannot be called "{name}"', hint=f"{rule}\n{instead}")
+    if exists(name):
+        hint = f"{instead}\nOr remove it first: {PROGRAM} context rm {name}"
+        raise ContextExistsError(f'there is a docker context "{name}" already', hint=hint)
+
+
+def _csv(field: str) -> str:
+    """A field of the comma-separated list that ``--docker`` takes."""
+    return '"' + field.replace('"', '""') + '"' if set(field) & set(',"\n') else field
+
+
+def _docker(*words: str, check: bool = True) -> Result:
+    # With a DOCKER_HOST the client would say that contexts are not in force.
+    environment = {key: value for key, value in os.environ.items() if key not in {"DOCKER_HOST", "DOCKER_CONTEXT"}}
+    return run([PROGRAM, *words], env=environment, timeout=_SECONDS, check=check)

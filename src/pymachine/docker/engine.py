@@ -1,0 +1,389 @@
+"""The engine: its options as daemon.json, and asking a running one for its version."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+
+from pymachine.driver.contract import Endpoint, Json
+from pymachine.errors import PymachineError, UsageError
+from pymachine.store.client_files import ClientFiles
+from pymachine.store.record import EngineOptions
+from pymachine.system.wait import Deadline
+from pymachine.tls import handshake
+
+# What is asked for here has a few kilobytes.
+_LARGEST_ANSWER = 1024 * 1024
+_LONGEST_VERSION = 100
+_CHUNK = 65536
+
+
+class EngineError(PymachineError):
+    """The engine does not answer, or not as an engine does."""
+
+    code = "engine"
+
+
+@dataclass(frozen=True)
+class EngineFiles:
+    """An engine's configuration as the files that it reads."""
+
+    daemon_json: str
+    environment: str
+    """``NAME=value`` lines."""
+    flags: str
+    """Flags of dockerd that daemon.json has no key for, one a line."""
+    fingerprint: str
+    """SHA-256 of all that only a restart of the engine brings into force."""
+
+
+# From dockerd's reference: flags that may be given several times, and the key that collects them.
+_LISTS = {
+    "add-cdi-spec-dir": "cdi-spec-dirs",
+    "allow-nondistributable-artifacts": "allow-nondistributable-artifacts",
+    "authorization-plugin": "authorization-plugins",
+    "dns": "dns",
+    "dns-opt": "dns-opts",
+    "dns-search": "dns-search",
+    "exec-opt": "exec-opts",
+    "insecure-registry": "insecure-registries",
+    "label": "labels",
+    "registry-mirror": "registry-mirrors",
+    "storage-opt": "storage-opts",
+}
+_MAPS = {"log-opt": "log-opts"}
+_NUMBERS = {
+    "max-concurrent-downloads",
+    "max-concurrent-uploads",
+    "max-download-attempts",
+    "mtu",
+    "network-control-plane-mtu",
+    "oom-score-adjust",
+    "shutdown-timeout",
+}
+_BOOLEANS = {
+    "debug",
+    "experimental",
+    "icc",
+    "init",
+    "ip-forward",
+    "ip-masq",
+    "ip6tables",
+    "iptables",
+    "ipv6",
+    "live-restore",
+    "no-new-privileges",
+    "raw-logs",
+    "selinux-enabled",
+    "userland-proxy",
+}
+_TEXTS = {
+    "bip",
+    "bridge",
+    "cgroup-parent",
+    "containerd-namespace",
+    "containerd-plugins-namespace",
+    "default-cgroupns-mode",
+    "default-gateway",
+    "default-gateway-v6",
+    "default-ipc-mode",
+    "default-runtime",
+    "default-shm-size",
+    "exec-root",
+    "fixed-cidr",
+    "fixed-cidr-v6",
+    "group",
+    "http-proxy",
+    "https-proxy",
+    "init-path",
+    "ip",
+    "log-driver",
+    "log-format",
+    "log-level",
+    "metrics-addr",
+    "no-proxy",
+    "seccomp-profile",
+    "storage-driver",
+    "userland-proxy-path",
+    "userns-remap",
+}
+RELOADABLE = frozenset(
+    {
+        "allow-nondistributable-artifacts",
+        "debug",
+        "default-runtime",
+        "features",
+        "insecure-registries",
+        "labels",
+        "live-restore",
+        "max-concurrent-downloads",
+        "max-concurrent-uploads",
+        "max-download-attempts",
+        "registry-mirrors",
+        "runtimes",
+        "shutdown-timeout",
+    }
+)
+"""The keys of daemon.json that dockerd takes over on SIGHUP, without a restart (dockerd's reference)."""
+
+
+def files(options: EngineOptions, *, driver_name: str) -> EngineFiles:
+    """The files for an engine with `options`; it carries the label ``provider=DRIVER``, as docker-machine's do.
+
+    Raises `UsageError` for an ``--engine-opt`` that dockerd could not understand either.
+    """
+    daemon, flags = daemon_json(options, driver_name=driver_name)
+    for line in options.env:
+        if not re.match(r"[A-Za-z_][A-Za-z0-9_]*=", line) or "\n" in line:
+            raise UsageError(f"--engine-env {line!r}: expected NAME=value, a name of letters, digits and underscores")
+    fixed = {key: value for key, value in daemon.items() if key not in RELOADABLE}
+    return EngineFiles(
+        daemon_json=json.dumps(daemon, indent=2, sort_keys=True) + "\n",
+        environment="".join(f"{line}\n" for line in options.env),
+        flags="".join(f"{flag}\n" for flag in flags),
+        fingerprint=sha256(json.dumps([fixed, options.env, flags], sort_keys=True).encode()).hexdigest(),
+    )
+
+
+def daemon_json(options: EngineOptions, *, driver_name: str) -> tuple[dict[str, Json], list[str]]:
+    """`options` as the content of daemon.json, and the flags that have no key there."""
+    daemon: dict[str, Json] = {"labels": [*options.labels, f"provider={driver_name}"]}
+    for key, values in (
+        ("insecure-registries", options.insecure_registry),
+        ("registry-mirrors", options.registry_mirror),
+        ("dns", options.dns or []),
+    ):
+        if values:
+            daemon[key] = list(values)
+    for key, text in (
+        ("storage-driver", options.storage_driver),
+        ("log-level", options.log_level),
+        ("data-root", options.graph_dir),
+    ):
+        if text:
+            daemon[key] = text
+    if options.ipv6:
+        daemon["ipv6"] = True
+    if options.selinux_enabled:
+        daemon["selinux-enabled"] = True
+    flags = [flag for option in options.arbitrary_flags if (flag := _apply(daemon, option))]
+    _check_labels(daemon["labels"])
+    return daemon, flags
+
+
+def _check_labels(labels: list[str]) -> None:
+    """Refuse labels with which dockerd does not start: a running one drops some of them silently."""
+    values: dict[str, str] = {}
+    for label in labels:
+        key, separator, value = label.partition("=")
+        if not separator:
+            raise UsageError(f"--engine-label {label!r}: expected KEY=VALUE")
+        if values.setdefault(key, value) != value:
+            raise UsageError(f"--engine-label {label!r}: there is {f'{key}={values[key]}'!r} already")
+
+
+def _apply(daemon: dict[str, Json], option: str) -> str | None:
+    """Put one ``--engine-opt`` into `daemon`, or return it as a flag if there is no key for it."""
+    name, separator, value = option.partition("=")
+    name = name.strip().lstrip("-")
+    if not name or any(character.isspace() for character in name) or "\n" in value:
+        raise UsageError(f"--engine-opt {option!r}: expected NAME or NAME=value, a flag of dockerd without dashes")
+    if name in _LISTS:
+        daemon.setdefault(_LISTS[name], []).append(value)
+    elif name in _MAPS:
+        key, _, entry = value.partition("=")
+        daemon.setdefault(_MAPS[name], {})[key] = entry
+    elif name in _BOOLEANS:
+        daemon[name] = _boolean(option, value if separator else "true")
+    elif name in _NUMBERS:
+        daemon[name] = _number(option, value)
+    elif name in _TEXTS:
+        daemon[name] = value
+    elif name in {"data-root", "graph", "g"}:
+        daemon["data-root"] = value
+    else:
+        return f"--{name}={value}" if separator else f"--{name}"
+    return None
+
+
+def _boolean(option: str, value: str) -> bool:
+    # Go's strconv.ParseBool takes these and no others.
+    if value in {"1", "t", "T", "TRUE", "true", "True"}:
+        return True
+    if value in {"0", "f", "F", "FALSE", "false", "False"}:
+        return False
+    raise UsageError(f"--engine-opt {option!r}: {value!r} is neither true nor false")
+
+
+def _number(option: str, value: str) -> int:
+    try:
+        return int(value)
+    except ValueError as error:
+        raise UsageError(f"--engine-opt {option!r}: {value!r} is not a number") from error
+
+
+_SHORT = {
+    "H": "host",
+    "D": "debug",
+    "l": "log-level",
+    "s": "storage-driver",
+    "g": "data-root",
+    "G": "group",
+    "b": "bridge",
+}
+_OTHER_KEYS = {"host": "hosts", "graph": "data-root", "data-root": "data-root"}
+_TLS = {"tls", "tlsverify", "tlscacert", "tlscert", "tlskey"}
+
+
+def key_of(flag: str) -> str | None:
+    """The key of daemon.json that a flag of dockerd (without dashes) stands for, or None."""
+    name = _SHORT.get(flag, flag)
+    if name in _LISTS or name in _MAPS:
+        return _LISTS.get(name) or _MAPS[name]
+    if name in _OTHER_KEYS:
+        return _OTHER_KEYS[name]
+    return name if name in _BOOLEANS | _NUMBERS | _TEXTS | _TLS else None
+
+
+def takes_value(flag: str) -> bool:
+    """Whether a known flag of dockerd is followed by its value, if that is not behind an equals sign."""
+    name = _SHORT.get(flag, flag)
+    return name not in _BOOLEANS and name not in {"tls", "tlsverify"}
+
+
+def is_list(key: str) -> bool:
+    """Whether a key of daemon.json collects the values of a flag that may be given several times."""
+    return key in _LISTS.values() or key == "hosts"
+
+
+def as_flags(key: str, value: Json) -> list[str]:
+    """What a key of daemon.json and its value are on dockerd's command line: a flag a line, with its value."""
+    flag = next((name for name, collected in (_LISTS | _MAPS).items() if collected == key), key)
+    if isinstance(value, list):
+        return [f"--{flag} {entry}" for entry in value]
+    if isinstance(value, dict):
+        return [f"--{flag} {name}={entry}" for name, entry in value.items()]
+    if isinstance(value, bool):
+        return [f"--{flag}={str(value).lower()}"]
+    return [f"--{flag}={value}"]
+
+
+def ask(
+    endpoint: Endpoint, *, certificates: ClientFiles, path: str = "/version", timeout: float = 20.0
+) -> Mapping[str, Json]:
+    """GET `path` of the engine's API with `certificates`; the answer's JSON object.
+
+    Unversioned paths, since today's engines refuse the old versions that docker-machine asked for. `timeout` is in
+    seconds, for the connection and again for the answer. Raises `TlsError` if no whole answer comes in that time,
+    `EngineError` for a strange one.
+    """
+    status, body = _get(endpoint, certificates, path, timeout)
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):  # RecursionError: nested without end
+        answer = None
+    if status != 200 or not isinstance(answer, dict):
+        raise _strange(endpoint, path, status, body)
+    return answer
+
+
+def _get(endpoint: Endpoint, certificates: ClientFiles, path: str, timeout: float) -> tuple[int, bytes]:
+    """Ask, and return status and body; `timeout` is for the connection, see `tls.connect`, and again for the answer."""
+    address = endpoint.engine
+    connection = _connect(endpoint, certificates, timeout)
+    deadline = Deadline(timeout)
+    try:
+        # HTTP/1.0: the answer ends with the connection, and is not in chunks. http.client takes `ls` 8 ms to import.
+        request = f"GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json\r\n\r\n"
+        connection.settimeout(deadline.socket_timeout())
+        try:
+            connection.sendall(request.encode())
+        except OSError:
+            # With TLS 1.3 a server that refuses our certificate has said why, and closed the connection, by now.
+            connection.recv(1)
+            raise
+        answer = _receive(connection, address, deadline)
+    except OSError as error:
+        raise handshake.explained(address, error) from error
+    finally:
+        connection.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status = re.match(rb"HTTP/1\.[01] ([0-9]{3})", head)
+    if status is None:
+        raise EngineError(f"{address} does not speak HTTP", details=answer[:500].decode(errors="replace"))
+    return int(status[1]), body
+
+
+def _receive(connection: socket.socket, address: str, deadline: Deadline) -> bytes:
+    """All that comes until the other side closes. Raises TimeoutError at the `deadline`, and `EngineError`."""
+    answer = bytearray()
+    while not deadline.expired:
+        connection.settimeout(deadline.socket_timeout())
+        data = connection.recv(_CHUNK)
+        if not data:
+            return bytes(answer)
+        answer += data
+        if len(answer) > _LARGEST_ANSWER:
+            raise EngineError(
+                f"{address} answers with more than {_LARGEST_ANSWER} bytes, as no engine does",
+                details=answer[:500].decode(errors="replace"),
+                hint="See what listens there: a program that is no engine may have taken the machine's address.",
+            )
+    raise TimeoutError
+
+
+def _connect(endpoint: Endpoint, certificates: ClientFiles, timeout: float) -> socket.socket:
+    """Connect as the engine's URL says: over TLS, or without it for ``unix://`` and ``http://``."""
+    scheme, _, rest = endpoint.url.partition("://")
+    if scheme == "unix":
+        return handshake.dial(rest, lambda: _unix(rest, timeout))
+    handshake.check_address(endpoint.address, endpoint.docker_port, endpoint.url)
+    if scheme == "http":
+        address = (endpoint.address, endpoint.docker_port)
+        return handshake.dial(endpoint.engine, lambda: socket.create_connection(address, timeout))
+    ca, cert, key = certificates
+    return handshake.connect(endpoint.address, endpoint.docker_port, ca=ca, cert=cert, key=key, timeout=timeout)
+
+
+def _unix(path: str, timeout: float) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(timeout)
+    try:
+        connection.connect(path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _strange(endpoint: Endpoint, path: str, status: int, body: bytes) -> EngineError:
+    return EngineError(
+        f"{endpoint.engine} answered GET {path} with status {status}",
+        details=body[:500].decode(errors="replace"),
+    )
+
+
+def ping(endpoint: Endpoint, *, certificates: ClientFiles, timeout: float = 20.0) -> None:
+    """Ask the engine for the least that it can answer. Raises as `ask` does."""
+    status, body = _get(endpoint, certificates, "/_ping", timeout)
+    if status != 200:
+        raise _strange(endpoint, "/_ping", status, body)
+
+
+def version(endpoint: Endpoint, *, certificates: ClientFiles, timeout: float = 20.0) -> str:
+    """The engine's version, such as ``26.1.5``. Raises `EngineError` with docker-machine's words."""
+    try:
+        answer = ask(endpoint, certificates=certificates, timeout=timeout)
+    except handshake.TlsError as error:
+        why = "Cannot connect to the docker engine endpoint" if error.refused else error.why
+        raise EngineError(f"Unable to query docker version: {why}", hint=error.hint) from error
+    except EngineError as error:
+        raise error.prefixed("Unable to query docker version: ") from error
+    said = str(answer.get("Version") or "")
+    if len(said) > _LONGEST_VERSION:
+        raise EngineError(f"Unable to query docker version: {endpoint.engine} names one of {len(said)} characters")
+    return said

@@ -1,0 +1,1 @@
+"""What drivers share: identity channel, listen addresses, port forwarding."""

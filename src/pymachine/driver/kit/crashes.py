@@ -1,0 +1,40 @@
+"""Boot a machine once more if its hypervisor crashed; for drivers.
+
+Measured with QEMU 7.2 (Debian 12's) in emulation: 3 crashes in a day of test runs on a busy host, each of them a write
+to a device of which QEMU had just changed the address (``memory_region_dispatch_write`` without a region).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from pymachine.errors import DriverError
+from pymachine.system.progress import Reporter
+
+T = TypeVar("T")
+
+
+class CrashedError(DriverError):
+    """The hypervisor crashed while the machine booted."""
+
+    code = "hypervisor-crashed"
+
+    def __init__(self, brief: str, *, details: str = "") -> None:
+        super().__init__(
+            brief,
+            details=details,
+            hint="Run the command again. If the crash repeats, try a newer version of the hypervisor.",
+        )
+
+
+def retry_once(boot: Callable[[], T], *, reporter: Reporter) -> T:
+    """Call `boot`, a second time if it raises `CrashedError`, and return its result.
+
+    `boot` itself removes the remains of an earlier call. A second `CrashedError` is raised.
+    """
+    try:
+        return boot()
+    except CrashedError as error:
+        reporter.warn(f"{error.brief}: booting again.")
+    return boot()

@@ -1,0 +1,73 @@
+"""Finds drivers through the entry-point group ``pymachine.drivers``; no driver is known here by name."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+
+from pymachine.driver.contract import API_VERSION, Driver
+from pymachine.errors import DriverNotFoundError
+
+GROUP = "pymachine.drivers"
+
+
+class DuplicateDriverError(DriverNotFoundError):
+    """Two installed packages register a driver under one name."""
+
+    code = "driver-duplicate"
+
+
+def names() -> list[str]:
+    """The names of all registered drivers, sorted."""
+    return sorted({entry.name for entry in entry_points(group=GROUP)})
+
+
+@cache
+def load(name: str) -> type[Driver]:
+    """The driver registered as `name`.
+
+    Raises `DriverNotFoundError` with docker-machine's text if there is none, if its import fails or if it was made
+    for another version of the contract, and `DuplicateDriverError` if two packages claim the name.
+    """
+    found = {entry.value: entry for entry in entry_points(group=GROUP) if entry.name == name}
+    if not found:
+        raise _missing(name, program=f' "docker-machine-driver-{name}"')
+    if len(found) > 1:
+        raise DuplicateDriverError(
+            f'Driver "{name}" is registered more than once: {", ".join(sorted(found))}',
+            hint="Uninstall one of the packages that bring it.",
+        )
+    return _checked(next(iter(found.values())))
+
+
+def load_for_machine(name: str) -> type[Driver]:
+    """As `load`, for a machine that exists: there docker-machine's text does not name the program."""
+    try:
+        return load(name)
+    except DriverNotFoundError:
+        if name in names():
+            raise
+        raise _missing(name) from None
+
+
+def _missing(name: str, *, program: str = "") -> DriverNotFoundError:
+    return DriverNotFoundError(
+        f'Driver "{name}" not found. Do you have the plugin binary{program} accessible in your PATH?',
+        hint=f"Drivers installed here: {', '.join(names()) or 'none'}.",
+    )
+
+
+def _checked(entry: EntryPoint) -> type[Driver]:
+    try:
+        driver = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise DriverNotFoundError(f'Driver "{entry.name}" cannot be loaded ({entry.value}): {error}') from error
+    if not (isinstance(driver, type) and issubclass(driver, Driver)):
+        raise DriverNotFoundError(f'Driver "{entry.name}" ({entry.value}) is not a pymachine.driver.contract.Driver')
+    if driver.info.api_version != API_VERSION:
+        raise DriverNotFoundError(
+            f'Driver "{entry.name}" was made for version {driver.info.api_version} of the driver contract; '
+            f"this pymachine has version {API_VERSION}",
+            hint="Upgrade pymachine, or the package that brings the driver.",
+        )
+    return driver

@@ -1,0 +1,187 @@
+"""The contract suite: what every driver must do, for drivers of ours and of others alike.
+
+Subclass `DriverContract` in a test module, name it ``Test...`` and say how a driver is made; pytest collects the rest::
+
+    class TestMine(DriverContract):
+        driver = MyDriver
+
+        @pytest.fixture
+        def boot(self): ...
+
+`LiveDriverContract` adds what needs a machine that really runs: one machine is made for the class and goes through
+its life in the order of the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pymachine.driver.contract import (
+    API_VERSION,
+    BootRequest,
+    Capability,
+    Config,
+    Driver,
+    Json,
+    MachineRef,
+    OptionKind,
+    PortableConfig,
+    State,
+)
+
+HEALTH_SECONDS = 5.0
+STATE_SECONDS = 5.0
+_TYPES: Mapping[OptionKind, tuple[type, ...]] = {
+    OptionKind.STRING: (str,),
+    OptionKind.STRINGS: (tuple,),
+    OptionKind.INTEGER: (int,),
+    OptionKind.BOOLEAN: (bool,),
+}
+
+
+def defaults(driver: type[Driver], **changed: Json) -> dict[str, Json]:
+    """A value for every option of `driver`: its default, or the one in `changed` (by name with underscores)."""
+    values: dict[str, Json] = {option.name: option.default for option in driver.options()}
+    for name, value in changed.items():
+        key = name.replace("_", "-")
+        assert key in values, f"{driver.info.name} has no option {key}"
+        values[key] = value
+    return values
+
+
+def reference(folder: Path, name: str = "contract") -> MachineRef:
+    """A machine's place in a store that is `folder`, with its folder made."""
+    directory = folder / "machines" / name
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return MachineRef(name, directory, folder, directory / "id_rsa")
+
+
+def reread(driver: Driver) -> Driver:
+    """The same machine as another process would see it: a new object from the configuration as JSON."""
+    config: Config = json.loads(json.dumps(driver.config))
+    return type(driver)(driver.machine, config)
+
+
+class DriverContract:
+    """What holds for a driver before any machine is made. Set `driver`, and `changed` if the defaults do not do."""
+
+    driver: ClassVar[type[Driver]]
+    changed: ClassVar[Mapping[str, Any]] = {}
+
+    def make(self, folder: Path, name: str = "contract") -> Driver:
+        """A configured driver whose machine was not created."""
+        ref = reference(folder, name)
+        return self.driver(ref, dict(self.driver.configure(ref, defaults(self.driver, **self.changed), [])))
+
+    def test_says_what_it_is(self) -> None:
+        info = self.driver.info
+        assert info.api_version == API_VERSION
+        assert re.fullmatch(r"[a-z][a-z0-9-]*", info.name)
+        assert info.summary
+        assert isinstance(info.capabilities, Capability)
+
+    def test_options_are_data_that_a_command_line_can_show(self) -> None:
+        names = [option.name for option in self.driver.options()]
+        assert len(names) == len(set(names))
+        for option in self.driver.options():
+            assert re.fullmatch(r"[a-z][a-z0-9-]*", option.name), option.name
+            assert option.help, option.name
+            assert option.env is None or re.fullmatch(r"[A-Z][A-Z0-9_]*", option.env), option.name
+            assert option.default is None or isinstance(option.default, _TYPES[option.kind]), option.name
+
+    def test_health_is_quick_and_says_how_to_mend(self) -> None:
+        began = time.monotonic()
+        health = self.driver.health()
+        assert time.monotonic() - began < HEALTH_SECONDS
+        assert health.usable or (health.problem and health.fix)
+
+    def test_configuration_is_json_and_survives_it(self, tmp_path: Path) -> None:
+        config = self.make(tmp_path).config
+        assert json.loads(json.dumps(config)) == config
+
+    def test_what_it_configures_may_travel(self, tmp_path: Path) -> None:
+        driver = self.make(tmp_path)
+        if isinstance(driver, PortableConfig):
+            for key, field in driver.portable_fields().items():
+                if field is not None and key in driver.config:
+                    assert field.problem(driver.config[key]) == "", key
+            assert all(size > 0 for size in driver.portable_files().values())
+
+    def test_configure_changes_nothing_outside(self, tmp_path: Path) -> None:
+        driver = self.make(tmp_path)
+        assert list(driver.machine.directory.iterdir()) == []
+
+    def test_two_machines_do_not_share_an_address(self, tmp_path: Path) -> None:
+        if Capability.FIXED_ADDRESS not in self.driver.info.capabilities:
+            return
+        first = self.make(tmp_path, "one")
+        ref = reference(tmp_path, "two")
+        values = defaults(self.driver, **self.changed)
+        second = self.driver(ref, dict(self.driver.configure(ref, values, [first.config])))
+        ours, theirs = first.endpoint(), second.endpoint()
+        assert (ours.address, ours.docker_port) != (theirs.address, theirs.docker_port)
+
+    def test_address_is_known_before_create(self, tmp_path: Path) -> None:
+        if Capability.FIXED_ADDRESS in self.driver.info.capabilities:
+            driver = self.make(tmp_path)
+            assert driver.endpoint() == reread(driver).endpoint()
+
+    def test_removing_what_was_never_made_succeeds(self, tmp_path: Path) -> None:
+        driver = self.make(tmp_path)
+        driver.remove()
+        driver.remove()
+
+
+class LiveDriverContract(DriverContract):
+    """What holds for a machine that runs; give `request` what the driver boots from, and mind the order."""
+
+    live: ClassVar[Driver]
+
+    def boot_request(self, driver: Driver) -> BootRequest:
+        """What the driver is given in `create` and `start`."""
+        raise NotImplementedError
+
+    def check_running(self) -> None:
+        """What else a driver promises of a machine that runs (`live`); a test of its own would come after `remove`."""
+
+    def test_a_machine_that_was_not_created_is_stopped(self, tmp_path: Path) -> None:
+        assert self.make(tmp_path).state() is State.STOPPED
+
+    def test_create_brings_it_up(self, tmp_path_factory: Any) -> None:
+        driver = self.make(tmp_path_factory.mktemp("live"))
+        type(self).live = driver
+        driver.precreate_check()
+        driver.create(self.boot_request(driver))
+        assert driver.state() is State.RUNNING
+        assert driver.endpoint().address
+
+    def test_another_process_sees_it(self) -> None:
+        other = reread(self.live)
+        began = time.monotonic()
+        assert other.state() is State.RUNNING
+        assert time.monotonic() - began < STATE_SECONDS
+        assert other.endpoint() == self.live.endpoint()
+        self.check_running()
+
+    def test_stop_and_start_keep_the_address(self) -> None:
+        before = self.live.endpoint()
+        self.live.stop(120.0)
+        assert reread(self.live).state() is State.STOPPED
+        self.live.start(self.boot_request(self.live))
+        assert reread(self.live).state() is State.RUNNING
+        if Capability.FIXED_ADDRESS in self.driver.info.capabilities:
+            assert self.live.endpoint() == before
+
+    def test_kill_is_at_once(self) -> None:
+        self.live.kill()
+        assert reread(self.live).state() is State.STOPPED
+
+    def test_remove_leaves_nothing_and_may_be_repeated(self) -> None:
+        self.live.remove()
+        assert reread(self.live).state() is State.STOPPED
+        self.live.remove()

@@ -1,0 +1,87 @@
+"""What a machine is given at birth, as one tar: all that makes it itself and that a template must not have."""
+
+from __future__ import annotations
+
+import io
+import secrets
+import tarfile
+from pathlib import Path
+
+from pymachine.docker.engine import EngineFiles
+from pymachine.driver.names import host_name
+from pymachine.store import paths
+from pymachine.system import files
+
+MACHINE_ID = "machine-id"
+
+
+def make_keys(directory: Path, *, name: str) -> None:
+    """Make what is missing of a machine's key pairs, its pinned host key and its machine-id in `directory`.
+
+    `name` is the machine's. Its host name is the alias under which the host key is pinned in ``known_hosts``.
+    """
+    from pymachine.ssh import keys  # noqa: PLC0415 (cryptography)
+
+    make_login_key(directory, name=name)
+    if not (directory / paths.SSH_HOST_KEY).exists():
+        keys.make(directory / paths.SSH_HOST_KEY, comment=host_name(name))
+    public = keys.public_half(directory / paths.SSH_HOST_KEY).read_text()
+    files.atomic_write(directory / paths.KNOWN_HOSTS, f"{host_name(name)} {public}")
+    if not (directory / MACHINE_ID).exists():
+        files.atomic_write(directory / MACHINE_ID, secrets.token_hex(16) + "\n")
+
+
+def make_login_key(directory: Path, *, name: str) -> None:
+    """Make the key pair that opens the machine in `directory`, if it is missing."""
+    from pymachine.ssh import keys  # noqa: PLC0415 (cryptography)
+
+    if not (directory / paths.SSH_KEY).exists():
+        keys.make(directory / paths.SSH_KEY, comment=host_name(name))
+
+
+def of_machine(directory: Path, *, hostname: str, engine: EngineFiles) -> bytes:
+    """The identity of the machine in `directory`, whose keys and certificates are there already.
+
+    An uncompressed tar without clocks or owners: the same identity is the same bytes. Raises OSError if a file is
+    missing.
+    """
+    from pymachine.ssh import keys  # noqa: PLC0415 (cryptography)
+
+    members: dict[str, tuple[int, bytes]] = {
+        "hostname": (0o644, hostname.encode() + b"\n"),
+        "machine-id": (0o444, (directory / MACHINE_ID).read_bytes()),
+        "authorized_keys": (0o600, keys.public_half(directory / paths.SSH_KEY).read_bytes()),
+        "ssh_host_ed25519_key": (0o600, (directory / paths.SSH_HOST_KEY).read_bytes()),
+        "ssh_host_ed25519_key.pub": (0o644, keys.public_half(directory / paths.SSH_HOST_KEY).read_bytes()),
+        "tls/ca.pem": (0o644, (directory / paths.CA_CERT).read_bytes()),
+        "tls/server.pem": (0o644, (directory / paths.SERVER_CERT).read_bytes()),
+        "tls/server-key.pem": (0o600, (directory / paths.SERVER_KEY).read_bytes()),
+        **_engine_members(engine),
+    }
+    return _tar(members)
+
+
+def seed(engine: EngineFiles) -> bytes:
+    """What a template is given in an identity's place: the engine's settings, and nothing that is anybody's own."""
+    return _tar(_engine_members(engine))
+
+
+def _engine_members(engine: EngineFiles) -> dict[str, tuple[int, bytes]]:
+    return {
+        "daemon.json": (0o644, engine.daemon_json.encode()),
+        "engine.env": (0o600, engine.environment.encode()),
+        "engine.args": (0o644, engine.flags.encode()),
+        # Another fingerprint: the engine has to be restarted for it.
+        "engine.restart": (0o644, engine.fingerprint.encode() + b"\n"),
+    }
+
+
+def _tar(members: dict[str, tuple[int, bytes]]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, (mode, content) in sorted(members.items()):
+            entry = tarfile.TarInfo(name)
+            entry.mode = mode
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()

@@ -1,0 +1,147 @@
+"""The snapshots of a machine: ``machines/NAME/snapshots/<snapshot>/`` with the driver's files and ``snapshot.json``."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pymachine.driver import fields
+from pymachine.driver.contract import Json
+from pymachine.errors import PymachineError
+from pymachine.store import paths
+from pymachine.system import atomic_dirs, files, os_errors
+
+FORMAT = 1
+MANIFEST = "snapshot.json"
+LONGEST_MANIFEST = 1 << 20
+# What can be a file's name, an argument and a word of a sentence.
+NAME_PATTERN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_\-.]{0,62}\Z")
+
+
+class SnapshotError(PymachineError):
+    """A snapshot cannot be made, found, or removed."""
+
+    code = "snapshot"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One snapshot."""
+
+    directory: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What commands call it."""
+        return self.directory.name
+
+    @property
+    def made(self) -> float:
+        """When it was made, in seconds since 1970."""
+        return float(self.manifest["made"])
+
+    @property
+    def facts(self) -> Mapping[str, Json]:
+        """What the driver noted."""
+        facts: Mapping[str, Json] = self.manifest["facts"]
+        return facts
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the machine goes on running from it."""
+        return bool(self.facts.get("Memory"))
+
+    @property
+    def size(self) -> int:
+        """What it takes of the disk alone, in bytes; files that it shares are not counted."""
+        status = [path.stat() for path in self.directory.iterdir()]
+        return sum(each.st_blocks * 512 for each in status if each.st_nlink == 1)
+
+
+def check_name(name: str) -> None:
+    """Raise `SnapshotError` unless `name` can be a snapshot's."""
+    if not NAME_PATTERN.match(name):
+        raise SnapshotError(
+            f"a snapshot cannot be called {name!r}",
+            hint="Up to 63 letters, digits, dots, dashes and underscores, beginning with a letter or a digit.",
+        )
+
+
+def default_name(now: float | None = None) -> str:
+    """A name for a snapshot that is given none: the time."""
+    return time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
+
+
+def find_all(machine: Path) -> list[Snapshot]:
+    """The snapshots of the machine in that folder, the oldest first; a folder that is not one is passed over."""
+    found = [snapshot for path in _root(machine).glob("[!.]*") if (snapshot := _open(path))]
+    return sorted(found, key=lambda snapshot: (snapshot.made, snapshot.name))
+
+
+def find(machine: Path, name: str) -> Snapshot:
+    """The snapshot of that name. Raises `SnapshotError`."""
+    for snapshot in find_all(machine):
+        if snapshot.name == name:
+            return snapshot
+    raise SnapshotError(
+        f'machine "{machine.name}" has no snapshot "{name}"', hint=f"List them: pymachine snapshot ls {machine.name}"
+    )
+
+
+def make(machine: Path, name: str, fill: Callable[[Path], Mapping[str, Json]]) -> Snapshot:
+    """Make the snapshot `name` of what `fill` puts into the folder that it is given; it returns the driver's facts.
+
+    Nothing is left of it if `fill` raises. Raises `SnapshotError` for a name that is taken.
+    """
+    check_name(name)
+    root = _root(machine)
+    target = root / name
+    if target.exists():
+        raise SnapshotError(f'machine "{machine.name}" has a snapshot "{name}" already')
+    try:
+        files.make_private_dir(root)
+        with atomic_dirs.making(root, private=True) as folder:
+            facts = dict(fill(folder))
+            manifest = {"format": FORMAT, "made": time.time(), "facts": facts}
+            files.atomic_write(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+            atomic_dirs.publish(folder, target)
+    except OSError as error:
+        raise os_errors.wrapped(SnapshotError, f"cannot write {target}", error) from error
+    return Snapshot(target, manifest)
+
+
+def remove(snapshot: Snapshot) -> None:
+    """Remove a snapshot. Raises `SnapshotError`."""
+    try:
+        atomic_dirs.retire(snapshot.directory)
+    except OSError as error:
+        raise os_errors.wrapped(SnapshotError, f"cannot remove {snapshot.directory}", error) from error
+
+
+def _root(machine: Path) -> Path:
+    """Where the snapshots are. Raises `SnapshotError` if that is a link: what it leads to is not the machine's."""
+    root = machine / paths.SNAPSHOTS
+    if root.is_symlink():
+        raise SnapshotError(
+            f"{root} is a link to {str(root.readlink())!r}, and not a folder of the machine's own",
+            hint="Put the folder itself there, or remove the link.",
+        )
+    return root
+
+
+def _open(path: Path) -> Snapshot | None:
+    try:
+        if path.is_symlink():
+            return None
+        manifest = json.loads(files.read_regular(path / MANIFEST, longest=LONGEST_MANIFEST))
+        made = manifest["format"] == FORMAT and float(manifest["made"])
+        complete = 0 < made <= fields.LAST_SECOND and isinstance(manifest["facts"], dict)
+        return Snapshot(path, manifest) if complete else None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None

@@ -1,0 +1,352 @@
+"""Templates on this host: frozen machines, from which drivers that are able to make others by resuming them.
+
+Layout: ``CACHE/templates/<driver>-<12 digits of the key>/`` with the driver's files and ``template.json``. The key is
+over all that a template's state depends on. A folder is renamed into place when it is whole; its files never change
+after that. They are recognised by their digests, so that a cache can be copied or restored, and a file that is
+damaged or half copied is noticed before it is resumed.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pymachine.driver.contract import BootRequest, Driver, Json, TemplateDriver
+from pymachine.errors import PymachineError, TemplateError
+from pymachine.store import paths
+from pymachine.system import atomic_dirs, files, manifests, os_errors
+from pymachine.system.progress import Reporter
+
+FORMAT = 2
+MANIFEST = "template.json"
+# Its own file, since nothing else in the folder may change: the time of its last change is that of the last use.
+USED = "used"
+DIGITS = 12
+LOCK_SECONDS = 3600.0
+# What a template takes of the disk at most, for a guest with some memory in use.
+NEEDED_BYTES = 1 << 30
+# With less than that left, a maker that failed is taken to have failed of it.
+FULL_BYTES = 16 << 20
+# A shape that could not be frozen or resumed is not tried at every create.
+RETRY_SECONDS = 24 * 3600.0
+# Unused for so long, a template goes when another is made.
+UNUSED_SECONDS = 30 * 24 * 3600.0
+# A shape whose templates failed this often, while the same machines boot, is given up for `RETRY_SECONDS`.
+PROVEN_FAILURES = 2
+
+
+class TemplateNotFoundError(PymachineError):
+    """No template of that name is there."""
+
+    code = "template-not-found"
+
+
+class TemplateFailedError(TemplateError):
+    """A template could not be made or resumed; whether it is at fault shows when the same machine boots without it."""
+
+    code = "template-failed"
+
+    def __init__(self, brief: str, directory: Path, cause: PymachineError, *, made: float | None = None) -> None:
+        """`made` is when the template was made that could not be resumed; None if it could not be made."""
+        super().__init__(brief, details=cause.details, hint=cause.hint)
+        self.directory = directory
+        self.made = made
+
+
+@dataclass(frozen=True)
+class Template:
+    """One template."""
+
+    directory: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What commands call it."""
+        return self.directory.name
+
+    @property
+    def shape(self) -> Mapping[str, Json]:
+        """What its machines have in common, as its driver told."""
+        shape: Mapping[str, Json] = self.manifest["shape"]
+        return shape
+
+    @property
+    def made(self) -> float:
+        """When it was made, in seconds since 1970."""
+        return float(self.manifest["made"])
+
+    @property
+    def used(self) -> float:
+        """When a machine was last resumed from it, in seconds since 1970; else when it was made."""
+        try:
+            return (self.directory / USED).stat().st_mtime
+        except OSError:
+            return self.made
+
+    @property
+    def size(self) -> int:
+        """What it takes of the disk, in bytes."""
+        return sum(path.stat().st_blocks * 512 for path in self.directory.iterdir())
+
+    def check(self) -> None:
+        """Raise `TemplateError` if one of its files is not as it was made."""
+        try:
+            manifests.check(self.directory, MANIFEST, self.manifest["files"], digest=manifests.sparse_digest)
+        except manifests.ContentError as error:
+            raise TemplateError(error.brief) from error
+
+
+def directory(store: Path) -> Path:
+    """The folder of all templates, for the store at `store`."""
+    return paths.cache(store) / "templates"
+
+
+def find_all(store: Path) -> list[Template]:
+    """All templates, by name; a folder that is not one is passed over."""
+    return [found for path in sorted(directory(store).glob("[!.]*")) if (found := _open(path))]
+
+
+def find(store: Path, name: str) -> Template:
+    """The template of that name. Raises `TemplateNotFoundError`."""
+    for template in find_all(store):
+        if template.name == name:
+            return template
+    raise TemplateNotFoundError(f'no template "{name}"', hint="List them: pymachine template ls")
+
+
+def ensure(driver: Driver, request: BootRequest, *, store: Path, reporter: Reporter) -> Template | None:
+    """The template for a machine of `driver`: one that is there, else one that is made now.
+
+    Many processes at once make one: the others wait for it. None if there can be none, if the shape is given up (see
+    `convict`), or if the process that was waited for failed. Raises `TemplateFailedError` if its driver
+    cannot make it, and `TemplateError` if there is no room or no permission for it.
+    """
+    if not isinstance(driver, TemplateDriver):
+        return None
+    shape = driver.template_shape(request)
+    if shape is None:
+        return None
+    path = directory(store) / f"{driver.info.name}-{_key(shape, request)[:DIGITS]}"
+    found = _intact(path, reporter)
+    if found is None and not _given_up(path):
+        began = time.time()
+        with _locked(path, reporter):
+            found = _intact(path, reporter)
+            if found is None and not _given_up(path) and not _failed_since(path, began):
+                found = _make(driver, request, shape, path)
+    return found
+
+
+def touch(template: Template) -> None:
+    """Note that it was used now. Raises `TemplateError` if it is gone; a cache may be read-only."""
+    try:
+        (template.directory / USED).touch()
+    except FileNotFoundError as error:
+        raise os_errors.wrapped(TemplateError, f"{template.directory} is gone", error) from error
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise os_errors.wrapped(TemplateError, f"cannot write in {template.directory}", error) from error
+
+
+def convict(failed: TemplateFailedError) -> None:
+    """Remove the template that failed, once the same machine came up without it.
+
+    Nothing less shows that the template is at fault, and not the machine or the host. Its shape is tried again, but
+    after `PROVEN_FAILURES` of them not for a day, unless `forgive` is called. Of several machines that the same
+    template failed, one counts. Raises `TemplateError`.
+    """
+    directory = failed.directory
+    if failed.made is not None:
+        found = _open(directory)
+        if found is None or found.made != failed.made or not _retired(directory):
+            return
+    # Without the marker, as on a full disk, the next create tries again: that costs time and nothing else.
+    with suppress(OSError):
+        _mark(directory, failed.brief, failures=_failures(directory) + 1)
+
+
+def remove(template: Template) -> None:
+    """Remove a template; machines that were resumed from it go on. It may be gone already. Raises `TemplateError`."""
+    _retired(template.directory)
+
+
+def _retired(directory: Path) -> bool:
+    """Remove a template's folder; whether it was there."""
+    try:
+        atomic_dirs.retire(directory)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise os_errors.wrapped(TemplateError, f"cannot remove {directory}", error) from error
+    return True
+
+
+def prune(store: Path, *, unused_seconds: float) -> list[Template]:
+    """Remove the templates that were not used for that long; returns them."""
+    limit = time.time() - unused_seconds
+    gone = [template for template in find_all(store) if template.used <= limit]
+    for template in gone:
+        remove(template)
+    return gone
+
+
+def forgive(store: Path) -> None:
+    """Let every shape be tried again, at once."""
+    for marker in directory(store).glob(".*.failed"):
+        marker.unlink(missing_ok=True)
+
+
+def _key(shape: Mapping[str, Json], request: BootRequest) -> str:
+    parts = {
+        "format": FORMAT,
+        "shape": shape,
+        "image": request.image.digest if request.image else "",
+        "seed": hashlib.sha256(request.seed).hexdigest(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _intact(path: Path, reporter: Reporter) -> Template | None:
+    """The template at `path`; one that has been changed is removed, which is said."""
+    found = _open(path)
+    if found is None:
+        return None
+    try:
+        found.check()
+    except TemplateError as error:
+        reporter.warn(f"The template {found.name} is removed: {error.brief}.")
+        remove(found)
+        return None
+    return found
+
+
+def _open(path: Path) -> Template | None:
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        # Older ones are listed and pruned; their keys are others, so that none is resumed.
+        complete = manifest["format"] <= FORMAT and manifest["files"] and manifest["made"] and "shape" in manifest
+        return Template(path, manifest) if complete else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _make(driver: TemplateDriver, request: BootRequest, shape: Mapping[str, Json], path: Path) -> Template:
+    root = path.parent
+    _tidy(root, keep=path)
+    began = time.monotonic()
+    try:
+        with atomic_dirs.making(root, private=True) as folder:
+            _fill(driver, folder, request)
+            described = {entry.name: _settled(entry) for entry in sorted(folder.iterdir())}
+            manifest = {
+                "format": FORMAT,
+                "shape": shape,
+                "image": request.image.digest if request.image else "",
+                "made": time.time(),
+                "seconds": round(time.monotonic() - began, 1),
+                "files": described,
+            }
+            files.atomic_write(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+            atomic_dirs.publish(folder, path)
+            manifests.note(path, MANIFEST, described)
+    except PymachineError as error:
+        with suppress(OSError):
+            _mark(path, error.brief, failures=_failures(path))
+        raise TemplateFailedError(f"The template {path.name} cannot be made ({error.brief})", path, error) from error
+    except OSError as error:
+        raise os_errors.wrapped(TemplateError, f"cannot make a template in {root}", error) from error
+    return Template(path, manifest)
+
+
+def _fill(driver: TemplateDriver, folder: Path, request: BootRequest) -> None:
+    """Have the driver make a template. Raises OSError if there was no room, whatever the driver could say of it.
+
+    The guest's memory is a file that is mapped: a hypervisor that finds no room for a page of it is killed.
+    """
+    try:
+        driver.make_template(folder, request)
+    except PymachineError as error:
+        if shutil.disk_usage(folder).free < FULL_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
+
+
+def _tidy(root: Path, *, keep: Path) -> None:
+    """Make room for another template. Raises `TemplateError` if there is none."""
+    limit = time.time() - UNUSED_SECONDS
+    for template in (found for entry in root.glob("[!.]*") if entry != keep and (found := _open(entry))):
+        if template.used <= limit:
+            remove(template)
+    free = shutil.disk_usage(root).free
+    if free < NEEDED_BYTES:
+        raise TemplateError(
+            f"not enough disk space for a template in {root}: {free >> 20} MB free, {NEEDED_BYTES >> 20} MB needed"
+        )
+
+
+def _settled(path: Path) -> dict[str, Json]:
+    """Have a file written out to the disk, and describe it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    return {"size": path.stat().st_size, "sha256": manifests.sparse_digest(path)}
+
+
+def _marker(path: Path) -> Path:
+    return path.with_name(f".{path.name}.failed")
+
+
+def _mark(path: Path, why: str, *, failures: int) -> None:
+    """Note that a template failed just now; `failures` is how often it was shown to be the template's fault."""
+    files.atomic_write(_marker(path), json.dumps({"why": why, "failures": failures}) + "\n")
+
+
+def _failures(path: Path) -> int:
+    """How often templates of this shape were at fault, as long as the last time is less than a day ago."""
+    marker = _marker(path)
+    try:
+        recent = 0 <= time.time() - marker.stat().st_mtime < RETRY_SECONDS
+        return int(json.loads(marker.read_bytes())["failures"]) if recent else 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _given_up(path: Path) -> bool:
+    return _failures(path) >= PROVEN_FAILURES
+
+
+def _failed_since(path: Path, moment: float) -> bool:
+    try:
+        return _marker(path).stat().st_mtime >= moment
+    except OSError:
+        return False
+
+
+@contextmanager
+def _locked(path: Path, reporter: Reporter) -> Iterator[None]:
+    """Hold the lock under which the template at `path` is made."""
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        try:
+            held = files.acquire_lock(lock, timeout=0)
+        except TimeoutError:
+            with reporter.task("Waiting for the template that another pymachine makes"):
+                held = files.acquire_lock(lock, timeout=LOCK_SECONDS)
+    except TimeoutError as error:
+        raise TemplateError(f"another pymachine has been making {path.name} for {LOCK_SECONDS:g} seconds") from error
+    except OSError as error:
+        raise os_errors.wrapped(TemplateError, f"cannot write in {path.parent}", error) from error
+    with held:
+        yield

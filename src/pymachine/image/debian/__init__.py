@@ -1,0 +1,1 @@
+"""Debian's repositories and packages."""

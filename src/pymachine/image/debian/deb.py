@@ -1,0 +1,157 @@
+"""Reading .deb files: an ar archive with a compressed tar in it (deb(5)).
+
+Contents go to a spool file, one a package, so that packages can be read in several processes and hundreds of
+megabytes need not be held in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import lzma
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+from pymachine.image.errors import DigestError, PackageError
+from pymachine.image.filesystem.tree import Blob, Kind, Node
+
+AR_MAGIC = b"!<arch>\n"
+AR_HEADER = 60
+TAR_BUFFER = 1 << 20
+# In bytes. An image is unpacked into memory; the largest package in one, the kernel's, has some 0.3 GiB.
+LARGEST_TAR = 2 << 30
+# A tar has headers and padding, which an Installed-Size has not, and makers of packages estimate it.
+_MARGIN = 64 << 20
+
+
+class Member:
+    """A stretch of an open file, read from its beginning to its end."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
+        self._left = size
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes; all that is left without one."""
+        wanted = self._left if size < 0 else min(size, self._left)
+        data = self._file.read(wanted)
+        self._left -= len(data)
+        return data
+
+
+class Bounded:
+    """A stream of which no more than `most` bytes are read. Raises `PackageError` for more."""
+
+    def __init__(self, stream: IO[bytes], most: int, name: str) -> None:
+        self._stream = stream
+        self._most = most
+        self._left = most
+        self._name = name
+
+    def read(self, size: int) -> bytes:
+        """Read `size` bytes, or as many as there are."""
+        data = self._stream.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise PackageError(f"{self._name}: unpacks to more than {self._most} bytes")
+        return data
+
+
+def find_member(file: BinaryIO, prefix: str) -> tuple[str, Member]:
+    """The name of, and a reader for, the ar member whose name begins with `prefix`."""
+    if file.read(len(AR_MAGIC)) != AR_MAGIC:
+        raise PackageError("not a Debian package: no ar header")
+    while len(header := file.read(AR_HEADER)) == AR_HEADER:
+        name = header[:16].decode("ascii", "replace").strip().removesuffix("/")
+        try:
+            size = int(header[48:58])
+        except ValueError as error:
+            raise PackageError("not a Debian package: damaged ar header") from error
+        if name.startswith(prefix):
+            return name, Member(file, size)
+        file.seek(size + size % 2, 1)
+    raise PackageError(f"not a Debian package: no {prefix}")
+
+
+@contextlib.contextmanager
+def open_tar(path: Path, prefix: str = "data.tar", *, most: int = LARGEST_TAR) -> Iterator[tarfile.TarFile]:
+    """The tar in the package at `path` whose member begins with `prefix`, as a stream of at most `most` bytes."""
+    with path.open("rb") as file:
+        name, member = find_member(file, prefix)
+        stream = cast("IO[bytes]", Bounded(_decompressed(name, member), most, f"{path.name}: {name}"))
+        try:
+            with tarfile.open(fileobj=stream, mode="r|", bufsize=TAR_BUFFER) as tar:
+                yield tar
+        except (tarfile.TarError, lzma.LZMAError, EOFError, gzip.BadGzipFile) as error:
+            raise PackageError(f"{path.name}: {name} is damaged: {error}") from error
+
+
+def _decompressed(name: str, member: Member) -> IO[bytes]:
+    raw = cast("IO[bytes]", member)
+    match name.rpartition(".")[2]:
+        case "xz":
+            return lzma.LZMAFile(raw)
+        case "gz":
+            return cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
+        case "zst":
+            import zstandard  # noqa: PLC0415 (only some repositories use it)
+
+            return zstandard.ZstdDecompressor().stream_reader(raw)
+        case "tar":
+            return raw
+    raise PackageError(f"{name}: a compression that is not known")
+
+
+def largest_tar(installed_kib: int | None) -> int:
+    """Return how many bytes the files of a package may have, by its Installed-Size if it has one."""
+    return LARGEST_TAR if installed_kib is None else min(LARGEST_TAR, 2 * 1024 * installed_kib + _MARGIN)
+
+
+def unpack(
+    path: Path, spool: Path, keep: Callable[[str], bool], *, installed_kib: int | None = None
+) -> list[tuple[str, Node]]:
+    """What the package at `path` installs, in its own order; contents of files are put into `spool`.
+
+    `keep` is asked with each path, and decides whether that one is wanted. Devices and pipes, which no package of
+    Debian has, raise `PackageError`, and so does more than a package of `installed_kib` can have in it.
+    """
+    found: dict[str, Node] = {}
+    with open_tar(path, most=largest_tar(installed_kib)) as tar, spool.open("wb") as out:
+        for entry in tar:
+            name = entry.name.removeprefix("./").strip("/")
+            if name in {"", "."} or not keep(name):
+                continue
+            if entry.islnk():
+                # The original may have been left out while the link is wanted.
+                original = found.get(entry.linkname.removeprefix("./").strip("/"))
+                if original:
+                    found[name] = original
+                continue
+            found[name] = _node(path, tar, entry, spool, out)
+    return list(found.items())
+
+
+def _node(path: Path, tar: tarfile.TarFile, entry: tarfile.TarInfo, spool: Path, out: BinaryIO) -> Node:
+    mode = entry.mode & 0o7777
+    if entry.isdir():
+        return Node(Kind.DIRECTORY, mode, entry.uid, entry.gid)
+    if entry.issym():
+        return Node(Kind.LINK, 0o777, entry.uid, entry.gid, target=entry.linkname)
+    if not entry.isreg():
+        raise PackageError(f"{path.name}: {entry.name} is neither file, directory nor link")
+    offset = out.tell()
+    if contents := tar.extractfile(entry):
+        shutil.copyfileobj(contents, out, TAR_BUFFER)
+    return Node(Kind.FILE, mode, entry.uid, entry.gid, Blob(entry.size, path=spool, offset=offset))
+
+
+def check_digest(path: Path, sha256: str) -> None:
+    """Raise `DigestError` unless the file at `path` has that SHA-256."""
+    with path.open("rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != sha256:
+        raise DigestError(f"{path}: wrong SHA-256", details=f"expected {sha256}\nfound    {actual}")

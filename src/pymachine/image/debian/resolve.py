@@ -1,0 +1,222 @@
+"""From package roots to the closure of what they need, by Depends and Pre-Depends.
+
+The whole of Debian's Packages (56 MB) is not parsed: one regular expression finds the names, and only the
+paragraphs that are asked for are read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from pymachine.image.debian.repository import Index
+from pymachine.image.errors import ResolveError
+
+if TYPE_CHECKING:
+    from debian.debian_support import Version
+
+NAMES = re.compile(rb"^(Package|Provides): (.*)$", re.MULTILINE)
+RELATION = re.compile(r"^(?P<name>[^\s:(\[]+)(?::\S+)?\s*(?:\((?P<op><<|<=|=|>=|>>)\s*(?P<version>[^)]+)\))?")
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One alternative of a dependency: a name, and perhaps a bound on its version."""
+
+    name: str
+    operator: str = ""
+    version: str = ""
+
+    def holds(self, version: str) -> bool:
+        """Whether `version` is within the bound."""
+        if not self.operator:
+            return True
+        order = compare(version, self.version)
+        match self.operator:
+            case "<<":
+                return order < 0
+            case "<=":
+                return order <= 0
+            case "=":
+                return order == 0
+            case ">=":
+                return order >= 0
+            case _:
+                return order > 0
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.operator} {self.version})" if self.operator else self.name
+
+
+@dataclass(frozen=True)
+class Package:
+    """One paragraph of a Packages file."""
+
+    name: str
+    version: str
+    architecture: str
+    sha256: str
+    size: int
+    filename: str
+    """Its path on the mirror, below the source's URL."""
+    source: str
+    """Which of the recipe's sources it is from."""
+    depends: tuple[tuple[Relation, ...], ...] = field(default=(), compare=False)
+    provides: tuple[Relation, ...] = field(default=(), compare=False)
+    installed_kib: int | None = field(default=None, compare=False)
+    """What its files take once they are installed, by its maker's estimate."""
+
+
+def compare(left: str, right: str) -> int:
+    """Debian's order of versions: negative, zero or positive."""
+    first, second = _version(left), _version(right)
+    return (first > second) - (first < second)
+
+
+def _version(text: str) -> Version:
+    from debian.debian_support import Version  # noqa: PLC0415 (slow to import)
+
+    return Version(text)
+
+
+def parse_relations(text: str) -> tuple[tuple[Relation, ...], ...]:
+    """A Depends field: groups, of which each needs one of its alternatives."""
+    return tuple(
+        tuple(_relation(alternative) for alternative in group.split("|")) for group in text.split(",") if group.strip()
+    )
+
+
+def _relation(text: str) -> Relation:
+    match = RELATION.match(text.strip())
+    if match is None:
+        raise ResolveError(f"not a relation between packages: {text.strip()}")
+    return Relation(match["name"], match["op"] or "", (match["version"] or "").strip())
+
+
+class Universe:
+    """All packages of all indices, found by name and read when asked for."""
+
+    def __init__(self, indices: Sequence[Index]) -> None:
+        self._indices = indices
+        self._packages: dict[tuple[int, int], Package] = {}
+
+    @cached_property
+    def _places(self) -> tuple[dict[str, list[tuple[int, int]]], dict[str, list[tuple[int, int]]]]:
+        """Where each real name and each provided name is: (index, offset of its paragraph's Package line)."""
+        real: dict[str, list[tuple[int, int]]] = {}
+        virtual: dict[str, list[tuple[int, int]]] = {}
+        for number, index in enumerate(self._indices):
+            place = (number, 0)
+            for match in NAMES.finditer(index.data):
+                if match[1] == b"Package":
+                    place = (number, match.start())
+                    real.setdefault(match[2].decode(), []).append(place)
+                else:
+                    for name in match[2].decode().split(","):
+                        virtual.setdefault(name.split()[0], []).append(place)
+        return real, virtual
+
+    def named(self, name: str) -> list[Package]:
+        """The packages of that name, the newest version first."""
+        found = [self._read(place) for place in self._places[0].get(name, ())]
+        return sorted(found, key=lambda package: _version(package.version), reverse=True)
+
+    def satisfying(self, relation: Relation) -> list[Package]:
+        """Packages that meet `relation`, best first: by their own name, then by what they provide."""
+        real = [package for package in self.named(relation.name) if relation.holds(package.version)]
+        provided = [self._read(place) for place in self._places[1].get(relation.name, ())]
+        newest = {package.name: package for package in provided if self._newest(package)}
+        return real + [newest[name] for name in sorted(newest) if provides(newest[name], relation)]
+
+    def _newest(self, package: Package) -> bool:
+        return self.named(package.name)[0].version == package.version
+
+    def _read(self, place: tuple[int, int]) -> Package:
+        if place not in self._packages:
+            self._packages[place] = self._parse(place)
+        return self._packages[place]
+
+    def _parse(self, place: tuple[int, int]) -> Package:
+        number, offset = place
+        index = self._indices[number]
+        # Package is a paragraph's first field in what dpkg-scanpackages, apt-ftparchive and dak write; be exact anyway.
+        begin = index.data.rfind(b"\n\n", 0, offset) + 2 if index.data.rfind(b"\n\n", 0, offset) >= 0 else 0
+        end = index.data.find(b"\n\n", offset)
+        text = index.data[begin : end if end >= 0 else None].decode()
+        fields = parse_fields(text)
+        installed = fields.get("Installed-Size", "")
+        try:
+            return Package(
+                name=fields["Package"],
+                version=fields["Version"],
+                architecture=fields["Architecture"],
+                sha256=fields["SHA256"].lower(),
+                size=int(fields["Size"]),
+                filename=fields["Filename"].removeprefix("./"),
+                source=index.source.name,
+                depends=parse_relations(fields.get("Pre-Depends", "")) + parse_relations(fields.get("Depends", "")),
+                provides=tuple(group[0] for group in parse_relations(fields.get("Provides", ""))),
+                installed_kib=int(installed) if re.fullmatch(r"[0-9]{1,12}", installed) else None,
+            )
+        except (KeyError, ValueError) as error:
+            raise ResolveError(f"{index.url}: damaged entry of {fields.get('Package', '?')}: {error}") from error
+
+
+def parse_fields(text: str) -> dict[str, str]:
+    """One paragraph's fields; of a field of several lines, the first line."""
+    fields = {}
+    for line in text.splitlines():
+        if not line.startswith((" ", "\t")):
+            name, _, value = line.partition(":")
+            fields[name] = value.strip()
+    return fields
+
+
+def provides(package: Package, relation: Relation) -> bool:
+    """Whether `package` provides the name, in a version that fits if one is asked for (policy 7.5)."""
+    return any(
+        own.name == relation.name and (not relation.operator or (own.operator == "=" and relation.holds(own.version)))
+        for own in package.provides
+    )
+
+
+def closure(universe: Universe, roots: Iterable[str], *, excluded: Iterable[str] = ()) -> list[Package]:
+    """`roots` and all that they need, ordered by name.
+
+    What is `excluded` counts as there. Raises `ResolveError` naming the package, and which one wanted it.
+    """
+    without = set(excluded)
+    chosen: dict[str, Package] = {}
+    queue: deque[tuple[tuple[Relation, ...], str]] = deque(((Relation(root),), "the recipe") for root in roots)
+    while queue:
+        group, wanted_by = queue.popleft()
+        if _met(group, chosen, without):
+            continue
+        package = _choose(universe, group, wanted_by)
+        chosen[package.name] = package
+        queue.extend((dependency, package.name) for dependency in package.depends)
+    return [chosen[name] for name in sorted(chosen)]
+
+
+def _met(group: tuple[Relation, ...], chosen: Mapping[str, Package], without: set[str]) -> bool:
+    return any(
+        relation.name in without
+        or (relation.name in chosen and relation.holds(chosen[relation.name].version))
+        or any(provides(package, relation) for package in chosen.values())
+        for relation in group
+    )
+
+
+def _choose(universe: Universe, group: tuple[Relation, ...], wanted_by: str) -> Package:
+    for relation in group:
+        if found := universe.satisfying(relation):
+            return found[0]
+    wanted = " | ".join(str(relation) for relation in group)
+    raise ResolveError(
+        f"no package for {wanted}, which {wanted_by} needs",
+        hint="The mirror may be in the middle of an update: try again later, or choose another with --mirror.",
+    )

@@ -1,0 +1,1 @@
+"""File systems and archives of the image: ISO, FAT, init ramdisk."""

@@ -1,0 +1,194 @@
+"""The ISO 9660 file system with Rock Ridge names, modes and owners; its bytes depend on the tree alone.
+
+With boot loaders it starts by itself: El Torito for CD drives, a master boot record for all else.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, BinaryIO
+from unittest import mock
+
+from pymachine.image import boot
+from pymachine.image.filesystem.tree import Blob, Kind, Node, Tree
+
+# One second after the zip epoch's beginning would do as well; it is shown by `ls -l` in the guest.
+EPOCH = 1_577_836_800  # 2020-01-01T00:00:00Z
+BLOCK = 2048
+SECTOR = 512
+FILE_TYPE = 0o100000
+DIRECTORY_TYPE = 0o040000
+_CLOCK = threading.Lock()
+
+
+class _Stretch(io.RawIOBase):
+    """A blob of a spool file as a file of its own. pycdlib seeks before it reads, so they can share one open file."""
+
+    def __init__(self, file: BinaryIO, offset: int, length: int) -> None:
+        super().__init__()
+        self._file = file
+        self._offset = offset
+        self._length = length
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
+        self._position = base + offset
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        left = self._length - self._position
+        self._file.seek(self._offset + self._position)
+        data = self._file.read(left if size < 0 else min(left, size))
+        self._position += len(data)
+        return data
+
+
+class _Names:
+    """Unique ISO 9660 names, short and plain: the guest sees only the Rock Ridge ones.
+
+    isolinux reads these alone, so what it opens is called here as it is there.
+    """
+
+    def __init__(self) -> None:
+        self._folders = {"": ""}
+        self._next = 0
+
+    def folder(self, path: str) -> str:
+        self._folders[path] = self._below(path, "D")
+        return self._folders[path]
+
+    def file(self, path: str) -> str:
+        name = self._below(path, "F")
+        return name + (";1" if "." in name.rpartition("/")[2] else ".;1")
+
+    def _below(self, path: str, letter: str) -> str:
+        self._next += 1
+        parent, _, leaf = path.rpartition("/")
+        own = leaf.upper() if path.partition("/")[0] == boot.FOLDER else f"{letter}{self._next:07d}"
+        return f"{self._folders[parent]}/{own}"
+
+
+@contextmanager
+def _still_clock() -> Iterator[None]:
+    """pycdlib dates the volume and its root by the clock, in this host's time zone: hold both for it.
+
+    The clock is that of all threads, so they write one after the other. One that only reads an ISO meanwhile finds
+    all that there is in the module `time`.
+    """
+    from pycdlib import dates, headervd, pycdlib  # noqa: PLC0415 (heavy)
+
+    clock = SimpleNamespace(**{**vars(time), "time": lambda: float(EPOCH), "localtime": time.gmtime})
+    with _CLOCK, ExitStack() as stack:
+        for module in (dates, headervd, pycdlib):
+            stack.enter_context(mock.patch.object(module, "time", clock))
+        yield
+
+
+def write(tree: Tree, path: Path, *, volume: str, loaders: boot.Loaders | None = None) -> None:
+    """Write `tree` to an ISO at `path` with the volume id `volume` (at most 32 characters).
+
+    `loaders` are those that `boot.install` put into the tree.
+    """
+    from pycdlib import PyCdlib  # noqa: PLC0415
+
+    with _still_clock(), ExitStack() as stack:
+        iso = PyCdlib()
+        iso.new(interchange_level=4, vol_ident=volume[:32], rock_ridge="1.09", sys_ident="LINUX")
+        stack.callback(iso.close)
+        files: dict[Path, BinaryIO] = {}
+        names = _Names()
+        for name, node in tree.walk():
+            _add(iso, names, name, node, files, stack)
+        if loaders is None:
+            iso.write(str(path))
+            return
+        _add_el_torito(iso, loaders)
+        iso.write(str(path))
+        _add_boot_record(iso, loaders, path)
+
+
+def _add_el_torito(iso: Any, loaders: boot.Loaders) -> None:
+    """The catalog of what a CD starts with: BIOS first, since old firmware reads only one entry."""
+    catalog = {"bootcatfile": _iso_path(boot.CATALOG), "rr_bootcatname": boot.CATALOG.rpartition("/")[2]}
+    if loaders.bios:
+        # Four sectors of 512 bytes are what isolinux wants loaded; it finds the rest of itself by the table.
+        iso.add_eltorito(_iso_path(boot.ISOLINUX), boot_load_size=4, boot_info_table=True, **catalog)
+        iso.add_eltorito(_iso_path(boot.EFI_IMAGE), efi=True, **catalog)
+    else:
+        iso.add_eltorito(_iso_path(boot.EFI_IMAGE), platform_id=0xEF, **catalog)
+
+
+def _add_boot_record(iso: Any, loaders: boot.Loaders, path: Path) -> None:
+    """Make the ISO at `path` start from a USB stick too."""
+    per_block = BLOCK // SECTOR
+
+    def place(name: str) -> tuple[int, int]:
+        record = iso.get_record(iso_path=_iso_path(name))
+        return record.extent_location() * per_block, -(-record.get_data_length() // SECTOR)
+
+    with path.open("r+b") as file:
+        size = file.seek(0, io.SEEK_END)
+        size += -size % boot.CYLINDER
+        file.truncate(size)
+        file.seek(0)
+        isolinux = place(boot.ISOLINUX)[0] if loaders.bios else 0
+        file.write(
+            boot.master_boot_record(
+                loaders.mbr_code, sectors=size // SECTOR, isolinux=isolinux, efi=place(boot.EFI_IMAGE)
+            )
+        )
+
+
+def _iso_path(path: str) -> str:
+    """The ISO 9660 name of a file that loaders open."""
+    return "/" + path.upper() + ";1"
+
+
+def _add(iso: Any, names: _Names, path: str, node: Node, files: dict[Path, BinaryIO], stack: ExitStack) -> None:
+    leaf = path.rpartition("/")[2]
+    if node.kind is Kind.DIRECTORY:
+        iso_path = names.folder(path)
+        iso.add_directory(iso_path, rr_name=leaf, file_mode=DIRECTORY_TYPE | node.mode)
+    elif node.kind is Kind.LINK:
+        iso_path = names.file(path)
+        iso.add_symlink(iso_path, leaf, node.target)
+    else:
+        iso_path = names.file(path)
+        blob = node.blob or Blob.of(b"")
+        iso.add_fp(_open(blob, files, stack), blob.length, iso_path, rr_name=leaf, file_mode=FILE_TYPE | node.mode)
+    if node.uid or node.gid:
+        record = iso.get_record(iso_path=iso_path)
+        _own(record, node)
+        if node.kind is Kind.DIRECTORY:
+            _own(record.children[0], node)  # ".": where Linux looks for a folder's owner
+
+
+def _open(blob: Blob, files: dict[Path, BinaryIO], stack: ExitStack) -> Any:
+    if blob.path is None:
+        return io.BytesIO(blob.data)
+    if blob.path not in files:
+        files[blob.path] = stack.enter_context(blob.path.open("rb"))
+    return _Stretch(files[blob.path], blob.offset, blob.length)
+
+
+def _own(record: Any, node: Node) -> None:
+    """Set owner and group: pycdlib has no parameter for them."""
+    rock_ridge = record.rock_ridge
+    entry = rock_ridge.dr_entries.px_record or rock_ridge.ce_entries.px_record
+    entry.posix_user_id, entry.posix_group_id = node.uid, node.gid

@@ -1,0 +1,1 @@
+"""The store: machines' records, paths and locks."""

@@ -1,0 +1,83 @@
+"""The storage root and every file name in it, in one place. The layout is docker-machine's."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+CERTS = "certs"
+MACHINES = "machines"
+CONFIG = "config.json"
+CONFIG_BACKUP = "config.json.bak"
+# A copy of what docker-machine drops from config.json: see `pymachine.store.extra_fields`.
+EXTRA = "pymachine.json"
+CA_CERT = "ca.pem"
+CA_KEY = "ca-key.pem"
+CLIENT_CERT = "cert.pem"
+CLIENT_KEY = "key.pem"
+SERVER_CERT = "server.pem"
+SERVER_KEY = "server-key.pem"
+# The key inside is Ed25519; the name is docker-machine's, since scripts have it written down.
+SSH_KEY = "id_rsa"
+SSH_HOST_KEY = "ssh_host_ed25519_key"
+KNOWN_HOSTS = "known_hosts"
+SNAPSHOTS = "snapshots"
+# The script of --engine-install-url, as it was run on the host.
+INSTALL_SCRIPT = "install-script.sh"
+
+# A file's name has at most 255 bytes on most file systems.
+LONGEST_LOCK = 240
+LOCK_SUFFIX = ".lock"
+# Of the lock that a `run` holds for its machine, before LOCK_SUFFIX.
+RUN_SUFFIX = ".run"
+
+ENV_STORAGE_PATH = "MACHINE_STORAGE_PATH"
+ENV_CACHE = "PYMACHINE_CACHE"
+
+
+def default_root() -> Path:
+    """The store when neither an option nor MACHINE_STORAGE_PATH names one: ``~/.docker/machine``."""
+    home = os.environ.get("USERPROFILE" if sys.platform == "win32" else "HOME")
+    return (Path(home) if home else Path.home()) / ".docker" / "machine"
+
+
+def storage_root(option: str | None = None) -> Path:
+    """The store's root as an absolute path: `option`, else MACHINE_STORAGE_PATH, else the default."""
+    chosen = option or os.environ.get(ENV_STORAGE_PATH)
+    return Path(os.path.abspath(chosen)) if chosen else default_root()  # noqa: PTH100 (resolve() follows links)
+
+
+def certs(root: Path) -> Path:
+    """The folder of the store's own CA and client certificate."""
+    return root / CERTS
+
+
+def cache(root: Path) -> Path:
+    """The folder of images and downloaded packages; PYMACHINE_CACHE puts it elsewhere, for several stores."""
+    chosen = os.environ.get(ENV_CACHE)
+    return Path(os.path.abspath(chosen)) if chosen else root / "cache"  # noqa: PTH100
+
+
+def machines(root: Path) -> Path:
+    """The folder that has one folder a machine."""
+    return root / MACHINES
+
+
+def machine(root: Path, name: str) -> Path:
+    """The folder of one machine."""
+    return machines(root) / name
+
+
+def locks(root: Path) -> Path:
+    """The folder of the locks between processes."""
+    return root / "locks"
+
+
+def lock(root: Path, name: str) -> Path:
+    """The lock file for `name`; a name so long that no suffix fits is shortened to its digest."""
+    if len(os.fsencode(name)) > LONGEST_LOCK:
+        import hashlib  # noqa: PLC0415 (of no use to other names)
+
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return locks(root) / f"{name}{LOCK_SUFFIX}"

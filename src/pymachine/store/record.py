@@ -1,0 +1,244 @@
+"""The record of one machine: docker-machine's config.json, version 3, to and from dataclasses.
+
+What this version does not know is kept and written back: a record may have been written by docker-machine, by a
+newer pymachine, or by a driver that is not installed here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from pymachine.driver import fields as kinds
+from pymachine.driver.contract import Config, Endpoint, Json
+from pymachine.errors import RecordError
+from pymachine.store import migrations, paths
+from pymachine.store.client_files import ClientFiles
+
+T = TypeVar("T")
+
+
+def _key(name: str) -> dict[str, str]:
+    """The JSON key of a field, where it is not the CamelCase of its name."""
+    return {"json": name}
+
+
+@dataclass
+class EngineOptions:
+    """How the engine is to be run. `arbitrary_flags` are ``--engine-opt`` values: dockerd flags without dashes."""
+
+    arbitrary_flags: list[str] = field(default_factory=list)
+    dns: list[str] | None = None
+    graph_dir: str = ""
+    env: list[str] = field(default_factory=list)
+    ipv6: bool = False
+    insecure_registry: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    log_level: str = ""
+    storage_driver: str = ""
+    selinux_enabled: bool = False
+    tls_verify: bool = True
+    registry_mirror: list[str] = field(default_factory=list)
+    install_url: str = field(default="", metadata=_key("InstallURL"))
+
+
+@dataclass
+class SwarmOptions:
+    """Swarm standalone's options: kept in the record for docker-machine's sake, never acted on."""
+
+    is_swarm: bool = False
+    address: str = ""
+    discovery: str = ""
+    agent: bool = False
+    master: bool = False
+    host: str = "tcp://0.0.0.0:3376"
+    image: str = "swarm:latest"
+    strategy: str = "spread"
+    heartbeat: int = 0
+    overcommit: float = 0
+    arbitrary_flags: list[str] = field(default_factory=list)
+    arbitrary_join_flags: list[str] = field(default_factory=list)
+    env: list[str] | None = None
+    is_experimental: bool = False
+
+
+@dataclass
+class AuthOptions:
+    """Where the certificates are; absolute paths, as docker-machine writes them."""
+
+    cert_dir: str = ""
+    ca_cert_path: str = ""
+    ca_private_key_path: str = ""
+    ca_cert_remote_path: str = ""
+    server_cert_path: str = ""
+    server_key_path: str = ""
+    client_key_path: str = ""
+    server_cert_remote_path: str = ""
+    server_key_remote_path: str = ""
+    client_cert_path: str = ""
+    server_cert_sans: list[str] = field(default_factory=list, metadata=_key("ServerCertSANs"))
+    store_path: str = ""
+
+
+@dataclass
+class Machine:
+    """One machine: its name, its driver and the driver's configuration, and the options it was made with."""
+
+    name: str
+    driver_name: str
+    driver: Config
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    swarm: SwarmOptions = field(default_factory=SwarmOptions)
+    auth: AuthOptions = field(default_factory=AuthOptions)
+    endpoint: Endpoint | None = None
+    """Where it is reached, if that never changes; lets `env` connect without asking the driver."""
+    certificates_expire: int | None = None
+    """When the first of its certificates does, in seconds since 1970; `ls` and `env` warn without opening them."""
+    context: str = ""
+    """The docker context that was made for it, and goes with it."""
+    expires: int | None = None
+    """When its time to live ends, in seconds since 1970; `prune` and every `create` remove it then."""
+    owner: str = ""
+    """What it was made for and goes with: see `pymachine.hosts.prune`."""
+    install_script: str = ""
+    """The URL of the script that is to install the engine; `engine.install_url` has docker-machine's unless asked."""
+    raw: dict[str, Json] = field(default_factory=dict, repr=False, compare=False)
+    """The record as it was read, for the fields that are not known here."""
+
+    @property
+    def ssh_key(self) -> Path:
+        """The private key that opens the machine; docker-machine's place for it where the record has none."""
+        recorded = self.driver.get("SSHKeyPath")
+        return Path(recorded) if recorded else Path(self.auth.store_path) / paths.SSH_KEY
+
+    def client_files(self, folder: Path) -> ClientFiles:
+        """Return the certificates that a client of the machine uses; `folder` is the machine's own.
+
+        A machine that was set up has copies in its folder, which fit its engine even after the store got a new CA.
+        Without copies (driver `none`) they are where the record says.
+        """
+        copies = ClientFiles.in_folder(folder)
+        auth = self.auth
+        if copies.exist() or not (auth.ca_cert_path and auth.client_cert_path and auth.client_key_path):
+            return copies
+        return ClientFiles(Path(auth.ca_cert_path), Path(auth.client_cert_path), Path(auth.client_key_path))
+
+    def to_json(self) -> dict[str, Json]:
+        """The record as config.json has it, with unknown fields as they were read."""
+        host = dict(self.raw.get("HostOptions") or {})
+        host = {"Driver": "", "Memory": 0, "Disk": 0, **host}
+        host["EngineOptions"] = _dump(self.engine, host.get("EngineOptions"))
+        host["SwarmOptions"] = _dump(self.swarm, host.get("SwarmOptions"))
+        host["AuthOptions"] = _dump(self.auth, host.get("AuthOptions"))
+        record = {
+            **self.raw,
+            "ConfigVersion": migrations.CONFIG_VERSION,
+            "Driver": dict(self.driver),
+            "DriverName": self.driver_name,
+            "HostOptions": host,
+            "Name": self.name,
+        }
+        ours = {
+            "Endpoint": None if self.endpoint is None else _dump(self.endpoint, None),
+            "CertificatesExpire": self.certificates_expire,
+            "DockerContext": self.context or None,
+            "Expires": self.expires,
+            "Owner": self.owner or None,
+            "InstallScript": self.install_script or None,
+        }
+        for key, value in ours.items():
+            record.pop(key, None)
+            if value is not None:
+                record[key] = value
+        return record
+
+    @classmethod
+    def from_json(cls, record: Json, *, name: str, folder: Path | None = None) -> Machine:
+        """Read a record of any version; `name` is its folder's, and wins over the name inside (it may be a copy).
+
+        With `folder`, absolute paths of another place are read as lying there: see
+        `pymachine.store.migrations.relocate`.
+        Raises `RecordError`, naming the field, for anything that is not a record.
+        """
+        fields: Mapping[str, Json] = migrations.migrate(_object(record, "the whole", name), name=name)
+        if folder is not None:
+            fields = migrations.relocate(fields, folder=folder)
+        host = _object(fields.get("HostOptions") or {}, "HostOptions", name)
+        driver_name = fields.get("DriverName")
+        if not isinstance(driver_name, str) or not driver_name:
+            raise RecordError(f'machine "{name}": config.json names no driver (DriverName is {driver_name!r})')
+        endpoint = fields.get("Endpoint")
+        driver = kinds.checked(
+            _object(fields.get("Driver") or {}, "Driver", name), kinds.BASE, where="Driver", name=name
+        )
+        return cls(
+            name=name,
+            driver_name=driver_name,
+            driver=driver,
+            engine=_load(EngineOptions, host.get("EngineOptions"), name),
+            swarm=_load(SwarmOptions, host.get("SwarmOptions"), name),
+            auth=_load(AuthOptions, host.get("AuthOptions"), name),
+            endpoint=None if endpoint is None else _load(Endpoint, endpoint, name),
+            certificates_expire=_own(fields, "CertificatesExpire", kinds.SECONDS, name),
+            context=_own(fields, "DockerContext", kinds.CONTEXT, name) or "",
+            expires=_own(fields, "Expires", kinds.SECONDS, name),
+            owner=_own(fields, "Owner", kinds.TEXT, name) or "",
+            install_script=_own(fields, "InstallScript", kinds.TEXT, name) or "",
+            raw=dict(fields),
+        )
+
+
+def _own(fields: Mapping[str, Json], key: str, kind: kinds.Field, name: str) -> Json:
+    """A field that only pymachine writes, None where there is none."""
+    value = fields.get(key)
+    if value is not None:
+        kinds.require(kind, value, key, name)
+    return value
+
+
+def json_name(item: dataclasses.Field[Json]) -> str:
+    """The key of an option in JSON."""
+    return str(item.metadata.get("json") or "".join(word.capitalize() for word in item.name.split("_")))
+
+
+def _dump(options: EngineOptions | SwarmOptions | AuthOptions | Endpoint, old: Json) -> dict[str, Json]:
+    known = {json_name(item): getattr(options, item.name) for item in dataclasses.fields(options)}
+    return {**(old if isinstance(old, dict) else {}), **known}
+
+
+def _load(kind: type[T], data: Json, name: str) -> T:
+    """An options object from its JSON; what is missing or null keeps its default, a wrong type is an error."""
+    given = _object(data or {}, kind.__name__, name)
+    items = dataclasses.fields(kind)  # type: ignore[arg-type]
+    expected = {json_name(item): _kind(kind, item) for item in items}
+    values = kinds.checked(given, expected, where=kind.__name__, name=name)
+    return kind(**{item.name: values[json_name(item)] for item in items if json_name(item) in values})
+
+
+_KINDS = {
+    "bool": kinds.BOOLEAN,
+    "str": kinds.STRING,
+    "int": kinds.integer(),
+    "float": kinds.NUMBER,
+    "list[str]": kinds.STRINGS,
+}
+# A URL may have a port of more digits than any port has: see the driver none.
+_KINDS_BY_NAME = {"docker_port": kinds.integer(0), "ssh_port": kinds.PORT_OR_NONE, "ssh_user": kinds.USER}
+
+
+def _kind(options: type, item: dataclasses.Field[Json]) -> kinds.Field:
+    """What the value of an option must be."""
+    annotation = str(item.type).removesuffix(" | None")
+    kind = kinds.PATH if options is AuthOptions and annotation == "str" else _KINDS[annotation]
+    kind = _KINDS_BY_NAME.get(item.name, kind)
+    required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+    return kind.needed() if required else kind
+
+
+def _object(data: Json, what: str, name: str) -> Mapping[str, Json]:
+    if not isinstance(data, dict):
+        raise RecordError(f'machine "{name}": config.json: {what} is not a JSON object')
+    return data

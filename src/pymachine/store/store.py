@@ -1,0 +1,362 @@
+"""The store: one folder a machine, docker-machine's layout, written atomically and under locks.
+
+Locks are files in a folder of their own, since a machine's folder comes and goes; they are advisory and end with the
+process that holds them, however it ends.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from pymachine.driver import names
+from pymachine.driver.contract import Json
+from pymachine.driver.kit import transactions
+from pymachine.errors import (
+    LockedError,
+    MachineExistsError,
+    MachineNotFoundError,
+    PymachineError,
+    RecordError,
+    StoreError,
+)
+from pymachine.store import extra_fields, paths
+from pymachine.store.migrations import CONFIG_VERSION
+from pymachine.store.record import Machine
+from pymachine.system import atomic_dirs, files, os_errors
+
+LOCK_SECONDS = 900.0
+# A lock that was taken for the first time just now may be that of a machine that is about to exist.
+_OLD_LOCK_SECONDS = 60.0
+# docker-machine's words in front of everything that is wrong in a record.
+_MIGRATED = "Error getting migrated host: "
+STORE_LOCK = ".store"
+# A record has some 4 KB, and the texts of libvirt's patches.
+LONGEST_RECORD = 1 << 22
+DEEPEST_RECORD = 50
+
+
+class Store:
+    """The machines under one root. Nothing is made on disk before the first `save` or lock."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def machine_dir(self, name: str) -> Path:
+        """The folder of machine `name`. Raises `MachineNotFoundError` for what cannot be a folder's name."""
+        if not names.is_folder_name(name):
+            raise MachineNotFoundError(name)
+        return paths.machine(self.root, name)
+
+    def names(self) -> list[str]:
+        """All machines' names in case-insensitive natural order, those that cannot be read among them."""
+        return [name for name, is_machine in self._entries() if is_machine]
+
+    def strays(self) -> list[str]:
+        """What is among the machines' folders and is none: files, and links to files."""
+        return [name for name, is_machine in self._entries() if not is_machine]
+
+    def _entries(self) -> list[tuple[str, bool]]:
+        """Each name among the machines' folders that is not hidden, and whether it stands for a machine."""
+        folder = paths.machines(self.root)
+        try:
+            with os.scandir(folder) as entries:
+                found = [(entry.name, _is_machine(entry)) for entry in entries if names.is_folder_name(entry.name)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise os_errors.wrapped(StoreError, f"cannot list {folder}", error) from error
+        return sorted(found, key=lambda entry: (natural_key(entry[0]), entry[0]))
+
+    def exists(self, name: str) -> bool:
+        """Whether the name is taken: by a machine, loadable or not, or by anything else in its place."""
+        return names.is_folder_name(name) and os.path.lexists(paths.machine(self.root, name))
+
+    def load(self, name: str) -> Machine:
+        """The record of machine `name`.
+
+        Raises `MachineNotFoundError`, `StoreError` if its folder cannot be read, or `RecordError` if there is no
+        record in it.
+        """
+        folder = self.machine_dir(name)
+        path = folder / paths.CONFIG
+        try:
+            record = _read_json(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _missing_record(name, folder) from error
+        except OSError as error:
+            raise os_errors.wrapped(StoreError, f"cannot read {path}", error) from error
+        except (ValueError, RecursionError) as error:
+            where = f"{path} is not JSON: {error}."
+            raise RecordError(_MIGRATED + _not_json(error), hint=f"{where} {_broken_hint(name)}") from error
+        if isinstance(record, dict) and extra_fields.is_rewritten(record):
+            record = extra_fields.restore(record, _extra(folder))
+        try:
+            return Machine.from_json(record, name=name, folder=folder)
+        except RecordError as error:
+            raise error.prefixed(_MIGRATED) from error.__cause__
+
+    def save(self, machine: Machine) -> None:
+        """Write the record of `machine`, making its folder if it is not there. Raises `StoreError`.
+
+        A folder that was made for a record that cannot be written is removed again. A record that an older version
+        wrote is kept beside, as ``config.json.bak``; what docker-machine would drop from the record, as
+        ``pymachine.json``.
+        """
+        folder = self.machine_dir(machine.name)
+        record = machine.to_json()
+        with ExitStack() as undo:
+            if not os.path.lexists(folder):
+                undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            try:
+                files.make_private_dir(folder)
+                _keep_older(folder)
+                _write(folder, record)
+            except OSError as error:
+                raise os_errors.wrapped(StoreError, f"cannot write {folder / paths.CONFIG}", error) from error
+            undo.pop_all()
+
+    def add(self, machine: Machine) -> None:
+        """Write the record of a new machine, with the note that its `create` is unfinished, in one step.
+
+        Raises `MachineExistsError` or `StoreError`.
+        """
+        folder = self.machine_dir(machine.name)
+        record = machine.to_json()
+        try:
+            files.make_private_dir(folder.parent)
+            with atomic_dirs.making(folder.parent, private=True) as new:
+                _write(new, record)
+                transactions.note(new, transactions.CREATE)
+                if self.exists(machine.name):
+                    raise MachineExistsError(machine.name)
+                new.rename(folder)
+        except OSError as error:
+            raise os_errors.wrapped(StoreError, f"cannot write {folder / paths.CONFIG}", error) from error
+
+    def rename(self, name: str, new: str) -> None:
+        """Move the folder of machine `name`, in one step. Hold the locks of both names."""
+        folder = self.machine_dir(name)
+        try:
+            # A folder, even an empty one, must not be replaced.
+            if self.exists(new):
+                raise MachineExistsError(new)
+            folder.rename(self.machine_dir(new))
+        except FileNotFoundError as error:
+            raise MachineNotFoundError(name) from error
+        except OSError as error:
+            raise os_errors.wrapped(StoreError, f"cannot rename {folder}", error) from error
+
+    def delete(self, name: str) -> None:
+        """Remove the folder of machine `name`: gone from the list at once, then from the disk.
+
+        Of a machine whose folder is a symbolic link, the link is removed; the folder that it leads to stays, as with
+        docker-machine. What cannot be removed has its name again, so that it is seen. Raises `StoreError`.
+        """
+        folder = self.machine_dir(name)
+        try:
+            atomic_dirs.retire(folder)
+        except FileNotFoundError as error:
+            raise MachineNotFoundError(name) from error
+        except OSError as error:
+            raise os_errors.wrapped(StoreError, f"cannot remove {folder}", error) from error
+
+    @contextmanager
+    def lock(self, name: str, *, timeout: float = LOCK_SECONDS) -> Iterator[None]:
+        """Hold the lock of machine `name`; waits up to `timeout` seconds, then raises `LockedError`."""
+        try:
+            held = files.acquire_lock(self._lock_file(name), timeout=timeout)
+        except TimeoutError as error:
+            raise LockedError(
+                f'machine "{name}" is in use by another pymachine for more than {timeout:g} seconds',
+                hint="Wait for it to end, or end it.",
+            ) from error
+        except OSError as error:
+            raise os_errors.wrapped(StoreError, f"cannot write in the store {self.root}", error) from error
+        with held:
+            try:
+                yield
+            finally:
+                if name != STORE_LOCK and not self.exists(name):
+                    files.discard_lock(self._lock_file(name))
+
+    def sweep_locks(self) -> None:
+        """Remove the lock files of machines that do not exist any more, unless a process holds them."""
+        for path in files.old_locks(paths.locks(self.root), seconds=_OLD_LOCK_SECONDS):
+            name = path.name.removesuffix(paths.LOCK_SUFFIX).removesuffix(paths.RUN_SUFFIX)
+            if name == STORE_LOCK or self.exists(name):
+                continue
+            try:
+                with files.acquire_lock(path, timeout=0):
+                    files.discard_lock(path)
+            except (TimeoutError, OSError):
+                continue  # it is held, or another user's
+
+    def _lock_file(self, name: str) -> Path:
+        if name != STORE_LOCK and not names.is_folder_name(name):
+            raise MachineNotFoundError(name)
+        return paths.lock(self.root, name)
+
+    @contextmanager
+    def reserving(self) -> Iterator[None]:
+        """Hold the store's own lock, for what must be unique among its machines; held only for moments."""
+        with self.lock(STORE_LOCK):
+            yield
+
+
+def _write(folder: Path, record: Mapping[str, Json]) -> None:
+    """Write a record into the machine's folder. Raises OSError."""
+    _save_extra(folder, extra_fields.extract(record))
+    files.atomic_write(folder / paths.CONFIG, json.dumps(record, indent=4), mode=0o600)
+
+
+def _keep_older(folder: Path) -> None:
+    """Copy the record in `folder` if it is of an older version; a copy that is there already stays."""
+    path = folder / paths.CONFIG
+    try:
+        text = files.read_regular(path, longest=LONGEST_RECORD)
+        record = json.loads(text)
+    except (FileNotFoundError, ValueError, RecursionError):
+        return
+    if not isinstance(record, dict) or record.get("ConfigVersion", 0) == CONFIG_VERSION:
+        return
+    for number in itertools.count():
+        copy = folder / (paths.CONFIG_BACKUP + (f".{number}" if number else ""))
+        if not copy.exists():
+            files.atomic_write(copy, text, mode=0o600)
+            return
+        if copy.read_bytes() == text:
+            return
+
+
+def _read_json(path: Path) -> Json:
+    """Return what a file of a record has. Raises OSError, ValueError, and RecursionError for JSON that is too deep."""
+    value = json.loads(files.read_regular(path, longest=LONGEST_RECORD), parse_constant=_no_constant)
+    _check_depth(value)
+    # Half of a surrogate pair, which JSON can write and no output takes. Bytes of paths are fine.
+    json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")
+
+
+def _check_depth(value: Json) -> None:
+    """Raise RecursionError for objects and lists in each other that are deeper than any record's."""
+    level = [value]
+    for _ in range(DEEPEST_RECORD):
+        level = [entry for each in level if isinstance(each, dict | list) for entry in _entries(each)]
+        if not level:
+            return
+    raise RecursionError(f"it is nested deeper than {DEEPEST_RECORD} levels")
+
+
+def _entries(value: dict[str, Json] | list[Json]) -> list[Json]:
+    return list(value.values()) if isinstance(value, dict) else value
+
+
+def _extra(folder: Path) -> dict[str, Json]:
+    """Return what `_save_extra` wrote into `folder`, empty if nothing. Raises `RecordError`.
+
+    Without the date of certificates that were replaced since then.
+    """
+    path = folder / paths.EXTRA
+    try:
+        extra = _read_json(path)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise os_errors.wrapped(StoreError, f"cannot read {path}", error) from error
+    except (ValueError, RecursionError) as error:
+        extra, why = None, str(error)
+    else:
+        why = "it is not a JSON object"
+    if not isinstance(extra, dict):
+        raise RecordError(
+            f"{path} cannot be read: {why}",
+            hint="Remove that file; the machine then has no time to live, context or owner.",
+        )
+    certificate = folder / paths.SERVER_CERT
+    if certificate.exists() and certificate.stat().st_mtime > path.stat().st_mtime:
+        extra.pop("CertificatesExpire", None)
+    return extra
+
+
+def _save_extra(folder: Path, extra: Mapping[str, Json]) -> None:
+    """Write the copy of what docker-machine drops, unless it is there already. Raises OSError."""
+    path = folder / paths.EXTRA
+    text = json.dumps(extra, indent=4).encode()
+    try:
+        if path.read_bytes() == text:
+            return
+    except FileNotFoundError:
+        pass
+    files.atomic_write(path, text, mode=0o600)
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """A sort key under which ``host2`` comes before ``Host10``."""
+    return [
+        (0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part.lower())
+        for part in re.split(r"([0-9]+)", name)
+        if part
+    ]
+
+
+def _is_machine(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is shown as a machine: a folder, or a link to anything but a file."""
+    try:
+        return entry.is_dir() or (entry.is_symlink() and not entry.is_file())
+    except OSError:  # a link in a circle, or through a folder that may not be read
+        return True
+
+
+def _missing_record(name: str, folder: Path) -> PymachineError:
+    """Why there is no record of machine `name`."""
+    if not os.path.lexists(folder):
+        return MachineNotFoundError(name)
+    if folder.is_dir():
+        hint = f"{_broken_hint(name)}\nIf it is no machine, move it out of {folder.parent}."
+        return RecordError(f"open {folder / paths.CONFIG}: no such file or directory", hint=hint)
+    if folder.is_symlink() and not folder.exists():
+        return RecordError(
+            f'the folder of machine "{name}" is a link to {folder.readlink()}, which does not exist',
+            hint=f"Restore or mount what it leads to, or remove the link: pymachine rm -f {shlex.quote(name)}",
+        )
+    return RecordError(f"{folder} is a file and no machine", hint=f"Move it out of {folder.parent}.")
+
+
+# What Python's decoder expects, and what Go's calls the place.
+_GO_PLACES = {
+    "Expecting property name enclosed in double quotes": "looking for beginning of object key string",
+    "Illegal trailing comma before end of object": "looking for beginning of object key string",
+    "Illegal trailing comma before end of array": "looking for beginning of value",
+    "Expecting ':' delimiter": "after object key",
+    "Expecting value": "looking for beginning of value",
+    "Extra data": "after top-level value",
+}
+
+
+def _not_json(error: ValueError | RecursionError) -> str:
+    """What is wrong with a text that is not JSON, as docker-machine says it."""
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    # Where Python 3.13 names the comma, and Go what comes after it.
+    comma = 1 if error.msg.startswith("Illegal trailing comma") else 0
+    rest = error.doc[error.pos + comma :].lstrip()
+    if not rest or "Unterminated string" in error.msg:
+        return "unexpected end of JSON input"
+    place = _GO_PLACES.get(error.msg)
+    return f"invalid character '{rest[0]}' {place}" if place else str(error)
+
+
+def _broken_hint(name: str) -> str:
+    return f"Restore it from a backup, or remove the machine: pymachine rm -f {shlex.quote(name)}"

@@ -1,0 +1,124 @@
+"""Whether files in the cache are whole: by their digests, which are computed once for each copy of a file.
+
+A manifest has the size and digest of each file. After a check the file's inode and times are noted beside it, and a
+file of which these are the same is not read again. In a copy or after a restore they differ, so that it is read once.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pymachine.errors import PymachineError
+from pymachine.system import files, os_errors
+
+CHECKED = ".checked.json"
+_BLOCK = 1 << 20
+_ZEROS = bytes(_BLOCK)
+
+
+class ContentError(PymachineError):
+    """A file in the cache is not as it was made."""
+
+    code = "damaged-file"
+
+
+def sparse_digest(path: Path) -> str:
+    """SHA-256 over the blocks of a file that are not all zeros, and their places; holes and zeros are the same.
+
+    The blocks are hashed side by side. Raises OSError.
+    """
+    whole = hashlib.sha256()
+    with path.open("rb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
+        handle = file.fileno()
+        size = os.fstat(handle).st_size
+        whole.update(f"{size}\n".encode())
+        for block in pool.map(lambda position: _block_digest(handle, position), _positions(handle, size)):
+            whole.update(block)
+    return whole.hexdigest()
+
+
+def _positions(handle: int, size: int) -> Iterator[int]:
+    """Where the blocks begin that have something else than holes in them."""
+    position = 0
+    while position < size:
+        if hasattr(os, "SEEK_DATA"):
+            try:
+                position = os.lseek(handle, position, os.SEEK_DATA) // _BLOCK * _BLOCK
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                return  # a hole up to the end
+        yield position
+        position += _BLOCK
+
+
+def _block_digest(handle: int, position: int) -> bytes:
+    data = os.pread(handle, _BLOCK, position)
+    if _ZEROS.startswith(data):
+        return b""
+    return b"%d " % position + hashlib.sha256(data).digest()
+
+
+def check(
+    folder: Path,
+    manifest: str,
+    expected: Mapping[str, Mapping[str, Any]],
+    *,
+    digest: Callable[[Path], str],
+    linked: bool = False,
+) -> None:
+    """Raise `ContentError` unless each file in `folder` has the size and the ``sha256`` that are `expected` of it.
+
+    `manifest` is the name of the file that has these. With `linked` other names of the files come and go, which
+    changes the time of their inodes, so that only the manifest's is looked at.
+    """
+    noted = _noted(folder)
+    read = False
+    for name, facts in expected.items():
+        path = folder / name
+        try:
+            if path.stat().st_size != facts["size"]:
+                raise ContentError(f"{path} has {path.stat().st_size} bytes instead of {facts['size']}")
+            if noted.get(name) == _marks(path, folder / manifest, linked=linked):
+                continue
+            read = True
+            if digest(path) != facts["sha256"]:
+                raise ContentError(f"{path} is not as it was made: its digest is another")
+        except OSError as error:
+            raise os_errors.wrapped(ContentError, f"{path} cannot be read", error) from error
+    if read:
+        note(folder, manifest, expected, linked=linked)
+
+
+def note(folder: Path, manifest: str, names: Iterable[str], *, linked: bool = False) -> None:
+    """Note that the files `names` in `folder` are as they were made."""
+    # In a cache that is read-only, they are read again by every check.
+    with suppress(OSError):
+        marks = {name: _marks(folder / name, folder / manifest, linked=linked) for name in names}
+        files.atomic_write(folder / CHECKED, json.dumps(marks) + "\n")
+
+
+def _noted(folder: Path) -> dict[str, Any]:
+    try:
+        noted = json.loads((folder / CHECKED).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
+
+
+def _marks(path: Path, manifest: Path, *, linked: bool) -> list[int]:
+    """What tells a file from its copies, and from what it was before it was written to. Nobody can set an inode's time.
+
+    Raises OSError.
+    """
+    status, of_manifest = path.stat(), manifest.stat()
+    changed = of_manifest.st_ctime_ns if linked else status.st_ctime_ns
+    return [status.st_size, status.st_ino, status.st_mtime_ns, changed]

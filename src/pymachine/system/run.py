@@ -1,0 +1,259 @@
+"""The one runner for outside commands.
+
+Every command is logged, quoted as a shell would take it, and its end is told apart: not found, ended by a
+signal, non-zero, too slow. Secrets never go into argv (other users can read it): give them on `stdin`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from pymachine.errors import CommandError
+from pymachine.system.deferred_signals import deferred
+from pymachine.system.wait import Deadline
+
+log = logging.getLogger(__name__)
+Sink = Callable[[bytes], None]
+_CHUNK = 65536
+# How long a program may take to clean up after Ctrl-C.
+_INTERRUPTED_SECONDS = 0.25
+MOST_OUTPUT = 16 * 1024 * 1024
+"""In bytes: no command whose output is kept prints more, to stdout or to stderr, here or on a host."""
+
+
+class CommandNotFoundError(CommandError):
+    """The program is not on PATH, or not executable."""
+
+    code = "command-not-found"
+
+
+class CommandFailedError(CommandError):
+    """The program ran and ended with a non-zero exit code, or by a signal."""
+
+    code = "command-failed"
+
+    def __init__(self, brief: str, *, result: Result) -> None:
+        super().__init__(brief, details=(result.stderr or result.stdout).strip())
+        self.result = result
+
+
+class CommandTimeoutError(CommandError):
+    """The program was still running when its time was up, and was killed."""
+
+    code = "command-timeout"
+
+
+class CommandOutputError(CommandError):
+    """The program printed more than is kept of any program's output, and was killed."""
+
+    code = "command-output"
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended. `returncode` is negative (minus the signal) when a signal ended it."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def quote(argv: Sequence[str | Path]) -> str:
+    """`argv` as one line that can be pasted into a POSIX shell."""
+    return shlex.join(str(word) for word in argv)
+
+
+def which(program: str) -> Path | None:
+    """Where `program` is on PATH, or None."""
+    found = shutil.which(program)
+    return Path(found) if found else None
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    stdin: str | bytes | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float | None = None,
+    check: bool = True,
+) -> Result:
+    """Run a command to its end and return what it said, decoded as UTF-8 with replacement characters.
+
+    `timeout` is in seconds. With `check`, a non-zero end raises `CommandFailedError`. Always raises
+    `CommandNotFoundError`, `CommandTimeoutError` and `CommandOutputError`.
+    """
+    words = tuple(str(word) for word in argv)
+    log.debug("run: %s", quote(words))
+    data = stdin.encode() if isinstance(stdin, str) else stdin
+    try:
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL if data is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=None if env is None else dict(env),
+            cwd=cwd,
+        )
+    except (FileNotFoundError, PermissionError) as error:
+        if cwd is not None and not cwd.is_dir():
+            raise CommandError(f"cannot run {words[0]}: no folder {cwd}") from error
+        raise CommandNotFoundError(
+            f"{words[0]}: command not found, or not executable",
+            hint=f"Install {Path(words[0]).name}, or put its folder on PATH.",
+        ) from error
+    result = _ended(process, words, data, timeout)
+    log.debug("run: %s: exit %d", words[0], result.returncode)
+    if check and result.returncode != 0:
+        raise CommandFailedError(f"{words[0]} {describe_exit(result.returncode)}: {quote(words)}", result=result)
+    return result
+
+
+def _ended(
+    process: subprocess.Popen[bytes], words: tuple[str, ...], data: bytes | None, timeout: float | None
+) -> Result:
+    """Send `data` to a process, collect what it prints, and wait for its end. It does not outlive this call."""
+    deadline = None if timeout is None else Deadline(timeout)
+    try:
+        changed = threading.Semaphore(0)
+        assert process.stdout is not None  # noqa: S101 (for the type checker)
+        assert process.stderr is not None  # noqa: S101
+        out, errors = (
+            Collector(stream, most=MOST_OUTPUT, done=lambda _: changed.release())
+            for stream in (process.stdout, process.stderr)
+        )
+        if process.stdin is not None:
+            threading.Thread(target=send, args=(process.stdin, data or b""), daemon=True).start()
+        for _ in (out, errors):
+            if not changed.acquire(timeout=deadline.remaining() if deadline else None):
+                raise subprocess.TimeoutExpired(words, timeout or 0.0)  # noqa: TRY301
+            if out.is_too_much or errors.is_too_much:
+                raise CommandOutputError(
+                    f"{words[0]} printed more than {MOST_OUTPUT} bytes, and was ended: {quote(words)}",
+                    hint="Run it in a terminal, and look at what it prints.",
+                )
+        code = process.wait(deadline.remaining() if deadline else None)
+    except KeyboardInterrupt:
+        with suppress(subprocess.TimeoutExpired):  # the terminal has interrupted it too
+            process.wait(_INTERRUPTED_SECONDS)
+        raise
+    except subprocess.TimeoutExpired as error:
+        raise CommandTimeoutError(f"{words[0]} did not end within {timeout:g} seconds: {quote(words)}") from error
+    finally:
+        process.kill()
+        process.wait()
+    return Result(words, code, out.text(), errors.text())
+
+
+class Collector:
+    """Collects what comes through a pipe, in a thread, until its end or until it is too much."""
+
+    def __init__(self, stream: IO[bytes], *, most: int, done: Callable[[Collector], object]) -> None:
+        """`most` is in bytes. `done` is called, in the thread, when nothing more is read."""
+        self._stream = stream
+        self._done = done
+        self._most = most
+        self._data = bytearray()
+        self.is_too_much = False
+        self._thread = threading.Thread(target=self._collect, daemon=True)
+        self._thread.start()
+
+    def _collect(self) -> None:
+        # Closed here: a process that outlives the one that was started may have the pipe open for longer.
+        try:
+            with self._stream:
+                while not self.is_too_much and (data := os.read(self._stream.fileno(), _CHUNK)):
+                    self._data += data
+                    self.is_too_much = len(self._data) > self._most
+        finally:
+            self._done(self)
+
+    def text(self, timeout: float | None = None) -> str:
+        """Return what came, decoded; wait for the end of the pipe for `timeout` seconds at most."""
+        self._thread.join(timeout)
+        return bytes(self._data).decode(errors="replace")
+
+
+def send(stream: IO[bytes], data: bytes) -> None:
+    """Write `data` to a pipe and close it. A reader that has ended needs no more; its exit code tells why."""
+    with suppress(OSError), stream:
+        stream.write(data)
+
+
+def foreground(argv: Sequence[str], *, out: Sink | None = None, errors: Sink | None = None) -> int:
+    """Run a command on our own terminal; returns its exit code as a shell would (128 and more: a signal).
+
+    An interrupt is for the command to handle, since it gets the same signal. `out` and `errors` are called, each in a
+    thread, with what the command prints, in place of our own stdout and stderr.
+    """
+    log.debug("run: %s", quote(argv))
+    pipes = [None if sink is None else subprocess.PIPE for sink in (out, errors)]
+    with (
+        deferred() as now,
+        subprocess.Popen(argv, stdout=pipes[0], stderr=pipes[1]) as process,
+        _handed_on(process.stdout, out),
+        _handed_on(process.stderr, errors),
+    ):
+        while True:
+            try:
+                now()
+                code = process.wait()
+                break
+            except KeyboardInterrupt:
+                continue
+            except BaseException:  # we were told to end, and the program was not
+                process.terminate()
+                raise
+    return code if code >= 0 else 128 - code
+
+
+@contextmanager
+def _handed_on(stream: IO[bytes] | None, sink: Sink | None) -> Iterator[None]:
+    """Call `sink` with what comes through `stream` until its end, while the block runs."""
+    if stream is None or sink is None:
+        yield
+        return
+
+    def read() -> None:
+        while data := os.read(stream.fileno(), _CHUNK):
+            sink(data)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        reader.join()
+
+
+def describe_exit(returncode: int) -> str:
+    """A phrase for a return code as `subprocess` gives it."""
+    if returncode >= 0:
+        return f"failed with exit code {returncode}"
+    try:
+        return f"was ended by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"was ended by signal {-returncode}"
+
+
+def process_exists(pid: int) -> bool:
+    """Whether there is a process of that id, ours or not; one that has ended and was not reaped counts too."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
