@@ -366,9 +366,10 @@ def test_what_another_user_left_in_the_cache_is_replaced(tmp_path: Path) -> None
     (tmp_path / "image" / "manifest.json").write_text("{}")
     unprivileged.close_off(tmp_path / "image")
     script = (
-        "import sys; from pathlib import Path; from pymachine.system import atomic_dirs as folders; root = Path(sys.argv[1])\n"
-        "with folders.making(root, private=False) as new:\n"
-        "    (new / 'whole').touch(); folders.publish(new, root / 'image')"
+        "import sys; from pathlib import Path\n"
+        "from pymachine.system import atomic_dirs; root = Path(sys.argv[1])\n"
+        "with atomic_dirs.making(root, private=False) as new:\n"
+        "    (new / 'whole').touch(); atomic_dirs.publish(new, root / 'image')"
     )
     subprocess.run(unprivileged.command([sys.executable, "-c", script, str(tmp_path)]), check=True)
     assert (tmp_path / "image" / "whole").exists()
