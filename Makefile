@@ -1,5 +1,5 @@
 # One line a target; the work is in scripts/ and tox.ini.
-.PHONY: help intro test endurance test-generic test-libvirt test-virtualbox test-virtualbox-nested install lint types docs bench clean
+.PHONY: help intro test test-quick endurance test-generic test-libvirt test-virtualbox test-virtualbox-nested install lint types docs bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' $(MAKEFILE_LIST)
@@ -11,6 +11,10 @@ intro: ## Set up all that is needed, make the machine "intro", and run a contain
 test: ## Run all tests, in real virtual machines too
 	@scripts/setup --tests
 	@scripts/test
+
+test-quick: ## Run the unit and contract tests, lint, types, and one real machine: two minutes
+	@scripts/setup --tests
+	@scripts/test -e lint,types,py,machine
 
 test-generic: ## Run the tests of the driver generic alone, with a real host
 	@scripts/setup --tests

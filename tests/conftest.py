@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from support import images, packages, processes, registry as registries
 from support.registry import USER_NETWORK_HOST, Registry
-from support.runner import Pymachine, cache_folder, private_store
+from support.runner import DEFAULT_CPUS, Pymachine, cache_folder, private_store
 
 # On a busy host any example may take long; what must be quick is measured in benchmarks/.
 settings.register_profile("any-host", deadline=None)
@@ -70,6 +70,6 @@ def registry(package_server: str, host_from_guest: str) -> Iterator[Registry]:
 @pytest.fixture(scope="session")
 def intro(registry: Registry) -> Iterator[Pymachine]:
     """The tutorial's machine, in a store of its own, for all tests that need some running machine."""
-    with private_store() as program:
+    with private_store(**DEFAULT_CPUS) as program:
         program("create", "--engine-registry-mirror", registry.url_from_guest, "intro")
         yield program

@@ -64,7 +64,7 @@ class Owned(Guest):
 
     def start(self) -> None:
         argv = ["qemu-system-x86_64", "-machine", "q35,vmport=off", "-accel", "tcg,thread=multi,tb-size=256"]
-        argv += ["-cpu", "max,la57=off", "-smp", "2", "-m", "1024", "-nodefaults", "-display", "none"]
+        argv += ["-cpu", "max,la57=off", "-smp", "1", "-m", "1024", "-nodefaults", "-display", "none"]
         argv += ["-drive", f"if=none,id=iso,format=raw,readonly=on,file={self.image.iso}"]
         argv += ["-device", "ide-cd,id=cd,drive=iso,bus=ide.0,bootindex=0"]
         argv += ["-drive", f"if=none,id=disk,format=raw,file={self.disk}", "-device", "ide-hd,drive=disk,bus=ide.1"]

@@ -106,7 +106,7 @@ class Guest:
         forwards = f"hostfwd=tcp:127.0.0.1:{self.engine_port}-:{self.engine_port_inside}"
         forwards += f",hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22"
         argv = ["qemu-system-x86_64", "-machine", "q35,vmport=off", "-accel", "tcg,thread=multi,tb-size=256"]
-        argv += ["-cpu", "max,la57=off", "-smp", "2", "-m", "1024", "-nodefaults", "-display", "none"]
+        argv += ["-cpu", "max,la57=off", "-smp", "1", "-m", "1024", "-nodefaults", "-display", "none"]
         argv += ["-kernel", str(self.image.kernel), "-initrd", str(self.image.initrd), "-append", kernel_line]
         argv += ["-drive", f"file={self.image.iso},format=raw,readonly=on,if=virtio"]
         argv += ["-drive", f"file={self.disk},format=raw,if=virtio,discard=unmap"]

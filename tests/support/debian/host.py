@@ -39,7 +39,7 @@ class Host:
         line = "root=/dev/vda rw net.ifnames=0 quiet loglevel=3 console=ttyS0 systemd.show_status=0 "
         line += f"test.apt=http://{USER_NETWORK_HOST}:{apt_port}/"
         argv = ["qemu-system-x86_64", "-machine", "q35,vmport=off", "-accel", "tcg,thread=multi,tb-size=256"]
-        argv += ["-cpu", "max,la57=off", "-smp", "2", "-m", "1024", "-nodefaults", "-display", "none"]
+        argv += ["-cpu", "max,la57=off", "-smp", "1", "-m", "1024", "-nodefaults", "-display", "none"]
         argv += ["-kernel", str(built.kernel), "-initrd", str(built.initrd), "-append", line]
         argv += ["-drive", f"file={disk},format=qcow2,if=virtio,cache=unsafe,discard=unmap"]
         argv += ["-netdev", f"user,id=net,{forwards}", "-device", "virtio-net-pci,netdev=net,romfile="]
