@@ -323,6 +323,9 @@ def _size() -> os.terminal_size:
 
 @contextmanager
 def _raw_terminal() -> Iterator[None]:
+    if sys.platform == "win32":
+        yield
+        return
     import termios  # noqa: PLC0415 (not on Windows)
     import tty  # noqa: PLC0415
 
@@ -336,6 +339,10 @@ def _raw_terminal() -> Iterator[None]:
 
 @contextmanager
 def _resizing(channel: paramiko.Channel) -> Iterator[None]:
+    if sys.platform == "win32":  # which sends no signal for it
+        yield
+        return
+
     def resized(_signal: int, _frame: object) -> None:
         size = _size()
         channel.resize_pty(size.columns, size.lines)

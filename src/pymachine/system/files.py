@@ -52,7 +52,8 @@ def atomic_write(path: Path, data: bytes | str, *, mode: int = 0o600, durable: b
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
-            os.fchmod(stream.fileno(), mode)  # the umask may have taken bits away
+            if sys.platform != "win32":
+                os.fchmod(stream.fileno(), mode)  # the umask may have taken bits away
             if durable:
                 os.fsync(stream.fileno())
         fresh.replace(path)
@@ -158,13 +159,15 @@ def try_lock(handle: int, *, shared: bool = False) -> bool | None:
 
     False if another process has the lock, None if there are no such locks.
     """
-    try:
-        import fcntl  # noqa: PLC0415 (not on Windows)
+    if sys.platform == "win32":
+        return None
+    import fcntl  # noqa: PLC0415 (not on Windows)
 
+    try:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except (ImportError, OSError):
+    except OSError:
         return None
     return True
 
@@ -190,7 +193,7 @@ def old_locks(folder: Path, *, seconds: float) -> list[Path]:
 
 def _hand_over(path: Path) -> None:
     """Give what root makes in another user's folder to that user: after `sudo`, they need the same locks."""
-    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+    if sys.platform == "win32" or os.geteuid() != 0:
         return
     owner, made = path.parent.stat(), path.lstat()
     # A name that was made to lead to a file of root's must not give it away.

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -61,6 +62,8 @@ def _positions(handle: int, size: int) -> Iterator[int]:
 
 
 def _block_digest(handle: int, position: int) -> bytes:
+    if sys.platform == "win32":
+        raise OSError(errno.ENOSYS, "Windows has no reading at a position")
     data = os.pread(handle, _BLOCK, position)
     if _ZEROS.startswith(data):
         return b""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from typing import TypeVar
 
 from pymachine.errors import PymachineError
@@ -111,9 +112,11 @@ def _blocking(file: str) -> tuple[str, str, int] | None:
 
 
 def _user(number: int) -> str:
-    try:
-        import pwd  # noqa: PLC0415 (not on Windows)
+    if sys.platform == "win32":
+        return f"user {number}"
+    import pwd  # noqa: PLC0415 (not on Windows)
 
+    try:
         return pwd.getpwuid(number).pw_name
-    except (ImportError, KeyError):
+    except KeyError:
         return f"user {number}"
