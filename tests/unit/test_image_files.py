@@ -436,8 +436,8 @@ def test_an_image_in_a_cache_that_was_copied_is_read_once(
     copy = cache.find(store, image.name)
     assert copy.directory != image.directory
     read: list[Path] = []
-    digest = cache._digest
-    monkeypatch.setattr(cache, "_digest", lambda path: (read.append(path), digest(path))[1])
+    digest = cache.Images.digest
+    monkeypatch.setattr(cache.Images, "digest", lambda self, path: (read.append(path), digest(self, path))[1])
     for number in range(3):
         assert cache.intact(copy, Silent()) == copy
         assert len(read) == 3

@@ -164,12 +164,12 @@ HARMS = [flip, truncate, copy_half, Path.unlink]
 def test_a_file_that_is_not_as_it_was_made_is_noticed(world: World, name: str, harm: Callable[[Path], None]) -> None:
     template = world.made()
     harm(template.directory / name)
-    with pytest.raises(TemplateError, match=name):
-        template.check()
+    with pytest.raises(manifests.ContentError, match=name):
+        templates.Templates(template.directory.parent).check(template)
     again = world.made()
     assert len(Freezer.made) == 2
     assert again.name == template.name
-    again.check()
+    templates.Templates(again.directory.parent).check(again)
     assert "is removed" in world.reporter.lines[0]
 
 
@@ -231,11 +231,11 @@ def test_a_copy_that_is_not_whole_is_noticed(
 def test_a_note_of_the_last_check_that_is_no_good_is_not_believed(world: World, text: str) -> None:
     template = world.made()
     (template.directory / manifests.CHECKED).write_text(text)
-    template.check()
+    templates.Templates(template.directory.parent).check(template)
     truncate(template.directory / "memory")
     (template.directory / manifests.CHECKED).write_text(text)
-    with pytest.raises(TemplateError, match="memory"):
-        template.check()
+    with pytest.raises(manifests.ContentError, match="memory"):
+        templates.Templates(template.directory.parent).check(template)
 
 
 def test_a_template_that_an_older_version_made_is_listed_and_pruned(world: World) -> None:

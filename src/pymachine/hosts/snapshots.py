@@ -14,11 +14,11 @@ from pymachine.driver import fields
 from pymachine.driver.contract import Json
 from pymachine.errors import PymachineError
 from pymachine.store import paths
-from pymachine.system import atomic_dirs, files, os_errors
+from pymachine.system import files, os_errors
+from pymachine.system.folder_collection import FolderCollection, ManifestFolder
 
 FORMAT = 1
 MANIFEST = "snapshot.json"
-LONGEST_MANIFEST = 1 << 20
 # What can be a file's name, an argument and a word of a sentence.
 NAME_PATTERN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_\-.]{0,62}\Z")
 
@@ -30,16 +30,8 @@ class SnapshotError(PymachineError):
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class Snapshot(ManifestFolder):
     """One snapshot."""
-
-    directory: Path
-    manifest: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        """What commands call it."""
-        return self.directory.name
 
     @property
     def made(self) -> float:
@@ -64,6 +56,30 @@ class Snapshot:
         return sum(each.st_blocks * 512 for each in status if each.st_nlink == 1)
 
 
+class Snapshots(FolderCollection[Snapshot]):
+    """The snapshots of one machine."""
+
+    noun = "snapshot"
+    manifest_name = MANIFEST
+    error = SnapshotError
+
+    def __init__(self, machine: Path) -> None:
+        """`machine` is the machine's folder. Raises `SnapshotError` if its folder of snapshots is a link elsewhere."""
+        root = machine / paths.SNAPSHOTS
+        if root.is_symlink():
+            raise SnapshotError(
+                f"{root} is a link to {str(root.readlink())!r}, and not a folder of the machine's own",
+                hint="Put the folder itself there, or remove the link.",
+            )
+        super().__init__(root)
+
+    def parse(self, directory: Path, manifest: Any) -> Snapshot | None:
+        """See `FolderCollection.parse`."""
+        made = manifest["format"] == FORMAT and float(manifest["made"])
+        complete = 0 < made <= fields.LAST_SECOND and isinstance(manifest["facts"], dict)
+        return Snapshot(directory, manifest) if complete and not directory.is_symlink() else None
+
+
 def check_name(name: str) -> None:
     """Raise `SnapshotError` unless `name` can be a snapshot's."""
     if not NAME_PATTERN.match(name):
@@ -80,8 +96,7 @@ def default_name(now: float | None = None) -> str:
 
 def find_all(machine: Path) -> list[Snapshot]:
     """The snapshots of the machine in that folder, the oldest first; a folder that is not one is passed over."""
-    found = [snapshot for path in _root(machine).glob("[!.]*") if (snapshot := _open(path))]
-    return sorted(found, key=lambda snapshot: (snapshot.made, snapshot.name))
+    return sorted(Snapshots(machine).all(), key=lambda snapshot: (snapshot.made, snapshot.name))
 
 
 def find(machine: Path, name: str) -> Snapshot:
@@ -100,17 +115,17 @@ def make(machine: Path, name: str, fill: Callable[[Path], Mapping[str, Json]]) -
     Nothing is left of it if `fill` raises. Raises `SnapshotError` for a name that is taken.
     """
     check_name(name)
-    root = _root(machine)
-    target = root / name
+    snapshots = Snapshots(machine)
+    target = snapshots.root / name
     if target.exists():
         raise SnapshotError(f'machine "{machine.name}" has a snapshot "{name}" already')
     try:
-        files.make_private_dir(root)
-        with atomic_dirs.making(root, private=True) as folder:
+        files.make_private_dir(snapshots.root)
+        with snapshots.making() as folder:
             facts = dict(fill(folder))
             manifest = {"format": FORMAT, "made": time.time(), "facts": facts}
             files.atomic_write(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-            atomic_dirs.publish(folder, target)
+            snapshots.publish(folder, name)
     except OSError as error:
         raise os_errors.wrapped(SnapshotError, f"cannot write {target}", error) from error
     return Snapshot(target, manifest)
@@ -118,30 +133,4 @@ def make(machine: Path, name: str, fill: Callable[[Path], Mapping[str, Json]]) -
 
 def remove(snapshot: Snapshot) -> None:
     """Remove a snapshot. Raises `SnapshotError`."""
-    try:
-        atomic_dirs.retire(snapshot.directory)
-    except OSError as error:
-        raise os_errors.wrapped(SnapshotError, f"cannot remove {snapshot.directory}", error) from error
-
-
-def _root(machine: Path) -> Path:
-    """Where the snapshots are. Raises `SnapshotError` if that is a link: what it leads to is not the machine's."""
-    root = machine / paths.SNAPSHOTS
-    if root.is_symlink():
-        raise SnapshotError(
-            f"{root} is a link to {str(root.readlink())!r}, and not a folder of the machine's own",
-            hint="Put the folder itself there, or remove the link.",
-        )
-    return root
-
-
-def _open(path: Path) -> Snapshot | None:
-    try:
-        if path.is_symlink():
-            return None
-        manifest = json.loads(files.read_regular(path / MANIFEST, longest=LONGEST_MANIFEST))
-        made = manifest["format"] == FORMAT and float(manifest["made"])
-        complete = 0 < made <= fields.LAST_SECOND and isinstance(manifest["facts"], dict)
-        return Snapshot(path, manifest) if complete else None
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return None
+    Snapshots(snapshot.directory.parents[1]).remove(snapshot.name)

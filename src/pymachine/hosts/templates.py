@@ -14,24 +14,24 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pymachine.driver.contract import BootRequest, Driver, Json, TemplateDriver
 from pymachine.errors import PymachineError, TemplateError
 from pymachine.store import paths
-from pymachine.system import atomic_dirs, files, manifests, os_errors
+from pymachine.system import files, manifests, os_errors
+from pymachine.system.folder_collection import DIGITS, FolderCollection, ManifestFolder
 from pymachine.system.progress import Reporter
 
 FORMAT = 2
 MANIFEST = "template.json"
 # Its own file, since nothing else in the folder may change: the time of its last change is that of the last use.
 USED = "used"
-DIGITS = 12
-LOCK_SECONDS = 3600.0
 # What a template takes of the disk at most, for a guest with some memory in use.
 NEEDED_BYTES = 1 << 30
 # With less than that left, a maker that failed is taken to have failed of it.
@@ -63,16 +63,8 @@ class TemplateFailedError(TemplateError):
 
 
 @dataclass(frozen=True)
-class Template:
+class Template(ManifestFolder):
     """One template."""
-
-    directory: Path
-    manifest: Mapping[str, Any]
-
-    @property
-    def name(self) -> str:
-        """What commands call it."""
-        return self.directory.name
 
     @property
     def shape(self) -> Mapping[str, Json]:
@@ -98,12 +90,19 @@ class Template:
         """What it takes of the disk, in bytes."""
         return sum(path.stat().st_blocks * 512 for path in self.directory.iterdir())
 
-    def check(self) -> None:
-        """Raise `TemplateError` if one of its files is not as it was made."""
-        try:
-            manifests.check(self.directory, MANIFEST, self.manifest["files"], digest=manifests.sparse_digest)
-        except manifests.ContentError as error:
-            raise TemplateError(error.brief) from error
+
+class Templates(FolderCollection[Template]):
+    """The templates below one folder."""
+
+    noun = "template"
+    manifest_name = MANIFEST
+    error = TemplateError
+
+    def parse(self, directory: Path, manifest: Any) -> Template | None:
+        """See `FolderCollection.parse`."""
+        # Older ones are listed and pruned; their keys are others, so that none is resumed.
+        complete = manifest["format"] <= FORMAT and manifest["files"] and manifest["made"] and "shape" in manifest
+        return Template(directory, manifest) if complete else None
 
 
 def directory(store: Path) -> Path:
@@ -113,7 +112,7 @@ def directory(store: Path) -> Path:
 
 def find_all(store: Path) -> list[Template]:
     """All templates, by name; a folder that is not one is passed over."""
-    return [found for path in sorted(directory(store).glob("[!.]*")) if (found := _open(path))]
+    return Templates(directory(store)).all()
 
 
 def find(store: Path, name: str) -> Template:
@@ -136,14 +135,17 @@ def ensure(driver: Driver, request: BootRequest, *, store: Path, reporter: Repor
     shape = driver.template_shape(request)
     if shape is None:
         return None
-    path = directory(store) / f"{driver.info.name}-{_key(shape, request)[:DIGITS]}"
-    found = _intact(path, reporter)
+    templates = Templates(directory(store))
+    name = f"{driver.info.name}-{_key(shape, request)[:DIGITS]}"
+    path = templates.root / name
+    found = templates.intact(templates.open(name), reporter)
     if found is None and not _given_up(path):
         began = time.time()
-        with _locked(path, reporter):
-            found = _intact(path, reporter)
+        waiting = partial(reporter.task, "Waiting for the template that another pymachine makes")
+        with templates.locked(name, what=name, waiting=waiting):
+            found = templates.intact(templates.open(name), reporter)
             if found is None and not _given_up(path) and not _failed_since(path, began):
-                found = _make(driver, request, shape, path)
+                found = _make(templates, driver, request, shape, name)
     return found
 
 
@@ -167,34 +169,27 @@ def convict(failed: TemplateFailedError) -> None:
     """
     directory = failed.directory
     if failed.made is not None:
-        found = _open(directory)
-        if found is None or found.made != failed.made or not _retired(directory):
+        found = Templates(directory.parent).open(directory.name)
+        if found is None or found.made != failed.made or not remove(found):
             return
     # Without the marker, as on a full disk, the next create tries again: that costs time and nothing else.
     with suppress(OSError):
         _mark(directory, failed.brief, failures=_failures(directory) + 1)
 
 
-def remove(template: Template) -> None:
-    """Remove a template; machines that were resumed from it go on. It may be gone already. Raises `TemplateError`."""
-    _retired(template.directory)
-
-
-def _retired(directory: Path) -> bool:
-    """Remove a template's folder; whether it was there."""
-    try:
-        atomic_dirs.retire(directory)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise os_errors.wrapped(TemplateError, f"cannot remove {directory}", error) from error
-    return True
+def remove(template: Template) -> bool:
+    """Remove a template and return whether it existed. Machines resumed from it go on. Raises `TemplateError`."""
+    return Templates(template.directory.parent).remove(template.name)
 
 
 def prune(store: Path, *, unused_seconds: float) -> list[Template]:
     """Remove the templates that were not used for that long; returns them."""
+    return _prune(find_all(store), unused_seconds)
+
+
+def _prune(templates: Iterable[Template], unused_seconds: float) -> list[Template]:
     limit = time.time() - unused_seconds
-    gone = [template for template in find_all(store) if template.used <= limit]
+    gone = [template for template in templates if template.used <= limit]
     for template in gone:
         remove(template)
     return gone
@@ -216,36 +211,14 @@ def _key(shape: Mapping[str, Json], request: BootRequest) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _intact(path: Path, reporter: Reporter) -> Template | None:
-    """The template at `path`; one that has been changed is removed, which is said."""
-    found = _open(path)
-    if found is None:
-        return None
-    try:
-        found.check()
-    except TemplateError as error:
-        reporter.warn(f"The template {found.name} is removed: {error.brief}.")
-        remove(found)
-        return None
-    return found
-
-
-def _open(path: Path) -> Template | None:
-    try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-        # Older ones are listed and pruned; their keys are others, so that none is resumed.
-        complete = manifest["format"] <= FORMAT and manifest["files"] and manifest["made"] and "shape" in manifest
-        return Template(path, manifest) if complete else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _make(driver: TemplateDriver, request: BootRequest, shape: Mapping[str, Json], path: Path) -> Template:
-    root = path.parent
-    _tidy(root, keep=path)
+def _make(
+    templates: Templates, driver: TemplateDriver, request: BootRequest, shape: Mapping[str, Json], name: str
+) -> Template:
+    root, path = templates.root, templates.root / name
+    _make_room(templates, keep=name)
     began = time.monotonic()
     try:
-        with atomic_dirs.making(root, private=True) as folder:
+        with templates.making() as folder:
             _fill(driver, folder, request)
             described = {entry.name: _settled(entry) for entry in sorted(folder.iterdir())}
             manifest = {
@@ -257,12 +230,12 @@ def _make(driver: TemplateDriver, request: BootRequest, shape: Mapping[str, Json
                 "files": described,
             }
             files.atomic_write(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-            atomic_dirs.publish(folder, path)
+            templates.publish(folder, name)
             manifests.note(path, MANIFEST, described)
     except PymachineError as error:
         with suppress(OSError):
             _mark(path, error.brief, failures=_failures(path))
-        raise TemplateFailedError(f"The template {path.name} cannot be made ({error.brief})", path, error) from error
+        raise TemplateFailedError(f"The template {name} cannot be made ({error.brief})", path, error) from error
     except OSError as error:
         raise os_errors.wrapped(TemplateError, f"cannot make a template in {root}", error) from error
     return Template(path, manifest)
@@ -281,12 +254,10 @@ def _fill(driver: TemplateDriver, folder: Path, request: BootRequest) -> None:
         raise
 
 
-def _tidy(root: Path, *, keep: Path) -> None:
+def _make_room(templates: Templates, *, keep: str) -> None:
     """Make room for another template. Raises `TemplateError` if there is none."""
-    limit = time.time() - UNUSED_SECONDS
-    for template in (found for entry in root.glob("[!.]*") if entry != keep and (found := _open(entry))):
-        if template.used <= limit:
-            remove(template)
+    _prune([template for template in templates.all() if template.name != keep], UNUSED_SECONDS)
+    root = templates.root
     free = shutil.disk_usage(root).free
     if free < NEEDED_BYTES:
         raise TemplateError(
@@ -332,21 +303,3 @@ def _failed_since(path: Path, moment: float) -> bool:
         return _marker(path).stat().st_mtime >= moment
     except OSError:
         return False
-
-
-@contextmanager
-def _locked(path: Path, reporter: Reporter) -> Iterator[None]:
-    """Hold the lock under which the template at `path` is made."""
-    lock = path.with_name(f".{path.name}.lock")
-    try:
-        try:
-            held = files.acquire_lock(lock, timeout=0)
-        except TimeoutError:
-            with reporter.task("Waiting for the template that another pymachine makes"):
-                held = files.acquire_lock(lock, timeout=LOCK_SECONDS)
-    except TimeoutError as error:
-        raise TemplateError(f"another pymachine has been making {path.name} for {LOCK_SECONDS:g} seconds") from error
-    except OSError as error:
-        raise os_errors.wrapped(TemplateError, f"cannot write in {path.parent}", error) from error
-    with held:
-        yield

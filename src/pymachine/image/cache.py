@@ -6,44 +6,34 @@ it is whole, and its files never change after that.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pymachine.driver.contract import ImageFiles, ImageRequest
 from pymachine.image.errors import DigestError, ImageError, ImageNotFoundError, MirrorError, RecipeError
-from pymachine.image.layout import INITRD, ISO, KERNEL, MANIFEST
+from pymachine.image.layout import INITRD, ISO, KERNEL, MANIFEST, describe_file
 from pymachine.image.recipe import Recipe
 from pymachine.store import paths
-from pymachine.system import atomic_dirs, manifests, os_errors
-from pymachine.system.files import acquire_lock, atomic_write, read_regular
+from pymachine.system import os_errors
+from pymachine.system.files import atomic_write
+from pymachine.system.folder_collection import DIGITS, FolderCollection, ManifestFolder
 from pymachine.system.progress import Reporter
 
 # Its own file, since the times of files do not survive every copy, and the newest image is the one that is used.
 BUILT = "built"
-DIGITS = 12
-LOCK_SECONDS = 3600.0
 ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 
 
 @dataclass(frozen=True)
-class Image:
+class Image(ManifestFolder):
     """One image in the cache."""
-
-    directory: Path
-    manifest: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """What commands call it."""
-        return self.directory.name
 
     @property
     def digest(self) -> str:
@@ -73,6 +63,27 @@ class Image:
             initrd=self.directory / INITRD,
             command_line=str(self.manifest.get("command_line", "")),
         )
+
+
+class Images(FolderCollection[Image]):
+    """The images below one folder."""
+
+    noun = "image"
+    manifest_name = MANIFEST
+    error = ImageError
+    is_private = False
+    has_linked_files = True
+    elsewhere = paths.ENV_CACHE
+
+    def parse(self, directory: Path, manifest: Any) -> Image | None:
+        """See `FolderCollection.parse`."""
+        sizes = [int(manifest["files"][name]["size"]) for name in (ISO, KERNEL, INITRD)]
+        complete = manifest["digest"] and manifest["architecture"] and all(sizes)
+        return Image(directory, manifest) if complete else None
+
+    def digest(self, path: Path) -> str:
+        """See `FolderCollection.digest`."""
+        return str(describe_file(path)["sha256"])
 
 
 def images_dir(store: Path) -> Path:
@@ -146,41 +157,13 @@ def newest(store: Path, architecture: str, *, recipe: str = "") -> Image | None:
 
 
 def intact(image: Image | None, reporter: Reporter) -> Image | None:
-    """`image`, or None if one of its files is not as it was built; then it is removed, and the user is told."""
-    if image is None:
-        return None
-    try:
-        manifests.check(image.directory, MANIFEST, image.manifest["files"], digest=_digest, linked=True)
-    except manifests.ContentError as error:
-        reporter.warn(f"The image {image.name} is removed: {error.brief}.")
-        try:
-            remove(image)
-        except OSError as problem:
-            where = f"cannot remove {image.directory}"
-            raise os_errors.wrapped(ImageError, where, problem, elsewhere=paths.ENV_CACHE) from problem
-        return None
-    return image
-
-
-def _digest(path: Path) -> str:
-    from pymachine.image.layout import describe_file  # noqa: PLC0415
-
-    return str(describe_file(path)["sha256"])
+    """Return `image`, or None if one of its files is damaged. A damaged image is removed with a warning."""
+    return Images(image.directory.parent).intact(image, reporter) if image else None
 
 
 def list_images(store: Path) -> list[Image]:
     """All images, by name; a folder that is not one is passed over."""
-    return [image for folder in sorted(images_dir(store).glob("[!.]*")) if (image := _open(folder))]
-
-
-def _open(folder: Path) -> Image | None:
-    try:
-        manifest = json.loads(read_regular(folder / MANIFEST))
-        sizes = [int(manifest["files"][name]["size"]) for name in (ISO, KERNEL, INITRD)]
-        complete = manifest["digest"] and manifest["architecture"] and all(sizes)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return Image(folder, manifest) if complete else None
+    return Images(images_dir(store)).all()
 
 
 def find(store: Path, name: str) -> Image:
@@ -195,18 +178,9 @@ def find(store: Path, name: str) -> Image:
     raise ImageNotFoundError(problem, hint="List them: pymachine image ls")
 
 
-@contextmanager
-def locked(store: Path, key: str) -> Iterator[None]:
+def locked(store: Path, key: str) -> AbstractContextManager[None]:
     """Hold the lock under which images of `key` (an architecture, or a source) are made."""
-    folder = images_dir(store)
-    try:
-        held = acquire_lock(folder / f".{key}.lock", timeout=LOCK_SECONDS)
-    except TimeoutError as error:
-        raise ImageError(f"another pymachine has been making an image for {LOCK_SECONDS:g} seconds") from error
-    except OSError as error:
-        raise os_errors.wrapped(ImageError, f"cannot write in {folder}", error, elsewhere=paths.ENV_CACHE) from error
-    with held:
-        yield
+    return Images(images_dir(store)).locked(key, what="an image")
 
 
 def add(store: Path, fill: Callable[[Path], dict[str, Any]]) -> Image:
@@ -214,27 +188,26 @@ def add(store: Path, fill: Callable[[Path], dict[str, Any]]) -> Image:
 
     What `fill` left is removed if it raises. Call it under `locked`.
     """
-    root = images_dir(store)
+    images = Images(images_dir(store))
     try:
-        with atomic_dirs.making(root, private=False) as folder:
+        with images.making() as folder:
             manifest = fill(folder)
-            target = root / f"{manifest['architecture']}-{manifest['digest'][:DIGITS]}"
-            if not _open(target):
-                atomic_dirs.publish(folder, target)
+            name = f"{manifest['architecture']}-{manifest['digest'][:DIGITS]}"
+            if not images.open(name):
+                images.publish(folder, name)
             # If these are the same bytes again, now they are the newest.
-            atomic_write(target / BUILT, f"{time.time()}\n", mode=0o644)
+            atomic_write(images.root / name / BUILT, f"{time.time()}\n", mode=0o644)
     except OSError as error:
-        failed = os_errors.wrapped(ImageError, f"cannot make an image in {root}", error, elsewhere=paths.ENV_CACHE)
+        where = f"cannot make an image in {images.root}"
+        failed = os_errors.wrapped(ImageError, where, error, elsewhere=paths.ENV_CACHE)
         if error.errno in os_errors.NO_SPACE:
             failed.hint = f"An image needs about 2 GB of free space while it is built. {failed.hint}"
         raise failed from error
-    return Image(target, manifest)
+    return Image(images.root / name, manifest)
 
 
 def verify(image: Image) -> None:
     """Raise `DigestError`, naming the file, unless every file is as its manifest says."""
-    from pymachine.image.layout import describe_file  # noqa: PLC0415
-
     for name, expected in image.manifest["files"].items():
         path = image.directory / name
         if not path.is_file():
@@ -255,7 +228,7 @@ def _rebuild(image: Image) -> str:
 
 def remove(image: Image) -> None:
     """Remove an image. Machines keep their own hard links or copies."""
-    atomic_dirs.retire(image.directory)
+    Images(image.directory.parent).remove(image.name)
 
 
 def export(image: Image, target: Path) -> Path:

@@ -17,6 +17,7 @@ from pymachine.image.errors import ImageError, MirrorError
 from pymachine.image.kernel import kernel_packing
 from pymachine.image.layout import ISO, ISO_INITRD, ISO_KERNEL, ISO_MANIFEST, with_files
 from pymachine.system import os_errors
+from pymachine.system.folder_collection import DIGITS
 from pymachine.system.progress import Reporter
 
 # An image has some 200 MB.
@@ -30,7 +31,7 @@ def ensure(source: str, *, store: Path, reporter: Reporter, again: bool = False)
     With `again` a URL is fetched even if what it led to once is here.
     Raises `ImageError` if it cannot be read, or is not an image that `pymachine image export` wrote.
     """
-    key = "source-" + hashlib.sha256(source.encode()).hexdigest()[: cache.DIGITS]
+    key = "source-" + hashlib.sha256(source.encode()).hexdigest()[:DIGITS]
     with cache.locked(store, key):
         if source.startswith(("http://", "https://")):
             return _from_url(source, store=store, reporter=reporter, again=again)
