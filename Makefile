@@ -36,7 +36,7 @@ test-libvirt: ## Run the tests of the driver libvirt alone
 install: ## Make .venv/bin/pymachine, and nothing else
 	@scripts/setup --python
 
-lint: ## Check the style of Python and shell files
+lint: ## Check the style of Python and shell files and of commit messages
 	@scripts/setup --tests
 	@.venv/bin/tox -q -e lint
 
