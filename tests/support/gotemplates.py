@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pymachine.cli import list_item, listing, ls
 from pymachine.driver.contract import State
-from pymachine.gotemplate import TemplateError, parse
+from pymachine.gotemplate import FormatError, parse
 from pymachine.gotemplate.types import TextMap
 from pymachine.store.record import EngineOptions, Machine, SwarmOptions
 
@@ -214,7 +214,7 @@ def ours(asked: Asked, known: dict[str, Any]) -> Answer:
     """What pymachine makes of a template."""
     try:
         return Answer(parse(asked.template).render(known[asked.data]), "")
-    except TemplateError as error:
+    except FormatError as error:
         return Answer(error.partial, error.brief.removeprefix("template parsing error: "))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from pymachine.gotemplate import TemplateError, parse
+from pymachine.gotemplate import FormatError, parse
 from pymachine.gotemplate.types import Duration
 from support import gotemplates
 
@@ -80,7 +80,7 @@ def test_renders_as_go_does(template: str) -> None:
     if expected is not None:
         assert parse(template).render(DATA) == expected
         return
-    with pytest.raises(TemplateError) as caught:
+    with pytest.raises(FormatError) as caught:
         parse(template).render(DATA)
     assert "template: :" in caught.value.brief
 
@@ -120,7 +120,7 @@ def test_short_durations_have_short_units() -> None:
 
 
 def test_an_error_brings_what_was_rendered_by_then() -> None:
-    with pytest.raises(TemplateError) as caught:
+    with pytest.raises(FormatError) as caught:
         parse("a{{.Name}}b{{.Name.Foo}}c").render({"Name": "x"})
     assert caught.value.partial == "axb"
 
@@ -140,7 +140,7 @@ def test_an_error_brings_what_was_rendered_by_then() -> None:
     ],
 )
 def test_errors_have_gos_words(template: str, says: str) -> None:
-    with pytest.raises(TemplateError) as caught:
+    with pytest.raises(FormatError) as caught:
         parse(template).render({})
     assert says in caught.value.brief
 
@@ -157,7 +157,7 @@ VALUES = st.recursive(
 def test_any_template_is_text_or_a_template_error(source: str, value: Any) -> None:
     try:
         text = parse(source).render({**DATA, "Value": value})
-    except TemplateError as error:
+    except FormatError as error:
         assert "template: :" in error.brief
     else:
         assert isinstance(text, str)

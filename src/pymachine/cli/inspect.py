@@ -46,6 +46,6 @@ def command(ctx: click.Context, names: tuple[str, ...], *, template: str) -> Non
 
     try:
         app.say(gotemplate.parse(template).render(record))
-    except gotemplate.TemplateError as error:
+    except gotemplate.FormatError as error:
         echo(error.partial, nl=False)  # which docker-machine has printed by then
         raise

@@ -215,14 +215,14 @@ class _Format:
         text = template.removeprefix("table").strip(" ").replace("\\t", "\t").replace("\\n", "\n")
         try:
             self._template: Template = gotemplate.parse(text)
-        except gotemplate.TemplateError as error:
+        except gotemplate.FormatError as error:
             # Only `inspect` says in front that the template was being parsed.
             raise RunError(error.brief.removeprefix("template parsing error: ")) from error
 
     def text(self, found: Sequence[Row]) -> str:
         """All rows as they are printed."""
         from pymachine.cli import list_item  # noqa: PLC0415 (only templates need types)
-        from pymachine.gotemplate import TemplateError  # noqa: PLC0415
+        from pymachine.gotemplate import FormatError  # noqa: PLC0415
         from pymachine.gotemplate.types import TextMap  # noqa: PLC0415
 
         lines: list[str] = []
@@ -231,7 +231,7 @@ class _Format:
                 lines.append(self._template.render(value))
             for row in found:
                 lines.append(self._template.render(list_item.item(row, self._shown(row))))
-        except TemplateError as error:
+        except FormatError as error:
             # docker-machine has printed by then what came before; a cell that was begun is not filled up.
             lines.append(error.partial.removesuffix("\t") if self._table else error.partial)
             echo(self._aligned(lines), nl=False)

@@ -1,31 +1,31 @@
-"""What can be wrong with a template."""
+"""Errors of ``--format`` templates, and the exceptions that end a loop."""
 
 from __future__ import annotations
 
 from pymachine.errors import UsageError
 
 
-class TemplateError(UsageError):
-    """A template that cannot be parsed, or not be executed over the data."""
+class FormatError(UsageError):
+    """A ``--format`` template that cannot be parsed, or cannot be executed on the data."""
 
     code = "template"
 
     partial = ""
-    """The text that had been rendered by then; docker-machine prints it."""
+    """The text rendered before the error; docker-machine prints it."""
 
 
-class Failure(Exception):  # noqa: N818 (not an error for users: it has no place yet)
-    """What went wrong in a value or a function; the template adds where."""
+class EvaluationError(Exception):
+    """An error in a value or a function. `execute` adds the position in the template."""
 
 
-class Break(Exception):  # noqa: N818 (not an error)
-    """``{{break}}`` was met."""
+class BreakLoop(Exception):  # noqa: N818 (control flow, not an error)
+    """Raised by ``{{break}}``."""
 
 
-class Continue(Exception):  # noqa: N818 (not an error)
-    """``{{continue}}`` was met."""
+class ContinueLoop(Exception):  # noqa: N818 (control flow, not an error)
+    """Raised by ``{{continue}}``."""
 
 
-def parsing(text: str, line: int = 1) -> TemplateError:
-    """The error for a template that is none."""
-    return TemplateError(f"template parsing error: template: :{line}: {text}")
+def parse_error(text: str, line: int = 1) -> FormatError:
+    """Return the error for a template that cannot be parsed."""
+    return FormatError(f"template parsing error: template: :{line}: {text}")

@@ -1,4 +1,4 @@
-"""How Go prints values: the verbs of its package fmt, and its package encoding/json."""
+"""Print values as Go does: the verbs of its package fmt, and its package encoding/json."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pymachine.gotemplate.types import Byte, Named, Pointer, Struct, type_name, unboxed
+from pymachine.gotemplate.types import Byte, Named, Pointer, Struct, type_name, unbox
 
 _VERB = re.compile(
     r"%([-+# 0]*)(?:\[([0-9]+)\])?(\*|[0-9]+)?(?:\.(?:\[([0-9]+)\])?(\*|[0-9]*))?(?:\[([0-9]+)\])?(.)", re.DOTALL
 )
-# Wider than any text; Go's own limit is a million.
-_WIDEST = 10_000
+# Wider than any output; Go's own limit is a million.
+_MAX_WIDTH = 10_000
 _POINTER = "0xc000000000"
 
 
@@ -30,11 +30,11 @@ class Verb:
 
     @property
     def sharp(self) -> bool:
-        """Whether values are written as in Go's source."""
+        """Whether values are printed in Go syntax (``%#v``)."""
         return self.letter == "v" and "#" in self.flags
 
     def pad(self, text: str) -> str:
-        """`text` in the verb's width."""
+        """Return `text` padded to the verb's width."""
         if self.width is None or len(text) >= self.width:
             return text
         if "-" in self.flags:
@@ -48,34 +48,34 @@ PLAIN = Verb("v")
 
 
 def to_text(value: Any) -> str:
-    """A value as Go prints it with %v."""
-    return formatted(PLAIN, value)
+    """Return a value as Go prints it with %v."""
+    return format_value(PLAIN, value)
 
 
-def printed(value: Any) -> str:
-    """A value as an action prints it: what a pointer points to, and ``<no value>`` for none."""
-    value = unboxed(value)
+def action_text(value: Any) -> str:
+    """Return a value as an action prints it: pointers are followed, and no value is ``<no value>``."""
+    value = unbox(value)
     if value is None:
         return "<no value>"
-    return to_text(dereferenced(value))
+    return to_text(dereference(value))
 
 
-def dereferenced(value: Any) -> Any:
-    """What a pointer points to; a nil one is itself."""
+def dereference(value: Any) -> Any:
+    """Return the target of a pointer. A nil pointer, or any other value, is returned unchanged."""
     return value.target if isinstance(value, Pointer) and value.target is not None else value
 
 
-def formatted(verb: Verb, value: Any, depth: int = 0) -> str:
-    """A value under a verb; `depth` tells how deep in another value it is."""
-    value = unboxed(value)
+def format_value(verb: Verb, value: Any, depth: int = 0) -> str:
+    """Format a value with a verb. `depth` is how many values enclose it."""
+    value = unbox(value)
     if value is None:
         return _nil(verb, depth)
     if verb.letter == "T":
         return _string(replace(verb, letter="s"), type_name(value)) or ""
     if _is_compound(value):
         return _compound(verb, value, depth)
-    # %+v adds the names of fields, and no sign to numbers.
-    return _single(replace(verb, flags=verb.flags.replace("+", "")) if verb.letter == "v" else verb, value)
+    # The plus of %+v adds the names of fields, not the signs of numbers.
+    return _scalar(replace(verb, flags=verb.flags.replace("+", "")) if verb.letter == "v" else verb, value)
 
 
 def _nil(verb: Verb, depth: int) -> str:
@@ -92,19 +92,21 @@ def _compound(verb: Verb, value: Any, depth: int) -> str:
     if isinstance(value, Pointer):
         return _pointer(verb, value, depth)
 
-    def one(entry: Any) -> str:
-        return formatted(verb, entry, depth + 1)
+    def format_part(entry: Any) -> str:
+        return format_value(verb, entry, depth + 1)
 
     name = type_name(value) if verb.sharp else ""
     if isinstance(value, Struct):
-        named = verb.sharp or (verb.letter == "v" and "+" in verb.flags)
-        parts = [f"{key}:{one(entry)}" if named else one(entry) for key, entry in value.fields.items()]
+        has_names = verb.sharp or (verb.letter == "v" and "+" in verb.flags)
+        parts = [
+            f"{key}:{format_part(entry)}" if has_names else format_part(entry) for key, entry in value.fields.items()
+        ]
         plain = f"{{{' '.join(parts)}}}"
     elif isinstance(value, Mapping):
-        parts = [f"{one(key)}:{one(value[key])}" for key in sorted(value)]
+        parts = [f"{format_part(key)}:{format_part(value[key])}" for key in sorted(value)]
         plain = f"map[{' '.join(parts)}]"
     else:
-        parts = [one(entry) for entry in value]
+        parts = [format_part(entry) for entry in value]
         plain = f"[{' '.join(parts)}]"
     if verb.sharp:
         return f"{name}(nil)" if getattr(value, "is_nil", False) else f"{name}{{{', '.join(parts)}}}"
@@ -115,20 +117,20 @@ def _pointer(verb: Verb, value: Pointer, depth: int) -> str:
     if value.target is not None:
         if not depth:
             return "&" + _compound(verb, value.target, depth + 1)
-        # Only the outermost pointer is followed; an address tells nothing.
+        # Go follows only the outermost pointer, and prints an address for the others; ours is a constant.
         return f"({value.type_name})({_POINTER})" if verb.sharp else _POINTER
     if verb.sharp:
         return f"({value.type_name})(nil)"
-    if verb.letter in "bdoxX":  # an address is a number
+    if verb.letter in "bdoxX":  # these print the address as a number
         return _integer(verb, 0)
     return verb.pad("<nil>") if verb.letter == "v" else f"%!{verb.letter}({value.type_name}={verb.pad('<nil>')})"
 
 
-def _single(verb: Verb, value: Any, *, wrong: bool = False) -> str:
-    """A value that has no parts; `wrong`: the verb was not for it, and its methods are not called."""
+def _scalar(verb: Verb, value: Any, *, bad_verb: bool = False) -> str:
+    """Format a value without parts. `bad_verb` means the verb does not apply to it; then no method is called."""
     original = value
-    named = isinstance(value, Named) and "String" in value.methods
-    if named and verb.letter in "vsxXq" and not verb.sharp and not wrong:
+    has_names = isinstance(value, Named) and "String" in value.methods
+    if has_names and verb.letter in "vsxXq" and not verb.sharp and not bad_verb:
         value = str(value.methods["String"].function(value))
     if isinstance(value, bool):
         text = verb.pad("true" if value else "false") if verb.letter in "tv" else None
@@ -138,13 +140,13 @@ def _single(verb: Verb, value: Any, *, wrong: bool = False) -> str:
         text = _number(verb, value)
     if text is None:
         plain = replace(verb, letter="v", flags=verb.flags.replace("#", ""))
-        return f"%!{verb.letter}({type_name(original)}={_single(plain, original, wrong=True)})"
+        return f"%!{verb.letter}({type_name(original)}={_scalar(plain, original, bad_verb=True)})"
     return text
 
 
 def _string(verb: Verb, value: str) -> str | None:
     if verb.sharp:
-        return verb.pad(quoted(value))
+        return verb.pad(quote(value))
     if verb.letter not in "vsqxX":
         return None
     if verb.letter in "xX":
@@ -156,7 +158,7 @@ def _string(verb: Verb, value: str) -> str | None:
     text = value if verb.precision is None else value[: verb.precision]
     if verb.letter == "q":
         plain = "#" in verb.flags and "`" not in text and text.isprintable()
-        text = f"`{text}`" if plain else quoted(text, ascii_only="+" in verb.flags)
+        text = f"`{text}`" if plain else quote(text, ascii_only="+" in verb.flags)
     return verb.pad(text)
 
 
@@ -222,7 +224,7 @@ def _padded_number(verb: Verb, text: str) -> str:
 
 
 def number_text(value: float) -> str:
-    """A fraction as %v prints it: the shortest digits that mean it, an exponent from 21 digits on."""
+    """Return a float as %v prints it: the shortest digits that identify it, with an exponent from 21 digits on."""
     if not math.isfinite(value):
         return {"nan": "NaN", "inf": "+Inf", "-inf": "-Inf"}[str(value)]
     text = repr(value)
@@ -236,30 +238,30 @@ def number_text(value: float) -> str:
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
-    """A value as Go's encoding/json writes it: sorted keys, and what HTML knows escaped."""
+    """Return a value as Go's encoding/json writes it: keys sorted, HTML's special characters escaped."""
     separators = (",", ": ") if indent else (",", ":")
-    text = json.dumps(_plain(value), indent=indent, separators=separators, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(_to_json_value(value), indent=indent, separators=separators, sort_keys=True, ensure_ascii=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON has it; named numbers are their words, which is what people look for."""
-    value = dereferenced(unboxed(value))
+def _to_json_value(value: Any) -> Any:
+    """Convert a value to plain JSON types. Named integers with a String method become that string."""
+    value = dereference(unbox(value))
     if isinstance(value, Struct):
-        return _plain(value.fields if value.as_json is None else value.as_json)
+        return _to_json_value(value.fields if value.as_json is None else value.as_json)
     if isinstance(value, Pointer):
         return None
     if isinstance(value, Named):
         return value.methods["String"].function(value) if "String" in value.methods else int(value)
     if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+        return {key: _to_json_value(entry) for key, entry in value.items()}
+    return [_to_json_value(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-def quoted(value: str, *, ascii_only: bool = False) -> str:
-    """A string as %q prints it."""
+def quote(value: str, *, ascii_only: bool = False) -> str:
+    """Return a string as %q prints it."""
     return '"' + "".join('\\"' if char == '"' else _rune(char, ascii_only=ascii_only) for char in value) + '"'
 
 
@@ -278,81 +280,81 @@ def _rune(char: str, *, ascii_only: bool = False) -> str:
 
 
 class _Arguments:
-    """The values of one printf, taken in turn or by number."""
+    """The arguments of one printf, taken in order or by number."""
 
     def __init__(self, values: Sequence[Any]) -> None:
-        self.values = [unboxed(value) for value in values]
-        self.at = 0
+        self.values = [unbox(value) for value in values]
+        self.position = 0
         self.numbered = False
 
-    def jump(self, number: str | None) -> bool:
-        """Go to the value with that number, if one is given; False if there is none."""
+    def select(self, number: str | None) -> bool:
+        """Continue with argument `number`, if not None. Return False if there is no such argument."""
         if number is None:
             return True
         self.numbered = True
         if not 1 <= int(number) <= len(self.values):
             return False
-        self.at = int(number) - 1
+        self.position = int(number) - 1
         return True
 
     def next(self) -> Iterator[Any]:
-        """The next value, if there is one."""
-        if self.at < len(self.values):
-            self.at += 1
-            yield self.values[self.at - 1]
+        """Yield the next argument, if there is one."""
+        if self.position < len(self.values):
+            self.position += 1
+            yield self.values[self.position - 1]
 
-    def size(self, text: str | None) -> tuple[int | None, bool]:
-        """A width or precision, and whether it was one."""
+    def width_or_precision(self, text: str | None) -> tuple[int | None, bool]:
+        """Return a width or precision (``*`` takes it from an argument), and whether it is valid."""
         if text != "*":
-            return (min(int(text), _WIDEST) if text else None), True
+            return (min(int(text), _MAX_WIDTH) if text else None), True
         value = next(self.next(), None)
         number = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 10**6
-        return (max(-_WIDEST, min(int(value or 0), _WIDEST)) if number else None), number
+        return (max(-_MAX_WIDTH, min(int(value or 0), _MAX_WIDTH)) if number else None), number
 
 
 def printf(form: str, *values: Any) -> str:
-    """Go's Sprintf."""
+    """Format as Go's Sprintf."""
     arguments = _Arguments(values)
     text = _VERB.sub(lambda match: _directive(match, arguments), form)
     tail = re.search(r"(?:[^%]|^)(?:%%)*(%[-+# 0-9.*\[\]]*)\Z", form)
     if tail:
         text = text[: len(text) - len(tail[1])] + "%!(NOVERB)"
-    rest = arguments.values[arguments.at :]
+    rest = arguments.values[arguments.position :]
     if rest and not arguments.numbered:
-        text += "%!(EXTRA " + ", ".join(_extra(value) for value in rest) + ")"
+        text += "%!(EXTRA " + ", ".join(_describe_extra(value) for value in rest) + ")"
     return text
 
 
 def _directive(match: re.Match[str], arguments: _Arguments) -> str:
     flags, first, width_text, second, precision_text, third, letter = match.groups()
-    found = arguments.jump(first)
-    width, good_width = arguments.size(width_text)
-    found = arguments.jump(second) and found
-    precision, good_precision = arguments.size(precision_text)
-    found = arguments.jump(third) and found
+    found = arguments.select(first)
+    width, good_width = arguments.width_or_precision(width_text)
+    found = arguments.select(second) and found
+    precision, good_precision = arguments.width_or_precision(precision_text)
+    found = arguments.select(third) and found
     if precision_text == "":
         precision = 0
     if width is not None and width < 0:
         flags, width = flags + "-", -width
-    wrong = ("" if good_width else "%!(BADWIDTH)") + ("" if good_precision else "%!(BADPREC)")
+    problem = ("" if good_width else "%!(BADWIDTH)") + ("" if good_precision else "%!(BADPREC)")
     if letter == "%":
-        return wrong + "%"
+        return problem + "%"
     if not found:
-        return f"{wrong}%!{letter}(BADINDEX)"
+        return f"{problem}%!{letter}(BADINDEX)"
     for value in arguments.next():
         if precision is not None and precision < 0:
             precision = None
-        return wrong + formatted(Verb(letter, flags, width, precision), value)
-    return f"{wrong}%!{letter}(MISSING)"
+        return problem + format_value(Verb(letter, flags, width, precision), value)
+    return f"{problem}%!{letter}(MISSING)"
 
 
-def _extra(value: Any) -> str:
+def _describe_extra(value: Any) -> str:
     return "<nil>" if value is None else f"{type_name(value)}={to_text(value)}"
 
 
 def sprint(values: Sequence[Any]) -> str:
-    """Go's Sprint: blanks between two operands of which neither is a string."""
-    plain = [unboxed(value) for value in values]
+    """Format as Go's Sprint: a blank between two operands if neither is a string."""
+    plain = [unbox(value) for value in values]
     out: list[str] = []
     for number, value in enumerate(plain):
         if number and not isinstance(value, str) and not isinstance(plain[number - 1], str):
@@ -362,5 +364,5 @@ def sprint(values: Sequence[Any]) -> str:
 
 
 def sprintln(values: Sequence[Any]) -> str:
-    """Go's Sprintln: blanks between all, and the end of the line."""
+    """Format as Go's Sprintln: blanks between all operands, and a newline."""
     return " ".join(to_text(value) for value in values) + "\n"

@@ -1,6 +1,6 @@
-"""The parts of a parsed template, and how they are rendered.
+"""The nodes of a parsed template, and how they are rendered.
 
-What is named in an error is what was evaluated last, as in Go: `Scope.look_at` notes it.
+An error names the part that was evaluated last, as in Go; `Scope.mark_current` records it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from pymachine.gotemplate import functions
-from pymachine.gotemplate.errors import Break, Continue, Failure, TemplateError
-from pymachine.gotemplate.formatting import dereferenced, printed, to_text
-from pymachine.gotemplate.functions import FUNCTIONS, LAZY, STRING, TEXTS
+from pymachine.gotemplate.errors import BreakLoop, ContinueLoop, EvaluationError, FormatError
+from pymachine.gotemplate.formatting import action_text, dereference, to_text
+from pymachine.gotemplate.functions import FUNCTIONS, SHORT_CIRCUITING, STRING, TEXTS
 from pymachine.gotemplate.types import (
     NO_VALUE,
     Boxed,
@@ -23,72 +23,72 @@ from pymachine.gotemplate.types import (
     Struct,
     TextMap,
     from_json,
-    is_true,
+    is_truthy,
     type_name,
-    unboxed,
+    unbox,
 )
 
-_DEEPEST_CALL = 100
+_MAX_CALL_DEPTH = 100
 
 
 class Mark(NamedTuple):
-    """Where a part is in the source, and how errors show it."""
+    """The position of a part in the source, and its text in error messages."""
 
-    at: int
+    offset: int
     text: str
 
 
 @dataclass
-class Run:
-    """One run of a template, or of one that it calls: its name, its source, and what is being evaluated."""
+class Execution:
+    """One execution of a template or of a template that it calls: name, source, and the part being evaluated."""
 
     name: str
     source: str
     mark: Mark = field(default_factory=lambda: Mark(0, ""))
 
-    def error(self, text: str) -> TemplateError:
-        """The error for what went wrong at `mark`."""
-        before = self.source[: self.mark.at].encode()
+    def error(self, text: str) -> FormatError:
+        """Return the error for a failure at `mark`."""
+        before = self.source[: self.mark.offset].encode()
         line, column = before.count(b"\n") + 1, len(before) - (before.rfind(b"\n") + 1)
         shown = self.mark.text
-        return TemplateError(f'template: :{line}:{column}: executing "{self.name}" at <{shown}>: {text}')
+        return FormatError(f'template: :{line}:{column}: executing "{self.name}" at <{shown}>: {text}')
 
 
 @dataclass
 class Scope:
-    """What the dot and the variables are; an inner one sees, and can assign, the outer one's variables."""
+    """The dot and the variables. An inner scope can read and assign the outer scope's variables."""
 
     dot: Any
     defined: Mapping[str, Sequence[Node]]
     out: list[str]
-    run: Run
+    execution: Execution
     outer: Scope | None = None
     variables: dict[str, Any] = field(default_factory=dict)
     depth: int = 0
 
     def inner(self, dot: Any) -> Scope:
-        """A scope inside this one."""
-        return Scope(dot, self.defined, self.out, self.run, self, {}, self.depth)
+        """Return a new scope inside this one."""
+        return Scope(dot, self.defined, self.out, self.execution, self, {}, self.depth)
 
-    def look_at(self, mark: Mark) -> None:
-        """Note what is evaluated now."""
-        self.run.mark = mark
+    def mark_current(self, mark: Mark) -> None:
+        """Record the part that is being evaluated."""
+        self.execution.mark = mark
 
-    def owner(self, name: str) -> Scope:
-        """The scope that has declared a variable."""
+    def declaring_scope(self, name: str) -> Scope:
+        """Return the scope that declared a variable."""
         scope = self
         while name not in scope.variables:
             if scope.outer is None:
-                raise Failure(f"undefined variable: {name}")
+                raise EvaluationError(f"undefined variable: {name}")
             scope = scope.outer
         return scope
 
 
 class Node(Protocol):
-    """A part of a template."""
+    """A part of a template that can be rendered."""
 
     def render(self, scope: Scope) -> None:
-        """Append the text to the scope's output."""
+        """Append its text to the scope's output."""
 
 
 class Operand(Protocol):
@@ -96,13 +96,13 @@ class Operand(Protocol):
 
     @property
     def mark(self) -> Mark:
-        """Where it is."""
+        """Its position and text."""
 
     def command(self, scope: Scope, command: Command, piped: tuple[Any, ...]) -> Any:
-        """The value of a command that begins with it; `piped` has what came through a pipe, if anything did."""
+        """Return the value of a command that starts with this operand; `piped` has the value from a pipe, if any."""
 
     def argument(self, scope: Scope) -> Any:
-        """Its value as an argument."""
+        """Return its value as an argument."""
 
 
 # -- operands ------------------------------------------------------------------------------------------------------
@@ -116,14 +116,14 @@ class Constant:
     mark: Mark
 
     def command(self, scope: Scope, command: Command, piped: tuple[Any, ...]) -> Any:
-        scope.look_at(self.mark)
+        scope.mark_current(self.mark)
         _refuse_arguments(command, piped)
         if self.value is None:
-            raise Failure("nil is not a command")
+            raise EvaluationError("nil is not a command")
         return self.value
 
     def argument(self, scope: Scope) -> Any:
-        scope.look_at(self.mark)
+        scope.mark_current(self.mark)
         return self.value
 
 
@@ -134,12 +134,12 @@ class Dot:
     mark: Mark
 
     def command(self, scope: Scope, command: Command, piped: tuple[Any, ...]) -> Any:
-        scope.look_at(self.mark)
+        scope.mark_current(self.mark)
         _refuse_arguments(command, piped)
         return scope.dot
 
     def argument(self, scope: Scope) -> Any:
-        scope.look_at(self.mark)
+        scope.mark_current(self.mark)
         return scope.dot
 
 
@@ -152,16 +152,16 @@ class Variable:
     mark: Mark
 
     def command(self, scope: Scope, command: Command, piped: tuple[Any, ...]) -> Any:
-        scope.look_at(self.mark)
-        value = scope.owner(self.name).variables[self.name]
+        scope.mark_current(self.mark)
+        value = scope.declaring_scope(self.name).variables[self.name]
         if self.names:
-            return _members(scope, value, self.names, command.words[1:], piped)
+            return _resolve_fields(scope, value, self.names, command.words[1:], piped)
         _refuse_arguments(command, piped)
         return value
 
     def argument(self, scope: Scope) -> Any:
-        scope.look_at(self.mark)
-        return _members(scope, scope.owner(self.name).variables[self.name], self.names)
+        scope.mark_current(self.mark)
+        return _resolve_fields(scope, scope.declaring_scope(self.name).variables[self.name], self.names)
 
 
 @dataclass(frozen=True)
@@ -172,35 +172,35 @@ class Fields:
     mark: Mark
 
     def command(self, scope: Scope, command: Command, piped: tuple[Any, ...]) -> Any:
-        scope.look_at(self.mark)
-        return _members(scope, scope.dot, self.names, command.words[1:], piped)
+        scope.mark_current(self.mark)
+        return _resolve_fields(scope, scope.dot, self.names, command.words[1:], piped)
 
     def argument(self, scope: Scope) -> Any:
-        scope.look_at(self.mark)
-        return _members(scope, scope.dot, self.names)
+        scope.mark_current(self.mark)
+        return _resolve_fields(scope, scope.dot, self.names)
 
 
 @dataclass(frozen=True)
 class Chain:
     """``(...).a.b``"""
 
-    of: Operand
+    operand: Operand
     names: tuple[str, ...]
     mark: Mark
 
     def command(self, scope: Scope, command: Command, piped: tuple[Any, ...]) -> Any:
-        scope.look_at(self.mark)
-        value = self.of.argument(scope)
-        return _members(scope, value, self.names, command.words[1:], piped)
+        scope.mark_current(self.mark)
+        value = self.operand.argument(scope)
+        return _resolve_fields(scope, value, self.names, command.words[1:], piped)
 
     def argument(self, scope: Scope) -> Any:
-        scope.look_at(self.mark)
-        return _members(scope, self.of.argument(scope), self.names)
+        scope.mark_current(self.mark)
+        return _resolve_fields(scope, self.operand.argument(scope), self.names)
 
 
 @dataclass(frozen=True)
 class Function:
-    """A function's name, alone or in front of its arguments."""
+    """A function's name, with or without arguments after it."""
 
     name: str
     mark: Mark
@@ -222,14 +222,14 @@ class Command:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Commands, each of which gets the value of the one before."""
+    """Commands that each receive the value of the previous one."""
 
     commands: tuple[Command, ...]
     mark: Mark
 
     def evaluate(self, scope: Scope) -> Any:
-        """The value of the last command, out of its box."""
-        scope.look_at(self.mark)
+        """Return the value of the last command, unboxed."""
+        scope.mark_current(self.mark)
         piped: tuple[Any, ...] = ()
         for command in self.commands:
             value = command.words[0].command(scope, command, piped)
@@ -241,87 +241,89 @@ class Pipeline:
         return self.evaluate(scope)
 
     def argument(self, scope: Scope) -> Any:
-        scope.look_at(self.mark)
+        scope.mark_current(self.mark)
         return self.evaluate(scope)
 
 
 def _refuse_arguments(command: Command, piped: tuple[Any, ...]) -> None:
     if len(command.words) > 1 or piped:
-        raise Failure(f"can't give argument to non-function {command.words[0].mark.text}")
+        raise EvaluationError(f"can't give argument to non-function {command.words[0].mark.text}")
 
 
 # -- fields and methods --------------------------------------------------------------------------------------------
 
 
-def _members(
+def _resolve_fields(
     scope: Scope, value: Any, names: Sequence[str], words: Sequence[Operand] = (), piped: tuple[Any, ...] = ()
 ) -> Any:
-    """``value.a.b``; the last name may be a method's, with arguments."""
+    """Evaluate ``value.a.b``. The last name may be a method with arguments."""
     for number, name in enumerate(names, start=1):
         last = number == len(names)
-        value = _member(scope, value, name, words if last else (), piped if last else ())
+        value = _resolve_field(scope, value, name, words if last else (), piped if last else ())
     return value
 
 
-def _member(scope: Scope, receiver: Any, name: str, words: Sequence[Operand], piped: tuple[Any, ...]) -> Any:
+def _resolve_field(scope: Scope, receiver: Any, name: str, words: Sequence[Operand], piped: tuple[Any, ...]) -> Any:
     if receiver is NO_VALUE or receiver is None:
         return NO_VALUE
     type_ = type_name(receiver)
-    value = unboxed(receiver)
+    value = unbox(receiver)
     if value is None or (isinstance(value, Pointer) and value.target is None and name in value.fields):
         if isinstance(value, Pointer) and value.lenient:
             return NO_VALUE
-        raise Failure(f"nil pointer evaluating {type_}.{name}")
-    value = dereferenced(value)
+        raise EvaluationError(f"nil pointer evaluating {type_}.{name}")
+    value = dereference(value)
     if isinstance(value, Named) and name in value.methods:
-        return _method(scope, value, name, words, piped)
+        return _call_method(scope, value, name, words, piped)
     if isinstance(value, Struct) and name in value.fields:
         if words or piped:
-            raise Failure(f"{name} has arguments but cannot be invoked as function")
+            raise EvaluationError(f"{name} has arguments but cannot be invoked as function")
         return value.fields[name]
     if isinstance(value, Mapping):
         if words or piped:
-            raise Failure(f"{name} is not a method but has arguments")
+            raise EvaluationError(f"{name} is not a method but has arguments")
         if name not in value:
             return NO_VALUE
         return value[name] if isinstance(value, TextMap) else Boxed(value[name])
-    raise Failure(f"can't evaluate field {name} in type {type_}")
+    raise EvaluationError(f"can't evaluate field {name} in type {type_}")
 
 
-def _method(scope: Scope, value: Named, name: str, words: Sequence[Operand], piped: tuple[Any, ...]) -> Any:
+def _call_method(scope: Scope, value: Named, name: str, words: Sequence[Operand], piped: tuple[Any, ...]) -> Any:
     method: Method = value.methods[name]
     count = len(words) + len(piped)
     if count != len(method.arguments):
-        raise Failure(f"wrong number of args for {name}: want {len(method.arguments)} got {count}")
+        raise EvaluationError(f"wrong number of args for {name}: want {len(method.arguments)} got {count}")
     arguments = [_integer(scope, word, type_) for word, type_ in zip(words, method.arguments, strict=False)]
-    for one, type_ in zip(piped, method.arguments[len(words) :], strict=True):
-        arguments.append(_assignable(one, type_))
+    for entry, type_ in zip(piped, method.arguments[len(words) :], strict=True):
+        arguments.append(_assignable(entry, type_))
     return method.function(value, *arguments)
 
 
 def _integer(scope: Scope, word: Operand, type_: str) -> Any:
-    """An argument of a named integer type, which a whole constant can be."""
+    """Evaluate an argument of a named integer type; a constant must be a whole number."""
     if not isinstance(word, Constant):
         return _assignable(word.argument(scope), type_)
-    scope.look_at(word.mark)
+    scope.mark_current(word.mark)
     value = word.value
     if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-        raise Failure(f"cannot assign nil to {type_}" if value is None else f"expected integer; found {word.mark.text}")
+        raise EvaluationError(
+            f"cannot assign nil to {type_}" if value is None else f"expected integer; found {word.mark.text}"
+        )
     return functions.named_integer(type_, int(value))
 
 
 def _assignable(value: Any, type_: str) -> Any:
-    """`value`, if its type is `type_`."""
+    """Return `value` if its type is `type_`. Raises `EvaluationError` otherwise."""
     if isinstance(value, Boxed) and value.value is None:
-        raise Failure(f"wrong type for value; expected {type_}; got {type_name(value)}")
-    value = unboxed(value)
+        raise EvaluationError(f"wrong type for value; expected {type_}; got {type_name(value)}")
+    value = unbox(value)
     if value is None and type_ == TEXTS:
         return []
     if value is None:
-        raise Failure(f"invalid value; expected {type_}")
+        raise EvaluationError(f"invalid value; expected {type_}")
     lists = type_ == TEXTS and isinstance(value, list | tuple)
     if type_name(value) != type_ and not lists:
-        raise Failure(f"wrong type for value; expected {type_}; got {type_name(value)}")
+        raise EvaluationError(f"wrong type for value; expected {type_}; got {type_name(value)}")
     return value
 
 
@@ -329,48 +331,48 @@ def _assignable(value: Any, type_: str) -> Any:
 
 
 def call(scope: Scope, function: Function, mark: Mark, words: Sequence[Operand], piped: tuple[Any, ...]) -> Any:
-    """The value of a function; `mark` is the whole command's."""
-    scope.look_at(function.mark)
+    """Call a function and return its value. `mark` is that of the whole command."""
+    scope.mark_current(function.mark)
     name, signature = function.name, FUNCTIONS[function.name]
     least, count = len(signature.fixed), len(words) + len(piped)
-    if signature.more and count < least:
-        raise Failure(f"wrong number of args for {name}: want at least {least} got {len(words)}")
-    if not signature.more and count != least:
-        raise Failure(f"wrong number of args for {name}: want {least} got {count}")
-    if name in LAZY:
+    if signature.variadic and count < least:
+        raise EvaluationError(f"wrong number of args for {name}: want at least {least} got {len(words)}")
+    if not signature.variadic and count != least:
+        raise EvaluationError(f"wrong number of args for {name}: want {least} got {count}")
+    if name in SHORT_CIRCUITING:
         return _short_circuit(name, words, scope, piped)
-    types = [*signature.fixed, *[signature.more] * (count - least)]
+    types = [*signature.fixed, *[signature.variadic] * (count - least)]
     arguments = [_argument(scope, word, type_) for word, type_ in zip(words, types, strict=False)]
     if piped:
-        arguments.append(_assignable(piped[0], types[-1]) if types[-1] in {STRING, TEXTS} else unboxed(piped[0]))
+        arguments.append(_assignable(piped[0], types[-1]) if types[-1] in {STRING, TEXTS} else unbox(piped[0]))
     try:
         return signature.function(*arguments)
-    except Failure as failure:
-        scope.look_at(mark)
-        raise Failure(f"error calling {name}: {failure}") from failure
+    except EvaluationError as failure:
+        scope.mark_current(mark)
+        raise EvaluationError(f"error calling {name}: {failure}") from failure
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
-        scope.look_at(mark)
-        raise Failure(f"error calling {name}: {error}") from error
+        scope.mark_current(mark)
+        raise EvaluationError(f"error calling {name}: {error}") from error
 
 
 def _argument(scope: Scope, word: Operand, type_: str) -> Any:
     if type_ not in {STRING, TEXTS}:
-        return unboxed(word.argument(scope))
+        return unbox(word.argument(scope))
     if isinstance(word, Constant):
-        scope.look_at(word.mark)
+        scope.mark_current(word.mark)
         if word.value is None:
-            raise Failure(f"cannot assign nil to {type_}")
+            raise EvaluationError(f"cannot assign nil to {type_}")
         if type_ != STRING or not isinstance(word.value, str):
-            raise Failure(f"expected {type_}; found {word.mark.text}")
+            raise EvaluationError(f"expected {type_}; found {word.mark.text}")
     return _assignable(word.argument(scope), type_)
 
 
 def _short_circuit(name: str, words: Sequence[Operand], scope: Scope, piped: tuple[Any, ...]) -> Any:
-    """``and`` and ``or``: arguments are evaluated until the answer is certain."""
+    """Evaluate ``and`` or ``or``: stop at the first argument that decides the result."""
     value: Any = None
     for word in words:
-        value = unboxed(word.argument(scope))
-        if is_true(value) == (name == "or"):
+        value = unbox(word.argument(scope))
+        if is_truthy(value) == (name == "or"):
             return value
     return piped[0] if piped else value
 
@@ -380,7 +382,7 @@ def _short_circuit(name: str, words: Sequence[Operand], scope: Scope, piped: tup
 
 @dataclass(frozen=True)
 class Text:
-    """What is outside of actions."""
+    """Text outside of actions."""
 
     text: str
 
@@ -390,7 +392,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Output:
-    """A pipeline whose value is printed, or kept in a variable."""
+    """A pipeline whose value is printed or stored in a variable."""
 
     declared: list[str]
     pipeline: Pipeline
@@ -399,10 +401,10 @@ class Output:
     def render(self, scope: Scope) -> None:
         value = self.pipeline.evaluate(scope)
         if not self.declared:
-            scope.out.append(printed(value))
+            scope.out.append(action_text(value))
             return
         for name in self.declared:
-            (scope.owner(name) if self.assigned else scope).variables[name] = value
+            (scope.declaring_scope(name) if self.assigned else scope).variables[name] = value
 
 
 @dataclass(frozen=True)
@@ -412,7 +414,7 @@ class Jump:
     word: str
 
     def render(self, scope: Scope) -> None:  # noqa: ARG002
-        raise Break if self.word == "break" else Continue
+        raise BreakLoop if self.word == "break" else ContinueLoop
 
 
 @dataclass(frozen=True)
@@ -424,14 +426,16 @@ class Call:
     mark: Mark
 
     def render(self, scope: Scope) -> None:
-        scope.look_at(self.mark)
+        scope.mark_current(self.mark)
         if self.name not in scope.defined:
-            raise Failure(f'template "{self.name}" not defined')
-        if scope.depth >= _DEEPEST_CALL:
-            raise Failure(f"exceeded maximum template depth ({_DEEPEST_CALL})")
+            raise EvaluationError(f'template "{self.name}" not defined')
+        if scope.depth >= _MAX_CALL_DEPTH:
+            raise EvaluationError(f"exceeded maximum template depth ({_MAX_CALL_DEPTH})")
         dot = self.argument.evaluate(scope) if self.argument is not None else None
-        inner = Run(self.name, scope.run.source)
-        run(scope.defined[self.name], Scope(dot, scope.defined, scope.out, inner, None, {"$": dot}, scope.depth + 1))
+        inner = Execution(self.name, scope.execution.source)
+        execute(
+            scope.defined[self.name], Scope(dot, scope.defined, scope.out, inner, None, {"$": dot}, scope.depth + 1)
+        )
 
 
 @dataclass(frozen=True)
@@ -443,41 +447,41 @@ class Branch:
     assigned: bool
     pipeline: Pipeline
     body: list[Node]
-    otherwise: list[Node]
+    else_body: list[Node]
 
     def render(self, scope: Scope) -> None:
         inner = scope.inner(scope.dot)
         value = self.pipeline.evaluate(inner)
         if self.word == "range":
-            self._each(value, inner)
+            self._render_range(value, inner)
             return
         for name in self.declared:
-            (inner.owner(name) if self.assigned else inner).variables[name] = value
-        if is_true(value):
+            (inner.declaring_scope(name) if self.assigned else inner).variables[name] = value
+        if is_truthy(value):
             inner.dot = value if self.word == "with" else scope.dot
             render_all(self.body, inner)
         else:
-            render_all(self.otherwise, inner)
+            render_all(self.else_body, inner)
 
-    def _each(self, value: Any, scope: Scope) -> None:
-        pairs = _pairs(value)
+    def _render_range(self, value: Any, scope: Scope) -> None:
+        pairs = _range_items(value)
         if not pairs:
-            render_all(self.otherwise, scope)
+            render_all(self.else_body, scope)
             return
         for pair in pairs:
             each = scope.inner(pair[1])
             for name, part in zip(self.declared, pair[-len(self.declared) :] if self.declared else (), strict=True):
-                (each.owner(name) if self.assigned else each).variables[name] = part
+                (each.declaring_scope(name) if self.assigned else each).variables[name] = part
             try:
                 render_all(self.body, each)
-            except Continue:
+            except ContinueLoop:
                 continue
-            except Break:
+            except BreakLoop:
                 break
 
 
-def _pairs(value: Any) -> list[tuple[Any, Any]]:
-    value = dereferenced(unboxed(value))
+def _range_items(value: Any) -> list[tuple[Any, Any]]:
+    value = dereference(unbox(value))
     if value is None:
         return []
     typed = isinstance(value, Strings | TextMap)
@@ -485,7 +489,7 @@ def _pairs(value: Any) -> list[tuple[Any, Any]]:
         return [(key, value[key] if typed else Boxed(value[key])) for key in sorted(value)]
     if isinstance(value, list | tuple):
         return [(at, entry if typed else Boxed(entry)) for at, entry in enumerate(value)]
-    raise Failure(f"range can't iterate over {to_text(value)}")
+    raise EvaluationError(f"range can't iterate over {to_text(value)}")
 
 
 def render_all(nodes: Sequence[Node], scope: Scope) -> None:
@@ -494,14 +498,14 @@ def render_all(nodes: Sequence[Node], scope: Scope) -> None:
         node.render(scope)
 
 
-def run(nodes: Sequence[Node], scope: Scope) -> None:
-    """Render a template. Raises `TemplateError`, with the part of it that was being evaluated."""
+def execute(nodes: Sequence[Node], scope: Scope) -> None:
+    """Render a template's nodes. Raises `FormatError` that names the part being evaluated."""
     try:
         render_all(nodes, scope)
-    except Failure as failure:
-        raise scope.run.error(str(failure)) from failure
+    except EvaluationError as failure:
+        raise scope.execution.error(str(failure)) from failure
     except RecursionError as error:
-        raise scope.run.error("nested too deeply") from error
+        raise scope.execution.error("nested too deeply") from error
 
 
 class Template:
@@ -513,15 +517,15 @@ class Template:
         self._defined = defined
 
     def render(self, data: Any) -> str:
-        """The text for `data`: JSON, or a value of `pymachine.gotemplate.types`.
+        """Render the template for `data`: JSON, or a value of `pymachine.gotemplate.types`.
 
-        Raises `TemplateError` if the template cannot be executed; what had been rendered by then is in it.
+        Raises `FormatError` if the template cannot be executed; its `partial` has the text rendered so far.
         """
         dot = from_json(data)
-        scope = Scope(dot, self._defined, [], Run("", self._source), None, {"$": dot})
+        scope = Scope(dot, self._defined, [], Execution("", self._source), None, {"$": dot})
         try:
-            run(self._body, scope)
-        except TemplateError as error:
+            execute(self._body, scope)
+        except FormatError as error:
             error.partial = "".join(scope.out)
             raise
         return "".join(scope.out)

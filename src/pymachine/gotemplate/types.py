@@ -1,7 +1,7 @@
-"""Values as Go has them: named types with methods, structs and pointers to them, and what JSON holds.
+"""Go's values in Python: named types with methods, structs, pointers to structs, and JSON values.
 
 JSON values are plain Python: None, bool, str, int, float, list and dict. In Go each of them is in an ``interface {}``,
-and every number is a float64; `pymachine.gotemplate` says why whole numbers stay whole here.
+and every number is a float64. `pymachine.gotemplate` says why whole numbers stay whole here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 
 class NoValue:
-    """The absence of a value, as for a key that a map has not; it prints as ``<no value>``."""
+    """The value of a missing map key. It prints as ``<no value>``."""
 
     def __bool__(self) -> bool:
         return False
@@ -23,13 +23,13 @@ NO_VALUE = NoValue()
 
 @dataclass(frozen=True)
 class Boxed:
-    """A value in an ``interface {}``: an entry of a map or list out of JSON."""
+    """A value in an ``interface {}``: an entry of a JSON map or list."""
 
     value: Any
 
 
-def unboxed(value: Any) -> Any:
-    """`value` without its box; None for no value."""
+def unbox(value: Any) -> Any:
+    """Return `value` without its box, and None for no value."""
     if isinstance(value, Boxed):
         value = value.value
     return None if value is NO_VALUE else value
@@ -37,7 +37,7 @@ def unboxed(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Method:
-    """A method of a named type: a function of the value, and the Go types of its further arguments."""
+    """A method of a named type: a function that takes the value, and the Go types of its further arguments."""
 
     function: Callable[..., Any]
     arguments: tuple[str, ...] = ()
@@ -57,13 +57,13 @@ class Int64(Named):
 
 
 class Byte(Named):
-    """Go's uint8, which a string is made of."""
+    """Go's uint8, the element type of a string."""
 
     type_name = "uint8"
 
 
 class WholeNumber(Named):
-    """A whole number out of JSON: a float64 to Go, which is printed and compared as the integer that it is."""
+    """A whole number from JSON: a float64 in Go, but printed and compared as an integer here."""
 
     type_name = "float64"
 
@@ -74,13 +74,13 @@ class Duration(Named):
     type_name = "time.Duration"
 
     def text(self) -> str:
-        """The duration as Go prints it: ``1m2.5s``, ``250ms``."""
+        """Return the duration as Go prints it: ``1m2.5s``, ``250ms``."""
         sign, rest = ("-" if self < 0 else ""), abs(int(self))
         if rest == 0:
             return "0s"
-        for unit, size in (("ns", 1), ("\u00b5s", 10**3), ("ms", 10**6)):
-            if rest < size * 1000:
-                return f"{sign}{_decimal(rest, size)}{unit}"
+        for unit, width_or_precision in (("ns", 1), ("\u00b5s", 10**3), ("ms", 10**6)):
+            if rest < width_or_precision * 1000:
+                return f"{sign}{_decimal(rest, width_or_precision)}{unit}"
         minutes, rest = divmod(rest, 60 * 10**9)
         hours, minutes = divmod(minutes, 60)
         text = f"{_decimal(rest, 10**9)}s"
@@ -89,23 +89,23 @@ class Duration(Named):
         return f"{sign}{hours}h{text}" if hours else f"{sign}{text}"
 
     def rounded(self, unit: int) -> Duration:
-        """To the nearest multiple of `unit`, halves away from zero."""
+        """Round to the nearest multiple of `unit`, halves away from zero."""
         if unit <= 0:
             return self
-        size, rest = abs(int(self)), abs(int(self)) % unit
-        size += -rest if 2 * rest < unit else unit - rest
-        return Duration(size if self >= 0 else -size)
+        width_or_precision, rest = abs(int(self)), abs(int(self)) % unit
+        width_or_precision += -rest if 2 * rest < unit else unit - rest
+        return Duration(width_or_precision if self >= 0 else -width_or_precision)
 
     def truncated(self, unit: int) -> Duration:
-        """Towards zero, to a multiple of `unit`."""
-        size = abs(int(self)) // unit * unit if unit > 0 else abs(int(self))
-        return Duration(size if self >= 0 else -size)
+        """Round towards zero to a multiple of `unit`."""
+        width_or_precision = abs(int(self)) // unit * unit if unit > 0 else abs(int(self))
+        return Duration(width_or_precision if self >= 0 else -width_or_precision)
 
 
-def _decimal(value: int, size: int) -> str:
-    whole, part = divmod(value, size)
-    digits = str(part + size)[1:].rstrip("0") if size > 1 else ""
-    return f"{whole}.{digits}" if digits else str(whole)
+def _decimal(value: int, width_or_precision: int) -> str:
+    remaining_pipeline, part = divmod(value, width_or_precision)
+    digits = str(part + width_or_precision)[1:].rstrip("0") if width_or_precision > 1 else ""
+    return f"{remaining_pipeline}.{digits}" if digits else str(remaining_pipeline)
 
 
 _DURATION = {
@@ -123,20 +123,20 @@ _DURATION = {
 Duration.methods = _DURATION
 
 
-def _fraction_of(value: int, size: int) -> float:
-    whole, rest = divmod(abs(int(value)), size)
-    number = whole + rest / size
+def _fraction_of(value: int, width_or_precision: int) -> float:
+    remaining_pipeline, rest = divmod(abs(int(value)), width_or_precision)
+    number = remaining_pipeline + rest / width_or_precision
     return number if value >= 0 else -number
 
 
 class Strings(list[str]):
-    """Go's []string. A nil one prints as an empty one, but for %#v."""
+    """Go's []string. A nil slice prints like an empty one, except with %#v."""
 
     is_nil = False
 
     @classmethod
     def of(cls, values: Sequence[str] | None) -> Strings:
-        """The list of `values`; nil for None."""
+        """Return the list of `values`; nil for None."""
         made = cls(values or [])
         made.is_nil = values is None
         return made
@@ -144,24 +144,24 @@ class Strings(list[str]):
 
 @dataclass(frozen=True, eq=False)
 class Struct:
-    """A struct: its fields under Go's names, in their order."""
+    """A struct: its fields by Go's names, in Go's order."""
 
     type_name: str
     fields: Mapping[str, Any]
     as_json: Any = None
-    """What the function ``json`` makes of it."""
+    """The value for the function ``json``; None for the fields."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pointer:
-    """A pointer to a struct, nil without one."""
+    """A pointer to a struct; nil if `target` is None."""
 
     type_name: str
     target: Struct | None
     fields: frozenset[str] = field(default_factory=frozenset)
-    """The names of the fields, which a nil pointer has too."""
+    """The names of the struct's fields, known for a nil pointer too."""
     lenient: bool = False
-    """Whether a field of a nil pointer is no value. In Go it ends the template with an error."""
+    """Whether a field of a nil pointer is "no value". In Go it is an error."""
 
 
 class TextMap(dict[str, str]):
@@ -169,7 +169,7 @@ class TextMap(dict[str, str]):
 
 
 def type_name(value: Any) -> str:
-    """Go's name for the type of a value."""
+    """Return Go's name for the type of a value."""
     if isinstance(value, Boxed):
         return "interface {}"
     if isinstance(value, Named | Struct | Pointer):
@@ -188,16 +188,16 @@ def type_name(value: Any) -> str:
     return next((name for kind, name in names if isinstance(value, kind)), "<nil>")
 
 
-def is_true(value: Any) -> bool:
+def is_truthy(value: Any) -> bool:
     """Whether a value counts as true: not empty, not zero, not nil."""
-    value = unboxed(value)
+    value = unbox(value)
     if isinstance(value, Pointer):
         return value.target is not None
     return True if isinstance(value, Struct) else bool(value)
 
 
 def from_json(value: Any) -> Any:
-    """A value out of JSON, with its whole numbers as such."""
+    """Convert a JSON value, marking whole numbers as `WholeNumber`."""
     if isinstance(value, Named | Struct | Pointer | Strings | TextMap | bool):
         return value
     if isinstance(value, int):
