@@ -6,25 +6,26 @@ With boot loaders it starts by itself: El Torito for CD drives, a master boot re
 from __future__ import annotations
 
 import io
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import itertools
+from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, BinaryIO
-from unittest import mock
 
 from pymachine.image import boot
 from pymachine.image.filesystem.tree import Blob, Kind, Node, Tree
 
-# One second after the zip epoch's beginning would do as well; it is shown by `ls -l` in the guest.
-EPOCH = 1_577_836_800  # 2020-01-01T00:00:00Z
+# 2020-01-01T00:00:00Z in the two forms of ECMA-119: 9.1.5 and 8.4.26.1. `ls -l` in the guest shows it.
+RECORD_DATE = bytes((120, 1, 1, 0, 0, 0, 0))
+VOLUME_DATE = b"2020010100000000\0"
+# The volume descriptors of ECMA-119: where they begin, their types, and where their modification date is (8.4.27).
+FIRST_DESCRIPTOR = 16
+VOLUME_DESCRIPTORS = (1, 2)
+LAST_DESCRIPTOR = 255
+MODIFICATION_DATE = 830
 BLOCK = 2048
 SECTOR = 512
 FILE_TYPE = 0o100000
 DIRECTORY_TYPE = 0o040000
-_CLOCK = threading.Lock()
 
 
 class _Stretch(io.RawIOBase):
@@ -84,20 +85,44 @@ class _Names:
         return f"{self._folders[parent]}/{own}"
 
 
-@contextmanager
-def _still_clock() -> Iterator[None]:
-    """pycdlib dates the volume and its root by the clock, in this host's time zone: hold both for it.
+def _set_dates(iso: Any) -> None:
+    """Give all records a fixed date: pycdlib takes the time of day, in this host's time zone."""
+    from pycdlib.dates import DirectoryRecordDate, VolumeDescriptorDate  # noqa: PLC0415
 
-    The clock is that of all threads, so they write one after the other. One that only reads an ISO meanwhile finds
-    all that there is in the module `time`.
-    """
-    from pycdlib import dates, headervd, pycdlib  # noqa: PLC0415 (heavy)
+    date, volume_date = DirectoryRecordDate(), VolumeDescriptorDate()
+    date.parse(RECORD_DATE)
+    volume_date.parse(VOLUME_DATE)
+    for volume in (iso.pvd, *iso.svds):
+        volume.volume_creation_date = volume.volume_effective_date = volume_date
+        folders = [volume.root_directory_record()]
+        folders[0].date = date
+        while folders:
+            for record in folders.pop().children:
+                record.date = date
+                _set_time_stamps(record.rock_ridge, date)
+                if record.isdir and not record.is_dot() and not record.is_dotdot():
+                    folders.append(record)
 
-    clock = SimpleNamespace(**{**vars(time), "time": lambda: float(EPOCH), "localtime": time.gmtime})
-    with _CLOCK, ExitStack() as stack:
-        for module in (dates, headervd, pycdlib):
-            stack.enter_context(mock.patch.object(module, "time", clock))
-        yield
+
+def _set_time_stamps(rock_ridge: Any, date: Any) -> None:
+    """Set the date in Rock Ridge's own records, which may be in a continuation area."""
+    for entries in (rock_ridge.dr_entries, rock_ridge.ce_entries):
+        stamps = entries.tf_record if entries else None
+        for name in ("creation_time", "access_time", "modification_time", "attribute_change_time"):
+            if stamps and getattr(stamps, name):
+                setattr(stamps, name, date)
+
+
+def _set_modification_date(path: Path) -> None:
+    """Date the volume itself: pycdlib takes the time of day when it writes."""
+    with path.open("r+b") as file:
+        for block in itertools.count(FIRST_DESCRIPTOR):
+            kind = file.seek(block * BLOCK) and file.read(1)[0]
+            if kind == LAST_DESCRIPTOR:
+                return
+            if kind in VOLUME_DESCRIPTORS:
+                file.seek(block * BLOCK + MODIFICATION_DATE)
+                file.write(VOLUME_DATE)
 
 
 def write(tree: Tree, path: Path, *, volume: str, loaders: boot.Loaders | None = None) -> None:
@@ -107,7 +132,7 @@ def write(tree: Tree, path: Path, *, volume: str, loaders: boot.Loaders | None =
     """
     from pycdlib import PyCdlib  # noqa: PLC0415
 
-    with _still_clock(), ExitStack() as stack:
+    with ExitStack() as stack:
         iso = PyCdlib()
         iso.new(interchange_level=4, vol_ident=volume[:32], rock_ridge="1.09", sys_ident="LINUX")
         stack.callback(iso.close)
@@ -115,12 +140,13 @@ def write(tree: Tree, path: Path, *, volume: str, loaders: boot.Loaders | None =
         names = _Names()
         for name, node in tree.walk():
             _add(iso, names, name, node, files, stack)
-        if loaders is None:
-            iso.write(str(path))
-            return
-        _add_el_torito(iso, loaders)
+        if loaders is not None:
+            _add_el_torito(iso, loaders)
+        _set_dates(iso)
         iso.write(str(path))
-        _add_boot_record(iso, loaders, path)
+        _set_modification_date(path)
+        if loaders is not None:
+            _add_boot_record(iso, loaders, path)
 
 
 def _add_el_torito(iso: Any, loaders: boot.Loaders) -> None:
