@@ -21,7 +21,8 @@ from pymachine.image.debian.resolve import Package, Universe, closure
 from pymachine.image.filesystem import initrd
 from pymachine.image.filesystem.tree import Kind, Node, Tree
 from pymachine.image.kernel import modules
-from pymachine.image.recipe import INITRD_MODULES, MODULES, Recipe
+from pymachine.image.kernel.module_list import INITRD_MODULES, MODULES
+from pymachine.image.recipe import Recipe
 from pymachine.ssh import keys
 from pymachine.system.files import acquire_lock
 from pymachine.system.progress import Silent
