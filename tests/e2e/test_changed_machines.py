@@ -20,7 +20,7 @@ import pytest
 from pymachine.driver.contract import ImageFiles
 from pymachine.errors import PymachineError
 from pymachine.hosts.upkeep import Upkeep
-from pymachine.image import cache
+from pymachine.image import provide
 from pymachine.store.store import Store
 from support import clients
 from support.runner import Pymachine, private_store
@@ -283,7 +283,7 @@ def test_an_image_that_does_not_boot_gives_way(
     bad = tmp_path / "vmlinuz"
     bad.write_bytes(b"not a kernel" * 1000)
     image = ImageFiles("f" * 64, "amd64", good / "boot2docker.iso", bad, good / "initrd.img")
-    monkeypatch.setattr(cache, "refresh", lambda request, *, store, reporter: image)
+    monkeypatch.setattr(provide, "refresh", lambda request, *, store, reporter: image)
     kernel, digest = (good / "vmlinuz").read_bytes(), record(program)["Driver"]["ImageDigest"]  # type: ignore[index]
     with pytest.raises(PymachineError, match="has its old image again"):
         Upkeep(Store(program.store)).upgrade(NAME)

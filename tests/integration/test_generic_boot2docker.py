@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pymachine.driver.contract import ImageRequest
-from pymachine.image import cache
+from pymachine.image import provide
 from pymachine.ssh import keys
 from pymachine.store import paths
 from pymachine.system.progress import Silent
@@ -33,7 +33,7 @@ def host(key: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(paths.ENV_CACHE, str(cache_folder()))
         store = tmp_path_factory.mktemp("store")
-        image = cache.ensure(ImageRequest(architecture="amd64"), store=store, reporter=Silent())
+        image = provide.find_or_build(ImageRequest(architecture="amd64"), store=store, reporter=Silent())
     folder = Path(tempfile.mkdtemp(prefix="pm-b2d-", dir="/tmp"))
     public = keys.public_half(key).read_bytes()
     with guest.machine(folder, image) as machine:

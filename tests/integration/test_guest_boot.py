@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 from pymachine.docker import engine
 from pymachine.driver.contract import ImageFiles, ImageRequest
 from pymachine.hosts import identity
-from pymachine.image import cache
+from pymachine.image import provide
 from pymachine.ssh import keys
 from pymachine.store import paths
 from pymachine.store.record import EngineOptions
@@ -48,7 +48,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageFiles]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(paths.ENV_CACHE, str(cache_folder()))
         store = tmp_path_factory.mktemp("store")
-        yield cache.ensure(ImageRequest(architecture="amd64"), store=store, reporter=Silent())
+        yield provide.find_or_build(ImageRequest(architecture="amd64"), store=store, reporter=Silent())
 
 
 class Secrets:

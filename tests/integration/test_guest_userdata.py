@@ -15,7 +15,7 @@ import pytest
 from pymachine.docker import engine
 from pymachine.driver.contract import ImageFiles, ImageRequest
 from pymachine.hosts import identity
-from pymachine.image import cache
+from pymachine.image import provide
 from pymachine.ssh import keys
 from pymachine.store import paths
 from pymachine.store.record import EngineOptions
@@ -97,7 +97,7 @@ def booted(folder: Path, *, old: bool) -> Iterator[Owned]:
     """A guest that is up with the disk of a new machine, or of one that docker-machine made."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(paths.ENV_CACHE, str(cache_folder()))
-        image = cache.ensure(ImageRequest(architecture="amd64"), store=folder, reporter=Silent())
+        image = provide.find_or_build(ImageRequest(architecture="amd64"), store=folder, reporter=Silent())
     machine = Owned(folder, image)
     machine.write_userdata(old=old)
     try:

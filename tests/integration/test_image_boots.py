@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pymachine.driver.contract import ImageFiles, ImageRequest
-from pymachine.image import cache, imported
+from pymachine.image import imported, provide
 from pymachine.system.progress import Silent
 from support.runner import cache_folder
 
@@ -33,7 +33,7 @@ def image() -> ImageFiles:
     """Today's image for amd64, from the cache that all test runs share."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYMACHINE_CACHE", str(cache_folder()))
-        return cache.ensure(ImageRequest(architecture="amd64"), store=Path("/nonexistent"), reporter=Silent())
+        return provide.find_or_build(ImageRequest(architecture="amd64"), store=Path("/nonexistent"), reporter=Silent())
 
 
 def test_it_can_be_taken_into_another_store(image: ImageFiles) -> None:

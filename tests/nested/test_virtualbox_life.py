@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pymachine.driver.contract import ImageRequest
-from pymachine.image import cache
+from pymachine.image import provide
 from pymachine.store import paths
 from pymachine.system.progress import Silent
 from support import nested
@@ -22,7 +22,7 @@ ATTEMPTS = 2
 def test_create_to_rm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tried again once: an emulated processor in an emulated computer loses its way now and then."""
     monkeypatch.setenv(paths.ENV_CACHE, str(cache_folder()))
-    image = cache.ensure(ImageRequest(architecture="amd64"), store=tmp_path, reporter=Silent())
+    image = provide.find_or_build(ImageRequest(architecture="amd64"), store=tmp_path, reporter=Silent())
     files = {"boot2docker.iso": image.iso}
     for attempt in range(1, ATTEMPTS + 1):
         folder = tmp_path / f"attempt-{attempt}"

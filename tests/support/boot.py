@@ -5,7 +5,7 @@ from __future__ import annotations
 from pymachine.docker import engine
 from pymachine.driver.contract import BootRequest, Driver, Endpoint, ImageFiles
 from pymachine.hosts import identity
-from pymachine.image import cache
+from pymachine.image import provide
 from pymachine.store.record import EngineOptions
 from pymachine.system.progress import Silent
 from pymachine.tls import certs
@@ -15,7 +15,7 @@ SECONDS = 600
 
 def image(driver: Driver) -> ImageFiles:
     """The image that the machine wants, built if need be, in the cache that the tests share."""
-    return cache.ensure(driver.image_request(), store=driver.machine.store, reporter=Silent())
+    return provide.find_or_build(driver.image_request(), store=driver.machine.store, reporter=Silent())
 
 
 def request(driver: Driver) -> BootRequest:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pymachine.driver.contract import ImageRequest
-from pymachine.image import cache
+from pymachine.image import provide
 from pymachine.system.progress import StreamReporter
 from support import packages
 from support.runner import cache_folder
@@ -18,7 +18,7 @@ def main() -> None:
     """Build and download what is missing."""
     os.environ.setdefault("PYMACHINE_CACHE", str(cache_folder()))
     with TemporaryDirectory() as store:
-        cache.ensure(ImageRequest(), store=Path(store), reporter=StreamReporter(sys.stdout))
+        provide.find_or_build(ImageRequest(), store=Path(store), reporter=StreamReporter(sys.stdout))
     folder = cache_folder() / "container-packages"
     folder.mkdir(parents=True, exist_ok=True)
     for name in sorted(packages.EXTRA):

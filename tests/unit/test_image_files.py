@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from pymachine.driver.contract import ImageRequest
-from pymachine.image import cache, imported, rootfs
+from pymachine.image import cache, imported, provide, rootfs
 from pymachine.image.errors import DigestError, ImageError, ImageNotFoundError, PackageError, RecipeError
 from pymachine.image.filesystem import initrd, iso
 from pymachine.image.filesystem.tree import Node, Tree
@@ -488,11 +488,11 @@ def test_an_exported_image_can_be_taken_elsewhere(store: Path, tmp_path: Path) -
     path = cache.export(image, tmp_path)
     assert path == tmp_path / ISO
     other = tmp_path / "other"
-    files = cache.ensure(ImageRequest(source=str(path)), store=other, reporter=Silent())
+    files = provide.find_or_build(ImageRequest(source=str(path)), store=other, reporter=Silent())
     assert (files.digest, files.architecture) == (image.digest, "amd64")
     assert files.kernel.read_bytes() == image.files().kernel.read_bytes()
     assert files.initrd.read_bytes() == image.files().initrd.read_bytes()
-    assert cache.ensure(ImageRequest(source=f"file://{path}"), store=other, reporter=Silent()) == files
+    assert provide.find_or_build(ImageRequest(source=f"file://{path}"), store=other, reporter=Silent()) == files
     cache.remove(image)
     assert cache.list_images(store) == []
     with pytest.raises(ImageError, match="cannot write"):
@@ -505,12 +505,14 @@ def test_an_image_is_fetched_from_a_url_once(store: Path, tmp_path: Path) -> Non
     data = cache.export(put(store), tmp_path).read_bytes()
     with serving({"image.iso": data}) as server:
         request = ImageRequest(source=f"{server.url}/image.iso")
-        files = cache.ensure(request, store=tmp_path / "other", reporter=Silent())
+        files = provide.find_or_build(request, store=tmp_path / "other", reporter=Silent())
         assert files.iso.read_bytes() == data
-        assert cache.ensure(request, store=tmp_path / "other", reporter=Silent()) == files
+        assert provide.find_or_build(request, store=tmp_path / "other", reporter=Silent()) == files
         assert server.asked["image.iso"] == 1
         with pytest.raises(ImageError, match="404"):
-            cache.ensure(ImageRequest(source=f"{server.url}/none"), store=tmp_path / "other", reporter=Silent())
+            provide.find_or_build(
+                ImageRequest(source=f"{server.url}/none"), store=tmp_path / "other", reporter=Silent()
+            )
 
 
 @pytest.mark.parametrize("data", [b"", b"text", bytes(100_000)])
@@ -518,9 +520,9 @@ def test_a_file_that_is_no_image_is_told(store: Path, tmp_path: Path, data: byte
     path = tmp_path / "x.iso"
     path.write_bytes(data)
     with pytest.raises(ImageError, match="x.iso is not an image"):
-        cache.ensure(ImageRequest(source=str(path)), store=store, reporter=Silent())
+        provide.find_or_build(ImageRequest(source=str(path)), store=store, reporter=Silent())
     with pytest.raises(ImageError, match="cannot be read"):
-        cache.ensure(ImageRequest(source=str(tmp_path / "none.iso")), store=store, reporter=Silent())
+        provide.find_or_build(ImageRequest(source=str(tmp_path / "none.iso")), store=store, reporter=Silent())
     assert cache.list_images(store) == []
 
 

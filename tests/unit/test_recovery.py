@@ -415,10 +415,10 @@ def test_a_restore_that_was_killed_after_its_last_step_is_finished(store: Store)
 
 @pytest.mark.parametrize("step", ["set aside", "swapped", "before start", "started", "settling"])
 def test_an_upgrade_that_was_killed_has_one_image(store: Store, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pymachine.image import cache
+    from pymachine.image import provide
 
     image = ImageFiles("newer", "amd64", Path(), Path(), Path())
-    monkeypatch.setattr(cache, "refresh", lambda *args, **options: image)
+    monkeypatch.setattr(provide, "refresh", lambda *args, **options: image)
     make(store)
     killed_at(step, lambda: Upkeep(store).upgrade(NAME))
     Manager(store).sweep()

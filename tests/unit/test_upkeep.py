@@ -45,7 +45,7 @@ from pymachine.hosts.archive import ExportError
 from pymachine.hosts.export_import import Porter
 from pymachine.hosts.manager import CreateRequest
 from pymachine.hosts.upkeep import Changes, Upkeep
-from pymachine.image import cache
+from pymachine.image import provide
 from pymachine.store.store import Store
 from pymachine.system import files as files_module
 from pymachine.system.progress import Silent
@@ -499,7 +499,7 @@ def test_rename_without_the_ability(store: Store) -> None:
 @pytest.fixture
 def newer(monkeypatch: pytest.MonkeyPatch) -> ImageFiles:
     image = ImageFiles("second", "amd64", Path("/i"), Path("/k"), Path("/r"))
-    monkeypatch.setattr(cache, "refresh", lambda request, *, store, reporter: image)
+    monkeypatch.setattr(provide, "refresh", lambda request, *, store, reporter: image)
     return image
 
 

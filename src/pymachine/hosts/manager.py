@@ -572,9 +572,9 @@ class Manager:
     def _image(self, driver: Driver) -> ImageFiles | None:
         if Capability.IMAGE not in driver.info.capabilities:
             return None
-        from pymachine.image import cache  # noqa: PLC0415 (only create needs the builder)
+        from pymachine.image import provide  # noqa: PLC0415 (only create needs the builder)
 
-        return cache.ensure(driver.image_request(), store=self.store.root, reporter=driver.reporter)
+        return provide.find_or_build(driver.image_request(), store=self.store.root, reporter=driver.reporter)
 
     def _make_keys(self, machine: Machine, driver: Driver) -> None:
         from pymachine.hosts import identity  # noqa: PLC0415 (cryptography)

@@ -231,9 +231,9 @@ class Upkeep(Manager):
                 return
             if not isinstance(driver, Upgradable):
                 raise driver.unsupported("upgrade")
-            from pymachine.image import cache  # noqa: PLC0415 (only this needs the builder)
+            from pymachine.image import provide  # noqa: PLC0415 (only this needs the builder)
 
-            image = cache.refresh(driver.image_request(), store=self.store.root, reporter=driver.reporter)
+            image = provide.refresh(driver.image_request(), store=self.store.root, reporter=driver.reporter)
             newest = image.digest == driver.image_digest()
             # A stopped machine starts with its new image. One that is saved or paused cannot change it.
             if driver.state() not in ((State.RUNNING,) if newest else (State.RUNNING, State.STOPPED)):

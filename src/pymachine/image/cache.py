@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pymachine.driver.contract import ImageFiles, ImageRequest
-from pymachine.image.errors import DigestError, ImageError, ImageNotFoundError, MirrorError, RecipeError
+from pymachine.driver.contract import ImageFiles
+from pymachine.image.errors import DigestError, ImageError, ImageNotFoundError, RecipeError
 from pymachine.image.layout import INITRD, ISO, KERNEL, MANIFEST, describe_file
-from pymachine.image.recipe import Recipe
 from pymachine.store import paths
 from pymachine.system import os_errors
 from pymachine.system.files import atomic_write
@@ -97,53 +96,6 @@ def host_architecture() -> str:
     if machine not in ARCHITECTURES:
         raise RecipeError(f"no image can be built for this host's architecture, {machine}")
     return ARCHITECTURES[machine]
-
-
-def ensure(request: ImageRequest, *, store: Path, reporter: Reporter) -> ImageFiles:
-    """The image that `request` asks for: one that is there, else one that is built (or fetched) now.
-
-    Many processes at once build once: the others wait for it. Raises `pymachine.image.errors`.
-    """
-    if request.source:
-        from pymachine.image import imported  # noqa: PLC0415 (pycdlib, requests)
-
-        return imported.ensure(request.source, store=store, reporter=reporter).files()
-    architecture = request.architecture or host_architecture()
-    wanted = Recipe(architecture=architecture).whole_digest()
-    found = intact(newest(store, architecture, recipe=wanted), reporter)
-    if found is None:
-        with locked(store, architecture):
-            found = intact(newest(store, architecture, recipe=wanted), reporter)
-            if found is None:
-                from pymachine.image import builder  # noqa: PLC0415 (all that it takes to build costs 50 ms)
-
-                reporter.info(f"Building the guest image for {architecture} (once; later machines use the same)...")
-                found = builder.build_into_cache(architecture, store=store, reporter=reporter)
-    return found.files()
-
-
-def refresh(request: ImageRequest, *, store: Path, reporter: Reporter) -> ImageFiles:
-    """The image that `request` would be answered with if there were none yet: of today's packages, fetched anew.
-
-    Nothing is built if the newest one has these packages already. Without a mirror it is the newest that is here.
-    """
-    if request.source:
-        from pymachine.image import imported  # noqa: PLC0415 (pycdlib, requests)
-
-        return imported.ensure(request.source, store=store, reporter=reporter, again=True).files()
-    from pymachine.image import builder  # noqa: PLC0415 (only this needs the builder's parts)
-
-    architecture = request.architecture or host_architecture()
-    with locked(store, architecture):
-        try:
-            found = builder.refresh_cache(architecture, store=store, reporter=reporter)
-        except MirrorError as error:
-            known = newest(store, architecture, recipe=Recipe(architecture=architecture).whole_digest())
-            if known is None:
-                raise
-            reporter.warn(f"No newer image could be looked for: {error.brief}")
-            found = known
-    return found.files()
 
 
 def newest(store: Path, architecture: str, *, recipe: str = "") -> Image | None:
