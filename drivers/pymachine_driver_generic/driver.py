@@ -23,12 +23,11 @@ from pymachine.driver.contract import (
     Health,
     Json,
     MachineRef,
-    Option,
-    OptionKind,
     State,
 )
-from pymachine.errors import DriverError, TimeoutExpiredError, UsageError
-from pymachine.system import wait
+from pymachine.driver.errors import DriverError, TimeoutExpiredError, UsageError
+from pymachine.driver.kit.system import wait
+from pymachine.driver.options import Option, OptionKind
 
 DIAL_SECONDS = 3.0
 # C's `struct linger`: on, and for no time.

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pymachine.errors import DriverError
-from pymachine.system.progress import Reporter
-from pymachine.system.wait import Deadline
+from pymachine.driver.errors import DriverError
+from pymachine.driver.kit.system import Deadline, Reporter
 from pymachine_driver_libvirt import connection as libvirts, domain as domains, guest, hosts, patch
 from pymachine_driver_libvirt.connection import Bell, Connection
 from pymachine_driver_libvirt.volumes import ImageSet

@@ -6,8 +6,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pymachine.driver.contract import BootRequest, Driver
+from pymachine.driver.errors import DriverError
 from pymachine.driver.names import host_name
-from pymachine.errors import DriverError
 from pymachine_driver_libvirt import connection as libvirts, options
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-from pymachine.errors import DriverError
-from pymachine.system.wait import Deadline
+from pymachine.driver.errors import DriverError
+from pymachine.driver.kit.system import Deadline
 from pymachine_driver_libvirt import hosts
 
 # libvirt-python has no type stubs.

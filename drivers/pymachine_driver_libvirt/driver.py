@@ -11,21 +11,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pymachine.driver.abilities import ForwardedPort
 from pymachine.driver.contract import (
     BootRequest,
     Capability,
     Config,
     DriverInfo,
     Endpoint,
-    ForwardedPort,
     Health,
     ImageRequest,
     Json,
     MachineRef,
-    Option,
     State,
 )
-from pymachine.errors import EXIT_PRECREATE, DriverError, PymachineError
+from pymachine.driver.errors import EXIT_PRECREATE, DriverError, PymachineError
+from pymachine.driver.options import Option
 from pymachine_driver_libvirt import connection as libvirts, options, upkeep
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class LibvirtDriver(upkeep.Upkeep):
 
     def stop(self, timeout: float) -> None:
         """Press the power button; after `timeout` seconds, switch off."""
-        from pymachine.system.wait import Deadline  # noqa: PLC0415
+        from pymachine.driver.kit.system import Deadline  # noqa: PLC0415
         from pymachine_driver_libvirt import guest, state  # noqa: PLC0415
 
         connection = self._connect()
@@ -329,7 +329,7 @@ class LibvirtDriver(upkeep.Upkeep):
             )
 
     def _boot_domain(self, connection: Connection, domain: Domain, request: BootRequest, *, resumed: bool) -> None:
-        from pymachine.system.wait import Deadline  # noqa: PLC0415
+        from pymachine.driver.kit.system import Deadline  # noqa: PLC0415
 
         deadline = Deadline(request.timeout)
         began = time.monotonic()

@@ -14,8 +14,7 @@ from typing import Any, BinaryIO
 
 from pymachine.driver.kit import identity_channel
 from pymachine.driver.kit.identity_channel import GuestTimeoutError, Progress
-from pymachine.system.progress import Task
-from pymachine.system.wait import Deadline
+from pymachine.driver.kit.system import Deadline, Task
 from pymachine_driver_libvirt import connection as libvirts, state
 from pymachine_driver_libvirt.connection import Bell, Connection, Domain
 

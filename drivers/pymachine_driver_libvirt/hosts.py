@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from pymachine.errors import UsageError
-from pymachine.system import os_errors
+from pymachine.driver.errors import UsageError
+from pymachine.driver.kit.system import os_errors
 
 CONFIG_FILE = "config.toml"
 # Transports whose other end is this host.

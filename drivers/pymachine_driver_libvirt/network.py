@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from pymachine.errors import DriverError
+from pymachine.driver.errors import DriverError
 from pymachine_driver_libvirt import connection as libvirts, patch, state
 from pymachine_driver_libvirt.connection import Connection
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pymachine.driver import fields
-from pymachine.driver.contract import Json, Option, OptionKind, Shape
-from pymachine.errors import UsageError
+from pymachine.driver.abilities import HardwareChange
+from pymachine.driver.contract import Json
+from pymachine.driver.errors import UsageError
+from pymachine.driver.options import Option, OptionKind
 
 DEFAULT_URI = "qemu:///system"
 DEFAULT_POOL = "default"
@@ -195,22 +197,22 @@ def cpu_count(asked: int, host: int) -> int:
     return min(asked, host) if asked == DEFAULT_CPUS else asked
 
 
-def reshape(config: Mapping[str, Json], shape: Shape) -> dict[str, int]:
-    """What of a machine's configuration changes with `shape`. Raises `UsageError` for what cannot be."""
+def changed_hardware(config: Mapping[str, Json], change: HardwareChange) -> dict[str, int]:
+    """What of a machine's configuration changes with `change`. Raises `UsageError` for what cannot be."""
     changed: dict[str, int] = {}
-    if shape.cpus is not None:
-        if not 1 <= shape.cpus <= MOST_CPUS:
-            raise UsageError(f"{shape.cpus} CPUs cannot be had, expected 1 to {MOST_CPUS}")
-        changed["CPU"] = shape.cpus
-    if shape.memory_mib is not None:
-        if shape.memory_mib < LEAST_MEMORY_MIB:
-            raise UsageError(f"{shape.memory_mib} MB of memory are too few, expected at least {LEAST_MEMORY_MIB}")
-        changed["Memory"] = shape.memory_mib
-    if shape.disk_mb is not None:
+    if change.cpus is not None:
+        if not 1 <= change.cpus <= MOST_CPUS:
+            raise UsageError(f"{change.cpus} CPUs cannot be had, expected 1 to {MOST_CPUS}")
+        changed["CPU"] = change.cpus
+    if change.memory_mib is not None:
+        if change.memory_mib < LEAST_MEMORY_MIB:
+            raise UsageError(f"{change.memory_mib} MB of memory are too few, expected at least {LEAST_MEMORY_MIB}")
+        changed["Memory"] = change.memory_mib
+    if change.disk_mb is not None:
         now = int(config.get("DiskSize", DEFAULT_DISK_MB))
-        if shape.disk_mb < now:
-            raise UsageError(f"a disk of {now} MB cannot shrink to {shape.disk_mb} MB")
-        changed["DiskSize"] = shape.disk_mb
+        if change.disk_mb < now:
+            raise UsageError(f"a disk of {now} MB cannot shrink to {change.disk_mb} MB")
+        changed["DiskSize"] = change.disk_mb
     return changed
 
 

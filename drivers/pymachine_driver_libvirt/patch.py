@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from pymachine.errors import UsageError
+from pymachine.driver.errors import UsageError
 
 # Their children are things of which there may be several.
 _LISTS = frozenset({"devices", "metadata", "{http://libvirt.org/schemas/domain/qemu/1.0}commandline"})

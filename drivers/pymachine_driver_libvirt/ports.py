@@ -20,11 +20,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pymachine.driver.errors import DriverError, PymachineError
 from pymachine.driver.kit import forwarded_ports, identity_channel, listen_queues
 from pymachine.driver.kit.port_forwarding import RETRY_SECONDS, Forwarder, Target, log
-from pymachine.errors import DriverError, PymachineError
-from pymachine.system import os_errors
-from pymachine.system.wait import Deadline
+from pymachine.driver.kit.system import Deadline, os_errors
 from pymachine_driver_libvirt import connection as libvirts, guest, state
 from pymachine_driver_libvirt.connection import Connection, Domain
 from pymachine_driver_libvirt.domain import NETDEV, Forwards

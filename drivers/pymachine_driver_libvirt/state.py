@@ -6,8 +6,8 @@ from collections.abc import Callable
 from xml.etree.ElementTree import Element
 
 from pymachine.driver.contract import State
-from pymachine.errors import TimeoutExpiredError
-from pymachine.system.wait import until
+from pymachine.driver.errors import TimeoutExpiredError
+from pymachine.driver.kit.system import until
 from pymachine_driver_libvirt import connection as libvirts
 from pymachine_driver_libvirt.connection import Connection, Domain
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
-from pymachine.driver.contract import BootRequest, ImageFiles, MachineRef, Shape, State
-from pymachine.errors import DriverError, HostNotRunningError
+from pymachine.driver.abilities import HardwareChange
+from pymachine.driver.contract import BootRequest, ImageFiles, MachineRef, State
+from pymachine.driver.errors import DriverError, HostNotRunningError
 from pymachine_driver_libvirt import connection as libvirts
 from pymachine_driver_libvirt.base import Base
 
@@ -27,7 +28,7 @@ class Upkeep(Base):
 
     def apply_identity(self, request: BootRequest) -> None:
         """Send the identity to the guest, which reloads what can be reloaded."""
-        from pymachine.system.wait import Deadline  # noqa: PLC0415
+        from pymachine.driver.kit.system import Deadline  # noqa: PLC0415
         from pymachine_driver_libvirt import guest, state  # noqa: PLC0415
 
         connection = self._connect()
@@ -46,23 +47,23 @@ class Upkeep(Base):
                 resumed=True,
             )
 
-    def resize(self, shape: Shape) -> None:
+    def resize(self, change: HardwareChange) -> None:
         """Change the domain and the volume; the disk's file system grows in the guest's next boot."""
         from pymachine_driver_libvirt import options, volumes  # noqa: PLC0415
 
-        changed = options.reshape(self.config, shape)
+        changed = options.changed_hardware(self.config, change)
         connection = self._connect()
         domain = self._domain(connection)
         libvirt = libvirts.library()
         with libvirts.doing("cannot change the machine's hardware"):
-            if shape.cpus is not None:
+            if change.cpus is not None:
                 domain.setVcpusFlags(changed["CPU"], libvirt.VIR_DOMAIN_AFFECT_CONFIG | libvirt.VIR_DOMAIN_VCPU_MAXIMUM)
                 domain.setVcpusFlags(changed["CPU"], libvirt.VIR_DOMAIN_AFFECT_CONFIG)
-            if shape.memory_mib is not None:
+            if change.memory_mib is not None:
                 kibibytes = changed["Memory"] * 1024
                 domain.setMemoryFlags(kibibytes, libvirt.VIR_DOMAIN_AFFECT_CONFIG | libvirt.VIR_DOMAIN_MEM_MAXIMUM)
                 domain.setMemoryFlags(kibibytes, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
-            if shape.disk_mb is not None:
+            if change.disk_mb is not None:
                 pool = connection.storagePoolLookupByName(self._pool_name)
                 pool.storageVolLookupByName(self._disk_name).resize(changed["DiskSize"] * volumes.MEBIBYTE)
         self.config.update(changed)

@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 from xml.etree.ElementTree import Element, SubElement
 
 from pymachine.driver.contract import ImageFiles
-from pymachine.errors import DriverError
-from pymachine.system.progress import Reporter
+from pymachine.driver.errors import DriverError
+from pymachine.driver.kit.system import Reporter
 from pymachine_driver_libvirt import connection as libvirts, domain as domains, patch, state
 from pymachine_driver_libvirt.connection import Connection
 

@@ -16,10 +16,10 @@ from pymachine.driver.contract import (
     Health,
     Json,
     MachineRef,
-    Option,
     State,
 )
-from pymachine.errors import UnsupportedError, UsageError
+from pymachine.driver.errors import UnsupportedError, UsageError
+from pymachine.driver.options import Option
 from pymachine_driver_none import urls
 
 

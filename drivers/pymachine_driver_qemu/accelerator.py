@@ -19,9 +19,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pymachine.errors import DriverError
-from pymachine.system.progress import Reporter
-from pymachine.system.wait import Deadline
+from pymachine.driver.errors import DriverError
+from pymachine.driver.kit.system import Deadline, Reporter
 from pymachine_driver_qemu import command_line, probe_cache, runtime
 from pymachine_driver_qemu.binary import Qemu
 from pymachine_driver_qemu.options import host_architecture

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymachine.driver.contract import BootRequest, Driver, Endpoint, ForwardedPort, ImageFiles, State
-from pymachine.errors import DriverError
+from pymachine.driver.abilities import ForwardedPort
+from pymachine.driver.contract import BootRequest, Driver, Endpoint, ImageFiles, State
+from pymachine.driver.errors import DriverError
 from pymachine_driver_qemu import address, monitor, options, runtime
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class QemuMachine(Driver):
             crashes.retry_once(lambda: self._boot_board(board, request), reporter=self.reporter)
 
     def _boot_board(self, board: Board, request: BootRequest) -> None:
-        from pymachine.system import wait  # noqa: PLC0415
+        from pymachine.driver.kit.system import wait  # noqa: PLC0415
         from pymachine_driver_qemu import boot, forwarder_process  # noqa: PLC0415
 
         deadline = wait.Deadline(request.timeout)

@@ -11,9 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pymachine.errors import CommandError, PrecreateError
-from pymachine.system import os_errors
-from pymachine.system.run import run
+from pymachine.driver.errors import CommandError, PrecreateError
+from pymachine.driver.kit.system import os_errors, run
 from pymachine_driver_qemu import probe_cache
 
 PROGRAMS = {"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}
@@ -111,7 +110,7 @@ def parse_version(text: str) -> tuple[int, ...]:
 
 def _version_output(candidate: Qemu, words: list[str], *, check: bool = False) -> str:
     try:
-        result = run(
+        result = run.run(
             [candidate.path, *candidate.arguments, *words],
             env={**os.environ, **candidate.environment},
             timeout=_SECONDS,

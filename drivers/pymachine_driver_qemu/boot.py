@@ -12,8 +12,7 @@ from pathlib import Path
 from pymachine.driver.contract import BootRequest, Endpoint, refuse_links
 from pymachine.driver.kit import listen_queues, search_domains
 from pymachine.driver.kit.identity_channel import GuestEndedError, GuestError, GuestReportedError
-from pymachine.system.progress import Reporter
-from pymachine.system.wait import Deadline
+from pymachine.driver.kit.system import Deadline, Reporter
 from pymachine_driver_qemu import command_line, disk, identity, process, qmp, runtime
 from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.machine_spec import Board

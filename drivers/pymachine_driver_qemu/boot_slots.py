@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 
-from pymachine.system.progress import Reporter
-from pymachine.system.wait import until
+from pymachine.driver.kit.system import Reporter, until
 from pymachine_driver_qemu import runtime
 
 # Longer than any queue of boots that ends.

@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from pymachine.driver.contract import BootRequest, Config, Driver, Json, MachineRef, State
-from pymachine.errors import DriverError
+from pymachine.driver.errors import DriverError
 from pymachine_driver_qemu import address, options, runtime
 from pymachine_driver_qemu.base import QemuMachine, image_of
 
@@ -148,7 +148,7 @@ class Copies(QemuMachine):
     def sync(self) -> None:
         """Have the guest write out what it holds in memory; one that does not say that it did so is told of."""
         from pymachine.driver.kit.identity_channel import GuestError  # noqa: PLC0415
-        from pymachine.system import wait  # noqa: PLC0415
+        from pymachine.driver.kit.system import wait  # noqa: PLC0415
         from pymachine_driver_qemu import identity  # noqa: PLC0415
 
         sockets = self._alive()

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pymachine.driver.contract import ImageFiles, refuse_links
-from pymachine.errors import DriverError, PrecreateError
-from pymachine.system import files, os_errors
+from pymachine.driver.errors import DriverError, PrecreateError
+from pymachine.driver.kit.system import files, os_errors
 
 DISK = "disk.raw"
 ISO = "boot2docker.iso"

@@ -18,10 +18,10 @@ from pymachine.driver.contract import (
     Json,
     MachineRef,
     Note,
-    Option,
     State,
 )
-from pymachine.errors import PymachineError
+from pymachine.driver.errors import PymachineError
+from pymachine.driver.options import Option
 from pymachine_driver_qemu import address, base, copies, options, runtime, upkeep
 
 STOP_SECONDS = 60.0

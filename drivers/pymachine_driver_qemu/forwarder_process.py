@@ -7,9 +7,9 @@ import socket
 import sys
 from pathlib import Path
 
+from pymachine.driver.errors import DriverError
 from pymachine.driver.kit import forwarded_ports
-from pymachine.errors import DriverError
-from pymachine.system import os_errors
+from pymachine.driver.kit.system import os_errors
 from pymachine_driver_qemu import process
 from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.command_line import NETDEV

@@ -22,8 +22,7 @@ from pymachine.driver.kit.identity_channel import (
     message,
     too_late,
 )
-from pymachine.system.progress import Silent, Task
-from pymachine.system.wait import Deadline
+from pymachine.driver.kit.system import Deadline, Silent, Task
 from pymachine_driver_qemu import monitor, qmp
 
 CONNECT_SECONDS = 5.0

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
-from pymachine.errors import DriverError, TimeoutExpiredError
-from pymachine.system import os_errors
-from pymachine.system.wait import Deadline, until
+from pymachine.driver.errors import DriverError, TimeoutExpiredError
+from pymachine.driver.kit.system import Deadline, os_errors, until
 from pymachine_driver_qemu.qmp import Qmp
 
 _PIPE = "state"

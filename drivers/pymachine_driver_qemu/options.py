@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pymachine.driver import fields
-from pymachine.driver.contract import Config, Json, Option, OptionKind, PortableField, Shape
-from pymachine.errors import UsageError
+from pymachine.driver.abilities import HardwareChange, PortableField
+from pymachine.driver.contract import Config, Json
+from pymachine.driver.errors import UsageError
+from pymachine.driver.options import Option, OptionKind
 
 ACCELERATORS = ("auto", "kvm", "hvf", "tcg")
 # Debian's word for each word that users and `uname -m` have.
@@ -148,18 +150,18 @@ def check(values: Mapping[str, Json]) -> Choices:
     )
 
 
-def reshape(config: Mapping[str, Json], shape: Shape) -> Config:
-    """What of a machine's configuration `shape` changes. Raises `UsageError` for what cannot be."""
+def changed_hardware(config: Mapping[str, Json], change: HardwareChange) -> Config:
+    """What of a machine's configuration `change` changes. Raises `UsageError` for what cannot be."""
     changed: Config = {}
-    if shape.cpus is not None:
-        changed["CPU"] = _cpus(shape.cpus, flag="cpus")
-    if shape.memory_mib is not None:
-        changed["Memory"] = _at_least({"memory": shape.memory_mib}, "memory", LEAST_MEMORY_MIB, "MB")
-    if shape.disk_mb is not None:
-        changed["DiskSize"] = shape.disk_mb
+    if change.cpus is not None:
+        changed["CPU"] = _cpus(change.cpus, flag="cpus")
+    if change.memory_mib is not None:
+        changed["Memory"] = _at_least({"memory": change.memory_mib}, "memory", LEAST_MEMORY_MIB, "MB")
+    if change.disk_mb is not None:
+        changed["DiskSize"] = change.disk_mb
         now = int(config.get("DiskSize", DEFAULT_DISK_MB))
-        if shape.disk_mb < now:
-            raise UsageError(f"--disk-size is {shape.disk_mb}, but the disk has {now} MB, and a disk cannot shrink")
+        if change.disk_mb < now:
+            raise UsageError(f"--disk-size is {change.disk_mb}, but the disk has {now} MB, and a disk cannot shrink")
     return changed
 
 

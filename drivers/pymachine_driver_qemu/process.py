@@ -17,13 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from pymachine.driver.errors import DriverError, TimeoutExpiredError
 from pymachine.driver.kit import listen_queues
 from pymachine.driver.kit.crashes import CrashedError
 from pymachine.driver.kit.identity_channel import GuestEndedError, Progress, ended
-from pymachine.errors import DriverError, TimeoutExpiredError
-from pymachine.system import os_errors
-from pymachine.system.run import run
-from pymachine.system.wait import Deadline, until
+from pymachine.driver.kit.system import Deadline, os_errors, run, until
 from pymachine_driver_qemu import qmp, runtime
 from pymachine_driver_qemu.command_line import escape
 
@@ -218,7 +216,7 @@ def find_pids(argument: str) -> list[int]:
     The last resort for a QEMU that hangs: its socket's queue may be full, so that the kernel cannot be asked.
     """
     if not Path("/proc/self/cmdline").exists():
-        lines = run(["ps", "-axo", "pid=,command="]).stdout.splitlines()
+        lines = run.run(["ps", "-axo", "pid=,command="]).stdout.splitlines()
         return [int(line.split(None, 1)[0]) for line in lines if argument in line.split()]
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):

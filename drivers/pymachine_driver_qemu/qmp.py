@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pymachine.errors import DriverError
-from pymachine.system.wait import Deadline
+from pymachine.driver.errors import DriverError
+from pymachine.driver.kit.system import Deadline
 
 TIMEOUT = 5.0
 # No answer that is asked for here is longer than a few kilobytes.

@@ -15,8 +15,8 @@ import stat
 import time
 from pathlib import Path
 
-from pymachine.errors import DriverError
-from pymachine.system import files, os_errors
+from pymachine.driver.errors import DriverError
+from pymachine.driver.kit.system import files, os_errors
 
 LINK = "run"
 CONTROL = "control.sock"

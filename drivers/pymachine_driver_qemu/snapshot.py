@@ -6,11 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pymachine.driver.contract import BootRequest, Endpoint, Json
+from pymachine.driver.errors import DriverError
 from pymachine.driver.kit import search_domains
-from pymachine.errors import DriverError
-from pymachine.system import files
-from pymachine.system.progress import Reporter
-from pymachine.system.wait import Deadline
+from pymachine.driver.kit.system import Deadline, Reporter, files
 from pymachine_driver_qemu import boot, command_line, disk, migration, qmp, runtime
 from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.machine_spec import Board

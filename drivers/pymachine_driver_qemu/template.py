@@ -19,13 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from pymachine.driver.contract import BootRequest, Endpoint, ImageFiles, Json
+from pymachine.driver.errors import DriverError, TemplateError
 from pymachine.driver.kit import search_domains
 from pymachine.driver.kit.crashes import retry_once
 from pymachine.driver.kit.identity_channel import GuestReportedError
-from pymachine.errors import DriverError, TemplateError
-from pymachine.system import os_errors
-from pymachine.system.progress import Reporter
-from pymachine.system.wait import Deadline
+from pymachine.driver.kit.system import Deadline, Reporter, os_errors
 from pymachine_driver_qemu import boot, command_line, disk, identity, migration, options, process, qmp, runtime
 from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.machine_spec import Board

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pymachine.driver.contract import BootRequest, Config, ImageFiles, MachineRef, PortableField, Shape
-from pymachine.errors import HostNotRunningError
+from pymachine.driver.abilities import HardwareChange, PortableField
+from pymachine.driver.contract import BootRequest, Config, ImageFiles, MachineRef
+from pymachine.driver.errors import HostNotRunningError
 from pymachine_driver_qemu import runtime
 from pymachine_driver_qemu.base import SSH_USER, QemuMachine
 
@@ -21,7 +22,7 @@ class Upkeep(QemuMachine):
     def apply_identity(self, request: BootRequest) -> None:
         """Send the identity to the guest, which reloads what can be reloaded."""
         from pymachine.driver.kit import search_domains  # noqa: PLC0415
-        from pymachine.system import wait  # noqa: PLC0415
+        from pymachine.driver.kit.system import wait  # noqa: PLC0415
         from pymachine_driver_qemu import identity  # noqa: PLC0415
 
         sockets = runtime.find(self._folder)
@@ -35,19 +36,19 @@ class Upkeep(QemuMachine):
         finally:
             channel.close()
 
-    def check_shape(self, shape: Shape) -> None:
+    def check_resize(self, change: HardwareChange) -> None:
         """What `create` would refuse, and a disk that shrinks."""
         from pymachine_driver_qemu import options  # noqa: PLC0415
 
-        options.reshape(self.config, shape)
+        options.changed_hardware(self.config, change)
 
-    def resize(self, shape: Shape) -> None:
+    def resize(self, change: HardwareChange) -> None:
         """Change the configuration; the disk's file grows at once, its file system in the guest's next boot."""
         from pymachine_driver_qemu import disk, options  # noqa: PLC0415
 
-        changed = options.reshape(self.config, shape)
-        if shape.disk_mb is not None:
-            disk.grow(self._folder / disk.DISK, size_mb=shape.disk_mb)
+        changed = options.changed_hardware(self.config, change)
+        if change.disk_mb is not None:
+            disk.grow(self._folder / disk.DISK, size_mb=change.disk_mb)
         self.config.update(changed)
 
     def renamed(self, before: MachineRef) -> None:

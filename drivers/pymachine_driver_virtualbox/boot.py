@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pymachine.driver.contract import BootRequest, Json, State
-from pymachine.errors import DriverError, PymachineError, TimeoutExpiredError
-from pymachine.system.wait import Deadline, until
+from pymachine.driver.errors import DriverError, PymachineError, TimeoutExpiredError
+from pymachine.driver.kit.system import Deadline, until
 from pymachine_driver_virtualbox import (
     files,
     guest,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pymachine.driver.contract import BootRequest, ImageFiles, Json, MachineRef, State
-from pymachine.errors import DriverError, PrecreateError
+from pymachine.driver.errors import DriverError, PrecreateError
 from pymachine_driver_virtualbox import boot, files, guest, machine, network, options, output, power, shares
 from pymachine_driver_virtualbox.errors import VirtualBoxError, VmNotFoundError
 from pymachine_driver_virtualbox.shares import Share

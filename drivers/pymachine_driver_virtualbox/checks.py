@@ -6,8 +6,8 @@ import platform
 from collections.abc import Mapping
 
 from pymachine.driver.contract import Health, Json
-from pymachine.errors import PrecreateError, PymachineError
-from pymachine.system.progress import Reporter
+from pymachine.driver.errors import PrecreateError, PymachineError
+from pymachine.driver.kit.system import Reporter
 from pymachine_driver_virtualbox import hardware, network, options, output, versions
 from pymachine_driver_virtualbox.errors import VirtualizationError, VmNotFoundError
 from pymachine_driver_virtualbox.vboxmanage import VBoxManage

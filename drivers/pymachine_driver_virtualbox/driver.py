@@ -18,11 +18,11 @@ from pymachine.driver.contract import (
     ImageRequest,
     Json,
     MachineRef,
-    Option,
     State,
     refuse_links,
 )
-from pymachine.errors import DriverError, HostNotRunningError
+from pymachine.driver.errors import DriverError, HostNotRunningError
+from pymachine.driver.options import Option
 from pymachine_driver_virtualbox import options, output
 from pymachine_driver_virtualbox.errors import NotInstalledError, VmNotFoundError
 from pymachine_driver_virtualbox.upkeep import Upkeep

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pymachine.errors import DriverError
+from pymachine.driver.errors import DriverError
 
 
 class VirtualBoxError(DriverError):

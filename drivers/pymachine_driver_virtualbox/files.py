@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 from pymachine.driver.contract import ImageFiles
-from pymachine.errors import PrecreateError
-from pymachine.system import os_errors
+from pymachine.driver.errors import PrecreateError
+from pymachine.driver.kit.system import os_errors
 from pymachine_driver_virtualbox.errors import VirtualBoxError
 from pymachine_driver_virtualbox.machine import Files
 from pymachine_driver_virtualbox.vboxmanage import VBoxManage

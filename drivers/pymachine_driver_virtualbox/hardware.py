@@ -10,8 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from pymachine.errors import CommandError
-from pymachine.system import run
+from pymachine.driver.errors import CommandError
+from pymachine.driver.kit.system import run
 from pymachine_driver_virtualbox.versions import Traits
 
 DRIVER_DEVICE = Path("/dev/vboxdrv")

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pymachine.driver.contract import Json
-from pymachine.errors import CommandError
-from pymachine.system import run
+from pymachine.driver.errors import CommandError
+from pymachine.driver.kit.system import run
 from pymachine_driver_virtualbox import output
 from pymachine_driver_virtualbox.errors import HostNetworkError, VirtualBoxError
 from pymachine_driver_virtualbox.vboxmanage import VBoxManage

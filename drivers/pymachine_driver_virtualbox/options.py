@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pymachine.driver import fields
-from pymachine.driver.contract import Config, Json, MachineRef, Option, OptionKind, PortableField, Shape
-from pymachine.errors import UsageError
+from pymachine.driver.abilities import HardwareChange, PortableField
+from pymachine.driver.contract import Config, Json, MachineRef
+from pymachine.driver.errors import UsageError
+from pymachine.driver.options import Option, OptionKind
 from pymachine_driver_virtualbox import shares
 
 DEFAULT_MEMORY_MIB = 1024
@@ -281,18 +283,18 @@ def own(machine: MachineRef, config: Mapping[str, Json], siblings: Sequence[Conf
     }
 
 
-def reshape(config: Mapping[str, Json], shape: Shape) -> Config:
-    """What of `config` changes for `shape`. Raises `UsageError`."""
+def changed_hardware(config: Mapping[str, Json], change: HardwareChange) -> Config:
+    """What of `config` changes for `change`. Raises `UsageError`."""
     changed: Config = {}
-    if shape.cpus is not None:
-        changed["CPU"] = _cpus(shape.cpus)
-    if shape.memory_mib is not None:
-        changed["Memory"] = _at_least({"virtualbox-memory": shape.memory_mib}, "virtualbox-memory", LEAST_MEMORY_MIB)
-    if shape.disk_mb is not None:
+    if change.cpus is not None:
+        changed["CPU"] = _cpus(change.cpus)
+    if change.memory_mib is not None:
+        changed["Memory"] = _at_least({"virtualbox-memory": change.memory_mib}, "virtualbox-memory", LEAST_MEMORY_MIB)
+    if change.disk_mb is not None:
         now = int(config.get("DiskSize") or DEFAULT_DISK_MB)
-        if shape.disk_mb < now:
-            raise UsageError(f"the disk has {now} MB and cannot shrink to {shape.disk_mb} MB")
-        changed["DiskSize"] = shape.disk_mb
+        if change.disk_mb < now:
+            raise UsageError(f"the disk has {now} MB and cannot shrink to {change.disk_mb} MB")
+        changed["DiskSize"] = change.disk_mb
     return changed
 
 

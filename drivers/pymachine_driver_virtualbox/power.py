@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pymachine.driver.contract import State
-from pymachine.errors import TimeoutExpiredError
-from pymachine.system.progress import Reporter
-from pymachine.system.wait import Deadline, until
+from pymachine.driver.errors import TimeoutExpiredError
+from pymachine.driver.kit.system import Deadline, Reporter, until
 from pymachine_driver_virtualbox import output
 from pymachine_driver_virtualbox.errors import VirtualBoxError
 from pymachine_driver_virtualbox.vboxmanage import VBoxManage

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pymachine.errors import UsageError
+from pymachine.driver.errors import UsageError
 
 # Which folder each system's homes are in, and the share's name: the guest mounts it below /.
 DEFAULTS = {

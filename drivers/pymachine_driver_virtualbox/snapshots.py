@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pymachine.driver.contract import BootRequest, Json, State
-from pymachine.errors import DriverError
+from pymachine.driver.errors import DriverError
 from pymachine_driver_virtualbox import boot, machine, output, power
 from pymachine_driver_virtualbox.errors import VirtualBoxError
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pymachine.driver.contract import BootRequest, Config, ImageFiles, Json, MachineRef, PortableField, Shape
+from pymachine.driver.abilities import HardwareChange, PortableField
+from pymachine.driver.contract import BootRequest, Config, ImageFiles, Json, MachineRef
 from pymachine_driver_virtualbox.base import VirtualBoxMachine
 
 
@@ -23,11 +24,11 @@ class Upkeep(VirtualBoxMachine):
             raise self.unsupported("another identity for a machine with boot2docker's image; upgrade it first")
         boot.send_identity(self, request, pinned=True)
 
-    def resize(self, shape: Shape) -> None:
+    def resize(self, change: HardwareChange) -> None:
         """Change VirtualBox's settings; the disk grows at once, its file system in the guest's next boot."""
         from pymachine_driver_virtualbox import building, options  # noqa: PLC0415
 
-        building.resize(self, self.vbox(), options.reshape(self.config, shape))
+        building.resize(self, self.vbox(), options.changed_hardware(self.config, change))
 
     def renamed(self, before: MachineRef) -> None:
         """Make the machine anew in VirtualBox, under its new name and of the same disk."""

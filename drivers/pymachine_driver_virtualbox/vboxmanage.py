@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pymachine.errors import TimeoutExpiredError
-from pymachine.system import os_errors, run
+from pymachine.driver.errors import TimeoutExpiredError
+from pymachine.driver.kit.system import os_errors, run
 from pymachine_driver_virtualbox import output, versions
 from pymachine_driver_virtualbox.errors import NotInstalledError, VirtualBoxError, VmNotFoundError
 

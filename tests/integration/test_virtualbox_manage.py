@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pymachine.driver.contract import BootRequest, Endpoint, ImageFiles, Resizable, Shape, SnapshotDriver, State
+from pymachine.driver.abilities import HardwareChange, Resizable, Snapshottable
+from pymachine.driver.contract import BootRequest, Endpoint, ImageFiles, State
 from pymachine.driver.testing import DriverContract, defaults, reference, reread
 from pymachine.errors import DriverError, PymachineError, UsageError
 from pymachine.system.progress import Silent
@@ -224,12 +225,12 @@ def test_the_port_for_ssh_stays_unless_somebody_has_it(box: RealVirtualBox, tmp_
 def test_it_grows_and_never_shrinks(box: RealVirtualBox, tmp_path: Path) -> None:
     driver = made(tmp_path, virtualbox_disk_size=2000)
     assert isinstance(driver, Resizable)
-    driver.resize(Shape(cpus=2, memory_mib=2048, disk_mb=3000))
+    driver.resize(HardwareChange(cpus=2, memory_mib=2048, disk_mb=3000))
     info = driver.vbox().info(driver.vm)
     assert (info["cpus"], info["memory"]) == ("2", "2048")
     assert "3000 MBytes" in box("showmediuminfo", files.of(driver.machine.directory).disk).stdout
     assert [driver.config[key] for key in ("CPU", "Memory", "DiskSize")] == [2, 2048, 3000]
-    for shape in (Shape(disk_mb=2000), Shape(memory_mib=1), Shape(cpus=99)):
+    for shape in (HardwareChange(disk_mb=2000), HardwareChange(memory_mib=1), HardwareChange(cpus=99)):
         with pytest.raises(UsageError):
             driver.resize(shape)
     assert driver.config["DiskSize"] == 3000
@@ -305,7 +306,7 @@ def test_a_copy_beside_the_original(box: RealVirtualBox, tmp_path: Path) -> None
 
 def test_snapshots_go_with_their_folders(box: RealVirtualBox, tmp_path: Path) -> None:
     driver = made(tmp_path)
-    assert isinstance(driver, SnapshotDriver)
+    assert isinstance(driver, Snapshottable)
     box("snapshot", driver.vm, "take", "theirs")
     box("modifyvm", driver.vm, "--memory", "900")
     folder = driver.machine.directory / "snapshots" / "one"

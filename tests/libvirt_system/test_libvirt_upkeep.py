@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pymachine.driver.contract import BootRequest, MachineRef, Shape
+from pymachine.driver.abilities import HardwareChange
+from pymachine.driver.contract import BootRequest, MachineRef
 from pymachine.driver.kit.identity_channel import GuestTimeoutError
 from pymachine.driver.testing import defaults, reference
 from pymachine.errors import DriverError, HostNotRunningError, UsageError
@@ -37,7 +38,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LibvirtDriver]
 
 
 def test_hardware_changes_and_edits_stay(stopped: LibvirtDriver) -> None:
-    stopped.resize(Shape(cpus=1, memory_mib=768, disk_mb=30000))
+    stopped.resize(HardwareChange(cpus=1, memory_mib=768, disk_mb=30000))
     xml = virsh("dumpxml", "--inactive", "thing")
     assert re.search(r"<vcpu[^>]*>1</vcpu>", xml)
     assert f"<memory unit='KiB'>{768 * 1024}</memory>" in xml
@@ -46,7 +47,7 @@ def test_hardware_changes_and_edits_stay(stopped: LibvirtDriver) -> None:
     assert "Capacity:       29.30 GiB" in virsh("vol-info", stopped.config["DiskVolume"], "default")
     assert [stopped.config[key] for key in ("CPU", "Memory", "DiskSize")] == [1, 768, 30000]
     with pytest.raises(UsageError, match="a disk of 30000 MB cannot shrink to 20000 MB"):
-        stopped.resize(Shape(disk_mb=20000))
+        stopped.resize(HardwareChange(disk_mb=20000))
 
 
 def test_an_image_is_swapped_and_brought_back_or_kept(stopped: LibvirtDriver) -> None:

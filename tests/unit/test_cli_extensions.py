@@ -19,7 +19,8 @@ from pymachine import __main__ as short_path
 from pymachine.cli import certificate_warnings, doctor, logs, ls, main as main_module
 from pymachine.cli.context import App
 from pymachine.driver import registry
-from pymachine.driver.contract import ForwardedPort, Health
+from pymachine.driver.abilities import ForwardedPort
+from pymachine.driver.contract import Health
 from pymachine.errors import DriverNotFoundError
 from pymachine.ssh import openssh, scp
 from pymachine.ssh.target import Target

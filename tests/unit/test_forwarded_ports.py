@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pymachine.driver.contract import ForwardedPort
+from pymachine.driver.abilities import ForwardedPort
 from pymachine.driver.kit import forwarded_ports
 from pymachine.driver.kit.forwarded_ports import Published
 from pymachine.system.wait import until

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pymachine.driver.contract import BootRequest, MachineRef, Shape
+from pymachine.driver.abilities import HardwareChange
+from pymachine.driver.contract import BootRequest, MachineRef
 from pymachine.errors import DriverError
 from pymachine_driver_libvirt import Driver, connection as libvirts, domain as domains, network, volumes
 
@@ -143,7 +144,7 @@ WAYS: dict[str, Callable[[Driver], object]] = {
     "stop": lambda driver: driver.stop(1),
     "start": lambda driver: driver.start(REQUEST),
     "apply_identity": lambda driver: driver.apply_identity(REQUEST),
-    "resize": lambda driver: driver.resize(Shape(cpus=1)),
+    "resize": lambda driver: driver.resize(HardwareChange(cpus=1)),
 }
 
 

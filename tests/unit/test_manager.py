@@ -21,9 +21,9 @@ from pymachine.driver.contract import (
     Health,
     Json,
     MachineRef,
-    Option,
     State,
 )
+from pymachine.driver.options import Option
 from pymachine.errors import (
     DriverError,
     HostNotRunningError,

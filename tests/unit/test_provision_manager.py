@@ -23,9 +23,9 @@ from pymachine.driver.contract import (
     Health,
     Json,
     MachineRef,
-    Option,
     State,
 )
+from pymachine.driver.options import Option
 from pymachine.errors import DriverError, HostNotRunningError, UnsupportedError
 from pymachine.hosts import manager as manager_module
 from pymachine.hosts.manager import CreateRequest, Manager

@@ -28,10 +28,10 @@ from pymachine.driver.contract import (
     ImageFiles,
     Json,
     MachineRef,
-    Option,
     State,
 )
 from pymachine.driver.kit import transactions
+from pymachine.driver.options import Option
 from pymachine.errors import DriverError, MachineNotFoundError, PymachineError, StoreError, WrongStateError
 from pymachine.hosts import manager as manager_module, recovery
 from pymachine.hosts.copies import Copies

@@ -14,16 +14,8 @@ from typing import ClassVar, NamedTuple
 
 import pytest
 
-from pymachine.driver.contract import (
-    BootRequest,
-    Driver,
-    DriverInfo,
-    Endpoint,
-    ImageFiles,
-    Json,
-    MachineRef,
-    TemplateDriver,
-)
+from pymachine.driver.abilities import Templatable
+from pymachine.driver.contract import BootRequest, Driver, DriverInfo, Endpoint, ImageFiles, Json, MachineRef
 from pymachine.errors import DriverError, TemplateError
 from pymachine.hosts import templates
 from pymachine.system import files, manifests
@@ -93,7 +85,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def test_the_ability_is_told_by_its_methods(world: World) -> None:
-    assert isinstance(world.driver, TemplateDriver)
+    assert isinstance(world.driver, Templatable)
 
 
 def test_it_is_made_once_and_found_again(world: World) -> None:

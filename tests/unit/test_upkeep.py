@@ -13,6 +13,7 @@ import pytest
 
 from pymachine.cli import main as main_module
 from pymachine.driver import registry
+from pymachine.driver.abilities import HardwareChange, PortableField
 from pymachine.driver.contract import (
     BootRequest,
     Capability,
@@ -24,11 +25,9 @@ from pymachine.driver.contract import (
     ImageFiles,
     Json,
     MachineRef,
-    Option,
-    PortableField,
-    Shape,
     State,
 )
+from pymachine.driver.options import Option
 from pymachine.errors import (
     DriverError,
     DriverNotFoundError,
@@ -116,13 +115,13 @@ class Able(Bare):
         self.identities.append(request.identity(self.endpoint()))
         self.maybe_fail("apply")
 
-    def check_shape(self, shape: Shape) -> None:
+    def check_resize(self, change: HardwareChange) -> None:
         self.maybe_fail("check")
 
-    def resize(self, shape: Shape) -> None:
+    def resize(self, change: HardwareChange) -> None:
         self.maybe_fail("resize")
         assert self.state() is State.STOPPED
-        self.config["Memory"] = shape.memory_mib
+        self.config["Memory"] = change.memory_mib
 
     def renamed(self, before: MachineRef) -> None:
         assert not before.directory.exists()
@@ -367,7 +366,7 @@ def test_names_in_the_certificate_change_at_once(store: Store) -> None:
 
 def test_hardware_changes_while_it_is_stopped(store: Store) -> None:
     upkeep = made(store)
-    change = Changes(shape=Shape(memory_mib=2048))
+    change = Changes(hardware=HardwareChange(memory_mib=2048))
     with pytest.raises(WrongStateError, match="can only change while it is stopped"):
         upkeep.modify(NAME, change)
     assert store.load(NAME).driver["Memory"] == 1024
@@ -375,7 +374,7 @@ def test_hardware_changes_while_it_is_stopped(store: Store) -> None:
     assert store.load(NAME).driver["Memory"] == 2048
     assert Bare.world[NAME] is State.RUNNING
     upkeep.stop(NAME)
-    upkeep.modify(NAME, Changes(shape=Shape(memory_mib=4096)))
+    upkeep.modify(NAME, Changes(hardware=HardwareChange(memory_mib=4096)))
     assert store.load(NAME).driver["Memory"] == 4096
     assert Bare.world[NAME] is State.STOPPED
 
@@ -406,7 +405,7 @@ def test_a_change_that_fails_is_undone(store: Store) -> None:
     upkeep.stop(NAME)
     Bare.fails["resize"] = [UsageError("a disk cannot shrink")]
     with pytest.raises(UsageError):
-        upkeep.modify(NAME, Changes(shape=Shape(disk_mb=1), engine={"labels": ["a=b"]}))
+        upkeep.modify(NAME, Changes(hardware=HardwareChange(disk_mb=1), engine={"labels": ["a=b"]}))
     assert store.load(NAME).engine.labels == []
 
 
@@ -414,15 +413,17 @@ def test_a_machine_that_was_stopped_for_nothing_runs_again(store: Store) -> None
     upkeep = made(store)
     Bare.fails["check"] = [UsageError("a disk cannot shrink")]
     with pytest.raises(UsageError):
-        upkeep.modify(NAME, Changes(shape=Shape(disk_mb=1)), restart=True)
+        upkeep.modify(NAME, Changes(hardware=HardwareChange(disk_mb=1)), restart=True)
     assert len(Bare.identities) == 1  # it was not even stopped
     Bare.fails["resize"] = [DriverError("disk full")]
     with pytest.raises(DriverError):
-        upkeep.modify(NAME, Changes(shape=Shape(disk_mb=1)), restart=True)
+        upkeep.modify(NAME, Changes(hardware=HardwareChange(disk_mb=1)), restart=True)
     assert Bare.world[NAME] is State.RUNNING
     Bare.fails["start"] = [DriverError("not enough memory")]
     with pytest.raises(DriverError, match="not enough memory"):
-        upkeep.modify(NAME, Changes(shape=Shape(memory_mib=1 << 20), engine={"labels": ["a=b"]}), restart=True)
+        upkeep.modify(
+            NAME, Changes(hardware=HardwareChange(memory_mib=1 << 20), engine={"labels": ["a=b"]}), restart=True
+        )
     assert Bare.world[NAME] is State.RUNNING
     assert store.load(NAME).driver["Memory"] == 1024
     assert store.load(NAME).engine.labels == []
@@ -431,7 +432,7 @@ def test_a_machine_that_was_stopped_for_nothing_runs_again(store: Store) -> None
 def test_a_driver_without_the_ability_says_so(store: Store) -> None:
     upkeep = made(store, "bare")
     with pytest.raises(UnsupportedError, match="other hardware"):
-        upkeep.modify(NAME, Changes(shape=Shape(cpus=1)))
+        upkeep.modify(NAME, Changes(hardware=HardwareChange(cpus=1)))
     with pytest.raises(WrongStateError):
         upkeep.modify(NAME, Changes(engine={"labels": ["a=b"]}))
     upkeep.modify(NAME, Changes(engine={"labels": ["a=b"]}), restart=True)

@@ -13,7 +13,8 @@ from pymachine.cli import goflags
 from pymachine.cli.context import App
 from pymachine.cli.errors import FlagError
 from pymachine.driver import registry
-from pymachine.driver.contract import Json, Option, OptionKind
+from pymachine.driver.contract import Json
+from pymachine.driver.options import Option, OptionKind
 
 if TYPE_CHECKING:
     from pymachine.store.record import EngineOptions

@@ -17,7 +17,8 @@ from pymachine.cli.create_options import DEFAULT_DRIVER, DRIVER_VARIABLE
 from pymachine.cli.errors import RunError
 from pymachine.cli.tables import cell
 from pymachine.driver import registry
-from pymachine.driver.contract import PortForwarding, State
+from pymachine.driver.abilities import PortForwardable
+from pymachine.driver.contract import State
 from pymachine.errors import PymachineError
 from pymachine.store import paths
 from pymachine.system import atomic_dirs, printable
@@ -139,7 +140,7 @@ def _ports(app: App, name: str) -> Iterator[Finding]:
     """Ports of a machine that runs which cannot be forwarded."""
     try:
         driver = app.manager.driver(app.store.load(name))
-        ports = driver.forwarded_ports() if isinstance(driver, PortForwarding) else ()
+        ports = driver.forwarded_ports() if isinstance(driver, PortForwardable) else ()
         refused = [port for port in ports if port.problem]
         if not refused or driver.state() is not State.RUNNING:
             return

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from pymachine.cli import certificate_warnings, ports
 from pymachine.cli.context import App
-from pymachine.driver.contract import Located, State
+from pymachine.driver.abilities import Locatable
+from pymachine.driver.contract import State
 from pymachine.errors import PymachineError
 from pymachine.store.record import Machine
 
@@ -93,7 +94,7 @@ def _into(results: dict[str, Row], app: App, machine: Machine, timeout: float, e
 def _fill(row: Row, app: App, machine: Machine, timeout: float, *, engine: bool) -> None:
     driver = app.manager.driver(machine)
     # Before anything is asked that a host might not answer.
-    row.host = driver.location() if isinstance(driver, Located) else ""
+    row.host = driver.location() if isinstance(driver, Locatable) else ""
     row.state = driver.state()
     row.error = certificate_warnings.warning(app, machine)
     if row.state is not State.RUNNING:

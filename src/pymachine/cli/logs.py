@@ -17,7 +17,8 @@ from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import RunError
 from pymachine.cli.output import echo
-from pymachine.driver.contract import Capability, Console, Driver, PortForwarding, State
+from pymachine.driver.abilities import ConsoleLoggable, PortForwardable
+from pymachine.driver.contract import Capability, Driver, State
 from pymachine.errors import PymachineError
 from pymachine.system import printable
 
@@ -59,7 +60,7 @@ def command(
         ctx.exit(_follow_engine(app, name, lines))
     both = console == engine
     parts: dict[str, list[str]] = {}
-    if console or (both and isinstance(driver, Console)):
+    if console or (both and isinstance(driver, ConsoleLoggable)):
         parts["Console"] = _last_lines(_console_file(driver), lines)
     if both and (ports := _ports(driver)):
         parts["Ports"] = ports
@@ -84,7 +85,7 @@ def _as_text(line: str) -> str:
 def _ports(driver: Driver) -> list[str]:
     """A line for each port of a machine that runs."""
     try:
-        if not isinstance(driver, PortForwarding) or driver.state() is not State.RUNNING:
+        if not isinstance(driver, PortForwardable) or driver.state() is not State.RUNNING:
             return []
     except PymachineError:
         return []
@@ -103,7 +104,7 @@ def _is_reachable(driver: Driver) -> bool:
 
 
 def _console_file(driver: Driver) -> Path:
-    if not isinstance(driver, Console):
+    if not isinstance(driver, ConsoleLoggable):
         raise driver.unsupported("reading the console")
     path = driver.console_log()
     if not path.exists():

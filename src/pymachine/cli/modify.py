@@ -40,7 +40,7 @@ def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
     A list that is given takes the place of the whole list of now: name all that is to be; one empty word empties it.
     Engine options change in a running machine at once; the engine restarts for those that it cannot reload.
     """
-    from pymachine.driver.contract import Shape  # noqa: PLC0415 (the help needs neither)
+    from pymachine.driver.abilities import HardwareChange  # noqa: PLC0415 (the help needs neither)
     from pymachine.hosts.upkeep import Changes  # noqa: PLC0415
 
     engine: dict[str, str | list[str]] = {
@@ -49,7 +49,7 @@ def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
     if given["engine_storage_driver"]:
         engine["storage_driver"] = given["engine_storage_driver"]
     changes = Changes(
-        shape=Shape(cpus=given["cpus"], memory_mib=given["memory"], disk_mb=given["disk_size"]),
+        hardware=HardwareChange(cpus=given["cpus"], memory_mib=given["memory"], disk_mb=given["disk_size"]),
         engine=engine,
         sans=[name for name in given["tls_san"] if name] if given["tls_san"] else None,
     )

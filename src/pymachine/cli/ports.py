@@ -8,7 +8,8 @@ import click
 
 from pymachine.cli import goflags, machine_args, tables
 from pymachine.cli.context import App, pass_app
-from pymachine.driver.contract import Driver, ForwardedPort, PortForwarding, State
+from pymachine.driver.abilities import ForwardedPort, PortForwardable
+from pymachine.driver.contract import Driver, State
 
 
 @click.command("ports", cls=goflags.GoCommand)
@@ -24,7 +25,7 @@ def command(app: App, names: tuple[str, ...]) -> None:
 
     def ask(name: str) -> None:
         driver = app.manager.driver(app.store.load(name))
-        if not isinstance(driver, PortForwarding):
+        if not isinstance(driver, PortForwardable):
             raise driver.unsupported("forwarding ports")
         found[name] = driver.forwarded_ports() if driver.state() is State.RUNNING else ()
 
@@ -50,6 +51,6 @@ def command(app: App, names: tuple[str, ...]) -> None:
 
 def problem(driver: Driver) -> str:
     """Say which ports of a machine that runs cannot be forwarded, and why; empty if all are."""
-    ports = driver.forwarded_ports() if isinstance(driver, PortForwarding) else ()
+    ports = driver.forwarded_ports() if isinstance(driver, PortForwardable) else ()
     refused = [f"{port.port}/{port.protocol}: {port.problem}" for port in ports if port.problem]
     return f"not forwarded: {'; '.join(refused)}" if refused else ""

@@ -21,18 +21,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pymachine.driver.contract import (
-    API_VERSION,
-    BootRequest,
-    Capability,
-    Config,
-    Driver,
-    Json,
-    MachineRef,
-    OptionKind,
-    PortableConfig,
-    State,
-)
+from pymachine.driver.abilities import ConfigPortable
+from pymachine.driver.contract import API_VERSION, BootRequest, Capability, Config, Driver, Json, MachineRef, State
+from pymachine.driver.options import OptionKind
 
 HEALTH_SECONDS = 5.0
 STATE_SECONDS = 5.0
@@ -106,7 +97,7 @@ class DriverContract:
 
     def test_what_it_configures_may_travel(self, tmp_path: Path) -> None:
         driver = self.make(tmp_path)
-        if isinstance(driver, PortableConfig):
+        if isinstance(driver, ConfigPortable):
             for key, field in driver.portable_fields().items():
                 if field is not None and key in driver.config:
                     assert field.problem(driver.config[key]) == "", key

@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 
-from pymachine.driver.contract import CopyDriver, Driver, RestoreDriver, SnapshotDriver, State
+from pymachine.driver.abilities import Clonable, Restorable, Snapshottable
+from pymachine.driver.contract import Driver, State
 from pymachine.driver.kit import transactions
 from pymachine.driver.names import check_new_name
 from pymachine.errors import MachineExistsError, UnsupportedError
@@ -47,7 +48,7 @@ class Copies(Manager):
 
     def _restoring(self, machine: Machine, driver: Driver) -> AbstractContextManager[None]:
         """What is undone if the restore in the block fails: nothing where the hypervisor keeps the snapshots."""
-        if isinstance(driver, RestoreDriver):
+        if isinstance(driver, Restorable):
             return self._replacing(machine, driver, transactions.RESTORE, driver.settle_restore)
         return nullcontext()
 
@@ -69,7 +70,7 @@ class Copies(Manager):
             machine, driver = self._loaded(name)
             if self.store.exists(copy):
                 raise MachineExistsError(copy)
-            if not isinstance(driver, CopyDriver):
+            if not isinstance(driver, Clonable):
                 raise UnsupportedError(f"{machine.driver_name} driver does not support copies of machines")
             request = CreateRequest(
                 name=copy,
@@ -84,14 +85,14 @@ class Copies(Manager):
             with ExitStack() as half_made:
                 half_made.callback(self._undo_create, made, new)
                 self._make_keys(made, new)
-                assert isinstance(new, CopyDriver)  # noqa: S101 (the same class)
+                assert isinstance(new, Clonable)  # noqa: S101 (the same class)
                 self._boot(made, new, partial(new.create_copy, driver), self._request(made))
                 half_made.pop_all()
             self._is_made(made)
         return made
 
 
-def _able_to_save(machine: Machine, driver: Driver) -> SnapshotDriver:
-    if not isinstance(driver, SnapshotDriver):
+def _able_to_save(machine: Machine, driver: Driver) -> Snapshottable:
+    if not isinstance(driver, Snapshottable):
         raise UnsupportedError(f"{machine.driver_name} driver does not support snapshots")
     return driver

@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pymachine.driver import registry
-from pymachine.driver.contract import Capability, Config, Driver, Portable, PortableConfig, State
+from pymachine.driver.abilities import ConfigPortable, Portable
+from pymachine.driver.contract import Capability, Config, Driver, State
 from pymachine.driver.kit import transactions
 from pymachine.driver.names import check_new_name, host_name
 from pymachine.errors import MachineExistsError, UnsupportedError, WrongStateError
@@ -240,7 +241,7 @@ def _check_space(folder: Path, manifest: Manifest) -> None:
 def _check_sizes(driver: Driver, sizes: Mapping[str, int]) -> None:
     """Raise `ExportError` for files that a machine of `driver` does not have, or that are larger than they can be."""
     largest = dict.fromkeys(_OWN, _LARGEST_SMALL)
-    if isinstance(driver, PortableConfig):
+    if isinstance(driver, ConfigPortable):
         largest.update(driver.portable_files())
     for name, size in sizes.items():
         if name in largest and size > largest[name]:
@@ -248,7 +249,7 @@ def _check_sizes(driver: Driver, sizes: Mapping[str, int]) -> None:
                 f"{name} has {size} bytes; by the machine's record it has at most {largest[name]}",
                 hint="Bring the record up to date where the machine is: pymachine modify --disk-size.",
             )
-        if name not in largest and isinstance(driver, PortableConfig):
+        if name not in largest and isinstance(driver, ConfigPortable):
             raise ExportError(f"the export has {name!r}, which no {driver.info.name} machine has")
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pymachine.docker import engine
-from pymachine.driver.contract import Driver, Json, PortableConfig
+from pymachine.driver.abilities import ConfigPortable
+from pymachine.driver.contract import Driver, Json
 from pymachine.errors import PymachineError
 from pymachine.hosts.archive import ExportError
 from pymachine.store import migrations
@@ -127,7 +128,7 @@ def _check_versions(before: Mapping[str, Json], driver_name: str) -> None:
 
 def _driver_fields(config: Mapping[str, Json], driver: type[Driver]) -> dict[str, Json]:
     """The fields of a driver's configuration that travel, checked."""
-    if not issubclass(driver, PortableConfig):
+    if not issubclass(driver, ConfigPortable):
         return {}
     taken = {}
     for key, field in driver.portable_fields().items():
@@ -143,7 +144,7 @@ def _driver_fields(config: Mapping[str, Json], driver: type[Driver]) -> dict[str
 
 def _dropped(before: Mapping[str, Json], machine: Machine, driver: type[Driver]) -> Iterator[str]:
     after = machine.to_json()
-    fields = driver.portable_fields() if issubclass(driver, PortableConfig) else {}
+    fields = driver.portable_fields() if issubclass(driver, ConfigPortable) else {}
     set_again = {key for key, field in fields.items() if field is None}
     yield from _differing("", before, after, besides={*_SET_AGAIN, "Driver", "HostOptions"})
     yield from _differing("Driver.", before.get("Driver") or {}, after["Driver"], besides=_BASE | set_again)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pymachine.driver import fields, registry
+from pymachine.driver.abilities import IdentityUpdatable, Recoverable, Templatable
 from pymachine.driver.contract import (
     BootRequest,
     Capability,
@@ -27,11 +28,8 @@ from pymachine.driver.contract import (
     Endpoint,
     ImageFiles,
     Json,
-    LiveIdentity,
     MachineRef,
-    Recoverable,
     State,
-    TemplateDriver,
 )
 from pymachine.driver.kit import transactions
 from pymachine.driver.names import check_new_name, host_name
@@ -428,7 +426,7 @@ class Manager:
 
     def _finish_boot(self, machine: Machine, driver: Driver) -> bool:
         """Send the guest its identity again, wait for its engine, and return whether the engine answers."""
-        if not isinstance(driver, LiveIdentity):
+        if not isinstance(driver, IdentityUpdatable):
             return False
         try:
             driver.apply_identity(self._request(machine))
@@ -658,7 +656,7 @@ class Manager:
 
         Raises `TemplateFailedError` if the template may be at fault, after which nothing of the machine runs.
         """
-        if not isinstance(driver, TemplateDriver):
+        if not isinstance(driver, Templatable):
             return False
         from pymachine.docker import engine  # noqa: PLC0415 (only create needs them)
         from pymachine.hosts import templates  # noqa: PLC0415 (only create needs them)
@@ -768,7 +766,7 @@ class Manager:
         """Let the running machine have what its record says of certificates and the engine."""
         if Capability.PROVISION in driver.info.capabilities:
             self._provision(machine, driver, renew=renew)
-        elif isinstance(driver, LiveIdentity):
+        elif isinstance(driver, IdentityUpdatable):
             driver.apply_identity(self._request(machine, renew=renew))
         else:
             raise driver.unsupported("new certificates while a machine runs")
@@ -998,7 +996,7 @@ def _firewall_hint(endpoint: Endpoint) -> str:
 
 def changes_while_running(driver: Driver) -> bool:
     """Whether a running machine can be given new certificates and engine options."""
-    return Capability.PROVISION in driver.info.capabilities or isinstance(driver, LiveIdentity)
+    return Capability.PROVISION in driver.info.capabilities or isinstance(driver, IdentityUpdatable)
 
 
 def _nobody(endpoint: Endpoint) -> bytes:

@@ -10,16 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pymachine.driver import fields
-from pymachine.driver.contract import (
-    Capability,
-    Config,
-    Driver,
-    Recoverable,
-    Renamable,
-    RestoreDriver,
-    State,
-    Upgradable,
-)
+from pymachine.driver.abilities import Recoverable, Renamable, Restorable, Upgradable
+from pymachine.driver.contract import Capability, Config, Driver, State
 from pymachine.driver.kit import transactions
 from pymachine.driver.kit.transactions import Change
 from pymachine.store import paths
@@ -126,7 +118,7 @@ class Recovery:
         return True
 
     def _settle_restore(self, change: Change) -> str:
-        if not isinstance(self.driver, RestoreDriver):
+        if not isinstance(self.driver, Restorable):
             return "the machine is as its hypervisor has it"
         return self._settle_replacement(change, self.driver.settle_restore)
 

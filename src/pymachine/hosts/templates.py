@@ -21,7 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pymachine.driver.contract import BootRequest, Driver, Json, TemplateDriver
+from pymachine.driver.abilities import Templatable
+from pymachine.driver.contract import BootRequest, Driver, Json
 from pymachine.errors import PymachineError, TemplateError
 from pymachine.store import paths
 from pymachine.system import files, manifests, os_errors
@@ -130,7 +131,7 @@ def ensure(driver: Driver, request: BootRequest, *, store: Path, reporter: Repor
     `convict`), or if the process that was waited for failed. Raises `TemplateFailedError` if its driver
     cannot make it, and `TemplateError` if there is no room or no permission for it.
     """
-    if not isinstance(driver, TemplateDriver):
+    if not isinstance(driver, Templatable):
         return None
     shape = driver.template_shape(request)
     if shape is None:
@@ -212,7 +213,7 @@ def _key(shape: Mapping[str, Json], request: BootRequest) -> str:
 
 
 def _make(
-    templates: Templates, driver: TemplateDriver, request: BootRequest, shape: Mapping[str, Json], name: str
+    templates: Templates, driver: Templatable, request: BootRequest, shape: Mapping[str, Json], name: str
 ) -> Template:
     root, path = templates.root, templates.root / name
     _make_room(templates, keep=name)
@@ -241,7 +242,7 @@ def _make(
     return Template(path, manifest)
 
 
-def _fill(driver: TemplateDriver, folder: Path, request: BootRequest) -> None:
+def _fill(driver: Templatable, folder: Path, request: BootRequest) -> None:
     """Have the driver make a template. Raises OSError if there was no room, whatever the driver could say of it.
 
     The guest's memory is a file that is mapped: a hypervisor that finds no room for a page of it is killed.

@@ -1,7 +1,7 @@
 """What is done to machines after they were made: new certificates, other options, another name, a newer image.
 
 Each step either holds in the end or leaves the machine as it was. What a driver is able to do is asked of it
-(`isinstance(driver, LiveIdentity)`), never known by its name.
+(`isinstance(driver, IdentityUpdatable)`), never known by its name.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
-from pymachine.driver.contract import Capability, Driver, Renamable, Resizable, Shape, ShapeChecking, State, Upgradable
+from pymachine.driver.abilities import HardwareChange, Renamable, Resizable, ResizeCheckable, Upgradable
+from pymachine.driver.contract import Capability, Driver, State
 from pymachine.driver.kit import transactions
 from pymachine.driver.names import check_new_name
 from pymachine.errors import CommandError, MachineExistsError, PymachineError, StoreError, UsageError, WrongStateError
@@ -29,15 +30,15 @@ _CERTIFICATES = (paths.CA_CERT, paths.CLIENT_CERT, paths.CLIENT_KEY, paths.SERVE
 class Changes:
     """What `Upkeep.modify` is to change; what is not named stays."""
 
-    shape: Shape = dataclasses.field(default_factory=Shape)
+    hardware: HardwareChange = dataclasses.field(default_factory=HardwareChange)
     engine: Mapping[str, str | list[str]] = dataclasses.field(default_factory=dict)
     """By the names of `EngineOptions`; a list takes the place of the whole list of now."""
     sans: Sequence[str] | None = None
 
     @property
-    def hardware(self) -> bool:
+    def needs_stop(self) -> bool:
         """Whether the machine has to be stopped for it."""
-        return self.shape != Shape()
+        return self.hardware != HardwareChange()
 
 
 class Upkeep(Manager):
@@ -105,7 +106,7 @@ class Upkeep(Manager):
             machine, driver = self._loaded(name)
             self._check(machine, driver, changes)
             running = driver.state() is State.RUNNING
-            stop = running and (changes.hardware or not changes_while_running(driver))
+            stop = running and (changes.needs_stop or not changes_while_running(driver))
             if stop and not restart:
                 raise WrongStateError(
                     f'Machine "{name}" is running, and what is to be changed can only change while it is stopped',
@@ -117,8 +118,8 @@ class Upkeep(Manager):
                 self._stop(machine, driver, timeout)
             live = running and not stop
             with self._running_again(machine, driver, stopped=stop), self._or_as_before(machine, driver, running=live):
-                if changes.hardware and isinstance(driver, Resizable):
-                    driver.resize(changes.shape)
+                if changes.needs_stop and isinstance(driver, Resizable):
+                    driver.resize(changes.hardware)
                 machine.engine = _changed(machine.engine, changes)
                 if changes.sans is not None:
                     machine.auth.server_cert_sans = list(changes.sans)
@@ -135,11 +136,11 @@ class Upkeep(Manager):
         """Refuse what the driver or the engine could not do, before anything is touched."""
         from pymachine.docker import engine  # noqa: PLC0415 (ssl)
 
-        if changes.hardware:
+        if changes.needs_stop:
             if not isinstance(driver, Resizable):
                 raise driver.unsupported("other hardware for a machine that exists")
-            if isinstance(driver, ShapeChecking):
-                driver.check_shape(changes.shape)
+            if isinstance(driver, ResizeCheckable):
+                driver.check_resize(changes.hardware)
         if changes.engine or changes.sans is not None:
             self._must_set_up_engine(driver, "other engine options")
             engine.files(_changed(machine.engine, changes), driver_name=machine.driver_name)

@@ -1,1 +1,11 @@
-"""What drivers share: identity channel, listen addresses, port forwarding."""
+"""Modules for what many drivers need; a driver uses those that fit.
+
+- `system`: run programs, wait, write files, report progress
+- `identity_channel`: the protocol over which a guest is sent its identity
+- `search_domains`: the host's DNS search domains, for guests that resolve names as the host does
+- `listen_address`: loopback addresses and ports for machines that are reached through forwarded ports
+- `guest_listeners`, `forwarded_ports`, `port_forwarding`: forward the ports that are open in the guest
+- `listen_queues`: connections that wait for a server that does not accept them
+- `crashes`: boot once more after the hypervisor crashed
+- `transactions`: notes about unfinished changes of a machine, for the case that a command is killed
+"""

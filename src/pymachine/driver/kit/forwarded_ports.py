@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pymachine.driver.contract import ForwardedPort
+from pymachine.driver.abilities import ForwardedPort
 
 FILE = "forwards.json"
 LONGEST = 1 << 20

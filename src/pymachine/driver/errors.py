@@ -1,0 +1,27 @@
+"""The errors that drivers raise: those of `pymachine.errors` that concern them."""
+
+from pymachine.errors import (
+    EXIT_PRECREATE,
+    CommandError,
+    DriverError,
+    HostNotRunningError,
+    PrecreateError,
+    PymachineError,
+    TemplateError,
+    TimeoutExpiredError,
+    UnsupportedError,
+    UsageError,
+)
+
+__all__ = [
+    "EXIT_PRECREATE",
+    "CommandError",
+    "DriverError",
+    "HostNotRunningError",
+    "PrecreateError",
+    "PymachineError",
+    "TemplateError",
+    "TimeoutExpiredError",
+    "UnsupportedError",
+    "UsageError",
+]

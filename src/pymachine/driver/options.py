@@ -1,0 +1,27 @@
+"""The flags that a driver adds to `create`, as data."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class OptionKind(enum.Enum):
+    """The four types of docker-machine's driver flags."""
+
+    STRING = "string"
+    STRINGS = "strings"
+    INTEGER = "integer"
+    BOOLEAN = "boolean"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One flag that a driver adds to `create`; data, so that any front end can show it."""
+
+    name: str
+    """Without dashes, beginning with the driver's name: ``qemu-memory``."""
+    kind: OptionKind = OptionKind.STRING
+    default: str | int | bool | tuple[str, ...] | None = None
+    env: str | None = None
+    help: str = ""
