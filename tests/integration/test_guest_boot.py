@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from pymachine.docker import engine
+from pymachine.docker import daemon_json
 from pymachine.driver.contract import ImageFiles, ImageRequest
 from pymachine.hosts import identity
 from pymachine.image import provide
@@ -84,7 +84,7 @@ class Secrets:
 
     def identity(self, *, hostname: str, labels: list[str]) -> bytes:
         options = EngineOptions(labels=labels, env=["NO_PROXY=10.9.8.7"])
-        files = engine.files(options, driver_name="test")
+        files = daemon_json.files(options, driver_name="test")
         return identity.of_machine(self.directory, hostname=hostname, engine=files)
 
     def context(self) -> ssl.SSLContext:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pymachine.docker import engine
+from pymachine.docker import daemon_json
 from pymachine.driver.contract import ImageFiles, ImageRequest
 from pymachine.hosts import identity
 from pymachine.image import provide
@@ -51,7 +51,7 @@ class Owned(Guest):
 
     def identity(self, *, label: str, mirror: str = "") -> bytes:
         options = EngineOptions(labels=[f"a={label}"], registry_mirror=[mirror] if mirror else [])
-        files = engine.files(options, driver_name="virtualbox")
+        files = daemon_json.files(options, driver_name="virtualbox")
         plain = identity.of_machine(self.directory, hostname="boxed", engine=files)
         shares = [Share(Path("/home"), "hosthome")]
         return driver_guest.with_surroundings(plain, mac=MAC, address=f"{ADDRESS}/24", shares=shares)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pymachine.docker import engine
+from pymachine.docker import daemon_json
 from pymachine.driver.contract import BootRequest, Driver, Endpoint, ImageFiles
 from pymachine.hosts import identity
 from pymachine.image import provide
@@ -28,7 +28,7 @@ def request(driver: Driver) -> BootRequest:
     def tar(endpoint: Endpoint) -> bytes:
         identity.make_keys(folder, name=driver.machine.name)
         certs.ensure_server(auth, directory=folder, name=driver.machine.name, hosts=[endpoint.address])
-        files = engine.files(EngineOptions(), driver_name=driver.info.name)
+        files = daemon_json.files(EngineOptions(), driver_name=driver.info.name)
         return identity.of_machine(folder, hostname=driver.machine.name, engine=files)
 
     return BootRequest(identity=tar, image=image(driver), timeout=SECONDS)

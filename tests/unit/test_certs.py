@@ -22,7 +22,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings, strategies as st
 
-from pymachine.docker import engine
+from pymachine.docker import api
 from pymachine.driver.contract import Endpoint
 from pymachine.driver.kit import transactions
 from pymachine.store.client_files import ClientFiles
@@ -382,7 +382,7 @@ def test_a_client_that_the_engine_refuses_is_final(
         served(server_context(machine)) as port,
         pytest.raises(handshake.CertificateRefusedError, match="remote error: tls: ") as caught,
     ):
-        engine.ping(Endpoint("127.0.0.1", docker_port=port), certificates=ClientFiles.in_folder(machine), timeout=5)
+        api.ping(Endpoint("127.0.0.1", docker_port=port), certificates=ClientFiles.in_folder(machine), timeout=5)
     assert "does not accept the client's certificate" in caught.value.hint
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from pymachine.docker import engine
+from pymachine.docker import daemon_json
 from pymachine.errors import UsageError
 from pymachine.hosts import identity
 from pymachine.store.record import EngineOptions
@@ -27,7 +27,7 @@ def test_options_have_the_keys_and_types_that_dockerd_reads() -> None:
         registry_mirror=["http://m"],
         storage_driver="overlay2",
     )  # fmt: skip
-    daemon, flags = engine.daemon_json(options, driver_name="qemu")
+    daemon, flags = daemon_json.content(options, driver_name="qemu")
     assert daemon == {
         "labels": ["a=b", "provider=qemu", "x=y"],
         "insecure-registries": ["r:5000"],
@@ -48,7 +48,7 @@ def test_options_have_the_keys_and_types_that_dockerd_reads() -> None:
 @pytest.mark.parametrize("option", ["", "=x", "a b=c", "mtu=x", "debug=perhaps", "x=1\n2"])
 def test_an_option_that_dockerd_could_not_read_is_refused(option: str) -> None:
     with pytest.raises(UsageError, match="--engine-opt"):
-        engine.daemon_json(EngineOptions(arbitrary_flags=[option]), driver_name="qemu")
+        daemon_json.content(EngineOptions(arbitrary_flags=[option]), driver_name="qemu")
 
 
 @pytest.mark.parametrize(
@@ -62,19 +62,19 @@ def test_an_option_that_dockerd_could_not_read_is_refused(option: str) -> None:
 )
 def test_labels_that_a_running_dockerd_would_drop_are_refused(labels: list[str], flags: list[str], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        engine.daemon_json(EngineOptions(labels=labels, arbitrary_flags=flags), driver_name="qemu")
+        daemon_json.content(EngineOptions(labels=labels, arbitrary_flags=flags), driver_name="qemu")
 
 
 @pytest.mark.parametrize("line", ["", "FOO", "=x", "A=b\nC=d", "A-B=1", "1A=b", "a b=c"])
 def test_an_environment_without_a_name_is_refused(line: str) -> None:
     with pytest.raises(UsageError, match="--engine-env"):
-        engine.files(EngineOptions(env=[line]), driver_name="qemu")
+        daemon_json.files(EngineOptions(env=[line]), driver_name="qemu")
 
 
 @given(st.text(), st.text())
 def test_any_option_is_json_or_refused(name: str, value: str) -> None:
     try:
-        daemon, flags = engine.daemon_json(EngineOptions(arbitrary_flags=[f"{name}={value}"]), driver_name="q")
+        daemon, flags = daemon_json.content(EngineOptions(arbitrary_flags=[f"{name}={value}"]), driver_name="q")
     except UsageError:
         return
     assert json.loads(json.dumps(daemon)) == daemon
@@ -82,18 +82,18 @@ def test_any_option_is_json_or_refused(name: str, value: str) -> None:
 
 
 def test_only_what_needs_a_restart_changes_the_fingerprint() -> None:
-    plain = engine.files(EngineOptions(), driver_name="qemu").fingerprint
+    plain = daemon_json.files(EngineOptions(), driver_name="qemu").fingerprint
     labelled = EngineOptions(labels=["a=b"], registry_mirror=["http://m"], arbitrary_flags=["debug"])
-    assert engine.files(labelled, driver_name="qemu").fingerprint == plain
+    assert daemon_json.files(labelled, driver_name="qemu").fingerprint == plain
     for other in (EngineOptions(env=["A=b"]), EngineOptions(arbitrary_flags=["mtu=9"]), EngineOptions(ipv6=True)):
-        assert engine.files(other, driver_name="qemu").fingerprint != plain
+        assert daemon_json.files(other, driver_name="qemu").fingerprint != plain
 
 
 def test_the_identity_is_one_tar_of_private_files_and_the_same_bytes_each_time(tmp_path: Path) -> None:
     identity.make_keys(tmp_path, name="intro")
     for name in ("ca.pem", "server.pem", "server-key.pem"):
         (tmp_path / name).write_text(name)
-    files = engine.files(EngineOptions(env=["A=b"]), driver_name="qemu")
+    files = daemon_json.files(EngineOptions(env=["A=b"]), driver_name="qemu")
     data = identity.of_machine(tmp_path, hostname="intro", engine=files)
     assert identity.of_machine(tmp_path, hostname="intro", engine=files) == data
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:

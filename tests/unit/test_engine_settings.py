@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import pymachine.image
-from pymachine.docker import engine
+from pymachine.docker import daemon_json
 from support.runner import search_path
 
 PROGRAM = Path(pymachine.image.__file__).parent / "rootfs" / "root" / "usr" / "lib" / "pymachine" / "engine.jq"
@@ -162,9 +162,9 @@ def test_the_guests_tables_are_those_of_the_host() -> None:
         known: dict[str, str] = json.loads(found[1])
         return known
 
-    assert table("lists") == {**engine._LISTS, "host": "hosts"}
-    assert table("maps") == {**engine._MAPS, "default-ulimit": "default-ulimits", "add-runtime": "runtimes"}
-    assert words("numbers") == engine._NUMBERS
-    assert words("booleans") == engine._BOOLEANS
-    assert words("texts") == engine._TEXTS | {"containerd", "data-root"}
-    assert table("long") == {"graph": "data-root", **engine._SHORT}
+    assert table("lists") == {**daemon_json._LISTS, "host": "hosts"}
+    assert table("maps") == {**daemon_json._MAPS, "default-ulimit": "default-ulimits", "add-runtime": "runtimes"}
+    assert words("numbers") == daemon_json._NUMBERS
+    assert words("booleans") == daemon_json._BOOLEANS
+    assert words("texts") == daemon_json._TEXTS | {"containerd", "data-root"}
+    assert table("long") == {"graph": "data-root", **daemon_json._SHORT}

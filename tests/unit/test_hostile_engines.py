@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pymachine.docker import engine
-from pymachine.docker.engine import EngineError
+from pymachine.docker import api
+from pymachine.docker.api import EngineError
 from pymachine.driver.contract import Endpoint
 from pymachine.store.client_files import ClientFiles
 from pymachine.tls import handshake
@@ -29,7 +29,7 @@ def plain(port: int) -> Endpoint:
 def test_an_answer_without_end_is_given_up_at_a_size(name: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with hostile.serving(hostile.FLOODS[name]) as port, pytest.raises(EngineError, match="more than 1048576 bytes"):
-        engine.version(plain(port), certificates=NO_FILES, timeout=60.0)
+        api.version(plain(port), certificates=NO_FILES, timeout=60.0)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MOST_KIB
 
 
@@ -37,16 +37,16 @@ def test_an_answer_without_end_is_given_up_at_a_size(name: str) -> None:
 def test_an_answer_that_drips_is_a_timeout(name: str) -> None:
     """Each byte comes well within the time, which is for all of them."""
     with hostile.serving(hostile.DRIPS[name]) as port, pytest.raises(handshake.TlsError, match="i/o timeout"):
-        engine.ask(plain(port), certificates=NO_FILES, timeout=0.5)
+        api.get(plain(port), certificates=NO_FILES, timeout=0.5)
 
 
 def test_over_tls_too(tmp_path: Path) -> None:
     certs = tmp_path / "certs"
     files = ClientFiles(certs / "ca.pem", certs / "cert.pem", certs / "key.pem")
     with hostile.engine(tmp_path, hostile.endless()) as port, pytest.raises(EngineError, match="more than"):
-        engine.version(Endpoint("127.0.0.1", docker_port=port), certificates=files, timeout=60.0)
+        api.version(Endpoint("127.0.0.1", docker_port=port), certificates=files, timeout=60.0)
     with hostile.engine(tmp_path, hostile.drip()) as port, pytest.raises(handshake.TlsError, match="i/o timeout"):
-        engine.ask(Endpoint("127.0.0.1", docker_port=port), certificates=files, timeout=2.0)
+        api.get(Endpoint("127.0.0.1", docker_port=port), certificates=files, timeout=2.0)
 
 
 @pytest.mark.parametrize("check", [handshake.check, handshake.connect])
@@ -69,12 +69,12 @@ def test_a_handshake_that_drips_is_a_timeout(tmp_path: Path, check: Callable[...
 
 def test_json_that_is_nested_without_end_is_no_answer_of_an_engine() -> None:
     with hostile.serving(hostile.nested()) as port, pytest.raises(EngineError, match="status 200"):
-        engine.ask(plain(port), certificates=NO_FILES, timeout=60.0)
+        api.get(plain(port), certificates=NO_FILES, timeout=60.0)
 
 
 def test_an_answer_that_inflates_is_not_inflated() -> None:
     with hostile.serving(hostile.inflating()) as port, pytest.raises(EngineError, match="status 200"):
-        engine.ask(plain(port), certificates=NO_FILES, timeout=60.0)
+        api.get(plain(port), certificates=NO_FILES, timeout=60.0)
 
 
 def test_a_version_is_short() -> None:
@@ -82,7 +82,7 @@ def test_a_version_is_short() -> None:
         hostile.serving(hostile.answer(b'{"Version":"' + b"9" * 100_000 + b'"}')) as port,
         pytest.raises(EngineError, match="names one of 100000 characters"),
     ):
-        engine.version(plain(port), certificates=NO_FILES, timeout=60.0)
+        api.version(plain(port), certificates=NO_FILES, timeout=60.0)
 
 
 def test_a_silent_engine_on_a_socket_file(tmp_path: Path) -> None:
@@ -92,4 +92,4 @@ def test_a_silent_engine_on_a_socket_file(tmp_path: Path) -> None:
         server.listen(1)
         endpoint = Endpoint("", docker_port=0, docker_url=f"unix://{path}")
         with pytest.raises(handshake.TlsError, match="timeout"):
-            engine.ask(endpoint, certificates=NO_FILES, timeout=0.3)
+            api.get(endpoint, certificates=NO_FILES, timeout=0.3)

@@ -13,7 +13,7 @@ from typing import ClassVar
 import pytest
 from test_manager import Remembering
 
-from pymachine.docker.engine import EngineError
+from pymachine.docker.api import EngineError
 from pymachine.driver import registry
 from pymachine.driver.contract import BootRequest, Capability, Config, Driver, DriverInfo, Json, MachineRef, State
 from pymachine.driver.kit.identity_channel import GuestReportedError

@@ -11,7 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from pymachine.docker import engine
+from pymachine.docker import api
 from pymachine.driver import registry
 from pymachine.driver.contract import (
     BootRequest,
@@ -170,7 +170,7 @@ def test_an_engine_that_a_firewall_hides_is_not_waited_for_long(
     monkeypatch.setattr(manager_module.Manager, "_await_engine", AWAIT_ENGINE)
     monkeypatch.setattr(manager_module, "PROVISIONED_SECONDS", 0.1)
     hidden = TlsError("192.0.2.9:2376", "dial tcp 192.0.2.9:2376: i/o timeout", hint="It does not answer.")
-    monkeypatch.setattr(engine, "ping", Mock(side_effect=hidden))
+    monkeypatch.setattr(api, "ping", Mock(side_effect=hidden))
     with pytest.raises(TlsError) as caught:
         create(manager)
     assert "port 2376 of the host: is it open to you in the host's firewall" in caught.value.hint
@@ -182,7 +182,7 @@ def test_whether_the_host_is_up_is_not_asked_at_every_try(manager: Manager, monk
     """To ask is a connection to its sshd, which shuts out who makes many."""
     monkeypatch.setattr(manager_module.Manager, "_await_engine", AWAIT_ENGINE)
     refused = [TlsError("192.0.2.9:2376", "dial tcp 192.0.2.9:2376: connect: connection refused")] * 10
-    monkeypatch.setattr(engine, "ping", Mock(side_effect=[*refused, None]))
+    monkeypatch.setattr(api, "ping", Mock(side_effect=[*refused, None]))
     state = Mock(return_value=State.RUNNING)
     monkeypatch.setattr(Far, "state", state)
     create(manager)

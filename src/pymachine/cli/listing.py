@@ -107,10 +107,10 @@ def _fill(row: Row, app: App, machine: Machine, timeout: float, *, engine: bool)
     swarm_port = machine.swarm.host.rpartition(":")[2]
     row.active_swarm = machine.swarm.master and wanted == row.url.rpartition(":")[0] + ":" + swarm_port
     if engine:
-        from pymachine.docker import engine as engines  # noqa: PLC0415 (ssl costs 20 ms)
+        from pymachine.docker import api  # noqa: PLC0415 (ssl costs 20 ms)
 
         files = machine.client_files(app.store.machine_dir(row.name))
-        row.docker = f"v{engines.version(endpoint, certificates=files, timeout=timeout)}"
+        row.docker = f"v{api.version(endpoint, certificates=files, timeout=timeout)}"
 
 
 def _fill_swarm(found: Sequence[Row]) -> None:

@@ -28,12 +28,12 @@ def command(ctx: click.Context, names: tuple[str, ...]) -> None:
         }
         app.show(version_line(ctx.find_root().command_path), versions)
         return
-    from pymachine.docker import engine  # noqa: PLC0415 (ssl and http cost 30 ms)
+    from pymachine.docker import api  # noqa: PLC0415 (ssl and http cost 30 ms)
 
     name = machine_args.one(ctx, names)
     try:
         endpoint = app.manager.endpoint(name)
     except PymachineError as error:
         raise error.prefixed("Unable to query docker version: ") from error
-    version = engine.version(endpoint, certificates=app.manager.client_files(name))
+    version = api.version(endpoint, certificates=app.manager.client_files(name))
     app.show(version, {"Name": name, "DockerVersion": version})

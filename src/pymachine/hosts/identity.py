@@ -7,7 +7,7 @@ import secrets
 import tarfile
 from pathlib import Path
 
-from pymachine.docker.engine import EngineFiles
+from pymachine.docker.daemon_json import EngineFiles
 from pymachine.driver.names import host_name
 from pymachine.store import paths
 from pymachine.system import files

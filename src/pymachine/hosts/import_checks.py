@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pymachine.docker import engine
+from pymachine.docker import daemon_json
 from pymachine.driver.abilities import ConfigPortable
 from pymachine.driver.contract import Driver, Json
 from pymachine.errors import PymachineError
@@ -79,7 +79,7 @@ def record(text: bytes, *, name: str, driver_name: str, driver: type[Driver]) ->
         machine.raw = {}
         if machine.engine.install_url != migrations.INSTALL_URL:
             machine.engine.install_url = EngineOptions().install_url
-        engine.files(machine.engine, driver_name=driver_name)
+        daemon_json.files(machine.engine, driver_name=driver_name)
         certs.check_names(machine.auth.server_cert_sans[:_MOST_SANS])
     except PymachineError as error:
         raise ExportError(f"the record in the export cannot be used: {error.brief}", hint=_hint()) from error

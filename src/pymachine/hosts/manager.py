@@ -197,13 +197,13 @@ class Manager:
 
         The record is saved before anything exists outside the store, so that `remove` can clean up after a crash.
         """
-        from pymachine.docker import engine  # noqa: PLC0415 (cryptography; see design.md on start-up)
+        from pymachine.docker import daemon_json  # noqa: PLC0415 (cryptography; see design.md on start-up)
         from pymachine.tls import certs  # noqa: PLC0415 (cryptography; see design.md on start-up)
 
         check_new_name(request.name)
         kind = registry.load(request.driver_name)
         if kind.info.capabilities & SETS_UP_ENGINE:
-            engine.files(request.engine, driver_name=request.driver_name)
+            daemon_json.files(request.engine, driver_name=request.driver_name)
             certs.check_names(request.sans)
         with self._locked(request.name), ExitStack() as undo:
             if self.store.exists(request.name):
@@ -619,10 +619,10 @@ class Manager:
         return made
 
     def _seeded(self, driver_name: str, request: BootRequest) -> BootRequest:
-        from pymachine.docker import engine  # noqa: PLC0415 (only create needs them)
+        from pymachine.docker import daemon_json  # noqa: PLC0415 (only create needs them)
         from pymachine.hosts import identity  # noqa: PLC0415 (only create needs them)
 
-        common = engine.files(EngineOptions(), driver_name=driver_name)
+        common = daemon_json.files(EngineOptions(), driver_name=driver_name)
         return replace(request, seed=identity.seed(common), timeout=boot_timeout())
 
     def _bring_up(
@@ -658,7 +658,7 @@ class Manager:
         """
         if not isinstance(driver, Templatable):
             return False
-        from pymachine.docker import engine  # noqa: PLC0415 (only create needs them)
+        from pymachine.docker import api  # noqa: PLC0415 (only create needs them)
         from pymachine.hosts import templates  # noqa: PLC0415 (only create needs them)
         from pymachine.tls import handshake  # noqa: PLC0415 (only create needs them)
 
@@ -678,7 +678,7 @@ class Manager:
             self._boot(machine, driver, partial(driver.create_from_template, template.directory), quick)
         except handshake.CertificateRefusedError:
             raise
-        except (TemplateError, handshake.TlsError, engine.EngineError) as error:
+        except (TemplateError, handshake.TlsError, api.EngineError) as error:
             driver.remove()
             why = error.why if isinstance(error, handshake.TlsError) else error.brief
             brief = f"The template {template.name} does not resume ({why})"
@@ -839,14 +839,14 @@ class Manager:
         return result.stdout
 
     def _identity(self, machine: Machine, endpoint: Endpoint, *, renew: bool = False) -> bytes:
-        from pymachine.docker import engine  # noqa: PLC0415 (cryptography)
+        from pymachine.docker import daemon_json  # noqa: PLC0415 (cryptography)
         from pymachine.hosts import identity  # noqa: PLC0415 (cryptography)
 
         folder = self.store.machine_dir(machine.name)
         self._ensure_certificates(machine, endpoint.address, renew=renew)
         # A machine that docker-machine made has no host key of its own yet, and no machine-id.
         identity.make_keys(folder, name=machine.name)
-        settings = engine.files(machine.engine, driver_name=machine.driver_name)
+        settings = daemon_json.files(machine.engine, driver_name=machine.driver_name)
         return identity.of_machine(folder, hostname=host_name(machine.name), engine=settings)
 
     def _ensure_certificates(self, machine: Machine, address: str, *, renew: bool = False) -> None:
@@ -920,7 +920,7 @@ class Manager:
         return True
 
     def _await_engine(self, machine: Machine, driver: Driver, *, seconds: float) -> None:
-        from pymachine.docker import engine  # noqa: PLC0415
+        from pymachine.docker import api  # noqa: PLC0415
         from pymachine.system import wait  # noqa: PLC0415
         from pymachine.tls import handshake  # noqa: PLC0415
 
@@ -937,8 +937,8 @@ class Manager:
 
         def answered() -> bool:
             try:
-                engine.ping(endpoint, certificates=certificates, timeout=min(20.0, seconds))
-            except (handshake.TlsError, engine.EngineError) as error:
+                api.ping(endpoint, certificates=certificates, timeout=min(20.0, seconds))
+            except (handshake.TlsError, api.EngineError) as error:
                 final = isinstance(error, handshake.CertificateRefusedError)
                 if not final and not deadline.expired and running():
                     return False

@@ -134,7 +134,7 @@ class Upkeep(Manager):
 
     def _check(self, machine: Machine, driver: Driver, changes: Changes) -> None:
         """Refuse what the driver or the engine could not do, before anything is touched."""
-        from pymachine.docker import engine  # noqa: PLC0415 (ssl)
+        from pymachine.docker import daemon_json  # noqa: PLC0415 (ssl)
 
         if changes.needs_stop:
             if not isinstance(driver, Resizable):
@@ -143,17 +143,17 @@ class Upkeep(Manager):
                 driver.check_resize(changes.hardware)
         if changes.engine or changes.sans is not None:
             self._must_set_up_engine(driver, "other engine options")
-            engine.files(_changed(machine.engine, changes), driver_name=machine.driver_name)
+            daemon_json.files(_changed(machine.engine, changes), driver_name=machine.driver_name)
 
     def _validate(self, machine: Machine, driver: Driver, options: EngineOptions) -> None:
         """Have the machine's own engine look at the options: with ones that it refuses it would not start again."""
-        from pymachine.docker import engine  # noqa: PLC0415 (ssl)
+        from pymachine.docker import daemon_json  # noqa: PLC0415 (ssl)
         from pymachine.ssh.client import Client  # noqa: PLC0415
         from pymachine.ssh.target import SshError  # noqa: PLC0415
 
         if Capability.NO_SSH in driver.info.capabilities:
             return
-        files = engine.files(options, driver_name=machine.driver_name)
+        files = daemon_json.files(options, driver_name=machine.driver_name)
         try:
             target = self.ssh_target(machine.name)
             result = Client(target).run(_dry_run(files.flags.splitlines()), stdin=files.daemon_json, timeout=120.0)

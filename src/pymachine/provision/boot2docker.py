@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from pymachine.docker import engine
+from pymachine.docker import daemon_json
 
 if TYPE_CHECKING:
     from pymachine.provision.plan import Wanted
@@ -23,7 +23,7 @@ def profile(wanted: Wanted, *, without: Collection[str] = ()) -> str:
         flag
         for key, value in wanted.daemon.items()
         if key not in {"storage-driver", *without}
-        for flag in engine.as_flags(key, value)
+        for flag in daemon_json.as_flags(key, value)
     ]
     storage = "auto" if "storage-driver" in without else wanted.daemon.get("storage-driver") or "overlay2"
     # A shell reads the file.

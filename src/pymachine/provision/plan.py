@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from pymachine.docker.engine import RELOADABLE
+from pymachine.docker.daemon_json import RELOADABLE
 from pymachine.driver.contract import Json
 from pymachine.provision import boot2docker, merge, unit
 from pymachine.provision.distributions import Provisioner, Service

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pymachine.docker import engine
+from pymachine.docker import daemon_json
 from pymachine.driver.contract import Endpoint
 from pymachine.provision.errors import ProvisionError
 from pymachine.provision.facts import CERTIFICATES
@@ -128,8 +128,8 @@ def fingerprint(key: str) -> str:
 
 def wanted(machine: Machine, endpoint: Endpoint, *, directory: Path) -> Wanted:
     """What the host of `machine` is to be, with the certificates in the machine's folder. Raises `UsageError`."""
-    daemon, flags = engine.daemon_json(machine.engine, driver_name=machine.driver_name)
-    engine.files(machine.engine, driver_name=machine.driver_name)  # checks the environment too
+    daemon, flags = daemon_json.content(machine.engine, driver_name=machine.driver_name)
+    daemon_json.files(machine.engine, driver_name=machine.driver_name)  # checks the environment too
     return Wanted(
         machine=machine.name,
         port=endpoint.docker_port,

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from pymachine.docker import engine
+from pymachine.docker import daemon_json
 from pymachine.driver.contract import Json
 
 FOLDER = "/etc/systemd/system/docker.service.d"
@@ -68,12 +68,12 @@ def with_address(command: str, *, keys: Collection[str], address: str | None, fl
         word = words[position]
         position += 1
         name, equals, value = word.partition("=")
-        key = engine.key_of(name.lstrip("-")) if name.startswith("-") else None
+        key = daemon_json.key_of(name.lstrip("-")) if name.startswith("-") else None
         if key is None:
             kept.append(word)
             continue
         pieces = [word]
-        if not equals and engine.takes_value(name.lstrip("-")) and position < len(words):
+        if not equals and daemon_json.takes_value(name.lstrip("-")) and position < len(words):
             value = words[position]
             pieces.append(value)
             position += 1
@@ -82,7 +82,7 @@ def with_address(command: str, *, keys: Collection[str], address: str | None, fl
                 continue
             listens = True
         elif key in keys:
-            if engine.is_list(key):
+            if daemon_json.is_list(key):
                 moved.setdefault(key, []).append(value.strip("\"'"))
             continue
         kept += pieces

@@ -1,31 +1,15 @@
-"""The engine: its options as daemon.json, and asking a running one for its version."""
+"""The engine's settings: daemon.json, environment and flags of dockerd."""
 
 from __future__ import annotations
 
 import json
 import re
-import socket
-from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
-from pymachine.driver.contract import Endpoint, Json
-from pymachine.errors import PymachineError, UsageError
-from pymachine.store.client_files import ClientFiles
+from pymachine.driver.contract import Json
+from pymachine.errors import UsageError
 from pymachine.store.record import EngineOptions
-from pymachine.system.wait import Deadline
-from pymachine.tls import handshake
-
-# What is asked for here has a few kilobytes.
-_LARGEST_ANSWER = 1024 * 1024
-_LONGEST_VERSION = 100
-_CHUNK = 65536
-
-
-class EngineError(PymachineError):
-    """The engine does not answer, or not as an engine does."""
-
-    code = "engine"
 
 
 @dataclass(frozen=True)
@@ -136,7 +120,7 @@ def files(options: EngineOptions, *, driver_name: str) -> EngineFiles:
 
     Raises `UsageError` for an ``--engine-opt`` that dockerd could not understand either.
     """
-    daemon, flags = daemon_json(options, driver_name=driver_name)
+    daemon, flags = content(options, driver_name=driver_name)
     for line in options.env:
         if not re.match(r"[A-Za-z_][A-Za-z0-9_]*=", line) or "\n" in line:
             raise UsageError(f"--engine-env {line!r}: expected NAME=value, a name of letters, digits and underscores")
@@ -149,7 +133,7 @@ def files(options: EngineOptions, *, driver_name: str) -> EngineFiles:
     )
 
 
-def daemon_json(options: EngineOptions, *, driver_name: str) -> tuple[dict[str, Json], list[str]]:
+def content(options: EngineOptions, *, driver_name: str) -> tuple[dict[str, Json], list[str]]:
     """`options` as the content of daemon.json, and the flags that have no key there."""
     daemon: dict[str, Json] = {"labels": [*options.labels, f"provider={driver_name}"]}
     for key, values in (
@@ -270,120 +254,3 @@ def as_flags(key: str, value: Json) -> list[str]:
     if isinstance(value, bool):
         return [f"--{flag}={str(value).lower()}"]
     return [f"--{flag}={value}"]
-
-
-def ask(
-    endpoint: Endpoint, *, certificates: ClientFiles, path: str = "/version", timeout: float = 20.0
-) -> Mapping[str, Json]:
-    """GET `path` of the engine's API with `certificates`; the answer's JSON object.
-
-    Unversioned paths, since today's engines refuse the old versions that docker-machine asked for. `timeout` is in
-    seconds, for the connection and again for the answer. Raises `TlsError` if no whole answer comes in that time,
-    `EngineError` for a strange one.
-    """
-    status, body = _get(endpoint, certificates, path, timeout)
-    try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):  # RecursionError: nested without end
-        answer = None
-    if status != 200 or not isinstance(answer, dict):
-        raise _strange(endpoint, path, status, body)
-    return answer
-
-
-def _get(endpoint: Endpoint, certificates: ClientFiles, path: str, timeout: float) -> tuple[int, bytes]:
-    """Ask, and return status and body; `timeout` is for the connection, see `tls.connect`, and again for the answer."""
-    address = endpoint.engine
-    connection = _connect(endpoint, certificates, timeout)
-    deadline = Deadline(timeout)
-    try:
-        # HTTP/1.0: the answer ends with the connection, and is not in chunks. http.client takes `ls` 8 ms to import.
-        request = f"GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json\r\n\r\n"
-        connection.settimeout(deadline.socket_timeout())
-        try:
-            connection.sendall(request.encode())
-        except OSError:
-            # With TLS 1.3 a server that refuses our certificate has said why, and closed the connection, by now.
-            connection.recv(1)
-            raise
-        answer = _receive(connection, address, deadline)
-    except OSError as error:
-        raise handshake.explained(address, error) from error
-    finally:
-        connection.close()
-    head, _, body = answer.partition(b"\r\n\r\n")
-    status = re.match(rb"HTTP/1\.[01] ([0-9]{3})", head)
-    if status is None:
-        raise EngineError(f"{address} does not speak HTTP", details=answer[:500].decode(errors="replace"))
-    return int(status[1]), body
-
-
-def _receive(connection: socket.socket, address: str, deadline: Deadline) -> bytes:
-    """All that comes until the other side closes. Raises TimeoutError at the `deadline`, and `EngineError`."""
-    answer = bytearray()
-    while not deadline.expired:
-        connection.settimeout(deadline.socket_timeout())
-        data = connection.recv(_CHUNK)
-        if not data:
-            return bytes(answer)
-        answer += data
-        if len(answer) > _LARGEST_ANSWER:
-            raise EngineError(
-                f"{address} answers with more than {_LARGEST_ANSWER} bytes, as no engine does",
-                details=answer[:500].decode(errors="replace"),
-                hint="See what listens there: a program that is no engine may have taken the machine's address.",
-            )
-    raise TimeoutError
-
-
-def _connect(endpoint: Endpoint, certificates: ClientFiles, timeout: float) -> socket.socket:
-    """Connect as the engine's URL says: over TLS, or without it for ``unix://`` and ``http://``."""
-    scheme, _, rest = endpoint.url.partition("://")
-    if scheme == "unix":
-        return handshake.dial(rest, lambda: _unix(rest, timeout))
-    handshake.check_address(endpoint.address, endpoint.docker_port, endpoint.url)
-    if scheme == "http":
-        address = (endpoint.address, endpoint.docker_port)
-        return handshake.dial(endpoint.engine, lambda: socket.create_connection(address, timeout))
-    ca, cert, key = certificates
-    return handshake.connect(endpoint.address, endpoint.docker_port, ca=ca, cert=cert, key=key, timeout=timeout)
-
-
-def _unix(path: str, timeout: float) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(timeout)
-    try:
-        connection.connect(path)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _strange(endpoint: Endpoint, path: str, status: int, body: bytes) -> EngineError:
-    return EngineError(
-        f"{endpoint.engine} answered GET {path} with status {status}",
-        details=body[:500].decode(errors="replace"),
-    )
-
-
-def ping(endpoint: Endpoint, *, certificates: ClientFiles, timeout: float = 20.0) -> None:
-    """Ask the engine for the least that it can answer. Raises as `ask` does."""
-    status, body = _get(endpoint, certificates, "/_ping", timeout)
-    if status != 200:
-        raise _strange(endpoint, "/_ping", status, body)
-
-
-def version(endpoint: Endpoint, *, certificates: ClientFiles, timeout: float = 20.0) -> str:
-    """The engine's version, such as ``26.1.5``. Raises `EngineError` with docker-machine's words."""
-    try:
-        answer = ask(endpoint, certificates=certificates, timeout=timeout)
-    except handshake.TlsError as error:
-        why = "Cannot connect to the docker engine endpoint" if error.refused else error.why
-        raise EngineError(f"Unable to query docker version: {why}", hint=error.hint) from error
-    except EngineError as error:
-        raise error.prefixed("Unable to query docker version: ") from error
-    said = str(answer.get("Version") or "")
-    if len(said) > _LONGEST_VERSION:
-        raise EngineError(f"Unable to query docker version: {endpoint.engine} names one of {len(said)} characters")
-    return said
