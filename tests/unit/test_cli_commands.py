@@ -46,7 +46,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 @pytest.fixture
 def run(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.setattr(main_module.signals, "listen", lambda: None)
+    monkeypatch.setattr(main_module.signals, "exit_on_termination", lambda: None)
 
     def call(*words: str) -> Outcome:
         code = main_module.main(["pymachine", *words])
@@ -501,7 +501,7 @@ def test_a_program_in_the_foreground_ends_with_us() -> None:
     """SIGTERM is passed on to what `pymachine ssh` runs; Ctrl-C reaches it by itself."""
     script = (
         "from pymachine.cli import main\nfrom pymachine.system.run import foreground\n"
-        "main.signals.listen()\nprint('ready', flush=True)\nforeground(['sleep', '600'])"
+        "main.signals.exit_on_termination()\nprint('ready', flush=True)\nforeground(['sleep', '600'])"
     )
     with processes.started([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -12,6 +12,7 @@ import pytest
 
 from pymachine.cli import app, errors, goflags, main as main_module
 from pymachine.errors import DriverError, PrecreateError
+from pymachine.system import signals
 
 
 class Outcome:
@@ -24,7 +25,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """Runs a command line in this process, on an empty store."""
     monkeypatch.setenv("MACHINE_STORAGE_PATH", str(tmp_path / "store"))
     monkeypatch.delenv("MACHINE_DEBUG", raising=False)
-    monkeypatch.setattr(main_module.signals, "listen", lambda: None)
+    monkeypatch.setattr(main_module.signals, "exit_on_termination", lambda: None)
 
     def call(*words: str, program: str = "pymachine") -> Outcome:
         code = main_module.main([program, *words])
@@ -213,7 +214,7 @@ def test_json_errors(run) -> None:  # type: ignore[no-untyped-def]
         (DriverError("no", details="a\nb", hint="mend"), 1, "no\n    a\n    b\nHint: mend\n"),
         (PrecreateError("no"), 3, "no\n"),
         (KeyboardInterrupt(), 130, "Interrupted.\n"),
-        (errors.Terminated(), 143, "Interrupted.\n"),
+        (signals.Terminated(), 143, "Interrupted.\n"),
         (OSError(errno.ENOSPC, "No space left on device", "/s/x"), 1, "No space left on device: /s/x\nHint: Free"),
         (
             PermissionError(errno.EACCES, "Permission denied", "/s/x"),

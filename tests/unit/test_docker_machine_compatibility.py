@@ -799,7 +799,7 @@ def world(
     for name in ("MACHINE_DEBUG", "MACHINE_DRIVER", "DOCKER_HOST", "SHELL", "ENGINE_REGISTRY_MIRROR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MACHINE_STORAGE_PATH", str(root))
-    monkeypatch.setattr(main_module.signals, "listen", lambda: None)
+    monkeypatch.setattr(main_module.signals, "exit_on_termination", lambda: None)
     monkeypatch.setattr("pymachine.cli.shells.caller", lambda: "")
 
     def call(*words: str, stdin: str = "") -> tuple[int, str, str]:

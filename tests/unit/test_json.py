@@ -28,7 +28,7 @@ WITHOUT = {"completion", "help", "mount", "run", "scp", "ssh"}
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
     root = tmp_path / "store"
     monkeypatch.setenv("MACHINE_STORAGE_PATH", str(root))
-    monkeypatch.setattr(main_module.signals, "listen", lambda: None)
+    monkeypatch.setattr(main_module.signals, "exit_on_termination", lambda: None)
     for name in ("MACHINE_DEBUG", "DOCKER_HOST", "PYMACHINE_CACHE"):
         monkeypatch.delenv(name, raising=False)
     with engine.machine(root) as port:

@@ -75,7 +75,8 @@ def test_an_error_of_one_is_told_with_all_it_has_and_stops_no_other() -> None:
 
 PROGRAM = """
 import pathlib, sys, time
-from pymachine.cli import parallel, signals
+from pymachine.cli import parallel
+from pymachine.system import signals
 from pymachine.system.progress import Silent
 folder = pathlib.Path(sys.argv[1])
 def act(name, reporter):
@@ -85,7 +86,7 @@ def act(name, reporter):
     finally:
         time.sleep(0.5)  # undoing takes its time, and is not to be interrupted
         (folder / f"{name}.undone").touch()
-signals.listen()
+signals.exit_on_termination()
 parallel.at_once(["one", "two"], act, reporter=Silent())
 """
 

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pymachine.cli import signals
-from pymachine.cli.errors import Terminated
-from pymachine.system.deferred_signals import deferred
+from pymachine.system import signals
+from pymachine.system.signals import Terminated, deferred
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +17,7 @@ def handlers() -> Iterator[None]:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signals.listen()
+    signals.exit_on_termination()
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

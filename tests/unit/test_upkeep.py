@@ -247,7 +247,7 @@ def test_a_new_authority_is_not_made_for_a_machine_that_cannot_have_it(
         monkeypatch.setattr(registry, "load", lambda name: (_ for _ in ()).throw(DriverNotFoundError(name)))
     else:
         Bare.fails["apply"] = [DriverError("no"), DriverError("no")]
-    monkeypatch.setattr(main_module.signals, "listen", lambda: None)
+    monkeypatch.setattr(main_module.signals, "exit_on_termination", lambda: None)
     assert main_module.main(["pymachine", "--storage-path", str(store.root), *words]) == 1
     assert (authority(store), certificates(store)) == before
     said = capsys.readouterr().out

@@ -12,10 +12,10 @@ import click
 from pymachine.cli.output import echo
 from pymachine.errors import EXIT_ERROR, PymachineError, UsageError
 from pymachine.system import os_errors, printable, streams
+from pymachine.system.signals import EXIT_TERMINATED, Terminated
 
 PROGRAM = "pymachine"
 EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
 
 
 class HelpfulUsageError(UsageError):
@@ -69,10 +69,6 @@ class SeveralError(PymachineError):
         self.details = "\n".join(dict.fromkeys(error.details for error in errors if error.details))
         self.hint = "\n".join(dict.fromkeys(error.hint for error in errors if error.hint))
         self.errors = list(errors)
-
-
-class Terminated(SystemExit):
-    """SIGTERM or SIGHUP came. Not an interrupt: a program in the foreground sees Ctrl-C itself, but not these."""
 
 
 def joined(errors: Sequence[PymachineError]) -> PymachineError:

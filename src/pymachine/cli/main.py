@@ -8,9 +8,9 @@ import sys
 import click
 from click.shell_completion import shell_complete
 
-from pymachine.cli import app, errors, signals
+from pymachine.cli import app, errors
 from pymachine.cli.output import echo
-from pymachine.system import streams
+from pymachine.system import signals, streams
 
 COMPLETE_VARIABLE = "_PYMACHINE_COMPLETE"
 _DEBUG_WORDS = ("-D", "--debug", "-debug")
@@ -32,11 +32,11 @@ def _reported(argv: list[str], program: str) -> int:
         words, asked = _without_debug(argv[1:])
         debug = asked or app.debug_from_environment()
         structured = _asks_for_json(words)
-        signals.listen()
+        signals.exit_on_termination()
         if debug:
             _log_to_stderr()
         code = _run(argv, words, debug=debug)
-    except (Exception, KeyboardInterrupt, errors.Terminated) as error:  # noqa: BLE001 (the one place where errors become exit codes)
+    except (Exception, KeyboardInterrupt, signals.Terminated) as error:  # noqa: BLE001 (the one place where errors become exit codes)
         code = errors.report(error, program=program, debug=debug, structured=structured)
     sys.stdout.flush()
     return code

@@ -7,24 +7,20 @@ what it has half done.
 from __future__ import annotations
 
 import multiprocessing
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
-from types import FrameType
 from typing import Any
 
-from pymachine.cli.errors import EXIT_TERMINATED, Terminated, known
-from pymachine.cli.signals import undisturbed
+from pymachine.cli.errors import known
 from pymachine.driver.contract import Json
 from pymachine.errors import PymachineError
-from pymachine.system.deferred_signals import ENDING, deferred
+from pymachine.system import signals
 from pymachine.system.progress import Reporter, Task
 
 Message = tuple[Any, ...]
-_SIGNALS = frozenset({signal.SIGINT, *ENDING})
 _AGAIN_SECONDS = 0.5
 # What is known of the error of a process that ended without a word.
 _UNSAID = {"details": "", "hint": "", "has_lines": False, "exit_code": 1, "code": "remote"}
@@ -52,12 +48,12 @@ def at_once(
     workers: dict[Connection, _Worker] = {}
     try:
         for name in names:
-            with deferred(), _held():
+            with signals.deferred(), signals.blocked():
                 end, process = _begin(name, act)
                 workers[end] = _Worker(process, reporter.prefixed(f"({name}) "))
         _listen(workers)
     except BaseException:
-        with undisturbed():
+        with signals.ignored():
             _listen(workers, ending=True)
         raise
     ended = list(workers.values())
@@ -117,7 +113,7 @@ def _listen(workers: dict[Connection, _Worker], *, ending: bool = False) -> None
                 workers[each].process.terminate()
         # They are told again and again: Python notices a signal that comes just before it waits only after that.
         ready = wait(open_ends, _AGAIN_SECONDS if ending else None)
-        with deferred():
+        with signals.deferred():
             for end in ready:
                 assert isinstance(end, Connection)  # noqa: S101 (for the types' sake: we gave it no other)
                 try:
@@ -127,17 +123,6 @@ def _listen(workers: dict[Connection, _Worker], *, ending: bool = False) -> None
                     workers[end].ended()
                 else:
                     workers[end].take(message)
-
-
-@contextmanager
-def _held() -> Iterator[None]:
-    """Hold back the signals that end us; a process that is forked begins with none let through."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(name: str, act: Callable[[str, Reporter], Json]) -> tuple[Connection, ForkProcess]:
@@ -154,10 +139,10 @@ def _begin(name: str, act: Callable[[str, Reporter], Json]) -> tuple[Connection,
 def _work(end: Connection, name: str, act: Callable[[str, Reporter], Json]) -> None:
     """What a process does: `act`, telling of everything through `end`, once it can be told to end."""
     try:
-        _end_once()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signals.exit_only_on_sigterm()
+        signals.unblock()
         result = act(name, _Relay(end))
-    except Terminated:
+    except signals.Terminated:
         return
     except Exception as problem:  # noqa: BLE001 (it is told to the process that turns errors into exit codes)
         error = known(problem)
@@ -165,18 +150,6 @@ def _work(end: Connection, name: str, act: Callable[[str, Reporter], Json]) -> N
         end.send(("error", {**told, "exit_code": error.exit_code, "code": error.code}))
     else:
         end.send(("result", result))
-
-
-def _end_once() -> None:
-    """Our parent alone says when to end, and once is enough: a terminal sends Ctrl-C to us too."""
-
-    def terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Terminated(EXIT_TERMINATED)
-
-    signal.signal(signal.SIGTERM, terminate)  # and never ignored before that: what came meanwhile would be lost
-    for number in _SIGNALS - {signal.SIGTERM}:
-        signal.signal(number, signal.SIG_IGN)
 
 
 class _Relay:

@@ -13,12 +13,11 @@ import click
 
 from pymachine.cli import create_options, goflags, shells
 from pymachine.cli.context import App, current
-from pymachine.cli.errors import HelpfulUsageError, RunError, Terminated
+from pymachine.cli.errors import HelpfulUsageError, RunError
 from pymachine.cli.output import echo
-from pymachine.cli.signals import undisturbed
 from pymachine.hosts import prune
 from pymachine.hosts.manager import CreateRequest
-from pymachine.system.deferred_signals import deferred
+from pymachine.system import signals
 from pymachine.system.progress import Terse
 
 NOT_FOUND = 127
@@ -75,7 +74,7 @@ def _run(app: App, request: CreateRequest, words: Sequence[str]) -> int:
         try:
             return _call(words, _environment(app, request.name))
         finally:
-            with undisturbed():
+            with signals.ignored():
                 if request.owner:
                     manager.remove(request.name)
                 else:
@@ -89,7 +88,7 @@ def _environment(app: App, name: str) -> dict[str, str]:
 
 def _call(words: Sequence[str], environment: dict[str, str]) -> int:
     """Run the command on our own streams; its exit code, with a shell's numbers for one that cannot be run."""
-    with deferred() as now:
+    with signals.deferred() as release:
         try:
             process = subprocess.Popen(list(words), env=environment)
         except FileNotFoundError:
@@ -100,20 +99,20 @@ def _call(words: Sequence[str], environment: dict[str, str]) -> int:
             return NOT_EXECUTABLE
         with process:
             try:
-                code = _wait(process, now)
-            except Terminated:
+                code = _wait(process, release)
+            except signals.Terminated:
                 _end(process)
                 raise
     return code if code >= 0 else 128 - code
 
 
-def _wait(process: subprocess.Popen[bytes], begin: Callable[[], None]) -> int:
-    """Wait for its end. Ctrl-C on a terminal reaches it too, and it is for it to decide; the second one ends it.
+def _wait(process: subprocess.Popen[bytes], release: Callable[[], None]) -> int:
+    """Wait for the command to end. It handles a first Ctrl-C itself; the second one ends it.
 
-    `begin` lets the signals through that have waited for it to start.
+    `release` delivers the signals that were deferred while it started.
     """
     try:
-        begin()
+        release()
         return process.wait()
     except KeyboardInterrupt:
         if not os.isatty(0):  # it was sent to us alone
@@ -125,7 +124,7 @@ def _wait(process: subprocess.Popen[bytes], begin: Callable[[], None]) -> int:
 
 
 def _end(process: subprocess.Popen[bytes]) -> int:
-    with undisturbed():
+    with signals.ignored():
         process.terminate()
         try:
             return process.wait(GRACE_SECONDS)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from pymachine.errors import CommandError
-from pymachine.system.deferred_signals import deferred
+from pymachine.system.signals import deferred
 from pymachine.system.wait import Deadline
 
 log = logging.getLogger(__name__)
@@ -201,14 +201,14 @@ def foreground(argv: Sequence[str], *, out: Sink | None = None, errors: Sink | N
     log.debug("run: %s", quote(argv))
     pipes = [None if sink is None else subprocess.PIPE for sink in (out, errors)]
     with (
-        deferred() as now,
+        deferred() as release,
         subprocess.Popen(argv, stdout=pipes[0], stderr=pipes[1]) as process,
         _handed_on(process.stdout, out),
         _handed_on(process.stderr, errors),
     ):
         while True:
             try:
-                now()
+                release()
                 code = process.wait()
                 break
             except KeyboardInterrupt:
