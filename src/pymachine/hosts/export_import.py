@@ -20,7 +20,6 @@ from pymachine.hosts.archive import CONNECTION, MACHINE, Archive, Content, Expor
 from pymachine.hosts.manager import CreateRequest, Manager, with_base_fields
 from pymachine.store import paths
 from pymachine.store.record import Machine
-from pymachine.store.store import STORE_LOCK
 from pymachine.system import atomic_dirs, files
 
 # What makes the machine itself. Not the certificates: their key opens all of this store's machines.
@@ -161,7 +160,7 @@ class Porter(Manager):
         """Make the folder `scratch` the machine that was accepted, if its driver takes it."""
         machine = accepted.machine
         folder = self.store.machine_dir(machine.name)
-        store_lock = paths.lock(self.store.root, STORE_LOCK)
+        store_lock = self.store.store_lock_file
         is_new_store = not store_lock.exists()
         with self.store.lock(machine.name), self.store.reserving():
             try:

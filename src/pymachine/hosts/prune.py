@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from pymachine.errors import MachineNotFoundError, PymachineError
 from pymachine.hosts.manager import Manager
-from pymachine.store import paths
 from pymachine.store.record import Machine
 from pymachine.store.store import Store
-from pymachine.system import durations, files
+from pymachine.system import durations
 from pymachine.system.progress import Reporter
 
 # The owner in the record of a machine that is `run`'s, and goes with it.
@@ -60,7 +59,7 @@ def hold(store: Store, name: str) -> AbstractContextManager[object]:
 
     Raises TimeoutError if another process holds it.
     """
-    return files.acquire_lock(paths.lock(store.root, name + paths.RUN_SUFFIX), timeout=0)
+    return store.lock_for_run(name)
 
 
 def _outlived(machine: Machine, store: Store) -> str:

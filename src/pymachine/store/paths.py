@@ -26,12 +26,6 @@ SNAPSHOTS = "snapshots"
 # The script of --engine-install-url, as it was run on the host.
 INSTALL_SCRIPT = "install-script.sh"
 
-# A file's name has at most 255 bytes on most file systems.
-LONGEST_LOCK = 240
-LOCK_SUFFIX = ".lock"
-# Of the lock that a `run` holds for its machine, before LOCK_SUFFIX.
-RUN_SUFFIX = ".run"
-
 ENV_STORAGE_PATH = "MACHINE_STORAGE_PATH"
 ENV_CACHE = "PYMACHINE_CACHE"
 
@@ -72,12 +66,3 @@ def machine(root: Path, name: str) -> Path:
 def locks(root: Path) -> Path:
     """The folder of the locks between processes."""
     return root / "locks"
-
-
-def lock(root: Path, name: str) -> Path:
-    """The lock file for `name`; a name so long that no suffix fits is shortened to its digest."""
-    if len(os.fsencode(name)) > LONGEST_LOCK:
-        import hashlib  # noqa: PLC0415 (of no use to other names)
-
-        name = hashlib.sha256(os.fsencode(name)).hexdigest()
-    return locks(root) / f"{name}{LOCK_SUFFIX}"

@@ -1,7 +1,6 @@
-"""The store: one folder a machine, docker-machine's layout, written atomically and under locks.
+"""The store: one folder per machine in docker-machine's layout, written atomically.
 
-Locks are files in a folder of their own, since a machine's folder comes and goes; they are advisory and end with the
-process that holds them, however it ends.
+See `pymachine.store.locks` for its locks.
 """
 
 from __future__ import annotations
@@ -12,15 +11,14 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from pymachine.driver import names
 from pymachine.driver.contract import Json
 from pymachine.driver.kit import transactions
 from pymachine.errors import (
-    LockedError,
     MachineExistsError,
     MachineNotFoundError,
     PymachineError,
@@ -28,26 +26,20 @@ from pymachine.errors import (
     StoreError,
 )
 from pymachine.store import extra_fields, paths
+from pymachine.store.locks import StoreLocks
 from pymachine.store.migrations import CONFIG_VERSION
 from pymachine.store.record import Machine
 from pymachine.system import atomic_dirs, files, os_errors
 
-LOCK_SECONDS = 900.0
-# A lock that was taken for the first time just now may be that of a machine that is about to exist.
-_OLD_LOCK_SECONDS = 60.0
 # docker-machine's words in front of everything that is wrong in a record.
 _MIGRATED = "Error getting migrated host: "
-STORE_LOCK = ".store"
 # A record has some 4 KB, and the texts of libvirt's patches.
 LONGEST_RECORD = 1 << 22
 DEEPEST_RECORD = 50
 
 
-class Store:
+class Store(StoreLocks):
     """The machines under one root. Nothing is made on disk before the first `save` or lock."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
 
     def machine_dir(self, name: str) -> Path:
         """The folder of machine `name`. Raises `MachineNotFoundError` for what cannot be a folder's name."""
@@ -167,48 +159,6 @@ class Store:
             raise MachineNotFoundError(name) from error
         except OSError as error:
             raise os_errors.wrapped(StoreError, f"cannot remove {folder}", error) from error
-
-    @contextmanager
-    def lock(self, name: str, *, timeout: float = LOCK_SECONDS) -> Iterator[None]:
-        """Hold the lock of machine `name`; waits up to `timeout` seconds, then raises `LockedError`."""
-        try:
-            held = files.acquire_lock(self._lock_file(name), timeout=timeout)
-        except TimeoutError as error:
-            raise LockedError(
-                f'machine "{name}" is in use by another pymachine for more than {timeout:g} seconds',
-                hint="Wait for it to end, or end it.",
-            ) from error
-        except OSError as error:
-            raise os_errors.wrapped(StoreError, f"cannot write in the store {self.root}", error) from error
-        with held:
-            try:
-                yield
-            finally:
-                if name != STORE_LOCK and not self.exists(name):
-                    files.discard_lock(self._lock_file(name))
-
-    def sweep_locks(self) -> None:
-        """Remove the lock files of machines that do not exist any more, unless a process holds them."""
-        for path in files.old_locks(paths.locks(self.root), seconds=_OLD_LOCK_SECONDS):
-            name = path.name.removesuffix(paths.LOCK_SUFFIX).removesuffix(paths.RUN_SUFFIX)
-            if name == STORE_LOCK or self.exists(name):
-                continue
-            try:
-                with files.acquire_lock(path, timeout=0):
-                    files.discard_lock(path)
-            except (TimeoutError, OSError):
-                continue  # it is held, or another user's
-
-    def _lock_file(self, name: str) -> Path:
-        if name != STORE_LOCK and not names.is_folder_name(name):
-            raise MachineNotFoundError(name)
-        return paths.lock(self.root, name)
-
-    @contextmanager
-    def reserving(self) -> Iterator[None]:
-        """Hold the store's own lock, for what must be unique among its machines; held only for moments."""
-        with self.lock(STORE_LOCK):
-            yield
 
 
 def _write(folder: Path, record: Mapping[str, Json]) -> None:
