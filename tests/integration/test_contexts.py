@@ -37,7 +37,7 @@ def listed(program: Pymachine) -> dict[str, str]:
 def test_a_context_leads_to_the_machine(program: Pymachine) -> None:
     url = program("url", "intro").stdout.strip()
     said = program("context", "create", "intro")
-    assert said.stdout == 'Made the docker context "intro". Use it: docker --context intro info\n'
+    assert said.stdout == 'Created the docker context "intro". Use it: docker --context intro info\n'
     assert listed(program)["intro"] == url
     asked: Outcome = program.run(["docker", "--context", "intro", "version", "-f", "{{.Server.Version}}"], code=None)
     assert asked.stdout == f"{engine.VERSION}\n", asked.stderr

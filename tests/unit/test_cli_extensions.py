@@ -283,7 +283,7 @@ def test_a_connection_there_and_back(call: Call, store: Store, port: int, tmp_pa
         f"Exporting intro 0% (0 B of 1 KiB)\nExported intro to {file}\n",
     )
     refused = call("export", "--connection", "intro", str(file))
-    assert refused[2] == f"{file} is there already\nHint: Choose another file, or replace it: --force.\n"
+    assert refused[2] == f"{file} already exists\nHint: Choose another file, or overwrite it: --force.\n"
     assert call("export", "--connection", "--force", "intro", str(file))[0] == 0
     assert call("export", "--connection", "intro", str(tmp_path))[0] == 0
     assert (tmp_path / "intro.pymachine.tar.zst").exists()

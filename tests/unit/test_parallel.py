@@ -47,7 +47,7 @@ def test_results_and_news_come_back_in_order() -> None:
         return {"name": name, "pid": os.getpid()}
 
     lines = Lines()
-    results, errors = parallel.at_once(["b", "a"], act, reporter=lines)
+    results, errors = parallel.run_in_processes(["b", "a"], act, reporter=lines)
     assert errors == []
     assert [result["name"] for result in results] == ["b", "a"]
     assert len({result["pid"] for result in results} | {os.getpid()}) == 3
@@ -64,7 +64,7 @@ def test_an_error_of_one_is_told_with_all_it_has_and_stops_no_other() -> None:
             os._exit(9)
         return name
 
-    results, errors = parallel.at_once(["good", "bad", "broken", "dead"], act, reporter=Silent())
+    results, errors = parallel.run_in_processes(["good", "bad", "broken", "dead"], act, reporter=Silent())
     assert results == ["good"]
     assert [error.code for error in errors] == ["machine-exists", "internal", "remote"]
     assert errors[0].brief == 'Docker machine "bad" already exists'
@@ -87,7 +87,7 @@ def act(name, reporter):
         time.sleep(0.5)  # undoing takes its time, and is not to be interrupted
         (folder / f"{name}.undone").touch()
 signals.exit_on_termination()
-parallel.at_once(["one", "two"], act, reporter=Silent())
+parallel.run_in_processes(["one", "two"], act, reporter=Silent())
 """
 
 
@@ -132,7 +132,7 @@ def test_an_interrupt_does_not_tear_what_is_just_told() -> None:
 
     lines: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        parallel.at_once(["one"], act, reporter=Interrupting(lines))
+        parallel.run_in_processes(["one"], act, reporter=Interrupting(lines))
     assert lines == ["(one) begins"]
     assert multiprocessing.active_children() == []
 
@@ -143,7 +143,7 @@ def test_an_interrupt_while_they_are_started_leaves_none() -> None:
         time.sleep(600)
 
     with pytest.raises(KeyboardInterrupt):
-        parallel.at_once(["one", "two"], act, reporter=Interrupting([], at_start=True))
+        parallel.run_in_processes(["one", "two"], act, reporter=Interrupting([], at_start=True))
     assert multiprocessing.active_children() == []
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
 
@@ -159,7 +159,7 @@ def test_a_signal_that_is_not_noticed_comes_again() -> None:
         time.sleep(600)
 
     with pytest.raises(KeyboardInterrupt):
-        parallel.at_once(["one"], act, reporter=Interrupting([]))
+        parallel.run_in_processes(["one"], act, reporter=Interrupting([]))
     assert multiprocessing.active_children() == []
 
 
@@ -169,7 +169,7 @@ def test_one_that_dies_in_the_middle_of_a_message_is_an_error_of_its_own() -> No
         os.write(pipe.fileno(), b"\0\0\1\0half")
         os._exit(9)
 
-    results, errors = parallel.at_once(["one"], act, reporter=Silent())
+    results, errors = parallel.run_in_processes(["one"], act, reporter=Silent())
     assert results == []
     assert "ended with exit code 9" in errors[0].brief
 
@@ -191,5 +191,5 @@ def test_a_display_that_is_gone_ends_all_of_them() -> None:
         time.sleep(600)
 
     with pytest.raises(BrokenPipeError):
-        parallel.at_once(["one"], act, reporter=Unheard())
+        parallel.run_in_processes(["one"], act, reporter=Unheard())
     assert multiprocessing.active_children() == []

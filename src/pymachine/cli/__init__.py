@@ -1,1 +1,1 @@
-"""The command line: reads options, calls `pymachine.hosts.manager`, prints; the only layer that does any of these."""
+"""The command line: parse options, call `pymachine.hosts`, print results. No other package does any of these."""

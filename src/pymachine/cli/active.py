@@ -1,4 +1,4 @@
-"""`active`: which machine the environment points at."""
+"""`active`: print the machine that the environment points at."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The group: which commands there are, and the options in front of them. No command is imported to list them."""
+"""The click group: the table of commands and the global options. Listing the commands imports none of them."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ from pymachine.cli.context import App, is_docker_machine
 from pymachine.cli.errors import RunError, UnknownCommandError
 from pymachine.cli.output import echo
 
-# Name -> summary. The module has the same name, and in it the command is called `command`.
+# Name -> summary. The command is the object `command` in the module of the same name.
 COMMANDS: dict[str, str] = {
     "active": "Print which machine is active",
-    "clone": "Make a machine of another one, its images and containers included",
+    "clone": "Create a machine as a copy of another one, with its images and containers",
     "completion": "Print the completion script for a shell",
     "config": "Print the connection config for machine",
-    "context": "Make, list and remove docker contexts for machines",
+    "context": "Create, list and remove docker contexts for machines",
     "create": "Create a machine",
-    "doctor": "Tell what on this host would stop a machine from being made, and the fix",
+    "doctor": "Check whether this host can create machines, and suggest fixes",
     "env": "Display the commands to set up the environment for the Docker client",
-    "export": "Write a machine, or the means to connect to it, to a file",
+    "export": "Export a machine, or its connection details, to a file",
     "help": "Shows a list of commands or help for one command",
     "image": "Build, list, verify and remove guest images",
-    "import": "Make a machine of an exported file",
+    "import": "Import a machine from an exported file",
     "inspect": "Inspect information about a machine",
     "ip": "Get the IP address of a machine",
     "kill": "Kill a machine",
-    "logs": "Print what a machine's console and engine said",
+    "logs": "Show the console log and the engine's log of a machine",
     "ls": "List machines",
-    "ports": "List the ports of machines that are forwarded to this host",
-    "prune": "Remove machines that have outlived their time",
+    "ports": "List the forwarded ports of machines",
+    "prune": "Remove expired machines",
     "modify": "Change the hardware or the engine options of machines",
     "mount": "Mount or unmount a directory from a machine with SSHFS.",
     "provision": "Re-provision existing machines",
     "regenerate-certs": "Regenerate TLS Certificates for a machine",
-    "rename": "Give a machine another name",
+    "rename": "Rename a machine",
     "restart": "Restart a machine",
     "rm": "Remove a machine",
-    "run": "Run a command with a machine that is made for it, and removed after it",
+    "run": "Run a command with a temporary machine",
     "scp": "Copy files between machines",
-    "snapshot": "Save what a machine is, its memory too, and go back to it",
+    "snapshot": "Create, list, restore and remove snapshots of a machine",
     "ssh": "Log into or run a command on a machine with SSH.",
     "start": "Start a machine",
     "status": "Get the status of a machine",
     "stop": "Stop a machine",
-    "template": "Make, list and remove the templates that machines are resumed from",
+    "template": "Build, list and remove the templates that machines are cloned from",
     "upgrade": "Upgrade a machine to the latest version of Docker",
     "url": "Get the URL of a machine",
     "version": "Show the client's version, or a machine's Docker version",
 }
-# Where the module is not called as the command is, but for dashes.
+# Commands whose module has another name (apart from dashes).
 MODULES = {"context": "docker_context", "import": "import_", "h": "help"}
-# Not listed: docker-machine's short name for `help`, and a command that clients of its forks call.
+# Not listed by `help`: docker-machine's short name for `help`, and a command that only its forks have.
 HIDDEN = frozenset({"h", "update-labels"})
-# The version of docker-machine whose interface this is, in its own words: scripts compare it, and put it into URLs.
+# The version of docker-machine that pymachine is compatible with. Scripts compare it and put it into URLs.
 DOCKER_MACHINE_VERSION = "0.16.2, build bd45ab13"
 CONTEXT_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 AUTHORITY_OPTIONS = {
@@ -70,19 +70,22 @@ AUTHORITY_OPTIONS = {
 
 
 def module_of(name: str) -> str:
-    """Where the command called `name` is."""
+    """Return the module of the command called `name`."""
     return f"pymachine.cli.{MODULES.get(name, name.replace('-', '_'))}"
 
 
 class LazyGroup(click.Group):
-    """A group that imports the one command that is called."""
+    """A group that imports only the command that is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """All names, sorted."""
+        """Return the names of all listed commands, sorted."""
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command called `cmd_name`. Raises `UnknownCommandError`, but not while completing."""
+        """Return the command called `cmd_name`.
+
+        Raises `UnknownCommandError`, or returns None while completing.
+        """
         if cmd_name in COMMANDS or cmd_name in HIDDEN:
             module = importlib.import_module(module_of(cmd_name))
             command: click.Command = module.command
@@ -95,7 +98,7 @@ class LazyGroup(click.Group):
         )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the options in front of the command, in Go's way; the rest is the command's."""
+        """Parse the global options by Go's rules, and leave the rest to the command."""
         values, rest = goflags.parse(self, ctx, args, interspersed=False)
         super().parse_args(ctx, ["--", *rest] if rest else [])
         ctx.params.update(values)
@@ -103,7 +106,7 @@ class LazyGroup(click.Group):
         return ctx.args
 
     def get_help(self, ctx: click.Context) -> str:
-        """The help; under docker-machine's name, in its layout."""
+        """Return the help, in docker-machine's layout if called as docker-machine."""
         from pymachine.cli import docker_machine_help  # noqa: PLC0415 (only help needs it)
 
         if not docker_machine_help.wanted(ctx):
@@ -114,7 +117,7 @@ class LazyGroup(click.Group):
         return docker_machine_help.of_program(self, ctx, version=version, commands=COMMANDS)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List names and summaries from the table."""
+        """List names and summaries without importing the commands."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
 
@@ -158,7 +161,10 @@ for _key, (_name, _env, _help) in AUTHORITY_OPTIONS.items():
 
 
 def version_line(program: str) -> str:
-    """The client's version, in docker-machine's form; under docker-machine's name, the version that it replaces."""
+    """Return the client's version in docker-machine's form.
+
+    Called as docker-machine, report docker-machine's version.
+    """
     name = os.path.basename(program)  # noqa: PTH119 (a word, not a file)
     if is_docker_machine(program):
         return f"{name} version {DOCKER_MACHINE_VERSION}"
@@ -170,7 +176,7 @@ def version_line(program: str) -> str:
 
 
 def debug_from_environment() -> bool:
-    """What MACHINE_DEBUG says. Raises `RunError` for what is not a boolean."""
+    """Return the value of MACHINE_DEBUG. Raises `RunError` if it is not a boolean."""
     text = os.environ.get("MACHINE_DEBUG", "")
     if not text or text in goflags.TRUE | goflags.FALSE:
         return text in goflags.TRUE

@@ -1,4 +1,4 @@
-"""Telling of certificates that expire soon."""
+"""Warnings about certificates that expire soon."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pymachine.store.record import Machine
 WARN_SECONDS = 30 * 24 * 3600
 
 
-def warning(app: App, machine: Machine, *, look: bool = False) -> str:
-    """What to say of the machine's certificates; empty while they are good for another month.
+def warning(app: App, machine: Machine, *, read_files: bool = False) -> str:
+    """Return a warning if the machine's certificates expire within 30 days, else an empty text.
 
-    Their dates are in the record, but for machines that docker-machine made: with `look` their files are opened.
+    Records that docker-machine wrote have no expiry date. With `read_files`, read it from the certificates then.
     """
     end = machine.certificates_expire
-    if end is None and look:
-        end = _in_files(app, machine)
+    if end is None and read_files:
+        end = _expiry_from_files(app, machine)
     left = WARN_SECONDS if end is None else end - time.time()
     if left >= WARN_SECONDS:
         return ""
@@ -30,10 +30,10 @@ def warning(app: App, machine: Machine, *, look: bool = False) -> str:
     return f"the certificates of {machine.name} {when}: {program} regenerate-certs {machine.name}"
 
 
-def _in_files(app: App, machine: Machine) -> int | None:
+def _expiry_from_files(app: App, machine: Machine) -> int | None:
     from pymachine.tls import certs  # noqa: PLC0415 (cryptography)
 
     try:
         return int(certs.first_expiry(app.store.machine_dir(machine.name)).timestamp())
-    except PymachineError:  # it has none: it is not for TLS, or was never set up
+    except PymachineError:  # no certificates: the machine does not use TLS, or was never set up
         return None

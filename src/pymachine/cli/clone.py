@@ -1,4 +1,4 @@
-"""`clone`: make a machine of another one's disk."""
+"""`clone`: create a machine as a copy of another one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from pymachine.cli.errors import HelpfulUsageError
 @machine_args.arguments("MACHINE NAME")
 @click.pass_context
 def command(ctx: click.Context, names: tuple[str, ...]) -> None:
-    """Make machine NAME as a copy of MACHINE, with its images and containers and an identity of its own.
+    """Create machine NAME as a copy of MACHINE, with its images and containers.
 
-    MACHINE may run or not. Its containers are there in NAME, and start there if their restart policy says so.
+    NAME gets its own host name, keys and certificates. MACHINE may be running or stopped. Containers start in NAME if
+    their restart policy says so.
     """
     if len(names) != 2:
         raise HelpfulUsageError("Error: Expected a machine and the name of its copy", usage=ctx.get_help())

@@ -1,4 +1,4 @@
-"""`completion`: a shell's completion script, machine names included."""
+"""`completion`: print the completion script for a shell. It completes machine names too."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHELLS = ("bash", "zsh", "fish")
 def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     """Print the completion script for a shell.
 
-    For bash, put this into ~/.bashrc: eval "$(pymachine completion bash)"
+    For bash, add this line to ~/.bashrc: eval "$(pymachine completion bash)"
     """
     shell = get_completion_class(words[0]) if len(words) == 1 and words[0] in SHELLS else None
     if shell is None:

@@ -1,4 +1,4 @@
-"""`config`: the flags that connect a docker client to a machine."""
+"""`config`: print the flags that connect a docker client to a machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pymachine.errors import PymachineError
 def command(ctx: click.Context, names: tuple[str, ...], *, swarm: bool) -> None:
     """Print the connection config for machine."""
     app = current(ctx)
-    app.news_on_stderr()
+    app.messages_to_stderr()
     name = machine_args.one(ctx, names)
     try:
         endpoint = app.manager.check(name, swarm=swarm)

@@ -1,4 +1,4 @@
-"""What every command is given: the store, the manager, where news go."""
+"""The state of one run of the command line: store, manager, options and where messages go."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ class App:
         native_ssh: bool = False,
         debug: bool = False,
     ) -> None:
-        """`argv` is the whole command line as it was called; `authority` is what the --tls-* options name."""
+        """`argv` is the whole command line. `authority` has the files that the --tls-* options name."""
         self.argv = argv
         self.store_root = paths.storage_root(storage_path)
         self.authority = dict(authority or {})
         self.native_ssh = native_ssh
         self.debug = debug
         self.structured = False
-        self._news_on_stderr = False
+        self._messages_to_stderr = False
 
     @property
     def program(self) -> str:
-        """How pymachine was called."""
+        """The name that pymachine was called by."""
         return self.argv[0]
 
     @property
@@ -62,15 +62,15 @@ class App:
 
     @cached_property
     def store(self) -> Store:
-        """The machines; nothing is read before a method is called."""
-        from pymachine.store.store import Store  # noqa: PLC0415 (`help` and `version` need none)
+        """The store of the machines. Creating it reads nothing."""
+        from pymachine.store.store import Store  # noqa: PLC0415 (not needed by `help` and `version`)
 
         return Store(self.store_root)
 
     @cached_property
     def reporter(self) -> Reporter:
-        """Where news go: stdout, unless `news_on_stderr` was called."""
-        stream = sys.stderr if self._news_on_stderr else streams.for_messages(sys.stdout)
+        """The reporter of messages: on stdout, unless `messages_to_stderr` was called."""
+        stream = sys.stderr if self._messages_to_stderr else streams.for_messages(sys.stdout)
         return StreamReporter(stream, rewrite=self.named)
 
     @cached_property
@@ -101,43 +101,43 @@ class App:
         return Copies(self.store, reporter=self.reporter, authority=self.authority, native_ssh=self.native_ssh)
 
     def named(self, text: str) -> str:
-        """`text` with its commands under the name that we were called by."""
+        """Return `text` with its pymachine commands under the name that pymachine was called by."""
         return called_as(os.path.basename(self.program), text)  # noqa: PTH119 (a word, not a file)
 
-    def news_on_stderr(self) -> None:
-        """For commands whose stdout is for programs. Call it before anything else."""
-        self._news_on_stderr = True
+    def messages_to_stderr(self) -> None:
+        """Print messages on stderr, for commands whose stdout programs read. Call it first."""
+        self._messages_to_stderr = True
 
     def print_json(self) -> None:
-        """``--json`` was given: results are printed as JSON, and news go to stderr."""
+        """Print results as JSON, and messages on stderr."""
         self.structured = True
-        self.news_on_stderr()
+        self.messages_to_stderr()
 
     def say(self, text: str) -> None:
         """Print a result."""
         echo(text)
 
     def show(self, text: str, value: Json) -> None:
-        """Print a result: `text`, or `value` when JSON was asked for."""
+        """Print a result: `text`, or `value` with ``--json``."""
         if self.structured:
             text = json_text(value, indent=2)
         if text:
             echo(text)
 
     def names(self, given: tuple[str, ...]) -> list[str]:
-        """The machines that a command is about: those given, else the one called ``default``."""
+        """Return the machines to act on: those given, or else the one called ``default``."""
         if given:
             return list(dict.fromkeys(given))
         if not self.store.exists(DEFAULT_MACHINE):
             raise RunError(
                 'Error: No machine name(s) specified and no "default" machine exists',
-                hint=f"Name a machine, or make that one: {os.path.basename(self.program)} create {DEFAULT_MACHINE}",  # noqa: PTH119
+                hint=f"Name a machine, or create that one: {os.path.basename(self.program)} create {DEFAULT_MACHINE}",  # noqa: PTH119
             )
         return [DEFAULT_MACHINE]
 
 
 def json_text(value: Json, *, indent: int | None = None) -> str:
-    """`value` as JSON that any encoding holds, and that no terminal obeys."""
+    """Return `value` as JSON that stdout can encode, without control characters."""
     import json  # noqa: PLC0415
 
     text = printable.for_json(json.dumps(value, indent=indent, ensure_ascii=False))
@@ -149,12 +149,12 @@ def json_text(value: Json, *, indent: int | None = None) -> str:
 
 
 def is_docker_machine(program: str) -> bool:
-    """Whether `program` is docker-machine's name: its scripts parse texts that are our own under another name."""
+    """Return whether `program` is docker-machine's name. Scripts parse some texts only under that name."""
     return os.path.basename(program).removesuffix(".exe") == DOCKER_MACHINE  # noqa: PTH119 (a word, not a file)
 
 
 def current(ctx: click.Context | None = None) -> App:
-    """The run that a command belongs to."""
+    """Return the `App` that a command belongs to."""
     app: Any = (ctx or click.get_current_context()).find_root().obj
     if not isinstance(app, App):
         raise TypeError("the group has not run")
@@ -169,7 +169,7 @@ def _print_json(ctx: click.Context, param: click.Parameter, value: bool) -> None
         current(ctx).print_json()
 
 
-# `--json` for commands whose words click parses; `goflags.GoCommand` has its own.
+# `--json` for commands that click parses. `goflags.GoCommand` has its own.
 json_option = click.option(
     "--json", is_flag=True, expose_value=False, is_eager=True, callback=_print_json, help="Print JSON"
 )

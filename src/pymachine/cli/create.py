@@ -1,4 +1,4 @@
-"""`create`: make machines. The options of the chosen driver join the command's own."""
+"""`create`: create machines. The options of the chosen driver are added to the command's own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pymachine.hosts.manager import CreateRequest, Manager
 from pymachine.system.progress import Reporter
 
 
-@click.command("create", cls=create_options.MakingCommand)
+@click.command("create", cls=create_options.DriverOptionsCommand)
 @create_options.flags
 @goflags.flag("--swarm", is_flag=True, help="Refused: Swarm standalone is gone from Docker")
 @goflags.flag("--swarm-image", default="swarm:latest", env="MACHINE_SWARM_IMAGE", help="Accepted, without effect")
@@ -28,12 +28,12 @@ from pymachine.system.progress import Reporter
 @goflags.flag("--swarm-host", default="tcp://0.0.0.0:3376", help="Accepted, without effect")
 @goflags.flag("--swarm-addr", help="Accepted, without effect")
 @goflags.flag("--swarm-experimental", is_flag=True, help="Accepted, without effect")
-@goflags.flag("--docker-context", is_flag=True, help="Also make a docker context of that name, which goes with it")
-@goflags.flag("--timings", is_flag=True, help="Print how many seconds each part took")
+@goflags.flag("--docker-context", is_flag=True, help="Also create a docker context for the machine")
+@goflags.flag("--timings", is_flag=True, help="Print how long each step took, in seconds")
 @goflags.arguments("names", "NAME...")
 @click.pass_context
 def command(ctx: click.Context, /, names: tuple[str, ...], **given: Any) -> None:
-    """Create a machine, or several at once."""
+    """Create one or more machines."""
     app = current(ctx)
     if not names:
         raise HelpfulUsageError("Error: No machine name specified", usage=ctx.get_help())
@@ -41,23 +41,23 @@ def command(ctx: click.Context, /, names: tuple[str, ...], **given: Any) -> None
         raise UsageError(f"Invalid command line. Found extra arguments [{' '.join(names[1:])}]")
     _refuse_swarm(given)
     requests = {name: _request(name, given) for name in names}
-    create_options.prune(app)
+    create_options.prune_expired(app)
     errors: Sequence[PymachineError] = ()
     if len(requests) == 1:
         results = [_create(app, app.manager, requests[names[0]])]
     else:
-        from pymachine.cli import parallel  # noqa: PLC0415 (a create of one machine does without)
+        from pymachine.cli import parallel  # noqa: PLC0415 (not needed for one machine)
 
         def create(name: str, reporter: Reporter) -> Json:
             return _create(app, app.manager_with(reporter, labelled=True), requests[name])
 
-        results, errors = parallel.at_once(list(requests), create, reporter=app.reporter)
+        results, errors = parallel.run_in_processes(list(requests), create, reporter=app.reporter)
     _tell(app, results, timings=given["timings"])
     machine_args.raise_all(errors)
 
 
 def _create(app: App, manager: Manager, request: CreateRequest) -> Json:
-    """Make one machine; what ``--json`` tells of it."""
+    """Create one machine, and return its ``--json`` object."""
     manager.create(request)
     return {**machine_args.summary(app, request.name), "Timings": manager.timings}
 
@@ -117,6 +117,6 @@ def _request(name: str, given: dict[str, Any]) -> CreateRequest:
         sans=tuple(given["tls_san"]),
         context=name if given["docker_context"] else "",
         template=not given["no_template"],
-        expires=create_options.expiry(given),
+        expires=create_options.expiry_time(given),
         install_script=given["install_script"],
     )

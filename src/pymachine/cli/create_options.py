@@ -1,4 +1,4 @@
-"""What commands that make machines share: the flags of the driver that is named, and those of the engine."""
+"""Options shared by the commands that create machines: those of the chosen driver and those of the engine."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ DEFAULT_DRIVER = "qemu"
 DRIVER_VARIABLE = "MACHINE_DRIVER"
 
 
-class MakingCommand(goflags.GoCommand):
-    """The command with the flags of the driver that its words name."""
+class DriverOptionsCommand(goflags.GoCommand):
+    """A command with the options of the driver that its command line names."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Our own parameters and the driver's, sorted by flag for the help."""
+        """Return the command's own parameters and the driver's, sorted by flag for the help."""
         own = super().get_params(ctx)
         flags = [*own, *ctx.meta.get(__name__, ())]
         return sorted(flags, key=lambda param: (isinstance(param, click.Option), param.opts[0].lstrip("-")))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Find the driver first, since it decides which flags there are."""
-        kind = registry.load(_driver_in(args))
+        """Find the driver first, since it decides which options exist."""
+        kind = registry.load(_named_driver(args))
         ctx.meta[__name__] = [_flag(option) for option in kind.options()]
         super().parse_args(ctx, args)
         given = {param.name or "": param.opts[0].lstrip("-") for param in ctx.meta[__name__]}
         if "engine_install_url" in ctx.params:
-            # The default is docker-machine's, which ran that script on every host; here it takes asking for it.
+            # docker-machine ran the default script on every host. Here it runs only if the option is given.
             asked = ctx.get_parameter_source("engine_install_url") is not ParameterSource.DEFAULT
             ctx.params["install_script"] = ctx.params["engine_install_url"] if asked else ""
         ctx.params["options"] = {option: ctx.params.pop(name) for name, option in given.items()}
         return []
 
 
-def _driver_in(words: Sequence[str]) -> str:
-    """The driver that a command line names, before its other flags can be known."""
+def _named_driver(words: Sequence[str]) -> str:
+    """Return the driver that a command line names, before its other options can be parsed."""
     chosen = os.environ.get(DRIVER_VARIABLE) or DEFAULT_DRIVER
     for index, word in enumerate(words):
         name, equals, value = word.lstrip("-").partition("=")
@@ -91,7 +91,7 @@ _FLAGS: tuple[Callable[[Any], Any], ...] = (
         "--engine-install-url",
         default="https://get.docker.com",
         env="MACHINE_DOCKER_INSTALL_URL",
-        help="Install the engine on an existing host by this script, and not by the distribution's packages",
+        help="Install the engine on an existing host with this script instead of the distribution's packages",
     ),
     goflags.flag(
         "--engine-opt",
@@ -109,21 +109,24 @@ _FLAGS: tuple[Callable[[Any], Any], ...] = (
     goflags.flag("--engine-env", multiple=True, help="Specify environment variables to set in the engine"),
     goflags.flag("--tls-san", multiple=True, help="Support extra SANs for TLS certs"),
     goflags.flag(
-        "--no-template", is_flag=True, env="PYMACHINE_NO_TEMPLATE", help="Boot from power-on, and make no template"
+        "--no-template",
+        is_flag=True,
+        env="PYMACHINE_NO_TEMPLATE",
+        help="Boot instead of cloning a template",
     ),
-    goflags.flag("--ttl", help="Time to live, such as 2h or 1h30m: prune and every create remove what has outlived it"),
+    goflags.flag("--ttl", help="Time to live, such as 2h or 1h30m; prune and create remove expired machines"),
 )
 
 
 def flags(function: Any) -> Any:
-    """Decorate a command's function with the flags that say how a machine and its engine are to be."""
+    """Decorate a command's function with the options of a new machine and its engine."""
     for flag in reversed(_FLAGS):
         function = flag(function)
     return function
 
 
 def engine_options(given: Mapping[str, Any]) -> EngineOptions:
-    """What the flags of the engine say."""
+    """Return the engine options that the command line gives."""
     from pymachine.store.record import EngineOptions  # noqa: PLC0415 (the help does not need it)
 
     return EngineOptions(
@@ -137,8 +140,8 @@ def engine_options(given: Mapping[str, Any]) -> EngineOptions:
     )
 
 
-def expiry(given: Mapping[str, Any]) -> int | None:
-    """When the time to live ends, in seconds since 1970; None if there is no end. Raises `FlagError`."""
+def expiry_time(given: Mapping[str, Any]) -> int | None:
+    """Return when the time to live ends, in seconds since 1970, or None without one. Raises `FlagError`."""
     if not given["ttl"]:
         return None
     import time  # noqa: PLC0415
@@ -152,8 +155,8 @@ def expiry(given: Mapping[str, Any]) -> int | None:
     return int(time.time() + seconds)
 
 
-def prune(app: App) -> None:
-    """Remove what has outlived its time; that something cannot be removed is told, and is no reason to fail."""
+def prune_expired(app: App) -> None:
+    """Remove expired machines. If one cannot be removed, warn and go on."""
     from pymachine.hosts import prune as pruning  # noqa: PLC0415
 
     app.manager.sweep()

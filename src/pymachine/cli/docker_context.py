@@ -1,4 +1,4 @@
-"""`context`: docker contexts for machines, so that `docker --context NAME` needs no variables."""
+"""`context`: docker contexts for machines. `docker --context NAME` needs no environment variables."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from pymachine.cli.errors import RunError
 from pymachine.system import printable
 
 
-@click.group("context", short_help="Make, list and remove docker contexts for machines")
+@click.group("context", short_help="Create, list and remove docker contexts for machines")
 def command() -> None:
-    """Make, list and remove docker contexts for machines.
+    """Create, list and remove docker contexts for machines.
 
-    A context goes with its machine: it follows new certificates and another name, and `rm` removes both.
+    A context follows its machine: new certificates and a new name update it, and `rm` removes it.
     """
 
 
 @command.command("create", cls=goflags.GoCommand)
-@goflags.flag("--name", "context", help="What to call the context; as the machine by default")
+@goflags.flag("--name", "context", help="Name of the context (default: the machine's name)")
 @machine_args.arguments()
 @pass_app
 def create(app: App, names: tuple[str, ...], *, context: str) -> None:
-    """Make a docker context for machines that run."""
+    """Create docker contexts for running machines."""
     chosen = app.names(names)
     if context and len(chosen) > 1:
         raise RunError("Error: --name is for one machine at a time")
     for name in chosen:
         made = app.upkeep.make_context(name, context or name)
-        app.reporter.info(f'Made the docker context "{made}". Use it: docker --context {made} info')
+        app.reporter.info(f'Created the docker context "{made}". Use it: docker --context {made} info')
     if app.structured:
         app.show("", _listed(app, chosen))
 
@@ -48,7 +48,7 @@ def list_(app: App) -> None:
 @machine_args.arguments()
 @pass_app
 def remove(app: App, names: tuple[str, ...]) -> None:
-    """Remove the docker contexts of machines; the machines stay."""
+    """Remove the docker contexts of machines, but not the machines."""
     chosen = app.names(names)
     removed = {name: app.upkeep.remove_context(name) for name in chosen}
     text = "\n".join(f'Removed the docker context "{printable.line(context)}".' for context in removed.values())
@@ -62,7 +62,7 @@ def _listed(app: App, names: list[str]) -> list[dict[str, Any]]:
     for name in names:
         try:
             context = app.store.load(name).context
-        except PymachineError:  # `ls` tells of it
+        except PymachineError:  # `ls` shows the error
             continue
         if context:
             rows.append({"Name": name, "DockerContext": context})

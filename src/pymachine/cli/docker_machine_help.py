@@ -1,7 +1,8 @@
-"""Help in docker-machine's layout, for the program under its name: the completions of its shells parse it.
+"""Help in docker-machine's layout, used when pymachine is called as docker-machine.
 
-For bash they take what stands behind three blanks, up to the first character that a flag cannot have. For zsh they take
-lines that name the driver, so that a flag is on one line, and the names of commands up to a tab.
+docker-machine's shell completions parse it. The one for bash reads the text after three blanks, up to the first
+character that a flag cannot have. The one for zsh reads the lines that name the driver, so each flag must be on one
+line, and the names of commands up to a tab.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from pymachine.cli.context import is_docker_machine
 
 
 def wanted(ctx: click.Context) -> bool:
-    """Whether help is to be in docker-machine's layout."""
+    """Return whether to use docker-machine's layout."""
     return is_docker_machine(ctx.find_root().info_name or "")
 
 
 def of_command(command: click.Command, ctx: click.Context) -> str:
-    """The help of one command."""
+    """Return the help of one command."""
     return "\n".join([*_head(command, ctx), "Options:", "   ", *_options(command, ctx, indent="   ")])
 
 
 def of_program(group: click.Group, ctx: click.Context, *, version: str, commands: Mapping[str, str]) -> str:
-    """The help of the program; `commands` has their summaries by name."""
+    """Return the help of the program. `commands` maps names to summaries."""
     listed = _columns(((name, commands[name]) for name in group.list_commands(ctx)), indent="  ")
     options = _options(group, ctx, indent="  ")
     version_lines = [f"Version: {version}", ""]
@@ -44,7 +45,7 @@ def _options(command: click.Command, ctx: click.Context, *, indent: str) -> list
 
 
 def _names(option: click.Option) -> str:
-    """The long name, the short one, and the default."""
+    """Return the long name, the short name and the default."""
     names = sorted(option.opts, key=len, reverse=True)
     shown = ", ".join(names)
     if option.multiple:
@@ -59,7 +60,7 @@ def _text(option: click.Option) -> str:
 
 
 def _columns(rows: Iterable[tuple[str, str]], *, indent: str) -> list[str]:
-    """Rows of a name and a text, with as many tabs between them as align the texts."""
+    """Align rows of a name and a text with tabs."""
     found = list(rows)
     width = max((len(name) for name, _ in found), default=0) // 8 + 1
     return [f"{indent}{name}{(width - len(name) // 8) * chr(9)}{text}" for name, text in found]

@@ -1,4 +1,4 @@
-"""`doctor`: what on this host would stop a machine from being made, and the fix."""
+"""`doctor`: check whether this host can create machines."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ LEAST_FREE = 2 * 1024**3
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     subject: str
     verdict: str
-    """``ok``; ``note``: something does not work that one can do without; ``problem``: machines cannot be made."""
+    """``ok``, ``note`` (an optional feature does not work) or ``problem`` (machines cannot be created)."""
     text: str
     fix: str = ""
 
 
 @click.command("doctor", cls=goflags.GoCommand)
-@goflags.flag("--driver", "-d", default=DEFAULT_DRIVER, env=DRIVER_VARIABLE, help="Driver that has to be usable")
+@goflags.flag("--driver", "-d", default=DEFAULT_DRIVER, env=DRIVER_VARIABLE, help="Driver that must be usable")
 @goflags.arguments("words", "")
 @pass_app
 def command(app: App, words: tuple[str, ...], *, driver: str) -> None:
-    """Tell what on this host would stop a machine from being made, and the fix.
+    """Check whether this host can create machines, and suggest fixes.
 
-    Looks at the store, the drivers and the programs beside them; changes nothing, and asks nothing of the network.
+    Checks the store, the drivers and the programs they need. Changes nothing and does not use the network.
     The exit code is 1 if there is a problem.
     """
     if words:
@@ -69,7 +69,7 @@ def _lines(findings: list[Finding]) -> Iterator[str]:
 
 
 def examine(app: App, needed: str) -> Iterator[Finding]:
-    """Everything that is looked at, in the order in which a `create` would meet it."""
+    """Yield the result of every check, in the order in which `create` needs what is checked."""
     yield Finding("python", OK, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield _store(app.store_root)
     yield from _records(app)
@@ -100,7 +100,7 @@ def _store(root: Path) -> Finding:
 
 
 def _records(app: App) -> Iterator[Finding]:
-    """Machines that cannot be read, or whose certificates end; and what is no machine among them."""
+    """Yield machines that cannot be read, certificates that expire soon, and files that are not machines."""
     try:
         names, strays = app.store.names(), app.store.strays()
     except PymachineError as error:
@@ -113,21 +113,21 @@ def _records(app: App) -> Iterator[Finding]:
         yield Finding("machines", NOTE, f"{folder / name} is a file and no machine", f"Move it out of {folder}.")
     for name in names:
         try:
-            told = certificate_warnings.warning(app, app.store.load(name), look=True)
+            warning = certificate_warnings.warning(app, app.store.load(name), read_files=True)
         except (PymachineError, OSError) as error:
             known = errors.known(error)
             yield Finding(f"machine {name}", NOTE, known.brief, known.hint)
             continue
         yield from _unfinished(app, name)
-        if told:
-            text, _, fix = told.partition(": ")
+        if warning:
+            text, _, fix = warning.partition(": ")
             yield Finding(f"machine {name}", NOTE, text, f"Run: {fix}")
         yield from _ports(app, name)
 
 
 def _unfinished(app: App, name: str) -> Iterator[Finding]:
-    """Changes of a machine that are being made now, or that a command was killed in."""
-    from pymachine.driver.kit import transactions  # noqa: PLC0415 (only for this)
+    """Yield changes of a machine that are in progress, or that were interrupted."""
+    from pymachine.driver.kit import transactions  # noqa: PLC0415 (only needed here)
 
     for change in transactions.changes(app.store.machine_dir(name)):
         text = f"{change.name} is not complete; if no command is at work on the machine, it was interrupted"
@@ -137,7 +137,7 @@ def _unfinished(app: App, name: str) -> Iterator[Finding]:
 
 
 def _ports(app: App, name: str) -> Iterator[Finding]:
-    """Ports of a machine that runs which cannot be forwarded."""
+    """Yield the ports of a running machine that cannot be forwarded."""
     try:
         driver = app.manager.driver(app.store.load(name))
         ports = driver.forwarded_ports() if isinstance(driver, PortForwardable) else ()

@@ -1,4 +1,7 @@
-"""`env`: the shell commands that connect a docker client to a machine. See `pymachine.__main__` for the short path."""
+"""`env`: print the shell commands that connect a docker client to a machine.
+
+`pymachine.__main__` has a fast path for the usual case.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ def command(
 ) -> None:
     """Display the commands to set up the environment for the Docker client."""
     app = current(ctx)
-    app.news_on_stderr()
+    app.messages_to_stderr()
     if unset:
         if names:
             raise RunError("Error: Expected no machine name when the -u flag is present")
@@ -62,13 +65,13 @@ def command(
         variables += shells.no_proxy(os.environ, endpoint.address)
     text = "" if app.structured else shells.assignments(_shell(app, shell), variables, app.argv)
     app.show(text.removesuffix("\n"), {"Name": name, "Variables": dict(variables)})
-    warning = certificate_warnings.warning(app, app.store.load(name), look=True)
+    warning = certificate_warnings.warning(app, app.store.load(name), read_files=True)
     if warning:
         app.reporter.warn(f"WARNING: {warning}")
 
 
 def _shell(app: App, asked: str) -> shells.Shell:
-    """The shell to write for; found out only when there is something to write, as docker-machine does."""
+    """Return the shell to write for. Raises `RunError` if it is neither given nor detected."""
     chosen = asked or shells.detect(os.environ, parent=shells.caller(), windows=WINDOWS)
     if not chosen:
         app.say(f"{shells.DETECTION_HELP}\n")

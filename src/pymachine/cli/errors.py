@@ -1,4 +1,4 @@
-"""The one place where errors become text and exit codes."""
+"""Turn errors into text, JSON and exit codes. No other module does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXIT_INTERRUPTED = 130
 
 
 class HelpfulUsageError(UsageError):
-    """A command line that cannot be acted on; the command's help is shown with it."""
+    """The arguments are wrong. The command's help is shown with the error."""
 
     code = "usage-help"
 
@@ -29,37 +29,37 @@ class HelpfulUsageError(UsageError):
 
 
 class FlagError(HelpfulUsageError):
-    """A flag that is not known, or whose value cannot be read."""
+    """An unknown flag, or a wrong value for a flag."""
 
     code = "flag"
 
 
 class UnknownCommandError(UsageError):
-    """There is no command of that name."""
+    """No command has that name."""
 
     code = "unknown-command"
 
 
 class RunError(PymachineError):
-    """Something in a command's own steps failed; the brief is docker-machine's sentence."""
+    """A command failed in one of its own steps. The message is docker-machine's where it has one."""
 
     code = "failed"
 
 
 class OperatingSystemError(PymachineError):
-    """The operating system refused: a full disk, a missing permission, a file where a folder should be."""
+    """The operating system refused an operation: full disk, missing permission, file instead of a folder."""
 
     code = "system"
 
 
 class InternalError(PymachineError):
-    """A fault of pymachine itself."""
+    """A bug in pymachine."""
 
     code = "internal"
 
 
 class SeveralError(PymachineError):
-    """Some of several machines failed; each has its line."""
+    """An operation on several machines failed for some of them. The message has a line for each."""
 
     code = "several"
     has_lines = True
@@ -72,12 +72,12 @@ class SeveralError(PymachineError):
 
 
 def joined(errors: Sequence[PymachineError]) -> PymachineError:
-    """One error for all of `errors`, which must not be empty."""
+    """Return one error for all of `errors`, which must not be empty."""
     return errors[0] if len(errors) == 1 else SeveralError(errors)
 
 
 def known(error: BaseException) -> PymachineError:
-    """`error` as one of ours."""
+    """Return `error` as a `PymachineError`."""
     if isinstance(error, PymachineError):
         return error
     if isinstance(error, click.ClickException):
@@ -93,7 +93,7 @@ def known(error: BaseException) -> PymachineError:
 
 
 def exit_code(error: BaseException) -> int:
-    """The exit code that `error` means."""
+    """Return the exit code for `error`."""
     if isinstance(error, Terminated):
         return EXIT_TERMINATED
     if isinstance(error, KeyboardInterrupt):
@@ -104,12 +104,12 @@ def exit_code(error: BaseException) -> int:
 
 
 def brief(error: PymachineError) -> str:
-    """The error's own sentence for a person: on one line, unless its class has more."""
+    """Return the error's message for a person: one line, unless its class allows more."""
     return printable.block(error.brief) if error.has_lines else printable.line(error.brief)
 
 
 def text(error: PymachineError) -> str:
-    """What a person reads: the brief, what an outside program said, how to mend it."""
+    """Return the whole text for a person: the message, the output of an outside program, the hint."""
     lines = [brief(error)]
     if error.details:
         lines += ["    " + line for line in _lines(error.details)]
@@ -123,43 +123,43 @@ def _lines(text: str) -> list[str]:
 
 
 def as_json(error: PymachineError) -> str:
-    """What a program reads: one JSON object on one line."""
+    """Return the error for a program: one JSON object on one line."""
     body = {"code": error.code, "message": error.brief, "details": error.details, "hint": error.hint}
     return printable.for_json(json.dumps({"error": body}))
 
 
 def report(error: BaseException, *, program: str = PROGRAM, debug: bool = False, structured: bool = False) -> int:
-    """Tell of `error` on stderr (help goes to stdout) and return the exit code.
+    """Print `error` on stderr and its help on stdout, and return the exit code.
 
-    Commands are named as those of `program`, which is what we were called as.
+    Commands in the text are shown as commands of `program`, the name that pymachine was called by.
     """
     if isinstance(error, BrokenPipeError) or (isinstance(error, streams.OutputError) and error.reader_ended):
         return EXIT_ERROR
     if debug:
-        import traceback  # noqa: PLC0415 (6 ms that only this needs)
+        import traceback  # noqa: PLC0415 (takes 6 ms)
 
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt | Terminated):
         echo("Interrupted.", err=True)
         return exit_code(error)
-    told = known(error)
-    told.brief, told.hint = called_as(program, told.brief), called_as(program, told.hint)
-    if isinstance(told, HelpfulUsageError) and told.usage and not structured:
+    known_error = known(error)
+    known_error.brief, known_error.hint = called_as(program, known_error.brief), called_as(program, known_error.hint)
+    if isinstance(known_error, HelpfulUsageError) and known_error.usage and not structured:
         with suppress(streams.OutputError):  # the error itself goes to stderr
-            _show_usage(told)
-    echo(as_json(told) if structured else text(told), err=True)
-    return told.exit_code
+            _show_usage(known_error)
+    echo(as_json(known_error) if structured else text(known_error), err=True)
+    return known_error.exit_code
 
 
-def _show_usage(told: HelpfulUsageError) -> None:
-    if isinstance(told, FlagError):
+def _show_usage(known_error: HelpfulUsageError) -> None:
+    if isinstance(known_error, FlagError):
         echo("Incorrect Usage.\n")
-    echo(told.usage)
+    echo(known_error.usage)
     echo()
 
 
 def called_as(program: str, text: str) -> str:
-    """`text` with its commands ("pymachine start x", but not "of pymachine") as commands of `program`."""
+    """Return `text` with "pymachine start x" replaced by "PROGRAM start x". Other mentions of pymachine stay."""
     if program == PROGRAM or PROGRAM not in text:
         return text
     from pymachine.cli.app import COMMANDS  # noqa: PLC0415 (which imports this module)

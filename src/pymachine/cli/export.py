@@ -1,4 +1,4 @@
-"""`export`: a machine, or the means to connect to it, as one file."""
+"""`export`: write a machine, or its connection details, to one file."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ SUFFIX = ".pymachine.tar.zst"
 
 
 @click.command("export", cls=goflags.GoCommand)
-@goflags.flag("--connection", is_flag=True, help="Only what a docker client needs to connect: URL and certificates")
-@goflags.flag("--force", "-f", is_flag=True, help="Replace a file that is there")
+@goflags.flag("--connection", is_flag=True, help="Export only the URL and the certificates that a docker client needs")
+@goflags.flag("--force", "-f", is_flag=True, help="Overwrite an existing file")
 @machine_args.arguments("NAME [FILE]")
 @click.pass_context
 def command(ctx: click.Context, names: tuple[str, ...], *, connection: bool, force: bool) -> None:
-    """Write a stopped machine with all that is in it, or the means to connect to it, to FILE.
+    """Export a stopped machine with all its data, or its connection details, to FILE.
 
-    FILE is NAME.pymachine.tar.zst in this folder by default. Keep it to yourself: a connection's key opens every
-    engine of this store.
+    FILE is NAME.pymachine.tar.zst in the current folder by default. Keep it secret: the key in it gives access to
+    every engine of this store.
     """
     if not 1 <= len(names) <= 2:
         raise HelpfulUsageError(
@@ -36,7 +36,7 @@ def command(ctx: click.Context, names: tuple[str, ...], *, connection: bool, for
     if target.is_dir():
         target /= name + SUFFIX
     if target.exists() and not force:
-        raise RunError(f"{target} is there already", hint="Choose another file, or replace it: --force.")
+        raise RunError(f"{target} already exists", hint="Choose another file, or overwrite it: --force.")
     porter = Porter(app.store, reporter=app.reporter, authority=app.authority)
     if connection:
         porter.export_connection(name, target)

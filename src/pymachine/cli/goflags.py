@@ -1,8 +1,8 @@
 """Command lines in the style of Go's flag package, as docker-machine read them.
 
-``-x`` and ``--x`` are the same for short and long names; ``--n v`` and ``--n=v``; booleans ``--b`` or ``--b=false``; no
-bundling; flags may follow positionals; ``--`` ends them. click declares options, prints help and completes; the
-parsing itself, environment variables included, is here.
+``-x`` and ``--x`` are the same, for short and long names, and so are ``--n v`` and ``--n=v``. Booleans are ``--b`` or
+``--b=false``. Short flags cannot be combined. Flags may follow positionals, and ``--`` ends them. click declares
+options, prints help and completes. This module parses the words and the environment variables.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
 class Flag(click.Option):
     """An option with docker-machine's rules for its environment variable `env`.
 
-    click itself never reads the variable: its own rules (splitting on blanks, errors for bad booleans) differ.
+    click never reads the variable, since its rules (splitting on blanks, errors for bad booleans) differ.
     """
 
     def __init__(self, *args: Any, env: str | None = None, **kwargs: Any) -> None:
@@ -36,7 +36,7 @@ class Flag(click.Option):
         self.env = env
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """click's record, with the variable and the default as docker-machine's help shows them."""
+        """Return click's record, with the variable and the default as docker-machine's help shows them."""
         record = super().get_help_record(ctx)
         if record is None:
             return None
@@ -48,7 +48,7 @@ class Flag(click.Option):
 
     @property
     def default_value(self) -> Any:
-        """The value when neither the command line nor the environment has one."""
+        """The value if neither the command line nor the environment has one."""
         default = self.default() if callable(self.default) else self.default
         if self.multiple:
             return tuple(default) if isinstance(default, list | tuple) else ()
@@ -60,7 +60,7 @@ class Flag(click.Option):
 
     @property
     def flag_names(self) -> list[str]:
-        """All its names, without dashes."""
+        """All names of the flag, without dashes."""
         return [name.lstrip("-") for name in self.opts]
 
 
@@ -72,12 +72,12 @@ def flag(*names: str, env: str | None = None, **kwargs: Any) -> Callable[[Any], 
 def arguments(
     dest: str = "names", metavar: str = "[arg...]", *, complete: Callable[..., Any] | None = None
 ) -> Callable[[Any], Any]:
-    """Decorate a command's function with all its positionals, as one tuple; how many is the command's to check."""
+    """Decorate a command's function with all its positionals, as one tuple. The command checks their number."""
     return click.argument(dest, nargs=-1, metavar=metavar, shell_complete=complete)
 
 
 def one_of(words: Callable[[], Iterable[str]]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """What completes a value that is one of `words`."""
+    """Return a completion function for a value that is one of `words`."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
         return [word for word in words() if word.startswith(incomplete)]
@@ -86,20 +86,20 @@ def one_of(words: Callable[[], Iterable[str]]) -> Callable[[click.Context, click
 
 
 class GoCommand(click.Command):
-    """A command whose words are parsed by this module; it has the flag ``--json`` unless it is made without."""
+    """A command whose arguments this module parses. It has the flag ``--json`` unless `structured` is false."""
 
     interspersed = True
-    """Whether its flags may stand behind positionals."""
+    """Whether flags may follow positionals."""
 
     def __init__(self, *args: Any, structured: bool = True, evaluated: bool = False, **kwargs: Any) -> None:
-        """With `evaluated`, shells evaluate the command's stdout: errors must not print its help there."""
+        """With `evaluated`, shells evaluate the command's stdout, so errors must not print the help there."""
         super().__init__(*args, **kwargs)
         self.evaluated = evaluated
         if structured:
             self.params.append(Flag(["--json", STRUCTURED], is_flag=True, help="Print JSON"))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Fill ``ctx.params``. Raises `FlagError`; help ends the run, as in click."""
+        """Fill ``ctx.params``, or print the help and exit. Raises `FlagError`."""
         values, positionals = parse(self, ctx, args, interspersed=self.interspersed)
         if values.pop(STRUCTURED, False):
             ctx.find_root().obj.print_json()
@@ -115,19 +115,19 @@ class GoCommand(click.Command):
         return []
 
     def get_help(self, ctx: click.Context) -> str:
-        """The help; under docker-machine's name, in its layout."""
+        """Return the help, in docker-machine's layout if called as docker-machine."""
         from pymachine.cli import docker_machine_help  # noqa: PLC0415 (only help needs it)
 
         return docker_machine_help.of_command(self, ctx) if docker_machine_help.wanted(ctx) else super().get_help(ctx)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """``Usage: NAME COMMAND [OPTIONS] [arg...]``."""
+        """Write ``Usage: NAME COMMAND [OPTIONS] [arg...]``."""
         pieces = " ".join(self.collect_usage_pieces(ctx))
         formatter.write_usage(ctx.command_path, pieces)
 
 
 def bad_arguments(ctx: click.Context, text: str) -> UsageError:
-    """The error for other arguments than a command takes; without its help, which a shell might evaluate."""
+    """Return the error for wrong arguments, without the command's help, which a shell might evaluate."""
     return UsageError(text, hint=_see_help(ctx))
 
 
@@ -136,7 +136,7 @@ def _see_help(ctx: click.Context) -> str:
 
 
 def allow_option_completion(ctx: click.Context) -> None:
-    """Tell click's completion that words with dashes are options: its own parser, unused here, would do that."""
+    """Register the dashes as option prefixes for click's completion. click's own parser, unused here, would do it."""
     prefixes = getattr(ctx, "_opt_prefixes", None)
     if prefixes is not None:
         prefixes.update(("-", "--"))
@@ -145,9 +145,9 @@ def allow_option_completion(ctx: click.Context) -> None:
 def parse(
     command: click.Command, ctx: click.Context, words: Sequence[str], *, interspersed: bool = True
 ) -> tuple[dict[str, Any], list[str]]:
-    """The values of all of `command`'s flags by parameter name, and the positionals.
+    """Return the values of all of `command`'s flags by parameter name, and the positionals.
 
-    Without `interspersed` the first positional ends the flags. A request for help prints it and exits.
+    Without `interspersed` the first positional ends the flags. ``--help`` prints the help and exits.
     """
     flags = [param for param in command.get_params(ctx) if isinstance(param, Flag)]
     try:
@@ -178,7 +178,7 @@ class HelpRequest(Exception):  # noqa: N818 (not an error)
 def scan(
     flags: Iterable[Flag], words: Sequence[str], *, interspersed: bool = True
 ) -> tuple[dict[str, list[Any]], list[str]]:
-    """Every value given on the command line by parameter name, in order, and the positionals."""
+    """Return the values given on the command line by parameter name, in order, and the positionals."""
     by_name = {name: item for item in flags for name in item.flag_names}
     given: dict[str, list[Any]] = {}
     positionals: list[str] = []
@@ -216,7 +216,7 @@ def _split(word: str) -> tuple[str, str, str]:
 
 
 def _convert(item: Flag, name: str, value: str) -> Any:
-    """`value` as the flag's type. Raises `FlagError` with Go's words."""
+    """Convert `value` to the flag's type. Raises `FlagError` with Go's message."""
     if item.is_flag:
         if value in TRUE or value in FALSE:
             return value in TRUE
@@ -227,16 +227,16 @@ def _convert(item: Flag, name: str, value: str) -> Any:
 
 
 def _integer(name: str, value: str) -> int:
-    """`value` by the rules of Go 1.12's ``strconv.ParseInt(value, 0, 64)``: decimal, ``0x`` hexadecimal, ``0`` octal.
+    """Parse `value` as Go 1.12's ``strconv.ParseInt(value, 0, 64)``: decimal, ``0x`` hexadecimal, ``0`` octal.
 
-    Python's own `int` would take blanks, underscores, ``0b`` and other scripts' digits as well, but no ``010``.
+    Python's `int` would also accept blanks, underscores, ``0b`` and digits of other scripts, but not ``010``.
     """
     found = re.fullmatch(r"([+-]?)(?:0[xX]([0-9a-fA-F]+)|0([0-7]+)|(0|[1-9][0-9]*))", value)
     if found is None:
         raise FlagError(f'invalid value "{value}" for flag -{name}: parse error')
     sign, hexadecimal, octal, decimal = found.groups()
     digits, base = (hexadecimal, 16) if hexadecimal else (octal, 8) if octal else (decimal, 10)
-    # Python refuses to convert very long texts; no text of more digits than 64 bits have is in the range.
+    # Python refuses to convert very long texts. A number with more than 64 digits is out of range anyway.
     number = int(sign + digits, base) if len(digits.lstrip("0")) <= _INTEGER_BITS else None
     if number is None or not -(2 ** (_INTEGER_BITS - 1)) <= number < 2 ** (_INTEGER_BITS - 1):
         raise FlagError(f'invalid value "{value}" for flag -{name}: value out of range')
@@ -244,14 +244,14 @@ def _integer(name: str, value: str) -> int:
 
 
 def _source(item: Flag, given: Mapping[str, list[Any]]) -> ParameterSource:
-    """Where a flag's value comes from, for commands that have to tell a default from the same value given."""
+    """Return where a flag's value comes from, for commands that treat a default and an equal value differently."""
     if given.get(item.name or ""):
         return ParameterSource.COMMANDLINE
     return ParameterSource.ENVIRONMENT if item.env and os.environ.get(item.env) else ParameterSource.DEFAULT
 
 
 def _value(item: Flag, given: Mapping[str, list[Any]]) -> Any:
-    """What holds for one flag: the command line, else the environment, else the default."""
+    """Return a flag's value: from the command line, the environment or the default, in this order."""
     values = given.get(item.name or "")
     if values:
         return tuple(values) if item.multiple else values[-1]
@@ -261,7 +261,7 @@ def _value(item: Flag, given: Mapping[str, list[Any]]) -> Any:
     if item.multiple:
         return tuple(part.strip() for part in text.split(","))
     if item.is_flag:
-        return text in TRUE  # a bad value is false, as it always was
+        return text in TRUE  # a bad value is false, as in docker-machine
     try:
         return _convert(item, item.flag_names[0], text)
     except FlagError as error:

@@ -1,6 +1,6 @@
-"""Go's regular expressions (RE2) as Python's: translated token by token, and refused where RE2 refuses them.
+"""Translate Go's regular expressions (RE2) into Python's, and refuse those that Go refuses.
 
-Written as Go's package ``regexp/syntax`` parses them (Go 1.12): https://github.com/google/re2/wiki/Syntax
+It follows the parser of Go's package ``regexp/syntax`` (Go 1.12): https://github.com/google/re2/wiki/Syntax
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _Ranges = list[tuple[int, int]]
 
 _LAST = 0x10FFFF
 _LARGEST_COUNT = 1000
-# The ASCII classes: first and last character of each range, one after the other.
+# The ASCII classes, as pairs of the first and last character of each range.
 _CLASSES = {
     "alnum": "09AZaz",
     "alpha": "AZaz",
@@ -32,9 +32,9 @@ _CLASSES = {
 }
 _LETTERS = {"d": "09", "s": "\t\n\f\r  ", "w": "09AZ__az"}
 _ESCAPES = {"a": 7, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11}
-# Positions in the text. Python's \b takes letters of all scripts for parts of words, and its \B not an empty text.
+# Positions in the text. Python's own \b counts letters of all scripts, and its \B does not match an empty text.
 _PLACES = {"A": r"(?:\A)", "z": r"(?:\Z)", "b": r"(?a:\b)", "B": r"(?a:(?!\b))"}
-# Two or three letters that are one of Unicode's general categories: L, Lu, Nd; not a script such as Greek.
+# One of Unicode's general categories (L, Lu, Nd), not a script such as Greek.
 _CATEGORY = re.compile("[CLMNPSZ][a-z]?")
 _COUNT = re.compile(r"\{(0|[1-9][0-9]*)(?:(,)(0|[1-9][0-9]*)?)?\}")
 _FLAGS = re.compile(r"\?([ims]*)(?:-([ims]+))?([:)])")
@@ -46,13 +46,13 @@ _PROPERTY = re.compile(r"([pP])(?:\{(\^?)([^}]*)\}|(.))", re.DOTALL)
 
 @lru_cache
 def compiled(pattern: str) -> re.Pattern[str]:
-    """The Python pattern that matches as Go's `pattern` does. Raises `re.error` for one that Go refuses."""
+    """Return the Python pattern that matches as Go's `pattern` does. Raises `re.error` if Go refuses it."""
     text = _Translator(pattern).text()
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
         try:
             return re.compile(text)
-        except re.error as error:  # without the position, which is that of the translated text
+        except re.error as error:  # drop the position: it refers to the translated text
             raise re.error(error.msg) from error
         except (FutureWarning, OverflowError, RecursionError) as error:
             raise re.error(str(error)) from error
@@ -64,12 +64,12 @@ class _Translator:
     def __init__(self, pattern: str) -> None:
         self._pattern = pattern
         self._at = 0
-        # For each open group, the groups opened inside it for flags that hold up to its end.
+        # For each open group, the groups opened within it for flags that apply up to its end.
         self._flags: list[list[str]] = [[]]
         self._repeated = False
 
     def text(self) -> str:
-        """The whole pattern in Python's syntax."""
+        """Return the whole pattern in Python's syntax."""
         parts = []
         while self._at < len(self._pattern):
             parts.append(self._token())
@@ -94,7 +94,7 @@ class _Translator:
         count = self._take(_COUNT)
         character = "{" if count else self._next("")
         if count or character in "*+?":
-            # Python takes a second operator for a possessive one: a*+ and a{2}+.
+            # Python reads a second operator as a possessive quantifier: a*+ and a{2}+.
             if repeated:
                 raise re.error("invalid nested repetition operator")
             self._repeated = True
@@ -102,7 +102,7 @@ class _Translator:
         parse = {"(": self._group, "|": self._bar, ")": self._end, "[": self._set, "\\": self._escape}.get(character)
         if parse:
             return parse()
-        if character in "^$":  # Go can repeat them; Python only in a group
+        if character in "^$":  # Python can repeat these only in a group
             return f"(?:{character})"
         return character if character == "." else re.escape(character)
 
@@ -132,7 +132,7 @@ class _Translator:
         return opened
 
     def _bar(self) -> str:
-        """An alternative, for which the flags hold that were set before it in the same group."""
+        """Start an alternative. The flags set before it in the same group still apply."""
         return ")" * len(self._flags[-1]) + "|" + "".join(self._flags[-1])
 
     def _end(self) -> str:
@@ -155,7 +155,7 @@ class _Translator:
         return re.escape(chr(self._code()))
 
     def _class(self) -> _Ranges | None:
-        r"""Read a class such as ``\d`` or ``\pL`` behind a backslash; None if something else follows."""
+        r"""Read a class such as ``\d`` or ``\pL`` after a backslash. Return None if something else follows."""
         letter = self._pattern[self._at : self._at + 1]
         if letter and letter.lower() in _LETTERS:
             self._at += 1
@@ -168,7 +168,7 @@ class _Translator:
         return _others(ranges) if (found[1] == "P") != bool(found[2]) else ranges
 
     def _code(self) -> int:
-        """The character behind a backslash, as a number."""
+        """Return the character after a backslash, as a number."""
         octal = self._take(_OCTAL)
         if octal:
             return int(octal[0], 8)
@@ -186,7 +186,7 @@ class _Translator:
         return ord(character)
 
     def _set(self) -> str:
-        """Read a class in brackets, after its opening bracket."""
+        """Read the rest of a class in brackets."""
         missing = "missing closing ]"
         negated = self._pattern[self._at : self._at + 1] == "^"
         self._at += negated
@@ -231,17 +231,17 @@ def _pairs(text: str) -> _Ranges:
 
 
 def _others(ranges: _Ranges) -> _Ranges:
-    """All characters but those in `ranges`, which are sorted."""
+    """Return all characters except those in `ranges`, which are sorted."""
     begins = [0, *(last + 1 for _, last in ranges)]
     ends = [*(first - 1 for first, _ in ranges), _LAST]
     return [(begin, end) for begin, end in zip(begins, ends, strict=True) if begin <= end]
 
 
 def _category(name: str) -> _Ranges:
-    """Return the characters of one of Unicode's general categories, which takes a quarter of a second."""
+    """Return the characters of one of Unicode's general categories. This takes 250 ms."""
     if not _CATEGORY.fullmatch(name):
         raise re.error(f"the character class {name} is not supported: only Unicode's general categories are")
-    import unicodedata  # noqa: PLC0415 (hardly a pattern needs it)
+    import unicodedata  # noqa: PLC0415 (rarely needed)
 
     ranges: _Ranges = []
     for code in range(_LAST + 1):

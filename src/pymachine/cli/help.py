@@ -1,4 +1,4 @@
-"""`help`: the list of commands, or one command's help."""
+"""`help`: print the list of commands, or one command's help."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
         raise TypeError("the program is not a group")
     found = group.get_command(root, words[0])
     if found is not None:
-        # As if asked of the command itself: `create` then has its driver's flags too.
+        # Run the command with --help, so that `create` also lists its driver's options.
         found.make_context(words[0], ["--help"], parent=root)

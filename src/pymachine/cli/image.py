@@ -1,4 +1,4 @@
-"""`pymachine image ...`: the guest images on this host."""
+"""`image`: build, list, verify, export and remove the guest images on this host."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def command() -> None:
 
 
 @command.command(name="build")
-@click.option("--arch", type=click.Choice(ARCHITECTURES), help="Architecture of the guest; this host's by default")
-@click.option("--mirror", metavar="URL", help="Debian mirror to take packages from [$PYMACHINE_MIRROR]")
-@click.option("--lock", "lock_file", type=click.Path(path_type=Path), help="Build from exactly the packages in FILE")
-@click.option("--write-lock", type=click.Path(path_type=Path), help="Write the packages that were used to FILE")
+@click.option("--arch", type=click.Choice(ARCHITECTURES), help="Architecture of the guest (default: the host's)")
+@click.option("--mirror", metavar="URL", help="Debian mirror to download packages from [$PYMACHINE_MIRROR]")
+@click.option("--lock", "lock_file", type=click.Path(path_type=Path), help="Use exactly the packages listed in FILE")
+@click.option("--write-lock", type=click.Path(path_type=Path), help="Write the list of packages used to FILE")
 @json_option
 @pass_app
 def build(app: App, *, arch: str | None, mirror: str | None, lock_file: Path | None, write_lock: Path | None) -> None:
-    """Build the image anew, from the newest packages or those of a lock file."""
-    from pymachine.image import builder  # noqa: PLC0415 (only this command needs the builder's parts)
+    """Build an image from the newest packages, or from those of a lock file."""
+    from pymachine.image import builder  # noqa: PLC0415 (only this command builds)
 
     architecture = arch or cache.host_architecture()
     with cache.locked(app.store_root, architecture):
@@ -78,7 +78,7 @@ def _summary(image: cache.Image) -> dict[str, Any]:
 @json_option
 @pass_app
 def show(app: App, *, image: str) -> None:
-    """Show what is in an image: its files, and each package with version and digest."""
+    """Show details of an image, and each package with its version and digest."""
     found = cache.find(app.store_root, image)
     packages = found.manifest["packages"]
     lines = [f"{key + ':':14}{found.manifest[key]}" for key in ("architecture", "engine", "kernel", "recipe", "digest")]
@@ -92,7 +92,7 @@ def show(app: App, *, image: str) -> None:
 @json_option
 @pass_app
 def verify(app: App, *, images: tuple[str, ...]) -> None:
-    """Check the files of images (all, if none is named) against their manifests."""
+    """Check the files of images against their manifests (default: all images)."""
     named = [cache.find(app.store_root, name) for name in images]
     good = []
     for image in named or cache.list_images(app.store_root):
@@ -106,7 +106,7 @@ def verify(app: App, *, images: tuple[str, ...]) -> None:
 @json_option
 @pass_app
 def remove(app: App, *, images: tuple[str, ...]) -> None:
-    """Remove images; machines that were made from them are not touched."""
+    """Remove images. Existing machines keep their own copy."""
     found = [cache.find(app.store_root, name) for name in images]
     for image in found:
         cache.remove(image)
@@ -122,6 +122,9 @@ def remove(app: App, *, images: tuple[str, ...]) -> None:
 @json_option
 @pass_app
 def export(app: App, *, image: str, target: Path) -> None:
-    """Copy an image's ISO to TARGET, a file or a folder. `create` takes it back as the driver's image option."""
+    """Copy an image's ISO to TARGET, a file or a folder.
+
+    Use it with the driver's image option of `create`.
+    """
     path = cache.export(cache.find(app.store_root, image), target)
     app.show(str(path), {"name": image, "path": str(path)})

@@ -1,4 +1,4 @@
-"""`import`: a machine from a file that `export` wrote."""
+"""`import`: create a machine from a file that `export` wrote."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ CONNECTION_DRIVER = "none"
 @goflags.arguments("words", "FILE [NAME]", complete=machine_args.complete_file)
 @click.pass_context
 def command(ctx: click.Context, words: tuple[str, ...]) -> None:
-    """Make a machine of an exported FILE, called as it was or NAME.
+    """Import a machine from an exported FILE, under its old name or NAME.
 
-    A whole machine is there, stopped; `start` gives it certificates of this store. The means to connect become a
+    A whole machine is imported stopped; `start` issues certificates of this store for it. Connection details become a
     machine of the driver "none".
     """
     if not 1 <= len(words) <= 2:

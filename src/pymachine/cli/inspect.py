@@ -1,4 +1,4 @@
-"""`inspect`: the record of a machine, or a part of it."""
+"""`inspect`: print the record of a machine, or a part of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pymachine.cli.context import current, json_text
 from pymachine.cli.errors import HelpfulUsageError
 from pymachine.cli.output import echo
 
-# What docker-machine has for every driver; its older versions did not write all of it.
+# Fields that docker-machine has for every driver. Its older versions did not write all of them.
 _BASE_FIELDS = {
     "IPAddress": "",
     "MachineName": "",
@@ -24,7 +24,7 @@ _BASE_FIELDS = {
 
 
 def _name(ctx: click.Context, names: tuple[str, ...]) -> str:
-    """The machine. Here docker-machine has its help with the error."""
+    """Return the machine's name. docker-machine prints the help with this error."""
     if len(names) > 1:
         raise HelpfulUsageError("Error: Expected one machine name as an argument", usage=ctx.get_help())
     return current(ctx).names(names)[0]
@@ -47,5 +47,5 @@ def command(ctx: click.Context, names: tuple[str, ...], *, template: str) -> Non
     try:
         app.say(gotemplate.parse(template).render(record))
     except gotemplate.FormatError as error:
-        echo(error.partial, nl=False)  # which docker-machine has printed by then
+        echo(error.partial, nl=False)  # docker-machine prints the text up to the error, too
         raise

@@ -1,4 +1,4 @@
-"""`ip`: where a machine is."""
+"""`ip`: print the IP addresses of machines."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def command(app: App, names: tuple[str, ...]) -> None:
 
     for name in chosen:
         app.store.load(name)
-    errors = machine_args.gather(chosen, ask)
+    errors = machine_args.collect_errors(chosen, ask)
     found = [name for name in chosen if name in addresses]
     if app.structured:
         app.show("", [{"Name": name, "IPAddress": addresses[name]} for name in found])
     for name in () if app.structured else found:
-        app.say(addresses[name])  # an empty line too, as for a `none` machine whose URL has no host
+        app.say(addresses[name])  # may be empty: a `none` machine's URL may have no host
     machine_args.raise_all(errors)

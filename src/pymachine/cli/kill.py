@@ -1,4 +1,4 @@
-"""`kill`: kill (abruptly stop) a machine."""
+"""`kill`: stop machines abruptly."""
 
 from __future__ import annotations
 

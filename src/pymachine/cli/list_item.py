@@ -1,4 +1,4 @@
-"""A row of `ls` as templates see it: docker-machine's struct, with Go's names and types."""
+"""A row of `ls` as a value for Go templates: docker-machine's struct, with its names and types."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pymachine.driver.contract import State as MachineState
 from pymachine.gotemplate.types import Duration, Method, Named, Pointer, Strings, Struct
 from pymachine.store.record import EngineOptions, SwarmOptions, json_name
 
-# Where Go's name of a field is not its key in JSON.
+# Fields whose name in Go differs from their JSON key.
 _GO_NAMES = {"Dns": "DNS", "TlsVerify": "TLSVerify"}
 
 
@@ -25,10 +25,10 @@ class State(Named):
 
 
 def item(row: Row, shown: Mapping[str, Any], *, lenient: bool = True) -> Struct:
-    """The struct for `row`, whose fields as words are `shown`.
+    """Return the struct for `row`, whose fields as text are `shown`.
 
-    A machine whose record cannot be read has no options. If `lenient`, a template that asks for one of them gets no
-    value, and goes on with the other machines.
+    A machine whose record cannot be read has no options. If `lenient`, a template that uses one gets no value, and
+    goes on with the other machines.
     """
     swarm = None if row.machine is None else row.machine.swarm
     engine = None if row.machine is None else row.machine.engine

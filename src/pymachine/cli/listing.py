@@ -1,4 +1,4 @@
-"""The rows of `ls`: all machines asked at once, each within its own time, none able to spoil another's row."""
+"""The rows of `ls`: query all machines in parallel, each with a timeout. An error of one affects only its own row."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pymachine.errors import PymachineError
 from pymachine.store.record import Machine
 
 NOT_FOUND = "not found"
-# The longest that a thread or a socket can be waited for: poll(2) counts milliseconds in 31 bits, which is 24 days.
+# The longest possible wait for a thread or a socket: poll(2) counts milliseconds in 31 bits, which is 24 days.
 _LONGEST_SECONDS = 2_000_000.0
-# By how much sockets wait longer than the list: a machine that does not answer in time is a timeout, never an error of
-# its socket; and a socket that may not wait at all is an error of its own.
+# Sockets wait this much longer than the list, so that a machine that does not answer in time is shown as a timeout and
+# not as a socket error. A socket timeout of zero would be an error, too.
 _SOCKET_MARGIN_SECONDS = 1.0
 
 
@@ -40,22 +40,22 @@ class Row:
     machine: Machine | None = None
     labels: list[str] = field(default_factory=list)
     host: str = ""
-    """Which host it is on, if not on this one."""
+    """The host it is on, if that is not this one."""
 
 
 def rows(app: App, names: Sequence[str], *, timeout: float, engine: bool = True) -> list[Row]:
-    """A row for each of `names`, in their order; what has not answered after `timeout` seconds is a timeout.
+    """Return a row for each of `names`, in their order. Machines that take longer than `timeout` seconds are timeouts.
 
-    With `engine`, running machines' engines are asked for their version.
+    With `engine`, query the engine version of running machines.
     """
     results: dict[str, Row] = {}
     machines = {name: _loaded(app, name, results) for name in names}
-    app.manager  # noqa: B018 (made once, not by every thread)
+    app.manager  # noqa: B018 (create it here, before the threads use it)
     threads = []
     seconds = min(timeout, _LONGEST_SECONDS)
     socket_seconds = max(seconds, 0.0) + _SOCKET_MARGIN_SECONDS
     for machine in filter(None, machines.values()):
-        # Daemon threads: a machine that never answers must not keep the program from ending.
+        # Daemon threads, so that a machine that never answers does not keep the program running.
         thread = threading.Thread(target=_into, args=(results, app, machine, socket_seconds, engine), daemon=True)
         thread.start()
         threads.append(thread)
@@ -68,7 +68,7 @@ def rows(app: App, names: Sequence[str], *, timeout: float, engine: bool = True)
 
 
 def _loaded(app: App, name: str, results: dict[str, Row]) -> Machine | None:
-    """The machine's record; a row of its own for one that cannot be read."""
+    """Return the machine's record, or add an error row and return None if it cannot be read."""
     try:
         return app.store.load(name)
     except PymachineError as error:
@@ -85,7 +85,7 @@ def _into(results: dict[str, Row], app: App, machine: Machine, timeout: float, e
         row.error = error.brief
         if row.state is State.NONE:
             row.state = State.ERROR
-    except Exception as error:  # noqa: BLE001 (a driver's fault costs its own row, and nobody else's)
+    except Exception as error:  # noqa: BLE001 (a bug in a driver affects only its own row)
         row.state, row.error = State.ERROR, f"internal error: {type(error).__name__}: {error}"
     row.response_seconds = time.monotonic() - began
     results[machine.name] = row
@@ -93,7 +93,7 @@ def _into(results: dict[str, Row], app: App, machine: Machine, timeout: float, e
 
 def _fill(row: Row, app: App, machine: Machine, timeout: float, *, engine: bool) -> None:
     driver = app.manager.driver(machine)
-    # Before anything is asked that a host might not answer.
+    # First, since the calls below may hang if the host does not answer.
     row.host = driver.location() if isinstance(driver, Locatable) else ""
     row.state = driver.state()
     row.error = certificate_warnings.warning(app, machine)
@@ -114,7 +114,7 @@ def _fill(row: Row, app: App, machine: Machine, timeout: float, *, engine: bool)
 
 
 def _fill_swarm(found: Sequence[Row]) -> None:
-    """In which Swarm standalone each is, by its master's name: for machines that docker-machine made."""
+    """Fill in the Swarm standalone (named after its master) of each machine that docker-machine created."""
     options = {row.name: row.machine.swarm for row in found if row.machine is not None}
     masters = {swarm.discovery: name for name, swarm in options.items() if swarm.master}
     for row in found:

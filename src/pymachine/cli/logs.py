@@ -1,4 +1,4 @@
-"""`logs`: what a machine's console and its engine said."""
+"""`logs`: show the console log and the engine's log of a machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pymachine.driver.contract import Capability, Driver, State
 from pymachine.errors import PymachineError
 from pymachine.system import printable
 
-# The engine's log where boot2docker and its like keep it; elsewhere the system's journal has it.
+# The engine's log on boot2docker and pymachine's own image. Other systems have it in the journal.
 _FILE = "/var/lib/boot2docker/log/docker.log"
 _ENGINE = (
     "if sudo test -e {file}; then sudo tail -n {lines} {follow} {file}; "
@@ -30,23 +30,23 @@ _ENGINE = (
 )
 _POLL_SECONDS = 0.3
 _CHUNK = 65536
-# Bytes that are no text are kept, and written to pipes and files as they were.
+# Bytes that are not UTF-8 are written to pipes and files unchanged.
 _BYTES = "surrogateescape"
 
 
 @click.command("logs", cls=goflags.GoCommand)
-@goflags.flag("--console", is_flag=True, help="Only the console")
-@goflags.flag("--engine", is_flag=True, help="Only the engine")
-@goflags.flag("--follow", "-f", is_flag=True, help="Go on with what is added: to the engine's log, or with --console")
-@goflags.flag("--tail", "-n", type=int, default=100, help="How many lines of each, from the end")
+@goflags.flag("--console", is_flag=True, help="Show only the console log")
+@goflags.flag("--engine", is_flag=True, help="Show only the engine's log")
+@goflags.flag("--follow", "-f", is_flag=True, help="Follow the engine's log, or with --console the console log")
+@goflags.flag("--tail", "-n", type=int, default=100, help="Number of lines to show from the end of each log")
 @machine_args.arguments("[name]")
 @click.pass_context
 def command(
     ctx: click.Context, names: tuple[str, ...], *, console: bool, engine: bool, follow: bool, tail: int
 ) -> None:
-    """Print what a machine's console and engine said, and its forwarded ports.
+    """Show the console log and the engine's log of a machine, and its forwarded ports.
 
-    The console is there for stopped machines too, where the driver keeps it; the engine is asked over SSH.
+    The console log can be shown for stopped machines too, if the driver keeps one. The engine's log is read over SSH.
     """
     app = current(ctx)
     name = machine_args.one(ctx, names)
@@ -78,12 +78,12 @@ def _text(parts: dict[str, list[str]]) -> list[str]:
 
 
 def _as_text(line: str) -> str:
-    """`line` for JSON, which has no bytes: replacement characters stand for what is no text."""
+    """Return `line` for JSON: bytes that are not UTF-8 become replacement characters."""
     return line.encode(errors=_BYTES).decode(errors="replace")
 
 
 def _ports(driver: Driver) -> list[str]:
-    """A line for each port of a machine that runs."""
+    """Return a line for each port of a running machine."""
     try:
         if not isinstance(driver, PortForwardable) or driver.state() is not State.RUNNING:
             return []
@@ -126,7 +126,7 @@ def _last_lines(path: Path, count: int) -> list[str]:
 
 
 def _lines(text: str) -> list[str]:
-    """The lines of a log. Only a line feed ends one; a console has \\r in front of it."""
+    """Split a log into lines. Only a line feed ends a line; a console log has \\r before it."""
     lines = [line.rstrip("\r") for line in text.split("\n")]
     return lines if lines[-1] else lines[:-1]
 
@@ -159,7 +159,7 @@ def _follow_engine(app: App, name: str, count: int) -> int:
     from pymachine.ssh.client import Client  # noqa: PLC0415
 
     client = Client(app.manager.ssh_target(name), native=app.native_ssh)
-    # A terminal gets what the guest writes through our own streams, which escape it; a pipe gets the bytes.
+    # For a terminal, pymachine's own streams escape the guest's output. A pipe gets the bytes unchanged.
     out, errors = (_decoded(stream) if stream.isatty() else None for stream in (sys.stdout, sys.stderr))
     return client.session(["--", _ENGINE.format(file=_FILE, lines=count, follow="-f")], out=out, errors=errors)
 

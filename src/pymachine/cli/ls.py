@@ -1,4 +1,4 @@
-"""`ls`: all machines, a row each."""
+"""`ls`: list machines, one row each."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ HEADERS = {
     "EngineOptions": "ENGINE_OPTIONS",
     "Host": "HOST",
 }
-# What docker-machine's default format shows, in its order.
+# The columns of docker-machine's default format, in its order.
 TABLE = ("Name", "Active", "DriverName", "State", "URL", "Swarm", "DockerVersion", "Error")
 FILTERS = ("driver", "label", "name", "state", "swarm")
 WATCH_SECONDS = 2.0
-# Go to the upper left corner of the terminal, and erase all of it.
+# Move the cursor to the upper left corner, and clear the terminal.
 _CLEAR = "\x1b[H\x1b[2J"
 
 
@@ -51,7 +51,7 @@ _CLEAR = "\x1b[H\x1b[2J"
 @goflags.flag("--filter", "filters", multiple=True, help="Filter output based on conditions provided")
 @goflags.flag("--timeout", "-t", type=int, default=10, help="Timeout in seconds")
 @goflags.flag("--format", "-f", "template", help="Pretty-print machines using a Go template")
-@goflags.flag("--watch", "-w", is_flag=True, help="List again and again, every two seconds, until interrupted")
+@goflags.flag("--watch", "-w", is_flag=True, help="Refresh the list every two seconds until interrupted")
 @goflags.arguments("words", "")
 @pass_app
 def command(
@@ -74,7 +74,7 @@ def command(
             return _lines(_loadable(app))
         found = [row for row in rows(app, app.store.names(), timeout=timeout, engine=not quiet) if _passes(row, wanted)]
         if app.structured:
-            # One line a round: whoever watches can take lines for rounds.
+            # With --watch, each list is one line, so that a program can read list by list.
             return json_text([fields(row) for row in found], indent=None if watch else 2) + "\n"
         if quiet:
             return _lines(row.name for row in found if row.driver != NOT_FOUND)
@@ -86,7 +86,7 @@ def command(
 
 
 def _watch(listed: Callable[[], str]) -> None:
-    """Print it again and again: on a terminal in place of the last one, elsewhere below it."""
+    """Print the list repeatedly. On a terminal, each list replaces the last one."""
     terminal = sys.stdout.isatty()
     while True:
         began = time.monotonic()
@@ -98,7 +98,7 @@ def _watch(listed: Callable[[], str]) -> None:
 
 
 def fields(row: Row) -> dict[str, Any]:
-    """The fields of a row under docker-machine's names, for templates and for JSON."""
+    """Return the fields of a row under docker-machine's names, for templates and JSON."""
     record = {} if row.machine is None else row.machine.to_json()["HostOptions"]
     return {
         "Name": row.name,
@@ -120,17 +120,17 @@ def fields(row: Row) -> dict[str, Any]:
 
 def _active(row: Row) -> str:
     if row.driver == NOT_FOUND or row.state is State.TIMEOUT:
-        return ""  # whether it is the active one is not known
+        return ""  # unknown
     return "* (swarm)" if row.active_swarm else "*" if row.active else "-"
 
 
 def _lines(names: Iterable[str]) -> str:
-    """Names alone, a line each, sorted by their bytes as docker-machine sorts them; a table has natural order."""
+    """Return the names as lines, sorted by bytes as docker-machine does. (Tables have natural order.)"""
     return "".join(f"{name}\n" for name in sorted(names))
 
 
 def _loadable(app: App) -> list[str]:
-    """All names but those whose record cannot be read, without asking any machine anything."""
+    """Return the names of all machines whose record can be read, without querying any machine."""
     from pymachine.errors import PymachineError  # noqa: PLC0415
 
     names = []
@@ -168,7 +168,7 @@ def _pattern(pattern: str) -> re.Pattern[str]:
 
 
 def _passes(row: Row, wanted: dict[str, list[str]]) -> bool:
-    """Whether a row is shown: values of one key are alternatives, keys add up. What is broken is always shown."""
+    """Return whether to show a row: it must match one value of each key. Unreadable machines are always shown."""
     if row.driver == NOT_FOUND:
         return True
     tests: dict[str, Callable[[str], bool]] = {
@@ -182,13 +182,13 @@ def _passes(row: Row, wanted: dict[str, list[str]]) -> bool:
 
 
 def _same_label(asked: str, label: str) -> bool:
-    """Keys are the same to the letter, values but for capitals."""
+    """Compare labels: keys exactly, values regardless of case."""
     (key, _, value), (own_key, _, own_value) = asked.partition("="), label.partition("=")
     return key == own_key and value.lower() == own_value.lower()
 
 
 def duration(seconds: float) -> str:
-    """As Go prints a duration of whole milliseconds."""
+    """Format a duration as Go does, in whole milliseconds."""
     milliseconds = round(seconds * 1000)
     if milliseconds < 1000:
         return f"{milliseconds}ms" if milliseconds else "0s"
@@ -197,16 +197,16 @@ def duration(seconds: float) -> str:
 
 
 def _table(found: Sequence[Row]) -> str:
-    """The default format, without the template that it is: parsing it would take a tenth of the whole run."""
+    """Format rows in the default format. Parsing it as a template would take a tenth of the whole run."""
     records = [HEADERS, *(fields(row) for row in found)]
-    # A column more, in front of the last, for those alone who have machines on other hosts.
+    # Add the column HOST, before the last, only if a machine is on another host.
     names = (*TABLE[:-1], "Host", TABLE[-1]) if any(row.host for row in found) else TABLE
     lines = ["\t".join(cell(str(record[name])) for name in names) for record in records]
     return "".join(f"{line}\n" for line in columns(lines))
 
 
 class _Format:
-    """A template for rows; with the word ``table`` in front, aligned columns under headers."""
+    """A template for rows. After the word ``table``, the output is aligned columns under headers."""
 
     def __init__(self, template: str) -> None:
         from pymachine import gotemplate  # noqa: PLC0415
@@ -216,11 +216,11 @@ class _Format:
         try:
             self._template: Template = gotemplate.parse(text)
         except gotemplate.FormatError as error:
-            # Only `inspect` says in front that the template was being parsed.
+            # Only the errors of `inspect` have this prefix.
             raise RunError(error.brief.removeprefix("template parsing error: ")) from error
 
     def text(self, found: Sequence[Row]) -> str:
-        """All rows as they are printed."""
+        """Return the text of all rows."""
         from pymachine.cli import list_item  # noqa: PLC0415 (only templates need types)
         from pymachine.gotemplate import FormatError  # noqa: PLC0415
         from pymachine.gotemplate.types import TextMap  # noqa: PLC0415
@@ -232,26 +232,26 @@ class _Format:
             for row in found:
                 lines.append(self._template.render(list_item.item(row, self._shown(row))))
         except FormatError as error:
-            # docker-machine has printed by then what came before; a cell that was begun is not filled up.
+            # docker-machine prints the text up to the error, and does not pad an unfinished cell.
             lines.append(error.partial.removesuffix("\t") if self._table else error.partial)
             echo(self._aligned(lines), nl=False)
             raise
         return self._aligned([*lines, ""])
 
     def _shown(self, row: Row) -> dict[str, Any]:
-        """The row's fields. In a table or on a terminal none of them adds a row or a column."""
+        """Return the row's fields, without line breaks and tabs if they go into a table or to a terminal."""
         values = fields(row)
         if not self._table and not sys.stdout.isatty():
             return values
         return {name: cell(value) if isinstance(value, str) else value for name, value in values.items()}
 
     def _aligned(self, lines: Sequence[str]) -> str:
-        """Lines as one text, in columns if it is a table; the last is not ended."""
+        """Join lines, in columns if it is a table. The last line has no line break."""
         return "\n".join(columns(lines) if self._table else lines)
 
 
 def columns(lines: Sequence[str]) -> list[str]:
-    """Lines of tab-separated cells as Go's tabwriter aligns them (at least 5 wide, 3 blanks between)."""
+    """Align lines of tab-separated cells as Go's tabwriter does (at least 5 wide, 3 blanks between)."""
     cells = [line.split("\t") for line in lines]
     count = max((len(row) for row in cells), default=0)
     widths = [

@@ -1,4 +1,4 @@
-"""What commands on one or several machines share: their names, completion, and acting on all at once."""
+"""Machine names as arguments: the default machine, completion, and running an action on several machines in threads."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from pymachine.errors import PymachineError
 from pymachine.store import paths
 from pymachine.store.store import Store
 
-AT_ONCE = 16
-# What names have that shells give no meaning.
+MAX_THREADS = 16
+# Characters in machine names that mean nothing to a shell.
 _PUNCTUATION = str.maketrans("", "", "-_.")
 
 
 def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
-    """Machine names that begin with `incomplete`, for a shell's completion."""
-    # The group has been parsed, but has not run: there is no `App` yet.
+    """Return the machine names that begin with `incomplete`, for a shell's completion."""
+    # Completion parses the group but does not run it, so there is no `App`.
     store = Store(paths.storage_root(ctx.find_root().params.get("storage_path")))
     try:
         return [name for name in store.names() if name.startswith(incomplete) and _is_word(name)]
-    except PymachineError:  # a store that cannot be listed: an error would only disturb the line being typed
+    except PymachineError:  # an error message would disturb the line being typed
         return []
 
 
 def _is_word(name: str) -> bool:
-    """Whether shells take `name` for itself: bash puts a completion on the command line as it is, without quotes."""
+    """Return whether `name` needs no quotes in a shell: bash inserts a completion without quoting it."""
     return not name.startswith("-") and name.translate(_PUNCTUATION).isalnum()
 
 
-def complete_place(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Files here, or ``machine:``, for commands that copy or mount."""
+def complete_path(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete local files and ``machine:``, for commands that copy or mount."""
     names = [CompletionItem(f"{name}:") for name in complete(ctx, param, incomplete)]
     return [*names, *complete_file(ctx, param, incomplete)]
 
 
 def complete_file(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001
-    """Files: the shell knows them."""
+    """Leave the completion of files to the shell."""
     return [CompletionItem(incomplete, type="file")]
 
 
@@ -56,7 +56,10 @@ def arguments(metavar: str = "[arg...]") -> Callable[[Any], Any]:
 def one(
     ctx: click.Context, names: tuple[str, ...], *, text: str = "Error: Expected one machine name as an argument"
 ) -> str:
-    """The one machine that a command is about. Raises `UsageError` with `text` for several, or as `Store.load`."""
+    """Return the one machine that a command is about.
+
+    Raises `UsageError` with `text` for more than one name, and the errors of `Store.load`.
+    """
     if len(names) > 1:
         raise goflags.bad_arguments(ctx, text)
     app = current(ctx)
@@ -65,8 +68,8 @@ def one(
     return name
 
 
-def load_for_files(app: App, name: str) -> None:
-    """Load machine `name` for a command that copies or mounts. Its errors begin as docker-machine's do there."""
+def load_for_transfer(app: App, name: str) -> None:
+    """Load machine `name` for a command that copies or mounts, with docker-machine's prefix before its errors."""
     try:
         app.store.load(name)
     except PymachineError as error:
@@ -74,22 +77,22 @@ def load_for_files(app: App, name: str) -> None:
 
 
 def exit_status(code: int) -> int:
-    """Print the exit code of another program if it failed, as docker-machine does; and return it."""
+    """Return the exit code of another program, and print it if the program failed, as docker-machine does."""
     if code:
         echo(f"exit status {code}", err=True)
     return code
 
 
 def each(app: App, names: tuple[str, ...], act: Callable[[str], None], *, last: str = "") -> None:
-    """Load all machines, then `act` on all at once; errors are collected and raised as one.
+    """Load all machines, then call `act` on each in parallel. Collect the errors and raise them as one.
 
-    A machine that cannot be loaded stops everything before anything is done. `last` is the news at the end of it all.
-    With ``--json`` the result is what the machines are then, those that failed among them.
+    If a machine cannot be loaded, nothing is done. `last` is a message to print when all have succeeded.
+    With ``--json``, print the machines' state afterwards, including those that failed.
     """
     chosen = app.names(names)
     for name in chosen:
         app.store.load(name)
-    errors = gather(chosen, act)
+    errors = collect_errors(chosen, act)
     if app.structured:
         app.show("", [summary(app, name) for name in chosen])
     raise_all(errors)
@@ -98,7 +101,7 @@ def each(app: App, names: tuple[str, ...], act: Callable[[str], None], *, last: 
 
 
 def summary(app: App, name: str) -> dict[str, Json]:
-    """A machine as ``--json`` has it after something was done to it."""
+    """Return the JSON object that commands print for a machine they have changed."""
     machine = app.store.load(name)
     driver = app.manager.driver(machine)
     try:
@@ -109,13 +112,13 @@ def summary(app: App, name: str) -> dict[str, Json]:
     return {"Name": name, "DriverName": machine.driver_name, "State": state.word, "URL": url}
 
 
-def gather(names: Sequence[str], act: Callable[[str], object]) -> list[PymachineError]:
-    """Call `act` with each name, side by side, and return what went wrong, in the order of `names`."""
+def collect_errors(names: Sequence[str], act: Callable[[str], object]) -> list[PymachineError]:
+    """Call `act` with each name in parallel. Return the errors in the order of `names`."""
     return [error for _, error in outcomes(names, act) if error]
 
 
 def outcomes(names: Sequence[str], act: Callable[[str], object]) -> Iterator[tuple[str, PymachineError | None]]:
-    """Call `act` with each name, side by side; yield each name with its error or None, in the order of `names`."""
+    """Call `act` with each name in parallel. Yield each name with its error or None, in the order of `names`."""
 
     def attempt(name: str) -> PymachineError | None:
         try:
@@ -124,16 +127,16 @@ def outcomes(names: Sequence[str], act: Callable[[str], object]) -> Iterator[tup
             return known(error)
         return None
 
-    if len(names) == 1:  # in this thread, which is the one that an interrupt reaches
+    if len(names) == 1:  # in the main thread, since only it receives interrupts
         yield names[0], attempt(names[0])
         return
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (10 ms that one machine does without)
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 (takes 10 ms, not needed for one machine)
 
-    with ThreadPoolExecutor(max(1, min(AT_ONCE, len(names)))) as pool:
+    with ThreadPoolExecutor(max(1, min(MAX_THREADS, len(names)))) as pool:
         yield from zip(names, pool.map(attempt, names), strict=True)
 
 
 def raise_all(errors: Sequence[PymachineError]) -> None:
-    """Raise `errors` as one, if there are any."""
+    """Raise `errors` as one error, if there are any."""
     if errors:
         raise joined(errors)

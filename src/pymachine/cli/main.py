@@ -1,4 +1,4 @@
-"""Runs the group: signals, logging, and errors into exit codes."""
+"""Run the command line: set up signals and logging, and turn errors into exit codes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
 
 
 def _reported(argv: list[str], program: str) -> int:
-    """Run the command line, report what went wrong, and return the exit code. Raises `OutputError`."""
+    """Run the command line, report its error, and return the exit code. Raises `OutputError`."""
     debug = structured = False
     try:
         words, asked = _without_debug(argv[1:])
@@ -36,7 +36,7 @@ def _reported(argv: list[str], program: str) -> int:
         if debug:
             _log_to_stderr()
         code = _run(argv, words, debug=debug)
-    except (Exception, KeyboardInterrupt, signals.Terminated) as error:  # noqa: BLE001 (the one place where errors become exit codes)
+    except (Exception, KeyboardInterrupt, signals.Terminated) as error:  # noqa: BLE001 (errors become exit codes here)
         code = errors.report(error, program=program, debug=debug, structured=structured)
     sys.stdout.flush()
     return code
@@ -49,7 +49,7 @@ def _run(argv: list[str], words: list[str], *, debug: bool) -> int:
     instruction = os.environ.get(COMPLETE_VARIABLE)
     if instruction:
         return shell_complete(app.group, {}, program, COMPLETE_VARIABLE, instruction)
-    # Not click's own `main`: it would turn an interrupt into an exception that does not say which signal came.
+    # Not click's own `main`: it hides which signal interrupted the command.
     try:
         with app.group.make_context(program, words, obj={"argv": argv, "debug": debug}) as ctx:
             result = app.group.invoke(ctx)
@@ -59,19 +59,19 @@ def _run(argv: list[str], words: list[str], *, debug: bool) -> int:
 
 
 def _program(argv: list[str]) -> str:
-    """What we were called as: ``docker-machine`` through a link of that name."""
+    """Return the name that pymachine was called by, such as ``docker-machine`` through a link."""
     name = os.path.basename(argv[0])  # noqa: PTH119 (a word, not a file)
     return "pymachine" if name == "__main__.py" else name
 
 
 def _asks_for_json(words: list[str]) -> bool:
-    """Whether errors are to be JSON; what follows ``--`` or ``ssh`` is somebody else's."""
+    """Return whether to print errors as JSON. Words after ``--`` or ``ssh`` belong to another program."""
     own = next((at for at, word in enumerate(words) if word in ("--", "ssh")), len(words))
     return not {"--json", "-json"}.isdisjoint(words[:own])
 
 
 def _without_debug(words: list[str]) -> tuple[list[str], bool]:
-    """`words` without ``--debug``, which may stand anywhere; but what follows ``--`` or ``ssh`` is somebody else's."""
+    """Remove ``--debug`` from anywhere in `words`. Words after ``--`` or ``ssh`` belong to another program."""
     kept: list[str] = []
     found = False
     for index, word in enumerate(words):
@@ -85,7 +85,7 @@ def _without_debug(words: list[str]) -> tuple[list[str], bool]:
 
 
 def _log_to_stderr() -> None:
-    import logging  # noqa: PLC0415 (20 ms that reading commands do without)
+    import logging  # noqa: PLC0415 (takes 20 ms)
 
     logging.basicConfig(stream=sys.stderr, level=logging.DEBUG, format="%(relativeCreated)6d ms %(name)s: %(message)s")
     for noisy in ("filelock", "urllib3", "paramiko"):

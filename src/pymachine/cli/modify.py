@@ -1,4 +1,4 @@
-"""`modify`: other hardware or engine options for machines that exist."""
+"""`modify`: change the hardware or the engine options of existing machines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import App, pass_app
 from pymachine.cli.errors import RunError
 
-# Flag -> field of EngineOptions. A list that is given takes the place of the one of now; an empty word empties it.
+# Flag -> field of EngineOptions. A list replaces the current one; an empty value clears it.
 LISTS = {
     "engine_opt": "arbitrary_flags",
     "engine_env": "env",
@@ -21,24 +21,24 @@ LISTS = {
 
 
 @click.command("modify", cls=goflags.GoCommand)
-@goflags.flag("--cpus", type=int, help="Number of CPUs (-1: as many as the host has)")
+@goflags.flag("--cpus", type=int, help="Number of CPUs (-1: all of the host's)")
 @goflags.flag("--memory", type=int, help="Size of memory in MB")
-@goflags.flag("--disk-size", type=int, help="Size of the disk in MB; it can only grow")
-@goflags.flag("--engine-opt", multiple=True, help="Flags of the engine in the form flag=value, instead of those of now")
-@goflags.flag("--engine-env", multiple=True, help="Environment variables of the engine, instead of those of now")
-@goflags.flag("--engine-insecure-registry", multiple=True, help="Insecure registries, instead of those of now")
-@goflags.flag("--engine-label", multiple=True, help="Labels of the engine, instead of those of now")
-@goflags.flag("--engine-registry-mirror", multiple=True, help="Registry mirrors, instead of those of now")
+@goflags.flag("--disk-size", type=int, help="Size of the disk in MB (it can only grow)")
+@goflags.flag("--engine-opt", multiple=True, help="Replace the engine flags, each in the form flag=value")
+@goflags.flag("--engine-env", multiple=True, help="Replace the environment variables of the engine")
+@goflags.flag("--engine-insecure-registry", multiple=True, help="Replace the insecure registries")
+@goflags.flag("--engine-label", multiple=True, help="Replace the labels of the engine")
+@goflags.flag("--engine-registry-mirror", multiple=True, help="Replace the registry mirrors")
 @goflags.flag("--engine-storage-driver", help="Storage driver of the engine")
-@goflags.flag("--tls-san", multiple=True, help="Extra names in the server certificate, instead of those of now")
-@goflags.flag("--restart", is_flag=True, help="Restart a running machine where the change takes that")
+@goflags.flag("--tls-san", multiple=True, help="Replace the extra names in the server certificate")
+@goflags.flag("--restart", is_flag=True, help="Restart a running machine if the change requires it")
 @machine_args.arguments()
 @pass_app
 def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
     """Change the hardware or the engine options of machines.
 
-    A list that is given takes the place of the whole list of now: name all that is to be; one empty word empties it.
-    Engine options change in a running machine at once; the engine restarts for those that it cannot reload.
+    A list option replaces the whole current list, and an empty value clears it. Engine options take effect in a running
+    machine immediately; the engine restarts if it cannot reload them.
     """
     from pymachine.driver.abilities import HardwareChange  # noqa: PLC0415 (the help needs neither)
     from pymachine.hosts.upkeep import Changes  # noqa: PLC0415
@@ -54,5 +54,5 @@ def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
         sans=[name for name in given["tls_san"] if name] if given["tls_san"] else None,
     )
     if changes == Changes():
-        raise RunError("Error: Nothing to change", hint="Say what: see the flags in `pymachine modify --help`.")
+        raise RunError("Error: Nothing to change", hint="See the options: pymachine modify --help")
     machine_args.each(app, names, lambda name: app.upkeep.modify(name, changes, restart=given["restart"]))

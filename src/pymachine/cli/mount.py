@@ -1,4 +1,4 @@
-"""`mount`: a directory of a machine on this host, through SSHFS."""
+"""`mount`: mount a directory of a machine on this host, with SSHFS."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pymachine.system import run
 def command(ctx: click.Context, names: tuple[str, ...], *, unmount: bool) -> None:
     """Mount or unmount a directory from a machine with SSHFS.
 
-    The mountpoint is the same path on this host by default. Without a machine in front of the path, it is "default".
+    The default mountpoint is the same path on this host. The default machine is "default".
     """
     if not 1 <= len(names) <= 2:
         raise HelpfulUsageError("Improper number of arguments", usage=ctx.get_help())
@@ -35,7 +35,7 @@ def command(ctx: click.Context, names: tuple[str, ...], *, unmount: bool) -> Non
 
 
 def _parse(place: str) -> tuple[str, str, str]:
-    """User, machine and path of ``[user@]machine:path``."""
+    """Split ``[user@]machine:path`` into user, machine and path."""
     head, colon, path = place.partition(":")
     if not colon:
         return "", "default", place
@@ -47,17 +47,17 @@ def _mount(app: App, name: str, user: str, path: str, point: str) -> int:
     program = run.which("sshfs")
     if program is None:
         raise RunError("You must have a copy of the sshfs binary locally to use the mount feature")
-    machine_args.load_for_files(app, name)
+    machine_args.load_for_transfer(app, name)
     target = app.manager.ssh_target(name, user=user or None)
     target.check()
     if not Path(point).is_dir():
-        raise RunError(f"the mountpoint {point} is not a directory", hint=f"Make it: mkdir -p {shlex.quote(point)}")
+        raise RunError(f"the mountpoint {point} is not a directory", hint=f"Create it: mkdir -p {shlex.quote(point)}")
     with plain_paths.plain(target) as plain:
         return run.foreground(openssh.sshfs(str(program), plain, path, scp.local(point)))
 
 
 def _unmount(app: App, name: str, point: str) -> list[str]:
-    machine_args.load_for_files(app, name)
+    machine_args.load_for_transfer(app, name)
     for words in (("fusermount", "-u"), ("fusermount3", "-u"), *((("umount",),) if sys.platform == "darwin" else ())):
         program = run.which(words[0])
         if program is not None:

@@ -1,7 +1,7 @@
-"""The only way to the standard streams from commands, as `pymachine.system.streams` has prepared them.
+"""Print to the standard streams that `pymachine.system.streams` has prepared. All commands print through this module.
 
-click's own `echo` goes around it: it removes escape sequences from what is written to a pipe, and on Windows, or where
-the encoding is ASCII, writes to streams of its own.
+click's `echo` would bypass these streams: it removes escape sequences from output to a pipe, and on Windows, or with
+an ASCII encoding, it opens its own streams.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 
 
 def echo(text: str = "", *, nl: bool = True, err: bool = False) -> None:
-    """Write `text`, and a line break with `nl`, to stdout, or to stderr with `err`."""
+    """Write `text` to stdout (with `err`: stderr), followed by a line break unless `nl` is false."""
     stream = sys.stderr if err else sys.stdout
     stream.write(f"{text}\n" if nl else text)
     stream.flush()

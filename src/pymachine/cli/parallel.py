@@ -1,7 +1,7 @@
-"""The same long step for several machines at once, each in a process of its own, with one display.
+"""Run a long operation on several machines in parallel, each in its own process, with one progress display.
 
-Processes and not threads, since an interrupt must reach each of them in whatever it is waiting for, so that it undoes
-what it has half done.
+Processes instead of threads, since an interrupt must reach each operation wherever it waits, so that it can undo its
+unfinished changes.
 """
 
 from __future__ import annotations
@@ -21,47 +21,47 @@ from pymachine.system import signals
 from pymachine.system.progress import Reporter, Task
 
 Message = tuple[Any, ...]
-_AGAIN_SECONDS = 0.5
-# What is known of the error of a process that ended without a word.
-_UNSAID = {"details": "", "hint": "", "has_lines": False, "exit_code": 1, "code": "remote"}
+_REPEAT_SECONDS = 0.5
+# The error of a process that ended without reporting one.
+_UNREPORTED = {"details": "", "hint": "", "has_lines": False, "exit_code": 1, "code": "remote"}
 
 
 class RemoteError(PymachineError):
-    """An error that was raised in another process; the code is that of the original."""
+    """An error that was raised in another process. It has the code of the original error."""
 
     code = "remote"
 
-    def __init__(self, told: dict[str, Any]) -> None:
-        super().__init__(told["brief"], details=told["details"], hint=told["hint"], exit_code=told["exit_code"])
-        self.__dict__["code"] = told["code"]
-        self.has_lines = told["has_lines"]
+    def __init__(self, fields: dict[str, Any]) -> None:
+        super().__init__(fields["brief"], details=fields["details"], hint=fields["hint"], exit_code=fields["exit_code"])
+        self.__dict__["code"] = fields["code"]
+        self.has_lines = fields["has_lines"]
 
 
-def at_once(
+def run_in_processes(
     names: Sequence[str], act: Callable[[str, Reporter], Json], *, reporter: Reporter
 ) -> tuple[list[Json], list[PymachineError]]:
-    """Call `act` with each name and a reporter, side by side; what it returned, and what went wrong, by order of names.
+    """Call `act` with each name and a reporter, in parallel processes. Return results and errors, in order of names.
 
-    An interrupt ends all of them, and is raised once each has undone what it did.
+    An interrupt terminates all processes. It is raised when each has undone its changes.
     """
     sys.stdout.flush()
     workers: dict[Connection, _Worker] = {}
     try:
         for name in names:
             with signals.deferred(), signals.blocked():
-                end, process = _begin(name, act)
+                end, process = _start(name, act)
                 workers[end] = _Worker(process, reporter.prefixed(f"({name}) "))
-        _listen(workers)
+        _handle_messages(workers)
     except BaseException:
         with signals.ignored():
-            _listen(workers, ending=True)
+            _handle_messages(workers, terminate=True)
         raise
     ended = list(workers.values())
     return [one.result for one in ended if one.error is None], [one.error for one in ended if one.error is not None]
 
 
 class _Worker:
-    """One of the processes, as we see it."""
+    """A process, seen from the parent."""
 
     def __init__(self, process: ForkProcess, reporter: Reporter) -> None:
         self.process = process
@@ -71,8 +71,8 @@ class _Worker:
         self.done = False
         self._tasks: dict[int, tuple[Any, Task]] = {}
 
-    def take(self, message: Message) -> None:
-        """Do what it asks for, or note what it ends with."""
+    def handle(self, message: Message) -> None:
+        """Show a message of the process, or keep its result or error."""
         kind, *rest = message
         if kind in ("info", "warn"):
             getattr(self.reporter, kind)(rest[0])
@@ -91,69 +91,69 @@ class _Worker:
         else:
             self.error, self.done = RemoteError(rest[0]), True
 
-    def ended(self) -> None:
-        """It says no more."""
+    def close(self) -> None:
+        """End the display of its tasks, and wait for the process."""
         for manager, _ in self._tasks.values():
             manager.__exit__(None, None, None)
         self._tasks.clear()
         self.process.join()
         if not self.done:
-            what = f"{self.process.name}: its process ended with exit code {self.process.exitcode}"
-            self.error = RemoteError({**_UNSAID, "brief": what})
+            brief = f"{self.process.name}: its process ended with exit code {self.process.exitcode}"
+            self.error = RemoteError({**_UNREPORTED, "brief": brief})
 
 
-def _listen(workers: dict[Connection, _Worker], *, ending: bool = False) -> None:
-    """Take what all of them say until the last one has ended; an interrupt comes between two messages, never in one.
+def _handle_messages(workers: dict[Connection, _Worker], *, terminate: bool = False) -> None:
+    """Handle the messages of all processes until the last one has ended. With `terminate`, ask them to end.
 
-    `ending`: have them end.
+    An interrupt is raised between two messages, never within one.
     """
     while open_ends := [end for end in workers if not end.closed]:
-        if ending:
+        if terminate:
             for each in open_ends:
                 workers[each].process.terminate()
-        # They are told again and again: Python notices a signal that comes just before it waits only after that.
-        ready = wait(open_ends, _AGAIN_SECONDS if ending else None)
+        # Repeat the signal: if it arrives just before Python waits, it is noticed only after the wait.
+        ready = wait(open_ends, _REPEAT_SECONDS if terminate else None)
         with signals.deferred():
             for end in ready:
-                assert isinstance(end, Connection)  # noqa: S101 (for the types' sake: we gave it no other)
+                assert isinstance(end, Connection)  # noqa: S101 (for the type checker)
                 try:
                     message = end.recv()
-                except (EOFError, OSError):  # OSError: it was killed in the middle of a message
+                except (EOFError, OSError):  # OSError: killed in the middle of a message
                     end.close()
-                    workers[end].ended()
+                    workers[end].close()
                 else:
-                    workers[end].take(message)
+                    workers[end].handle(message)
 
 
-def _begin(name: str, act: Callable[[str, Reporter], Json]) -> tuple[Connection, ForkProcess]:
-    """A process that does `act`, and our end of the pipe through which it tells of it."""
-    # Forked, so that nothing has to be imported again; nothing but a display's clock runs beside us.
+def _start(name: str, act: Callable[[str, Reporter], Json]) -> tuple[Connection, ForkProcess]:
+    """Start a process that calls `act`. Return the parent's end of the pipe for its messages, and the process."""
+    # Fork, so that nothing has to be imported again. The only other thread is the display's clock.
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(theirs, name, act), name=name)
+    process = context.Process(target=_run_child, args=(theirs, name, act), name=name)
     process.start()
     theirs.close()
     return ours, process
 
 
-def _work(end: Connection, name: str, act: Callable[[str, Reporter], Json]) -> None:
-    """What a process does: `act`, telling of everything through `end`, once it can be told to end."""
+def _run_child(end: Connection, name: str, act: Callable[[str, Reporter], Json]) -> None:
+    """Run in the child: handle SIGTERM, call `act`, and send messages, result and error through `end`."""
     try:
         signals.exit_only_on_sigterm()
         signals.unblock()
-        result = act(name, _Relay(end))
+        result = act(name, _PipeReporter(end))
     except signals.Terminated:
         return
-    except Exception as problem:  # noqa: BLE001 (it is told to the process that turns errors into exit codes)
+    except Exception as problem:  # noqa: BLE001 (the parent turns errors into exit codes)
         error = known(problem)
-        told = {"brief": error.brief, "details": error.details, "hint": error.hint, "has_lines": error.has_lines}
-        end.send(("error", {**told, "exit_code": error.exit_code, "code": error.code}))
+        fields = {"brief": error.brief, "details": error.details, "hint": error.hint, "has_lines": error.has_lines}
+        end.send(("error", {**fields, "exit_code": error.exit_code, "code": error.code}))
     else:
         end.send(("result", result))
 
 
-class _Relay:
-    """A reporter whose news are told by another process."""
+class _PipeReporter:
+    """A reporter that sends its messages to the parent process."""
 
     def __init__(self, end: Connection, prefix: str = "") -> None:
         self._end = end
@@ -166,11 +166,11 @@ class _Relay:
         self._end.send(("warn", self._prefix + text))
 
     def prefixed(self, prefix: str) -> Reporter:
-        return _Relay(self._end, self._prefix + prefix)
+        return _PipeReporter(self._end, self._prefix + prefix)
 
     @contextmanager
     def task(self, title: str, *, total: int | None = None, unit: str = "") -> Iterator[Task]:
-        task = _RelayTask(self._end)
+        task = _PipeTask(self._end)
         self._end.send(("begin", id(task), self._prefix + title, total, unit))
         try:
             yield task
@@ -178,7 +178,7 @@ class _Relay:
             self._end.send(("end", id(task)))
 
 
-class _RelayTask:
+class _PipeTask:
     def __init__(self, end: Connection) -> None:
         self._end = end
 

@@ -1,4 +1,4 @@
-"""`ports`: the ports of machines that are forwarded to this host, and those that cannot be."""
+"""`ports`: list the forwarded ports of machines, and those that cannot be forwarded."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from pymachine.driver.contract import Driver, State
 @machine_args.arguments()
 @pass_app
 def command(app: App, names: tuple[str, ...]) -> None:
-    """List the ports of machines that are forwarded to this host, and those that cannot be.
+    """List the ports of machines that are forwarded to this host, and those that cannot be forwarded.
 
-    Without names, the ports of all machines. The engine's port and SSH's are not among them: see `url` and `inspect`.
+    Without names, list the ports of all machines. The ports of the engine and of SSH are not listed: see `url` and
+    `inspect`.
     """
     chosen = app.names(names) if names else app.store.names()
     found: dict[str, Sequence[ForwardedPort]] = {}
@@ -29,7 +30,7 @@ def command(app: App, names: tuple[str, ...]) -> None:
             raise driver.unsupported("forwarding ports")
         found[name] = driver.forwarded_ports() if driver.state() is State.RUNNING else ()
 
-    errors = machine_args.gather(chosen, ask)
+    errors = machine_args.collect_errors(chosen, ask)
     rows = [(name, port) for name in chosen for port in found.get(name, ())]
     lines = [(name, f"{port.port}/{port.protocol}", port.address, port.problem or "-") for name, port in rows]
     app.show(
@@ -45,12 +46,12 @@ def command(app: App, names: tuple[str, ...]) -> None:
             for name, port in rows
         ],
     )
-    if names:  # in a list of all, machines that forward no ports or cannot be read have none
+    if names:  # a list of all machines skips those that forward no ports or cannot be read
         machine_args.raise_all(errors)
 
 
 def problem(driver: Driver) -> str:
-    """Say which ports of a machine that runs cannot be forwarded, and why; empty if all are."""
+    """Return which ports of a running machine cannot be forwarded, and why. Empty if all are."""
     ports = driver.forwarded_ports() if isinstance(driver, PortForwardable) else ()
     refused = [f"{port.port}/{port.protocol}: {port.problem}" for port in ports if port.problem]
     return f"not forwarded: {'; '.join(refused)}" if refused else ""

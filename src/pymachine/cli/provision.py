@@ -1,4 +1,4 @@
-"""`provision`: set up the engine of existing machines once more."""
+"""`provision`: set up the engine of existing machines again."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ from pymachine.cli.context import App, pass_app
 def command(app: App, names: tuple[str, ...]) -> None:
     """Re-provision existing machines.
 
-    What is right already is left alone: a machine that is set up well is not changed, and nothing is restarted.
+    Only what is missing or wrong is changed. Nothing is restarted on a machine that is set up correctly.
     """
     machine_args.each(app, names, app.manager.provision)

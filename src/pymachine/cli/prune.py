@@ -1,4 +1,4 @@
-"""`prune`: remove machines that have outlived their time."""
+"""`prune`: remove expired machines."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pymachine.system import printable
 
 
 @click.command("prune", cls=goflags.GoCommand)
-@goflags.flag("--dry-run", "-n", is_flag=True, help="Only tell what would be removed")
+@goflags.flag("--dry-run", "-n", is_flag=True, help="List what would be removed, without removing it")
 @goflags.arguments("words", "")
 @pass_app
 def command(app: App, words: tuple[str, ...], *, dry_run: bool) -> None:
-    """Remove machines that have outlived their time to live, or whose `run` is gone.
+    """Remove machines whose time to live has passed, and those that a killed `run` left behind.
 
-    Also finish or undo changes of machines that were interrupted.
+    Also finish or undo interrupted changes of machines.
     """
     if words:
         raise RunError("Error: Too many arguments given")
@@ -29,4 +29,6 @@ def command(app: App, words: tuple[str, ...], *, dry_run: bool) -> None:
     lines = [printable.line(f"{outlived.name}: {outlived.why}") for outlived in gone] if dry_run else []
     app.show("\n".join(lines), [{"Name": outlived.name, "Reason": outlived.why} for outlived in gone])
     if len(gone) < len(found):
-        raise RunError("Some machines could not be removed", hint="See above; `rm -f` lets go of their records.")
+        raise RunError(
+            "Some machines could not be removed", hint="See the errors above. `rm -f` removes their records."
+        )

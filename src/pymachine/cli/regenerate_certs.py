@@ -1,4 +1,4 @@
-"""`regenerate-certs`: new certificates; the engine and its containers do not notice."""
+"""`regenerate-certs`: issue new certificates, without restarting the engine or containers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def command(app: App, names: tuple[str, ...], *, force: bool, client_certs: bool
     if not client_certs:
         machine_args.each(app, names, app.upkeep.regenerate_certs)
         return
-    machine_args.raise_all(machine_args.gather(chosen, app.upkeep.check_regenerable))
+    machine_args.raise_all(machine_args.collect_errors(chosen, app.upkeep.check_regenerable))
     app.reporter.info("Regenerating local certificates")
     with app.upkeep.renewed_authority() as keep:
 
@@ -40,11 +40,11 @@ def command(app: App, names: tuple[str, ...], *, force: bool, client_certs: bool
 
 
 def _confirmed(app: App) -> bool:
-    """Ask; unlike `rm`, the end of the input is an error here, as it is in docker-machine."""
+    """Ask for confirmation. Unlike in `rm`, the end of the input is an error, as in docker-machine."""
     echo("Regenerate TLS machine certs?  Warning: this is irreversible. (y/n): ", nl=False, err=app.structured)
     answer = sys.stdin.readline()
     if not answer:
         if sys.stdin.isatty():
             echo(err=app.structured)
-        raise RunError("EOF", hint="Without anybody to ask, say --force.")
+        raise RunError("EOF", hint="Use --force if nobody can answer.")
     return answer.strip().lower() in {"y", "yes"}

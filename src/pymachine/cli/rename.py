@@ -1,4 +1,4 @@
-"""`rename`: another name for a machine."""
+"""`rename`: rename a machine."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pymachine.cli.errors import HelpfulUsageError
 @machine_args.arguments("NAME NEW")
 @click.pass_context
 def command(ctx: click.Context, names: tuple[str, ...]) -> None:
-    """Give a machine another name; it must be stopped.
+    """Rename a stopped machine.
 
-    Its folder, host name and certificate follow, and a docker context that was called as it was.
+    Its folder, host name and certificate change too, and so does a docker context of the same name.
     """
     if len(names) != 2:
         raise HelpfulUsageError("Error: Expected a machine name and its new name as arguments", usage=ctx.get_help())

@@ -20,7 +20,7 @@ from pymachine.system import printable
 @goflags.flag(
     "--restore",
     is_flag=True,
-    help="Give an existing host (driver generic) back as it was found, engine and data included",
+    help="Restore an existing host (driver generic) to its original state, including engine and data",
 )
 @machine_args.arguments()
 @click.pass_context
@@ -35,7 +35,7 @@ def command(ctx: click.Context, names: tuple[str, ...], *, force: bool, yes: boo
     errors: list[PymachineError] = []
     if force or yes or _confirmed(app):
         chosen = list(dict.fromkeys(names))
-        # The machines are removed side by side, and reported in the order of their names on the command line.
+        # The machines are removed in parallel, and reported in the order of the arguments.
         for name, error in machine_args.outcomes(chosen, lambda name: app.manager.remove(name, restore=restore)):
             if error is not None:
                 error.prefixed(f'Error removing host "{name}": ')
@@ -53,7 +53,7 @@ def command(ctx: click.Context, names: tuple[str, ...], *, force: bool, yes: boo
 
 
 def _confirmed(app: App) -> bool:
-    """Ask; the end of the input is a no."""
+    """Ask for confirmation. The end of the input means no."""
     echo("Are you sure? (y/n): ", nl=False, err=app.structured)
     answer = sys.stdin.readline()
     if not answer.endswith("\n"):
@@ -62,7 +62,7 @@ def _confirmed(app: App) -> bool:
 
 
 def _forget(app: App, name: str) -> bool:
-    """Remove what the store has of the machine, by force; whether there was something to remove."""
+    """Remove the machine from the store by force. Return whether it was removed."""
     if not app.store.exists(name):
         echo(f'Can\'t remove "{printable.line(name)}"', err=True)
         return False

@@ -1,4 +1,4 @@
-"""`run`: a machine for one command, which goes with it."""
+"""`run`: create a machine for one command, and remove it afterwards."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from pymachine.system.progress import Terse
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
-# A command that is told to end has so many seconds for it.
+# Time for the command to end after SIGTERM.
 GRACE_SECONDS = 10.0
 
 
-class Run(create_options.MakingCommand):
-    """Its flags end at the command to run, whose flags are its own."""
+class Run(create_options.DriverOptionsCommand):
+    """A command whose options end at the first argument: later ones belong to the command to run."""
 
     interspersed = False
 
 
 @click.command("run", cls=Run, structured=False)
 @create_options.flags
-@goflags.flag("--keep", is_flag=True, help="Leave the machine there when the command has ended")
-@goflags.flag("--name", help="Name of the machine; one is made up by default")
+@goflags.flag("--keep", is_flag=True, help="Keep the machine when the command has ended")
+@goflags.flag("--name", help="Name of the machine (default: a random one)")
 @goflags.arguments("words", "COMMAND [arg...]")
 @click.pass_context
 def command(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> None:
-    """Run a command with a Docker host that is made for it, and removed after it whatever happens.
+    """Create a machine, run a command with it, and remove the machine, whether or not the command succeeds.
 
-    The exit code is the command's. It finds the host through its environment, as after `env`.
+    The environment of the command is set as by `env`. The exit code is that of the command.
     """
     app = current(ctx)
-    app.news_on_stderr()
+    app.messages_to_stderr()
     if not words:
         raise HelpfulUsageError("Error: No command specified", usage=ctx.get_help())
     name = given["name"] or f"run-{secrets.token_hex(4)}"
@@ -55,7 +55,7 @@ def command(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> None
         engine=create_options.engine_options(given),
         sans=tuple(given["tls_san"]),
         template=not given["no_template"],
-        expires=create_options.expiry(given),
+        expires=create_options.expiry_time(given),
         owner="" if given["keep"] else prune.RUN,
         install_script=given["install_script"],
     )
@@ -69,7 +69,7 @@ def _run(app: App, request: CreateRequest, words: Sequence[str]) -> int:
     except TimeoutError as error:
         raise RunError(f'Another `run` has a machine called "{request.name}"') from error
     with held:
-        create_options.prune(app)
+        create_options.prune_expired(app)
         manager.create(request)
         try:
             return _call(words, _environment(app, request.name))
@@ -87,7 +87,7 @@ def _environment(app: App, name: str) -> dict[str, str]:
 
 
 def _call(words: Sequence[str], environment: dict[str, str]) -> int:
-    """Run the command on our own streams; its exit code, with a shell's numbers for one that cannot be run."""
+    """Run the command on pymachine's streams, and return its exit code, or 126 or 127 if it cannot be run."""
     with signals.deferred() as release:
         try:
             process = subprocess.Popen(list(words), env=environment)
@@ -115,7 +115,7 @@ def _wait(process: subprocess.Popen[bytes], release: Callable[[], None]) -> int:
         release()
         return process.wait()
     except KeyboardInterrupt:
-        if not os.isatty(0):  # it was sent to us alone
+        if not os.isatty(0):  # the process did not receive it
             process.send_signal(signal.SIGINT)
     try:
         return process.wait()

@@ -23,7 +23,7 @@ from pymachine.system import files, run
 @goflags.flag(
     "--quiet", "-q", is_flag=True, help="Disables the progress meter as well as warning and diagnostic messages"
 )
-@goflags.arguments("words", "[[user@]machine:][path] [[user@]machine:][path]", complete=machine_args.complete_place)
+@goflags.arguments("words", "[[user@]machine:][path] [[user@]machine:][path]", complete=machine_args.complete_path)
 @click.pass_context
 def command(ctx: click.Context, words: tuple[str, ...], *, recursive: bool, delta: bool, quiet: bool) -> None:
     """Copy files between machines."""
@@ -32,7 +32,7 @@ def command(ctx: click.Context, words: tuple[str, ...], *, recursive: bool, delt
     app = current(ctx)
 
     def target_of(name: str, user: str | None) -> Target:
-        machine_args.load_for_files(app, name)
+        machine_args.load_for_transfer(app, name)
         return app.manager.ssh_target(name, user=user)
 
     places = [scp.parse(word, target_of) for word in words]
@@ -53,7 +53,7 @@ def command(ctx: click.Context, words: tuple[str, ...], *, recursive: bool, delt
 
 
 def _delta(places: list[scp.Place], *, recursive: bool, quiet: bool) -> int:
-    """Copy what differs; between two machines by way of this host."""
+    """Copy the differences with rsync. Between two machines, copy through this host."""
 
     def copy(*route: scp.Place) -> int:
         remote = [place.target for place in route if place.target is not None]

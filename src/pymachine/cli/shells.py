@@ -1,7 +1,7 @@
-"""What `env` prints, for each shell: pure strings, docker-machine's to the letter for ordinary values.
+"""The output of `env` for each shell. For ordinary values it is byte for byte docker-machine's.
 
-A value that has characters special to the shell (a store under ``/home/me/my $tuff``) is quoted so that the shell
-gives it back unchanged; docker-machine printed it raw. Nothing is imported here that costs time: `env` has to be quick.
+A value with characters special to the shell (a store under ``/home/me/my $tuff``) is quoted so that the shell reads it
+unchanged; docker-machine printed it raw. This module imports nothing slow, since `env` has to be quick.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 DETECTION_HELP = (
     "The default lines below are for a sh/bash shell, you can specify the shell you're using, with the --shell flag."
 )
-# Shells that speak another's language under a name that docker-machine does not know.
+# Names that docker-machine does not know, of shells with the syntax of one that it knows.
 ALIASES = {"csh": "tcsh", "pwsh": "powershell"}
 KNOWN = frozenset(
     ("ash", "bash", "csh", "dash", "fish", "ksh", "lksh", "mksh", "oksh", "pwsh", "rbash", "sh", "tcsh", "yash", "zsh")
 )
-# Programs that run another one for their caller, and stay beside it. (`env`, `nice` and `nohup` become the other one.)
+# Programs that start another one and wait for it. (`env`, `nice` and `nohup` replace themselves with it.)
 WRAPPERS = frozenset(("doas", "runuser", "strace", "su", "sudo", "time", "timeout"))
 MOST_WRAPPERS = 4
 
 
 class Shell:
-    """How one shell is told things. The templates have the name at ``{}``, and then the quoted value."""
+    """The syntax of one shell. In the templates, the first ``{}`` is the name and the second the quoted value."""
 
     __slots__ = ("assign", "clear", "comment", "evaluate", "quote")
 
@@ -39,13 +39,13 @@ class Shell:
 
 
 def _escaper(characters: str, escape: str) -> Callable[[str], str]:
-    """A function that puts `escape` in front of each of `characters`."""
+    """Return a function that puts `escape` before each of `characters`."""
     table = str.maketrans({character: escape + character for character in characters})
     return lambda value: value.translate(table)
 
 
-# Inside double quotes tcsh knows no escape for `"`, `$` and backquotes: they are written between quoted parts. A `~`
-# that stands alone is expanded before `eval` sees the quotes, and so are ``{a,b}`` and two blanks, without a remedy.
+# Inside double quotes tcsh has no escape for `"`, `$` and backquotes, so they are written between quoted parts. A `~`
+# on its own is expanded before `eval` sees the quotes. So are ``{a,b}`` and two blanks, which cannot be prevented.
 _TCSH = str.maketrans({character: f'"\\{character}"' for character in '"$`!\\~'})
 
 
@@ -53,8 +53,8 @@ def _tcsh(value: str) -> str:
     return value.translate(_TCSH)
 
 
-# PowerShell takes typographic double quotes for plain ones. It is handed what a program prints line by line, so that a
-# line break would end the statement.
+# PowerShell treats typographic double quotes as plain ones. It reads a program's output line by line, so a line break
+# would end the statement.
 _POWERSHELL = str.maketrans(
     {character: "`" + character for character in '`"$\u201c\u201d\u201e'} | {"\n": "`n", "\r": "`r", "\0": "`0"}
 )
@@ -64,8 +64,8 @@ def _powershell(value: str) -> str:
     return value.translate(_POWERSHELL)
 
 
-# cmd has no quoting for the value of SET, and needs none: in `FOR ... DO @%i` each line is taken as it is. But what
-# stands behind a line break would be a command, and Ctrl-Z ends the input.
+# cmd has no quoting for the value of SET, and needs none: `FOR ... DO @%i` uses each line unchanged. But the text after
+# a line break would be run as a command, and Ctrl-Z ends the input.
 _CMD = str.maketrans(dict.fromkeys("\n\r\x1a\0", " "))
 
 
@@ -96,15 +96,15 @@ SHELLS: Mapping[str, Shell] = {
 
 
 def find(name: str) -> Shell:
-    """The shell called `name`; every name that is not known means one that takes sh's syntax."""
+    """Return the shell called `name`. Unknown names get the syntax of sh."""
     return SHELLS.get(ALIASES.get(name, name), DEFAULT)
 
 
 def detect(environ: Mapping[str, str], *, parent: str = "", windows: bool = False) -> str:
-    """The name of the shell to write for; the empty string if it cannot be told.
+    """Return the name of the shell to write for, or an empty text if it is unknown.
 
-    It is that of SHELL, which is the login shell. The shell that called us (`parent`) wins if it takes another
-    language: it is the one that evaluates what is printed, in a script of bash's under fish for example.
+    By default it is the login shell, which SHELL names. The calling shell (`parent`) is used if its syntax differs,
+    since it evaluates the output, for example in a bash script under fish.
     """
     path = environ.get("SHELL", "")
     if windows:
@@ -118,9 +118,9 @@ def detect(environ: Mapping[str, str], *, parent: str = "", windows: bool = Fals
 
 
 def caller() -> str:
-    """The name of the shell that called us, if it was one and the system tells (Linux).
+    """Return the name of the calling shell, or an empty text if it is unknown. Works on Linux only.
 
-    A wrapper such as `sudo` is passed over.
+    Wrappers such as `sudo` are skipped.
     """
     try:
         pid = os.getppid()
@@ -130,32 +130,35 @@ def caller() -> str:
                 return name if name in KNOWN else ""
             pid = _parent(pid)
     except (OSError, ValueError, IndexError):
-        pass  # no /proc, or a process that has just ended
+        pass  # no /proc, or the process has just ended
     return ""
 
 
 def _name(pid: int) -> str:
-    """What process `pid` runs. Its file tells, since a script has the script's name; for others, how it was called."""
+    """Return the name of the program that process `pid` runs: of its file, or else its command line.
+
+    The file comes first, since the command line of a script has the script's name.
+    """
     try:
         path = os.readlink(f"/proc/{pid}/exe")  # noqa: PTH115 (pathlib costs 8 ms)
         name = _word_of(path.removesuffix(" (deleted)"))
-    except PermissionError:  # another user's process, as sudo's
+    except PermissionError:  # another user's process, such as sudo
         name = ""
     if name in KNOWN or name in WRAPPERS:
         return name
-    # One file may be many programs, as busybox is, and is called as one of them.
+    # One file may be many programs, such as busybox. The command line says which one.
     words = _read(pid, "cmdline").split("\0")
     called = _word_of(words[0])
     return _word_of(words[1]) if called == "busybox" and len(words) > 1 else called
 
 
 def _word_of(path: str) -> str:
-    """A program's name, without its folder, its version (``zsh-5.9``) and the dash of a login shell."""
+    """Return a program's name without folder, version (``zsh-5.9``) and the dash of a login shell."""
     return path.rsplit("/", 1)[-1].lstrip("-").rstrip("-.0123456789")
 
 
 def _parent(pid: int) -> int:
-    # Behind the name, which is in parentheses and may have any characters: the state, then the parent.
+    # After the name, which is in parentheses and may have any characters, come the state and the parent.
     return int(_read(pid, "stat").rpartition(")")[2].split()[1])
 
 
@@ -165,13 +168,13 @@ def _read(pid: int, file: str) -> str:
 
 
 def assignments(shell: Shell, variables: Iterable[tuple[str, str]], argv: Sequence[str]) -> str:
-    """The text that sets `variables`; `argv` is the command line that is to be evaluated."""
+    """Return the text that sets `variables`. `argv` is the command line to show in the hint."""
     lines = [shell.assign.format(name, shell.quote(value)) for name, value in variables]
     return "\n".join([*lines, _hint(shell, argv)])
 
 
 def removals(shell: Shell, names: Iterable[str], argv: Sequence[str]) -> str:
-    """The text that unsets the variables called `names`."""
+    """Return the text that unsets the variables called `names`."""
     return "\n".join([*(shell.clear.format(name) for name in names), _hint(shell, argv)])
 
 
@@ -187,14 +190,14 @@ def _hint(shell: Shell, argv: Sequence[str]) -> str:
 
 
 def _word(word: str) -> str:
-    """A word of the hint: a line break in it would end the comment, and run what follows."""
+    """Remove line breaks from a word of the hint: they would end the comment, and the rest would be run."""
     return word.replace("\n", " ").replace("\r", " ")
 
 
 def connection(url: str, directory: str, name: str, *, windows: bool = False) -> list[tuple[str, str]]:
-    """The variables that lead a docker client to a machine, in docker-machine's order.
+    """Return the variables that connect a docker client to a machine, in docker-machine's order.
 
-    `url` is the engine's, and `directory` the folder of the client's certificate and key.
+    `url` is the engine's. `directory` is the folder of the client's certificate and key.
     """
     variables = [
         ("DOCKER_TLS_VERIFY", "1"),
@@ -211,20 +214,20 @@ CONNECTION_NAMES = ("DOCKER_TLS_VERIFY", "DOCKER_HOST", "DOCKER_CERT_PATH", "DOC
 
 
 def no_proxy_names(environ: Mapping[str, str]) -> list[str]:
-    """The spellings of the variable that are set; the one in capitals if none is.
+    """Return the spellings of the variable that are set, or the one in capitals if none is.
 
-    Programs differ in which of the two they read first, so both have to grow where both are set.
+    Programs differ in which of the two they read first, so if both are set, both must be extended.
     """
     return [name for name in ("no_proxy", "NO_PROXY") if environ.get(name)] or ["NO_PROXY"]
 
 
 def no_proxy(environ: Mapping[str, str], address: str) -> list[tuple[str, str]]:
-    """The no_proxy variables with `address` in them."""
+    """Return the no_proxy variables with `address` added."""
     return [(name, _with_address(environ.get(name, ""), address)) for name in no_proxy_names(environ)]
 
 
 def _with_address(value: str, address: str) -> str:
-    """`value` with `address` added, unless an entry says as much: ``10.0.0.10`` is not in ``10.0.0.100``."""
+    """Return `value` with `address` added unless an entry covers it. (``10.0.0.100`` does not cover ``10.0.0.10``.)"""
     entries = value.replace(",", " ").split()
     if {address, f"[{address}]", "*"}.intersection(entries):
         return value

@@ -1,4 +1,4 @@
-"""`pymachine snapshot ...`: what machines were, and going back to it."""
+"""`snapshot`: create, list, restore and remove snapshots of machines."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from pymachine.system.progress import human
 MACHINE = click.argument("machine", metavar="MACHINE", shell_complete=complete)
 
 
-@click.group(name="snapshot", short_help="Save what a machine is, its memory too, and go back to it")
+@click.group(name="snapshot", short_help="Create, list, restore and remove snapshots of a machine")
 def command() -> None:
-    """Save what a machine is, its memory too if it runs, and go back to it."""
+    """Create, list, restore and remove snapshots of a machine.
+
+    A snapshot of a running machine includes its memory.
+    """
 
 
 @command.command(name="create")
@@ -27,7 +30,7 @@ def command() -> None:
 @json_option
 @pass_app
 def create(app: App, *, machine: str, name: str | None) -> None:
-    """Save MACHINE as it is now; it goes on. Without a name the snapshot is called by the time."""
+    """Create a snapshot of MACHINE, which keeps running. The default name is the current time."""
     made = app.copies.save_snapshot(machine, name or snapshots.default_name())
     app.show(made.name, _summary(made))
 
@@ -37,7 +40,7 @@ def create(app: App, *, machine: str, name: str | None) -> None:
 @json_option
 @pass_app
 def list_(app: App, *, machine: str) -> None:
-    """List the snapshots of MACHINE, the oldest first."""
+    """List the snapshots of MACHINE, oldest first."""
     app.store.load(machine)
     found = snapshots.find_all(app.store.machine_dir(machine))
     rows = [("NAME", "MEMORY", "SIZE", "MADE")]
@@ -56,11 +59,14 @@ def list_(app: App, *, machine: str) -> None:
 @command.command(name="restore")
 @MACHINE
 @click.argument("name", metavar="SNAPSHOT")
-@click.option("--disk-only", is_flag=True, help="Not its memory: the machine is stopped then")
+@click.option("--disk-only", is_flag=True, help="Restore only the disk, and leave the machine stopped")
 @json_option
 @pass_app
 def restore(app: App, *, machine: str, name: str, disk_only: bool) -> None:
-    """Bring MACHINE back to SNAPSHOT; what it is now is lost. It runs then if it ran when the snapshot was made."""
+    """Restore MACHINE to SNAPSHOT. Its current state is lost.
+
+    The machine runs afterwards if it was running when the snapshot was created.
+    """
     state = app.copies.restore_snapshot(machine, name, disk_only=disk_only)
     app.show(
         f'Machine "{machine}" is as in "{name}"; it is {state.word.lower()}.', {"Name": machine, "State": state.word}

@@ -1,4 +1,4 @@
-"""`ssh`: log in to a machine, or run a command on it."""
+"""`ssh`: log into a machine, or run a command on it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pymachine.ssh.client import Client
 
 
 class Verbatim(click.Command):
-    """A command that reads none of its words: they are for ssh."""
+    """A command that passes all its arguments to ssh."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Take the words as they are, but for a request for help in front."""
+        """Keep all arguments unparsed, except for ``--help`` at the start."""
         if args and args[0] in {"-h", "--help", "-help"} and not ctx.resilient_parsing:
             echo(ctx.get_help())
             ctx.exit()
@@ -37,7 +37,7 @@ def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> An
 def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     """Log into or run a command on a machine with SSH.
 
-    Arguments after the name go to ssh as they are. The exit code is that of the remote command.
+    Arguments after the name are passed to ssh unchanged. The exit code is that of the remote command.
     """
     app = current(ctx)
     name = app.names(words[:1])[0]

@@ -1,4 +1,4 @@
-"""`status`: what a machine does."""
+"""`status`: print the state of a machine."""
 
 from __future__ import annotations
 

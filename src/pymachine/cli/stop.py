@@ -1,4 +1,4 @@
-"""`stop`: stop a machine, in an orderly way."""
+"""`stop`: shut machines down."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ from pymachine.cli.context import App, pass_app
 @machine_args.arguments()
 @pass_app
 def command(app: App, names: tuple[str, ...]) -> None:
-    """Stop a machine, in an orderly way."""
+    """Stop a machine gracefully."""
     machine_args.each(app, names, app.manager.stop)

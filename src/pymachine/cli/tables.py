@@ -1,4 +1,4 @@
-"""Rows of cells as aligned text."""
+"""Format rows of cells as an aligned table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pymachine.system import printable
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """`rows` of the same length as lines whose columns are aligned; the first is the header."""
+    """Return `rows`, which have the same length, as lines with aligned columns. The first row is the header."""
     cells = [[cell(text) for text in row] for row in rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(rows[0]))]
     return "\n".join(
@@ -18,6 +18,6 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def cell(text: str) -> str:
-    """Return `text` as a cell of a table on stdout: on one line, and as wide as stdout shows it."""
+    """Return `text` as a table cell: without line breaks, and escaped as stdout will show it."""
     shown = printable.line(text)
     return printable.for_terminal(shown) if sys.stdout.isatty() else shown

@@ -1,4 +1,4 @@
-"""`pymachine template ...`: the frozen machines that others are resumed from."""
+"""`template`: build, list and remove the frozen machines that others are cloned from."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from pymachine.system import durations
 from pymachine.system.progress import human
 
 
-@click.group(name="template", short_help="Make, list and remove the templates that machines are resumed from")
+@click.group(name="template", short_help="Build, list and remove the templates that machines are cloned from")
 def command() -> None:
-    """Make, list and remove the templates that machines are resumed from.
+    """Build, list and remove the templates that machines are cloned from.
 
-    The first `create` of a shape (image, CPUs, memory, QEMU) makes its template; the next ones take a second.
+    The first `create` of a shape (image, CPUs, memory, QEMU) builds its template. Later ones take about a second.
     """
 
 
-@command.command(name="build", cls=create_options.MakingCommand)
+@command.command(name="build", cls=create_options.DriverOptionsCommand)
 @create_options.driver_flag
 @goflags.arguments("words", "")
 @click.pass_context
 def build(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> None:
-    """Make the template for machines with these flags of `create` ahead of the first one."""
+    """Build the template for these options of `create` in advance."""
     if words:
         raise goflags.bad_arguments(ctx, "Error: Too many arguments given")
     app = current(ctx)
@@ -42,7 +42,7 @@ def build(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> None:
 @json_option
 @pass_app
 def list_(app: App) -> None:
-    """List templates: their size on the disk, how old they are, and when one was last used."""
+    """List templates with their size on disk, their age and their last use."""
     found = templates.find_all(app.store_root)
     now = time.time()
     rows = [("NAME", "CPUS", "MEMORY", "DISK", "ACCELERATOR", "SIZE", "MADE", "USED")]
@@ -68,7 +68,7 @@ def list_(app: App) -> None:
 @json_option
 @pass_app
 def remove(app: App, *, names: tuple[str, ...]) -> None:
-    """Remove templates; machines that were resumed from them go on."""
+    """Remove templates. Machines that were cloned from them are not affected."""
     found = [templates.find(app.store_root, name) for name in names]
     for template in found:
         templates.remove(template)
@@ -76,12 +76,12 @@ def remove(app: App, *, names: tuple[str, ...]) -> None:
 
 
 @command.command(name="prune")
-@click.option("--unused-for", default="7d", show_default=True, help="How long ago the last use has to be")
+@click.option("--unused-for", default="7d", show_default=True, help="Remove templates not used for this long")
 @click.option("--all", "-a", "everything", is_flag=True, help="Remove all templates")
 @json_option
 @pass_app
 def prune(app: App, *, unused_for: str, everything: bool) -> None:
-    """Remove templates that were not used for some time."""
+    """Remove templates that have not been used for some time."""
     try:
         seconds = 0.0 if everything else durations.parse(unused_for)
     except ValueError as error:

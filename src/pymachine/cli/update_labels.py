@@ -1,4 +1,4 @@
-"""`update-labels`: asked for by GitLab Runner, whose docker-machine labels cloud machines; it knows this answer."""
+"""`update-labels`: refuse the command of GitLab Runner's fork of docker-machine, with the answer that it expects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pymachine.errors import UnsupportedError
 @machine_args.arguments()
 @pass_app
 def command(app: App, names: tuple[str, ...], *, label: tuple[str, ...]) -> None:  # noqa: ARG001 (none is set)
-    """Refused: no driver here has labels outside of the engine."""
+    """Not supported: no driver has labels outside of the engine."""
     for name in app.names(names):
         app.store.load(name)
     raise UnsupportedError("driver does not support labels")

@@ -1,4 +1,4 @@
-"""`upgrade`: a newer image under the same data."""
+"""`upgrade`: replace a machine's image with the newest one and keep its data."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ from pymachine.cli.context import App, pass_app
 def command(app: App, names: tuple[str, ...]) -> None:
     """Upgrade a machine to the latest version of Docker.
 
-    Containers and data are kept, and so is the old image, until the new one has answered.
+    Containers and data are kept. The old image is kept until the new one works.
     """
     machine_args.each(app, names, app.upkeep.upgrade)

@@ -1,4 +1,4 @@
-"""`url`: where a machine's engine listens."""
+"""`url`: print the URL of a machine's engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`version`: ours, or that of a machine's engine."""
+"""`version`: print the client's version, or that of a machine's engine."""
 
 from __future__ import annotations
 
