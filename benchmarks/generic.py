@@ -85,14 +85,14 @@ def main() -> None:
             host.save("prepared")
             rows = []
             for _ in range(ROUNDS):
-                host.back_to("prepared")
+                host.restore("prepared")
                 create = ours(host, program)
                 began = time.monotonic()
                 program("provision", "far")
                 again = time.monotonic() - began
                 shutil.copytree(program.store / "machines" / "far", folder / "far", dirs_exist_ok=True)
                 program("rm", "-y", "far")
-                host.back_to("prepared")
+                host.restore("prepared")
                 began = time.monotonic()
                 steps = docker_machines_steps(host, folder / "far")
                 for step in steps:

@@ -1,6 +1,6 @@
 """What a cold create costs with the driver libvirt, and how often it calls libvirt; prints JSON.
 
-Run by run.py in the namespaces of tests/support/world, where a libvirtd of its own can be: root is needed, and what
+Run by run.py in the namespaces of tests/support/in-namespaces, with a private libvirtd. Requires root and what
 `scripts/setup --tests` installs.
 """
 

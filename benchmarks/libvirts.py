@@ -19,9 +19,13 @@ def create(bench: Bench) -> None:
     if os.geteuid() or not Path("/usr/sbin/libvirtd").exists():
         bench.row("libvirt: cold create, whole", "-", "not measured: needs root, and scripts/setup --tests")
         return
-    world = [str(ROOT / "tests" / "support" / "world"), sys.executable, str(ROOT / "benchmarks" / "libvirt_create.py")]
+    command = [
+        str(ROOT / "tests" / "support" / "in-namespaces"),
+        sys.executable,
+        str(ROOT / "benchmarks" / "libvirt_create.py"),
+    ]
     said = subprocess.run(
-        [*world, str(bench.folder), str(bench.rounds)],
+        [*command, str(bench.folder), str(bench.rounds)],
         env={**bench.env, "PYTHONPATH": str(ROOT / "tests")},
         check=True,
         stdout=subprocess.PIPE,

@@ -23,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from pymachine.tls import handshake
-from support import fleet
+from support import fifty_machines
 
 PROGRAM = Path(sys.executable).parent / "pymachine"
 TABLE = re.compile(r"(?<=<!-- short commands -->\n).*?(?=<!-- end of short commands -->)", re.DOTALL)
@@ -53,7 +53,7 @@ def measure(rounds: int) -> list[tuple[str, str, str]]:
     """The rows of the table."""
     with tempfile.TemporaryDirectory(prefix="pm-bench-") as scratch:
         root = Path(scratch) / "store"
-        with fleet.of_fifty(root) as port:
+        with fifty_machines.created(root) as port:
             kept = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "MACHINE_"))}
             env = {**kept, "MACHINE_STORAGE_PATH": str(root), "SHELL": "/bin/sh"}
             folder = root / "machines" / "running0"

@@ -1,4 +1,4 @@
-"""Fixtures for all suites; those with a virtual machine say so in their name or docstring."""
+"""Fixtures for all suites. Those that start a virtual machine say so in their name or docstring."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support import images, packages, processes, registry as registries
 from support.registry import USER_NETWORK_HOST, Registry
 from support.runner import DEFAULT_CPUS, Pymachine, cache_folder, private_store
 
-# On a busy host any example may take long; what must be quick is measured in benchmarks/.
+# On a busy host any example may take long. Speed is measured in benchmarks/.
 settings.register_profile("any-host", deadline=None)
 settings.load_profile("any-host")
 processes.give_children_default_signals()
@@ -23,27 +23,27 @@ ALPINE_TAGS = {"2.6": ["2.6"], "2.7": ["2.7"], "3.1": ["3.1"], "3.2": ["3.2", "l
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """SIGINT raises KeyboardInterrupt here, also where the test run is a background job."""
+    """Make SIGINT raise KeyboardInterrupt, also where the test run is a background job."""
     with processes.interruptible():
         yield
 
 
 @pytest.fixture
 def pymachine() -> Iterator[Pymachine]:
-    """The installed program on an empty store of this test's own."""
+    """The installed program on an empty store that only this test uses."""
     with private_store() as program:
         yield program
 
 
 @pytest.fixture(scope="session")
 def host_from_guest() -> str:
-    """How machines reach this host: for the default driver, the loopback as QEMU's user network has it."""
+    """The address of this host in a machine: for the default driver, QEMU's user network address of the loopback."""
     return USER_NETWORK_HOST
 
 
 @pytest.fixture(scope="session")
 def package_server(host_from_guest: str) -> Iterator[str]:
-    """What `apk` in the tests' images installs from: its URL in a machine."""
+    """The URL, as seen in a machine, of the server that `apk` in the tests' images installs from."""
     folder = cache_folder() / "container-packages"
     folder.mkdir(parents=True, exist_ok=True)
     names = sorted(packages.EXTRA)
@@ -56,7 +56,7 @@ def package_server(host_from_guest: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def registry(package_server: str, host_from_guest: str) -> Iterator[Registry]:
-    """A registry on loopback with library/alpine in it, as a mirror for machines."""
+    """A registry on the loopback that has library/alpine, as a mirror for machines."""
     with (
         tempfile.TemporaryDirectory(prefix="pm-registry-") as folder,
         registries.running(Path(folder), host_from_guest) as running,
@@ -69,7 +69,7 @@ def registry(package_server: str, host_from_guest: str) -> Iterator[Registry]:
 
 @pytest.fixture(scope="session")
 def intro(registry: Registry) -> Iterator[Pymachine]:
-    """The tutorial's machine, in a store of its own, for all tests that need some running machine."""
+    """The tutorial's machine in its own store, for all tests that need a running machine."""
     with private_store(**DEFAULT_CPUS) as program:
         program("create", "--engine-registry-mirror", registry.url_from_guest, "intro")
         yield program

@@ -22,7 +22,7 @@ from pymachine.errors import PymachineError
 from pymachine.hosts.upkeep import Upkeep
 from pymachine.image import provide
 from pymachine.store.store import Store
-from support import clients
+from support import tls_clients
 from support.runner import Pymachine, private_store
 
 NAME = "keeper"
@@ -123,11 +123,11 @@ def test_after_a_new_authority_the_old_key_opens_nothing(program: Pymachine, tmp
     program("regenerate-certs", "-f", "--client-certs", NAME)
     assert containers(program) == before  # the docker context has the new ones
     new = folder(program)
-    assert clients.ask(url, ca=new / "ca.pem", pair=(new / "cert.pem", new / "key.pem")) == "OK"
+    assert tls_clients.ping(url, ca=new / "ca.pem", pair=(new / "cert.pem", new / "key.pem")) == "OK"
     with pytest.raises((ssl.SSLError, OSError)):
-        clients.ask(url, ca=new / "ca.pem", pair=(tmp_path / "cert.pem", tmp_path / "key.pem"))
+        tls_clients.ping(url, ca=new / "ca.pem", pair=(tmp_path / "cert.pem", tmp_path / "key.pem"))
     with pytest.raises(ssl.SSLError):
-        clients.ask(url, ca=tmp_path / "ca.pem", pair=(tmp_path / "cert.pem", tmp_path / "key.pem"))
+        tls_clients.ping(url, ca=tmp_path / "ca.pem", pair=(tmp_path / "cert.pem", tmp_path / "key.pem"))
 
 
 def test_labels_change_under_running_containers(program: Pymachine) -> None:

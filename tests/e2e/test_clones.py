@@ -20,9 +20,9 @@ import pytest
 
 from pymachine.hosts.templates import NEEDED_BYTES
 from pymachine.system.wait import until
-from support.crashing import crashing_qemu
-from support.hello import server_random
+from support.crashing_qemu import crashing_qemu
 from support.runner import Pymachine, cache_folder, private_store
+from support.tls_hello import server_random
 
 RESUMED = "Waiting for the machine to resume"
 MADE = "Waiting for the template to start"
@@ -480,7 +480,7 @@ def test_ctrl_c_ends_all_of_several(host: Pymachine) -> None:
     process.communicate(timeout=120)
     assert process.returncode == 130
     assert set(host("ls", "-q").stdout.split()) == before
-    assert host.remaining_processes(besides=running) == {}
+    assert host.remaining_processes(ignored=running) == {}
 
 
 def test_run_from_nothing_to_nothing(host: Pymachine) -> None:
@@ -488,7 +488,7 @@ def test_run_from_nothing_to_nothing(host: Pymachine) -> None:
     outcome = host("run", "--", "sh", "-c", "docker version --format '{{.Server.Os}}'; exit 9", code=9)
     assert outcome.stdout == "linux\n"
     assert not re.search(r"^run-", host("ls", "-q").stdout, re.MULTILINE)
-    assert host.remaining_processes(besides=before) == {}
+    assert host.remaining_processes(ignored=before) == {}
 
 
 def test_several_at_once_share_a_template_and_answer(host: Pymachine) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from endurance import campaign, kinds
-from endurance.place import Place
+from endurance.sandbox import Sandbox
 from support.runner import Pymachine
 
 SEED = 1
@@ -42,10 +42,10 @@ def test_nothing_is_lost_and_nothing_is_left(name: str) -> None:
 
 
 def test_a_kind_that_finds_a_fault_reports_it_with_its_seed() -> None:
-    def fails(place: object, each: campaign.Try) -> None:
+    def fails(sandbox: object, each: campaign.Try) -> None:
         campaign.expect(each.number == 0, "it is lost")
 
-    kind = campaign.Kind("broken", "a kind with a fault", 3, BY_NAME["cycle-record"].place, fails)
+    kind = campaign.Kind("broken", "a kind with a fault", 3, BY_NAME["cycle-record"].sandbox, fails)
     (result,) = campaign.run([kind], campaign.Plan(seed=7), log=io.StringIO())
     assert (result.tries, len(result.faults)) == (3, 2)
     assert "it is lost" in result.faults[0]
@@ -60,18 +60,18 @@ def test_a_plan_that_runs_out_of_minutes_gives_each_kind_its_share(
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
 
     def takes(seconds: float) -> Callable[[object, campaign.Try], None]:
-        def attempt(place: object, each: campaign.Try) -> None:
+        def attempt(sandbox: object, each: campaign.Try) -> None:
             clock[0] += seconds
 
         return attempt
 
-    def place() -> contextlib.nullcontext[Place]:
-        return contextlib.nullcontext(Place(tmp_path, Pymachine(tmp_path, tmp_path)))
+    def sandbox() -> contextlib.nullcontext[Sandbox]:
+        return contextlib.nullcontext(Sandbox(tmp_path, Pymachine(tmp_path, tmp_path)))
 
     made = [
-        campaign.Kind("late", "takes twice as long as was measured", 100, place, takes(2), seconds=1),
-        campaign.Kind("long", "takes longer than its share", 1, place, takes(500), seconds=10),
-        campaign.Kind("last", "as measured", 100, place, takes(1), seconds=1),
+        campaign.Kind("late", "takes twice as long as was measured", 100, sandbox, takes(2), seconds=1),
+        campaign.Kind("long", "takes longer than its share", 1, sandbox, takes(500), seconds=10),
+        campaign.Kind("last", "as measured", 100, sandbox, takes(1), seconds=1),
     ]
     results = campaign.run(made, campaign.Plan(seed=7, seconds=105), log=io.StringIO())
     assert [result.tries for result in results] == [25, 1, 1]

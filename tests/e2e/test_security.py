@@ -10,8 +10,8 @@ import pytest
 
 from pymachine.system.progress import Silent
 from pymachine.tls.certs import AuthPaths, ensure_authority
-from support.clients import ask, signed_by
 from support.runner import Pymachine
+from support.tls_clients import ping, signed_by
 
 # What a server's refusal looks like to the client: an alert, or a connection that is closed in its face.
 REFUSED = (ssl.SSLError, ConnectionError)
@@ -29,14 +29,14 @@ def certs(intro: Pymachine) -> Path:
 
 def test_the_store_s_client_is_let_in(url: str, certs: Path, tmp_path: Path) -> None:
     """So that the refusals below are about what they say they are about."""
-    assert ask(url, ca=certs / "ca.pem", pair=(certs / "cert.pem", certs / "key.pem")) == "OK"
+    assert ping(url, ca=certs / "ca.pem", pair=(certs / "cert.pem", certs / "key.pem")) == "OK"
     own = signed_by(certs / "ca.pem", certs / "ca-key.pem", tmp_path)
-    assert ask(url, ca=certs / "ca.pem", pair=own) == "OK"
+    assert ping(url, ca=certs / "ca.pem", pair=own) == "OK"
 
 
 def test_no_certificate_is_refused(url: str, certs: Path) -> None:
     with pytest.raises(REFUSED):
-        ask(url, ca=certs / "ca.pem", pair=None)
+        ping(url, ca=certs / "ca.pem", pair=None)
 
 
 def test_another_authority_s_certificate_is_refused(url: str, certs: Path, tmp_path: Path) -> None:
@@ -44,20 +44,20 @@ def test_another_authority_s_certificate_is_refused(url: str, certs: Path, tmp_p
     other = AuthPaths(*(tmp_path / name for name in ("ca.pem", "ca-key.pem", "cert.pem", "key.pem")))
     ensure_authority(other, reporter=Silent())
     with pytest.raises(REFUSED):
-        ask(url, ca=certs / "ca.pem", pair=(other.client_cert, other.client_key))
+        ping(url, ca=certs / "ca.pem", pair=(other.client_cert, other.client_key))
 
 
 def test_an_expired_certificate_is_refused(url: str, certs: Path, tmp_path: Path) -> None:
     expired = signed_by(certs / "ca.pem", certs / "ca-key.pem", tmp_path, expired=True)
     with pytest.raises(REFUSED):
-        ask(url, ca=certs / "ca.pem", pair=expired)
+        ping(url, ca=certs / "ca.pem", pair=expired)
 
 
 def test_old_tls_is_refused(url: str, certs: Path) -> None:
     pair = (certs / "cert.pem", certs / "key.pem")
     # The alert comes from the server; a client that cannot do TLS 1.1 itself would say NO_PROTOCOLS_AVAILABLE.
     with pytest.raises(ssl.SSLError, match=r"(?i)alert[_ ]protocol[_ ]version"):
-        ask(url, ca=certs / "ca.pem", pair=pair, newest=ssl.TLSVersion.TLSv1_1)
+        ping(url, ca=certs / "ca.pem", pair=pair, newest=ssl.TLSVersion.TLSv1_1)
 
 
 def test_the_engine_does_not_listen_without_tls(intro: Pymachine) -> None:

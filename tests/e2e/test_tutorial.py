@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from pymachine.system.wait import until
-from support.console import Console
+from support.container_shell import ContainerShell
 from support.registry import Registry
 from support.runner import Pymachine
 
@@ -96,17 +96,17 @@ def test_pulled_images(host: Pymachine) -> None:
 
 
 def test_a_shell_in_a_container(host: Pymachine) -> None:
-    with Console(host, SHELL) as console:
-        console.ready()
-        container = console.ask("hostname")
+    with ContainerShell(host, SHELL) as shell:
+        shell.wait_for_prompt()
+        container = shell.run("hostname")
         assert re.fullmatch(r"[0-9a-f]{12}", container)
-        assert re.search(r"^ +1 root.*/bin/sh", console.ask("ps -ef"), re.MULTILINE)
-        assert "Alpine Linux 3.2" in console.ask("cat /etc/os-release")
-        assert re.search(r"overlay.* /\n", console.ask("df -h") + "\n")
-        assert re.search(r"^Mem: +\d+", console.ask("free -m"), re.MULTILINE)
-        assert re.search(r"inet 172\.17\.0\.\d+/16", console.ask("ip a"))
-        console.child.sendline("exit")
-        assert console.finish() == 0
+        assert re.search(r"^ +1 root.*/bin/sh", shell.run("ps -ef"), re.MULTILINE)
+        assert "Alpine Linux 3.2" in shell.run("cat /etc/os-release")
+        assert re.search(r"overlay.* /\n", shell.run("df -h") + "\n")
+        assert re.search(r"^Mem: +\d+", shell.run("free -m"), re.MULTILINE)
+        assert re.search(r"inet 172\.17\.0\.\d+/16", shell.run("ip a"))
+        shell.child.sendline("exit")
+        assert shell.wait_for_exit() == 0
     assert container in host.shell("docker ps -a").stdout
     await_list(host, "docker ps", lambda text: container not in text)
     host.shell(f"docker rm {container}")
@@ -114,36 +114,36 @@ def test_a_shell_in_a_container(host: Pymachine) -> None:
 
 def test_what_is_installed_in_one_container_is_not_in_another(host: Pymachine, package_server: str) -> None:
     request = f"curl -s {package_server}/ip"
-    with Console(host, SHELL) as console:
-        console.ready()
-        assert "not found" in console.ask(request)
-        assert "distinct packages available" in console.ask("apk update")
-        assert "Installing curl" in console.ask("apk add curl")
-        assert re.fullmatch(r"[0-9]+(\.[0-9]+){3}", console.ask(request))
-        console.child.sendeof()
-        console.finish()
-    with Console(host, SHELL) as console:
-        console.ready()
-        assert "not found" in console.ask(request)
-        console.child.sendeof()
-        console.finish()
+    with ContainerShell(host, SHELL) as shell:
+        shell.wait_for_prompt()
+        assert "not found" in shell.run(request)
+        assert "distinct packages available" in shell.run("apk update")
+        assert "Installing curl" in shell.run("apk add curl")
+        assert re.fullmatch(r"[0-9]+(\.[0-9]+){3}", shell.run(request))
+        shell.child.sendeof()
+        shell.wait_for_exit()
+    with ContainerShell(host, SHELL) as shell:
+        shell.wait_for_prompt()
+        assert "not found" in shell.run(request)
+        shell.child.sendeof()
+        shell.wait_for_exit()
     host.shell(REMOVE_ALL)
 
 
 def test_restart_and_attach(host: Pymachine) -> None:
-    with Console(host, SHELL) as console:
-        console.ready()
-        container = console.ask("hostname")
-        console.child.sendline("exit 1")
-        assert console.finish() == 1
+    with ContainerShell(host, SHELL) as shell:
+        shell.wait_for_prompt()
+        container = shell.run("hostname")
+        shell.child.sendline("exit 1")
+        assert shell.wait_for_exit() == 1
     await_list(host, "docker ps -a", lambda text: "Exited (1)" in text)
     assert host.shell(f"docker restart {container}").stdout.strip() == container
     assert re.search(rf"{container}.* Up ", host.shell("docker ps").stdout)
-    with Console(host, f"docker attach {container}") as console:
-        console.child.sendline("")
-        console.ready()
-        console.child.sendline("exit")
-        assert console.finish() == 0
+    with ContainerShell(host, f"docker attach {container}") as shell:
+        shell.child.sendline("")
+        shell.wait_for_prompt()
+        shell.child.sendline("exit")
+        assert shell.wait_for_exit() == 0
     await_list(host, "docker ps -a", lambda text: "Exited (0)" in text)
     host.shell(f"docker rm {container}")
     assert container not in host.shell("docker ps -a").stdout
@@ -181,12 +181,12 @@ def test_a_container_ends_with_its_first_process(host: Pymachine) -> None:
     container = host.shell(f"docker run -d -p 80 {IMAGE} nginx").stdout.strip()
     host.shell(f"docker wait {container}")
     await_list(host, "docker ps", lambda text: container[:12] not in text)
-    with Console(host, f"docker run -i -t {IMAGE} /bin/sh") as console:
-        console.ready()
-        assert console.ask("which nginx") == "/usr/sbin/nginx"
-        assert console.ask("nginx") == ""
-        console.child.sendeof()
-        console.finish()
+    with ContainerShell(host, f"docker run -i -t {IMAGE} /bin/sh") as shell:
+        shell.wait_for_prompt()
+        assert shell.run("which nginx") == "/usr/sbin/nginx"
+        assert shell.run("nginx") == ""
+        shell.child.sendeof()
+        shell.wait_for_exit()
     host.shell(REMOVE_ALL)
 
 

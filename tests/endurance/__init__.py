@@ -1,1 +1,1 @@
-"""The standing campaign: kills, full disks, leaks, hostile input. See `docs/explanation/reliability.md`."""
+"""The endurance campaign: kills, full disks, leaks, hostile input. See `docs/explanation/reliability.md`."""

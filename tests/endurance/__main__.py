@@ -1,4 +1,4 @@
-"""``python -m endurance``: run the campaign, print its table, and exit with 1 if there was a fault."""
+"""``python -m endurance``: run the campaign, print its table, and exit with code 1 if there was a fault."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support import processes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program."""
+    """Run the program."""
     options = _parser().parse_args(arguments)
     chosen = [kind for kind in kinds.ALL if not options.kind or kind.name in options.kind]
     if options.list:
@@ -38,35 +38,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="endurance", description="Kill, fill and confuse pymachine, and look whether anything is lost."
+        prog="endurance", description="Disturb pymachine with kills, full disks and hostile input; check what survives."
     )
     names = [kind.name for kind in kinds.ALL]
     parser.add_argument(
         "--kind", action="append", choices=names, metavar="KIND", help="run only this kind (repeatable)"
     )
     parser.add_argument(
-        "--list", action="store_true", help="list the kinds with their tries and how long one takes, and end"
+        "--list", action="store_true", help="list the kinds with the number and duration of their tries, and exit"
     )
-    parser.add_argument("--seed", type=int, help="repeat the random choices of a run (default: drawn, and printed)")
+    parser.add_argument(
+        "--seed", type=int, help="repeat the random choices of a run (default: a random seed, which is printed)"
+    )
     rounds = os.environ.get("ENDURANCE_ROUNDS")
     parser.add_argument(
         "--rounds",
         type=int,
         default=int(rounds) if rounds else None,
-        help="tries of each kind; slow kinds have at most their own number [$ENDURANCE_ROUNDS]",
+        help="tries of each kind; slow kinds have at most their default number [$ENDURANCE_ROUNDS]",
     )
-    parser.add_argument("--only", type=int, metavar="N", help="make only try number N, as a fault's text says")
+    parser.add_argument("--only", type=int, metavar="N", help="make only try number N, as the text of a fault suggests")
     parser.add_argument(
         "--minutes",
         type=float,
         default=90,
-        help="have all kinds share that time, by what they need (default: %(default)s)",
+        help="share this time between all kinds, in proportion to their needs (default: %(default)s)",
     )
     return parser
 
 
 def _machine() -> str:
-    """What the campaign runs on."""
+    """Describe the computer that the campaign runs on."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors, {memory:.0f} GiB"
     return f"{system}, Python {platform.python_version()}"

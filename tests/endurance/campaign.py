@@ -1,4 +1,4 @@
-"""Kinds of tries, running them in bounded loops, and the table of what came out."""
+"""Kinds of tries, the loop that runs them within a time limit, and the table of results."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from endurance.place import Place
+from endurance.sandbox import Sandbox
 
 _LONGEST_FAULT = 1000
 
 
 class FaultError(AssertionError):
-    """What must hold did not hold."""
+    """An invariant does not hold."""
 
 
 def expect(condition: object, text: str) -> None:
@@ -28,7 +28,7 @@ def expect(condition: object, text: str) -> None:
 
 @dataclass(frozen=True)
 class Try:
-    """One try of a kind: its number, and its own random numbers, which the seed and the number determine."""
+    """One try of a kind, with random numbers that its number and the seed determine."""
 
     kind: str
     number: int
@@ -36,43 +36,43 @@ class Try:
 
     @property
     def random(self) -> random.Random:
-        """Random numbers that are the same each time that this try is repeated."""
+        """A random generator that gives the same numbers whenever this try is repeated."""
         return random.Random(f"{self.seed}/{self.kind}/{self.number}")
 
     @property
     def spread(self) -> float:
-        """A number from 0 to 1: those of consecutive tries lie as far apart as can be, so that each step is met."""
+        """A number from 0 to 1. Consecutive tries get numbers far apart, so that all steps are covered."""
         offset = random.Random(f"{self.seed}/{self.kind}").random()
         return (offset + self.number * 0.6180339887498949) % 1.0
 
     @property
     def repeat(self) -> str:
-        """The command that repeats this try alone."""
+        """The command that repeats only this try."""
         return f"make endurance ENDURANCE_OPTIONS='--kind {self.kind} --seed {self.seed} --only {self.number}'"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One row of the table."""
+    """A kind of disturbance: one row of the table."""
 
     name: str
     what: str
-    """For the table and ``--list``: what is tried, in a few words."""
+    """A short description for the table and ``--list``."""
     rounds: int
-    """How many tries there are by default."""
-    place: Callable[[], AbstractContextManager[Place]]
-    """Makes the store for the tries; after a fault the next try has a new one."""
-    attempt: Callable[[Place, Try], str | None]
-    """One try. Raises if something does not hold; may return a word on what it measured."""
+    """The default number of tries."""
+    sandbox: Callable[[], AbstractContextManager[Sandbox]]
+    """Makes the sandbox for the tries; after a fault the next try gets a new one."""
+    attempt: Callable[[Sandbox, Try], str | None]
+    """Make one try. Raises if an invariant does not hold; may return a text on what it measured."""
     slow: bool = False
-    """Whether tries take so long that ``--rounds`` above the default does not count for it."""
+    """Whether tries are so slow that ``--rounds`` cannot raise their number above the default."""
     seconds: float = 10.0
-    """How long a try takes on two processors in software emulation: its share of the time goes by that."""
+    """The duration of a try on two processors in software emulation; determines the share of the time."""
 
 
 @dataclass
 class Result:
-    """What came out of the tries of one kind."""
+    """The result of the tries of one kind."""
 
     kind: Kind
     tries: int = 0
@@ -83,36 +83,36 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much is done."""
+    """How much to run."""
 
     seed: int
     rounds: int | None = None
-    """Tries of each kind, instead of its own number; kinds that are slow have no more than their own."""
+    """Tries of each kind, instead of its default; slow kinds have at most their default."""
     only: int | None = None
-    """The number of the one try that is made."""
+    """The number of the only try to make."""
     seconds: float = float("inf")
-    """How long all kinds may take together: each has a share by what its tries need, and begins none later."""
+    """The time limit for all kinds. Each has a share in proportion to its needs, and starts no try after it."""
 
     def numbers(self, kind: Kind) -> list[int]:
-        """The numbers of the tries of `kind`; the first one disturbs nothing, but measures."""
+        """Return the numbers of the tries of `kind`; the first one only measures and disturbs nothing."""
         if self.only is not None:
             return [0, self.only][: 1 + bool(self.only)]
         rounds = kind.rounds if self.rounds is None else self.rounds
         return list(range(min(rounds, kind.rounds) if kind.slow else rounds))
 
     def need(self, kind: Kind) -> float:
-        """How many seconds the tries of `kind` take."""
+        """Return how many seconds the tries of `kind` take."""
         return len(self.numbers(kind)) * kind.seconds
 
 
 def run(kinds: Sequence[Kind], plan: Plan, *, log: TextIO = sys.stderr) -> list[Result]:
-    """Make all tries, and return what came out; what is going on is written to `log`."""
+    """Make all tries and return the results; write progress to `log`."""
     end = time.monotonic() + plan.seconds
-    return [_run_kind(kind, plan, _end_of(kinds[place:], plan, end), log) for place, kind in enumerate(kinds)]
+    return [_run_kind(kind, plan, _end_of(kinds[position:], plan, end), log) for position, kind in enumerate(kinds)]
 
 
 def _end_of(kinds: Sequence[Kind], plan: Plan, end: float) -> float:
-    """When the first of `kinds` begins no more tries: what it leaves of its share goes to those after it."""
+    """Return when the first of `kinds` must start no more tries; unused time passes to the kinds after it."""
     now = time.monotonic()
     share = plan.need(kinds[0]) / sum(plan.need(kind) for kind in kinds)
     return now + max(0.0, end - now) * share
@@ -126,11 +126,11 @@ def _run_kind(kind: Kind, plan: Plan, end: float, log: TextIO) -> Result:
     while left and (time.monotonic() < end or not result.tries):
         before = len(left)
         try:
-            with kind.place() as place:
-                place.steps = steps
-                _tries(kind, plan, place, left, result, end, log)
-        except Exception as error:  # noqa: BLE001 (a store that cannot be made or removed is a fault too)
-            _note(result, f"{kind.name}: the store of the tries: {_text(error)}", log)
+            with kind.sandbox() as sandbox:
+                sandbox.steps = steps
+                _tries(kind, plan, sandbox, left, result, end, log)
+        except Exception as error:  # noqa: BLE001 (failing to make or remove a sandbox is a fault too)
+            _note(result, f"{kind.name}: the sandbox of the tries: {_text(error)}", log)
             if len(left) == before:
                 break
     result.seconds = time.monotonic() - began
@@ -139,14 +139,14 @@ def _run_kind(kind: Kind, plan: Plan, end: float, log: TextIO) -> Result:
     return result
 
 
-def _tries(kind: Kind, plan: Plan, place: Place, left: list[int], result: Result, end: float, log: TextIO) -> None:
-    """Make tries until one has a fault: after that the store may be in any state."""
+def _tries(kind: Kind, plan: Plan, sandbox: Sandbox, left: list[int], result: Result, end: float, log: TextIO) -> None:
+    """Make tries until one has a fault, after which the store may be in any state."""
     while left and (time.monotonic() < end or not result.tries):
         each = Try(kind.name, left.pop(0), plan.seed)
         result.tries += 1
         try:
-            result.measured = kind.attempt(place, each) or result.measured
-        except Exception as error:  # noqa: BLE001 (whatever went wrong is the result)
+            result.measured = kind.attempt(sandbox, each) or result.measured
+        except Exception as error:  # noqa: BLE001 (every error is a fault to report)
             _note(result, f"{kind.name}: {_text(error)}\n    Repeat it: {each.repeat}", log)
             return
 
@@ -163,7 +163,7 @@ def _text(error: Exception) -> str:
 
 
 def table(results: Sequence[Result]) -> Iterator[str]:
-    """The lines of the table, in Markdown."""
+    """Yield the lines of the table, in Markdown."""
     yield "| kind | what | tries | faults | seconds | measured |"
     yield "|---|---|---|---|---|---|"
     for each in results:
@@ -173,11 +173,11 @@ def table(results: Sequence[Result]) -> Iterator[str]:
 
 
 def first_faults(results: Sequence[Result]) -> Iterator[str]:
-    """The first fault of each kind that has one."""
+    """Yield the first fault of each kind that has one."""
     for each in results:
         yield from each.faults[:1]
 
 
 def command(words: Sequence[str]) -> str:
-    """The command line as it is shown."""
+    """Return the command line for display."""
     return shlex.join(["pymachine", *words])

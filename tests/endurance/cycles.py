@@ -1,4 +1,4 @@
-"""Create and remove over and over: what is left after each cycle, and whether it grows."""
+"""Create and remove machines repeatedly, and check that nothing is left or grows."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from functools import partial
 
 from endurance import invariants, machines
 from endurance.campaign import Kind, Try, expect
-from endurance.kills_of_records import CREATE
-from endurance.place import Place, with_bystander
+from endurance.kill_record_commands import CREATE
+from endurance.sandbox import Sandbox, with_bystander
 
 _RECORDS_A_TRY = 5
 
 
-def _cycle(place: Place, words: tuple[str, ...], names: list[str]) -> None:
+def _cycle(sandbox: Sandbox, words: tuple[str, ...], names: list[str]) -> None:
     for name in names:
-        place.program(*words, name)
-        place.program("rm", "-y", name)
+        sandbox.program(*words, name)
+        sandbox.program("rm", "-y", name)
 
 
-def _attempt(words: tuple[str, ...], count: int, place: Place, each: Try) -> str:
-    """The first try makes what is made once (keys, locks, what is known of this host); the next ones add nothing."""
-    before = invariants.Before.of(place)
-    files = _files(place)
-    _cycle(place, words, [f"x{each.number}-{number}" for number in range(count)])
-    invariants.nothing_is_left(place, (), before)
+def _attempt(words: tuple[str, ...], count: int, sandbox: Sandbox, each: Try) -> str:
+    """Run `count` cycles. The first try may add what is made once (keys, locks, probe caches); later ones nothing."""
+    before = invariants.Before.of(sandbox)
+    files = _files(sandbox)
+    _cycle(sandbox, words, [f"x{each.number}-{number}" for number in range(count)])
+    invariants.nothing_is_left(sandbox, (), before)
     if each.number:
-        more = sorted(_files(place) - files)
+        more = sorted(_files(sandbox) - files)
         expect(not more, f"{count} cycles of create and rm leave: {more}")
-    running = place.processes()
+    running = sandbox.processes()
     cycles = (each.number + 1) * count
-    return f"after {cycles} cycles: {len(_files(place))} files, {len(running)} processes, {_memory(running)} KiB"
+    return f"after {cycles} cycles: {len(_files(sandbox))} files, {len(running)} processes, {_memory(running)} KiB"
 
 
-def _files(place: Place) -> set[str]:
-    return {str(path.relative_to(place.base)) for path in place.base.rglob("*")}
+def _files(sandbox: Sandbox) -> set[str]:
+    return {str(path.relative_to(sandbox.base)) for path in sandbox.base.rglob("*")}
 
 
 def _memory(running: Iterable[int]) -> int:
-    """How much memory the processes have, in KiB."""
+    """Return the memory of the processes, in KiB."""
     pages = 0
     for pid in running:
         try:
@@ -50,14 +50,14 @@ def _memory(running: Iterable[int]) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE") // 1024
 
 
-def _stays_running(place: Place, each: Try) -> str:
-    """Cycles beside a machine that runs: it is not disturbed."""
+def _stays_running(sandbox: Sandbox, each: Try) -> str:
+    """Run cycles while another machine runs, which must not be disturbed."""
     if not each.number:
-        machines.create(place, "stays")
+        machines.create(sandbox, "stays")
         return ""
-    said = _attempt(("create",), 1, place, each)
-    invariants.call(place, "ssh", "stays", "true", code=0)
-    return said
+    measured = _attempt(("create",), 1, sandbox, each)
+    invariants.call(sandbox, "ssh", "stays", "true", code=0)
+    return measured
 
 
 KINDS = [
@@ -71,7 +71,7 @@ KINDS = [
     ),
     Kind(
         "cycle-machine",
-        "create and rm beside a machine that runs",
+        "create and rm while another machine runs",
         10,
         partial(with_bystander, real=True),
         _stays_running,

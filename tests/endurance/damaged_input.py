@@ -1,4 +1,4 @@
-"""Records and exports that were damaged or forged."""
+"""Damaged and forged records and exports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from endurance import invariants
 from endurance.campaign import Kind, Try, expect
-from endurance.place import BYSTANDER, SECONDS, Place, with_bystander
+from endurance.sandbox import BYSTANDER, SECONDS, Sandbox, with_bystander
 from pymachine.errors import PymachineError
 
 RECORDS = "support.mutations"
@@ -24,10 +24,10 @@ _ARCHIVES_A_TRY = 10
 _FORGED_BYTES = 64 * 2**20
 
 
-def _records(place: Place, each: Try) -> str:
-    """Commands on damaged records have no internal error, and touch nothing of the user's."""
+def _records(sandbox: Sandbox, each: Try) -> str:
+    """Check that commands on damaged records have no internal error and change no file of the user."""
     argv = [sys.executable, "-m", RECORDS, str(_RECORDS_A_TRY), str(each.random.randrange(10**6))]
-    folders = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]  # the first is that of `support`
+    folders = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]  # the first contains `support`
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders))}
     ended = subprocess.run(
         argv, env=environment, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False
@@ -36,36 +36,36 @@ def _records(place: Place, each: Try) -> str:
     return f"{_RECORDS_A_TRY} records a try"
 
 
-def _archives(place: Place, each: Try) -> str:
-    """Damaged and forged exports are refused, and leave nothing."""
-    before = invariants.Before.of(place)
+def _archives(sandbox: Sandbox, each: Try) -> str:
+    """Check that damaged and forged exports are refused and leave nothing."""
+    before = invariants.Before.of(sandbox)
     archives: Any = importlib.import_module(ARCHIVES)
-    whole = place.files / "whole"
+    whole = sandbox.files / "whole"
     if not whole.exists():
-        invariants.call(place, "export", "--connection", BYSTANDER, str(whole), code=0)
+        invariants.call(sandbox, "export", "--connection", BYSTANDER, str(whole), code=0)
     damaged = archives.damaged(whole.read_bytes(), rounds=_ARCHIVES_A_TRY, seed=each.random.randrange(10**6))
     forged = islice(archives.hostile(_FORGED_BYTES), each.number, each.number + 1)
-    root = place.store / "machines"
+    root = sandbox.store / "machines"
     for fault in archives.faults(
-        chain(damaged, forged), partial(_take, place), file=place.files / "damaged", root=root
+        chain(damaged, forged), partial(_take, sandbox), file=sandbox.files / "damaged", root=root
     ):
         expect(condition=False, text=f"an export with {fault.what}: {fault.why}")
-    invariants.nothing_is_left(place, (), before)
+    invariants.nothing_is_left(sandbox, (), before)
     return f"{_ARCHIVES_A_TRY} exports a try"
 
 
-def _take(place: Place, file: Path) -> None:
-    """Import `file`; raise PymachineError if the program refuses it."""
-    outcome = invariants.call(place, "import", str(file), "box")
+def _take(sandbox: Sandbox, file: Path) -> None:
+    """Import `file`; raise PymachineError if pymachine refuses it."""
+    outcome = invariants.call(sandbox, "import", str(file), "box")
     if outcome.code != 0:
         raise PymachineError(outcome.text)
 
 
 def kinds() -> list[Kind]:
-    """The kinds whose modules are there."""
-    place = partial(with_bystander, real=False)
+    """Return the kinds whose modules exist."""
+    sandbox = partial(with_bystander, real=False)
     needed = {
-        RECORDS: Kind("damaged-records", "commands on damaged and hostile records", 20, place, _records, seconds=4),
-        ARCHIVES: Kind("damaged-archives", "`import` of damaged and forged exports", 10, place, _archives, seconds=6),
+        RECORDS: Kind("damaged-records", "commands on damaged and hostile records", 20, sandbox, _records, seconds=4),
+        ARCHIVES: Kind("damaged-archives", "`import` of damaged and forged exports", 10, sandbox, _archives, seconds=6),
     }
     return [kind for module, kind in needed.items() if importlib.util.find_spec(module)]

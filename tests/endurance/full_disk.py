@@ -1,7 +1,7 @@
-"""A disk that is full, at each size that is left: nothing is half made, and the error says so.
+"""Run commands with little free disk space: they must leave nothing half made, and report the full disk.
 
-With root's rights the store lies in a small file system of its own, in a mount namespace of its own. Without them the
-size of files is limited instead (``ulimit -f``), which is a limit for each file and not for all together.
+As root, the store is on its own small file system in its own mount namespace. Other users limit the size of files
+instead (``ulimit -f``), which applies to each file and not to all together.
 """
 
 from __future__ import annotations
@@ -14,53 +14,53 @@ from functools import partial
 
 from endurance import invariants
 from endurance.campaign import Kind, Try, command, expect
-from endurance.kills_of_records import CREATE
-from endurance.place import BYSTANDER, SECONDS, Place, with_bystander
+from endurance.kill_record_commands import CREATE
+from endurance.sandbox import BYSTANDER, SECONDS, Sandbox, with_bystander
 from support.runner import PROGRAM
 
 MOUNTS = os.geteuid() == 0
 SIGNS = ("No space left on device", "File too large", "MB free", "Not enough space", "not enough space")
-# Many times what a record and its keys take.
+# Many times the size of a record and its keys.
 _MOST_KIB = 64
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command on a full disk."""
+    """A command to run on a full disk, and one to run before it."""
 
     name: str
     words: tuple[str, ...]
     prepare: tuple[str, ...] = ()
 
 
-def _attempt(on: Command, place: Place, each: Try) -> None:
-    before = invariants.Before.of(place)
+def _attempt(on: Command, sandbox: Sandbox, each: Try) -> None:
+    before = invariants.Before.of(sandbox)
     if on.prepare:
-        place.program(*on.prepare)
-    kept = invariants.Before.of(place)
+        sandbox.program(*on.prepare)
+    kept = invariants.Before.of(sandbox)
     free = int(each.spread * _MOST_KIB)
-    code, text = _run(place, on.words, free)
+    code, text = _run(sandbox, on.words, free)
     where = f"`{command(on.words)}` with {free} KiB free ({'tmpfs' if MOUNTS else 'ulimit -f'})"
     with invariants.after(f"{where}, which ended with {code}"):
         expect("Traceback" not in text and "internal error" not in text, text)
         if code != 0:
             expect(any(sign in text for sign in SIGNS), f"the error does not say that the disk is full: {text}")
-            expect(place.entries() >= kept.entries, f"machines are lost: {sorted(kept.entries - place.entries())}")
-            extra = place.entries() - kept.entries
+            expect(sandbox.entries() >= kept.entries, f"machines are lost: {sorted(kept.entries - sandbox.entries())}")
+            extra = sandbox.entries() - kept.entries
             expect(not extra, f"half of a machine is left: {sorted(extra)}")
-        invariants.commands_answer(place, ("box",))
-        invariants.records_are_readable(place)
-        invariants.nothing_is_left(place, ("box",), before)
+        invariants.commands_answer(sandbox, ("box",))
+        invariants.records_are_readable(sandbox)
+        invariants.nothing_is_left(sandbox, ("box",), before)
 
 
-def _run(place: Place, words: Sequence[str], free: int) -> tuple[int, str]:
-    """Run the command where `free` KiB can be written; the store is then as the command left it."""
+def _run(sandbox: Sandbox, words: Sequence[str], free: int) -> tuple[int, str]:
+    """Run the command with `free` KiB of space, and keep what it left in the store."""
     line = shlex.join([str(PROGRAM), *words])
     if MOUNTS:
-        argv = ["unshare", "--mount", "bash", "-c", _on_small_disk(place, line, free)]
+        argv = ["unshare", "--mount", "bash", "-c", _on_small_disk(sandbox, line, free)]
     else:
         argv = ["bash", "-c", f"ulimit -f {free}; {line}; echo code $?"]
-    outcome = place.program.run(argv, timeout=SECONDS)
+    outcome = sandbox.program.run(argv, timeout=SECONDS)
     text, _, code = outcome.text.rpartition("code ") if not outcome.stderr else _split(outcome.stdout, outcome.stderr)
     return int(code), text
 
@@ -70,9 +70,9 @@ def _split(stdout: str, stderr: str) -> tuple[str, str, str]:
     return said + stderr, mark, code
 
 
-def _on_small_disk(place: Place, line: str, free: int) -> str:
-    """A script: copy the store to a small file system in its place, run, and copy what came out back."""
-    store, copy = shlex.quote(str(place.store)), shlex.quote(str(place.base / "copy"))
+def _on_small_disk(sandbox: Sandbox, line: str, free: int) -> str:
+    """Return a script that runs the command on a copy of the store in a small file system, then copies it back."""
+    store, copy = shlex.quote(str(sandbox.store)), shlex.quote(str(sandbox.base / "copy"))
     size = "$(( $(du -sk --apparent-size . | cut -f1) + 4096 ))k"
     return f"""set -e
 cp -a {store} {copy}; cd {copy}

@@ -1,4 +1,4 @@
-"""What must hold whatever happened: called after each kill, each full disk, each hostile record."""
+"""Invariants, checked after each kill, full disk and hostile input."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from endurance import later
+from endurance import without_grace_period
 from endurance.campaign import FaultError, command, expect
-from endurance.place import BYSTANDER, SECONDS, Place
+from endurance.sandbox import BYSTANDER, SECONDS, Sandbox
 from support.runner import PROGRAM, Outcome
 
 _INTERNAL = ("Traceback (most recent call last)", "internal error")
@@ -18,7 +18,7 @@ _INTERNAL = ("Traceback (most recent call last)", "internal error")
 
 @dataclass(frozen=True)
 class Before:
-    """What was in a place before a try."""
+    """The state of a sandbox before a try."""
 
     unchanged: dict[str, object]
     entries: set[str]
@@ -27,23 +27,29 @@ class Before:
     processes: set[int]
 
     @classmethod
-    def of(cls, place: Place) -> Before:
-        """Look at `place` now."""
-        return cls(place.unchanged(), place.entries(), place.socket_folders(), place.contexts(), set(place.processes()))
+    def of(cls, sandbox: Sandbox) -> Before:
+        """Take the current state of `sandbox`."""
+        return cls(
+            sandbox.unchanged(),
+            sandbox.entries(),
+            sandbox.socket_folders(),
+            sandbox.contexts(),
+            set(sandbox.processes()),
+        )
 
 
 @contextmanager
 def after(where: str) -> Iterator[None]:
-    """Put in front of what does not hold after what it did not."""
+    """Prefix the text of a fault with the disturbance that it came after."""
     try:
         yield
     except FaultError as error:
         raise FaultError(f"after {where}: {error}") from error
 
 
-def call(place: Place, *words: str, code: int | None = None, start: Sequence[str] = (str(PROGRAM),)) -> Outcome:
-    """Run a command that may fail, but not by a fault of pymachine; `start` is how pymachine is started."""
-    outcome = place.program.run([*start, *words], code=None, timeout=SECONDS)
+def call(sandbox: Sandbox, *words: str, code: int | None = None, start: Sequence[str] = (str(PROGRAM),)) -> Outcome:
+    """Run a command that may fail, but not with an internal error; `start` is the command that starts pymachine."""
+    outcome = sandbox.program.run([*start, *words], code=None, timeout=SECONDS)
     for sign in _INTERNAL:
         expect(sign not in outcome.text, f"`{command(words)}` says: {outcome.text}")
     expect(
@@ -53,42 +59,42 @@ def call(place: Place, *words: str, code: int | None = None, start: Sequence[str
     return outcome
 
 
-def commands_answer(place: Place, names: Sequence[str]) -> None:
-    """The commands that look at machines have no internal error, and `ls` none at all."""
-    call(place, "ls", "-t", "5", code=0)
-    call(place, "doctor")
+def commands_answer(sandbox: Sandbox, names: Sequence[str]) -> None:
+    """Check that commands that read machines have no internal error, and that `ls` succeeds."""
+    call(sandbox, "ls", "-t", "5", code=0)
+    call(sandbox, "doctor")
     for name in names:
-        call(place, "inspect", name)
-        call(place, "status", name)
+        call(sandbox, "inspect", name)
+        call(sandbox, "status", name)
 
 
-def records_are_readable(place: Place) -> None:
-    """Each machine that is listed has a record of its own name; what a kill left beside them is gone after `prune`."""
-    call(place, "prune", code=0, start=(sys.executable, later.__file__))
-    for name in sorted(place.entries() - {BYSTANDER}):  # whose record is the same byte for byte
+def records_are_readable(sandbox: Sandbox) -> None:
+    """Check that each machine has a record with its name, and that `prune` removes what a kill left."""
+    call(sandbox, "prune", code=0, start=(sys.executable, without_grace_period.__file__))
+    for name in sorted(sandbox.entries() - {BYSTANDER}):  # the bystander's record is compared byte for byte
         expect(not name.startswith("."), f"machines/{name} is left in the store")
-        outcome = call(place, "inspect", name)
+        outcome = call(sandbox, "inspect", name)
         expect(outcome.code == 0, f"the record of {name} cannot be read: {outcome.text}")
-        said = json.loads(outcome.stdout)["Driver"].get("MachineName", name)
-        expect(said == name, f"the record of {name} is that of {said}")
+        recorded = json.loads(outcome.stdout)["Driver"].get("MachineName", name)
+        expect(recorded == name, f"the record of {name} is that of {recorded}")
 
 
-def nothing_is_left(place: Place, names: Sequence[str], before: Before) -> None:
-    """`rm -f` removes the machines altogether, and nothing of another machine or of the user's."""
+def nothing_is_left(sandbox: Sandbox, names: Sequence[str], before: Before) -> None:
+    """Check that `rm -f` removes the machines completely, and nothing of another machine or the user."""
     for name in names:
-        if name in place.entries():
-            call(place, "rm", "-y", "-f", name, code=0)
-    extra = place.entries() - before.entries
+        if name in sandbox.entries():
+            call(sandbox, "rm", "-y", "-f", name, code=0)
+    extra = sandbox.entries() - before.entries
     expect(not extra, f"rm -f leaves in machines/: {sorted(extra)}")
-    processes = place.remaining_processes(before.processes)
+    processes = sandbox.remaining_processes(before.processes)
     expect(not processes, f"rm -f leaves processes: {processes}")
-    expect(not place.socket_folders() - before.sockets, f"rm -f leaves socket folders: {place.socket_folders()}")
-    expect(not place.contexts() - before.contexts, "rm -f leaves a docker context")
-    others_are_the_same(place, before)
+    expect(not sandbox.socket_folders() - before.sockets, f"rm -f leaves socket folders: {sandbox.socket_folders()}")
+    expect(not sandbox.contexts() - before.contexts, "rm -f leaves a docker context")
+    others_are_the_same(sandbox, before)
 
 
-def others_are_the_same(place: Place, before: Before) -> None:
-    """The untouched machine, the store's keys and all outside of the store are as they were."""
-    now = place.unchanged()
+def others_are_the_same(sandbox: Sandbox, before: Before) -> None:
+    """Check that the bystander, the store's keys and everything outside the store are unchanged."""
+    now = sandbox.unchanged()
     changed = sorted(key for key in now.keys() | before.unchanged.keys() if now.get(key) != before.unchanged.get(key))
     expect(not changed, f"changed although no command named it: {changed}")

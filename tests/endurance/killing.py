@@ -1,4 +1,4 @@
-"""Run a command and kill it: at a step, a moment after one, or when it prints a line."""
+"""Run a command and kill it at a step, shortly after one, or when it prints a line."""
 
 from __future__ import annotations
 
@@ -12,66 +12,66 @@ from pathlib import Path
 
 from endurance import stepper
 from endurance.campaign import FaultError, Try, command
-from endurance.place import SECONDS, Place
+from endurance.sandbox import SECONDS, Sandbox
 
 _LONGEST_DELAY = 0.4
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command that was to be killed ended."""
+    """The end of a disturbed command."""
 
     killed: bool
     where: str
-    """For people: the command, and where it was killed."""
+    """A description of the command and the point of the disturbance."""
     text: str
     code: int = 0
-    """The exit code of a command that was not killed."""
+    """The exit code, if the command was not killed."""
 
 
-def run(place: Place, words: Sequence[str], each: Try) -> Ended:
-    """Run ``pymachine WORDS`` and kill it where `each` says; the first run of a place is not killed, but measured."""
+def run(sandbox: Sandbox, words: Sequence[str], each: Try) -> Ended:
+    """Run ``pymachine WORDS`` and kill it at a point that `each` determines; only measure a command's first run."""
     key = " ".join(words)
-    if key not in place.steps:
-        ended, place.steps[key] = _measure(place, words)
+    if key not in sandbox.steps:
+        ended, sandbox.steps[key] = _measure(sandbox, words)
         return ended
-    steps, lines = place.steps[key]
+    steps, lines = sandbox.steps[key]
     chosen = each.random
     manner = chosen.choice(("step", "step", "moment", "line") if lines else ("step", "step", "moment"))
     if manner == "line":
-        return _at_line(place, words, 1 + int(each.spread * lines), chosen.uniform(0, _LONGEST_DELAY))
+        return _at_line(sandbox, words, 1 + int(each.spread * lines), chosen.uniform(0, _LONGEST_DELAY))
     stop = str(1 + int(each.spread * steps))
     if manner == "moment":
         stop += f"+{chosen.uniform(0.001, _LONGEST_DELAY):.3f}"
-    return _at_step(place, words, stop)
+    return _at_step(sandbox, words, stop)
 
 
-def run_on_filling_disk(place: Place, words: Sequence[str], each: Try, *, left: int) -> Ended:
-    """Run the command, and fill the disk of the store but for `left` bytes at a step; the first run is measured."""
+def run_on_filling_disk(sandbox: Sandbox, words: Sequence[str], each: Try, *, left: int) -> Ended:
+    """Run the command, and at a step fill the store's disk up to `left` bytes; only measure the first run."""
     key = " ".join(words)
-    if key not in place.steps:
-        ended, place.steps[key] = _measure(place, words)
+    if key not in sandbox.steps:
+        ended, sandbox.steps[key] = _measure(sandbox, words)
         return ended
-    step = 1 + int(each.spread * place.steps[key][0])
-    return _at_step(place, words, f"{step}={left}:{place.store}")
+    step = 1 + int(each.spread * sandbox.steps[key][0])
+    return _at_step(sandbox, words, f"{step}={left}:{sandbox.store}")
 
 
-def _measure(place: Place, words: Sequence[str]) -> tuple[Ended, tuple[int, int]]:
-    """Run the command to its end; return how many steps it has, and how many lines it prints."""
-    ended = _at_step(place, words, "never")
-    steps = len((place.base / "steps").read_text().splitlines())
+def _measure(sandbox: Sandbox, words: Sequence[str]) -> tuple[Ended, tuple[int, int]]:
+    """Run the command to its end; also return the number of its steps and of the lines it prints."""
+    ended = _at_step(sandbox, words, "never")
+    steps = len((sandbox.base / "steps").read_text().splitlines())
     return ended, (steps, len(ended.text.splitlines()))
 
 
-def _at_step(place: Place, words: Sequence[str], stop: str) -> Ended:
-    log = place.base / "steps"
+def _at_step(sandbox: Sandbox, words: Sequence[str], stop: str) -> Ended:
+    log = sandbox.base / "steps"
     argv = [sys.executable, str(Path(stepper.__file__)), stop, str(log), *words]
-    process = _started(place, argv)
+    process = _started(sandbox, argv)
     text = _output(process)
     code = process.returncode
     if stop == "never":
         if code != 0:
-            raise FaultError(f"{command(words)}, which nothing disturbed, ended with {code}: {text}")
+            raise FaultError(f"{command(words)}, undisturbed, ended with {code}: {text}")
         return Ended(killed=False, where=f"`{command(words)}`, not killed", text=text)
     lines = log.read_text(errors="replace").splitlines()
     if "=" in stop:
@@ -82,8 +82,8 @@ def _at_step(place: Place, words: Sequence[str], stop: str) -> Ended:
     return Ended(killed=code < 0, where=f"`{command(words)}` killed at {stop} ({' '.join(lines[-1:])})", text=text)
 
 
-def _at_line(place: Place, words: Sequence[str], number: int, delay: float) -> Ended:
-    process = _started(place, [sys.executable, "-m", "pymachine", *words])
+def _at_line(sandbox: Sandbox, words: Sequence[str], number: int, delay: float) -> Ended:
+    process = _started(sandbox, [sys.executable, "-m", "pymachine", *words])
     lines: list[str] = []
 
     def count(line: str) -> None:
@@ -98,17 +98,17 @@ def _at_line(place: Place, words: Sequence[str], number: int, delay: float) -> E
     return Ended(killed=process.returncode < 0, where=where, text=text)
 
 
-def _output(process: subprocess.Popen[str], hear: Callable[[str], None] = lambda _: None) -> str:
-    """Call `hear` with each line that a program prints until it ends, and return all of them.
+def _output(process: subprocess.Popen[str], on_line: Callable[[str], None] = lambda _: None) -> str:
+    """Call `on_line` with each line of a program's output, and return the whole output.
 
-    What the program started may keep its output open: that is read for 10 seconds more, and no longer.
+    A child of the program may keep the output open: it is read for at most 10 seconds after the program's end.
     """
     pieces: list[str] = []
 
     def read() -> None:
         for line in process.stdout or ():
             pieces.append(line)
-            hear(line)
+            on_line(line)
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
@@ -121,16 +121,16 @@ def _output(process: subprocess.Popen[str], hear: Callable[[str], None] = lambda
     return "".join(pieces)
 
 
-def _started(place: Place, argv: Sequence[str]) -> subprocess.Popen[str]:
-    """Start a program whose children are left alone when it is killed, as those of a program that a user kills."""
+def _started(sandbox: Sandbox, argv: Sequence[str]) -> subprocess.Popen[str]:
+    """Start a program whose children survive when it is killed, as when a user kills it."""
     return subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=place.program.environment(),
+        env=sandbox.program.environment(),
         text=True,
         errors="replace",
-        cwd=place.files,
+        cwd=sandbox.files,
         start_new_session=True,
     )

@@ -8,19 +8,19 @@ from endurance import (
     cycles,
     damaged_input,
     full_disk,
-    full_disk_of_machines,
+    full_disk_machines,
     hostile_engines,
-    killed_helpers,
-    kills_of_builds,
-    kills_of_machines,
-    kills_of_records,
+    kill_builds,
+    kill_machine_commands,
+    kill_record_commands,
+    killed_processes,
     parallel_creates,
 )
 from endurance.campaign import Kind
 
 
 def _missing() -> dict[str, str]:
-    """The kinds that stand on a module of tests/support which is not there, with the reason."""
+    """Return the kinds whose module in tests/support is missing, with the reason."""
     needed = {
         "hostile engines and mirrors": hostile_engines.MODULE,
         "damaged records": damaged_input.RECORDS,
@@ -32,14 +32,14 @@ def _missing() -> dict[str, str]:
 
 
 ALL: list[Kind] = [
-    *kills_of_records.KINDS,
-    *kills_of_machines.KINDS,
-    *kills_of_builds.KINDS,
-    *killed_helpers.KINDS,
+    *kill_record_commands.KINDS,
+    *kill_machine_commands.KINDS,
+    *kill_builds.KINDS,
+    *killed_processes.KINDS,
     *parallel_creates.KINDS,
     *cycles.KINDS,
     *full_disk.KINDS,
-    *full_disk_of_machines.KINDS,
+    *full_disk_machines.KINDS,
     *hostile_engines.kinds(),
     *damaged_input.kinds(),
 ]

@@ -1,4 +1,4 @@
-"""What the tries do to a real machine, and what they expect of it."""
+"""Actions on a real machine, and checks of it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from endurance import invariants
 from endurance.campaign import expect
-from endurance.place import Place
+from endurance.sandbox import Sandbox
 
-# A container of the busybox that is in the machine, with a port of it on the machine's address.
+# Starts a container with the machine's busybox, and publishes a port of it.
 _SERVE = """set -e; mkdir -p /tmp/box/bin; cp /usr/bin/busybox /tmp/box/bin/; ln -sf busybox /tmp/box/bin/sh
 tar -c -C /tmp/box . | docker import - box:1 > /dev/null
 docker run -d --restart always -p 8088:80 box:1 /bin/busybox nc -ll -p 80 -e /bin/busybox true > /dev/null"""
@@ -19,71 +19,71 @@ _MARK = "/var/lib/docker/endurance"
 _TEMPORARY = (".old", ".new", ".tmp", ".part", ".partial")
 
 
-def create(place: Place, name: str = "box", *flags: str) -> None:
-    """Make a running machine."""
-    invariants.call(place, "create", *flags, name, code=0)
+def create(sandbox: Sandbox, name: str = "box", *flags: str) -> None:
+    """Create a running machine."""
+    invariants.call(sandbox, "create", *flags, name, code=0)
 
 
-def create_stopped(place: Place, name: str = "box", *flags: str) -> None:
-    """Make a machine and switch it off."""
-    create(place, name, *flags)
-    invariants.call(place, "kill", name, code=0)
+def create_stopped(sandbox: Sandbox, name: str = "box", *flags: str) -> None:
+    """Create a machine and switch it off."""
+    create(sandbox, name, *flags)
+    invariants.call(sandbox, "kill", name, code=0)
 
 
-def mark(place: Place, name: str, text: str) -> None:
-    """Write a mark onto the data disk of a running machine."""
-    invariants.call(place, "ssh", name, f"sudo sh -c 'echo {text} > {_MARK}; sync'", code=0)
+def mark(sandbox: Sandbox, name: str, text: str) -> None:
+    """Write a mark to the data disk of a running machine."""
+    invariants.call(sandbox, "ssh", name, f"sudo sh -c 'echo {text} > {_MARK}; sync'", code=0)
 
 
-def has_mark(place: Place, name: str, text: str) -> None:
-    """The data disk of a running machine has that mark."""
-    outcome = invariants.call(place, "ssh", name, f"sudo cat {_MARK}")
-    said = outcome.stdout.strip()
-    expect(said == text, f"the disk of {name} has the mark {said!r} and not {text!r}: {outcome.stderr}")
+def has_mark(sandbox: Sandbox, name: str, text: str) -> None:
+    """Check that the data disk of a running machine has that mark."""
+    outcome = invariants.call(sandbox, "ssh", name, f"sudo cat {_MARK}")
+    found = outcome.stdout.strip()
+    expect(found == text, f"the disk of {name} has the mark {found!r} and not {text!r}: {outcome.stderr}")
 
 
-def runs(place: Place, name: str = "box") -> None:
-    """`start` has the machine run, whatever it was before; SSH and the engine answer with the right keys."""
-    outcome = invariants.call(place, "start", name)
-    # As docker-machine, `start` has the exit code 1 for a machine that runs already.
+def runs(sandbox: Sandbox, name: str = "box") -> None:
+    """Start the machine if it is not running; check that SSH and the engine answer with the right keys."""
+    outcome = invariants.call(sandbox, "start", name)
+    # As in docker-machine, `start` has exit code 1 for a machine that already runs.
     expect(outcome.code == 0 or "is already running" in outcome.text, f"`start {name}` fails: {outcome.text}")
-    invariants.call(place, "ssh", name, "true", code=0)
-    invariants.call(place, "version", name, code=0)
-    said = invariants.call(place, "status", name, code=0).stdout.strip()
-    expect(said == "Running", f"after `start` the machine is {said}")
+    invariants.call(sandbox, "ssh", name, "true", code=0)
+    invariants.call(sandbox, "version", name, code=0)
+    state = invariants.call(sandbox, "status", name, code=0).stdout.strip()
+    expect(state == "Running", f"after `start` the machine is {state}")
 
 
-def is_stopped(place: Place, name: str = "box") -> None:
-    """The machine is stopped and has no process."""
-    said = invariants.call(place, "status", name, code=0).stdout.strip()
-    expect(said == "Stopped", f"the machine is {said} and not stopped")
-    folder = str(place.folder(name))
-    left = {pid: text for pid, text in place.processes().items() if folder in text}
+def is_stopped(sandbox: Sandbox, name: str = "box") -> None:
+    """Check that the machine is stopped and has no process."""
+    state = invariants.call(sandbox, "status", name, code=0).stdout.strip()
+    expect(state == "Stopped", f"the machine is {state} and not stopped")
+    folder = str(sandbox.folder(name))
+    left = {pid: text for pid, text in sandbox.processes().items() if folder in text}
     expect(not left, f"a stopped machine has processes: {left}")
 
 
-def serve(place: Place, name: str = "box") -> None:
-    """Have a container of the machine publish a port."""
-    invariants.call(place, "ssh", name, _SERVE, code=0)
+def serve(sandbox: Sandbox, name: str = "box") -> None:
+    """Start a container in the machine that publishes a port."""
+    invariants.call(sandbox, "ssh", name, _SERVE, code=0)
 
 
-def forwards(place: Place, name: str = "box") -> None:
-    """The port of the container is forwarded, and by a process that runs."""
+def forwards(sandbox: Sandbox, name: str = "box") -> None:
+    """Check that the port of the container is forwarded and the forwarder runs."""
 
     def listed() -> bool:
-        rows = json.loads(invariants.call(place, "ports", "--json", name).stdout or "[]")
+        rows = json.loads(invariants.call(sandbox, "ports", "--json", name).stdout or "[]")
         return any(row.get("Port") == SERVED_PORT and not row.get("Problem") for row in rows)
 
     def has_forwarder() -> bool:
-        folder = str(place.folder(name))
-        return any("pymachine_driver_qemu.ports" in text and folder in text for text in place.processes().values())
+        folder = str(sandbox.folder(name))
+        return any("pymachine_driver_qemu.ports" in text and folder in text for text in sandbox.processes().values())
 
-    expect(comes_true(has_forwarder), "the machine has no port forwarder")
-    expect(comes_true(listed), f"port {SERVED_PORT} of the machine is not forwarded")
+    expect(becomes_true(has_forwarder), "the machine has no port forwarder")
+    expect(becomes_true(listed), f"port {SERVED_PORT} of the machine is not forwarded")
 
 
-def comes_true(condition: Callable[[], bool], seconds: float = 60) -> bool:
-    """Whether `condition` is true now, or is so within `seconds`."""
+def becomes_true(condition: Callable[[], bool], seconds: float = 60) -> bool:
+    """Wait up to `seconds` for `condition`; return whether it became true."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -92,15 +92,15 @@ def comes_true(condition: Callable[[], bool], seconds: float = 60) -> bool:
     return True
 
 
-def record(place: Place, name: str = "box") -> dict[str, object]:
-    """What `inspect` shows of the driver's part."""
-    driver: dict[str, object] = json.loads(invariants.call(place, "inspect", name, code=0).stdout)["Driver"]
+def record(sandbox: Sandbox, name: str = "box") -> dict[str, object]:
+    """Return the driver's part of `inspect`."""
+    driver: dict[str, object] = json.loads(invariants.call(sandbox, "inspect", name, code=0).stdout)["Driver"]
     return driver
 
 
-def nothing_half_made(place: Place, name: str = "box") -> None:
-    """There is no temporary file in the machine's folder."""
-    folder = place.folder(name)
+def has_no_temporary_files(sandbox: Sandbox, name: str = "box") -> None:
+    """Check that the machine's folder has no temporary files."""
+    folder = sandbox.folder(name)
     left = [
         str(path.relative_to(folder))
         for path in folder.rglob("*")

@@ -1,4 +1,4 @@
-"""A store on a small file system of its own, which only this process and its children see."""
+"""A store on its own small file system, visible only to this process and its children."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from endurance.place import BYSTANDER, NONE, Place, empty
+from endurance.sandbox import BYSTANDER, NONE, Sandbox, empty
 from endurance.stepper import BALLAST
 
 _NEW_MOUNTS = 0x00020000  # CLONE_NEWNS
 
 
 @contextmanager
-def with_bystander(*, mebibytes: int) -> Iterator[Place]:
-    """A store with a machine of the driver none, on a `tmpfs` of that size. Takes root."""
-    with _mounts_of_its_own(), empty() as place:
-        place.store.mkdir(mode=0o700)
-        _run("mount", "-t", "tmpfs", "-o", f"mode=0700,size={mebibytes}m", "none", str(place.store))
+def with_bystander(*, mebibytes: int) -> Iterator[Sandbox]:
+    """Make a sandbox with a machine of the driver none, whose store is a `tmpfs` of that size. Requires root."""
+    with _mounts_of_its_own(), empty() as sandbox:
+        sandbox.store.mkdir(mode=0o700)
+        _run("mount", "-t", "tmpfs", "-o", f"mode=0700,size={mebibytes}m", "none", str(sandbox.store))
         try:
-            place.program(*NONE, BYSTANDER)
-            yield place
+            sandbox.program(*NONE, BYSTANDER)
+            yield sandbox
         finally:
-            make_room(place)
-            place.program.remove_all()
-            _run("umount", "--lazy", str(place.store))
+            make_room(sandbox)
+            sandbox.program.remove_all()
+            _run("umount", "--lazy", str(sandbox.store))
 
 
-def make_room(place: Place) -> None:
-    """Remove what fills the disk of the store."""
-    (place.store / BALLAST).unlink(missing_ok=True)
+def make_room(sandbox: Sandbox) -> None:
+    """Remove the file that fills the store's disk."""
+    (sandbox.store / BALLAST).unlink(missing_ok=True)
 
 
 @contextmanager
 def _mounts_of_its_own() -> Iterator[None]:
-    """Have this thread and what it starts see mounts that nothing else on this host sees."""
+    """Give this thread and its children their own mount namespace."""
     folder = Path.cwd()
     before = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -53,7 +53,7 @@ def _mounts_of_its_own() -> Iterator[None]:
 
 
 def _system(name: str, *numbers: int) -> None:
-    """Call a function of the C library's; Python has these from 3.12 on."""
+    """Call a function of the C library that Python offers only from 3.12 on."""
     if getattr(ctypes.CDLL(None, use_errno=True), name)(*numbers) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), name)

@@ -1,10 +1,10 @@
 """Run pymachine, and kill it or fill its disk at one of its steps: ``python stepper.py STOP LOG WORDS...``.
 
-A step is what changes something outside of the process: a file that is opened for writing, renamed or removed, a
-program that is started, a connection that is made. Python reports each of them before it happens (audit events), so
-that the program needs no hooks of its own. Each step is a line of LOG. STOP says when the program is killed with
-SIGKILL: ``never``, before step ``12``, or ``12+0.25``, which is 0.25 seconds after step 12 begins. With
-``12=4096:FOLDER`` it is not killed: before step 12 the file system of FOLDER is filled but for 4096 bytes.
+A step changes something outside the process: it opens a file for writing, renames or removes one, starts a program or
+makes a connection. Python reports each of them before it happens (audit events), so pymachine needs no hooks for this.
+Each step is a line of LOG. STOP says when SIGKILL is sent: ``never``, before step ``12``, or ``12+0.25``: 0.25 seconds
+after step 12 begins. ``12=4096:FOLDER`` does not kill: before step 12 it fills the file system of FOLDER, except for
+4096 bytes.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
 class Stepper:
-    """Counts the steps of this process, and ends it at one of them."""
+    """Counts the steps of this process, and disturbs it at one of them."""
 
     def __init__(self, stop: str, log: str) -> None:
-        place, _, self._fill = stop.partition("=")
-        step, _, delay = place.partition("+")
+        point, _, self._fill = stop.partition("=")
+        step, _, delay = point.partition("+")
         self._stop = None if step == "never" else int(step)
         self._delay = float(delay or 0)
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -49,8 +49,8 @@ class Stepper:
         self._count = 0
         self._lock = threading.RLock()
 
-    def hear(self, event: str, arguments: tuple[object, ...]) -> None:
-        """Take one of Python's audit events."""
+    def on_audit_event(self, event: str, arguments: tuple[object, ...]) -> None:
+        """Handle one of Python's audit events."""
         if not _is_step(event, arguments) or os.getpid() != self._pid:
             return
         with self._lock:
@@ -70,9 +70,9 @@ class Stepper:
         os.kill(self._pid, signal.SIGKILL)
 
 
-def fill(what: str) -> None:
-    """Fill a disk: `what` is how many bytes are left, and the folder, as in ``4096:FOLDER``."""
-    left, _, folder = what.partition(":")
+def fill(target: str) -> None:
+    """Fill a disk; `target` is the number of bytes to leave free and the folder, as in ``4096:FOLDER``."""
+    left, _, folder = target.partition(":")
     disk = os.statvfs(folder)
     size = disk.f_bavail * disk.f_frsize - int(left)
     handle = os.open(os.path.join(folder, BALLAST), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)  # noqa: PTH118
@@ -88,7 +88,7 @@ def _is_step(event: str, arguments: tuple[object, ...]) -> bool:
         path, _, flags = arguments
         return isinstance(flags, int) and bool(flags & _WRITING) and path != os.devnull
     if event == "os.kill":
-        return bool(arguments[1])  # signal 0 only asks whether the process exists
+        return bool(arguments[1])  # signal 0 only checks whether the process exists
     return event in _CHANGES
 
 
@@ -97,12 +97,12 @@ def _described(arguments: tuple[object, ...]) -> str:
 
 
 def main() -> int:
-    """The program."""
+    """Run the program."""
     stop, log, *words = sys.argv[1:]
     from pymachine.__main__ import main as pymachine
 
     sys.argv = ["pymachine", *words]
-    sys.addaudithook(Stepper(stop, log).hear)
+    sys.addaudithook(Stepper(stop, log).on_audit_event)
     return pymachine()
 
 

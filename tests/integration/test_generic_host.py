@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from support import packages
-from support.debian import build, dockermachine
+from support.debian import build, docker_machine
+from support.debian.breakable_proxy import BreakableProxy, proxy_to
 from support.debian.host import Host
-from support.debian.proxy import Wire, wire
 from support.registry import USER_NETWORK_HOST
 from support.runner import Outcome, Pymachine, private_store
 
@@ -58,7 +58,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 @pytest.fixture(scope="module")
 def made(host: Host) -> Iterator[Pymachine]:
     """The store of a machine that was made of the bare host, which is as it was just afterwards."""
-    host.back_to("bare")
+    host.restore("bare")
     with private_store() as store:
         done = store("--debug", *options(host, "--engine-label", "tier=web", "far"))
         (store.home / "said").write_text(done.stdout)
@@ -70,7 +70,7 @@ def made(host: Host) -> Iterator[Pymachine]:
 @pytest.fixture(scope="module")
 def lived_in(host: Host, made: Pymachine) -> Host:
     """The host with an engine that is none of ours, and a container that runs."""
-    host.back_to("made")
+    host.restore("made")
     host.run("rm -r /etc/docker /var/lib/pymachine /etc/systemd/system/docker.service.d")
     host.run("mkdir -p /etc/docker && cat > /etc/docker/daemon.json", stdin=DAEMON_JSON)
     host.run("systemctl daemon-reload && systemctl restart docker")
@@ -143,11 +143,11 @@ def test_a_bare_host_becomes_a_docker_host(host: Host, made: Pymachine) -> None:
 def test_a_script_installs_the_engine_over_a_broken_connection_and_the_host_is_given_back(
     host: Host, program: Pymachine, tmp_path: Path
 ) -> None:
-    host.back_to("bare")
+    host.restore("bare")
     before = host.run(LISTING)
     script = "#!/bin/sh\nset -e\nsleep 5\napt-get -q -y --no-install-recommends install docker.io docker-cli\n"
     (tmp_path / "get.sh").write_text(script)
-    with wire(host.ssh_port) as line, packages.serving(tmp_path, USER_NETWORK_HOST) as port:
+    with proxy_to(host.ssh_port) as line, packages.serving(tmp_path, USER_NETWORK_HOST) as port:
         url = f"http://127.0.0.1:{port}/get.sh"
         words = options(host, "--engine-install-url", url, "far", port=line.port)
         said = cut_at("Packages:", line, program, words, after=2.0)
@@ -163,7 +163,7 @@ def test_a_script_installs_the_engine_over_a_broken_connection_and_the_host_is_g
     assert host.run(LISTING) == before
 
 
-def cut_at(text: str, line: Wire, program: Pymachine, words: list[str], *, after: float = 0.0) -> str:
+def cut_at(text: str, line: BreakableProxy, program: Pymachine, words: list[str], *, after: float = 0.0) -> str:
     """Run pymachine, cut the wire when it has said `text`, and return all that it said; it must fail."""
     process = program.start(*words)
     assert process.stdout is not None
@@ -181,7 +181,7 @@ def cut_at(text: str, line: Wire, program: Pymachine, words: list[str], *, after
 
 
 def test_an_engine_that_is_there_is_set_up_without_a_fight(lived_in: Host, program: Pymachine) -> None:
-    lived_in.back_to("lived-in")
+    lived_in.restore("lived-in")
     before, old = lived_in.run(LISTING), container(lived_in)
     done = program("--debug", *options(lived_in, "--timings", "far"))
     said = done.stdout
@@ -231,9 +231,9 @@ def test_an_engine_that_is_there_is_set_up_without_a_fight(lived_in: Host, progr
 def test_a_connection_that_breaks_leaves_what_provision_can_finish(
     lived_in: Host, program: Pymachine, text: str, step: str, after: float
 ) -> None:
-    lived_in.back_to("lived-in")
+    lived_in.restore("lived-in")
     old = container(lived_in)
-    with wire(lived_in.ssh_port) as line:
+    with proxy_to(lived_in.ssh_port) as line:
         said = cut_at(text, line, program, options(lived_in, "far", port=line.port), after=after)
         assert f'was lost during the step "{step}"' in said
         if step == "Detecting the provisioner":  # nothing was changed, so nothing is left
@@ -245,7 +245,7 @@ def test_a_connection_that_breaks_leaves_what_provision_can_finish(
 
 
 def test_a_full_disk_changes_nothing(lived_in: Host, program: Pymachine) -> None:
-    lived_in.back_to("lived-in")
+    lived_in.restore("lived-in")
     old, since = container(lived_in), lived_in.run(UP_SINCE)
     lived_in.run(
         "fallocate -l $(df --output=avail -B1 / | tail -n 1) /var/tmp/full; cat /dev/zero > /var/tmp/rest", code=None
@@ -260,7 +260,7 @@ def test_a_full_disk_changes_nothing(lived_in: Host, program: Pymachine) -> None
 
 
 def test_sudo_that_asks_for_a_password_is_found_before_anything_is_changed(lived_in: Host, program: Pymachine) -> None:
-    lived_in.back_to("lived-in")
+    lived_in.restore("lived-in")
     before = lived_in.run(LISTING)
     failed = program(*options(lived_in, "far", user="guarded"), code=1)
     assert "cannot become root without a password; nothing was changed" in failed.stderr
@@ -270,7 +270,7 @@ def test_sudo_that_asks_for_a_password_is_found_before_anything_is_changed(lived
 
 
 def test_a_host_key_that_changed_is_refused(lived_in: Host, program: Pymachine) -> None:
-    lived_in.back_to("lived-in")
+    lived_in.restore("lived-in")
     program(*options(lived_in, "far"))
     new_key = "rm /etc/ssh/ssh_host_ed25519_key* && ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key"
     lived_in.run(f"{new_key} && systemctl restart ssh")
@@ -285,8 +285,8 @@ def test_a_host_key_that_changed_is_refused(lived_in: Host, program: Pymachine) 
 
 
 def test_a_machine_of_docker_machines_works_and_is_taken_over(lived_in: Host, program: Pymachine) -> None:
-    lived_in.back_to("lived-in")
-    dockermachine.generic(program.store, "old-far", lived_in)
+    lived_in.restore("lived-in")
+    docker_machine.generic(program.store, "old-far", lived_in)
     assert program("ls", "-f", "{{.Name}} {{.State}} {{.DockerVersion}}").stdout.startswith("old-far Running v26.")
     assert with_docker(program, "old-far", "docker ps -aq").stdout
     assert program("ssh", "old-far", "hostname").stdout == "found\n"
@@ -309,7 +309,7 @@ def test_a_machine_of_docker_machines_works_and_is_taken_over(lived_in: Host, pr
 
 
 def test_restart_reboots_the_host_and_waits_for_its_engine(lived_in: Host, program: Pymachine) -> None:
-    lived_in.back_to("lived-in")
+    lived_in.restore("lived-in")
     program(*options(lived_in, "far"))
     before = lived_in.run("cat /proc/sys/kernel/random/boot_id")
     program("restart", "far")
@@ -319,7 +319,7 @@ def test_restart_reboots_the_host_and_waits_for_its_engine(lived_in: Host, progr
 
 def test_a_host_can_be_switched_off_at_once(lived_in: Host, program: Pymachine) -> None:
     """The last of this host: it does not come back."""
-    dockermachine.record(program.store, "far", lived_in)
+    docker_machine.record(program.store, "far", lived_in)
     check_off("kill", 'Machine "far" was killed.', program)
 
 
@@ -328,7 +328,7 @@ def test_a_host_can_be_shut_down_but_not_switched_on(host: Host, program: Pymach
     other = Host(folder, host.built, apt_port=9)
     try:
         other.await_ssh()
-        dockermachine.record(program.store, "far", other)
+        docker_machine.record(program.store, "far", other)
         check_off("stop", 'Machine "far" was stopped.', program)
     finally:
         other.kill()

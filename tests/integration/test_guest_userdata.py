@@ -140,7 +140,7 @@ def test_a_host_without_the_share_is_told_on_the_console(it: Owned) -> None:
 
 def test_a_cd_that_seems_to_be_another_is_read_on(it: Owned) -> None:
     """As it seems to be after VirtualBox saved a machine and brought it back; Linux refuses to read it then."""
-    it.tell_qemu("blockdev-change-medium", id="cd", filename=str(it.image.iso), format="raw", force=True)
+    it.execute_qmp("blockdev-change-medium", id="cd", filename=str(it.image.iso), format="raw", force=True)
     time.sleep(2)
     said = it.run("echo 3 | sudo tee /proc/sys/vm/drop_caches; dd if=/usr/bin/runc of=/dev/null bs=1M 2>&1")
     assert " records out" in said

@@ -36,7 +36,7 @@ from pymachine_driver_qemu import (
     runtime,
 )
 from pymachine_driver_qemu.base import PortTakenError
-from support.crashing import crashing_qemu
+from support.crashing_qemu import crashing_qemu
 
 pytestmark = pytest.mark.timeout(120)
 

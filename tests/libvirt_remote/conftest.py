@@ -1,4 +1,4 @@
-"""Fixtures over another host's libvirt, reached through SSH; run through ``tests/support/world``."""
+"""Fixtures over another host's libvirt, reached through SSH; run through ``tests/support/in-namespaces``."""
 
 from __future__ import annotations
 

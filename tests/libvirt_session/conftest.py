@@ -1,4 +1,4 @@
-"""Fixtures over the libvirtd of a user who is not root; run through ``tests/support/world --user``."""
+"""Fixtures over the libvirtd of a user who is not root; run through ``tests/support/in-namespaces --user``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures over a real libvirtd of root's; run through ``tests/support/world`` (`make test-libvirt`)."""
+"""Fixtures over a real libvirtd of root's; run through ``tests/support/in-namespaces`` (`make test-libvirt`)."""
 
 from __future__ import annotations
 

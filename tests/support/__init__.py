@@ -1,1 +1,1 @@
-"""What the tests stand on: a runner for the installed program, a registry, images and packages for it."""
+"""Helpers for the tests: a runner for the installed program, servers, fake hosts, container images and packages."""

@@ -1,4 +1,4 @@
-"""A small signed apt repository, made on the spot, and a web server that can be told to misbehave."""
+"""A small signed apt repository, made by the test, and a web server that can be made to misbehave."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Files = dict[str, bytes | str | tarfile.TarInfo]
 
 
 def tar(files: Files) -> bytes:
-    """A tar of files (bytes), links (their target as text), or entries as they are."""
+    """Return a tar of files (bytes), links (their target as text), or ready entries."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for name, content in files.items():
@@ -39,7 +39,7 @@ def tar(files: Files) -> bytes:
 
 
 def compressed(data: bytes, kind: str) -> bytes:
-    """`data` compressed as the suffix `kind` says."""
+    """Compress `data` in the format that the suffix `kind` names."""
     if kind == "zst":
         import zstandard
 
@@ -50,7 +50,7 @@ def compressed(data: bytes, kind: str) -> bytes:
 
 
 def deb(files: Files, *, kind: str = "xz") -> bytes:
-    """A .deb that installs `files`."""
+    """Return a .deb that installs `files`."""
     suffix = f".{kind}" if kind else ""
     members = {
         "debian-binary": b"2.0\n",
@@ -65,14 +65,14 @@ def deb(files: Files, *, kind: str = "xz") -> bytes:
 
 @dataclass
 class Repository:
-    """Paths below the server's root, and what is there."""
+    """A signed apt repository: its files, by path below the server's root."""
 
     key: Tsk = field(default_factory=lambda: Tsk.generate("Test repository <test@example.org>"))
     files: dict[str, bytes] = field(default_factory=dict)
     entries: list[str] = field(default_factory=list)
 
     def add(self, name: str, version: str, files: Files, **fields: str) -> bytes:
-        """Put a package in, with more fields of its Packages entry (``Depends`` and so on)."""
+        """Add a package; `fields` are added to its Packages entry (``Depends`` and so on)."""
         data = deb(files)
         path = f"pool/{name}_{version}_amd64.deb"
         self.files[path] = data
@@ -97,7 +97,7 @@ class Repository:
         date: str = "",
         more: str = "",
     ) -> None:
-        """Write Packages.xz and a signed InRelease, of `suite`, with another `date`, and with `more` lines."""
+        """Write Packages.xz and a signed InRelease for `suite`, optionally with another `date` and `more` lines."""
         index = lzma.compress("\n".join(self.entries).encode())
         digest = hashlib.sha256(index).hexdigest()
         now = datetime.now(UTC)
@@ -112,7 +112,7 @@ class Repository:
         self.files[f"dists/test/main/binary-amd64/by-hash/SHA256/{digest}"] = index
 
     def source(self, folder: Path, url: str) -> Source:
-        """The repository as a recipe's source; its key is put into `folder`."""
+        """Return the repository as a source for a recipe, and write its key to `folder`."""
         key = folder / "test-key.asc"
         key.write_text(str(self.key.extract_certificate()))
         return Source(name="test", url=url, suite="test", keyring=(key,))
@@ -120,7 +120,7 @@ class Repository:
 
 @dataclass
 class Server:
-    """A web server on loopback. `cut` has, by path, after how many bytes a first answer ends."""
+    """A web server on the loopback. `cut` maps a path to the number of bytes after which its first answer ends."""
 
     files: dict[str, bytes]
     url: str = ""
@@ -129,7 +129,7 @@ class Server:
     ranges: list[str] = field(default_factory=list)
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
-        """Answer one GET, with ranges as RFC 9110 has them."""
+        """Answer one GET, with byte ranges as in RFC 9110."""
         path = request.path.lstrip("/")
         self.asked[path] += 1
         data = self.files.get(path)
@@ -158,7 +158,7 @@ def serving(files: dict[str, bytes]) -> Iterator[Server]:
             server.answer(self)
 
         def log_message(self, *_args: Any) -> None:
-            """Tests are quiet."""
+            """Keep the tests' output quiet."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         server.url = f"http://127.0.0.1:{http.server_port}"

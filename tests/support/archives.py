@@ -1,4 +1,4 @@
-"""Exports that were damaged or forged, and what importing them must leave: nothing. For unit tests and the campaign."""
+"""Damaged and forged exports for unit tests and the endurance campaign. Importing one must leave nothing behind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Entry = tuple[tarfile.TarInfo, bytes]
 
 @dataclass(frozen=True)
 class Fault:
-    """An attempt that did not end as it must."""
+    """An import that was not refused cleanly: `what` was imported, and `why` that is a fault."""
 
     what: str
     why: str
@@ -32,7 +32,7 @@ class Fault:
 
 
 def entry(name: str, content: bytes = b"", **attributes: Any) -> Entry:
-    """A member of a tar; `attributes` are those of tarfile.TarInfo."""
+    """Return a member of a tar; `attributes` are those of tarfile.TarInfo."""
     info = tarfile.TarInfo(name)
     info.size = len(content)
     for key, value in attributes.items():
@@ -41,26 +41,26 @@ def entry(name: str, content: bytes = b"", **attributes: Any) -> Entry:
 
 
 def manifest(contents: Mapping[str, bytes], **changed: Any) -> bytes:
-    """The manifest of files with `contents`; `changed` are its fields."""
+    """Return the manifest of files with `contents`; `changed` replaces fields of it."""
     members = [{"name": name, "size": len(data), "data": len(data)} for name, data in contents.items()]
     fields = {"kind": "machine", "name": "x", "driver": "qemu", "url": "", "members": members, "format": 2}
     return json.dumps({**fields, **changed}).encode()
 
 
-def honest(contents: Mapping[str, bytes], **changed: Any) -> list[Entry]:
-    """The members of an export with these files, as `archive.write` writes them."""
+def valid_entries(contents: Mapping[str, bytes], **changed: Any) -> list[Entry]:
+    """Return the members of an export with these files, as `archive.write` writes them."""
     text = manifest(contents, **changed)
     named = {archive.MANIFEST: text, **{f"machine/{name}": data for name, data in contents.items()}}
     return [*(entry(name, data) for name, data in named.items()), entry(archive.DIGESTS, digests(named))]
 
 
 def digests(named: Mapping[str, bytes]) -> bytes:
-    """The text of the last member."""
+    """Return the text of the last member: the digest of each other member."""
     return "".join(f"{sha256(data).hexdigest()}  {name}\n" for name, data in named.items()).encode()
 
 
 def tar(entries: list[Entry]) -> bytes:
-    """The members as a tar; one whose size says more than it has is written as it is."""
+    """Return the members as a tar. A member whose header announces more bytes than it has is written unchanged."""
     buffer = io.BytesIO()
     for info, content in entries:
         buffer.write(info.tobuf(tarfile.PAX_FORMAT))
@@ -69,53 +69,53 @@ def tar(entries: list[Entry]) -> bytes:
 
 
 def pack(data: bytes) -> bytes:
-    """A tar, compressed and with the right digest behind it."""
+    """Compress a tar and append the right digest."""
     packed = zstandard.ZstdCompressor(write_checksum=True).compress(data)
     return packed + b"\x50\x2a\x4d\x18\x20\0\0\0" + sha256(packed).digest()
 
 
 def forge(target: Path, entries: list[Entry]) -> Path:
-    """Write an export of `entries` whose digest at the end is right."""
+    """Write an export of `entries` that ends with the right digest."""
     target.write_bytes(pack(tar(entries)))
     return target
 
 
 def unpack(source: Path) -> list[Entry]:
-    """The members of an honest export without holes."""
+    """Return the members of a valid export without holes."""
     data = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(source.read_bytes())).read()
     with tarfile.open(fileobj=io.BytesIO(data)) as found:
         return [(info, found.extractfile(info).read()) for info in found]  # type: ignore[union-attr]
 
 
 def with_record(source: Path, target: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    """Write the export at `source` (without holes) to `target`, with another record and all digests right."""
+    """Write the export at `source` (without holes) to `target`, with a changed record and right digests."""
     contents = {Path(info.name).name: data for info, data in unpack(source)}
-    said = json.loads(contents.pop(archive.MANIFEST))
+    written = json.loads(contents.pop(archive.MANIFEST))
     del contents[archive.DIGESTS]
     record = json.loads(contents["config.json"])
     change(record)
     contents["config.json"] = json.dumps(record).encode()
-    return forge(target, honest(contents, **{key: said[key] for key in ("kind", "name", "driver", "url")}))
+    return forge(target, valid_entries(contents, **{key: written[key] for key in ("kind", "name", "driver", "url")}))
 
 
 def hostile(size: int = 3 << 30) -> Iterator[tuple[str, bytes]]:
-    """Exports that no pymachine wrote, with right digests; each must be refused before it costs disk or memory."""
+    """Yield forged exports with right digests; each must be refused before it takes disk space or memory."""
     record = {"config.json": b"{}"}
 
-    def odd(what: str, *entries: Entry, **changed: Any) -> tuple[str, bytes]:
+    def forged(what: str, *entries: Entry, **changed: Any) -> tuple[str, bytes]:
         first = entry(archive.MANIFEST, manifest(record, **changed))
         return what, pack(tar([first, *entries]))
 
-    yield odd("an absolute path", entry("/etc/evil", b"x"))
-    yield odd("a path upwards", entry("machine/../../evil", b"x"))
-    yield odd("a path below", entry("machine/sub/file", b"x"))
-    yield odd("another file", entry("machine/evil", b"x"))
-    yield odd("a file beside", entry("evil", b"x"))
+    yield forged("an absolute path", entry("/etc/evil", b"x"))
+    yield forged("a path upwards", entry("machine/../../evil", b"x"))
+    yield forged("a path below", entry("machine/sub/file", b"x"))
+    yield forged("another file", entry("machine/evil", b"x"))
+    yield forged("a file beside", entry("evil", b"x"))
     for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE):
-        yield odd(f"type {kind!r}", entry("machine/config.json", type=kind, linkname="/etc/passwd"))
-    yield odd("an old sparse file", entry("machine/config.json", b"{}", type=tarfile.GNUTYPE_SPARSE))
-    yield odd("a long name", entry("x", b"machine/config.json\0", type=tarfile.GNUTYPE_LONGNAME))
-    yield odd("headers for all", entry("x", b"20 path=/etc/passwd\n", type=tarfile.XGLTYPE))
+        yield forged(f"type {kind!r}", entry("machine/config.json", type=kind, linkname="/etc/passwd"))
+    yield forged("an old sparse file", entry("machine/config.json", b"{}", type=tarfile.GNUTYPE_SPARSE))
+    yield forged("a long name", entry("x", b"machine/config.json\0", type=tarfile.GNUTYPE_LONGNAME))
+    yield forged("headers for all", entry("x", b"20 path=/etc/passwd\n", type=tarfile.XGLTYPE))
     for text in (
         b"size=1",
         b"path=/etc/evil",
@@ -125,20 +125,20 @@ def hostile(size: int = 3 << 30) -> Iterator[tuple[str, bytes]]:
         b"size=99999999999999999",
     ):
         head = f"{len(text) + 4} ".encode() + text + b"\n"
-        yield odd(f"pax {text!r}", entry("x", head, type=tarfile.XHDTYPE), entry("machine/config.json", b"{}"))
+        yield forged(f"pax {text!r}", entry("x", head, type=tarfile.XHDTYPE), entry("machine/config.json", b"{}"))
     many = b"".join(b"14 size=00002\n" for _ in range(2))
-    yield odd("pax twice", entry("x", many, type=tarfile.XHDTYPE), entry("machine/config.json", b"{}"))
-    yield odd("a large pax header", entry("x", bytes(1 << 20), type=tarfile.XHDTYPE))
+    yield forged("pax twice", entry("x", many, type=tarfile.XHDTYPE), entry("machine/config.json", b"{}"))
+    yield forged("a large pax header", entry("x", bytes(1 << 20), type=tarfile.XHDTYPE))
     nested = [entry("x", b"10 size=2\n", type=tarfile.XHDTYPE) for _ in range(3000)]
-    yield odd("pax upon pax", *nested, entry("machine/config.json", b"{}"))
-    yield odd("twice", *(entry("machine/config.json", b"{}") for _ in range(2)), entry(archive.DIGESTS, b""))
+    yield forged("pax upon pax", *nested, entry("machine/config.json", b"{}"))
+    yield forged("twice", *(entry("machine/config.json", b"{}") for _ in range(2)), entry(archive.DIGESTS, b""))
     sparse = entry("machine/config.json", b"{}")
-    yield odd("a hole unannounced", *_sparse(b"1\n0\n2\n", b"{}", 1 << 40))
+    yield forged("a hole unannounced", *_sparse(b"1\n0\n2\n", b"{}", 1 << 40))
     holed = [{"name": "config.json", "size": 1 << 40, "data": 2}]
     for text in (b"9\n0\n2\n", b"2\n4\n2\n0\n0\n", b"1\n0\n-2\n", b"x", b"1\n0\n" + b"9" * 400 + b"\n", b"1\n0\n3\n"):
-        yield odd(f"a map {text[:12]!r}", *_sparse(text, b"{}", 1 << 40), members=holed)
-    yield odd("too short", sparse)
-    yield odd("too large", entry("machine/config.json", bytes(1 << 20)))
+        yield forged(f"a map {text[:12]!r}", *_sparse(text, b"{}", 1 << 40), members=holed)
+    yield forged("too short", sparse)
+    yield forged("too large", entry("machine/config.json", bytes(1 << 20)))
     for text in (b"[" * 50_000, b'{"a":' * 10_000, b"[]", b"{", b"9" * 5000, bytes(1 << 20)):
         yield f"a manifest {text[:5]!r}", pack(tar([entry(archive.MANIFEST, text)]))
     for key, value in (
@@ -160,7 +160,7 @@ def hostile(size: int = 3 << 30) -> Iterator[tuple[str, bytes]]:
         ("name", "x" * 2000),
         ("driver", []),
     ):
-        yield odd(f"{key} {str(value)[:60]}", entry("machine/config.json", b"{}"), **{key: value})
+        yield forged(f"{key} {str(value)[:60]}", entry("machine/config.json", b"{}"), **{key: value})
     for what, announced in (("as announced", size), ("unannounced", 2)):
         members = [{"name": "config.json", "size": announced, "data": announced}]
         yield f"a bomb {what}", bomb(manifest(record, members=members), size)
@@ -179,7 +179,7 @@ def _sparse(text: bytes, data: bytes, size: int) -> Iterator[Entry]:
 
 
 def bomb(first: bytes, size: int) -> bytes:
-    """An export with a file of `size` zeros: 3 GiB take 98 KB."""
+    """Return an export with a file of `size` zeros: 3 GiB compress to 98 KB."""
     parts = io.BytesIO()
     with zstandard.ZstdCompressor(write_checksum=True).stream_writer(parts, closefd=False) as packed:
         packed.write(tar([entry(archive.MANIFEST, first)])[:-1024])
@@ -197,7 +197,7 @@ def bomb(first: bytes, size: int) -> bytes:
 
 
 def damaged(whole: bytes, *, rounds: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """`rounds` copies of an export with one bit flipped; one in eight is cut short, longer or inverted."""
+    """Yield `rounds` copies of an export with one bit flipped; every eighth is cut short, lengthened or inverted."""
     chance = random.Random(seed)
     for number in range(rounds):
         at = chance.randrange(len(whole))
@@ -218,16 +218,16 @@ def damaged(whole: bytes, *, rounds: int, seed: int) -> Iterator[tuple[str, byte
 
 
 def tree(root: Path) -> list[str]:
-    """All that lies below `root`, to be compared."""
+    """List every path below `root`, for a comparison."""
     return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
 
 
 def faults(
     attempts: Iterator[tuple[str, bytes]], take: Callable[[Path], object], *, file: Path, root: Path
 ) -> Iterator[Fault]:
-    """Write each attempt to `file`, have it imported by `take` into the store `root`, and yield what went wrong.
+    """Write each attempt to `file`, import it into the store `root` with `take`, and yield the faults.
 
-    Each must be refused by a `PymachineError` and leave the store as it was.
+    Each import must raise `PymachineError` and leave the store unchanged.
     """
     before = tree(root)
     for what, data in attempts:
@@ -238,7 +238,7 @@ def faults(
             left = sorted(set(tree(root)) ^ set(before))
             if left:
                 yield Fault(what, f"left {left}")
-        except Exception as error:  # noqa: BLE001 (any other is a fault, to be reported with the rest)
+        except Exception as error:  # noqa: BLE001 (any other error is a fault, reported with the rest)
             yield Fault(what, f"{type(error).__name__}: {error}")
         else:
             yield Fault(what, "was imported")

@@ -1,4 +1,4 @@
-"""What a driver is given to bring a machine up: the real image, and an identity as the core makes it."""
+"""The boot request for a driver under test: the real image, and an identity as the core makes it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SECONDS = 600
 
 
 def image(driver: Driver) -> ImageFiles:
-    """The image that the machine wants, built if need be, in the cache that the tests share."""
+    """Return the image that the driver requests, from the cache that the tests share; build it if it is missing."""
     return provide.find_or_build(driver.image_request(), store=driver.machine.store, reporter=Silent())
 
 
 def request(driver: Driver) -> BootRequest:
-    """A request as the core would make it, with the authority of the machine's store."""
+    """Return a boot request as the core makes it, with the certificate authority of the machine's store."""
     folder, store = driver.machine.directory, driver.machine.store
     authority = store / "certs"
     auth = certs.AuthPaths(*(authority / name for name in ("ca.pem", "ca-key.pem", "cert.pem", "key.pem")))

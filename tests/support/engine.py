@@ -1,4 +1,4 @@
-"""An engine's door on loopback: mutual TLS with the store's real certificates, and an answer to ``GET /version``."""
+"""A fake engine on the loopback: mutual TLS with the store's real certificates, and an answer to ``GET /version``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
-    """Shakes hands in the connection's own thread, and takes a client that hangs up at once for granted."""
+    """A server that does each TLS handshake in the connection's thread, and ignores clients that hang up early."""
 
     daemon_threads = True
     context: ssl.SSLContext
@@ -50,7 +50,7 @@ class _Server(ThreadingHTTPServer):
 
 
 def record(store: Store, name: str, port: int, *, labels: tuple[str, ...] = ()) -> Machine:
-    """Save a machine of the driver `none` whose engine is on loopback at `port`."""
+    """Save a machine of the driver `none` whose engine listens on the loopback at `port`."""
     folder = store.machine_dir(name)
     machine = Machine(
         name=name,
@@ -66,7 +66,7 @@ def record(store: Store, name: str, port: int, *, labels: tuple[str, ...] = ()) 
 
 @contextmanager
 def machine(root: Path, name: str = "intro") -> Iterator[int]:
-    """A machine called `name` in the store at `root`, whose engine answers; yields the engine's port."""
+    """Add a machine called `name`, whose engine answers, to the store at `root`; yield the engine's port."""
     store = Store(root)
     folder = store.machine_dir(name)
     certs = root / "certs"

@@ -1,4 +1,4 @@
-"""Templates to be rendered by Go and by pymachine over the same data: a row of `ls`, its headers, a record."""
+"""Templates that Go and pymachine render over the same data: a row of `ls`, its headers, a record."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ METHODS = (
     *("String", "Abs", "Round", "Truncate", "Nope"),
 )
 VERBS = "vdsqxXtTeEfFgGbocUO"
-# Go's words for these are an accident of its printing.
+# Go's output for these is an accident of its implementation.
 ACCIDENTS = {"{{eq .Driver .Driver}}", "{{len .Driver.Bare}}"}
-# `fmt` writes a fraction with # with six digits more.
+# With the flag #, `fmt` writes fractions with six more digits.
 _NO_SHARP = ("SwarmOptions",)
 
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
@@ -61,7 +61,7 @@ OF_ENGINE = (
     '{{printf "%v %T %#v" .EngineOptions.F .EngineOptions.F .EngineOptions.F}}',
     "{{range $i, $e := .EngineOptions.F}}{{$i}}{{$e}}{{$e.X}}{{end}}",
 )
-# What scripts write, and what goes wrong in it.
+# Templates as found in scripts, and common mistakes.
 SCRIPTS = (
     *("{{.}}", "{{.Foo}}", "{{ .Foo }}", "a\nb{{.Foo}}", "ü{{.Foo}}", "{{$.Foo}}", "{{$.Name}}", "{{.foo}}"),
     *(
@@ -138,33 +138,33 @@ RECORD = (
     *("{{with .Driver.Bare}}x{{else}}y{{end}}", "{{$x := .Driver.Nope}}{{$x}}", "{{json .Driver}}", "{{.Name.Foo}}"),
     *("{{$x := .Name}}{{$x.Foo}}", "{{(.Name).Foo}}", "{{with .Name}}{{.Foo}}{{end}}", "{{lt .Driver.Half .Name}}"),
 )
-# The ones that a unit test holds against what Go has printed.
+# The templates that a unit test compares with recorded output of Go.
 CHOSEN = (*SCRIPTS, *FUNCTIONS, *FORMATS, *RECORD)
 
 
-class Asked(NamedTuple):
-    """A template, and the name of its data."""
+class Rendering(NamedTuple):
+    """A template and the name of the data to render it with."""
 
     template: str
     data: str
 
 
 class Answer(NamedTuple):
-    """The text, which is as much as there was when the error came, and the error."""
+    """The text written up to an error, and the error."""
 
     text: str
     error: str
 
 
-def chosen() -> list[Asked]:
-    """The templates that are likely, over each kind of data."""
-    return [Asked(template, name) for template in CHOSEN for name in data()]
+def chosen() -> list[Rendering]:
+    """Return the likely templates, over each kind of data."""
+    return [Rendering(template, name) for template in CHOSEN for name in data()]
 
 
-def everything() -> list[Asked]:
-    """All of them: each function, verb and comparison with each field too."""
+def everything() -> list[Rendering]:
+    """Return all templates: also each function, verb and comparison with each field."""
     templates = dict.fromkeys(template for template in _all() if template not in ACCIDENTS)
-    return [Asked(template, name) for template in templates for name in data()]
+    return [Rendering(template, name) for template in templates for name in data()]
 
 
 def _all() -> Iterator[str]:
@@ -188,7 +188,7 @@ def _all() -> Iterator[str]:
 
 
 def data() -> dict[str, Any]:
-    """What the Go program has under these names."""
+    """Return the data that the Go program has under the same names."""
     machine = Machine(name="intro", driver_name="qemu", driver={})
     machine.swarm = SwarmOptions(overcommit=0.05, arbitrary_join_flags=["x"])
     machine.engine = EngineOptions(labels=["a=b", "c=d"], install_url="https://get.docker.com")
@@ -210,26 +210,29 @@ def _shown(row: listing.Row) -> dict[str, Any]:
     return fields
 
 
-def ours(asked: Asked, known: dict[str, Any]) -> Answer:
-    """What pymachine makes of a template."""
+def render_with_pymachine(rendering: Rendering, known: dict[str, Any]) -> Answer:
+    """Render a template with pymachine."""
     try:
-        return Answer(parse(asked.template).render(known[asked.data]), "")
+        return Answer(parse(rendering.template).render(known[rendering.data]), "")
     except FormatError as error:
         return Answer(error.partial, error.brief.removeprefix("template parsing error: "))
 
 
-def gos(program: Path, asked: list[Asked]) -> list[Answer]:
-    """What Go makes of templates; `program` is the one in the folder `gotemplate`."""
-    lines = "\n".join(json.dumps({"Template": one.template, "Data": one.data}) for one in asked)
-    said = subprocess.run([program], input=lines, capture_output=True, text=True, check=True, timeout=300).stdout
-    return [Answer(line["Text"], line["Error"]) for line in map(json.loads, said.splitlines())]
+def render_with_go(program: Path, renderings: list[Rendering]) -> list[Answer]:
+    """Render templates with Go; `program` is built from the folder `gotemplate`."""
+    lines = "\n".join(json.dumps({"Template": one.template, "Data": one.data}) for one in renderings)
+    output = subprocess.run([program], input=lines, capture_output=True, text=True, check=True, timeout=300).stdout
+    return [Answer(line["Text"], line["Error"]) for line in map(json.loads, output.splitlines())]
 
 
 def comparable(answer: Answer) -> bool:
-    """Whether an answer of Go's is the same each time: addresses are not."""
+    """Return whether Go gives the same answer each time: an answer with a memory address changes."""
     return "0xc0" not in answer.text + answer.error
 
 
-def is_lasting(asked: Asked, gos: Answer, ours: Answer) -> bool:
-    """Whether every Go prints the same: newer ones word errors differently, and Go 1.23 dropped zeros before texts."""
-    return not gos.error and not ours.error and "%05" not in asked.template
+def same_in_all_versions(rendering: Rendering, gos: Answer, pymachines: Answer) -> bool:
+    """Return whether every version of Go prints the same.
+
+    Newer versions word errors differently, and Go 1.23 no longer pads texts with zeros.
+    """
+    return not gos.error and not pymachines.error and "%05" not in rendering.template

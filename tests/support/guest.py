@@ -1,4 +1,4 @@
-"""A guest in plain QEMU, without any of pymachine's drivers: its disk, its channel, its power button."""
+"""A guest in plain QEMU, without pymachine's drivers: its disk, identity channel and power button."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONSOLE = "console=ttyS0 quiet loglevel=3"
 
 
 def tar(members: Mapping[str, bytes]) -> bytes:
-    """An uncompressed tar of regular files, private ones."""
+    """Return an uncompressed tar of regular files with mode 0600."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name, content in members.items():
@@ -38,31 +38,31 @@ def tar(members: Mapping[str, bytes]) -> bytes:
 
 
 class Channel:
-    """The host's end of the identity channel: lines that came, with the time at which they did."""
+    """The host's end of the identity channel, with the lines received so far."""
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(str(path))
         self.lines: list[str] = []
-        self._news = threading.Condition()
+        self._line_received = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
         with self._socket.makefile("rb") as stream:
             for line in stream:
-                with self._news:
+                with self._line_received:
                     self.lines.append(line.decode(errors="replace").strip())
-                    self._news.notify_all()
+                    self._line_received.notify_all()
 
     def send(self, identity: bytes, *, digest: str = "") -> str:
-        """Send an identity; returns the digest that the guest's OK will name."""
+        """Send an identity; return the digest that the guest's OK will name."""
         digest = digest or hashlib.sha256(identity).hexdigest()
         self._socket.sendall(f"IDENTITY 1 {len(identity)} {digest} {int(time.time())}\n".encode() + identity)
         return digest
 
     def expect(self, beginning: str, *, after: int = 0, timeout: float = BOOT_SECONDS) -> str:
-        """The first line from number `after` on that begins so; an ERROR that was not asked for fails."""
+        """Wait for a line, from number `after` on, with that `beginning`; fail on any other ERROR line."""
 
         def found() -> str | None:
             for line in self.lines[after:]:
@@ -71,21 +71,21 @@ class Channel:
                 assert not line.startswith("ERROR"), line
             return None
 
-        with self._news:
-            self._news.wait_for(lambda: found() is not None, timeout)
+        with self._line_received:
+            self._line_received.wait_for(lambda: found() is not None, timeout)
             line = found()
         assert line is not None, f"no line {beginning!r} within {timeout:g} s; the guest said {self.lines}"
         return line
 
     def close(self) -> None:
-        """Let go of the port, as `create` does when it is done."""
+        """Close the port, as `create` does when it is done."""
         self._socket.shutdown(socket.SHUT_RDWR)
         self._reader.join()
         self._socket.close()
 
 
 class Guest:
-    """One data disk, and QEMU processes that boot the image with it, one after another."""
+    """A data disk, and the QEMU processes that boot the image with it, one after another."""
 
     def __init__(self, folder: Path, image: ImageFiles, *, disk_bytes: int = 8 << 30) -> None:
         self.folder = folder
@@ -100,7 +100,7 @@ class Guest:
         self._process: subprocess.Popen[bytes] | None = None
 
     def boot(self, *, channel: bool = True) -> None:
-        """Start QEMU; returns at once."""
+        """Start QEMU without waiting for the guest."""
         assert self._process is None
         kernel_line = f"{CONSOLE} {'pymachine.identity=channel' if channel else ''} {self.image.command_line}"
         forwards = f"hostfwd=tcp:127.0.0.1:{self.engine_port}-:{self.engine_port_inside}"
@@ -125,11 +125,11 @@ class Guest:
         return Channel(self.folder / "channel")
 
     def press_power_button(self) -> None:
-        """What `stop` does; wait for `ended` after it."""
-        self.tell_qemu("system_powerdown")
+        """Press the guest's power button, as `stop` does; call `ended` to wait for its end."""
+        self.execute_qmp("system_powerdown")
 
-    def tell_qemu(self, command: str, **arguments: object) -> None:
-        """Have QEMU do something; fails if it does not."""
+    def execute_qmp(self, command: str, **arguments: object) -> None:
+        """Execute a command of QEMU's monitor; fail if QEMU reports an error."""
         with socket.socket(socket.AF_UNIX) as monitor:
             monitor.settimeout(30)
             monitor.connect(str(self.folder / "qmp"))
@@ -149,13 +149,13 @@ class Guest:
             (self.folder / name).unlink(missing_ok=True)
 
     def kill(self) -> None:
-        """As a power cut."""
+        """Kill QEMU, as a power cut would."""
         if self._process is not None:
             self._process.kill()
             self.ended()
 
     def console_says(self, text: str, *, times: int = 1, timeout: float = BOOT_SECONDS) -> None:
-        """Wait until the serial console has `text`, so many times."""
+        """Wait until `text` is on the serial console that many `times`."""
 
         def said() -> bool:
             return self.console.exists() and self.console.read_bytes().count(text.encode()) >= times
@@ -163,7 +163,7 @@ class Guest:
         _until(said, f"the console to say {text!r}", timeout)
 
     def stages(self) -> list[dict[str, float]]:
-        """The seconds at which each stage was reached, for each boot; from the console."""
+        """Read from the console, for each boot, the seconds at which each stage was reached."""
         boots: list[dict[str, float]] = []
         for name, at in re.findall(r"STAGE (\w+) ([\d.]+)", self.console.read_text(errors="replace")):
             if name == "init":
@@ -172,7 +172,7 @@ class Guest:
         return boots
 
     def ssh(self, key: Path, command: str, *, stdin: str = "", host_key: str = "") -> str:
-        """Run a command as user docker; with `host_key` ("type base64"), only that host key is taken."""
+        """Run a command as user docker; with `host_key` ("type base64"), accept only that host key."""
         options = ["-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=60", "-o", "LogLevel=ERROR"]
         known = self.folder / "known_hosts"
         known.write_text(f"guest {host_key}\n" if host_key else "")
@@ -203,17 +203,20 @@ class Api:
         self._context = context
 
     def connect(self) -> ssl.SSLSocket:
-        """A connection; with TLS 1.3 a refusal is seen at the first read."""
+        """Open a connection. With TLS 1.3 a refusal shows at the first read."""
         plain = socket.create_connection(("127.0.0.1", self._port), timeout=120)
         return self._context.wrap_socket(plain, server_hostname="127.0.0.1")
 
     def server_certificate(self) -> bytes:
-        """The certificate that is served now, in DER."""
+        """Return the certificate that the engine serves now, in DER."""
         with self.connect() as connection:
             return connection.getpeercert(binary_form=True) or b""
 
     def __call__(self, method: str, path: str, body: object = None) -> Any:
-        """The answer as JSON, else as bytes; anything but success fails. `body` is bytes (a tar) or JSON."""
+        """Send a request and return the answer, parsed if it is JSON, else as bytes; fail on an error status.
+
+        `body` is bytes (a tar) or a value to send as JSON.
+        """
         connection = http.client.HTTPSConnection("127.0.0.1", self._port, timeout=180, context=self._context)
         kind = "application/x-tar" if isinstance(body, bytes) else "application/json"
         content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
@@ -229,7 +232,7 @@ class Api:
 
 @contextmanager
 def machine(folder: Path, image: ImageFiles) -> Iterator[Guest]:
-    """A guest whose QEMU is gone afterwards; what it said is shown when a test fails in it."""
+    """A guest whose QEMU is killed afterwards. If the test fails, the end of its console log is printed."""
     guest = Guest(folder, image)
     try:
         yield guest

@@ -1,6 +1,6 @@
-"""Servers on loopback that misbehave: they answer without end, drip, nest, inflate, redirect.
+"""Servers on the loopback that misbehave: endless, slow, deeply nested, inflating or redirecting answers.
 
-A behaviour is a function that is called with each connection, in a thread of its own. `serving` serves one over plain
+A behaviour is a function that is called with each connection, in its own thread. `serving` serves one over plain
 TCP, as a mirror would; `engine` serves one as the engine of a machine in a store, over mutual TLS.
 """
 
@@ -23,7 +23,7 @@ from support.engine import record
 Behaviour = Callable[[socket.socket], None]
 OK = b"HTTP/1.1 200 OK\r\n"
 BLOCK = b"x" * 65536
-# A client that gives up closes its connection; a thread of ours ends then, and at the latest after this.
+# A server thread ends when the client closes the connection, and at the latest after this time.
 LONGEST_SECONDS = 120.0
 
 
@@ -53,7 +53,7 @@ def drip(data: bytes = OK + b"\r\n" + BLOCK, *, pause: float = 0.05) -> Behaviou
 
 
 def drip_at_once(data: bytes, *, pause: float = 0.05) -> Behaviour:
-    """Send `data` a byte at a time, without waiting for the client's first word: a handshake, for example."""
+    """Send `data` a byte at a time without waiting for a request, for example in place of a handshake."""
 
     def behave(connection: socket.socket) -> None:
         for number in range(len(data)):
@@ -64,7 +64,7 @@ def drip_at_once(data: bytes, *, pause: float = 0.05) -> Behaviour:
 
 
 def answer(body: bytes, *headers: str, status: str = "200 OK") -> Behaviour:
-    """Send one whole answer."""
+    """Send one complete answer."""
     lines = [f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(body)}", "Connection: close"]
     head = "".join(f"{line}\r\n" for line in lines) + "\r\n"
 
@@ -81,12 +81,12 @@ def nested(depth: int = 200_000) -> Behaviour:
 
 
 def inflating(size: int = 200 * 1024 * 1024) -> Behaviour:
-    """Answer with `size` zero bytes, compressed although nobody asked for that."""
+    """Answer with `size` zero bytes, compressed although the client did not request it."""
     return answer(gzip.compress(bytes(size)), "Content-Encoding: gzip")
 
 
 def redirect(target: str) -> Behaviour:
-    """Lead to `target`."""
+    """Redirect to `target`."""
     return answer(b"", f"Location: {target}", status="302 Found")
 
 
@@ -136,13 +136,13 @@ def request(connection: socket.socket) -> bytes:
 
 @contextlib.contextmanager
 def serving(behaviour: Behaviour, *, context: ssl.SSLContext | None = None) -> Iterator[int]:
-    """Let `behaviour` have each connection to a port of 127.0.0.1, over TLS with a `context`; yields the port."""
+    """Serve `behaviour` on a port of 127.0.0.1, over TLS if there is a `context`; yield the port."""
     ended = threading.Event()
     server = socket.create_server(("127.0.0.1", 0), backlog=128)
     server.settimeout(0.1)
 
     def serve(connection: socket.socket) -> None:
-        # The client hangs up, or does not shake hands to the end.
+        # The client may hang up, also in the middle of the handshake.
         with connection, contextlib.suppress(OSError):
             connection.settimeout(LONGEST_SECONDS)
             if context is None:
@@ -169,7 +169,7 @@ def serving(behaviour: Behaviour, *, context: ssl.SSLContext | None = None) -> I
 
 @contextlib.contextmanager
 def engine(root: Path, behaviour: Behaviour, name: str = "hostile") -> Iterator[int]:
-    """A machine called `name` in the store at `root`, whose engine has `behaviour`; yields the engine's port."""
+    """Add a machine called `name`, whose engine has `behaviour`, to the store at `root`; yield the engine's port."""
     store = Store(root)
     certs = root / "certs"
     auth = AuthPaths(certs / "ca.pem", certs / "ca-key.pem", certs / "cert.pem", certs / "key.pem")

@@ -1,4 +1,4 @@
-"""Container images made on the spot: something like Alpine, of Debian's static busybox."""
+"""Container images made by the tests: a stand-in for Alpine with Debian's static busybox."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 
 from support.runner import search_path
 
-# usr-merged, since the programs that its `apk` brings are Debian's.
+# usr-merged, since the programs that its `apk` installs are Debian's.
 FOLDERS = ["usr", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "etc", "etc/apk", "proc", "sys", "dev", "root", "run"]
 FOLDERS += ["usr/share", "usr/share/nginx", "usr/share/nginx/html", "var", "var/log", "home", "mnt"]
 LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 APK = """\
 #!/bin/sh
-# A stand-in for Alpine's package manager, in the tests' images only: unpacks an archive from the tests' own server.
+# A stand-in for Alpine's package manager, in the tests' images only. It unpacks archives from the tests' own server.
 set -e
 repository=$(cat /etc/apk/repositories)
 case $1 in
@@ -43,7 +43,7 @@ esac
 
 
 def alpine_like(version: str, *, packages: str) -> bytes:
-    """The one layer of the image, as an uncompressed tar; its `apk` asks at the URL `packages`."""
+    """Return the only layer of the image, as an uncompressed tar; its `apk` installs from the URL `packages`."""
     busybox = shutil.which("busybox", path=search_path())
     assert busybox, "busybox is missing: scripts/setup --tests"
     texts = {
@@ -69,7 +69,7 @@ def alpine_like(version: str, *, packages: str) -> bytes:
 
 
 def config() -> dict[str, Any]:
-    """The image's configuration, without its layers."""
+    """Return the image's configuration, without its layers."""
     architecture = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
     path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     return {"architecture": architecture, "os": "linux", "config": {"Cmd": ["/bin/sh"], "Env": [path]}, "history": []}

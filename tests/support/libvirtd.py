@@ -1,4 +1,4 @@
-"""A real libvirtd, within the namespaces of ``tests/support/world``: this host's, a user's own, another host's."""
+"""Real libvirtds in the namespaces of ``tests/support/in-namespaces``: the system's, a user's, another host's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from support.runner import REPOSITORY
 
-WORLD = REPOSITORY / "tests" / "support" / "world"
+IN_NAMESPACES = REPOSITORY / "tests" / "support" / "in-namespaces"
 SYSTEM = "qemu:///system"
 SESSION = "qemu:///session"
 GATEWAY = "192.168.122.1"
@@ -27,7 +27,7 @@ NETWORK = """\
   <ip address="{gateway}" netmask="255.255.255.0"><dhcp><range start="{start}" end="{end}"/></dhcp></ip>
 </network>
 """
-# For the other host: addresses that only exist in the namespaces.
+# Addresses of the link to the other host; they exist only in the namespaces.
 HERE, THERE = "10.99.0.1", "10.99.0.2"
 SSHD = """\
 ListenAddress {address}
@@ -39,7 +39,7 @@ UsePAM no
 PermitRootLogin yes
 PasswordAuthentication no
 """
-# Waits for its end of the cable, then is a libvirt host with one network, reached by SSH.
+# Wait for the virtual cable, then start libvirtd with one network, and sshd.
 OTHER_HOST = """\
 set -e
 hostname attic
@@ -52,7 +52,7 @@ exec /usr/sbin/sshd -D -e -f {folder}/sshd_config
 
 
 def network_xml(name: str = "default", *, number: int = 122, mode: str = "nat", last: int = 254) -> str:
-    """A network as libvirt's packages define it."""
+    """Return the XML of a network as libvirt's packages define it."""
     return NETWORK.format(
         name=name,
         mode=mode,
@@ -64,7 +64,7 @@ def network_xml(name: str = "default", *, number: int = 122, mode: str = "nat", 
 
 
 def virsh(*words: str, uri: str = SYSTEM, stdin: str = "", check: bool = True) -> str:
-    """What libvirt's own client says; with `check`, it must not fail."""
+    """Run libvirt's own client and return its output; with `check`, it must succeed."""
     done = subprocess.run(
         ["virsh", "-q", "-c", uri, *words],
         input=stdin,
@@ -72,7 +72,7 @@ def virsh(*words: str, uri: str = SYSTEM, stdin: str = "", check: bool = True) -
         text=True,
         timeout=120,
         check=False,
-        start_new_session=True,  # with a terminal it looks for polkit, and complains of its absence
+        start_new_session=True,  # with a terminal virsh looks for polkit, and complains if it is missing
     )
     assert done.returncode == 0 or not check, f"virsh {words}: {done.stdout}{done.stderr}"
     return (done.stdout + done.stderr).strip()
@@ -85,7 +85,7 @@ def define_network(xml: str, name: str = "default") -> None:
 
 
 class Daemon:
-    """One libvirtd, which may be stopped and started while its machines run."""
+    """A libvirtd that can be stopped and started while its machines run."""
 
     def __init__(self, uri: str, log: Path) -> None:
         self._uri = uri
@@ -93,15 +93,15 @@ class Daemon:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
-        # What its user may do beyond others is for the tests' sake, not for libvirt's.
+        """Start libvirtd, and wait until it answers."""
+        # The user's extra capabilities are for the tests; libvirtd must not have them.
         plain = ["setpriv", "--ambient-caps", "-all", "--inh-caps", "-all"] if os.geteuid() else []
         with self._log.open("ab") as log:
             self._process = subprocess.Popen([*plain, "/usr/sbin/libvirtd"], stdout=log, stderr=log)
         wait_for(lambda: not virsh("version", uri=self._uri, check=False).startswith("error"), "libvirtd to answer")
 
     def stop(self) -> None:
-        """End it; its machines run on."""
+        """Stop libvirtd; its machines keep running."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(30)
@@ -110,8 +110,8 @@ class Daemon:
 
 @contextmanager
 def running(uri: str) -> Iterator[Daemon]:
-    """A libvirtd that is ended afterwards."""
-    assert os.getpid() < 1000, "run these tests through tests/support/world (make test-libvirt)"
+    """Run a libvirtd, and stop it afterwards."""
+    assert os.getpid() < 1000, "run these tests through tests/support/in-namespaces (make test-libvirt)"
     with tempfile.TemporaryDirectory(prefix="pm-libvirtd-") as folder:
         daemon = Daemon(uri, Path(folder) / "libvirtd.log")
         daemon.start()
@@ -123,7 +123,7 @@ def running(uri: str) -> Iterator[Daemon]:
 
 @dataclass(frozen=True)
 class OtherHost:
-    """A libvirt on another host, as far as networks, processes and files of libvirt's go."""
+    """A libvirt on another host, simulated with separate networks, processes and libvirt folders."""
 
     uri: str
     address: str = THERE
@@ -131,7 +131,7 @@ class OtherHost:
 
 @contextmanager
 def other_host() -> Iterator[OtherHost]:
-    """Another host at the end of a cable, with a libvirtd and an sshd."""
+    """Start another host with a libvirtd and an sshd, at the other end of a virtual cable."""
     folder = Path(tempfile.mkdtemp(prefix="pm-attic-", dir="/tmp"))
     for name in ("host", "client"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
@@ -139,7 +139,7 @@ def other_host() -> Iterator[OtherHost]:
     (folder / "sshd_config").write_text(SSHD.format(address=THERE, folder=folder))
     script = OTHER_HOST.format(there=THERE, folder=folder)
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([WORLD, "sh", "-c", script], stdout=log, stderr=log)
+        process = subprocess.Popen([IN_NAMESPACES, "sh", "-c", script], stdout=log, stderr=log)
     uri = f"qemu+ssh://root@{THERE}/system?keyfile={folder}/client&no_verify=1"
     try:
         _lay_cable(process.pid)
@@ -156,7 +156,7 @@ def other_host() -> Iterator[OtherHost]:
 
 
 def _lay_cable(pid: int) -> None:
-    """Join our network and that of the process `pid`, once it has one of its own."""
+    """Connect our network namespace to that of the process `pid`, once that exists."""
     own = Path("/proc/self/ns/net").readlink()
     wait_for(lambda: Path(f"/proc/{pid}/ns/net").readlink() != own, "the other host's network")
     there = ["nsenter", "-t", str(pid), "-n"]
@@ -171,7 +171,7 @@ def _lay_cable(pid: int) -> None:
 
 
 def wait_for(done: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
-    """Wait until `done` says so."""
+    """Wait until `done` returns true."""
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end, f"waited {seconds:g} s for {what}"

@@ -1,6 +1,6 @@
-"""A host in a folder: the real scripts, run by a real shell, with stand-ins for what would change this host.
+"""A fake host in a folder: runs the real provisioning scripts in a real shell, with fake system programs.
 
-Absolute paths in the scripts are put below the folder. The stand-ins write down how they were called, in ``calls``.
+Absolute paths in the scripts are moved below the folder. The fake programs record their calls in the file ``calls``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pymachine.provision.remote import ROOT_SHELL
 from pymachine.system.run import Result
 
 BELOW = re.compile(r"(?<![\w$}/.])/(etc|var|run|proc|tmp|usr/lib)(?=/)")
-# Each stand-in writes itself down, then does the little of its work that a script can notice.
+# Each fake program records its call, then does the part of its work that a script can notice.
 STAND_INS = {
     "systemctl": """
 case "$1 $2" in
@@ -29,7 +29,7 @@ case "$1 $2" in
         done
         ;;
     "restart docker.service")
-        # As the engine: it does not start with a storage driver that there is not.
+        # Like the engine, fail to start with an unknown storage driver.
         if grep -q nonsense "$ROOT/etc/docker/daemon.json"; then echo failed > "$ROOT/active"; exit 1; fi
         echo active > "$ROOT/active"
         ;;
@@ -92,7 +92,7 @@ esac
 """,
     "ip": "",
     "groupdel": "sed -i '/^docker:/d' \"$ROOT/etc/group\"\n",
-    # Sockets cannot be had below a long path; the scripts only ask whether there is one.
+    # Scripts wait for a socket, which cannot exist here: socket paths are limited in length.
     "sleep": "",
 }
 SYSTEMD = ("systemctl", "journalctl", "docker", "apt-get", "apt-cache", "dpkg", "dpkg-query", "ip", "groupdel")
@@ -101,13 +101,13 @@ OPENRC = ("rc-service", "rc-update", "docker", "apk", "ip", "groupdel")
 
 @dataclass
 class LocalHost:
-    """A host below `root`. It is a `Connection`."""
+    """A fake host below `root`, with the interface of `Connection`."""
 
     root: Path
     programs: tuple[str, ...] = SYSTEMD
     commands: int = 0
-    spoil: Callable[[str], str] = lambda text: text
-    """Changes a script before it is run: how tests break things on the way."""
+    alter_script: Callable[[str], str] = lambda text: text
+    """Changes each script before it runs, so that tests can make steps fail."""
     files: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -127,24 +127,24 @@ class LocalHost:
             self.put(name, text)
 
     def put(self, path: str, text: str) -> None:
-        """Write a file of the host."""
+        """Write a file on the host."""
         target = self.root / path.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
 
     def get(self, path: str) -> str:
-        """Read a file of the host."""
+        """Read a file on the host."""
         return (self.root / path.lstrip("/")).read_text()
 
     def calls(self) -> list[str]:
-        """How the stand-ins were called since the last time."""
+        """Return the calls of fake programs since the last call of this method."""
         log = self.root / "calls"
         found = log.read_text().splitlines() if log.exists() else []
         log.unlink(missing_ok=True)
         return found
 
     def tree(self) -> dict[str, tuple[int, str]]:
-        """Every file and folder with its mode and contents."""
+        """Return every file and folder with its mode and content."""
         found = {}
         for top in ("etc", "var", "usr"):
             for path in sorted((self.root / top).rglob("*")):
@@ -160,10 +160,10 @@ class LocalHost:
         timeout: float | None = None,
         line: Callable[[str], None] | None = None,
     ) -> Result:
-        """Run a script as `Connection.run` does."""
+        """Run a script, like `Connection.run`."""
         assert command == ROOT_SHELL
         self.commands += 1
-        script = BELOW.sub(rf"{self.root}/\1", self.spoil(stdin))
+        script = BELOW.sub(rf"{self.root}/\1", self.alter_script(stdin))
         env = {**os.environ, "PATH": f"{self.root}/bin:/usr/bin:/bin"}
         script = script.replace("PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", ":")
         done = subprocess.run(["dash", "-s"], input=script, env=env, capture_output=True, text=True, check=False)

@@ -1,10 +1,10 @@
-"""Records as nobody wrote them: a seeded campaign over what commands make of damaged and hostile ones.
+"""Run commands on damaged and hostile records, chosen at random from a seed.
 
 Run it by hand, or from a longer campaign::
 
     PYTHONPATH=src:drivers:tests python -m support.mutations ROUNDS SEED
 
-Commands run in this process. No program is started and no connection is made: both are recorded, or refused.
+Commands run in this process. They start no program and make no connection: both are recorded or refused.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ DRIVERS: dict[str, dict[str, Any]] = {
         "XMLPatches": [],
         "PreviousImage": _PREVIOUS,
     },
-    "amazonec2": {"Region": "eu-central-1"},  # whose driver is not installed
+    "amazonec2": {"Region": "eu-central-1"},  # a driver that is not installed
 }
 _LEAVES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 22, 65535, 65536, 2**31, 2**63, 2**64, 10**400, -(10**40), 0.5, 1e308),
@@ -143,7 +143,7 @@ _LEAVES: tuple[Any, ...] = (
 
 @dataclass
 class Result:
-    """How a campaign ended."""
+    """The result of a campaign."""
 
     rounds: int = 0
     commands: int = 0
@@ -151,7 +151,7 @@ class Result:
 
 
 def record(driver: str) -> dict[str, Any]:
-    """Return a whole and harmless record of a machine with `driver`."""
+    """Return a complete, harmless record of a machine with `driver`."""
     certificates = {
         key: f"@STORE@/certs/{file}" for key, file in (("CaCertPath", "ca.pem"), ("ClientCertPath", "cert.pem"))
     }
@@ -191,7 +191,7 @@ def record(driver: str) -> dict[str, Any]:
 
 
 def mutated(value: Any, chance: random.Random) -> Any:
-    """Return a copy of a record with one to three of its values changed, removed, doubled or put elsewhere."""
+    """Return a copy of a record with one to three values replaced, removed, moved or deeply nested."""
     changed = copy.deepcopy(value)
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         changed = _once(changed, chance)
@@ -222,7 +222,7 @@ def _keys(parent: Any) -> Sequence[Any]:
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Each object or list in `value`, with each of its keys."""
+    """Yield each object or list in `value` with each of its keys."""
     rest = [value]
     while rest:
         parent = rest.pop()
@@ -233,27 +233,27 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def encoded(value: Any, chance: random.Random, *, store: Path, home: Path) -> bytes:
-    """Return `value` as the bytes of a file, now and then with bytes changed."""
+    """Return `value` as the bytes of a file, sometimes with bytes changed."""
     text = json.dumps(value).replace("@STORE@", str(store)).replace("@HOME@", str(home))
     data = bytearray(text.encode())
     if data and chance.random() < 0.1:
         for _ in range(chance.randint(1, 5)):
             data[chance.randrange(len(data))] = chance.randrange(256)
-    if chance.random() < 0.02:  # deeper than what recursive code can follow
+    if chance.random() < 0.02:  # nested deeper than recursive code can follow
         data = bytearray(b'{"Driver": ' + b"[" * 100_000 + b"]" * 100_000 + b"}")
     if chance.random() < 0.03:
         del data[chance.randrange(len(data) + 1) :]
     return bytes(data)
 
 
-class Outside:
-    """What commands would do outside of the process."""
+class ProgramCalls:
+    """Replaces programs that commands would start, and records the calls."""
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
 
     def run(self, argv: Sequence[Any], **_: Any) -> subprocess.CompletedProcess[bytes]:
-        """In place of `subprocess.run`: each docker context is the user's own, and all else fails."""
+        """Replace `subprocess.run`: report each docker context as the user's own, and fail for other programs."""
         words = [os.fsdecode(word) for word in argv]
         self._note(words)
         if words[1:3] == ["context", "inspect"]:
@@ -261,18 +261,18 @@ class Outside:
         return subprocess.CompletedProcess(words, 1, b"", b"refused")
 
     def popen(self, argv: Sequence[Any], **_: Any) -> Any:
-        """In place of `subprocess.Popen`: a program that has ended."""
+        """Replace `subprocess.Popen`: return a program that has ended."""
         self._note([os.fsdecode(word) for word in argv])
         ended = mock.MagicMock()
         ended.__enter__.return_value = ended
         ended.wait.return_value = ended.poll.return_value = ended.returncode = 0
         ended.communicate.return_value = (b"", b"")
-        # What it prints is read in a thread, by the number of the file.
+        # Its output is read in a thread, by file descriptor.
         ended.stdout, ended.stderr = (Path(os.devnull).open("rb") for _ in range(2))  # noqa: SIM115 (its reader closes it)
         return ended
 
     def _note(self, words: list[str]) -> None:
-        """Do as the system: refuse what cannot be an argument."""
+        """Record a call; refuse, as the system does, what cannot be an argument."""
         for word in words:
             if "\0" in word:
                 raise ValueError("embedded null byte")
@@ -280,59 +280,59 @@ class Outside:
         self.calls.append(words)
 
     def faults(self) -> Iterator[str]:
-        """What must not have been called."""
+        """Yield the calls that must not happen."""
         for words in self.calls:
             program = Path(words[0]).name
             if program == "docker" and words[2] != "inspect":
                 yield f"docker changed a context: {words}"
             if program == "ssh":
-                place = next((word for word in words if "@" in word and not word.startswith("-")), "")
-                if not place or any(word.startswith("-oProxy") or "ProxyCommand=t" in word for word in words):
-                    yield f"ssh has an option of a record: {words}"
+                destination = next((word for word in words if "@" in word and not word.startswith("-")), "")
+                if not destination or any(word.startswith("-oProxy") or "ProxyCommand=t" in word for word in words):
+                    yield f"ssh has an option from a record: {words}"
 
 
 @contextlib.contextmanager
-def cut_off(chance: random.Random) -> Iterator[Outside]:
-    """Start no program and reach nobody in the block; machines run or not, as it comes."""
-    outside = Outside()
+def isolated(chance: random.Random) -> Iterator[ProgramCalls]:
+    """Let no program start and no connection succeed in the block; machines run or not at random."""
+    calls = ProgramCalls()
 
-    def looked_up(host: Any, *rest: Any, **more: Any) -> Any:
+    def fail_lookup(host: Any, *rest: Any, **more: Any) -> Any:
         if isinstance(host, str):
             host.encode("idna")
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    def refused(*_: Any) -> None:
+    def refuse(*_: Any) -> None:
         raise ConnectionRefusedError(111, "Connection refused")
 
     running = chance.random() < 0.5
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
-        enter(mock.patch("subprocess.run", outside.run))
-        enter(mock.patch("subprocess.Popen", outside.popen))
+        enter(mock.patch("subprocess.run", calls.run))
+        enter(mock.patch("subprocess.Popen", calls.popen))
         enter(mock.patch("shutil.which", lambda program, **_: f"/usr/bin/{program}"))
-        enter(mock.patch("socket.getaddrinfo", looked_up))
-        enter(mock.patch.object(socket.socket, "connect", refused))
+        enter(mock.patch("socket.getaddrinfo", fail_lookup))
+        enter(mock.patch.object(socket.socket, "connect", refuse))
         for name in DRIVERS if running else ():
             if name in registry.names():
                 enter(mock.patch.object(registry.load(name), "state", lambda self: State.RUNNING))
-        yield outside
+        yield calls
 
 
-def outcome(words: Sequence[str]) -> str:
-    """Run ``pymachine WORDS`` in this process and return all that it said."""
-    said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="surrogateescape", write_through=True)
+def output_of(words: Sequence[str]) -> str:
+    """Run ``pymachine WORDS`` in this process and return all its output."""
+    output = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="surrogateescape", write_through=True)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             main(["pymachine", *words])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    return said.buffer.getvalue().decode(errors="replace")
+    return output.buffer.getvalue().decode(errors="replace")
 
 
 def campaign(rounds: int, seed: int) -> Result:
-    """Lay `rounds` damaged records, one after the other, and run all commands on each."""
+    """Run all commands on `rounds` damaged records, one after the other."""
     chance = random.Random(seed)
     result = Result()
     with tempfile.TemporaryDirectory(prefix="pm-mutations-") as scratch:
@@ -347,7 +347,7 @@ def campaign(rounds: int, seed: int) -> Result:
             for number in range(rounds):
                 driver = chance.choice(list(DRIVERS))
                 data = encoded(mutated(record(driver), chance), chance, store=store, home=home)
-                _lay(store, home, data, chance)
+                _write_store(store, home, data, chance)
                 for fault in _round(result, chance):
                     result.faults.append(f"round {number}, seed {seed}: {fault}\n{data[:2000]!r}")
                 if _tree(home) != kept:
@@ -359,16 +359,16 @@ def campaign(rounds: int, seed: int) -> Result:
 
 def _round(result: Result, chance: random.Random) -> Iterator[str]:
     for words in COMMANDS:
-        with cut_off(chance) as outside:
-            text = outcome(words)
+        with isolated(chance) as calls:
+            text = output_of(words)
         result.commands += 1
         if "internal error" in text or "Traceback" in text:
             yield f"{words}: {text[-3000:]}"
-        yield from outside.faults()
+        yield from calls.faults()
 
 
-def _lay(store: Path, home: Path, data: bytes, chance: random.Random) -> None:
-    """Make the only machine of `store` one with the record `data`, and now and then with links to the user's files."""
+def _write_store(store: Path, home: Path, data: bytes, chance: random.Random) -> None:
+    """Fill `store` with one machine that has the record `data`, and sometimes links to the user's files."""
     shutil.rmtree(store, ignore_errors=True)
     folder = store / "machines" / NAME
     folder.mkdir(parents=True, mode=0o700)
@@ -376,7 +376,7 @@ def _lay(store: Path, home: Path, data: bytes, chance: random.Random) -> None:
     (folder / "id_rsa").chmod(0o600)
     (folder / "config.json").write_bytes(data)
     if chance.random() < 0.2:
-        # The record has none of pymachine's own fields then, as docker-machine leaves it.
+        # config.json then has none of pymachine's own fields, as docker-machine writes it.
         (folder / "pymachine.json").write_bytes(data)
         with contextlib.suppress(ValueError, RecursionError):
             kept = json.loads(data)
@@ -387,14 +387,14 @@ def _lay(store: Path, home: Path, data: bytes, chance: random.Random) -> None:
                     if key in {"ConfigVersion", "Driver", "DriverName", "HostOptions"}
                 }
                 (folder / "config.json").write_text(json.dumps(bare))
-    for name, place in (
+    for name, target in (
         ("run", "precious"),
         ("console.log", "profile"),
         ("disk.raw", "profile"),
         ("snapshots", "precious"),
     ):
         if chance.random() < 0.2:
-            (folder / name).symlink_to(home / place)
+            (folder / name).symlink_to(home / target)
 
 
 def _tree(folder: Path) -> dict[str, bytes]:

@@ -1,7 +1,7 @@
-"""A computer with VirtualBox and its kernel modules: QEMU's emulation of a processor with AMD-V.
+"""An emulated computer with VirtualBox and its kernel modules: QEMU emulates a processor with AMD-V.
 
-Its disk is made by ``scripts/virtualbox-chroot nested``. What is to be done in it is a Python program in a second disk;
-what that prints is the serial console. Times are twenty times and more those of a real computer.
+``scripts/virtualbox-chroot nested`` makes its disk. A second disk holds a Python program to run, whose output goes to
+the serial console. Everything takes at least twenty times as long as on a real computer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from support.runner import REPOSITORY, cache_folder
 
 NESTED = cache_folder() / "virtualbox" / "nested"
-# QEMU 7.2 loses the inner guest's flags register now and then, which ends its Linux: take the newest.
+# QEMU 7.2 sometimes loses the inner guest's flags register, which crashes its Linux: use the newest QEMU.
 EMULATOR = cache_folder() / "virtualbox" / "qemu"
 ENTER = """
 root=$1 && shift
@@ -25,7 +25,7 @@ mkdir -p "$root/host"
 mount --rbind / "$root/host" && mount --rbind /proc "$root/proc" && mount --rbind /dev "$root/dev" || exit 97
 exec chroot "$root" qemu-system-x86_64 "$@"
 """
-# Linux in VirtualBox in this dies of AVX instructions. One processor, since the outer kernel has died with two.
+# AVX instructions crash a Linux guest of the nested VirtualBox. One processor, since the outer kernel crashed with two.
 PROCESSOR = "EPYC,-avx,-avx2,-f16c,-xsave,-xsaveopt,-xgetbv1,-fma"
 MEMORY_MB = 3072
 END = "NESTED END"
@@ -52,9 +52,9 @@ sleep 60
 
 
 def run(folder: Path, program: str, files: Mapping[str, Path], *, seconds: float) -> str:
-    """Run `program` in the nested computer with `files` in ``/payload``, and return what it printed.
+    """Run `program` in the nested computer with `files` in ``/payload``, and return its output.
 
-    What the console said is kept in `folder`. Fails if the program, or the computer, does not end well in time.
+    The console log is kept in `folder`. Fails if the program or the computer fails, or takes longer than `seconds`.
     """
     assert NESTED.is_dir(), f"no disk in {NESTED}; scripts/virtualbox-chroot nested makes it"
     console, disk = folder / "nested-console.log", folder / "payload.img"
@@ -70,12 +70,12 @@ def run(folder: Path, program: str, files: Mapping[str, Path], *, seconds: float
     try:
         subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
-        pass  # told by what is missing on the console
+        pass  # the console log then lacks the end mark
     finally:
         disk.unlink()
-    said = console.read_text(errors="replace")
-    assert f"{END} 0" in said, f"not well and within {seconds:g} s:\n{said[-6000:]}"
-    return said
+    log = console.read_text(errors="replace")
+    assert f"{END} 0" in log, f"no success within {seconds:g} s:\n{log[-6000:]}"
+    return log
 
 
 def _make_disk(disk: Path, program: str, files: Mapping[str, Path]) -> None:
@@ -93,7 +93,7 @@ def _make_disk(disk: Path, program: str, files: Mapping[str, Path]) -> None:
 
 
 def _install(folder: Path) -> None:
-    """pymachine as an installer puts it, with the entry points by which drivers are found."""
+    """Install pymachine into `folder`, with the entry points by which drivers are found."""
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(REPOSITORY / "src" / "pymachine", folder / "pymachine", ignore=ignored)
     for driver in (REPOSITORY / "drivers").iterdir():

@@ -1,4 +1,4 @@
-"""Real programs for the containers of the tests: Debian's nginx and curl, each as one archive with its libraries."""
+"""Real programs for the tests' containers: Debian's nginx, curl and socat, each in one archive with its libraries."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pathlib import Path
 from support.registry import listening_address
 
 MERGED = re.compile(r"^(bin|sbin|lib|lib64)/")
-# Of a program's dependencies only its libraries: the rest matters to maintainer scripts.
+# Only libraries among the dependencies: the rest serves maintainer scripts.
 LIBRARY = re.compile(r"^(lib|zlib)")
 DEPENDS = re.compile(r"^  Depends: ([^<>\s]+)$", re.MULTILINE)
 NO_OTHERS = [f"--no-{kind}" for kind in ("pre-depends", "recommends", "suggests", "conflicts", "breaks", "replaces")]
 NO_OTHERS += ["--no-enhances"]
-# Runs without the users, modules and folders that Debian's own configuration expects.
+# A configuration without the users, modules and folders that Debian's own expects.
 NGINX_CONF = """\
 user root;
 worker_processes 1;
@@ -43,7 +43,7 @@ EXTRA = {"nginx": {"etc/nginx/nginx.conf": NGINX_CONF}, "curl": {}, "socat": {}}
 
 
 def archive(program: str, folder: Path) -> Path:
-    """``PROGRAM.tar.gz`` in `folder`: `program` with its libraries, made unless it is there."""
+    """Return ``PROGRAM.tar.gz`` in `folder`, `program` with its libraries; make it if it is missing."""
     target = folder / f"{program}.tar.gz"
     if not target.exists():
         with tempfile.TemporaryDirectory() as scratch:
@@ -68,7 +68,7 @@ def archive(program: str, folder: Path) -> Path:
 
 
 def _libraries(program: str) -> list[str]:
-    """The libraries that `program` depends on, through other libraries too; by apt's own lists, a level a call."""
+    """Return the libraries that `program` depends on, directly or through others, by apt's lists: one call a level."""
     found: set[str] = set()
     level = {program}
     while level:
@@ -79,7 +79,7 @@ def _libraries(program: str) -> list[str]:
 
 
 def _append(package: Path, output: tarfile.TarFile) -> None:
-    """Copy what programs need at run time of `package` into `output`, at its place in a usr-merged system."""
+    """Copy the files that programs need at run time from `package` to `output`, with their usr-merged paths."""
     content = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(package)], capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(content)) as source:
         for member in source:
@@ -91,10 +91,10 @@ def _append(package: Path, output: tarfile.TarFile) -> None:
 
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class's name)
-        """Say nothing: the tests' output is read by people."""
+        """Keep the tests' output quiet."""
 
     def do_GET(self) -> None:
-        """Answer ``/ip`` with the client's address, as ifconfig.co does; all else is files."""
+        """Answer ``/ip`` with the client's address, as ifconfig.co does, and other paths with files."""
         if self.path != "/ip":
             super().do_GET()
             return
@@ -105,7 +105,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @contextmanager
 def serving(folder: Path, host_from_guest: str) -> Iterator[int]:
-    """Serve `folder` over HTTP where machines reach it at `host_from_guest`; yields the port."""
+    """Serve `folder` over HTTP, for machines at the address `host_from_guest`; yield the port."""
     server = ThreadingHTTPServer((listening_address(host_from_guest), 0), partial(_Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""Signals and processes of tests: what is started has the usual signals, and is ended with its test."""
+"""Child processes of tests: they get the default signals, and end with their test."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def give_children_default_signals() -> None:
-    """Have programs that are started take the signals that end them, where the test run itself ignores them.
+    """Let SIGINT, SIGTERM and SIGHUP end child processes, even if the test run ignores them.
 
-    A shell starts ``make test &`` with SIGINT ignored, and `nohup` ignores SIGHUP; an ignored signal is inherited, a
-    handler is not. The test run goes on as before.
+    A shell starts ``make test &`` with SIGINT ignored, and `nohup` ignores SIGHUP. Children inherit an ignored signal,
+    but not a handler. The test run itself still ignores the signals.
     """
     for number in ENDING:
         if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, _go_on)
+            signal.signal(number, _ignore)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
-def _go_on(number: int, frame: FrameType | None) -> None:
+def _ignore(number: int, frame: FrameType | None) -> None:
     """Do nothing."""
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt on SIGINT in the block, whatever this process did with it before."""
+    """Raise KeyboardInterrupt on SIGINT in the block, even if this process ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
@@ -42,7 +42,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def started(argv: Sequence[str | Path], **options: Any) -> Iterator[subprocess.Popen[Any]]:
-    """A program in a process group of its own, which is killed with all that it started when the block ends."""
+    """Start a program in its own process group, and kill the group at the end of the block."""
     process = subprocess.Popen(argv, start_new_session=True, **options)
     try:
         yield process
@@ -51,7 +51,7 @@ def started(argv: Sequence[str | Path], **options: Any) -> Iterator[subprocess.P
 
 
 def end(process: subprocess.Popen[Any]) -> None:
-    """Kill a program that leads a process group, and what is left of the group; close our ends of its pipes."""
+    """Kill the process group that `process` leads, and close our ends of its pipes."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -62,9 +62,9 @@ def end(process: subprocess.Popen[Any]) -> None:
 
 
 def parent(pid: int) -> int:
-    """The process that started `pid`; 0 if there is no such process (any more)."""
+    """Return the parent of process `pid`, or 0 if there is no such process."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return 0
-    return int(status.rpartition(")")[2].split()[1])  # the name before it may have blanks and parentheses
+    return int(status.rpartition(")")[2].split()[1])  # the name before the last ")" may contain blanks and parentheses

@@ -1,10 +1,10 @@
-"""Commands recorded from docker-machine 0.16.2, replayed on pymachine under the name docker-machine.
+"""Replay commands recorded from docker-machine 0.16.2 on pymachine, under the name docker-machine.
 
 `tests/recorded/stores.json` describes the stores that the commands ran on. `cases.json` has the store, arguments,
-environment and stdin of each command, and docker-machine's exit code, stdout and stderr (null: a help text, which was
-not recorded). ``@STORE@``, ``@HOME@`` and ``@WORK@`` stand for folders. `wanted.toml` lists the wanted differences.
+environment and stdin of each command, and docker-machine's exit code, stdout and stderr (null for a help text, which
+was not recorded). ``@STORE@``, ``@HOME@`` and ``@WORK@`` stand for folders. `wanted.toml` lists intended differences.
 
-``python -m support.recorded [TEXT]`` (in ``tests``) prints what differs in the commands that contain TEXT.
+``python -m support.recorded [TEXT]`` (in ``tests``) prints the differences for commands that contain TEXT.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ NAME = "docker-machine"
 PARTS = ("code", "stdout", "stderr")
 SECONDS = 120
 WORKERS = 2
-# docker-machine acts on several machines at once, so that the order of their lines is not fixed.
-SEVERAL = frozenset(("kill", "provision", "restart", "start", "stop", "upgrade"))
+# docker-machine runs these on several machines at once, so the order of output lines varies.
+PARALLEL_COMMANDS = frozenset(("kill", "provision", "restart", "start", "stop", "upgrade"))
 
 
 @dataclass(frozen=True)
 class Case:
-    """One recorded command; None for what was not recorded."""
+    """A recorded command; output that was not recorded is None."""
 
     store: str
     argv: tuple[str, ...]
@@ -47,7 +47,7 @@ class Case:
 
     @property
     def key(self) -> str:
-        """How `wanted.toml` names it: the store, then the command as a shell would take it."""
+        """The name of the case in `wanted.toml`: the store, then the command as typed in a shell."""
         variables = [f"{name}={shlex.quote(value)}" for name, value in self.env.items() if value is not None]
         removed = [f"-u {name}" for name, value in self.env.items() if value is None]
         before = ["env", *removed, *variables] if self.env else []
@@ -55,21 +55,21 @@ class Case:
         return f"{self.store}: {' '.join([*before, shlex.join([NAME, *self.argv]), *after])}"
 
     def differs(self, got: Result) -> tuple[str, ...]:
-        """The parts in which `got` is not what was recorded."""
+        """Return the parts in which `got` differs from the recording."""
         return tuple(part for part in PARTS if not self._same(part, got))
 
     def _same(self, part: str, got: Result) -> bool:
         recorded, actual = getattr(self, part), getattr(got, part)
         if recorded is None:
             return True
-        if part == "stdout" and SEVERAL.intersection(self.argv[:1]):
+        if part == "stdout" and PARALLEL_COMMANDS.intersection(self.argv[:1]):
             return sorted(recorded.splitlines()) == sorted(actual.splitlines())
         return bool(recorded == actual)
 
 
 @dataclass(frozen=True)
 class Result:
-    """How pymachine ended; without a hint, which it may add to docker-machine's words."""
+    """The result of pymachine, without a hint that it may add to docker-machine's text."""
 
     code: int
     stdout: str
@@ -78,14 +78,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Reason:
-    """Why some differences are wanted; `row` is the first cell of its row in the documentation's table."""
+    """Why some differences are intended; `row` is the first cell of its row in the documentation's table."""
 
     row: str
     cases: dict[str, tuple[str, ...]]
 
 
 def cases() -> list[Case]:
-    """All recorded commands."""
+    """Return all recorded commands."""
     return [
         Case(**{**case, "argv": tuple(case["argv"]), "stdin": case["stdin"] or ""})
         for case in json.loads((FOLDER / "cases.json").read_text())
@@ -93,7 +93,7 @@ def cases() -> list[Case]:
 
 
 def reasons() -> list[Reason]:
-    """The differences that are wanted, by reason."""
+    """Return the intended differences, by reason."""
     found = tomllib.loads((FOLDER / "wanted.toml").read_text())["difference"]
     return [
         Reason(entry["row"], {key: tuple(parts.split()) for key, parts in entry["cases"].items()}) for entry in found
@@ -101,7 +101,7 @@ def reasons() -> list[Reason]:
 
 
 def replay(chosen: list[Case]) -> list[tuple[Case, Result]]:
-    """Run each of `chosen` on a store of its own."""
+    """Run each of `chosen` on its own store."""
     with tempfile.TemporaryDirectory(prefix="recorded-") as folder, ThreadPoolExecutor(WORKERS) as pool:
         certificates = Path(folder) / "certificates"
         _make_certificates(certificates)
@@ -117,7 +117,7 @@ def replay(chosen: list[Case]) -> list[tuple[Case, Result]]:
 
 
 def _make_certificates(folder: Path) -> None:
-    """A CA and a client certificate in `folder`, under docker-machine's names."""
+    """Make a CA and a client certificate in `folder`, with docker-machine's file names."""
     folder.mkdir()
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
     days = ("-days", "1080")
@@ -148,20 +148,20 @@ class _Stage:
         shutil.rmtree(self.root)
 
     def filled(self, text: str) -> str:
-        """`text` with the folders for their placeholders."""
+        """Return `text` with placeholders replaced by folders."""
         for placeholder, folder in self.folders.items():
             text = text.replace(placeholder, str(folder))
         return text
 
     def blanked(self, output: bytes) -> str:
-        """`output` with the placeholders for the folders."""
+        """Return `output` with folders replaced by placeholders."""
         text = output.decode(errors="replace")
         for placeholder, folder in self.folders.items():
             text = text.replace(str(folder), placeholder)
         return text
 
     def fill_store(self, described: dict[str, Any]) -> None:
-        """Make the store as `stores.json` describes it."""
+        """Create the store that `stores.json` describes."""
         store = self.folders["@STORE@"]
         (store / "machines").mkdir(parents=True)
         self._copy_certificates(described["certs"], store / "certs")

@@ -1,4 +1,4 @@
-"""Debian's docker-registry on loopback, and a small client that fills it without a docker daemon."""
+"""Debian's docker-registry on the loopback, and a small client that pushes images without a docker daemon."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.runner import search_path
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG = "application/vnd.docker.container.image.v1+json"
 LAYER = "application/vnd.docker.image.rootfs.diff.tar"
-# How guests with QEMU's user network reach this host's loopback.
+# The address of this host's loopback in guests with QEMU's user network.
 USER_NETWORK_HOST = "10.0.2.2"
 LOOPBACK = "127.0.0.1"
 CONFIGURATION = """\
@@ -39,7 +39,7 @@ class Registry:
     port: int
     host_from_guest: str = USER_NETWORK_HOST
     ca: Path | None = None
-    """What its certificate is signed by; None: it is served without TLS."""
+    """The CA of its certificate; None for a registry without TLS."""
 
     @property
     def url(self) -> str:
@@ -57,11 +57,11 @@ class Registry:
 
     @property
     def verify(self) -> str | bool:
-        """What `requests` is to check its certificate by."""
+        """The value of `verify` for `requests`."""
         return str(self.ca) if self.ca else True
 
     def push(self, repository: str, tags: list[str], layer: bytes, config: Mapping[str, Any]) -> str:
-        """Push an image of one layer (an uncompressed tar) under `tags`; returns the image's ID."""
+        """Push an image of one layer (an uncompressed tar) under `tags`; return the image's ID."""
         layer_digest = self._blob(repository, layer)
         document = {**config, "rootfs": {"type": "layers", "diff_ids": [layer_digest]}}
         text = json.dumps(document, sort_keys=True).encode()
@@ -81,7 +81,7 @@ class Registry:
         return config_digest
 
     def catalogue(self) -> list[str]:
-        """The names of the repositories in it."""
+        """Return the names of its repositories."""
         names: list[str] = requests.get(f"{self.url}/v2/_catalog", timeout=60, verify=self.verify).json()[
             "repositories"
         ]
@@ -92,14 +92,14 @@ class Registry:
         begun = requests.post(f"{self.url}/v2/{repository}/blobs/uploads/", timeout=60, verify=self.verify)
         begun.raise_for_status()
         location = begun.headers["Location"]
-        joint = "&" if "?" in location else "?"
-        url = f"{location}{joint}digest={digest}"
+        separator = "&" if "?" in location else "?"
+        url = f"{location}{separator}digest={digest}"
         requests.put(url, content, timeout=60, verify=self.verify).raise_for_status()
         return digest
 
 
 def free_port() -> int:
-    """A port of the loopback that nothing listens on now."""
+    """Return a port of the loopback on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -107,13 +107,13 @@ def free_port() -> int:
 
 
 def listening_address(host_from_guest: str) -> str:
-    """Where a server must listen that machines reach at `host_from_guest`."""
+    """Return the address on which a server must listen so that machines reach it at `host_from_guest`."""
     return LOOPBACK if host_from_guest == USER_NETWORK_HOST else host_from_guest
 
 
 @dataclass(frozen=True)
 class Tls:
-    """What a registry is served with."""
+    """The certificate and key of a registry, and the CA that signed the certificate."""
 
     certificate: Path
     key: Path
@@ -122,7 +122,7 @@ class Tls:
 
 @contextmanager
 def running(folder: Path, host_from_guest: str = USER_NETWORK_HOST, *, tls: Tls | None = None) -> Iterator[Registry]:
-    """A registry that keeps its data, configuration and log in `folder`, ended afterwards."""
+    """Run a registry with its data, configuration and log in `folder`; end it afterwards."""
     address = listening_address(host_from_guest)
     program = shutil.which("docker-registry", path=search_path())
     assert program, "docker-registry is missing: scripts/setup --tests"

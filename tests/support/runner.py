@@ -1,4 +1,4 @@
-"""Runs the installed ``pymachine`` as a user would: another process, a store of its own."""
+"""Run the installed ``pymachine`` as a user would: in another process, on its own store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support import processes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = Path(sys.executable).parent / "pymachine"
-# Software emulation on a busy host: far above what is measured, below pytest's own limit for a test.
+# For software emulation on a busy host: far above measured times, below pytest's time limit for a test.
 BOOT_SECONDS = "600"
 # A boot in emulation takes 26 seconds of processor time with one CPU and 31 with two. Tests run side by side, so that a
 # second CPU makes no machine quicker. The tutorial's machine has the default number.
@@ -26,20 +26,20 @@ DEFAULT_CPUS = {"QEMU_CPU_COUNT": "2"}
 
 
 def cache_folder() -> Path:
-    """Where all test runs of this user share downloaded packages and built images."""
+    """Return the folder in which all test runs of this user share downloaded packages and built images."""
     chosen = os.environ.get("PYMACHINE_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(chosen) if chosen else Path(base) / "pymachine-tests"
 
 
 def search_path() -> str:
-    """PATH with this interpreter's programs, and those that scripts/setup put into .venv/bin."""
+    """Return PATH with this interpreter's programs, and those that scripts/setup installs in .venv/bin."""
     return os.pathsep.join([str(PROGRAM.parent), os.environ.get("PATH", ""), str(REPOSITORY / ".venv" / "bin")])
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended."""
+    """The exit code and output of a run."""
 
     code: int
     stdout: str
@@ -47,13 +47,13 @@ class Outcome:
 
     @property
     def text(self) -> str:
-        """All that it said."""
+        """Stdout and stderr together."""
         return self.stdout + self.stderr
 
 
 @dataclass
 class Pymachine:
-    """The program on one store, with a home folder of its own."""
+    """The program on one store, with its own home folder."""
 
     store: Path
     home: Path
@@ -61,7 +61,7 @@ class Pymachine:
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-        """The variables for this store's processes; none of docker's or docker-machine's from outside."""
+        """Return the variables for this store's processes, without the caller's DOCKER_ and MACHINE_ variables."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("DOCKER_", "MACHINE_"))}
         own = {
             "HOME": str(self.home),
@@ -81,7 +81,7 @@ class Pymachine:
         env: Mapping[str, str] | None = None,
         timeout: float = 800,
     ) -> Outcome:
-        """Run ``pymachine WORDS`` and expect exit code `code` (None: any)."""
+        """Run ``pymachine WORDS`` and expect exit code `code`, or any if it is None."""
         return self.run([str(PROGRAM), *words], code=code, stdin=stdin, env=env, timeout=timeout)
 
     def run(
@@ -114,9 +114,9 @@ class Pymachine:
         return outcome
 
     def start(self, *words: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """Start ``pymachine WORDS`` in a process group of its own, its output to be read by the caller.
+        """Start ``pymachine WORDS`` in its own process group; the caller reads its output.
 
-        What has not ended by itself is ended by `remove_all`.
+        `remove_all` ends it if it still runs.
         """
         process = subprocess.Popen(
             [str(PROGRAM), *words],
@@ -137,7 +137,7 @@ class Pymachine:
         return self.run(["bash", "-c", words], code=code, timeout=timeout)
 
     def processes(self) -> dict[int, str]:
-        """The running processes that name this store on their command line: pid -> command."""
+        """Return the running processes that name this store on their command line, as pid -> command."""
         found = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -146,28 +146,28 @@ class Pymachine:
                     found[int(entry.name)] = command
         return found
 
-    def remaining_processes(self, *, besides: Collection[int] = ()) -> dict[int, str]:
-        """Wait up to 30 seconds for the processes of this store to end, but `besides`; return those that did not.
+    def remaining_processes(self, *, ignored: Collection[int] = ()) -> dict[int, str]:
+        """Wait up to 30 seconds for the processes of this store to end, except `ignored`; return those that did not.
 
-        A port forwarder ends by itself soon after its QEMU.
+        A port forwarder ends soon after its QEMU.
         """
         deadline = time.monotonic() + 30
         while True:
-            found = {pid: command for pid, command in self.processes().items() if pid not in besides}
+            found = {pid: command for pid, command in self.processes().items() if pid not in ignored}
             if not found or time.monotonic() > deadline:
                 return found
             time.sleep(0.1)
 
     def guest_logs(self, lines: int = 40) -> str:
-        """The last lines of each machine's logs, for a failed test's report."""
-        told = []
+        """Return the last lines of each machine's logs, for the report of a failed test."""
+        sections = []
         for log in sorted(self.store.glob("machines/*/*.log")):
             tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
-            told.append(f"\n--- {log.name} of {log.parent.name}\n" + "\n".join(tail))
-        return "".join(told)
+            sections.append(f"\n--- {log.name} of {log.parent.name}\n" + "\n".join(tail))
+        return "".join(sections)
 
     def remove_all(self) -> None:
-        """End what was started, and remove every machine; what does not go by `rm` is ended by its pid."""
+        """End the started processes and remove every machine; kill processes that `rm` leaves."""
         for process in self.started:
             if process.poll() is None:
                 processes.end(process)
@@ -181,7 +181,7 @@ class Pymachine:
 
 
 def _command_line(entry: Path) -> str:
-    """A process's command line; empty for one that is gone, or dead and not reaped."""
+    """Return a process's command line; empty for one that ended or is a zombie."""
     try:
         return (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
@@ -190,7 +190,7 @@ def _command_line(entry: Path) -> str:
 
 @contextmanager
 def private_store(**env: str) -> Iterator[Pymachine]:
-    """A program on an empty store in a short temporary folder; all of it is removed afterwards."""
+    """Yield the program on an empty store in a temporary folder with a short path; remove all of it afterwards."""
     base = Path(tempfile.mkdtemp(prefix="pm-", dir="/tmp"))
     home = base / "home"
     home.mkdir()

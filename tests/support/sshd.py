@@ -1,4 +1,4 @@
-"""An SSH server on loopback that runs what it is asked to in a shell: real SSH for tests without a virtual machine."""
+"""An SSH server on the loopback that runs commands in a shell: real SSH for tests without a virtual machine."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from pymachine.ssh.target import Target
 from support import processes
 
 
-class _Door(paramiko.ServerInterface):
-    """Lets in whoever has the key."""
+class _Authentication(paramiko.ServerInterface):
+    """Accepts the authorized key for every user name."""
 
     def __init__(self, server: Server, authorized: paramiko.PKey) -> None:
         self._server = server
@@ -44,7 +44,7 @@ class _Door(paramiko.ServerInterface):
 
 
 class _Transport(paramiko.Transport):
-    """Begins a command once its request is answered: a quick one would close the channel before the answer."""
+    """Starts a command only after its request is answered: a quick one would close the channel before the answer."""
 
     def __init__(self, connection: socket.socket, server: Server) -> None:
         super().__init__(connection)
@@ -60,7 +60,7 @@ class _Transport(paramiko.Transport):
 
 @dataclass
 class Server:
-    """A running server. `connections` counts the logins, `commands` what was run."""
+    """A running server. `connections` counts the logins, `commands` lists what was run."""
 
     folder: Path
     port: int = 0
@@ -68,7 +68,7 @@ class Server:
     commands: list[str] = field(default_factory=list)
     transports: list[paramiko.Transport] = field(default_factory=list)
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    """Commands that have begun: they leave programs running in the background, as over any SSH."""
+    """Commands that were started. They may leave programs running in the background, as over any SSH."""
 
     def __post_init__(self) -> None:
         for name in ("user", "host"):
@@ -76,19 +76,19 @@ class Server:
 
     @property
     def key(self) -> Path:
-        """The private key that is let in."""
+        """The private key that is accepted."""
         return self.folder / "user"
 
     def target(self, *, key: Path | None = None, learn: bool = True) -> Target:
-        """The server, as pymachine's SSH sees it."""
+        """Return the server as a target for pymachine's SSH."""
         return Target("far", "127.0.0.1", self.port, "admin", key or self.key, self.folder / "known_hosts", learn=learn)
 
     def new_host_key(self) -> None:
-        """Be another host from the next connection on."""
+        """Use a new host key from the next connection on, as another host would."""
         keys.make(self.folder / "host", comment="host")
 
     def break_connections(self) -> None:
-        """End every connection without a word."""
+        """Close every connection without a message."""
         for transport in self.transports:
             transport.close()
         self.transports.clear()
@@ -109,16 +109,16 @@ class Server:
         assert process.stderr is not None
         writer = threading.Thread(target=_feed, args=(channel, process.stdin), daemon=True)
         writer.start()
-        complaints = threading.Thread(target=_pass_on, args=(process.stderr, channel.sendall_stderr), daemon=True)
-        complaints.start()
+        stderr_forwarder = threading.Thread(target=_pass_on, args=(process.stderr, channel.sendall_stderr), daemon=True)
+        stderr_forwarder.start()
         _pass_on(process.stdout, channel.sendall)
-        complaints.join()
+        stderr_forwarder.join()
         with suppress(OSError):
             channel.send_exit_status(_exit_status(process))
         channel.close()
 
     def end_processes(self) -> None:
-        """Kill what commands left running."""
+        """Kill the programs that commands left running."""
         for process in self.processes:
             processes.end(process)
         self.processes.clear()
@@ -135,20 +135,20 @@ class Server:
             transport.add_server_key(paramiko.Ed25519Key.from_private_key_file(str(self.folder / "host")))
             self.transports.append(transport)
             with suppress(paramiko.SSHException, EOFError, OSError):
-                transport.start_server(server=_Door(self, authorized), event=threading.Event())
+                transport.start_server(server=_Authentication(self, authorized), event=threading.Event())
                 self.connections += 1
 
 
 def _exit_status(process: subprocess.Popen[bytes]) -> int:
-    """Wait for a command, but keep its process id: `end_processes` must not meet another program under that id."""
+    """Wait for a command without freeing its process id, so that `end_processes` cannot kill another program."""
     ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert ended is not None
     return ended.si_status
 
 
 def _pass_on(source: IO[bytes], send: Callable[[bytes], None]) -> None:
-    with suppress(OSError, ValueError):  # the client is gone, or the server ends and closes the pipes
-        while data := os.read(source.fileno(), 65536):  # as it comes: a protocol may have no lines
+    with suppress(OSError, ValueError):  # the client disconnected, or the server ends and closes the pipes
+        while data := os.read(source.fileno(), 65536):  # at once, since the data may have no lines
             send(data)
 
 
@@ -162,7 +162,7 @@ def _feed(channel: paramiko.Channel, target: object) -> None:
 
 @contextmanager
 def running(folder: Path) -> Iterator[Server]:
-    """A server on a free port of the loopback, ended afterwards."""
+    """Run a server on a free port of the loopback; end it afterwards."""
     server = Server(folder)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server.port = listener.getsockname()[1]

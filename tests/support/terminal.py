@@ -1,4 +1,4 @@
-"""Programs run on a terminal, and what must not reach it."""
+"""Run programs on a terminal, and find control characters that must not reach it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import termios
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# What progress on a terminal is drawn with: back to the beginning of the line, and erase it.
+# Sent to redraw progress: move to the start of the line and erase it.
 REDRAW = b"\r\x1b[K"
-# `ls --watch`: to the upper left corner, and erase all.
+# Sent by `ls --watch`: move to the upper left corner and erase the screen.
 CLEAR = b"\x1b[H\x1b[2J"
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -19,10 +19,10 @@ _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\
 def run(
     argv: Sequence[str | Path], *, env: Mapping[str, str], stdin: bytes = b"", timeout: float = 120
 ) -> tuple[int, bytes]:
-    """Run a program whose stdout and stderr are a terminal; its exit code, and the bytes that the terminal got."""
+    """Run a program on a terminal; return its exit code and the bytes that the terminal received."""
     ours, theirs = pty.openpty()
     attributes = termios.tcgetattr(theirs)
-    attributes[1] &= ~termios.OPOST  # line feeds as they are written
+    attributes[1] &= ~termios.OPOST  # keep line feeds unchanged
     termios.tcsetattr(theirs, termios.TCSANOW, attributes)
     process = subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs, env=dict(env), start_new_session=True
@@ -31,11 +31,11 @@ def run(
     assert process.stdin is not None
     process.stdin.write(stdin)
     process.stdin.close()
-    said = []
+    output = []
     try:
         while data := _read(ours):
-            said.append(data)
-        return process.wait(timeout), b"".join(said)
+            output.append(data)
+        return process.wait(timeout), b"".join(output)
     finally:
         process.kill()
         process.wait()
@@ -45,17 +45,17 @@ def run(
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 65536)
-    except OSError:  # Linux's end of a terminal that its last program has closed
+    except OSError:  # Linux reports so that the last program has closed the terminal
         return b""
 
 
-def unwanted(said: bytes) -> list[str]:
-    """The control characters in what a terminal got, but line feeds, tabs and pymachine's own sequences."""
-    own = said.replace(REDRAW, b"").replace(CLEAR, b"")
-    text = own.decode(errors="surrogateescape")
+def unwanted(output: bytes) -> list[str]:
+    """Return the control characters in `output`, except line feeds, tabs and pymachine's own sequences."""
+    rest = output.replace(REDRAW, b"").replace(CLEAR, b"")
+    text = rest.decode(errors="surrogateescape")
     return sorted({c for c in text if (c < " " and c not in "\n\t") or "\x7f" <= c <= "\x9f" or c in _BIDI or _raw(c)})
 
 
 def _raw(character: str) -> bool:
-    """Whether it stands for a byte that is no UTF-8."""
+    """Return whether the character stands for a byte that is not UTF-8."""
     return "\udc80" <= character <= "\udcff"

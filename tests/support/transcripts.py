@@ -1,6 +1,6 @@
-"""Hosts that cannot be had here, as transcripts: what each answers to the scripts, and what was sent to it.
+"""Fake hosts of many distributions: they answer the provisioning scripts and keep them for the test.
 
-The os-release files and units are the distributions' own, shortened to the lines that matter.
+The os-release files and units are the distributions' own, shortened to the relevant lines.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ UNITS = {
 
 @dataclass
 class FakeHost:
-    """Answers as a host of that kind does, and keeps every script. It is a `Connection`."""
+    """Answers like a host of that `kind`, and keeps every script. It has the interface of `Connection`."""
 
     kind: str
     init: str = "systemd"
@@ -65,7 +65,7 @@ class FakeHost:
         timeout: float | None = None,
         line: Callable[[str], None] | None = None,
     ) -> Result:
-        """Take a script as `Connection.run` does."""
+        """Answer a script, like `Connection.run`."""
         assert command == ROOT_SHELL
         self.commands += 1
         body = stdin.partition("\npymachine_main() {\n")[2]
@@ -73,7 +73,7 @@ class FakeHost:
         if not self.sudo:
             return Result((), 77, "", "sudo: a password is required\n")
         if body.startswith("facts\n"):
-            return self._said(self._facts())
+            return self._result(self._facts())
         step, answer = ("install", self.on_install) if "\nfollow " in body else ("apply", self.on_apply)
         if "put_back" in body or "remove_packages" in body:
             step, answer = "restore", lambda: None
@@ -84,22 +84,22 @@ class FakeHost:
             self.engine = True
         if line:
             line("Unpacking docker ...")
-        return self._said("")
+        return self._result("")
 
     def body(self, step: str) -> str:
-        """The one script that was sent for `step`."""
+        """Return the only script that was sent for `step`."""
         (found,) = [body for name, body in self.scripts if name == step]
         return found
 
     def written(self) -> dict[str, str]:
-        """The files that the last apply script puts into place."""
+        """Return the files that the last apply script writes, by path."""
         body = [body for name, body in self.scripts if name == "apply"][-1]
         found = re.findall(
             r"^stage (\S+) \d+ << 'PYMACHINE_END_OF_FILE'\n(.*?)PYMACHINE_END_OF_FILE$", body, re.MULTILINE | re.DOTALL
         )
         return dict(found)
 
-    def _said(self, text: str) -> Result:
+    def _result(self, text: str) -> Result:
         return Result((), 0, "a banner of the login shell\npymachine-begin\n" + text, "")
 
     def _facts(self) -> str:

@@ -1,4 +1,4 @@
-"""VirtualBox for tests: the real VBoxManage in its own Debian (scripts/virtualbox-chroot), without kernel modules."""
+"""The real VBoxManage, in its own Debian (scripts/virtualbox-chroot) and without kernel modules."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.runner import cache_folder
 
 ROOT = cache_folder() / "virtualbox" / "root"
 VERSION = (7, 2, 22)
-# The mounts are in a namespace of this call's own (and of the VBoxSVC that it starts): they end with it.
+# Each call has its own mount namespace, shared with the VBoxSVC that it starts: the mounts end with it.
 WRAPPER = """\
 #!/bin/sh
 exec unshare {user} --mount --propagation private sh -c '
@@ -43,16 +43,16 @@ session.unlockMachine()
 
 @dataclass
 class RealVirtualBox:
-    """One VirtualBox: its own registry, its own VBoxSVC."""
+    """A VirtualBox with its own registry and its own VBoxSVC."""
 
     folder: Path
     program: Path
     environment: dict[str, str]
 
     def __call__(self, *words: str | Path, code: int | None = 0) -> subprocess.CompletedProcess[str]:
-        """Run VBoxManage and expect exit code `code` (None: any).
+        """Run VBoxManage and expect exit code `code`, or any if it is None.
 
-        A client that meets a server that is just going away may crash: then a listing is asked for again.
+        A client may crash if its server is about to end. Listings are then repeated.
         """
         for _ in range(10):
             done = subprocess.run(
@@ -71,7 +71,7 @@ class RealVirtualBox:
         return done
 
     def empty(self) -> None:
-        """Take out every machine and medium."""
+        """Remove every machine and medium."""
         for line in self("list", "vms").stdout.splitlines():
             uuid = line.rpartition("{")[2].rstrip("}")
             if self("unregistervm", uuid, "--delete", code=None).returncode:
@@ -80,17 +80,17 @@ class RealVirtualBox:
             self._close_media(kind, listing)
 
     def _close_media(self, kind: str, listing: str) -> None:
-        """Have VirtualBox forget its media of a kind; of those that went with a machine it does so a moment later."""
+        """Close all media of a kind; retry, since VirtualBox closes those of a removed machine a moment later."""
         for _ in range(20):
             known = [line.split()[1] for line in self("list", listing).stdout.splitlines() if line.startswith("UUID:")]
             if not known:
                 return
-            said = [self("closemedium", kind, uuid, code=None).stderr for uuid in known]
+            errors = [self("closemedium", kind, uuid, code=None).stderr for uuid in known]
             time.sleep(0.1)
-        raise AssertionError(f"VirtualBox keeps its {listing}: {said}")
+        raise AssertionError(f"VirtualBox keeps its {listing}: {errors}")
 
     def start(self, *words: str | Path) -> subprocess.Popen[bytes]:
-        """Start VBoxManage and leave it running."""
+        """Start VBoxManage without waiting for its end."""
         return subprocess.Popen(
             [str(self.program), *map(str, words)],
             env=self.environment,
@@ -101,7 +101,7 @@ class RealVirtualBox:
 
     @contextmanager
     def holding(self, machine: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Another front end has the machine locked, as the settings window of VirtualBox's own has."""
+        """Lock the machine from another front end, as VirtualBox's settings window does."""
         environment = {
             **self.environment,
             "TEST_PROGRAM": "/usr/bin/python3",
@@ -124,11 +124,11 @@ class RealVirtualBox:
             assert holder.wait(30) == 0
 
     def servers(self) -> list[int]:
-        """The pids of this registry's VBoxSVC; it comes and goes by itself."""
+        """Return the pids of this registry's VBoxSVC, which starts and ends automatically."""
         wanted = f"VBOX_USER_HOME={self.folder / 'registry'}".encode()
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
-            # Processes end while they are looked at.
+            # A process may end at any moment.
             with suppress(OSError):
                 ours = wanted in (entry / "environ").read_bytes().split(b"\0")
                 if ours and b"VBoxSVC" in (entry / "cmdline").read_bytes():
@@ -136,7 +136,7 @@ class RealVirtualBox:
         return found
 
     def kill_server(self) -> int:
-        """SIGKILL to VBoxSVC; how many there were."""
+        """Kill VBoxSVC with SIGKILL; return the number of processes."""
         pids = self.servers()
         for pid in pids:
             with suppress(ProcessLookupError):
@@ -146,9 +146,9 @@ class RealVirtualBox:
 
 @contextmanager
 def real(folder: Path, *, wrapper: bool = False) -> Iterator[RealVirtualBox]:
-    """A VirtualBox whose registry is in `folder`, found on PATH while this lasts; its server is ended afterwards.
+    """Run a VirtualBox whose registry is in `folder`, with its programs on PATH; end its server afterwards.
 
-    `wrapper` takes Debian's script in front of it, which says things on stdout that nobody asked for.
+    With `wrapper` it is called through Debian's script, which prints extra lines on stdout.
     """
     assert ROOT.is_dir(), f"no VirtualBox in {ROOT}; scripts/setup --tests puts it there"
     programs = folder / "bin"
@@ -177,16 +177,16 @@ def real(folder: Path, *, wrapper: bool = False) -> Iterator[RealVirtualBox]:
 
 @contextmanager
 def ssh_banner(port: int) -> Iterator[None]:
-    """Something that says what an SSH server says first, at a port of the loopback."""
+    """Listen on a port of the loopback and send the first line of an SSH server."""
     import socket
     import threading
 
     server = socket.create_server(("127.0.0.1", port))
     server.settimeout(0.1)
-    over = threading.Event()
+    ended = threading.Event()
 
     def serve() -> None:
-        while not over.is_set():
+        while not ended.is_set():
             with suppress(TimeoutError):
                 connection, _ = server.accept()
                 with connection:
@@ -197,6 +197,6 @@ def ssh_banner(port: int) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         thread.join()
         server.close()

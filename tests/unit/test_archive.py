@@ -165,7 +165,7 @@ def test_every_bit_of_a_small_file_counts(tmp_path: Path) -> None:
 
 
 def test_a_wrong_digest_names_the_file(tmp_path: Path) -> None:
-    entries = archives.honest({"config.json": b"{}", "disk": b"data"})
+    entries = archives.valid_entries({"config.json": b"{}", "disk": b"data"})
     entries[2] = archives.entry("machine/disk", b"dota")
     with pytest.raises(ExportError, match="SHA-256 of machine/disk is wrong"):
         read(archives.forge(tmp_path / "export", entries), tmp_path / "out")
@@ -211,7 +211,7 @@ def test_an_import_that_is_ended_by_a_signal_leaves_nothing(tmp_path: Path, numb
         "config.json": b'{"ConfigVersion": 3, "DriverName": "qemu"}',
         "disk.raw": random.Random(1).randbytes(1 << 20),
     }
-    whole = archives.forge(tmp_path / "export", archives.honest(contents, url="")).read_bytes()
+    whole = archives.forge(tmp_path / "export", archives.valid_entries(contents, url="")).read_bytes()
     store = tmp_path / "store"
     environment = {**os.environ, "MACHINE_STORAGE_PATH": str(store), "HOME": str(tmp_path)}
     program = [sys.executable, "-m", "pymachine", "import", "/dev/stdin", "x"]

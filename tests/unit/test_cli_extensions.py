@@ -27,7 +27,7 @@ from pymachine.ssh.target import Target
 from pymachine.store.store import Store
 from pymachine.tls import certs
 from pymachine_driver_none import Driver as NoneDriver
-from support import engine, fleet, processes
+from support import engine, fifty_machines, processes
 
 Call = Callable[..., tuple[int, str, str]]
 TARGET = Target("m", "127.1.2.3", 22022, "docker", Path("/s/my, key/id"), Path("/s/known hosts"))
@@ -381,7 +381,7 @@ def test_warnings_name_it_too(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_ls_of_fifty_machines(store: Store, tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("pymachine")
-    with fleet.of_fifty(store.root):
+    with fifty_machines.created(store.root):
         said = subprocess.run([program, "ls", "--json"], capture_output=True, text=True, check=True, timeout=60).stdout
     rows = {row["Name"]: row for row in json.loads(said)}
     assert len(rows) == 50

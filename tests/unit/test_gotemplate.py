@@ -97,7 +97,7 @@ KNOWN = gotemplates.data()
 @pytest.mark.parametrize("asked", ROWS)
 def test_rows_and_records_are_typed_as_in_go(asked: str) -> None:
     name, _, template = asked.partition(": ")
-    assert list(gotemplates.ours(gotemplates.Asked(template, name), KNOWN)) == ROWS[asked]
+    assert list(gotemplates.render_with_pymachine(gotemplates.Rendering(template, name), KNOWN)) == ROWS[asked]
 
 
 @pytest.mark.parametrize(

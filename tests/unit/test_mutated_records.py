@@ -18,10 +18,10 @@ def test_no_record_is_a_fault_of_pymachine() -> None:
 
 
 def test_the_campaign_would_see_a_context_of_the_users_removed() -> None:
-    with mutations.cut_off(random.Random(1)) as outside:
-        outside.run(["docker", "context", "rm", "--force", "--", "mine"])
-        outside.popen(["ssh", "-oProxyCommand=touch x@127.0.0.1"])
-        assert len(list(outside.faults())) == 2
+    with mutations.isolated(random.Random(1)) as calls:
+        calls.run(["docker", "context", "rm", "--force", "--", "mine"])
+        calls.popen(["ssh", "-oProxyCommand=touch x@127.0.0.1"])
+        assert len(list(calls.faults())) == 2
 
 
 def test_a_campaign_is_the_same_for_a_seed() -> None:

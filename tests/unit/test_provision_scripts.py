@@ -138,7 +138,7 @@ def test_an_engine_that_does_not_start_gets_its_old_files_back(lived_in: LocalHo
 def test_a_disk_that_is_full_on_the_way_changes_nothing(lived_in: LocalHost) -> None:
     before = {path: entry for path, entry in lived_in.tree().items() if not path.startswith("var/lib/pymachine")}
     # The third file does not fit.
-    lived_in.spoil = lambda text: text.replace(
+    lived_in.alter_script = lambda text: text.replace(
         "stage /etc/docker/server-key.pem 600", 'fail "No space left on device"; stage /etc/docker/server-key.pem 600'
     )
     with pytest.raises(StepError) as caught:
@@ -146,16 +146,16 @@ def test_a_disk_that_is_full_on_the_way_changes_nothing(lived_in: LocalHost) -> 
     assert "No space left on device" in caught.value.details
     after = {path: entry for path, entry in lived_in.tree().items() if not path.startswith("var/lib/pymachine")}
     assert after == before
-    lived_in.spoil = lambda text: text
+    lived_in.alter_script = lambda text: text
     provision(lived_in)
 
 
 @pytest.mark.parametrize("cut", ["back_up\n", "commit_state\n", "commit\n", "into_force restart\n"])
 def test_a_host_that_went_down_in_the_middle_is_finished(lived_in: LocalHost, cut: str) -> None:
-    lived_in.spoil = lambda text: text.replace(f"\n{cut}", f"\ntrap - EXIT; exit 9\n{cut}")
+    lived_in.alter_script = lambda text: text.replace(f"\n{cut}", f"\ntrap - EXIT; exit 9\n{cut}")
     with pytest.raises(StepError):
         provision(lived_in)
-    lived_in.spoil = lambda text: text
+    lived_in.alter_script = lambda text: text
     lived_in.calls()
     provision(lived_in)
     assert "systemctl restart docker.service" in lived_in.calls()
@@ -186,10 +186,10 @@ def test_no_repository_has_the_engine(bare: LocalHost) -> None:
 def test_what_was_begun_and_never_finished_is_given_back_too(bare: LocalHost) -> None:
     """Only what was asked for is removed: whatever else came since may be somebody's."""
     before = bare.tree()
-    bare.spoil = lambda text: text.replace("| sort > /var/lib/pymachine/packages.after", "| exit 9")
+    bare.alter_script = lambda text: text.replace("| sort > /var/lib/pymachine/packages.after", "| exit 9")
     with pytest.raises(StepError):
         provision(bare)
-    bare.spoil = lambda text: text
+    bare.alter_script = lambda text: text
     bare.put("packages", bare.get("packages") + "editor\n")
     assert host(bare).restore()
     after = bare.tree()
@@ -221,7 +221,7 @@ def test_alpine_from_bare_and_back(tmp_path: Path) -> None:
     fake = LocalHost(tmp_path, programs=OPENRC, files={"etc/os-release": RELEASES["alpine"], "etc/group": ""})
     before = fake.tree()
     # A socket for the script to find: the stand-in cannot make one.
-    fake.spoil = lambda text: text.replace("[ ! -S /var/run/docker.sock ]", "false")
+    fake.alter_script = lambda text: text.replace("[ ! -S /var/run/docker.sock ]", "false")
     provision(fake, environment=["FOO=a b"])
     calls = fake.calls()
     assert "apk add --no-progress docker" in calls

@@ -734,7 +734,7 @@ def test_files_are_checked_before_anything_is_kept(
     Porter(store).export(NAME, tmp_path / "file")
     contents = {Path(info.name).name: data for info, data in archives.unpack(tmp_path / "file")}
     kept = {name: data for name, data in contents.items() if not name.startswith("pymachine.")}
-    archives.forge(tmp_path / "forged", archives.honest({**kept, file: content}, driver="able", name=NAME))
+    archives.forge(tmp_path / "forged", archives.valid_entries({**kept, file: content}, driver="able", name=NAME))
     with pytest.raises(ExportError, match=says):
         Porter(Store(tmp_path / "other")).import_(tmp_path / "forged", connection_driver="none")
     assert not (tmp_path / "other").exists()
@@ -774,7 +774,7 @@ def test_a_connection_to_something_else_is_refused(store: Store, tmp_path: Path,
     Porter(store).export_connection(NAME, tmp_path / "file")
     contents = {Path(info.name).name: data for info, data in archives.unpack(tmp_path / "file")}
     kept = {name: data for name, data in contents.items() if not name.startswith("pymachine.")}
-    archives.forge(tmp_path / "forged", archives.honest(kept, kind="connection", name=NAME, url=url))
+    archives.forge(tmp_path / "forged", archives.valid_entries(kept, kind="connection", name=NAME, url=url))
     with pytest.raises(ExportError, match="url in the export is .*, expected tcp://HOST:PORT"):
         Porter(Store(tmp_path / "other")).import_(tmp_path / "forged", connection_driver="none")
     assert not (tmp_path / "other").exists()

@@ -12,11 +12,11 @@ import pytest
 from pymachine_driver_virtualbox import checks, network
 from pymachine_driver_virtualbox.errors import HostNetworkError, VirtualBoxError
 from pymachine_driver_virtualbox.network import Interface
-from support import vboxfake
+from support import fake_vboxmanage
 
 HOST = ipaddress.IPv4Interface("192.168.56.1/24")
 OLD = ipaddress.IPv4Interface("192.168.99.1/24")
-CALLS = vboxfake.transcript("virtualbox-7.2.22-host-only")
+CALLS = fake_vboxmanage.transcript("virtualbox-7.2.22-host-only")
 
 
 @pytest.fixture(autouse=True)
@@ -32,19 +32,19 @@ def script(*names: str) -> list[dict[str, object]]:
 
 def test_an_interface_is_made_and_given_the_address(tmp_path: Path) -> None:
     calls = script("version", "no interface", "create", "ipconfig")
-    with vboxfake.playing(tmp_path, calls) as vbox:
+    with fake_vboxmanage.playing(tmp_path, calls) as vbox:
         assert network.ensure(vbox, HOST) == (Interface("vboxnet0", HOST), True)
 
 
 def test_one_that_is_there_is_used_as_it_is(tmp_path: Path) -> None:
-    with vboxfake.playing(tmp_path, script("version", "one interface")) as vbox:
+    with fake_vboxmanage.playing(tmp_path, script("version", "one interface")) as vbox:
         assert network.ensure(vbox, HOST) == (Interface("vboxnet0", HOST), False)
 
 
 def test_a_refused_range_is_told_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "NETWORKS_CONF", tmp_path / "networks.conf")
     with (
-        vboxfake.playing(tmp_path, script("version", "no interface")) as vbox,
+        fake_vboxmanage.playing(tmp_path, script("version", "no interface")) as vbox,
         pytest.raises(HostNetworkError, match="VirtualBox refuses 192.168.99.1/24"),
     ):
         network.ensure(vbox, OLD)
@@ -55,7 +55,7 @@ def test_what_virtualbox_refuses_after_all_is_taken_away_again(tmp_path: Path, m
     monkeypatch.setattr(network, "check_allowed", lambda wanted: None)
     calls = script("version", "no interface", "create", "ipconfig refused", "remove")
     with (
-        vboxfake.playing(tmp_path, calls) as vbox,
+        fake_vboxmanage.playing(tmp_path, calls) as vbox,
         pytest.raises(VirtualBoxError, match="E_ACCESSDENIED") as caught,
     ):
         network.ensure(vbox, OLD)
@@ -63,7 +63,7 @@ def test_what_virtualbox_refuses_after_all_is_taken_away_again(tmp_path: Path, m
 
 
 def test_a_dhcp_server_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
-    with vboxfake.playing(tmp_path, script("version", "dhcp servers")) as vbox:
+    with fake_vboxmanage.playing(tmp_path, script("version", "dhcp servers")) as vbox:
         network.ensure_dhcp(vbox, Interface("vboxnet0", HOST))
 
 
@@ -71,7 +71,7 @@ def test_two_at_once_make_one_interface(tmp_path: Path) -> None:
     """The second waits for the first under the lock, and then finds what that made."""
     calls = script("version", "no interface", "create", "ipconfig", "version", "one interface")
     found: list[tuple[Interface, bool]] = []
-    with vboxfake.playing(tmp_path, calls) as vbox:
+    with fake_vboxmanage.playing(tmp_path, calls) as vbox:
 
         def ensure() -> None:
             # A VBoxManage of its own: another process would ask for the version too.
@@ -89,7 +89,7 @@ def test_health_of_a_host_where_all_is_well(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(checks.hardware, "module_problem", lambda: None)
     monkeypatch.setattr(checks.hardware, "processor_problem", lambda traits: None)
     monkeypatch.setattr(network, "NETWORKS_CONF", tmp_path / "networks.conf")
-    with vboxfake.playing(tmp_path, script("version")) as vbox:
+    with fake_vboxmanage.playing(tmp_path, script("version")) as vbox:
         monkeypatch.setenv("PATH", str(vbox.program.parent), prepend=":")
         health = checks.health()
     assert health.usable

@@ -1,5 +1,5 @@
-"""A Debian system that boots to systemd and OpenSSH: built from Debian's packages without root, run by plain QEMU.
+"""A Debian host with systemd and OpenSSH: built from Debian's packages without root, run by plain QEMU.
 
-It is what a user of the driver ``generic`` brings: a host that is none of pymachine's making. No maintainer script
-runs when it is built; what those would have done is done here, so that `apt-get install` works in it for real.
+It serves as the existing host that a user of the driver ``generic`` has. The build runs no maintainer scripts and does
+their work itself, so that `apt-get install` really works on the host.
 """

@@ -1,4 +1,4 @@
-"""Builds the disk: packages laid over each other, dpkg's own records of them, and the few files of a small host."""
+"""Build the disk: the unpacked packages, dpkg's database, and the configuration of a small host."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pymachine.system.progress import Silent
 from support.runner import cache_folder
 
 HERE = Path(__file__).parent
-# The host as it is found: no engine, nothing that only an engine needs.
+# The packages of the host before provisioning: no engine, and nothing that only an engine needs.
 BASE = (
     "apt",
     "base-files",
@@ -101,7 +101,7 @@ FOLDERS = {
     "var/log/journal": 0o755,
     "var/tmp": 0o1777,
 }
-# What takes long in emulation, and what waits for hardware that is not there.
+# Units that are slow in emulation or wait for missing hardware.
 MASKED = (
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
@@ -139,7 +139,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Built:
-    """A host's files. Nothing is ever written into the disk: machines get an overlay of their own."""
+    """A host's files. The disk is never written to: each machine gets its own overlay."""
 
     folder: Path
 
@@ -155,22 +155,22 @@ class Built:
 
     @property
     def initrd(self) -> Path:
-        """What finds the disk."""
+        """The init ramdisk that mounts the disk."""
         return self.folder / "initrd.img"
 
     @property
     def key(self) -> Path:
-        """The private key that opens the accounts root, admin and guarded."""
+        """The private key for the accounts root, admin and guarded."""
         return self.folder / "id_ed25519"
 
     @property
     def packages(self) -> Path:
-        """A folder with a flat apt repository of the engine and what it needs."""
+        """A folder with a flat apt repository of the engine and its dependencies."""
         return self.folder / "repository"
 
 
 def ensure() -> Built:
-    """The host, from the cache unless its packages or these files changed."""
+    """Return the host; build it if it is not cached, or if its packages or these files changed."""
     recipe = Recipe(
         architecture="amd64",
         packages=BASE,
@@ -188,8 +188,8 @@ def ensure() -> Built:
     ]
     universe = Universe(indices)
     base = closure(universe, recipe.roots, excluded=recipe.excluded)
-    there = {package.name for package in base}
-    extra = [package for package in closure(universe, [*BASE, *ENGINE]) if package.name not in there]
+    installed = {package.name for package in base}
+    extra = [package for package in closure(universe, [*BASE, *ENGINE]) if package.name not in installed]
     key = hashlib.sha256(f"{FORMAT}".encode())
     for package in [*base, *extra]:
         key.update(package.sha256.encode())
@@ -236,7 +236,7 @@ def _build(recipe: Recipe, sources: build.Sources, base: list[Package], extra: l
 
 
 def _repository(packages: Sequence[Package], files: Sequence[Path], folder: Path) -> None:
-    """A flat repository (sources.list(5)): the .debs, and Packages made of what each says of itself."""
+    """Write a flat repository (sources.list(5)): the .debs, and a Packages file from their control files."""
     folder.mkdir()
     entries = []
     for package, path in zip(packages, files, strict=True):
@@ -255,11 +255,11 @@ def _control(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _records(tree: Tree, packages: Sequence[Package], files: Sequence[Path]) -> None:
-    """dpkg's database, as if it had installed and configured every package itself (dpkg(1))."""
+    """Write dpkg's database as if dpkg had installed and configured every package (dpkg(1))."""
     status = []
     for package, path in zip(packages, files, strict=True):
         if package.name.startswith("linux-image"):
-            continue  # its script would want an init ramdisk
+            continue  # its maintainer script would require an init ramdisk
         control = dict(_control(path))
         text = control.pop("control").decode().strip()
         lines = [line for line in text.splitlines() if not line.startswith("Status:")]
@@ -278,7 +278,7 @@ def _records(tree: Tree, packages: Sequence[Package], files: Sequence[Path]) -> 
 
 
 def _configure(tree: Tree, public_key: bytes, work: Path) -> None:
-    """What postinst scripts and an installer would have made: accounts, keys, PAM, the network, units."""
+    """Write what postinst scripts and an installer would: accounts, keys, PAM, the network, units."""
     for path, mode in FOLDERS.items():
         tree.put(path, Node.directory(mode=mode))
     passwd = tree["usr/share/base-passwd/passwd.master"].contents().decode().replace(":*:", ":x:")
@@ -330,7 +330,7 @@ def _put(tree: Tree, path: str, text: str, *, mode: int = 0o644) -> None:
 
 
 def _disk(tree: Tree, target: Path, root: Path) -> None:
-    """Write `tree` as ext4; fakeroot gives each file its owner there without our being root."""
+    """Write `tree` as ext4; fakeroot sets the files' owners without root."""
     root.mkdir()
     commands = ["set -e", f"cd '{root}'", "chown -R 0:0 ."]
     folders = []

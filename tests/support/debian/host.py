@@ -1,4 +1,4 @@
-"""One Debian host in plain QEMU, with moments of its life that can be gone back to."""
+"""A Debian host in plain QEMU whose state can be saved and restored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OPTIONS = (
 
 
 class Host:
-    """A running host: SSH on `ssh_port` of the loopback, and an engine, once there is one, on `engine_port`."""
+    """A running host: SSH on `ssh_port` of the loopback, and an engine, once installed, on `engine_port`."""
 
     def __init__(self, folder: Path, built: Built, *, apt_port: int) -> None:
         self.folder = folder
@@ -65,11 +65,11 @@ class Host:
             time.sleep(0.3)
 
     def save(self, moment: str) -> None:
-        """Remember this moment, memory and disk."""
+        """Save memory and disk under the name `moment`."""
         self._monitor(f"savevm {moment}")
 
-    def back_to(self, moment: str) -> None:
-        """Go back to a moment; but for the clock, which is of today."""
+    def restore(self, moment: str) -> None:
+        """Restore a saved moment, then set the clock to the current time."""
         self._monitor(f"loadvm {moment}")
         self.run(f"date -s @{time.time():.0f}")
 
@@ -84,12 +84,12 @@ class Host:
             with monitor.makefile("rw", encoding="utf-8") as stream:
                 stream.readline()
                 _qmp(stream, "qmp_capabilities")
-                said = _qmp(stream, "human-monitor-command", {"command-line": line})
-        assert said == "", f"{line}: {said}"
+                output = _qmp(stream, "human-monitor-command", {"command-line": line})
+        assert output == "", f"{line}: {output}"
 
 
 def _qmp(stream: Any, command: str, arguments: dict[str, str] | None = None) -> Any:
-    """The answer to one command, past the events in front of it."""
+    """Execute one command and return its answer, skipping events before it."""
     stream.write(json.dumps({"execute": command, "arguments": arguments or {}}) + "\n")
     stream.flush()
     while True:

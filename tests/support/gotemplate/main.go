@@ -1,4 +1,4 @@
-// Prints what Go's text/template makes of templates, for the tests of pymachine.gotemplate.
+// Renders templates with Go's text/template, for the tests of pymachine.gotemplate.
 //
 // Reads lines of JSON, each with a template and the name of its data, and writes a line for each: the text and the error.
 package main

@@ -1,4 +1,4 @@
-"""``python -m support.warm``: put into the cache what tests without a network need: the image, containers' programs."""
+"""``python -m support.warm_cache``: cache what tests without a network need: the image, and programs for containers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.runner import cache_folder
 
 
 def main() -> None:
-    """Build and download what is missing."""
+    """Build or download whatever is missing."""
     os.environ.setdefault("PYMACHINE_CACHE", str(cache_folder()))
     with TemporaryDirectory() as store:
         provide.find_or_build(ImageRequest(), store=Path(store), reporter=StreamReporter(sys.stdout))

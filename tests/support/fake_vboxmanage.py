@@ -1,6 +1,6 @@
-"""A VBoxManage that answers as a real one was recorded to, in the order that a test says; for what cannot be run.
+"""A fake VBoxManage that replays recorded answers in a given order, for what cannot run in tests.
 
-Each transcript names the VirtualBox that it was recorded from. A call that is not the next one of the script fails.
+Each transcript names the version of VirtualBox that it was recorded from. A call out of order fails.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ sys.exit(left[0]["code"])
 
 
 def transcript(name: str) -> dict[str, Any]:
-    """The calls of a transcript by the names that it gives them."""
+    """Return the calls of a transcript, by the names in it."""
     calls: dict[str, Any] = json.loads((TRANSCRIPTS / f"{name}.json").read_text())["calls"]
     return calls
 
 
 @contextmanager
 def playing(folder: Path, calls: Sequence[dict[str, Any]]) -> Iterator[VBoxManage]:
-    """A VBoxManage that expects `calls`, all of them, in this order."""
+    """A VBoxManage that expects exactly `calls`, in this order."""
     state, program = folder / "left.json", folder / "VBoxManage"
     state.write_text(json.dumps(list(calls)))
     program.write_text(PROGRAM.format(python=sys.executable, state=str(state)))
     program.chmod(0o755)
     yield VBoxManage(program)
     left = json.loads(state.read_text())
-    assert not left, f"not asked for: {[call['argv'] for call in left]}"
+    assert not left, f"not called: {[call['argv'] for call in left]}"

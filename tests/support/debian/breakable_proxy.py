@@ -1,4 +1,4 @@
-"""A wire between pymachine and a host's SSH port that can be cut, as networks do it: without a word to either side."""
+"""A TCP proxy between pymachine and a host's SSH port, whose connections a test can break like a network failure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 
-class Wire:
-    """Forwards connections to `port` on the loopback; `cut` resets those that are open."""
+class BreakableProxy:
+    """Forwards connections to `port` on the loopback; `cut` breaks those that are open."""
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -21,7 +21,7 @@ class Wire:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """Break every connection that is open now."""
+        """Break every open connection."""
         with self._lock:
             for each in self._open:
                 with suppress(OSError):
@@ -29,7 +29,7 @@ class Wire:
             self._open.clear()
 
     def close(self) -> None:
-        """Stop accepting, and break what is open."""
+        """Stop accepting connections, and break those that are open."""
         self._server.close()
         self.cut()
 
@@ -57,10 +57,10 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
 
 
 @contextmanager
-def wire(port: int) -> Iterator[Wire]:
-    """A wire to `port`, closed afterwards."""
-    made = Wire(port)
+def proxy_to(port: int) -> Iterator[BreakableProxy]:
+    """Run a proxy to `port`; close it afterwards."""
+    proxy = BreakableProxy(port)
     try:
-        yield made
+        yield proxy
     finally:
-        made.close()
+        proxy.close()

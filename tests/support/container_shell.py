@@ -1,4 +1,4 @@
-"""A person at a container's shell: a command on a pseudo-terminal, typed into and read."""
+"""An interactive shell in a container, driven over a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pexpect
 from support.runner import Pymachine
 
 PROMPT = "/ # "
-# What busybox's line editing and shells write beside text.
+# Escape sequences that shells and busybox's line editing write between text.
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 SECONDS = 180
 
 
-class Console:
-    """`command` run on a pseudo-terminal, in bash connected to the machine ``intro``."""
+class ContainerShell:
+    """A `command` on a pseudo-terminal, run by bash with the environment of the machine ``intro``."""
 
     def __init__(self, program: Pymachine, command: str, *, prompt: str = PROMPT) -> None:
         script = f'eval "$(pymachine env intro)" && exec {command}'
@@ -37,18 +37,18 @@ class Console:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.child.close(force=True)
 
-    def ready(self) -> str:
-        """Wait for the prompt; what came before it."""
+    def wait_for_prompt(self) -> str:
+        """Wait for the prompt; return the output before it."""
         self.child.expect_exact(self.prompt)
         return ESCAPES.sub("", self.child.before or "").replace("\r", "")
 
-    def ask(self, line: str) -> str:
-        """Type `line` and return what it said, without the echo of `line`."""
+    def run(self, line: str) -> str:
+        """Type `line` and return its output, without the echo of `line`."""
         self.child.sendline(line)
-        return self.ready().removeprefix(line).strip("\n")
+        return self.wait_for_prompt().removeprefix(line).strip("\n")
 
-    def finish(self) -> int | None:
-        """Wait for the command to end by itself; its exit code."""
+    def wait_for_exit(self) -> int | None:
+        """Wait for the command to end; return its exit code."""
         self.child.expect(pexpect.EOF)
         self.child.close()
         code: int | None = self.child.exitstatus

@@ -1,4 +1,4 @@
-"""What docker-machine 0.16.2's generic driver leaves behind: in the store, and on the host."""
+"""Set up a machine as docker-machine 0.16.2's generic driver leaves it, in the store and on the host."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ ExecStart=/usr/sbin/dockerd -H tcp://0.0.0.0:{port} -H unix:///var/run/docker.so
 --tlsverify --tlscacert /etc/docker/ca.pem --tlscert /etc/docker/server.pem --tlskey /etc/docker/server-key.pem \
 --label provider=generic 
 Environment=
-"""  # noqa: W291 (to the letter)
+"""  # noqa: W291 (exactly as docker-machine writes it)
 
 
 def record(store: Path, name: str, host: Host) -> None:
-    """The machine's folder: config.json and the key, without certificates."""
+    """Write the machine's folder with config.json and the key, without certificates."""
     folder = store / "machines" / name
     folder.mkdir(parents=True, mode=0o700)
     shutil.copy(host.built.key, folder / "id_ed25519")
@@ -86,7 +86,7 @@ def record(store: Path, name: str, host: Host) -> None:
 
 
 def generic(store: Path, name: str, host: Host) -> None:
-    """The record, RSA certificates as docker-machine made them, and an engine on the host that it had set up."""
+    """Write the record and docker-machine's RSA certificates, and set up the host's engine as docker-machine does."""
     record(store, name, host)
     folder, certs = store / "machines" / name, store / "certs"
     certs.mkdir(mode=0o700)
@@ -107,7 +107,7 @@ def generic(store: Path, name: str, host: Host) -> None:
     for file in ("ca.pem", "server.pem", "server-key.pem"):
         host.run(f"cat > /etc/docker/{file}", stdin=(folder / file).read_text())
     drop_in = DROP_IN.format(port=host.engine_port)
-    # Its labels were on the command line, where daemon.json must not have any.
+    # docker-machine put labels on the command line; then daemon.json must not have any.
     host.run("sed -i '/labels/d' /etc/docker/daemon.json")
     host.run("cat > /etc/systemd/system/docker.service.d/10-machine.conf", stdin=drop_in)
     host.run("systemctl daemon-reload && systemctl restart docker")

@@ -1,6 +1,6 @@
-"""Run pymachine as a minute later: ``python later.py WORDS...``.
+"""Run pymachine without a grace period for temporary files: ``python without_grace_period.py WORDS...``.
 
-Temporary files that a kill left are removed when they are too old to be still written. Waiting for that would take most
+pymachine removes temporary files that a kill left once they are too old to be in use. Waiting for that would take most
 of the campaign's time.
 """
 

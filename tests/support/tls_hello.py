@@ -1,4 +1,4 @@
-"""The first bytes of a TLS connection, as the server says them: what it drew at random is in there."""
+"""Read the random bytes that a TLS server sends in its hello."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _RANDOM = slice(11, 43)
 
 
 def server_random(address: tuple[str, int], folder: Path) -> bytes:
-    """The random bytes of the server's hello to a client with the certificates in `folder`."""
+    """Return the random bytes of the server's hello to a client with the certificates in `folder`."""
     context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
     context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = context.wrap_bio(incoming, outgoing, server_hostname=address[0])
-    with contextlib.suppress(ssl.SSLWantReadError):  # it waits for what the server says to its hello
+    with contextlib.suppress(ssl.SSLWantReadError):  # it waits for the server's answer to its hello
         client.do_handshake()
     with socket.create_connection(address, timeout=60) as connection:
         connection.sendall(outgoing.read())

@@ -1,4 +1,4 @@
-"""A store of the campaign's own, with a home, a runtime folder and temporary files beside it, and what is around it."""
+"""A sandbox for tries: a store with its own home, runtime folder and temporary folder, and views of what is in it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from pathlib import Path
 from support.runner import Pymachine, cache_folder
 
 SECONDS = 600.0
-# More than that of one file is compared by size, time and inode only.
+# Larger files are compared only by size, time and inode.
 _MOST_HASHED = 64 * 2**20
 BYSTANDER = "bystander"
 NONE = ("create", "--driver", "none", "--url", "tcp://127.0.0.1:1")
 
 
 @dataclass
-class Place:
-    """One store, and the program on it."""
+class Sandbox:
+    """A store and the program on it."""
 
     base: Path
     program: Pymachine
     steps: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Of each command that was measured: how many steps it has, and how many lines it prints."""
+    """For each measured command: the number of its steps and of the lines it prints."""
 
     @property
     def store(self) -> Path:
@@ -39,36 +39,36 @@ class Place:
 
     @property
     def sockets(self) -> Path:
-        """Where the sockets of running machines are."""
+        """The folder with the sockets of running machines."""
         return self.base / "run" / "pymachine"
 
     @property
     def files(self) -> Path:
-        """For what commands read and write outside the store: exports."""
+        """The folder for files outside the store: exports."""
         return self.base / "files"
 
     def folder(self, name: str) -> Path:
-        """The folder of machine `name`."""
+        """Return the folder of machine `name`."""
         return self.store / "machines" / name
 
     def entries(self) -> set[str]:
-        """Everything in the machines' folder, hidden or not."""
+        """Return all names in the machines' folder, hidden ones too."""
         return _names(self.store / "machines")
 
     def socket_folders(self) -> set[str]:
-        """The folders of running machines' sockets; the files beside them are what pymachine knows of this host."""
+        """Return the socket folders of running machines, without the probe caches next to them."""
         return {name for name in _names(self.sockets) if (self.sockets / name).is_dir()}
 
     def contexts(self) -> set[str]:
-        """The docker contexts; by their files, which is quicker than asking the client."""
+        """Return the docker contexts, from their files, which is faster than calling docker."""
         return _names(self.program.home / ".docker" / "contexts" / "meta")
 
     def processes(self) -> dict[int, str]:
-        """The running processes of this store, by command line or by environment: pid -> command."""
+        """Return the running processes with this sandbox in command line or environment, as pid -> command."""
         return _processes_of(self.base)
 
     def remaining_processes(self, before: Collection[int]) -> dict[int, str]:
-        """Wait up to 30 seconds for the processes to end that did not run `before`; return those that did not."""
+        """Wait up to 30 seconds for processes that are not in `before` to end; return those that did not."""
         deadline = time.monotonic() + 30
         while True:
             found = {pid: text for pid, text in self.processes().items() if pid not in before}
@@ -77,7 +77,7 @@ class Place:
             time.sleep(0.1)
 
     def unchanged(self) -> dict[str, object]:
-        """All that no command on another machine may change: the bystander, the user's files, the store's own keys."""
+        """Fingerprint what no command on another machine may change: the bystander, user files, the store's keys."""
         seen = {f"bystander {path}": facts for path, facts in fingerprint(self.folder(BYSTANDER)).items()}
         seen |= {f"certs {path}": facts for path, facts in fingerprint(self.store / "certs").items()}
         seen |= {f"outside {path}": facts for path, facts in fingerprint(self.base / "outside").items()}
@@ -86,7 +86,7 @@ class Place:
 
 
 def _processes_of(base: Path) -> dict[int, str]:
-    """The processes that name the folder `base` in their command line or environment."""
+    """Return the processes that name the folder `base` in their command line or environment."""
     mark = f"{base}/".encode()
     found = {}
     for entry in Path("/proc").iterdir():
@@ -107,7 +107,7 @@ def _names(folder: Path) -> set[str]:
 
 
 def fingerprint(folder: Path) -> dict[str, object]:
-    """What is in each file below `folder`: its kind, mode and content; of sparse files only what is allocated."""
+    """Return the kind, mode and content of each file below `folder`; of sparse files only allocated content."""
     return {str(path.relative_to(folder)): _facts(path) for path in sorted(folder.rglob("*"))}
 
 
@@ -140,13 +140,13 @@ def _digest(path: Path, size: int) -> str:
 
 
 @contextmanager
-def empty(*, cache: Path | None = None) -> Iterator[Place]:
-    """A store with nothing in it; all that it has started is ended and removed afterwards."""
-    # In /tmp by name: the path of a socket has at most 107 bytes.
+def empty(*, cache: Path | None = None) -> Iterator[Sandbox]:
+    """Make a sandbox with an empty store; afterwards end all its processes and remove it."""
+    # Always in /tmp: the path of a socket has at most 107 bytes.
     base = Path(tempfile.mkdtemp(prefix="pm-", dir="/tmp"))
     for name in ("home", "run", "tmp", "files", "outside"):
         (base / name).mkdir(mode=0o700)
-    (base / "outside" / "precious").write_text("nothing of pymachine's\n")
+    (base / "outside" / "precious").write_text("not a file of pymachine\n")
     variables = {
         "XDG_RUNTIME_DIR": str(base / "run"),
         "TMPDIR": str(base / "tmp"),
@@ -155,7 +155,7 @@ def empty(*, cache: Path | None = None) -> Iterator[Place]:
     }
     program = Pymachine(base / "store", base / "home", variables)
     try:
-        yield Place(base, program)
+        yield Sandbox(base, program)
     finally:
         program.remove_all()
         for pid in _processes_of(base):
@@ -165,31 +165,31 @@ def empty(*, cache: Path | None = None) -> Iterator[Place]:
 
 
 @contextmanager
-def with_bystander(*, real: bool) -> Iterator[Place]:
-    """A store with one machine that nothing of the tries may touch: a real stopped one, or one of the driver none."""
-    with empty() as place:
+def with_bystander(*, real: bool) -> Iterator[Sandbox]:
+    """Make a sandbox with one machine that no try may change: a `real` stopped one, or one of the driver none."""
+    with empty() as sandbox:
         if real:
-            place.program("create", BYSTANDER)
-            place.program("kill", BYSTANDER)
+            sandbox.program("create", BYSTANDER)
+            sandbox.program("kill", BYSTANDER)
         else:
-            place.program(*NONE, BYSTANDER)
-        yield place
+            sandbox.program(*NONE, BYSTANDER)
+        yield sandbox
 
 
 @contextmanager
-def own_cache(*names: str) -> Iterator[Place]:
-    """A store with a bystander, and a cache of its own that has the folders `names` of the shared cache."""
+def own_cache(*names: str) -> Iterator[Sandbox]:
+    """Make a sandbox with a bystander and its own cache, which has the folders `names` of the shared cache."""
     base = Path(tempfile.mkdtemp(prefix="pm-cache-", dir=cache_folder()))
     try:
         for name in names:
             _linked(cache_folder() / name, base / name)
-        with empty(cache=base) as place:
-            place.program(*NONE, BYSTANDER)
-            yield place
+        with empty(cache=base) as sandbox:
+            sandbox.program(*NONE, BYSTANDER)
+            yield sandbox
     finally:
         shutil.rmtree(base, ignore_errors=True)
 
 
 def _linked(source: Path, target: Path) -> None:
-    """Copy a folder by hard links, without what a maker is at work on."""
+    """Copy a folder with hard links, without unfinished files."""
     shutil.copytree(source, target, copy_function=os.link, ignore=shutil.ignore_patterns(".tmp-*", ".*.lock"))

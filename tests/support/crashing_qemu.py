@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def crashing_qemu(folder: Path, condition: str, *, by: str = "SEGV", seconds: float = 3.0) -> Path:
-    """Return a program that is the real QEMU, and ends by the signal `by` after `seconds` if `condition` succeeds.
+    """Return a program that runs the real QEMU and, if `condition` succeeds, kills it with signal `by` after `seconds`.
 
     `condition` is a shell command, run at each start.
     """

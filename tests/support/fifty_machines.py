@@ -1,4 +1,4 @@
-"""Fifty machines in a store: some that answer, some dead, some stopped, some broken."""
+"""A store with fifty machines: some answer, others are dead, stopped or have a broken record."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ CERTIFICATES = ("ca.pem", "cert.pem", "key.pem")
 
 
 @contextmanager
-def of_fifty(root: Path) -> Iterator[int]:
-    """A store at `root` with 12 machines that answer, 12 dead, 24 stopped, 2 broken; yields the port of the 12."""
+def created(root: Path) -> Iterator[int]:
+    """Add to the store at `root` 12 machines that answer, 12 dead, 24 stopped, 2 broken; yield the port of the 12."""
     store = Store(root)
     with engine.machine(root, "running0") as port:
         for number in range(1, 12):
@@ -26,9 +26,9 @@ def of_fifty(root: Path) -> Iterator[int]:
         for number in range(12):
             _with_certificates(store, f"dead{number}", 1)
         for number in range(24):
-            place = {"IPAddress": f"127.70.1.{number + 1}", "MachineID": str(uuid.UUID(int=number))}
-            machine = Machine(name=f"stopped{number}", driver_name="qemu", driver=place)
-            machine.endpoint = Endpoint(place["IPAddress"])
+            driver = {"IPAddress": f"127.70.1.{number + 1}", "MachineID": str(uuid.UUID(int=number))}
+            machine = Machine(name=f"stopped{number}", driver_name="qemu", driver=driver)
+            machine.endpoint = Endpoint(driver["IPAddress"])
             store.save(machine)
         store.save(Machine(name="alien", driver_name="vmwarefusion", driver={}))
         (root / "machines" / "broken").mkdir()

@@ -1,4 +1,4 @@
-"""Clients that an engine must, or must not, let in."""
+"""TLS clients that an engine must accept or refuse."""
 
 from __future__ import annotations
 
@@ -15,31 +15,34 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 
-def ask(url: str, *, ca: Path, pair: tuple[Path, Path] | None, newest: ssl.TLSVersion | None = None) -> str:
-    """What ``GET /_ping`` says to a client with the certificate and key `pair`; raises what the refusal raises."""
+def ping(url: str, *, ca: Path, pair: tuple[Path, Path] | None, newest: ssl.TLSVersion | None = None) -> str:
+    """Return the answer to ``GET /_ping`` for a client with the certificate and key `pair`.
+
+    `newest` is the TLS version to use. Raises the error of the refusal.
+    """
     context = ssl.create_default_context(cafile=str(ca))
     if pair:
         context.load_cert_chain(*pair)
     if newest:
         context.set_ciphers("ALL:@SECLEVEL=0")
         with warnings.catch_warnings():
-            # Python warns of what is tried here on purpose.
+            # The old TLS versions, of which Python warns, are used on purpose.
             warnings.simplefilter("ignore", DeprecationWarning)
             context.minimum_version = context.maximum_version = newest
     address = url.replace("tcp://", "https://") + "/_ping"
-    # A proxy of the host's has no part in this.
+    # Ignore a proxy that is configured on this host.
     opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), urllib.request.ProxyHandler({}))
     try:
         with opener.open(address, timeout=60) as answer:
             text: str = answer.read().decode()
             return text
     except urllib.error.URLError as error:
-        # The refusal itself, not urllib's wrapping of it.
+        # Raise the refusal itself, not urllib's wrapper.
         raise error.reason if isinstance(error.reason, OSError) else error from error
 
 
 def signed_by(ca: Path, ca_key: Path, folder: Path, *, expired: bool = False) -> tuple[Path, Path]:
-    """A client's certificate and key, signed by that CA; `expired`: it was good until yesterday."""
+    """Make a client certificate and key, signed by that CA; an `expired` one ended yesterday."""
     authority = x509.load_pem_x509_certificate(ca.read_bytes())
     signer = serialization.load_pem_private_key(ca_key.read_bytes(), None)
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
