@@ -33,6 +33,7 @@ DIAL_SECONDS = 3.0
 # C's `struct linger`: on, and for no time.
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 KILL_SECONDS = 30.0
+COMMAND_SECONDS = 60.0
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 # Names in the machine's folder that are not a key's.
 TAKEN = {
@@ -167,14 +168,14 @@ class Driver(BaseDriver):
 
     def restart(self, request: BootRequest, timeout: float) -> None:  # noqa: ARG002
         """Reboot the host, and wait until it has come up again."""
-        before = self.shell(BOOT_ID).strip()
+        before = self._run(BOOT_ID).strip()
         log = self._as_root("shutdown -r now", "reboot")
 
         def rebooted() -> bool:
             if not self._greets():
                 return False
             try:
-                return self.shell(BOOT_ID).strip() != before
+                return self._run(BOOT_ID).strip() != before
             except DriverError:
                 return False
 
@@ -222,14 +223,18 @@ class Driver(BaseDriver):
             f"(trap '' HUP; exec $s sh -c {shlex.quote(f'PATH=$PATH:/usr/sbin:/sbin; sleep 1; {tries}')})"
             ' > "$log" 2>&1 < /dev/null & echo "$log"; }'
         )
-        return self.shell(f"sh -c {shlex.quote(script)}").strip()
+        return self._run(f"sh -c {shlex.quote(script)}").strip()
+
+    def _run(self, command: str) -> str:
+        """Run a command on the host, and return what it printed."""
+        return self.run_in_guest(self.endpoint(), command, timeout=COMMAND_SECONDS)
 
     def _read(self, log: str) -> str:
         """Return what the commands of `_as_root` said, or why that cannot be had."""
         if not self._greets():
             return "The host does not answer over SSH."
         try:
-            return self.shell(f"cat {shlex.quote(log)}").strip()
+            return self._run(f"cat {shlex.quote(log)}").strip()
         except DriverError as error:
             return f"{error.brief}\n{error.details}".strip()
 

@@ -22,7 +22,7 @@ from typing import Any
 from pymachine.driver.errors import DriverError
 from pymachine.driver.kit.system import Deadline, Reporter
 from pymachine_driver_libvirt import connection as libvirts, domain as domains, guest, hosts, patch
-from pymachine_driver_libvirt.connection import Bell, Connection
+from pymachine_driver_libvirt.connection import Connection, Waker
 from pymachine_driver_libvirt.volumes import ImageSet
 
 # Software emulation needs about three seconds for it on an idle host; an accelerator that needs longer is none.
@@ -89,13 +89,13 @@ def boots(trial: Trial, accelerator: str, *, seconds: float = TRIAL_SECONDS) -> 
         log.debug("trial of %s: %s", accelerator, libvirts.message(error))
         return False
     try:
-        bell = Bell()
-        with guest.opened(trial.connection, bell.ring) as console:
+        waker = Waker()
+        with guest.opened(trial.connection, waker.wake) as console:
             domain.openConsole(None, console.raw)
             console.listen()
             domain.resume()
             deadline = Deadline(seconds)
-            while _PROOF not in proof and bell.wait(deadline):
+            while _PROOF not in proof and waker.wait(deadline):
                 while data := console.read():
                     proof += data
                 if data == b"":

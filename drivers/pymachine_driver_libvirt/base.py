@@ -12,7 +12,7 @@ from pymachine_driver_libvirt import connection as libvirts, options
 
 if TYPE_CHECKING:
     from pymachine_driver_libvirt.connection import Connection, Domain
-    from pymachine_driver_libvirt.listen_address import Place
+    from pymachine_driver_libvirt.listen_address import ListenAddress
     from pymachine_driver_libvirt.volumes import ImageSet
 
 
@@ -59,7 +59,7 @@ class Base(Driver):
         return str(self.config.get("Arch") or "amd64")
 
     @property
-    def _place(self) -> Place:
+    def _listen_address(self) -> ListenAddress:
         from pymachine_driver_libvirt import listen_address  # noqa: PLC0415
 
         return listen_address.of(self.config)
@@ -69,7 +69,7 @@ class Base(Driver):
         from pymachine.driver.kit import search_domains  # noqa: PLC0415
         from pymachine_driver_libvirt import hosts  # noqa: PLC0415
 
-        if self._place.is_forwarded and hosts.is_local(self._uri):
+        if self._listen_address.is_forwarded and hosts.is_local(self._uri):
             return search_domains.identity(request, self.endpoint())
         return request.identity(self.endpoint())
 
@@ -152,15 +152,15 @@ class Base(Driver):
     def _reserve(self, connection: Connection) -> None:
         from pymachine_driver_libvirt import network  # noqa: PLC0415
 
-        place = self._place
-        if not place.is_forwarded:
-            wanted = network.Reservation(str(self.config["MACAddress"]), place.address, host_name(self.machine.name))
-            network.reserve(connection, place.network, wanted)
+        listen = self._listen_address
+        if not listen.is_forwarded:
+            wanted = network.Reservation(str(self.config["MACAddress"]), listen.address, host_name(self.machine.name))
+            network.reserve(connection, listen.network, wanted)
 
     def _define(self, connection: Connection, image: ImageSet, disk: str) -> None:
         from pymachine_driver_libvirt import define  # noqa: PLC0415
 
-        xml = define.xml(self.machine, self.config, self._place, image, disk, uri=self._uri)
+        xml = define.xml(self.machine, self.config, self._listen_address, image, disk, uri=self._uri)
         libvirt = libvirts.library()
         with libvirts.doing("libvirt does not take the machine's domain"):
             domain = connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)

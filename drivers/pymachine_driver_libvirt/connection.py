@@ -169,18 +169,18 @@ def hint(uri: str, said: str) -> str:
     )
 
 
-class Bell:
-    """Rung by libvirt's events, for one who waits for some of them."""
+class Waker:
+    """Wake a thread that waits for libvirt's events."""
 
     def __init__(self) -> None:
-        self._rung = threading.Event()
+        self._event = threading.Event()
 
-    def ring(self) -> None:
-        """Something may have happened."""
-        self._rung.set()
+    def wake(self) -> None:
+        """End the current wait, or the next one."""
+        self._event.set()
 
     def wait(self, deadline: Deadline) -> bool:
-        """Wait until it is rung, or for a moment; False once the deadline has come."""
-        self._rung.wait(deadline.remaining(at_most=_PULSE_SECONDS))
-        self._rung.clear()
+        """Wait until `wake` is called, or for 0.2 seconds; return False once the deadline has passed."""
+        self._event.wait(deadline.remaining(at_most=_PULSE_SECONDS))
+        self._event.clear()
         return not deadline.expired

@@ -9,11 +9,13 @@ from pymachine.driver.contract import Json, MachineRef
 from pymachine.driver.kit import identity_channel
 from pymachine_driver_libvirt import connection as libvirts, domain as domains, options
 from pymachine_driver_libvirt.connection import Domain
-from pymachine_driver_libvirt.listen_address import Place
+from pymachine_driver_libvirt.listen_address import ListenAddress
 from pymachine_driver_libvirt.volumes import ImageSet
 
 
-def xml(machine: MachineRef, config: Mapping[str, Json], place: Place, image: ImageSet, disk: str, *, uri: str) -> str:
+def xml(
+    machine: MachineRef, config: Mapping[str, Json], listen: ListenAddress, image: ImageSet, disk: str, *, uri: str
+) -> str:
     """The domain; `config` is the machine's, perhaps with keys missing that a later version brought."""
     architecture = str(config.get("Arch") or "amd64")
     hardware = domains.Hardware(
@@ -36,8 +38,8 @@ def xml(machine: MachineRef, config: Mapping[str, Json], place: Place, image: Im
         image=image.iso,
         disk=disk,
         owner=_owner(machine),
-        network="" if place.is_forwarded else place.network,
-        forwards=place.forwards(uri),
+        network="" if listen.is_forwarded else listen.network,
+        forwards=listen.forwards(uri),
         patches=tuple(config.get("XMLPatches") or ()),
     )
     return domains.machine(hardware, boot, made)

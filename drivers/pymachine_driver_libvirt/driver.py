@@ -26,7 +26,7 @@ from pymachine.driver.contract import (
 )
 from pymachine.driver.errors import EXIT_PRECREATE, DriverError, PymachineError
 from pymachine.driver.options import Option
-from pymachine_driver_libvirt import connection as libvirts, options, upkeep
+from pymachine_driver_libvirt import connection as libvirts, modify, options
 
 if TYPE_CHECKING:
     from pymachine_driver_libvirt.connection import Connection, Domain
@@ -38,7 +38,7 @@ _DEBIAN = {"x86_64": "amd64", "aarch64": "arm64"}
 _SET = re.compile(r"/(pymachine-[0-9a-f]{12}-[0-9a-f]{8})\.iso")
 
 
-class LibvirtDriver(upkeep.Upkeep):
+class LibvirtDriver(modify.ModifiableMachine):
     """One machine is one domain, with a disk in a storage pool and an address reserved in a network."""
 
     config_fields = options.FIELDS
@@ -125,7 +125,7 @@ class LibvirtDriver(upkeep.Upkeep):
         volumes.check_pool(
             connection, self._pool_name, may_make=bool(self._default_pool_path()), need=volumes.FIRST_NEED
         )
-        self._check_place(connection)
+        self._check_listen_address(connection)
 
     def create(self, request: BootRequest) -> None:
         """Make the volumes, the reservation and the domain; returns once the guest has its identity and is up."""
@@ -224,8 +224,10 @@ class LibvirtDriver(upkeep.Upkeep):
             )
         elif sets - {""}:
             self.reporter.warn(f"Storage pool {self._pool_name} is gone: what the machine had in it cannot be removed.")
-        if not self._place.is_forwarded:
-            network.release(connection, self._place.network, str(self.config["MACAddress"]), machine_id=self._id)
+        if not self._listen_address.is_forwarded:
+            network.release(
+                connection, self._listen_address.network, str(self.config["MACAddress"]), machine_id=self._id
+            )
         # Last: as long as it is there, others see who uses the image.
         if domain is not None:
             state.undefine(domain)
@@ -238,19 +240,19 @@ class LibvirtDriver(upkeep.Upkeep):
 
     def endpoint(self) -> Endpoint:
         """The address that `configure` chose."""
-        return self._place.endpoint
+        return self._listen_address.endpoint
 
     # -- parts -----------------------------------------------------------------------------------------------------
 
-    def _check_place(self, connection: Connection) -> None:
+    def _check_listen_address(self, connection: Connection) -> None:
         from pymachine_driver_libvirt import hosts, network  # noqa: PLC0415
 
-        place = self._place
-        if not place.is_forwarded:
-            found = network.find(connection, place.network)
+        listen = self._listen_address
+        if not listen.is_forwarded:
+            found = network.find(connection, listen.network)
             if not hosts.is_local(self._uri) and not found.reached_by_others:
                 self.reporter.warn(
-                    f"Network {place.network} is not routed: unless this host reaches {place.address} in some other "
+                    f"Network {listen.network} is not routed: unless this host reaches {listen.address} in some other "
                     "way, use --libvirt-network user, or a network with <forward mode='route'/>."
                 )
         self._check_ports()
@@ -260,12 +262,12 @@ class LibvirtDriver(upkeep.Upkeep):
         from pymachine.driver.kit import listen_address  # noqa: PLC0415
         from pymachine_driver_libvirt import hosts, network  # noqa: PLC0415
 
-        place = self._place
-        ports = (place.docker_port, place.ssh_port) if place.is_forwarded and hosts.is_local(self._uri) else ()
+        listen = self._listen_address
+        ports = (listen.docker_port, listen.ssh_port) if listen.is_forwarded and hosts.is_local(self._uri) else ()
         for port in ports:
-            if not listen_address.is_free(place.address, port):
+            if not listen_address.is_free(listen.address, port):
                 raise network.NetworkError(
-                    f"{place.address}:{port} is taken by another program",
+                    f"{listen.address}:{port} is taken by another program",
                     hint=f"See which one: ss -ltnp 'sport = :{port}'",
                 )
 
@@ -304,7 +306,7 @@ class LibvirtDriver(upkeep.Upkeep):
         elif accelerator != self.config.get("AcceleratorInUse"):
             self.reporter.info(f"Defining the domain again, for {accelerator}.")
         else:
-            if self._place.is_forwarded:
+            if self._listen_address.is_forwarded:
                 define.add_containers_port(domain)
             return
         self.config["AcceleratorInUse"] = accelerator
@@ -376,7 +378,7 @@ class LibvirtDriver(upkeep.Upkeep):
         """In user networking: have what listens in the guest forwarded too."""
         from pymachine_driver_libvirt import ports  # noqa: PLC0415
 
-        forwards = self._place.forwards(self._uri)
+        forwards = self._listen_address.forwards(self._uri)
         if forwards is not None:
             ports.start(self.machine.directory.absolute(), uri=self._uri, machine_id=self._id, forwards=forwards)
 

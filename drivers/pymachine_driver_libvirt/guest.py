@@ -16,7 +16,7 @@ from pymachine.driver.kit import identity_channel
 from pymachine.driver.kit.identity_channel import GuestTimeoutError, Progress
 from pymachine.driver.kit.system import Deadline, Task
 from pymachine_driver_libvirt import connection as libvirts, state
-from pymachine_driver_libvirt.connection import Bell, Connection, Domain
+from pymachine_driver_libvirt.connection import Connection, Domain, Waker
 
 _CHUNK = 65536
 # What a stream answers when it would have to wait.
@@ -30,11 +30,11 @@ _PRESS_SECONDS = 15.0
 class Stream:
     """A stream of libvirt's that never waits."""
 
-    def __init__(self, connection: Connection, ring: Callable[[], None]) -> None:
-        """`ring` is called, in another thread, when there is something to read, once `listen` was called."""
+    def __init__(self, connection: Connection, wake: Callable[[], None]) -> None:
+        """`wake` is called, in another thread, when there is something to read, once `listen` was called."""
         libvirt = libvirts.library()
         self._stream = connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
-        self._ring = ring
+        self._wake = wake
         self._listening = False
         self._events = (
             libvirt.VIR_STREAM_EVENT_READABLE | libvirt.VIR_STREAM_EVENT_ERROR | libvirt.VIR_STREAM_EVENT_HANGUP
@@ -46,12 +46,12 @@ class Stream:
         return self._stream
 
     def listen(self) -> None:
-        """Call `ring` from now on; the stream must be connected to something."""
+        """Call `wake` from now on; the stream must be connected to something."""
         self._listening = True
         self._stream.eventAddCallback(self._events, self._happened, None)
 
     def read(self) -> bytes | None:
-        """What has come, None if nothing has, and empty at the end. Read until None, or `ring` is not called again."""
+        """What has come, None if nothing has, and empty at the end. Read until None, or `wake` is not called again."""
         data = self._stream.recv(_CHUNK)
         if data != _LATER:
             return bytes(data)
@@ -75,13 +75,13 @@ class Stream:
         # libvirt would call again and again until what has come is read. An error: the stream was closed meanwhile.
         with contextlib.suppress(libvirts.library().libvirtError):
             stream.eventUpdateCallback(0)
-        self._ring()
+        self._wake()
 
 
 @contextlib.contextmanager
-def opened(connection: Connection, ring: Callable[[], None]) -> Iterator[Stream]:
+def opened(connection: Connection, wake: Callable[[], None]) -> Iterator[Stream]:
     """A stream that is closed afterwards."""
-    stream = Stream(connection, ring)
+    stream = Stream(connection, wake)
     try:
         yield stream
     finally:
@@ -107,10 +107,14 @@ def deliver(
     `GuestTimeoutError` at the `deadline`.
     """
     libvirt = libvirts.library()
-    bell = Bell()
+    waker = Waker()
     progress = Progress(identity_channel.digest(tar), stages=() if resumed else identity_channel.ENGINE_STAGES)
     try:
-        with opened(connection, bell.ring) as port, opened(connection, bell.ring) as screen, console.open("ab") as log:
+        with (
+            opened(connection, waker.wake) as port,
+            opened(connection, waker.wake) as screen,
+            console.open("ab") as log,
+        ):
             try:
                 domain.openChannel(identity_channel.PORT, port.raw, libvirt.VIR_DOMAIN_CHANNEL_FORCE)
                 domain.openConsole(None, screen.raw, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
@@ -122,14 +126,14 @@ def deliver(
                     raise identity_channel.ended(progress, details=what) from error
                 raise libvirts.LibvirtError(f"cannot open the machine's identity channel: {what}") from error
             _exchange(
-                port, _Log(screen, log), bell, progress, identity_channel.message(tar, now=time.time()), deadline, task
+                port, _Log(screen, log), waker, progress, identity_channel.message(tar, now=time.time()), deadline, task
             )
     finally:
         timings.update(progress.durations())
 
 
 def _exchange(
-    port: Stream, log: _Log, bell: Bell, progress: Progress, outgoing: bytes, deadline: Deadline, task: Task
+    port: Stream, log: _Log, waker: Waker, progress: Progress, outgoing: bytes, deadline: Deadline, task: Task
 ) -> None:
     unsent = memoryview(outgoing)
     while True:
@@ -149,7 +153,7 @@ def _exchange(
             raise identity_channel.ended(progress, details=libvirts.message(error)) from error
         if progress.is_up:
             return
-        if not bell.wait(deadline):
+        if not waker.wait(deadline):
             raise GuestTimeoutError(identity_channel.too_late(progress, deadline))
 
 
@@ -175,7 +179,7 @@ class _Log:
         except libvirts.library().libvirtError:
             data = b""
         if data == b"":
-            # It would ring for its end again and again.
+            # It would wake us for its end again and again.
             self._screen.close()
             self._screen = None
 
@@ -183,13 +187,13 @@ class _Log:
 def power_down(connection: Connection, domain: Domain, deadline: Deadline) -> bool:
     """Press the power button and wait for the domain's end; whether it came before the deadline."""
     libvirt = libvirts.library()
-    bell = Bell()
+    waker = Waker()
     ended: list[int] = []
 
     def happened(connection: Any, domain: Any, event: int, detail: int, opaque: Any) -> None:  # noqa: ARG001
         if event in {libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_CRASHED}:
             ended.append(event)
-            bell.ring()
+            waker.wake()
 
     with libvirts.doing("cannot shut the machine down"):
         watch = connection.domainEventRegisterAny(domain, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, happened, None)
@@ -202,7 +206,7 @@ def power_down(connection: Connection, domain: Domain, deadline: Deadline) -> bo
                         return True
                     domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
                     again = time.monotonic() + _PRESS_SECONDS
-                if not bell.wait(deadline):
+                if not waker.wait(deadline):
                     break
         finally:
             connection.domainEventDeregisterAny(watch)

@@ -23,7 +23,7 @@ _REMOTE_PORTS = range(20000, 32768)
 
 
 @dataclass(frozen=True)
-class Place:
+class ListenAddress:
     """An address with the two ports that every machine has."""
 
     address: str
@@ -54,9 +54,9 @@ class Place:
         )
 
 
-def of(config: Mapping[str, Json]) -> Place:
+def of(config: Mapping[str, Json]) -> ListenAddress:
     """The place of a machine, from its configuration."""
-    return Place(
+    return ListenAddress(
         str(config.get("IPAddress", "")),
         int(config.get("EnginePort", DOCKER_PORT)),
         int(config.get("SSHPort", SSH_PORT)),
@@ -64,7 +64,7 @@ def of(config: Mapping[str, Json]) -> Place:
     )
 
 
-def _readable(configs: Iterable[Mapping[str, Json]]) -> list[Place]:
+def _readable(configs: Iterable[Mapping[str, Json]]) -> list[ListenAddress]:
     """The places of machines; one whose record is wrong must not stop another's `create`."""
     found = []
     for config in configs:
@@ -75,7 +75,7 @@ def _readable(configs: Iterable[Mapping[str, Json]]) -> list[Place]:
     return found
 
 
-def choose(connection: Connection, uri: str, asked: str, siblings: Sequence[Config]) -> Place:
+def choose(connection: Connection, uri: str, asked: str, siblings: Sequence[Config]) -> ListenAddress:
     """A place for a new machine in the network `asked` (empty: what can be reached from here).
 
     Raises `pymachine_driver_libvirt.network.NetworkError` for a network that does not do.
@@ -84,22 +84,22 @@ def choose(connection: Connection, uri: str, asked: str, siblings: Sequence[Conf
     name = asked or _reachable(connection, uri)
     if name != options.USER_NETWORK:
         network = networks.find(connection, name)
-        addresses = {place.address for place in taken} | networks.leased(connection, name)
-        return Place(networks.choose(network, addresses), DOCKER_PORT, SSH_PORT, name)
+        addresses = {listen.address for listen in taken} | networks.leased(connection, name)
+        return ListenAddress(networks.choose(network, addresses), DOCKER_PORT, SSH_PORT, name)
     if not hosts.is_local(uri):
         docker_port, ssh_port = _remote_ports(taken)
-        return Place(hosts.address(uri), docker_port, ssh_port, name)
+        return ListenAddress(hosts.address(uri), docker_port, ssh_port, name)
     # All machines of this store with forwards here, through whichever URI.
     here = _readable(siblings)
     found = listen_address.allocate(
         [
-            listen_address.Place(place.address, place.docker_port, place.ssh_port)
-            for place in here
-            if place.is_forwarded
+            listen_address.ListenAddress(listen.address, listen.docker_port, listen.ssh_port)
+            for listen in here
+            if listen.is_forwarded
         ],
         own_address=listen_address.has_own_addresses(),
     )
-    return Place(found.address, found.docker_port, found.ssh_port, name)
+    return ListenAddress(found.address, found.docker_port, found.ssh_port, name)
 
 
 def _reachable(connection: Connection, uri: str) -> str:
@@ -117,7 +117,7 @@ def _reachable(connection: Connection, uri: str) -> str:
     return options.DEFAULT_NETWORK if usable else options.USER_NETWORK
 
 
-def _remote_ports(taken: Iterable[Place]) -> tuple[int, int]:
-    used = {port for place in taken for port in (place.docker_port, place.ssh_port)}
+def _remote_ports(taken: Iterable[ListenAddress]) -> tuple[int, int]:
+    used = {port for listen in taken for port in (listen.docker_port, listen.ssh_port)}
     docker_port, ssh_port = random.sample([port for port in _REMOTE_PORTS if port not in used], 2)
     return docker_port, ssh_port

@@ -72,8 +72,8 @@ def start(folder: Path, *, uri: str, machine_id: str, forwards: Forwards) -> Non
     process.returncode = 0
 
 
-class News:
-    """Messages from the thread of libvirt's events, with a socket that becomes readable when there are some."""
+class EventQueue:
+    """Deliver libvirt's asynchronous events through a selectable socket."""
 
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
@@ -86,7 +86,7 @@ class News:
         """For a selector."""
         return self._reader.fileno()
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Make the socket readable."""
         with contextlib.suppress(BlockingIOError):  # full, so it is readable
             self._writer.send(b"!")
@@ -94,12 +94,12 @@ class News:
     def end(self, what: Exception) -> None:
         """Note that the machine or the connection has ended."""
         self._ends.append(what)
-        self.ring()
+        self.wake()
 
     def restart(self) -> None:
         """Note that the guest restarts."""
         self._restarted = True
-        self.ring()
+        self.wake()
 
     def check(self) -> bool:
         """Raise what has ended, if anything has; return whether the guest has restarted since the last call."""
@@ -122,11 +122,11 @@ class Watched:
         self._connection: Connection | None = None
         self._domain: Domain | None = None
         self._number = -1
-        self.news = News()
+        self.events = EventQueue()
 
     @contextlib.contextmanager
     def reports(self) -> Iterator[Stream]:
-        """Connect to the port on which the guest reports; `news` rings when it does.
+        """Connect to the port on which the guest reports; `events` rings when it does.
 
         Raises `MachineEndedError` if the domain does not run any more, `LibvirtGoneError`.
         """
@@ -140,7 +140,7 @@ class Watched:
             if connection is not self._connection:
                 self._listen(connection, domain)
             self._connection, self._domain, self._number = connection, domain, number
-            with guest.opened(connection, self.news.ring) as stream:
+            with guest.opened(connection, self.events.wake) as stream:
                 domain.openChannel(identity_channel.CONTAINERS_PORT, stream.raw, libvirt.VIR_DOMAIN_CHANNEL_FORCE)
                 stream.listen()
                 yield stream
@@ -170,13 +170,13 @@ class Watched:
 
         def lifecycle(connection: Any, domain: Any, event: int, detail: int, opaque: Any) -> None:  # noqa: ARG001
             if event in {libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_CRASHED}:
-                self.news.end(MachineEndedError())
+                self.events.end(MachineEndedError())
 
         def rebooted(connection: Any, domain: Any, opaque: Any) -> None:  # noqa: ARG001
-            self.news.restart()
+            self.events.restart()
 
         def closed(connection: Any, reason: int, opaque: Any) -> None:  # noqa: ARG001
-            self.news.end(LibvirtGoneError("the connection to libvirt ended"))
+            self.events.end(LibvirtGoneError("the connection to libvirt ended"))
 
         connection.domainEventRegisterAny(domain, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, None)
         connection.domainEventRegisterAny(domain, libvirt.VIR_DOMAIN_EVENT_ID_REBOOT, rebooted, None)
@@ -208,12 +208,12 @@ def watch(folder: Path, watched: Watched, forwarder: Forwarder) -> None:
                 forwarder.adopt()
                 # The machine's own ports.
                 forwarder.lengthen_queues()
-                _follow(reports, watched.news, forwarder)
+                _follow(reports, watched.events, forwarder)
         except LibvirtGoneError as error:
             problem = str(error)
         # One that answered for a while is probably back soon.
         pause = _FIRST_PAUSE if time.monotonic() - began > _LONGEST_PAUSE else min(pause * 2, _LONGEST_PAUSE)
-        _rest(watched.news, pause)
+        _rest(watched.events, pause)
         # Only now: that the machine has ended would explain it.
         if problem != said:
             said = problem
@@ -245,15 +245,15 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _follow(reports: Stream, news: News, forwarder: Forwarder) -> NoReturn:
+def _follow(reports: Stream, events: EventQueue, forwarder: Forwarder) -> NoReturn:
     """Keep the forwards right until libvirt's connection ends, or the stream does. Raises `LibvirtGoneError` then."""
     # What an earlier connection left behind goes if the guest has nothing to report any more.
     silence: Deadline | None = Deadline(_SILENCE_SECONDS)
     with selectors.DefaultSelector() as selector:
-        selector.register(news, selectors.EVENT_READ)
+        selector.register(events, selectors.EVENT_READ)
         while True:
             selector.select(RETRY_SECONDS if forwarder.wants_retry or silence else None)
-            if news.check():
+            if events.check():
                 forwarder.clear()
             if _take_reports(reports, forwarder):
                 silence = None
@@ -281,16 +281,16 @@ def _take_reports(reports: Stream, forwarder: Forwarder) -> bool:
     return is_report
 
 
-def _rest(news: News, seconds: float) -> None:
+def _rest(events: EventQueue, seconds: float) -> None:
     """Wait, but notice the domain's end at once (`MachineEndedError`)."""
     end = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
-        selector.register(news, selectors.EVENT_READ)
+        selector.register(events, selectors.EVENT_READ)
         while (left := end - time.monotonic()) > 0:
             if selector.select(left):
                 # A connection that ended is made again afterwards in any case.
                 with contextlib.suppress(LibvirtGoneError):
-                    news.check()
+                    events.check()
 
 
 def _take(handle: int) -> None:

@@ -10,7 +10,7 @@ __all__ = ["Driver"]
 
 
 def __getattr__(name: str) -> object:
-    """The driver, once it is asked for: the port watcher of each machine lives in this package too, and is small."""
+    """The driver, once it is asked for: the port forwarder of each machine lives in this package too, and is small."""
     if name == "Driver":
         from pymachine_driver_qemu.driver import QemuDriver  # noqa: PLC0415
 

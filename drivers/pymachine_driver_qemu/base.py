@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from pymachine.driver.abilities import ForwardedPort
 from pymachine.driver.contract import BootRequest, Driver, Endpoint, ImageFiles, State
 from pymachine.driver.errors import DriverError
-from pymachine_driver_qemu import address, monitor, options, runtime
+from pymachine.driver.kit import listen_address
+from pymachine_driver_qemu import monitor, options, runtime
 
 if TYPE_CHECKING:
     from pymachine_driver_qemu.binary import Qemu
-    from pymachine_driver_qemu.machine_spec import Board
+    from pymachine_driver_qemu.machine_spec import MachineSpec
 
 SSH_USER = "docker"
 
@@ -54,22 +55,22 @@ class QemuMachine(Driver):
 
     def endpoint(self) -> Endpoint:
         """The address that `configure` chose."""
-        place = self._place
+        listen = self._listen_address
         return Endpoint(
-            place.address,
-            docker_port=place.docker_port,
-            ssh_port=place.ssh_port,
+            listen.address,
+            docker_port=listen.docker_port,
+            ssh_port=listen.ssh_port,
             ssh_user=str(self.config.get("SSHUser", SSH_USER)),
         )
 
     @property
     def _folder(self) -> Path:
-        # QEMU and the port watcher are in another working folder.
+        # QEMU and the port forwarder are in another working folder.
         return self.machine.directory.absolute()
 
     @property
-    def _place(self) -> address.Place:
-        return address.of(self.config)
+    def _listen_address(self) -> listen_address.ListenAddress:
+        return listen_address.of(self.config)
 
     @property
     def _architecture(self) -> str:
@@ -89,7 +90,7 @@ class QemuMachine(Driver):
         self.config["ImageDigest"] = image.digest
         self.config["KernelCommandLine"] = image.command_line
 
-    def _board(self, image: ImageFiles | None = None) -> Board:
+    def _spec(self, image: ImageFiles | None = None) -> MachineSpec:
         """What the machine consists of, with the image that it is to be made of, or with the one that it has."""
         from pymachine_driver_qemu import disk, machine_spec  # noqa: PLC0415
 
@@ -101,7 +102,7 @@ class QemuMachine(Driver):
         else:
             chosen = self._accelerator(qemu, image.kernel, image.initrd, image.digest)
             command_line = image.command_line
-        return machine_spec.Board(
+        return machine_spec.MachineSpec(
             qemu=qemu,
             accelerator=chosen,
             architecture=self._architecture,
@@ -121,11 +122,11 @@ class QemuMachine(Driver):
         return self._chosen
 
     def _check_ports(self) -> None:
-        place = self._place
-        for port in place.ports:
-            if not address.is_free(place.address, port):
+        listen = self._listen_address
+        for port in listen.ports:
+            if not listen_address.is_free(listen.address, port):
                 raise PortTakenError(
-                    f"{place.address}:{port} is taken by another program",
+                    f"{listen.address}:{port} is taken by another program",
                     hint=f"See which one (ss -ltnp 'sport = :{port}'; with sudo for another user's) and end it; one "
                     f"that listens on 0.0.0.0:{port} takes the port on every address. It does not have the machine's "
                     "certificate, so that no client talks to it. If it stays, a clone has another address: "
@@ -137,24 +138,26 @@ class QemuMachine(Driver):
             raise DriverError(f"{self.machine.name} has a QEMU already; it is {self.state().word}")
 
     def _boot(self, request: BootRequest) -> None:
-        """Start QEMU, give the guest its identity, and the ports a watcher. Nothing is left running on failure."""
+        """Start QEMU, give the guest its identity, and the ports a forwarder. Nothing is left running on failure."""
         from pymachine.driver.kit import crashes  # noqa: PLC0415
         from pymachine_driver_qemu import boot_slots  # noqa: PLC0415
 
-        board = self._board()
+        spec = self._spec()
         self._check_ports()
-        with boot_slots.turn(boot_slots.places(board.accelerator), reporter=self.reporter), self._ended_on_failure():
-            crashes.retry_once(lambda: self._boot_board(board, request), reporter=self.reporter)
+        with boot_slots.slot(boot_slots.boots(spec.accelerator), reporter=self.reporter), self._ended_on_failure():
+            crashes.retry_once(lambda: self._boot_spec(spec, request), reporter=self.reporter)
 
-    def _boot_board(self, board: Board, request: BootRequest) -> None:
+    def _boot_spec(self, spec: MachineSpec, request: BootRequest) -> None:
         from pymachine.driver.kit.system import wait  # noqa: PLC0415
         from pymachine_driver_qemu import boot, forwarder_process  # noqa: PLC0415
 
         deadline = wait.Deadline(request.timeout)
-        started = boot.launch(board, self.machine.name, self._folder, place=self._place, timings=request.timings)
+        started = boot.launch(
+            spec, self.machine.name, self._folder, listen=self._listen_address, timings=request.timings
+        )
         boot.deliver(started, self._folder, self.endpoint(), request, deadline=deadline, reporter=self.reporter)
         with boot.news(started.sockets) as news:
-            forwarder_process.start(self._folder, self._place, news=news)
+            forwarder_process.start(self._folder, self._listen_address, news=news)
 
     @contextmanager
     def _ended_on_failure(self) -> Iterator[None]:

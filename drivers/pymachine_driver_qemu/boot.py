@@ -12,10 +12,10 @@ from pathlib import Path
 from pymachine.driver.contract import BootRequest, Endpoint, refuse_links
 from pymachine.driver.kit import listen_queues, search_domains
 from pymachine.driver.kit.identity_channel import GuestEndedError, GuestError, GuestReportedError
+from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine.driver.kit.system import Deadline, Reporter
 from pymachine_driver_qemu import command_line, disk, identity, process, qmp, runtime
-from pymachine_driver_qemu.address import Place
-from pymachine_driver_qemu.machine_spec import Board
+from pymachine_driver_qemu.machine_spec import MachineSpec
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Started:
 
 
 def launch(
-    board: Board,
+    spec: MachineSpec,
     name: str,
     folder: Path,
     *,
-    place: Place | None,
+    listen: ListenAddress | None,
     memory: command_line.Memory | None = None,
     resumed: bool = False,
     tied: bool = False,
@@ -40,20 +40,20 @@ def launch(
     """Start the QEMU of the machine in `folder`. `tied`: it ends with us."""
     began = time.monotonic()
     refuse_links(folder, (*disk.IMAGE, disk.DISK, process.CONSOLE_LOG, process.QEMU_LOG))
-    sockets = runtime.make(folder, str(board.config.get("MachineID", "")))
-    argv = board.argv(name, folder, sockets, place=place, memory=memory, resumed=resumed)
+    sockets = runtime.make(folder, str(spec.config.get("MachineID", "")))
+    argv = spec.argv(name, folder, sockets, listen=listen, memory=memory, resumed=resumed)
     pid = process.launch(
         argv,
         directory=folder,
         sockets=sockets,
         # An allocator with one arena: with one for each thread more stays unused.
-        environment={"MALLOC_ARENA_MAX": "1", **board.qemu.environment},
+        environment={"MALLOC_ARENA_MAX": "1", **spec.qemu.environment},
         tied=tied,
         # An emulator's own memory is in many small pieces. Guests under hardware virtualisation gain by huge pages.
-        small_pages=board.accelerator == "tcg",
+        small_pages=spec.accelerator == "tcg",
     )
     started = Started(sockets, pid)
-    if place is not None:
+    if listen is not None:
         with _end_noticed(started, folder):
             lengthen_queues(sockets)
     if timings is not None:

@@ -1,4 +1,4 @@
-"""Taking turns: only so many guests boot at a time on this host.
+"""Boot slots: limit how many guests boot at a time on this host.
 
 A boot in software emulation keeps a processor busy. Twenty at once would not be ready sooner than twenty in turn, but
 each would look as if it hung.
@@ -20,7 +20,7 @@ PATIENCE_SECONDS = 4 * 3600.0
 _LEAST = 2
 
 
-def places(accelerator: str) -> int:
+def boots(accelerator: str) -> int:
     """How many guests may boot at a time."""
     processors = os.cpu_count() or 1
     return max(_LEAST, processors // 2 if accelerator == "tcg" else processors)
@@ -32,8 +32,8 @@ def resumes() -> int:
 
 
 @contextmanager
-def turn(count: int, *, reporter: Reporter, kind: str = "boot", patience: float = PATIENCE_SECONDS) -> Iterator[None]:
-    """Hold one of `count` places of a `kind`, waiting for it if need be; a process that ends gives its place back.
+def slot(count: int, *, reporter: Reporter, kind: str = "boot", patience: float = PATIENCE_SECONDS) -> Iterator[None]:
+    """Hold one of `count` slots of a `kind`, waiting for one if need be; a process that ends gives its slot back.
 
     Raises `pymachine.errors.TimeoutExpiredError` after `patience` seconds.
     """
@@ -43,7 +43,7 @@ def turn(count: int, *, reporter: Reporter, kind: str = "boot", patience: float 
                 until(
                     lambda: _take(kind, count, held),
                     deadline=patience,
-                    what="a turn to start",
+                    what="a slot to start in",
                     interval=0.02,
                     longest=0.2,
                 )

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pymachine.driver.kit import identity_channel
+from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine.driver.names import host_name
 from pymachine_driver_qemu import options, runtime
-from pymachine_driver_qemu.address import Place
 
 NETDEV = "net"
 MEMORY = "ram"
@@ -29,7 +29,7 @@ _CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """The machine's board, as far as it decides how a kernel boots; the accelerator's trial uses it too."""
+    """The machine's spec, as far as it decides how a kernel boots; the accelerator's trial uses it too."""
 
     architecture: str
     """Debian's word."""
@@ -69,7 +69,7 @@ class MachineLine:
     disk: Path
     console: Path
     sockets: Path
-    place: Place | None
+    listen: ListenAddress | None
     """Where it is reached; None for a machine that is not."""
     sandbox: bool
     memory: Memory | None = None
@@ -82,7 +82,7 @@ def machine(hardware: Hardware, boot: Boot, line: MachineLine) -> list[str]:
     return [
         *("-name", f"guest={escape(line.name)},process=pymachine-{line.machine_id[:8]}"),
         *("-uuid", line.machine_id),
-        *_board(hardware, line.memory),
+        *_spec(hardware, line.memory),
         *_boot(boot),
         *_storage(line),
         *_network(line),
@@ -96,7 +96,7 @@ def machine(hardware: Hardware, boot: Boot, line: MachineLine) -> list[str]:
 def trial(hardware: Hardware, boot: Boot, *, console: Path) -> list[str]:
     """The arguments of a machine that only boots a kernel, says on `console` how far it got, and ends at a reset."""
     return [
-        *_board(hardware),
+        *_spec(hardware),
         *_boot(boot),
         *("-serial", f"file:{escape(str(console))}"),
         "-no-reboot",
@@ -113,14 +113,14 @@ def escape(value: str) -> str:
     return value.replace(",", ",,")
 
 
-def _board(hardware: Hardware, memory: Memory | None = None) -> list[str]:
-    board = "q35,vmport=off" if hardware.architecture == "amd64" else "virt"
+def _spec(hardware: Hardware, memory: Memory | None = None) -> list[str]:
+    spec = "q35,vmport=off" if hardware.architecture == "amd64" else "virt"
     if memory:
-        board += f",memory-backend={MEMORY}"
+        spec += f",memory-backend={MEMORY}"
     software = f"tcg,thread=multi,tb-size={hardware.tb_mib}"
     accelerator = software if hardware.accelerator == "tcg" else hardware.accelerator
     return [
-        *("-machine", board),
+        *("-machine", spec),
         *("-accel", accelerator),
         *("-cpu", _cpu_model(hardware)),
         *("-smp", str(hardware.cpus)),
@@ -136,8 +136,8 @@ def _memory(memory: Memory, size_mib: int) -> list[str]:
     if memory.path is None:
         return ["-object", f"memory-backend-ram,id={MEMORY},size={size_mib}M"]
     share = "on" if memory.shared else "off"
-    place = f"mem-path={escape(str(memory.path))},share={share}"
-    return ["-object", f"memory-backend-file,id={MEMORY},size={size_mib}M,{place}"]
+    backing = f"mem-path={escape(str(memory.path))},share={share}"
+    return ["-object", f"memory-backend-file,id={MEMORY},size={size_mib}M,{backing}"]
 
 
 def _cpu_model(hardware: Hardware) -> str:
@@ -164,10 +164,10 @@ def _storage(line: MachineLine) -> Sequence[str]:
 def _network(line: MachineLine) -> Sequence[str]:
     # With IPv6 the guest would wait for an address that most hosts cannot route.
     words = ["user", f"id={NETDEV}", "ipv6=off", f"hostname={host_name(line.name)}"]
-    if line.place:
+    if line.listen:
         words += [
-            f"hostfwd=tcp:{line.place.address}:{line.place.docker_port}-:{GUEST_DOCKER_PORT}",
-            f"hostfwd=tcp:{line.place.address}:{line.place.ssh_port}-:{GUEST_SSH_PORT}",
+            f"hostfwd=tcp:{line.listen.address}:{line.listen.docker_port}-:{GUEST_DOCKER_PORT}",
+            f"hostfwd=tcp:{line.listen.address}:{line.listen.ssh_port}-:{GUEST_SSH_PORT}",
         ]
     return [
         *("-netdev", ",".join(words)),

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pymachine.driver.contract import ImageFiles, refuse_links
@@ -211,19 +211,20 @@ def set_image_aside(folder: Path) -> None:
         _link_or_copy(folder / name, aside(folder / name))
 
 
-def settle_image(folder: Path, *, keep: bool) -> None:
-    """Remove the image that was set aside, or with `keep` false bring it back in place of the new one."""
-    for name in IMAGE:
-        bring_back(folder / name, keep=keep)
+def drop_aside(folder: Path, names: Iterable[str]) -> None:
+    """Remove what was set aside for the files `names`."""
+    for name in names:
+        aside(folder / name).unlink(missing_ok=True)
 
 
-def bring_back(path: Path, *, keep: bool) -> None:
-    """Remove what was set aside for `path`, or with `keep` false bring it back in place of the new file."""
-    old = aside(path)
-    if not keep and old.exists():
-        old.replace(path)
-    # A rename of one link of a file to another leaves both there.
-    old.unlink(missing_ok=True)
+def bring_back(folder: Path, names: Iterable[str]) -> None:
+    """Put what was set aside for the files `names` back in place of the new ones."""
+    for name in names:
+        old = aside(folder / name)
+        if old.exists():
+            old.replace(folder / name)
+        # A rename of one link of a file to another leaves both there.
+        old.unlink(missing_ok=True)
 
 
 def aside(path: Path) -> Path:

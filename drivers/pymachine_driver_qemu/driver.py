@@ -21,13 +21,14 @@ from pymachine.driver.contract import (
     State,
 )
 from pymachine.driver.errors import PymachineError
+from pymachine.driver.kit import listen_address
 from pymachine.driver.options import Option
-from pymachine_driver_qemu import address, base, copies, options, runtime, upkeep
+from pymachine_driver_qemu import base, modify, options, runtime, snapshots_and_templates
 
 STOP_SECONDS = 60.0
 
 
-class QemuDriver(upkeep.Upkeep, copies.Copies):
+class QemuDriver(modify.ModifiableMachine, snapshots_and_templates.CopyableMachine):
     """One machine is one QEMU process of the user's, with a folder of sockets and an address on the loopback."""
 
     config_fields = options.FIELDS
@@ -68,12 +69,12 @@ class QemuDriver(upkeep.Upkeep, copies.Copies):
     def configure(cls, machine: MachineRef, values: Mapping[str, Json], siblings: Sequence[Config]) -> Config:  # noqa: ARG003
         """Check the flags; choose an address, a MAC address and an id for the machine."""
         choices = options.check(values)
-        taken = address.places(siblings)
-        place = address.allocate(taken, own_address=address.has_own_addresses())
+        taken = listen_address.of_all(siblings)
+        listen = listen_address.allocate(taken, own_address=listen_address.has_own_addresses())
         return {
-            "IPAddress": place.address,
-            "EnginePort": place.docker_port,
-            "SSHPort": place.ssh_port,
+            "IPAddress": listen.address,
+            "EnginePort": listen.docker_port,
+            "SSHPort": listen.ssh_port,
             "SSHUser": base.SSH_USER,
             **options.new_ids(),
             "CPU": choices.cpus,

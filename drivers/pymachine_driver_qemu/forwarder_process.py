@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pymachine.driver.errors import DriverError
 from pymachine.driver.kit import forwarded_ports
+from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine.driver.kit.system import os_errors
 from pymachine_driver_qemu import process
-from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.command_line import NETDEV
 
 LOG = "ports.log"
@@ -24,15 +24,15 @@ SETTINGS = "ports.json"
 _WAIT = 'all=$(ulimit -v); ulimit -S -v 65536; while read -r line; do (ulimit -S -v "$all"; exec "$@") || sleep 5; done'
 
 
-def start(folder: Path, place: Place, *, news: socket.socket) -> None:
+def start(folder: Path, listen: ListenAddress, *, news: socket.socket) -> None:
     """Start a forwarder that outlives us and ends with the machine's QEMU.
 
     It does nothing until a line comes from `news`. Raises `DriverError` if it cannot start.
     """
     fields = {
-        "address": place.address,
-        "docker_port": place.docker_port,
-        "ssh_port": place.ssh_port,
+        "address": listen.address,
+        "docker_port": listen.docker_port,
+        "ssh_port": listen.ssh_port,
         "netdev": NETDEV,
     }
     try:
@@ -44,6 +44,6 @@ def start(folder: Path, place: Place, *, news: socket.socket) -> None:
     # -P: the working folder is not to be searched for modules.
     argv = [sys.executable, "-P", "-m", "pymachine_driver_qemu.ports", str(folder)]
     waiting = ["/bin/sh", "-c", _WAIT, "pymachine-ports", *argv]
-    watcher = process.spawn(waiting, log=folder / LOG, environment={}, stdin=news.fileno())
+    forwarder = process.spawn(waiting, log=folder / LOG, environment={}, stdin=news.fileno())
     # It is no child to wait for: it ends when QEMU does.
-    watcher.returncode = 0
+    forwarder.returncode = 0

@@ -16,9 +16,9 @@ from pymachine.driver.kit.identity_channel import (
     GuestError,
     GuestTimeoutError,
     Progress,
+    activation_script,
     digest,
     ended,
-    life,
     message,
     too_late,
 )
@@ -61,21 +61,21 @@ class Channel:
         finally:
             timings.update(progress.durations())
 
-    def plant(self, seed: bytes, *, deadline: Deadline, task: Task) -> None:
+    def send_seed(self, seed: bytes, *, deadline: Deadline, task: Task) -> None:
         """Send the seed, and wait until the guest is a template and nothing moves in it. Raises as `deliver`."""
         words = message(seed, now=time.time(), word="SEED")
         self._exchange(Progress(digest(seed), stages=SETTLED_STAGES), words, deadline, task)
 
-    def enliven(
-        self, tar: bytes, *, seed: bytes, meanwhile: Callable[[], None], deadline: Deadline, task: Task
+    def activate_clone(
+        self, tar: bytes, *, seed: bytes, wait_for_engine: Callable[[], None], deadline: Deadline, task: Task
     ) -> None:
-        """Have a resumed template become the machine whose identity is `tar`. Raises as `deliver`.
+        """Turn a resumed template into the machine whose identity is `tar`. Raises as `deliver`.
 
-        `meanwhile` is called when its engine answers in a moment; when this returns one can also log in.
+        Calls `wait_for_engine` when the engine is about to answer. Once this returns one can also log in.
         """
         progress = Progress(digest(tar), stages=())
-        self._exchange(progress, life(tar, seed=seed, now=time.time()), deadline, task)
-        meanwhile()
+        self._exchange(progress, activation_script(tar, seed=seed, now=time.time()), deadline, task)
+        wait_for_engine()
         progress.await_one_of(SSH_STAGES)
         self._exchange(progress, b"", deadline, task)
 
@@ -84,8 +84,8 @@ class Channel:
         with Silent().task("") as task:
             self._exchange(Progress("sync", stages=()), b"SYNC\n", deadline, task)
 
-    def renew(self, tar: bytes, *, deadline: Deadline, task: Task) -> None:
-        """Have a machine that is up take a later identity over. Raises as `deliver`."""
+    def update_identity(self, tar: bytes, *, deadline: Deadline, task: Task) -> None:
+        """Give a running machine another identity. Raises as `deliver`."""
         self._exchange(Progress(digest(tar), stages=()), message(tar, now=time.time()), deadline, task)
 
     def _exchange(self, progress: Progress, outgoing: bytes, deadline: Deadline, task: Task) -> None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pymachine.driver.contract import Json
+from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine_driver_qemu import command_line, disk, options, process
-from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.binary import Qemu
 
 
 @dataclass(frozen=True, kw_only=True)
-class Board:
+class MachineSpec:
     """A QEMU and a machine's configuration, perhaps with keys missing that a later version brought."""
 
     qemu: Qemu
@@ -21,7 +21,7 @@ class Board:
     architecture: str
     config: Mapping[str, Json]
 
-    def as_machine(self, machine_id: str) -> Board:
+    def as_machine(self, machine_id: str) -> MachineSpec:
         """The same for a machine of another id."""
         return replace(self, config={**self.config, "MachineID": machine_id})
 
@@ -31,7 +31,7 @@ class Board:
         folder: Path,
         sockets: Path,
         *,
-        place: Place | None,
+        listen: ListenAddress | None,
         memory: command_line.Memory | None = None,
         resumed: bool = False,
     ) -> list[str]:
@@ -55,7 +55,7 @@ class Board:
             disk=folder / disk.DISK,
             console=folder / process.CONSOLE_LOG,
             sockets=sockets,
-            place=place,
+            listen=listen,
             sandbox=self.qemu.sandbox,
             memory=memory,
             resumed=resumed,

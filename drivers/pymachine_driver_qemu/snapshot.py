@@ -8,10 +8,10 @@ from pathlib import Path
 from pymachine.driver.contract import BootRequest, Endpoint, Json
 from pymachine.driver.errors import DriverError
 from pymachine.driver.kit import search_domains
+from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine.driver.kit.system import Deadline, Reporter, files
 from pymachine_driver_qemu import boot, command_line, disk, migration, qmp, runtime
-from pymachine_driver_qemu.address import Place
-from pymachine_driver_qemu.machine_spec import Board
+from pymachine_driver_qemu.machine_spec import MachineSpec
 
 STATE = "state"
 # What of a configuration decides how the machine is built: it has to be so again for the memory to fit.
@@ -63,17 +63,21 @@ def swap(folder: Path, snapshot: Path, *, end: Callable[[], None]) -> None:
         new.unlink(missing_ok=True)
 
 
-def settle(folder: Path, *, keep: bool) -> None:
-    """Drop what `swap` set aside, or bring it back."""
-    disk.bring_back(folder / disk.DISK, keep=keep)
-    disk.settle_image(folder, keep=keep)
+def commit(folder: Path) -> None:
+    """Drop the disk and the image that `swap` set aside."""
+    disk.drop_aside(folder, (disk.DISK, *disk.IMAGE))
+
+
+def rollback(folder: Path) -> None:
+    """Put the disk and the image back that `swap` set aside."""
+    disk.bring_back(folder, (disk.DISK, *disk.IMAGE))
 
 
 def load(
-    board: Board,
+    spec: MachineSpec,
     name: str,
     folder: Path,
-    place: Place,
+    listen: ListenAddress,
     snapshot: Path,
     facts: Mapping[str, Json],
     endpoint: Endpoint,
@@ -87,7 +91,7 @@ def load(
     What runs when this raises is the caller's to end.
     """
     memory = command_line.Memory() if facts.get("Backed") else None
-    started = boot.launch(board, name, folder, place=place, memory=memory, resumed=True, timings=request.timings)
+    started = boot.launch(spec, name, folder, listen=listen, memory=memory, resumed=True, timings=request.timings)
     sockets = started.sockets
     try:
         with qmp.Qmp(sockets / runtime.CONTROL) as monitor, (snapshot / STATE).open("rb") as state:
@@ -97,12 +101,12 @@ def load(
         raise SnapshotError(
             f"the memory of the snapshot does not go into this QEMU: {error}",
             details=f"it was saved by QEMU {facts.get('Qemu', 'of unknown version')}, this one is "
-            f"{board.qemu.version_text}",
+            f"{spec.qemu.version_text}",
             hint="Restore its disk alone: pymachine snapshot restore --disk-only",
         ) from error
     with boot.channel(started, folder) as port, reporter.task("Waiting for the machine to go on") as task:
         tar = search_domains.identity(request, endpoint)
-        port.renew(tar, deadline=Deadline(request.timeout), task=task)
+        port.update_identity(tar, deadline=Deadline(request.timeout), task=task)
     return sockets
 
 

@@ -23,10 +23,10 @@ from pymachine.driver.errors import DriverError, TemplateError
 from pymachine.driver.kit import search_domains
 from pymachine.driver.kit.crashes import retry_once
 from pymachine.driver.kit.identity_channel import GuestReportedError
+from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine.driver.kit.system import Deadline, Reporter, os_errors
 from pymachine_driver_qemu import boot, command_line, disk, identity, migration, options, process, qmp, runtime
-from pymachine_driver_qemu.address import Place
-from pymachine_driver_qemu.machine_spec import Board
+from pymachine_driver_qemu.machine_spec import MachineSpec
 
 MEMORY = "memory"
 STATE = "state"
@@ -36,47 +36,47 @@ _FREEZE_SECONDS = 60.0
 _ARCHITECTURES = frozenset({"amd64"})
 
 
-def shape(board: Board) -> dict[str, Json] | None:
+def shape(spec: MachineSpec) -> dict[str, Json] | None:
     """All that a template's state depends on; None where there can be no template."""
-    if board.architecture not in _ARCHITECTURES:
+    if spec.architecture not in _ARCHITECTURES:
         return None
-    status = board.qemu.path.stat()
+    status = spec.qemu.path.stat()
     nowhere = Path("/")
-    anybody = replace(board, config={**board.config, "MachineID": str(uuid.UUID(int=0))})
+    anybody = replace(spec, config={**spec.config, "MachineID": str(uuid.UUID(int=0))})
     memory = command_line.Memory(path=nowhere / MEMORY, shared=True)
-    line = "\0".join(anybody.argv("", nowhere, nowhere, place=None, memory=memory))
+    line = "\0".join(anybody.argv("", nowhere, nowhere, listen=None, memory=memory))
     return {
-        "cpus": board.config.get("CPU", options.DEFAULT_CPUS),
-        "memory_mib": board.config.get("Memory", options.DEFAULT_MEMORY_MIB),
-        "disk_mb": board.config.get("DiskSize", options.DEFAULT_DISK_MB),
-        "accelerator": board.accelerator,
-        "architecture": board.architecture,
-        "qemu": f"{board.qemu.version_text} {board.qemu.path}",
+        "cpus": spec.config.get("CPU", options.DEFAULT_CPUS),
+        "memory_mib": spec.config.get("Memory", options.DEFAULT_MEMORY_MIB),
+        "disk_mb": spec.config.get("DiskSize", options.DEFAULT_DISK_MB),
+        "accelerator": spec.accelerator,
+        "architecture": spec.architecture,
+        "qemu": f"{spec.qemu.version_text} {spec.qemu.path}",
         "qemu_file": [status.st_size, status.st_mtime_ns],
         "devices": hashlib.sha256(line.encode()).hexdigest(),
-        "host": _host() if board.accelerator != "tcg" else "",
+        "host": _host() if spec.accelerator != "tcg" else "",
     }
 
 
-def make(board: Board, folder: Path, image: ImageFiles, request: BootRequest, *, reporter: Reporter) -> None:
+def make(spec: MachineSpec, folder: Path, image: ImageFiles, request: BootRequest, *, reporter: Reporter) -> None:
     """Boot a guest with the seed in `folder`, and freeze it there. Nothing of it runs afterwards."""
-    size_mb = int(board.config.get("DiskSize", options.DEFAULT_DISK_MB))
+    size_mb = int(spec.config.get("DiskSize", options.DEFAULT_DISK_MB))
     disk.keep_image(image, folder)
     disk.make_data_disk(folder / disk.DISK, size_mb=size_mb)
-    retry_once(lambda: _boot_and_freeze(board, folder, request, reporter), reporter=reporter)
+    retry_once(lambda: _boot_and_freeze(spec, folder, request, reporter), reporter=reporter)
     disk.pack(folder / disk.DISK, folder / DISK)
     # A machine that is resumed has links to the image of its own.
     for name in (disk.DISK, disk.ISO, disk.KERNEL, disk.INITRD):
         (folder / name).unlink()
 
 
-def _boot_and_freeze(board: Board, folder: Path, request: BootRequest, reporter: Reporter) -> None:
+def _boot_and_freeze(spec: MachineSpec, folder: Path, request: BootRequest, reporter: Reporter) -> None:
     # After a crash this has the memory of the guest that is gone.
     (folder / MEMORY).unlink(missing_ok=True)
     memory = command_line.Memory(path=folder / MEMORY, shared=True)
     try:
-        template = board.as_machine(str(uuid.uuid4()))
-        started = boot.launch(template, "template", folder, place=None, memory=memory, tied=True)
+        template = spec.as_machine(str(uuid.uuid4()))
+        started = boot.launch(template, "template", folder, listen=None, memory=memory, tied=True)
         _freeze(folder, started, request, reporter)
     finally:
         left = runtime.find(folder)
@@ -89,7 +89,7 @@ def _freeze(folder: Path, started: boot.Started, request: BootRequest, reporter:
     sockets = started.sockets
     with boot.channel(started, folder) as port, boot.news(sockets):
         with reporter.task("Waiting for the template to start") as task:
-            port.plant(request.seed, deadline=Deadline(request.timeout), task=task)
+            port.send_seed(request.seed, deadline=Deadline(request.timeout), task=task)
         # The channels stay open: the guest is frozen in the belief that its host listens.
         with qmp.Qmp(sockets / runtime.CONTROL) as monitor, (folder / STATE).open("wb") as state:
             (folder / STATE).chmod(0o600)
@@ -107,11 +107,11 @@ def prepare(template: Path, folder: Path, image: ImageFiles) -> None:
 
 
 def resume(
-    board: Board,
+    spec: MachineSpec,
     template: Path,
     name: str,
     folder: Path,
-    place: Place,
+    listen: ListenAddress,
     endpoint: Endpoint,
     request: BootRequest,
     *,
@@ -126,7 +126,7 @@ def resume(
     deadline = Deadline(request.timeout)
     tar = search_domains.identity(request, endpoint)
     with _template_at_fault(template, folder):
-        started = boot.launch(board, name, folder, place=place, memory=memory, resumed=True, timings=request.timings)
+        started = boot.launch(spec, name, folder, listen=listen, memory=memory, resumed=True, timings=request.timings)
         sockets = started.sockets
         # The ports are open before the state comes, which has it that somebody listens.
         with boot.channel(started, folder) as port, ExitStack() as kept:
@@ -135,7 +135,9 @@ def resume(
                 migration.load(monitor, state, without_memory=True, seconds=deadline.remaining())
                 monitor.execute("cont")
             with reporter.task("Waiting for the machine to resume") as task:
-                port.enliven(tar, seed=request.seed, meanwhile=request.meanwhile, deadline=deadline, task=task)
+                port.activate_clone(
+                    tar, seed=request.seed, wait_for_engine=request.wait_for_engine, deadline=deadline, task=task
+                )
             kept.pop_all()
             return news
 
@@ -144,8 +146,8 @@ def resume(
 def _template_at_fault(template: Path, folder: Path) -> Iterator[None]:
     """Raise failures of QEMU and of a guest that does not answer as `TemplateError`.
 
-    What the guest reports is about its identity, and what `BootRequest.meanwhile` raises is the core's. A disk that is
-    full is the machine's.
+    What the guest reports is about its identity, and what `BootRequest.wait_for_engine` raises is the core's. A disk
+    that is full is the machine's.
     """
     try:
         yield

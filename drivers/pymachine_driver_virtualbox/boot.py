@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pymachine.driver.contract import BootRequest, Json, State
-from pymachine.driver.errors import DriverError, PymachineError, TimeoutExpiredError
+from pymachine.driver.errors import PymachineError, TimeoutExpiredError
 from pymachine.driver.kit.system import Deadline, until
 from pymachine_driver_virtualbox import (
     files,
@@ -219,9 +219,8 @@ def send_identity(driver: VirtualBoxMachine, request: BootRequest, *, pinned: bo
     digest = guest.digest(identity)
     if not again and driver.config.get("IdentityDigest") == digest:
         return
-    if request.remote is None:
-        raise DriverError("the virtualbox driver needs SSH to give a machine another identity")
-    request.remote(endpoint, guest.receive_command(identity), stdin=identity, timeout=request.timeout, pinned=pinned)
+    command = guest.receive_command(identity)
+    driver.run_in_guest(endpoint, command, stdin=identity, timeout=request.timeout, pinned=pinned)
     driver.config["IdentityDigest"] = digest
 
 

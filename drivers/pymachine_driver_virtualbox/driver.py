@@ -25,13 +25,13 @@ from pymachine.driver.errors import DriverError, HostNotRunningError
 from pymachine.driver.options import Option
 from pymachine_driver_virtualbox import options, output
 from pymachine_driver_virtualbox.errors import NotInstalledError, VmNotFoundError
-from pymachine_driver_virtualbox.upkeep import Upkeep
+from pymachine_driver_virtualbox.modify import ModifiableMachine
 
 SSH_USER = "docker"
 SSH_HOST = "127.0.0.1"
 
 
-class VirtualBoxDriver(Upkeep):
+class VirtualBoxDriver(ModifiableMachine):
     """One machine is one VirtualBox machine: NAT for the world, a host-only network for the host."""
 
     config_fields = options.FIELDS
@@ -91,7 +91,7 @@ class VirtualBoxDriver(Upkeep):
 
     def create(self, request: BootRequest) -> None:
         """Make the machine in VirtualBox and start it; returns once the guest's SSH answers."""
-        from pymachine_driver_virtualbox import boot, building  # noqa: PLC0415
+        from pymachine_driver_virtualbox import boot, vm  # noqa: PLC0415
 
         if request.image is None:
             raise DriverError("the virtualbox driver needs an image to create a machine")
@@ -99,7 +99,7 @@ class VirtualBoxDriver(Upkeep):
         # Before anything that is made for the network: it may have to be made itself.
         interface = boot.host_network(vbox, self.config)
         boot.check_address(self.config)
-        building.make(self, vbox, request)
+        vm.make(self, vbox, request)
         boot.up(self, vbox, request, interface=interface)
 
     def start(self, request: BootRequest) -> None:
@@ -131,7 +131,7 @@ class VirtualBoxDriver(Upkeep):
 
     def remove(self) -> None:
         """Remove the machine from VirtualBox with its files; that it is gone already is success."""
-        from pymachine_driver_virtualbox import building, files  # noqa: PLC0415
+        from pymachine_driver_virtualbox import files, vm  # noqa: PLC0415
 
         try:
             vbox = self.vbox()
@@ -139,7 +139,7 @@ class VirtualBoxDriver(Upkeep):
             if not self.unmade:
                 raise
             return  # nothing can be there
-        building.remove(vbox, self.vm, files.of(self.machine.directory))
+        vm.remove(vbox, self.vm, files.of(self.machine.directory))
         self.config.pop("Made", None)
 
     def state(self) -> State:

@@ -67,19 +67,22 @@ def keep_image(image: ImageFiles, target: Path) -> None:
 
 
 def set_aside(target: Path) -> None:
-    """Keep a file under another name, for `settle`."""
+    """Keep a file under another name, for `drop_aside` or `bring_back`."""
     try:
         os.replace(target, target.with_name(target.name + ASIDE))  # noqa: PTH105 (as the rest of this module)
     except OSError as error:
         raise os_errors.wrapped(DiskError, f"cannot set {target} aside", error) from error
 
 
-def settle(target: Path, *, keep: bool) -> None:
-    """Drop what was set aside, or bring it back."""
+def drop_aside(target: Path) -> None:
+    """Remove what was set aside for `target`."""
+    target.with_name(target.name + ASIDE).unlink(missing_ok=True)
+
+
+def bring_back(target: Path) -> None:
+    """Put what was set aside for `target` back in its place."""
     aside = target.with_name(target.name + ASIDE)
-    if keep:
-        aside.unlink(missing_ok=True)
-    elif aside.exists():
+    if aside.exists():
         aside.replace(target)
 
 

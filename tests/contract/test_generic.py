@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import paramiko
 import pytest
 
-from pymachine.driver.contract import BootRequest, State
+from pymachine.driver.contract import BootRequest, Endpoint, State
 from pymachine.driver.testing import DriverContract, defaults, reference
 from pymachine.errors import DriverError, TimeoutExpiredError, UnsupportedError, UsageError
 from pymachine.system import wait
@@ -137,21 +137,21 @@ def test_asking_for_the_state_is_no_login_that_failed(tmp_path: Path) -> None:
             connection.recv(1)
 
 
-def test_a_driver_without_a_shell_says_so(tmp_path: Path) -> None:
+def test_a_driver_that_cannot_run_commands_says_so(tmp_path: Path) -> None:
     with pytest.raises(DriverError, match="no SSH to run"):
         Driver(reference(tmp_path), {"IPAddress": "127.0.0.1"}).kill()
 
 
 def restarting(tmp_path: Path, port: int, boots: list[str]) -> tuple[Driver, list[str]]:
-    """A driver whose shell says the boots' ids one after another, and what it was told."""
+    """A driver to which the host tells the boots' ids one after another, and what it was told."""
     driver = Driver(reference(tmp_path), {"IPAddress": "127.0.0.1", "SSHPort": port})
     told: list[str] = []
 
-    def shell(command: str) -> str:
+    def run_in_guest(endpoint: Endpoint, command: str, **_: object) -> str:
         told.append(command)
         return boots.pop(0) + "\n" if "boot_id" in command else ""
 
-    driver.shell = shell
+    driver.run_in_guest = run_in_guest
     return driver, told
 
 
@@ -198,7 +198,7 @@ def far(server: sshd.Server, folder: Path, reporter: Reporter | None = None) -> 
     config = {"IPAddress": "127.0.0.1", "SSHPort": server.port}
     driver = Driver(ref, config, reporter=reporter)
 
-    def shell(command: str) -> str:
+    def run_in_guest(endpoint: Endpoint, command: str, **_: object) -> str:
         with paramiko.SSHClient() as client:
             client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
             client.connect("127.0.0.1", server.port, "admin", key_filename=str(server.key))
@@ -208,7 +208,7 @@ def far(server: sshd.Server, folder: Path, reporter: Reporter | None = None) -> 
                 raise DriverError("the command failed", details=err.read().decode())
             return said
 
-    driver.shell = shell
+    driver.run_in_guest = run_in_guest
     return driver
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from pymachine.driver.contract import BootRequest, Driver, ImageFiles, MachineRef, State
-from pymachine.driver.kit import crashes, identity_channel
+from pymachine.driver.kit import crashes, identity_channel, listen_address
 from pymachine.driver.testing import defaults, reference, reread
 from pymachine.errors import DriverError, PrecreateError
 from pymachine.system.progress import StreamReporter
@@ -27,7 +27,6 @@ from pymachine.system.wait import until
 from pymachine_driver_qemu import (
     Driver as QemuDriver,
     accelerator,
-    address,
     binary,
     boot,
     identity,
@@ -99,7 +98,7 @@ def launched(driver: Driver, image: ImageFiles) -> Path:
     folder = driver.machine.directory
     disk.keep_image(image, folder)
     disk.make_data_disk(folder / disk.DISK, size_mb=1000)
-    return boot.launch(driver._board(), driver.machine.name, driver._folder, place=driver._place).sockets
+    return boot.launch(driver._spec(), driver.machine.name, driver._folder, listen=driver._listen_address).sockets
 
 
 def request(image: ImageFiles | None = None, *, timeout: float = 2.0) -> BootRequest:
@@ -282,20 +281,20 @@ def test_ports_are_forwarded_and_taken_back(running: Driver) -> None:
     from pymachine_driver_qemu.command_line import NETDEV
 
     said: list[str] = []
-    place = running.endpoint().address
+    listen = running.endpoint().address
     folder = runtime.find(running.machine.directory)
     assert folder is not None
     with (
         qmp.Qmp(folder / runtime.PORTS) as monitor,
-        socket.create_server((place, 23457)),
+        socket.create_server((listen, 23457)),
     ):
-        forwards = Forwards(monitor.human, netdev=NETDEV, address=place, say=said.append)
+        forwards = Forwards(monitor.human, netdev=NETDEV, address=listen, say=said.append)
         forwards.follow({Published("tcp", 23456), Published("tcp", 23457), Published("udp", 23458)})
-        assert not address.is_free(place, 23456)
+        assert not listen_address.is_free(listen, 23456)
         forwards.follow(set())
-        assert address.is_free(place, 23456)
-    assert [line for line in said if line.startswith(f"cannot forward {place}:23457/tcp")]
-    assert [line for line in said if line.startswith(f"forwarding {place}:23458/udp")]
+        assert listen_address.is_free(listen, 23456)
+    assert [line for line in said if line.startswith(f"cannot forward {listen}:23457/tcp")]
+    assert [line for line in said if line.startswith(f"forwarding {listen}:23458/udp")]
 
 
 def test_the_port_forwarder_follows_reports_and_ends_with_its_machine(running: Driver) -> None:
@@ -304,7 +303,7 @@ def test_the_port_forwarder_follows_reports_and_ends_with_its_machine(running: D
     from pymachine_driver_qemu import forwarder_process
 
     folder, endpoint = running.machine.directory, running.endpoint()
-    place = address.Place(endpoint.address, endpoint.docker_port, endpoint.ssh_port)
+    listen = listen_address.ListenAddress(endpoint.address, endpoint.docker_port, endpoint.ssh_port)
     guest, news = socket.socketpair()
 
     def problems() -> dict[int, str]:
@@ -314,20 +313,20 @@ def test_the_port_forwarder_follows_reports_and_ends_with_its_machine(running: D
         sockets = "".join(f" tcp/00000000:{port:04X}" for port in ports)
         guest.sendall(f"listening{sockets}\n".encode())
 
-    with guest, socket.create_server((place.address, 23461)) as other:
+    with guest, socket.create_server((listen.address, 23461)) as other:
         with news:
-            forwarder_process.start(folder, place, news=news)
+            forwarder_process.start(folder, listen, news=news)
         # The shell takes the first line.
         report()
-        report(23460, 23461, place.ssh_port)
+        report(23460, 23461, listen.ssh_port)
         until(lambda: len(problems()) == 3, deadline=30.0, what="the forwarder")
-        assert not address.is_free(place.address, 23460)
+        assert not listen_address.is_free(listen.address, 23460)
         assert problems()[23460] == ""
         assert "taken by another program" in problems()[23461]
-        assert "SSH" in problems()[place.ssh_port]
+        assert "SSH" in problems()[listen.ssh_port]
         other.close()
         until(lambda: problems()[23461] == "", deadline=30.0, what="the port that became free")
-        assert not address.is_free(place.address, 23461)
+        assert not listen_address.is_free(listen.address, 23461)
 
         [forwarder] = [
             pid
@@ -337,9 +336,9 @@ def test_the_port_forwarder_follows_reports_and_ends_with_its_machine(running: D
         os.kill(forwarder, signal.SIGKILL)
         report(23460)
         report(23460, 23462)
-        until(lambda: not address.is_free(place.address, 23462), deadline=60.0, what="another forwarder")
-        assert address.is_free(place.address, 23461)
-        assert not address.is_free(place.address, 23460)
+        until(lambda: not listen_address.is_free(listen.address, 23462), deadline=60.0, what="another forwarder")
+        assert listen_address.is_free(listen.address, 23461)
+        assert not listen_address.is_free(listen.address, 23460)
 
         log = folder / forwarder_process.LOG
         running.kill()

@@ -22,7 +22,6 @@ from pymachine.system.progress import Silent
 from pymachine_driver_virtualbox import (
     Driver,
     boot,
-    building,
     checks,
     files,
     leases,
@@ -30,6 +29,7 @@ from pymachine_driver_virtualbox import (
     network,
     output,
     snapshots,
+    vm,
 )
 from pymachine_driver_virtualbox.driver import VirtualBoxDriver
 from pymachine_driver_virtualbox.errors import (
@@ -98,7 +98,7 @@ def request(folder: Path, content: bytes = b"first") -> BootRequest:
 def made(folder: Path, name: str = "m1", **changed: object) -> VirtualBoxDriver:
     """A machine as `create` makes it, up to its first start."""
     driver = make(folder, name, **changed)
-    building.make(driver, driver.vbox(), request(folder))
+    vm.make(driver, driver.vbox(), request(folder))
     return driver
 
 
@@ -165,7 +165,7 @@ def test_two_machines_of_one_name_in_two_stores_do_not_meet(box: RealVirtualBox,
 def test_a_machine_whose_create_was_killed_is_removed(box: RealVirtualBox, tmp_path: Path) -> None:
     driver = make(tmp_path)
     saved = json.dumps(driver.config)
-    building.make(driver, driver.vbox(), request(tmp_path))
+    vm.make(driver, driver.vbox(), request(tmp_path))
     # The record as it was before: nobody came to save it again.
     after_the_crash = Driver(driver.machine, json.loads(saved))
     after_the_crash.remove()
@@ -198,10 +198,10 @@ def test_the_image_is_swapped_and_brought_back(box: RealVirtualBox, tmp_path: Pa
     driver.swap_image(newer)
     assert (own.iso.read_bytes(), driver.image_digest()) == (newer.iso.read_bytes(), newer.digest)
     assert next(output.attached(vbox.info(driver.vm))) == str(own.iso)
-    driver.settle_image(keep=False)
+    driver.rollback_image()
     assert (own.iso.read_bytes(), driver.image_digest()) == (before, digest)
     driver.swap_image(newer)
-    driver.settle_image(keep=True)
+    driver.commit_image()
     assert sorted(path.name for path in own.folder.glob("boot2docker.iso*")) == ["boot2docker.iso"]
     driver.remove()
     assert box("list", "dvds").stdout == ""
@@ -397,7 +397,7 @@ def test_an_upgraded_old_machine_has_a_fixed_address_and_keeps_its_shares(
     mac = info["macaddress2"].lower()
     line = ":".join(mac[index : index + 2] for index in range(0, 12, 2)) + f" {endpoint.address}/24"
     assert line.encode() in tar
-    old.settle_image(keep=False)
+    old.rollback_image()
     assert "FixedAddress" not in old.config
     assert old.config["IPAddress"] == "192.168.99.100"
 

@@ -62,7 +62,10 @@ def test_an_image_is_swapped_and_brought_back_or_kept(stopped: LibvirtDriver) ->
         assert xml.count("pymachine-ffffffffffff-") == 3
         assert "quiet=maybe</cmdline>" in xml
         assert EDITED in xml
-        stopped.settle_image(keep=keep)
+        if keep:
+            stopped.commit_image()
+        else:
+            stopped.rollback_image()
         kept, dropped = ("pymachine-ffff", before) if keep else (before, "pymachine-ffff")
         names = virsh("vol-list", "default")
         assert kept in names

@@ -13,7 +13,7 @@ from pathlib import Path
 from pymachine.driver.contract import BootRequest, Endpoint, ImageFiles, State
 from pymachine.driver.testing import defaults, reference, reread
 from pymachine.system.progress import Silent
-from pymachine_driver_virtualbox import Driver, boot, building, checks, files, network, output, snapshots
+from pymachine_driver_virtualbox import Driver, boot, checks, files, network, output, snapshots, vm
 
 # Says "A" on the serial port at each tick of the clock: mov dx, 0x3f8; mov al, 'A'; out dx, al; hlt; jmp to mov al.
 CODE = bytes.fromhex("ba f8 03 b0 41 ee f4 eb fa")
@@ -75,7 +75,7 @@ def main() -> None:
     checks.before_create(vbox, driver.config, reporter=Silent())
     network.ensure_dhcp(vbox, first)
     tell("the machine is made and started")
-    building.make(driver, vbox, request)
+    vm.make(driver, vbox, request)
     boot._join_network(driver, vbox, None)
     boot._forward_ssh(driver, vbox)
     boot._start(driver, vbox)

@@ -10,9 +10,9 @@ import pytest
 from pymachine.driver.abilities import ForwardedPort
 from pymachine.driver.kit import forwarded_ports
 from pymachine.driver.kit.forwarded_ports import Published
+from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine.system.wait import until
 from pymachine_driver_qemu import forwarder_process
-from pymachine_driver_qemu.address import Place
 
 
 class Monitor:
@@ -126,7 +126,7 @@ def test_a_guests_line_without_end_ends_the_shell_that_waits_for_one(tmp_path: P
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            forwarder_process.start(tmp_path, Place("127.0.0.1", 2376, 22022), news=theirs)
+            forwarder_process.start(tmp_path, ListenAddress("127.0.0.1", 2376, 22022), news=theirs)
         with pytest.raises(OSError, match="Broken pipe|Connection reset"):
             for _ in range(1000):
                 ours.sendall(b"x" * 1024 * 1024)
@@ -138,14 +138,14 @@ def test_a_watcher_with_news_waits_for_them_and_ends_without(tmp_path: Path, mon
     program.write_text('#!/bin/sh\necho "$*" > "$4.ran"\n')
     program.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(program))
-    place = Place("127.0.0.1", 2376, 22022)
+    listen = ListenAddress("127.0.0.1", 2376, 22022)
     folders = [tmp_path / "told", tmp_path / "ended"]
     for folder in folders:
         folder.mkdir()
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                forwarder_process.start(folder, place, news=theirs)
+                forwarder_process.start(folder, listen, news=theirs)
             if folder.name == "told":
                 ours.sendall(b"containers\n")
                 until((tmp_path / "told.ran").exists, deadline=10, what="the watcher")

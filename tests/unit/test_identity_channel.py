@@ -16,7 +16,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from pymachine.driver.kit.identity_channel import GuestError, GuestReportedError, GuestTimeoutError, Progress, life
+from pymachine.driver.kit.identity_channel import (
+    GuestError,
+    GuestReportedError,
+    GuestTimeoutError,
+    Progress,
+    activation_script,
+)
 from pymachine.hosts import identity as core_identity
 from pymachine.system.progress import Silent
 from pymachine.system.wait import Deadline
@@ -157,7 +163,7 @@ def words_of(tar: dict[str, bytes], seed: dict[str, bytes]) -> str:
     def archive(members: dict[str, bytes]) -> bytes:
         return core_identity._tar({name: (0o600, content) for name, content in members.items()})
 
-    return life(archive(tar), seed=archive(seed), now=1795500000.9).decode()
+    return activation_script(archive(tar), seed=archive(seed), now=1795500000.9).decode()
 
 
 ENGINE = {"daemon.json": b"{}", "engine.env": b"", "engine.args": b"", "engine.restart": b"1\n"}

@@ -161,7 +161,7 @@ def test_a_record_of_another_version_still_has_a_place() -> None:
 
 
 def test_forwards_listen_where_the_client_is_to_find_them() -> None:
-    found = listen_address.Place("127.70.1.2", 2376, 22022, options.USER_NETWORK)
+    found = listen_address.ListenAddress("127.70.1.2", 2376, 22022, options.USER_NETWORK)
     here = found.forwards("qemu:///session")
     there = found.forwards("qemu+ssh://attic/system")
     assert here is not None

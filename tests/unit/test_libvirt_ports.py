@@ -235,17 +235,17 @@ def test_a_domain_that_was_started_again_has_a_forwarder_of_its_own(tmp_path: Pa
         pass
 
 
-def test_news_are_kept_until_they_are_looked_at() -> None:
-    news = ports.News()
+def test_events_are_kept_until_they_are_read() -> None:
+    events = ports.EventQueue()
     for _ in range(10000):  # more than a socket holds
-        news.ring()
-    news.restart()
-    assert (news.check(), news.check()) == (True, False)
-    news.end(ports.LibvirtGoneError("gone"))
-    news.end(ports.MachineEndedError())
+        events.wake()
+    events.restart()
+    assert (events.check(), events.check()) == (True, False)
+    events.end(ports.LibvirtGoneError("gone"))
+    events.end(ports.MachineEndedError())
     with pytest.raises(ports.MachineEndedError):
-        news.check()
-    assert not news.check()
+        events.check()
+    assert not events.check()
 
 
 def test_a_stream_rings_once_for_what_is_not_read_yet(libvirt: FakeLibvirt) -> None:

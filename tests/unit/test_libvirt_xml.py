@@ -26,11 +26,11 @@ def hardware(architecture: str = "amd64", accelerator: str = "tcg", **other: str
     return Hardware(architecture=architecture, accelerator=accelerator, cpus=2, memory_mib=1024, **other)
 
 
-def domain(board: Hardware, *patches: str, forwards: Forwards | None = None) -> str:
+def domain(spec: Hardware, *patches: str, forwards: Forwards | None = None) -> str:
     boot = Boot(
         kernel=f"{SET}.vmlinuz",
         initrd=f"{SET}.initrd",
-        command_line=domains.command_line(board.architecture, "mitigations=off"),
+        command_line=domains.command_line(spec.architecture, "mitigations=off"),
     )
     made = Machine(
         name="intro",
@@ -43,7 +43,7 @@ def domain(board: Hardware, *patches: str, forwards: Forwards | None = None) -> 
         forwards=forwards,
         patches=patches,
     )
-    return domains.machine(board, boot, made)
+    return domains.machine(spec, boot, made)
 
 
 PATCH = """\

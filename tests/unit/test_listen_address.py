@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from pymachine.driver.kit import listen_address as address
-from pymachine.driver.kit.listen_address import DOCKER_PORT, LOOPBACK, SSH_PORT, Place
+from pymachine.driver.kit.listen_address import DOCKER_PORT, LOOPBACK, SSH_PORT, ListenAddress
 
 linux_only = pytest.mark.skipif(not address.has_own_addresses(), reason="only Linux has all of 127.0.0.0/8")
 
@@ -39,7 +39,7 @@ def test_the_ports_are_the_usual_ones() -> None:
 def test_an_address_that_a_sibling_has_is_not_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter(["127.70.7.7", "127.70.7.8"])
     monkeypatch.setattr(address, "_random_address", lambda: next(drawn))
-    found = address.allocate([Place("127.70.7.7", DOCKER_PORT, SSH_PORT)], own_address=True)
+    found = address.allocate([ListenAddress("127.70.7.7", DOCKER_PORT, SSH_PORT)], own_address=True)
     assert found.address == "127.70.7.8"
 
 
@@ -62,11 +62,11 @@ def test_a_program_on_every_address_takes_the_port_not_the_machine(monkeypatch: 
 
 
 def test_elsewhere_each_machine_has_ports_of_its_own() -> None:
-    places: list[Place] = []
+    places: list[ListenAddress] = []
     for _ in range(5):
         places.append(address.allocate(places, own_address=False))
-    assert {place.address for place in places} == {LOOPBACK}
-    ports = [port for place in places for port in place.ports]
+    assert {listen.address for listen in places} == {LOOPBACK}
+    ports = [port for listen in places for port in listen.ports]
     assert len(ports) == len(set(ports))
 
 

@@ -12,7 +12,7 @@ from pymachine.ssh import openssh
 from pymachine.ssh.target import SshError, Target
 from pymachine.system import run
 from pymachine_driver_libvirt.driver import LibvirtDriver
-from pymachine_driver_virtualbox import building, files, leases
+from pymachine_driver_virtualbox import files, leases, vm
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ def test_a_virtualbox_machine_of_the_users_is_not_removed(tmp_path: Path, where:
     own = files.of(tmp_path / "machine")
     if where == "elsewhere":
         with pytest.raises(DriverError, match="is not this one: its settings are in"):
-            building.remove(vbox, "u", own)  # type: ignore[arg-type]
+            vm.remove(vbox, "u", own)  # type: ignore[arg-type]
         assert vbox.calls == []
     else:
-        building.remove(vbox, "u", own)  # type: ignore[arg-type]
+        vm.remove(vbox, "u", own)  # type: ignore[arg-type]
         assert ("unregistervm", "u", "--delete") in vbox.calls
 
 

@@ -234,7 +234,7 @@ def test_rm_touches_the_host_only_if_asked(manager: Manager, fake: FakeSession) 
     assert manager.store.names() == []
 
 
-def test_a_drivers_shell_speaks_of_the_machine_when_it_fails(
+def test_a_command_in_a_guest_that_fails_names_the_machine(
     manager: Manager, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     create(manager)
@@ -244,10 +244,10 @@ def test_a_drivers_shell_speaks_of_the_machine_when_it_fails(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     driver = manager.driver(manager.store.load("far"))
     with pytest.raises(DriverError, match="SSH to far failed: ssh: connect to host: No route to host"):
-        driver.shell("true")
+        driver.run_in_guest(driver.endpoint(), "true")
     (tmp_path / "ssh").write_text("#!/bin/sh\necho 'not today' >&2\nexit 3\n")
     with pytest.raises(DriverError, match='a command on "far" failed with exit code 3: true') as caught:
-        driver.shell("true")
+        driver.run_in_guest(driver.endpoint(), "true")
     assert caught.value.details == "not today"
 
 

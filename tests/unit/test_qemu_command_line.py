@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine_driver_qemu import command_line
-from pymachine_driver_qemu.address import Place
 from pymachine_driver_qemu.binary import Qemu
-from pymachine_driver_qemu.machine_spec import Board
+from pymachine_driver_qemu.machine_spec import MachineSpec
 
 CONFIG = {
     "MachineID": "0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10",
@@ -58,7 +58,7 @@ lsm=lockdown,capability,landlock,yama,apparmor,bpf mitigations=off'
 """
 
 
-PLACE = Place("127.70.1.2", 2376, 22022)
+PLACE = ListenAddress("127.70.1.2", 2376, 22022)
 
 
 def argv(
@@ -67,14 +67,14 @@ def argv(
     accelerator: str = "tcg",
     folder: str = "/s/intro",
     sandbox: bool = True,
-    place: Place | None = PLACE,
+    listen: ListenAddress | None = PLACE,
     memory: command_line.Memory | None = None,
     resumed: bool = False,
 ) -> list[str]:
     qemu = Qemu(Path("/usr/bin/qemu-system-x86_64"), (7, 2), sandbox=sandbox)
-    board = Board(qemu=qemu, accelerator=accelerator, architecture=architecture, config=CONFIG)
+    spec = MachineSpec(qemu=qemu, accelerator=accelerator, architecture=architecture, config=CONFIG)
     sockets = Path("/r/0c6f")
-    return board.argv("intro", Path(folder), sockets, place=place, memory=memory, resumed=resumed)
+    return spec.argv("intro", Path(folder), sockets, listen=listen, memory=memory, resumed=resumed)
 
 
 def value_of(words: list[str], flag: str) -> str:
@@ -113,10 +113,10 @@ def test_a_comma_in_a_path_is_not_the_end_of_it() -> None:
 
 def test_an_old_record_has_the_defaults() -> None:
     config = {"MachineID": CONFIG["MachineID"]}
-    board = Board(
+    spec = MachineSpec(
         qemu=Qemu(Path("/q"), (7, 2), ("-L", "/share")), accelerator="tcg", architecture="amd64", config=config
     )
-    words = board.argv("old", Path("/s"), Path("/r"), place=PLACE)
+    words = spec.argv("old", Path("/s"), Path("/r"), listen=PLACE)
     assert words[:3] == ["/q", "-L", "/share"]
     assert (value_of(words, "-smp"), value_of(words, "-m")) == ("2", "1024M")
     assert value_of(words, "-append").endswith(
@@ -125,7 +125,7 @@ def test_an_old_record_has_the_defaults() -> None:
 
 
 def test_a_template_writes_its_memory_and_cannot_be_reached() -> None:
-    words = argv(place=None, memory=command_line.Memory(path=Path("/t/memory"), shared=True))
+    words = argv(listen=None, memory=command_line.Memory(path=Path("/t/memory"), shared=True))
     assert value_of(words, "-object") == "memory-backend-file,id=ram,size=1024M,mem-path=/t/memory,share=on"
     assert value_of(words, "-machine") == "q35,vmport=off,memory-backend=ram"
     assert "hostfwd" not in value_of(words, "-netdev")

@@ -196,18 +196,18 @@ def test_a_long_path_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_link_to_a_folder_of_the_users_removes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The link came with the machine's folder from elsewhere: neither `rm` nor `start` may follow it."""
     given, machine = make_runtime(tmp_path, monkeypatch)
-    for place in (tmp_path / "keys", given / "pymachine" / "keys", given / "pymachine" / "0123456789ab"):
-        place.mkdir(mode=0o700, parents=True)
-        place.parent.chmod(0o700)
-        (place / "id_rsa").write_text("precious")
+    for listen in (tmp_path / "keys", given / "pymachine" / "keys", given / "pymachine" / "0123456789ab"):
+        listen.mkdir(mode=0o700, parents=True)
+        listen.parent.chmod(0o700)
+        (listen / "id_rsa").write_text("precious")
         (machine / runtime.LINK).unlink(missing_ok=True)
-        (machine / runtime.LINK).symlink_to(place)
+        (machine / runtime.LINK).symlink_to(listen)
         assert runtime.find(machine) is None
         runtime.remove(machine)
         assert not (machine / runtime.LINK).is_symlink()
-        (machine / runtime.LINK).symlink_to(place)
+        (machine / runtime.LINK).symlink_to(listen)
         runtime.make(machine, ID)
-        assert (place / "id_rsa").read_text() == "precious"
+        assert (listen / "id_rsa").read_text() == "precious"
 
 
 def test_what_is_not_ours_in_the_folder_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,9 +274,9 @@ def test_a_file_that_is_a_link_is_not_written_to(tmp_path: Path, monkeypatch: py
     profile.write_text("mine")
     (machine / name).symlink_to(profile)
     qemu = binary.Qemu(Path("/bin/false"), (9, 0))
-    made = machine_spec.Board(qemu=qemu, accelerator="tcg", architecture="amd64", config={"MachineID": ID})
+    made = machine_spec.MachineSpec(qemu=qemu, accelerator="tcg", architecture="amd64", config={"MachineID": ID})
     with pytest.raises(DriverError, match=f"{name} is a link to .*profile"):
-        boot.launch(made, "m", machine, place=None)
+        boot.launch(made, "m", machine, listen=None)
     assert profile.read_text() == "mine"
 
 
@@ -287,13 +287,13 @@ def test_there_are_only_so_many_turns_and_they_are_given_back(tmp_path: Path, mo
     make_runtime(tmp_path, monkeypatch)
     quiet = Silent()
     with (
-        boot_slots.turn(2, reporter=quiet),
-        boot_slots.turn(2, reporter=quiet),
+        boot_slots.slot(2, reporter=quiet),
+        boot_slots.slot(2, reporter=quiet),
         pytest.raises(TimeoutExpiredError),
-        boot_slots.turn(2, reporter=quiet, patience=0.3),
+        boot_slots.slot(2, reporter=quiet, patience=0.3),
     ):
         pytest.fail("a third turn of two")
-    with boot_slots.turn(1, reporter=quiet):
+    with boot_slots.slot(1, reporter=quiet):
         pass
 
 

@@ -120,12 +120,15 @@ class Killed(Driver):
         disk.write_text(image.digest)
         self.step("swapped")
 
-    def settle_image(self, *, keep: bool) -> None:
+    def commit_image(self) -> None:
+        self.step("settling")
+        (self.machine.directory / "image.aside").unlink(missing_ok=True)
+
+    def rollback_image(self) -> None:
         aside = self.machine.directory / "image.aside"
         self.step("settling")
-        if aside.exists() and not keep:
+        if aside.exists():
             aside.rename(self.machine.directory / "image")
-        aside.unlink(missing_ok=True)
 
     def save_snapshot(self, folder: Path) -> Mapping[str, Json]:
         if self.state() is State.RUNNING:
@@ -147,13 +150,16 @@ class Killed(Driver):
         self.config["Memory"] = 2
         self.step("restored")
 
-    def settle_restore(self, *, keep: bool) -> None:
+    def commit_restore(self) -> None:
+        self.step("settling")
+        (self.machine.directory / "disk.aside").unlink(missing_ok=True)
+
+    def rollback_restore(self) -> None:
         aside = self.machine.directory / "disk.aside"
         self.step("settling")
-        if aside.exists() and not keep:
+        if aside.exists():
             self.kill()
             aside.rename(self.machine.directory / "disk")
-        aside.unlink(missing_ok=True)
 
 
 @pytest.fixture

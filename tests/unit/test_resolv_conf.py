@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 
 from pymachine.driver.contract import BootRequest, Endpoint
 from pymachine.driver.kit import search_domains
-from pymachine.driver.kit.identity_channel import life
+from pymachine.driver.kit.identity_channel import activation_script
 
 ENDPOINT = Endpoint("127.0.0.1", docker_port=1, ssh_port=2)
 
@@ -73,4 +73,4 @@ def test_they_come_with_the_identity_and_a_clone_is_told(tmp_path: Path, monkeyp
         assert found
         assert found.read() == b"corp.example lab.example\n"
         assert "hostname" in archive.getnames()
-    assert b"put search 'corp.example lab.example\n'" in life(full, seed=tar(), now=0)
+    assert b"put search 'corp.example lab.example\n'" in activation_script(full, seed=tar(), now=0)

@@ -155,9 +155,11 @@ class Able(Bare):
         self.maybe_fail("swap")
         self.config["Image"] = image.digest
 
-    def settle_image(self, *, keep: bool) -> None:
-        old = self.config.pop("Old")
-        self.config["Image"] = self.config["Image"] if keep else old
+    def commit_image(self) -> None:
+        del self.config["Old"]
+
+    def rollback_image(self) -> None:
+        self.config["Image"] = self.config.pop("Old")
 
 
 class Foreign(Bare):

@@ -126,10 +126,13 @@ class Upgradable(Protocol):
         """SHA-256 of the image that the machine boots."""
 
     def swap_image(self, image: ImageFiles) -> None:
-        """Boot `image` from the next start on, and keep the one of now beside it."""
+        """Boot `image` from the next start on, and keep the current one beside it."""
 
-    def settle_image(self, *, keep: bool) -> None:
-        """The new image has answered (`keep`): drop the old one. If not, or if `swap_image` failed: bring it back."""
+    def commit_image(self) -> None:
+        """Drop the image that `swap_image` kept: the new one has answered."""
+
+    def rollback_image(self) -> None:
+        """Bring back the image that `swap_image` kept; that may have failed halfway."""
 
 
 @runtime_checkable
@@ -213,7 +216,7 @@ class Snapshottable(Protocol):
         """Bring the machine, running or not, to the state in `folder`: running if it was, else stopped.
 
         Its identity is that of `request`, whatever it was then. Raises `DriverError`; the machine is stopped then. Its
-        disk is as it was before, or will be after `Restorable.settle_restore`.
+        disk is as it was before, or will be after `Restorable.rollback_restore`.
         """
 
 
@@ -221,10 +224,13 @@ class Snapshottable(Protocol):
 class Restorable(Protocol):
     """Beside `Snapshottable`: what a restore replaces is kept until the core has saved the result."""
 
-    def settle_restore(self, *, keep: bool) -> None:
-        """Drop what `restore_snapshot` set aside (`keep`), or bring it back: then the machine is stopped, too.
+    def commit_restore(self) -> None:
+        """Drop what `restore_snapshot` set aside, if anything."""
 
-        Fine if nothing was set aside: also called after a process was killed at any point of a restore.
+    def rollback_restore(self) -> None:
+        """Bring back what `restore_snapshot` set aside, if anything; the machine is stopped then.
+
+        Also called after a process was killed at any point of a restore.
         """
 
 

@@ -173,8 +173,8 @@ class ImageFiles:
     """Kernel parameters that the image needs whoever boots it."""
 
 
-class Remote(Protocol):
-    """Runs a command in a guest over SSH, for drivers that have no other way into it."""
+class RunInGuest(Protocol):
+    """Run a command in a guest over SSH."""
 
     def __call__(
         self,
@@ -185,10 +185,10 @@ class Remote(Protocol):
         timeout: float | None = None,
         pinned: bool = True,
     ) -> str:
-        """Run `command` as the endpoint's user and return what it said; `timeout` is in seconds.
+        """Run `command` as the endpoint's user and return what it printed; `timeout` is in seconds.
 
         Without `pinned` the guest's host key is not checked: for a guest that has not been given one by pymachine.
-        Raises `DriverError` if it ends with anything but 0, and `PymachineError` if no connection comes about.
+        Raises `DriverError` if the command fails, and `PymachineError` if there is no connection.
         """
 
 
@@ -204,12 +204,10 @@ class BootRequest:
     """What all machines of this driver have in common, as one uncompressed tar: a template is given it."""
     timeout: float = 300.0
     """Seconds after which a guest that does not come up is given up on."""
-    meanwhile: Callable[[], None] = lambda: None
-    """What the core waits for once the engine is about to answer; a driver that waits for more may call it then."""
+    wait_for_engine: Callable[[], None] = lambda: None
+    """Block until the engine answers; a driver may call it early to overlap waits. The core calls it afterwards."""
     timings: dict[str, float] = field(default_factory=dict)
     """The driver may note how many seconds each part took; `create --timings` prints it."""
-    remote: Remote | None = None
-    """Set by the core; absent where a test has no SSH."""
 
 
 class Driver(ABC):
@@ -232,11 +230,8 @@ class Driver(ABC):
         self.machine = machine
         self.config = config
         self.reporter: Reporter = reporter or Silent()
-        self.shell: Callable[[str], str] = _no_shell
-        """Runs a shell command on the machine over SSH, at its `endpoint`, and returns what it printed.
-
-        Set by the core. Raises `pymachine.errors.DriverError` if there is no connection or the command fails.
-        """
+        self.run_in_guest: RunInGuest = _no_guest
+        """Run a command in a guest over SSH. Set by the core."""
 
     @classmethod
     @abstractmethod
@@ -311,5 +306,12 @@ class Driver(ABC):
         return UnsupportedError(f"{self.info.name} driver does not support {action}")
 
 
-def _no_shell(command: str) -> str:
-    raise DriverError(f"no SSH to run {command!r} with: this driver was not made by pymachine's manager")
+def _no_guest(
+    endpoint: Endpoint,  # noqa: ARG001
+    command: str,
+    *,
+    stdin: bytes = b"",  # noqa: ARG001
+    timeout: float | None = None,  # noqa: ARG001
+    pinned: bool = True,  # noqa: ARG001
+) -> str:
+    raise DriverError(f"no SSH to run {command!r} with: this driver was not made by pymachine's core")

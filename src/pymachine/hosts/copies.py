@@ -11,7 +11,7 @@ from pymachine.driver.contract import Driver, State
 from pymachine.driver.kit import transactions
 from pymachine.driver.names import check_new_name
 from pymachine.errors import MachineExistsError, UnsupportedError
-from pymachine.hosts import snapshots
+from pymachine.hosts import recovery, snapshots
 from pymachine.hosts.manager import CreateRequest, Manager
 from pymachine.hosts.snapshots import Snapshot
 from pymachine.store.record import Machine
@@ -49,7 +49,7 @@ class Copies(Manager):
     def _restoring(self, machine: Machine, driver: Driver) -> AbstractContextManager[None]:
         """What is undone if the restore in the block fails: nothing where the hypervisor keeps the snapshots."""
         if isinstance(driver, Restorable):
-            return self._replacing(machine, driver, transactions.RESTORE, driver.settle_restore)
+            return self._replacing(machine, driver, transactions.RESTORE, recovery.settle_restore(driver))
         return nullcontext()
 
     def remove_snapshot(self, name: str, snapshot: str) -> None:

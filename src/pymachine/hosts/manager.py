@@ -66,7 +66,6 @@ BOOT_SECONDS = 300.0
 STOP_SECONDS = 60.0
 # A machine that is resumed is there in a second, or there is something wrong with its template.
 RESUME_SECONDS = 60.0
-SHELL_SECONDS = 60.0
 PROVISIONED_SECONDS = 60.0
 # While the engine is waited for, a driver's state is asked for at most this often: asking starts a program or opens a
 # connection.
@@ -137,7 +136,7 @@ class Manager:
             del machine.driver[key]
         reporter = self.reporter if self._labelled else self.reporter.prefixed(f"({machine.name}) ")
         driver = kind(self._ref(machine), machine.driver, reporter=reporter)
-        driver.shell = lambda command: self._shell(machine, driver, command)
+        driver.run_in_guest = partial(self._remote, machine)
         return driver
 
     def state(self, name: str) -> State:
@@ -595,7 +594,6 @@ class Manager:
             image=image,
             timeout=boot_timeout(),
             timings=self.timings,
-            remote=partial(self._remote, machine),
         )
 
     def make_template(self, driver_name: str, options: Mapping[str, Json]) -> templates.Template:
@@ -719,7 +717,7 @@ class Manager:
         undoable = recovery.may_switch_off(driver) and not goes_on
         with self._changing(machine, transactions.BOOT) if undoable else nullcontext():
             try:
-                act(replace(request, meanwhile=check) if Capability.IDENTITY in capabilities else request)
+                act(replace(request, wait_for_engine=check) if Capability.IDENTITY in capabilities else request)
             finally:
                 self.store.save(machine)
         if provisioning is not None and Capability.PROVISION in capabilities:
@@ -808,10 +806,6 @@ class Manager:
             learn=learn,
         )
 
-    def _shell(self, machine: Machine, driver: Driver, command: str) -> str:
-        """Run a command for a driver; see `Driver.shell`."""
-        return self._remote(machine, driver.endpoint(), command, timeout=SHELL_SECONDS)
-
     def _remote(
         self,
         machine: Machine,
@@ -822,7 +816,7 @@ class Manager:
         timeout: float | None = None,
         pinned: bool = True,
     ) -> str:
-        """Run a command in a guest, as `pymachine.driver.contract.Remote` says."""
+        """Run a command in a guest, as `pymachine.driver.contract.RunInGuest` says."""
         from pymachine.ssh.client import Client  # noqa: PLC0415
         from pymachine.ssh.target import SshError  # noqa: PLC0415
 

@@ -120,7 +120,7 @@ class Recovery:
     def _settle_restore(self, change: Change) -> str:
         if not isinstance(self.driver, Restorable):
             return "the machine is as its hypervisor has it"
-        return self._settle_replacement(change, self.driver.settle_restore)
+        return self._settle_replacement(change, settle_restore(self.driver))
 
     def _settle_upgrade(self, change: Change) -> str:
         if not isinstance(self.driver, Upgradable):
@@ -152,9 +152,24 @@ def settle_upgrade(driver: Driver) -> Settle:
 
     def settle(*, keep: bool) -> None:
         assert isinstance(driver, Upgradable)  # noqa: S101 (callers have looked)
-        if not keep and driver.state() is not State.STOPPED:
+        if keep:
+            driver.commit_image()
+            return
+        if driver.state() is not State.STOPPED:
             driver.kill()
-        driver.settle_image(keep=keep)
+        driver.rollback_image()
+
+    return settle
+
+
+def settle_restore(driver: Restorable) -> Settle:
+    """Return what settles a restore."""
+
+    def settle(*, keep: bool) -> None:
+        if keep:
+            driver.commit_restore()
+        else:
+            driver.rollback_restore()
 
     return settle
 

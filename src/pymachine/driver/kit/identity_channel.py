@@ -63,8 +63,8 @@ def message(tar: bytes, *, now: float, word: str = "IDENTITY") -> bytes:
     return f"{word} {VERSION} {len(tar)} {digest(tar)} {int(now)}\n".encode() + tar
 
 
-def life(tar: bytes, *, seed: bytes, now: float) -> bytes:
-    """What is sent to a template that was made with `seed`, so that it becomes the machine whose identity is `tar`.
+def activation_script(tar: bytes, *, seed: bytes, now: float) -> bytes:
+    """Return the script that turns a template made with `seed` into the machine whose identity is `tar`.
 
     See ``await_life`` in the guest's ``channel``. Raises `GuestReportedError` for an identity that is not text.
     """
@@ -75,9 +75,9 @@ def life(tar: bytes, *, seed: bytes, now: float) -> bytes:
     else:
         change = "reload" if members.get("engine.restart") == common.get("engine.restart") else "restart"
     try:
-        news = {name: content for name, content in members.items() if common.get(name) != content}
+        changed = {name: content for name, content in members.items() if common.get(name) != content}
         gone = {name: b"" for name in common if name not in members}
-        words = [f"put {name} {shlex.quote(content.decode())}" for name, content in (news | gone).items()]
+        words = [f"put {name} {shlex.quote(content.decode())}" for name, content in (changed | gone).items()]
         name = shlex.quote(members["hostname"].decode().strip())
     except (UnicodeDecodeError, KeyError) as error:
         raise GuestReportedError("the identity is not text, or has no hostname") from error

@@ -26,7 +26,7 @@ _ATTEMPTS = 16
 
 
 @dataclass(frozen=True)
-class Place:
+class ListenAddress:
     """An address with the two ports that every machine has."""
 
     address: str
@@ -39,25 +39,25 @@ class Place:
         return self.docker_port, self.ssh_port
 
 
-def of(config: Mapping[str, Json]) -> Place:
-    """The place that a machine's configuration has."""
-    return Place(
+def of(config: Mapping[str, Json]) -> ListenAddress:
+    """Return the address that a machine's configuration has."""
+    return ListenAddress(
         str(config.get("IPAddress", "")),
         int(config.get("EnginePort", DOCKER_PORT)),
         int(config.get("SSHPort", SSH_PORT)),
     )
 
 
-def places(configs: Iterable[Mapping[str, Json]]) -> list[Place]:
-    """The places of machines, from their configurations; those that name none, or name it wrongly, have none."""
+def of_all(configs: Iterable[Mapping[str, Json]]) -> list[ListenAddress]:
+    """Return the addresses of machines, from their configurations; leave out what is missing or wrong."""
     found = []
     for config in configs:
         try:
-            place = of(config)
+            listen = of(config)
         except (TypeError, ValueError, OverflowError):  # another machine's record must not stop this one
             continue
         if config.get("IPAddress"):
-            found.append(place)
+            found.append(listen)
     return found
 
 
@@ -66,10 +66,10 @@ def has_own_addresses() -> bool:
     return sys.platform == "linux"
 
 
-def allocate(taken: Iterable[Place], *, own_address: bool) -> Place:
-    """A place that none of `taken` has and on which nothing listens now. Raises `DriverError` if there is none."""
-    places = list(taken)
-    return _own_address({place.address for place in places}) if own_address else _own_ports(places)
+def allocate(taken: Iterable[ListenAddress], *, own_address: bool) -> ListenAddress:
+    """Return an address that is not in `taken` and where nothing listens now. Raises `DriverError` if there is none."""
+    others = list(taken)
+    return _own_address({listen.address for listen in others}) if own_address else _own_ports(others)
 
 
 def is_free(address: str, port: int) -> bool:
@@ -85,24 +85,24 @@ def is_free(address: str, port: int) -> bool:
     return True
 
 
-def _own_address(taken: Collection[str]) -> Place:
+def _own_address(taken: Collection[str]) -> ListenAddress:
     for _ in range(_ATTEMPTS):
         address = _random_address()
         if address not in taken and is_free(address, DOCKER_PORT) and is_free(address, SSH_PORT):
-            return Place(address, DOCKER_PORT, SSH_PORT)
+            return ListenAddress(address, DOCKER_PORT, SSH_PORT)
     # Something listens on one of the ports on every address (0.0.0.0): keep to an address, take other ports.
     address = _random_address()
     docker_port = DOCKER_PORT if is_free(address, DOCKER_PORT) else _free_port(address, ())
     ssh_port = SSH_PORT if is_free(address, SSH_PORT) else _free_port(address, (docker_port,))
-    return Place(address, docker_port, ssh_port)
+    return ListenAddress(address, docker_port, ssh_port)
 
 
-def _own_ports(places: Iterable[Place]) -> Place:
-    taken = {port for place in places if place.address == LOOPBACK for port in place.ports}
+def _own_ports(others: Iterable[ListenAddress]) -> ListenAddress:
+    taken = {port for listen in others if listen.address == LOOPBACK for port in listen.ports}
     docker_port = DOCKER_PORT
     if docker_port in taken or not is_free(LOOPBACK, docker_port):
         docker_port = _free_port(LOOPBACK, taken)
-    return Place(LOOPBACK, docker_port, _free_port(LOOPBACK, {*taken, docker_port}))
+    return ListenAddress(LOOPBACK, docker_port, _free_port(LOOPBACK, {*taken, docker_port}))
 
 
 def _random_address() -> str:

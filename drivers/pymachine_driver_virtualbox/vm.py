@@ -199,16 +199,19 @@ def swap_image(driver: VirtualBoxMachine, vbox: VBoxManage, image: ImageFiles) -
         config.update({"FixedAddress": True, "IPAddress": network.allocate(host, [], seed=seed)})
 
 
-def settle_image(driver: VirtualBoxMachine, vbox: VBoxManage, *, keep: bool) -> None:
-    """Drop the image that was set aside, or put it back."""
+def commit_image(driver: VirtualBoxMachine) -> None:
+    """Drop the image that was set aside."""
+    driver.config.pop("PreviousImage", None)
+    files.drop_aside(files.of(driver.machine.directory).iso)
+
+
+def rollback_image(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
+    """Put the image back that was set aside."""
     own = files.of(driver.machine.directory)
     previous = driver.config.pop("PreviousImage", {})
-    if keep:
-        files.settle(own.iso, keep=True)
-        return
     vbox(*machine.attach(driver.vm, machine.ISO_PORT, "dvddrive", "none"))
     _forget_medium(vbox, "dvd", own.iso)
-    files.settle(own.iso, keep=False)
+    files.bring_back(own.iso)
     vbox(*machine.attach(driver.vm, machine.ISO_PORT, "dvddrive", str(own.iso)))
     for key in _KEPT:
         driver.config.pop(key, None)

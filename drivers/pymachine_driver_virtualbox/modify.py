@@ -13,7 +13,7 @@ from pymachine.driver.contract import BootRequest, Config, ImageFiles, Json, Mac
 from pymachine_driver_virtualbox.base import VirtualBoxMachine
 
 
-class Upkeep(VirtualBoxMachine):
+class ModifiableMachine(VirtualBoxMachine):
     """The abilities; `VirtualBoxDriver` has them."""
 
     def apply_identity(self, request: BootRequest) -> None:
@@ -26,21 +26,21 @@ class Upkeep(VirtualBoxMachine):
 
     def resize(self, change: HardwareChange) -> None:
         """Change VirtualBox's settings; the disk grows at once, its file system in the guest's next boot."""
-        from pymachine_driver_virtualbox import building, options  # noqa: PLC0415
+        from pymachine_driver_virtualbox import options, vm  # noqa: PLC0415
 
-        building.resize(self, self.vbox(), options.changed_hardware(self.config, change))
+        vm.resize(self, self.vbox(), options.changed_hardware(self.config, change))
 
     def renamed(self, before: MachineRef) -> None:
         """Make the machine anew in VirtualBox, under its new name and of the same disk."""
-        from pymachine_driver_virtualbox import building  # noqa: PLC0415
+        from pymachine_driver_virtualbox import vm  # noqa: PLC0415
 
-        building.move(self, self.vbox(), before)
+        vm.move(self, self.vbox(), before)
 
     def exported(self) -> Sequence[str]:
         """The disk and what is booted."""
-        from pymachine_driver_virtualbox import building, files  # noqa: PLC0415
+        from pymachine_driver_virtualbox import files, vm  # noqa: PLC0415
 
-        building.check_portable(self, self.vbox())
+        vm.check_portable(self, self.vbox())
         return (files.DISK, files.ISO)
 
     @classmethod
@@ -59,13 +59,13 @@ class Upkeep(VirtualBoxMachine):
 
     def imported(self, siblings: Sequence[Config]) -> None:
         """A machine of its own in VirtualBox: the one that it was copied from may still be there."""
-        from pymachine_driver_virtualbox import building, files, options, vmdk  # noqa: PLC0415
+        from pymachine_driver_virtualbox import files, options, vm, vmdk  # noqa: PLC0415
 
         self.config.update({**options.IMPORTED, **self.config})
         size = int(self.config["DiskSize"]) * files.MEBIBYTE
         vmdk.check(files.of(self.machine.directory).disk, largest=size)
         self.config.update(options.own(self.machine, self.config, siblings))
-        building.take_in(self, self.vbox())
+        vm.take_in(self, self.vbox())
 
     def image_digest(self) -> str:
         """What `create` or the last upgrade noted; nothing for boot2docker's own image."""
@@ -73,15 +73,21 @@ class Upkeep(VirtualBoxMachine):
 
     def swap_image(self, image: ImageFiles) -> None:
         """Put the new image in the old one's place; the old one is beside it."""
-        from pymachine_driver_virtualbox import building  # noqa: PLC0415
+        from pymachine_driver_virtualbox import vm  # noqa: PLC0415
 
-        building.swap_image(self, self.vbox(), image)
+        vm.swap_image(self, self.vbox(), image)
 
-    def settle_image(self, *, keep: bool) -> None:
-        """Drop what was set aside, or put it back."""
-        from pymachine_driver_virtualbox import building  # noqa: PLC0415
+    def commit_image(self) -> None:
+        """Drop the image that was set aside."""
+        from pymachine_driver_virtualbox import vm  # noqa: PLC0415
 
-        building.settle_image(self, self.vbox(), keep=keep)
+        vm.commit_image(self)
+
+    def rollback_image(self) -> None:
+        """Put the image back that was set aside."""
+        from pymachine_driver_virtualbox import vm  # noqa: PLC0415
+
+        vm.rollback_image(self, self.vbox())
 
     def console_log(self) -> Path:
         """What the guest says on its serial port."""

@@ -16,7 +16,7 @@ from pymachine_driver_qemu import runtime
 from pymachine_driver_qemu.base import SSH_USER, QemuMachine
 
 
-class Upkeep(QemuMachine):
+class ModifiableMachine(QemuMachine):
     """The abilities; `QemuDriver` has them."""
 
     def apply_identity(self, request: BootRequest) -> None:
@@ -32,7 +32,7 @@ class Upkeep(QemuMachine):
         try:
             with self.reporter.task("Waiting for the machine to take over its new identity") as task:
                 tar = search_domains.identity(request, self.endpoint())
-                channel.renew(tar, deadline=wait.Deadline(request.timeout), task=task)
+                channel.update_identity(tar, deadline=wait.Deadline(request.timeout), task=task)
         finally:
             channel.close()
 
@@ -79,15 +79,18 @@ class Upkeep(QemuMachine):
 
         QEMU takes all of its files as raw, whatever is in them: none leads it to another file.
         """
-        from pymachine_driver_qemu import address, options  # noqa: PLC0415
+        from pymachine.driver.kit import listen_address  # noqa: PLC0415
+        from pymachine_driver_qemu import options  # noqa: PLC0415
 
-        place = address.allocate(address.places(siblings), own_address=address.has_own_addresses())
+        listen = listen_address.allocate(
+            listen_address.of_all(siblings), own_address=listen_address.has_own_addresses()
+        )
         self.config.setdefault("Arch", options.host_architecture())
         self.config.update(
             {
-                "IPAddress": place.address,
-                "EnginePort": place.docker_port,
-                "SSHPort": place.ssh_port,
+                "IPAddress": listen.address,
+                "EnginePort": listen.docker_port,
+                "SSHPort": listen.ssh_port,
                 "SSHUser": SSH_USER,
                 "Accelerator": "auto",
                 "QemuBinary": "",
@@ -109,14 +112,19 @@ class Upkeep(QemuMachine):
         self.config["PreviousImage"] = {key: self.config.get(key, "") for key in ("ImageDigest", "KernelCommandLine")}
         self.config.update({"ImageDigest": image.digest, "KernelCommandLine": image.command_line})
 
-    def settle_image(self, *, keep: bool) -> None:
-        """Drop what was set aside, or put it back."""
+    def commit_image(self) -> None:
+        """Drop the image that was set aside."""
         from pymachine_driver_qemu import disk  # noqa: PLC0415
 
-        disk.settle_image(self._folder, keep=keep)
-        previous = self.config.pop("PreviousImage", {})
-        if not keep:
-            self.config.update(previous)
+        disk.drop_aside(self._folder, disk.IMAGE)
+        self.config.pop("PreviousImage", None)
+
+    def rollback_image(self) -> None:
+        """Put the image back that was set aside."""
+        from pymachine_driver_qemu import disk  # noqa: PLC0415
+
+        disk.bring_back(self._folder, disk.IMAGE)
+        self.config.update(self.config.pop("PreviousImage", {}))
 
     def console_log(self) -> Path:
         """QEMU appends to it."""

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from pymachine.driver.contract import BootRequest, Config, Driver, Json, MachineRef, State
 from pymachine.driver.errors import DriverError
-from pymachine_driver_qemu import address, options, runtime
+from pymachine.driver.kit import listen_address
+from pymachine_driver_qemu import options, runtime
 from pymachine_driver_qemu.base import QemuMachine, image_of
 
 SYNC_SECONDS = 10.0
 
 
-class Copies(QemuMachine):
+class CopyableMachine(QemuMachine):
     """The abilities; `QemuDriver` has them."""
 
     # -- templates ---------------------------------------------------------------------------------------------
@@ -24,41 +25,41 @@ class Copies(QemuMachine):
         """What a template for this machine has to be like."""
         from pymachine_driver_qemu import template  # noqa: PLC0415
 
-        return template.shape(self._board(image_of(request)))
+        return template.shape(self._spec(image_of(request)))
 
     def make_template(self, folder: Path, request: BootRequest) -> None:
         """Boot a guest, and freeze it into `folder`."""
         from pymachine_driver_qemu import boot_slots, template  # noqa: PLC0415
 
         image = image_of(request)
-        board = self._board(image)
-        with boot_slots.turn(boot_slots.places(board.accelerator), reporter=self.reporter):
-            template.make(board, folder.absolute(), image, request, reporter=self.reporter)
+        spec = self._spec(image)
+        with boot_slots.slot(boot_slots.boots(spec.accelerator), reporter=self.reporter):
+            template.make(spec, folder.absolute(), image, request, reporter=self.reporter)
 
     def create_from_template(self, folder: Path, request: BootRequest) -> None:
         """Resume the template in `folder` as this machine."""
         from pymachine_driver_qemu import boot_slots, forwarder_process, template  # noqa: PLC0415
 
         image = image_of(request)
-        board = self._board(image)
+        spec = self._spec(image)
         self._check_ports()
         self._remember(image)
         template.prepare(folder, self._folder, image)
-        with boot_slots.turn(boot_slots.resumes(), reporter=self.reporter, kind="resume"), self._ended_on_failure():
+        with boot_slots.slot(boot_slots.resumes(), reporter=self.reporter, kind="resume"), self._ended_on_failure():
             began = time.monotonic()
             news = template.resume(
-                board,
+                spec,
                 folder.absolute(),
                 self.machine.name,
                 self._folder,
-                self._place,
+                self._listen_address,
                 self.endpoint(),
                 request,
                 reporter=self.reporter,
             )
             request.timings["resume"] = round(time.monotonic() - began, 2)
             with news:
-                forwarder_process.start(self._folder, self._place, news=news)
+                forwarder_process.start(self._folder, self._listen_address, news=news)
 
     # -- snapshots ---------------------------------------------------------------------------------------------
 
@@ -81,24 +82,30 @@ class Copies(QemuMachine):
             self.config.update(facts.get("Hardware", {}))
             if not facts.get("Memory"):
                 return
-            board = self._board()
+            spec = self._spec()
             self._check_ports()
-            with boot_slots.turn(boot_slots.resumes(), reporter=self.reporter, kind="resume"), self._ended_on_failure():
+            with boot_slots.slot(boot_slots.resumes(), reporter=self.reporter, kind="resume"), self._ended_on_failure():
                 sockets = snapshot.load(
-                    board, self.machine.name, self._folder, self._place, folder, facts, self.endpoint(), request,
-                    reporter=self.reporter,
+                    spec, self.machine.name, self._folder, self._listen_address, folder, facts, self.endpoint(),
+                    request, reporter=self.reporter,
                 )  # fmt: skip
                 with boot.news(sockets) as news:
-                    forwarder_process.start(self._folder, self._place, news=news)
+                    forwarder_process.start(self._folder, self._listen_address, news=news)
 
-    def settle_restore(self, *, keep: bool) -> None:
-        """Drop the disk and the image that were replaced, or put them back."""
+    def commit_restore(self) -> None:
+        """Drop the disk and the image that were replaced."""
+        from pymachine_driver_qemu import snapshot  # noqa: PLC0415
+
+        snapshot.commit(self._folder)
+
+    def rollback_restore(self) -> None:
+        """Put the disk and the image back that were replaced."""
         from pymachine_driver_qemu import disk, snapshot  # noqa: PLC0415
 
         # Nothing is aside if the restore ended before it touched the machine, which may run on.
-        if not keep and disk.aside(self._folder / disk.DISK).exists():
+        if disk.aside(self._folder / disk.DISK).exists():
             self.kill()
-        snapshot.settle(self._folder, keep=keep)
+        snapshot.rollback(self._folder)
 
     # -- after a crash -----------------------------------------------------------------------------------------
 
@@ -119,15 +126,15 @@ class Copies(QemuMachine):
             is_followed = boot.is_followed(control)
         if not is_followed and self.state() is State.RUNNING:
             with boot.news(sockets) as news:
-                forwarder_process.start(self._folder, self._place, news=news)
+                forwarder_process.start(self._folder, self._listen_address, news=news)
 
     # -- copies ------------------------------------------------------------------------------------------------
 
     def copy_config(self, machine: MachineRef, siblings: Sequence[Config]) -> Config:  # noqa: ARG002
         """The same hardware and image, another address, other ids."""
-        taken = address.places([*siblings, self.config])
-        place = address.allocate(taken, own_address=address.has_own_addresses())
-        own = {"IPAddress": place.address, "EnginePort": place.docker_port, "SSHPort": place.ssh_port}
+        taken = listen_address.of_all([*siblings, self.config])
+        listen = listen_address.allocate(taken, own_address=listen_address.has_own_addresses())
+        own = {"IPAddress": listen.address, "EnginePort": listen.docker_port, "SSHPort": listen.ssh_port}
         kept = {key: value for key, value in self.config.items() if key not in _OF_ONE_MACHINE}
         return {**kept, **own, **options.new_ids()}
 
@@ -135,7 +142,7 @@ class Copies(QemuMachine):
         """Copy disk and image of `source`, and boot."""
         from pymachine_driver_qemu import disk  # noqa: PLC0415
 
-        if not isinstance(source, Copies):
+        if not isinstance(source, CopyableMachine):
             raise DriverError(f"{source.machine.name} is not a machine of this driver")
         sockets = source._alive()  # noqa: SLF001 (of our own class)
         if sockets is not None:

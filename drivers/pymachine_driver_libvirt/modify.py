@@ -5,6 +5,7 @@ What a user changed in the domain (`virsh edit`) is kept: only what is to be cha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ CONSOLE_LOG = "console.log"
 _IMAGE_KEYS = ("ImageDigest", "KernelCommandLine", "ImageSet")
 
 
-class Upkeep(Base):
+class ModifiableMachine(Base):
     """The abilities; `LibvirtDriver` has them."""
 
     def apply_identity(self, request: BootRequest) -> None:
@@ -81,9 +82,9 @@ class Upkeep(Base):
             undo.callback(domain.rename, before.name, 0)
             undo.callback(define.describe, domain, before)
             define.describe(domain, self.machine)
-            if not self._place.is_forwarded:
+            if not self._listen_address.is_forwarded:
                 mac = str(self.config["MACAddress"])
-                network.release(connection, self._place.network, mac, machine_id=self._id)
+                network.release(connection, self._listen_address.network, mac, machine_id=self._id)
                 self._reserve(connection)
             undo.pop_all()
 
@@ -109,20 +110,27 @@ class Upkeep(Base):
         self.config["PreviousImage"] = previous
         self._boot_from(connection, previous, following)
 
-    def settle_image(self, *, keep: bool) -> None:
-        """Drop the image that is not booted any more, unless another machine boots it."""
-        from pymachine_driver_libvirt import volumes  # noqa: PLC0415
-
+    def commit_image(self) -> None:
+        """Remove the volumes of the image that was kept, unless another machine uses them."""
         connection = self._connect()
         previous = self.config.pop("PreviousImage", {})
-        now = {key: self.config.get(key, "") for key in _IMAGE_KEYS}
-        if not previous:
-            return
-        if not keep:
-            self._boot_from(connection, now, previous)
-        dropped = previous if keep else now
+        if previous:
+            self._drop_image(connection, previous)
+
+    def rollback_image(self) -> None:
+        """Boot from the image that was kept, and remove the volumes of the new one."""
+        connection = self._connect()
+        previous = self.config.pop("PreviousImage", {})
+        if previous:
+            new = {key: self.config.get(key, "") for key in _IMAGE_KEYS}
+            self._boot_from(connection, new, previous)
+            self._drop_image(connection, new)
+
+    def _drop_image(self, connection: Connection, image: Mapping[str, str]) -> None:
+        from pymachine_driver_libvirt import volumes  # noqa: PLC0415
+
         pool = volumes.ready_pool(connection, self._pool_name, make_at="", reporter=self.reporter)
-        volumes.remove_set(connection, pool, str(dropped["ImageSet"]), but_for=self._id)
+        volumes.remove_set(connection, pool, str(image["ImageSet"]), but_for=self._id)
 
     def console_log(self) -> Path:
         """What was read of the console whenever the machine started."""
