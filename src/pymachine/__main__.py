@@ -12,7 +12,7 @@ import sys
 from math import inf
 from time import time
 
-from pymachine.system import streams
+from pymachine.system import limits, streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 HANDSHAKE_SECONDS = 20.0
-# From then on `env` warns, which is the full CLI's to do; `pymachine.tls.certs` renews in time for that.
-LONGEST_RECORD = 1 << 22  # as in `pymachine.store.store`
-WARN_SECONDS = 30 * 24 * 3600
 # Flags with a value that mean something to `env`, or nothing at all.
 _VALUE_FLAGS = {"s": "storage-path", "storage-path": "storage-path", "shell": "shell", "bugsnag-api-token": "ignored"}
 
@@ -141,7 +138,7 @@ def _shake_hands(directory: str) -> tuple[str, str, str]:
         or port > 65535
     ):
         raise ValueError(record["ConfigVersion"])
-    if record.get("CertificatesExpire", inf) - time() < WARN_SECONDS:
+    if record.get("CertificatesExpire", inf) - time() < limits.RENEW_CERTIFICATES_SECONDS:  # the full CLI warns
         raise ValueError(record["CertificatesExpire"])
     folder = _certificates(record["HostOptions"]["AuthOptions"], directory)
     host = f"[{address}]" if ":" in address else address
@@ -167,7 +164,7 @@ def _read(path: str) -> dict[str, Any]:
     # A pipe in its place would never end: the full CLI refuses it.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with open(handle, "rb") as stream:  # noqa: PTH123 (pathlib costs 8 ms)
-        text = stream.read(LONGEST_RECORD) or b""
+        text = stream.read(limits.LONGEST_RECORD_BYTES) or b""
     record: dict[str, Any] = json.loads(text)
     return record
 

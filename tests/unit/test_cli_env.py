@@ -22,7 +22,8 @@ ALLOWED = """
     _sre _ssl _struct _typing _warnings _weakrefset array base64 binascii collections collections.abc
     contextlib copyreg encodings.idna enum errno functools heapq io itertools json json.decoder json.encoder
     json.scanner keyword math operator pymachine pymachine.__main__ pymachine.errors pymachine.cli.shells
-    pymachine.system.streams pymachine.cli pymachine.system pymachine.system.wait pymachine.tls pymachine.tls.handshake
+    pymachine.system.limits pymachine.system.streams pymachine.cli pymachine.system pymachine.system.wait pymachine.tls
+    pymachine.tls.handshake
     re re._casefix re._compiler re._constants re._parser reprlib
     select selectors socket ssl stringprep struct time types typing typing.io typing.re unicodedata warnings
 """

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pymachine import __main__ as short_path
-from pymachine.cli import certificate_warnings, doctor, logs, ls, main as main_module
+from pymachine.cli import doctor, logs, ls, main as main_module
 from pymachine.cli.context import App
 from pymachine.driver import registry
 from pymachine.driver.abilities import ForwardedPort
@@ -113,8 +113,6 @@ def test_the_short_path_leaves_that_to_the_full_one(store: Store, port: int) -> 
     assert short_path.quick_env(words) is not None
     ending(store, 29)
     assert short_path.quick_env(words) is None
-    assert short_path.WARN_SECONDS == certificate_warnings.WARN_SECONDS
-    assert dt.timedelta(seconds=certificate_warnings.WARN_SECONDS) <= certs.RENEW_BEFORE
 
 
 def test_ls_warns_in_its_last_column(call: Call, store: Store, port: int) -> None:

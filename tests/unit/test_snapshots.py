@@ -85,7 +85,7 @@ def test_what_is_no_duration(text: str) -> None:
 
 @given(st.integers(0, 10**9))
 def test_every_duration_can_be_told(seconds: int) -> None:
-    number, unit = durations.told(seconds).split()
+    number, unit = durations.humanize(seconds).split()
     assert int(number) >= 0
     assert unit.rstrip("s") in {"day", "hour", "minute", "second"}
 

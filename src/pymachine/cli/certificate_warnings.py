@@ -8,9 +8,7 @@ import time
 from pymachine.cli.context import App
 from pymachine.errors import PymachineError
 from pymachine.store.record import Machine
-
-# As the short path of `env` has it, and a little more than what `start` renews in time for (`pymachine.tls.certs`).
-WARN_SECONDS = 30 * 24 * 3600
+from pymachine.system.limits import RENEW_CERTIFICATES_SECONDS
 
 
 def warning(app: App, machine: Machine, *, read_files: bool = False) -> str:
@@ -21,8 +19,8 @@ def warning(app: App, machine: Machine, *, read_files: bool = False) -> str:
     end = machine.certificates_expire
     if end is None and read_files:
         end = _expiry_from_files(app, machine)
-    left = WARN_SECONDS if end is None else end - time.time()
-    if left >= WARN_SECONDS:
+    left = RENEW_CERTIFICATES_SECONDS if end is None else end - time.time()
+    if left >= RENEW_CERTIFICATES_SECONDS:
         return ""
     program = os.path.basename(app.program)  # noqa: PTH119 (a word, not a file)
     days = int(left // 86400)

@@ -21,6 +21,7 @@ from pymachine.driver.abilities import ConsoleLoggable, PortForwardable
 from pymachine.driver.contract import Capability, Driver, State
 from pymachine.errors import PymachineError
 from pymachine.system import printable
+from pymachine.system.limits import CHUNK_BYTES
 
 # The engine's log on boot2docker and pymachine's own image. Other systems have it in the journal.
 _FILE = "/var/lib/boot2docker/log/docker.log"
@@ -29,7 +30,6 @@ _ENGINE = (
     "else sudo journalctl -o cat -u docker -n {lines} {follow}; fi"
 )
 _POLL_SECONDS = 0.3
-_CHUNK = 65536
 # Bytes that are not UTF-8 are written to pipes and files unchanged.
 _BYTES = "surrogateescape"
 
@@ -117,7 +117,7 @@ def _last_lines(path: Path, count: int) -> list[str]:
         size = file.seek(0, os.SEEK_END)
         at, data = size, b""
         while at > 0 and data.count(b"\n") <= count:
-            step = min(_CHUNK, at)
+            step = min(CHUNK_BYTES, at)
             at -= step
             file.seek(at)
             data = file.read(step) + data

@@ -56,8 +56,8 @@ def list_(app: App) -> None:
                 f"{shape.get('disk_mb', '?')} MB",
                 str(shape.get("accelerator", "")),
                 human(template.size, "B"),
-                f"{durations.told(now - template.made)} ago",
-                f"{durations.told(now - template.used)} ago",
+                f"{durations.humanize(now - template.made)} ago",
+                f"{durations.humanize(now - template.used)} ago",
             )
         )
     app.show(table(rows), [_summary(template) for template in found])

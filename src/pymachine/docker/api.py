@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pymachine.driver.contract import Endpoint, Json
 from pymachine.errors import PymachineError
 from pymachine.store.client_files import ClientFiles
+from pymachine.system.limits import CHUNK_BYTES
 from pymachine.system.wait import Deadline
 from pymachine.tls import handshake
 
 # The answers that are requested here have a few kilobytes.
 _LARGEST_ANSWER = 1024 * 1024
 _LONGEST_VERSION = 100
-_CHUNK = 65536
 
 
 class EngineError(PymachineError):
@@ -76,7 +76,7 @@ def _receive(connection: socket.socket, address: str, deadline: Deadline) -> byt
     answer = bytearray()
     while not deadline.expired:
         connection.settimeout(deadline.socket_timeout())
-        data = connection.recv(_CHUNK)
+        data = connection.recv(CHUNK_BYTES)
         if not data:
             return bytes(answer)
         answer += data

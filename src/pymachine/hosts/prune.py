@@ -65,7 +65,7 @@ def hold(store: Store, name: str) -> AbstractContextManager[object]:
 def _outlived(machine: Machine, store: Store) -> str:
     late = time.time() - machine.expires if machine.expires is not None else -1.0
     if late >= 0:
-        return f"its time to live ended {durations.told(late)} ago"
+        return f"its time to live ended {durations.humanize(late)} ago"
     if machine.owner == RUN and _abandoned(store, machine.name):
         return "the run that it was made for is gone"
     return ""

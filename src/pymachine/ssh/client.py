@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from pymachine.ssh import openssh, plain_paths
@@ -47,8 +46,3 @@ class Client:
         if result.returncode == 255:  # ssh's own failures
             raise SshError(f"SSH to {self.target.alias} failed: {result.stderr.strip()}")
         return result
-
-
-def in_terminal() -> bool:
-    """Whether both our input and output are a terminal."""
-    return os.isatty(0) and os.isatty(1)

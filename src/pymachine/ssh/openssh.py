@@ -44,12 +44,9 @@ def options(target: Target) -> list[str]:
     return words
 
 
-def ssh(program: str, target: Target, rest: Sequence[str], *, tty: bool = False) -> list[str]:
+def ssh(program: str, target: Target, rest: Sequence[str]) -> list[str]:
     """The command line that logs in, or that runs `rest` (which goes to ssh as it is: options may be in front)."""
-    words = [program, *options(target), f"{target.user}@{target.host}", "-p", str(target.port)]
-    if tty:
-        words.append("-t")
-    return [*words, *rest]
+    return [program, *options(target), f"{target.user}@{target.host}", "-p", str(target.port), *rest]
 
 
 def sshfs(program: str, target: Target, path: str, point: str) -> list[str]:

@@ -30,11 +30,10 @@ from pymachine.store.locks import StoreLocks
 from pymachine.store.migrations import CONFIG_VERSION
 from pymachine.store.record import Machine
 from pymachine.system import atomic_dirs, files, os_errors
+from pymachine.system.limits import LONGEST_RECORD_BYTES
 
 # docker-machine's words in front of everything that is wrong in a record.
 _MIGRATED = "Error getting migrated host: "
-# A record has some 4 KB, and the texts of libvirt's patches.
-LONGEST_RECORD = 1 << 22
 DEEPEST_RECORD = 50
 
 
@@ -171,7 +170,7 @@ def _keep_older(folder: Path) -> None:
     """Copy the record in `folder` if it is of an older version; a copy that is there already stays."""
     path = folder / paths.CONFIG
     try:
-        text = files.read_regular(path, longest=LONGEST_RECORD)
+        text = files.read_regular(path, longest=LONGEST_RECORD_BYTES)
         record = json.loads(text)
     except (FileNotFoundError, ValueError, RecursionError):
         return
@@ -188,7 +187,7 @@ def _keep_older(folder: Path) -> None:
 
 def _read_json(path: Path) -> Json:
     """Return what a file of a record has. Raises OSError, ValueError, and RecursionError for JSON that is too deep."""
-    value = json.loads(files.read_regular(path, longest=LONGEST_RECORD), parse_constant=_no_constant)
+    value = json.loads(files.read_regular(path, longest=LONGEST_RECORD_BYTES), parse_constant=_no_constant)
     _check_depth(value)
     # Half of a surrogate pair, which JSON can write and no output takes. Bytes of paths are fine.
     json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")

@@ -1,4 +1,4 @@
-"""Durations as Go writes them (``1h30m``), which docker and docker-machine's users know; and with days."""
+"""Durations as in Go and docker (``1h30m``), with days in addition."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 
 def parse(text: str) -> float:
-    """The seconds that `text` means. Raises ValueError for what is no duration, or not above 0."""
+    """Return the seconds that `text` means. Raises ValueError if it is not a duration, or not above 0."""
     if not re.fullmatch(rf"(?:{_PART.pattern})+", text):
         raise ValueError("expected a duration such as 90s, 30m, 2h or 1h30m")
     seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
@@ -18,8 +18,8 @@ def parse(text: str) -> float:
     return seconds
 
 
-def told(seconds: float) -> str:
-    """`seconds` for people, in its largest unit: ``3 days``, ``1 hour``."""
+def humanize(seconds: float) -> str:
+    """Return `seconds` in the largest unit that fits: ``3 days``, ``1 hour``."""
     for name, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= length:
             count = int(seconds // length)

@@ -21,6 +21,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from pymachine.system.limits import CHUNK_BYTES
 from pymachine.system.wait import Deadline
 
 CONNECT_SECONDS = 15.0
@@ -31,7 +32,6 @@ SLOWEST_BYTES_PER_SECOND = 1000
 STALL_SECONDS = 60.0
 # As apt has it.
 MOST_REDIRECTS = 10
-CHUNK = 1 << 16
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -210,7 +210,7 @@ class Answer:
     def chunks(self) -> Iterator[bytes]:
         """Return the body in pieces. Raises `FetchError`, and `TooLargeError` when more comes than was wanted."""
         came = 0
-        body = self._response.raw.stream(CHUNK, decode_content=False)
+        body = self._response.raw.stream(CHUNK_BYTES, decode_content=False)
         while True:
             with _explained(self._transfer):
                 chunk = next(body, b"")

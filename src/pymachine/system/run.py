@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import IO
 
 from pymachine.errors import CommandError
+from pymachine.system.limits import CHUNK_BYTES
 from pymachine.system.signals import deferred
 from pymachine.system.wait import Deadline
 
 log = logging.getLogger(__name__)
 Sink = Callable[[bytes], None]
-_CHUNK = 65536
 # How long a program may take to clean up after Ctrl-C.
 _INTERRUPTED_SECONDS = 0.25
 MOST_OUTPUT = 16 * 1024 * 1024
@@ -174,7 +174,7 @@ class Collector:
         # Closed here: a process that outlives the one that was started may have the pipe open for longer.
         try:
             with self._stream:
-                while not self.is_too_much and (data := os.read(self._stream.fileno(), _CHUNK)):
+                while not self.is_too_much and (data := os.read(self._stream.fileno(), CHUNK_BYTES)):
                     self._data += data
                     self.is_too_much = len(self._data) > self._most
         finally:
@@ -227,7 +227,7 @@ def _handed_on(stream: IO[bytes] | None, sink: Sink | None) -> Iterator[None]:
         return
 
     def read() -> None:
-        while data := os.read(stream.fileno(), _CHUNK):
+        while data := os.read(stream.fileno(), CHUNK_BYTES):
             sink(data)
 
     reader = threading.Thread(target=read, daemon=True)

@@ -25,11 +25,12 @@ from pymachine.driver.kit import transactions
 from pymachine.errors import PymachineError
 from pymachine.store import paths
 from pymachine.system import files, os_errors
+from pymachine.system.limits import RENEW_CERTIFICATES_SECONDS
 from pymachine.system.progress import Reporter
 
 VALID_DAYS = 1080
 BACKDATED = dt.timedelta(minutes=5)
-RENEW_BEFORE = dt.timedelta(days=30)
+RENEW_BEFORE = dt.timedelta(seconds=RENEW_CERTIFICATES_SECONDS)
 CERT_MODE = 0o644
 KEY_MODE = 0o600
 # docker-machine's words for a key whose certificate is missing.
