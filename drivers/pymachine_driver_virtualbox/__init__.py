@@ -1,4 +1,4 @@
-"""The driver ``virtualbox``: machines in VirtualBox, docker-machine's own among them."""
+"""The driver ``virtualbox``: VirtualBox machines, including those that docker-machine created."""
 
 from pymachine_driver_virtualbox.driver import VirtualBoxDriver as Driver
 

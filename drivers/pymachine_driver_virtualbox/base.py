@@ -1,4 +1,4 @@
-"""What all parts of the driver know of a machine."""
+"""The base class of the driver: a machine's basic facts, read from its record."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from pymachine_driver_virtualbox.vboxmanage import VBoxManage
 
 
 class VirtualBoxMachine(Driver):
-    """A machine in VirtualBox, by its record."""
+    """A VirtualBox machine, described by its record."""
 
     @property
     def vm(self) -> str:
-        """What VBoxManage calls the machine by: our UUID, or the name for docker-machine's own."""
+        """The identifier to pass to VBoxManage: the recorded UUID, or the name if docker-machine created it."""
         return str(self.config.get("VMUUID") or self.machine.name)
 
     @property
     def front_end(self) -> str:
-        """How VirtualBox shows the machine."""
+        """The VirtualBox front end to start the machine with: ``headless`` by default."""
         return str(self.config.get("UIType") or "headless")
 
     @property
     def unmade(self) -> bool:
-        """Whether `create` never came to make it; a machine of docker-machine's was made by that."""
+        """Whether `create` has not registered the machine yet. Always false if docker-machine created it."""
         return "VMUUID" in self.config and not self.config.get("Made")
 
     @property
     def image(self) -> str:
-        """The digest of the image that it boots, as noted; nothing for boot2docker's own."""
+        """The recorded digest of the machine's image, or "" for a boot2docker image."""
         return str(self.config.get("ImageDigest", ""))
 
     @staticmethod
     def vbox() -> VBoxManage:
-        """VirtualBox's command line. Raises `NotInstalledError`."""
+        """Return a client for VBoxManage. Raises `NotInstalledError`."""
         return VBoxManage()

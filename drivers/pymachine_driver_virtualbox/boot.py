@@ -1,4 +1,4 @@
-"""Bringing a machine up: its network, the forwarded port, the start itself, and the guest's answer."""
+"""Start a machine: join its network, forward its SSH port, start it, and wait for the guest."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ if TYPE_CHECKING:
 
 START_LOCK = "start"
 START_SECONDS = 600.0
-# docker-machine's default, which its records may have left out.
+# docker-machine's default. Its records may leave it out.
 OLD_CIDR = "192.168.99.1/24"
 STATE_SECONDS = 5.0
 _PROBE_SECONDS = 0.5
 
 
 def host_network(vbox: VBoxManage, config: Mapping[str, Json]) -> network.Interface:
-    """The host-only interface that the machine is to be on, made if need be."""
+    """Return the machine's host-only interface; create it if it is missing."""
     wanted = options.cidr(str(config.get("HostOnlyCIDR") or OLD_CIDR))
-    found, _made = network.ensure(vbox, wanted)
-    return found
+    interface, _created = network.ensure(vbox, wanted)
+    return interface
 
 
 def check_address(config: Mapping[str, Json]) -> None:
-    """Raise `HostNetworkError` if another machine has the address that this one is to have: if SSH answers there.
+    """Raise `HostNetworkError` if an SSH server already answers at the machine's address.
 
-    Not whether anything does: in some networks a proxy takes connections to every address.
+    A mere connection proves nothing: in some networks a proxy accepts connections to every address.
     """
     address = str(config["IPAddress"])
     if ports.banner(22, host=address, timeout=_PROBE_SECONDS):
         raise HostNetworkError(
-            f"{address} is taken: an SSH server answers there",
-            hint="Find out whose it is, or choose another network with --virtualbox-hostonly-cidr.",
+            f"{address} is in use: an SSH server answers there",
+            hint="Find out which machine has it, or choose another network with --virtualbox-hostonly-cidr.",
         )
 
 
@@ -68,15 +68,15 @@ def up(
     interface: network.Interface | None = None,
     saved: bool = False,
 ) -> None:
-    """Start the machine, and return once its guest answers with the identity that `request` makes.
+    """Start the machine, and return once its guest answers with the identity that `request` builds.
 
-    Nothing is left running if that fails, but for a machine that was saved, whose memory is not thrown away.
+    On failure the machine is switched off, unless it was saved: then its memory is kept.
     """
     deadline = Deadline(request.timeout)
     if not saved:
         _join_network(driver, vbox, interface)
     with vboxmanage.lock(START_LOCK), _off_on_failure(driver, vbox, unless=saved):
-        # Nobody else may take the port between the look and VirtualBox's use of it.
+        # The lock keeps other pymachine processes from taking the port between this check and VirtualBox's use of it.
         if not saved:
             _forward_ssh(driver, vbox)
         driver.reporter.info("Starting the VM...")
@@ -100,15 +100,15 @@ def _join_network(driver: VirtualBoxMachine, vbox: VBoxManage, interface: networ
     for warning in output.warnings(said):
         if "doesn't seem to exist" in warning:
             raise HostNetworkError(
-                f'the host-only adapter "{found.name}" vanished while the machine was being started: {warning}',
-                hint="Start it again: the adapter is then made anew.",
+                f'the host-only adapter "{found.name}" disappeared while the machine was being started: {warning}',
+                hint="Start the machine again: that creates the adapter again.",
             )
     if not driver.config.get("FixedAddress") and not driver.config.get("HostOnlyNoDHCP"):
         network.ensure_dhcp(vbox, found)
 
 
 def _forward_ssh(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
-    """Forward the machine's port as before, or another one if somebody has that now."""
+    """Forward the same host port as before to the guest's SSH, or another one if it is taken now."""
     forwarded = output.forwardings(vbox.info(driver.vm)).get(machine.SSH_RULE)
     port = int(driver.config.get("SSHPort") or 0)
     if not port or port == 22 or not ports.is_free(port):
@@ -121,10 +121,10 @@ def _forward_ssh(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
 
 
 def _forward_anew(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
-    """A machine that was saved has its port in its state: give it another one if that one was taken."""
+    """Give a resumed machine another port if its own was taken: the saved state contains the old rule."""
     port = int(driver.config.get("SSHPort") or 0)
     if not ports.is_free(port) and output.forwardings(vbox.info(driver.vm)).get(machine.SSH_RULE) == port:
-        return  # it is VirtualBox that listens there
+        return  # VirtualBox itself listens at the port
     port = port if port and ports.is_free(port) else ports.free()
     if machine.SSH_RULE in output.forwardings(vbox.info(driver.vm)):
         vbox("controlvm", driver.vm, "natpf1", "delete", machine.SSH_RULE)
@@ -149,25 +149,25 @@ def _start(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
 
 
 def vbox_log(vbox: VBoxManage, vm: str) -> str:
-    """The end of VirtualBox's log of the machine's last run."""
+    """Return the end of VirtualBox's log of the machine's last run."""
     folder = vbox.info(vm).get("LogFldr", "")
     return files.tail(Path(folder) / "VBox.log", length=200_000) if folder else ""
 
 
 def _await_ssh(driver: VirtualBoxMachine, vbox: VBoxManage, deadline: Deadline) -> None:
-    """Wait for the guest's SSH, and look now and then whether the machine still runs."""
+    """Wait for the guest's SSH; check every `STATE_SECONDS` whether the machine still runs."""
     port = int(driver.config["SSHPort"])
-    look = Deadline(STATE_SECONDS)
+    next_check = Deadline(STATE_SECONDS)
 
     def answered() -> bool:
-        nonlocal look
+        nonlocal next_check
         if ports.banner(port, timeout=deadline.remaining(at_most=5.0) or 0.1):
             return True
-        if look.expired:
+        if next_check.expired:
             state = output.state(vbox.info(driver.vm))
             if state not in {State.RUNNING, State.STARTING}:
-                raise _guest_error(driver, vbox, f"the guest ended while it started: it is {state.word.lower()}")
-            look = Deadline(STATE_SECONDS)
+                raise _guest_error(driver, vbox, f"the machine ended while it started: it is {state.word.lower()}")
+            next_check = Deadline(STATE_SECONDS)
         return False
 
     with driver.reporter.task("Waiting for the machine to start"):
@@ -180,7 +180,7 @@ def _await_ssh(driver: VirtualBoxMachine, vbox: VBoxManage, deadline: Deadline) 
 
 
 def _await_lease(driver: VirtualBoxMachine, vbox: VBoxManage, deadline: Deadline) -> None:
-    """Wait until the guest of a machine of docker-machine's has its address, and note that."""
+    """Wait until the guest has an address by DHCP, and record it. For machines that docker-machine created."""
     info = vbox.info(driver.vm)
 
     def found() -> str | None:
@@ -203,14 +203,15 @@ def _guest_error(driver: VirtualBoxMachine, vbox: VBoxManage, brief: str) -> Gue
         details=files.tail(own.console),
         hint=problem.fix
         if problem
-        else f"Its console is in {own.console}; on a slow host: PYMACHINE_BOOT_TIMEOUT=900.",
+        else f"See its console log, {own.console}. On a slow host, set PYMACHINE_BOOT_TIMEOUT=900.",
     )
 
 
 def send_identity(driver: VirtualBoxMachine, request: BootRequest, *, pinned: bool, again: bool = True) -> None:
-    """Give the guest its identity over SSH; unless `again`, not if it has that one already.
+    """Send the guest its identity over SSH. Without `again`, skip it if the guest has this identity already.
 
-    Without `pinned` the guest's host key is not known yet: it is reached on the loopback, by VirtualBox itself.
+    Use ``pinned=False`` while the guest's host key is unknown. The connection goes through VirtualBox's forwarded port
+    on the loopback.
     """
     vbox = driver.vbox()
     info = vbox.info(driver.vm)
@@ -225,7 +226,7 @@ def send_identity(driver: VirtualBoxMachine, request: BootRequest, *, pinned: bo
 
 
 def complete(driver: VirtualBoxMachine, identity: bytes, info: Mapping[str, str], shares: list[Share]) -> bytes:
-    """`identity` with what the guest needs to know of VirtualBox."""
+    """Return `identity` with the guest's host-only address and shared folders added."""
     mac = str(driver.config.get("MACAddress") or "")
     if not mac:
         digits = info.get("macaddress2", "").lower()
@@ -236,7 +237,7 @@ def complete(driver: VirtualBoxMachine, identity: bytes, info: Mapping[str, str]
 
 
 def shared(info: Mapping[str, str]) -> list[Share]:
-    """The folders that the machine shares, whoever added them."""
+    """Return the machine's shared folders, including those added in VirtualBox itself."""
     prefix = "SharedFolderNameMachineMapping"
     return [
         Share(Path(info.get(key.replace("Name", "Path", 1), "")), name)
@@ -256,8 +257,8 @@ def _off_on_failure(driver: VirtualBoxMachine, vbox: VBoxManage, *, unless: bool
 
 
 def _try_off(driver: VirtualBoxMachine, vbox: VBoxManage, error: BaseException) -> None:
-    """Switch off after a failure; that this fails too is only news beside it."""
+    """Switch the machine off after `error`. If this fails too, only warn, so that `error` is what is raised."""
     try:
         power.off(vbox, driver.vm)
     except PymachineError as second:
-        driver.reporter.warn(f"The machine could not be switched off after that ({error}): {second.brief}")
+        driver.reporter.warn(f"The machine could not be switched off after the failure ({error}): {second.brief}")

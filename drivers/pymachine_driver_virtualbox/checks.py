@@ -1,4 +1,4 @@
-"""Whether a machine could be made here: what `health` tells, and what `create` asks before it makes anything."""
+"""Checks whether this host can run machines, for `health` and before `create`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ X86 = ("x86_64", "amd64", "i386", "i686")
 
 
 def health() -> Health:
-    """Not installed, too old, kernel module not loaded, virtualisation not to be had, default network refused."""
+    """Report whether VirtualBox is installed, new enough and loaded, and allows the default network."""
     try:
         vbox = VBoxManage(patience=0.0)
         traits = vbox.traits
@@ -25,7 +25,7 @@ def health() -> Health:
         if traits.limits_host_only:
             network.check_allowed(options.cidr(options.DEFAULT_CIDR))
     except PymachineError as error:
-        return Health(usable=False, problem=error.brief, fix=error.hint or "See what VBoxManage --version says.")
+        return Health(usable=False, problem=error.brief, fix=error.hint or "Run VBoxManage --version.")
     version = versions.text(traits.version)
     for problem in (hardware.module_problem(), hardware.processor_problem(traits)):
         if problem is not None and problem.fatal:
@@ -34,7 +34,7 @@ def health() -> Health:
 
 
 def before_create(vbox: VBoxManage, config: Mapping[str, Json], *, reporter: Reporter) -> None:
-    """Raise an error of ours, with its fix, if a machine with `config` could not be made or started."""
+    """Raise an error that names the fix if a machine with `config` could not be created or started."""
     traits = vbox.traits
     _check_version(traits)
     _check_host()
@@ -62,7 +62,7 @@ def _check_version(traits: versions.Traits) -> None:
 def _check_host() -> None:
     if platform.machine().lower() not in X86:
         raise PrecreateError(
-            f"the virtualbox driver makes machines for x86-64 alone, and this host is {platform.machine()}",
+            f"the virtualbox driver supports only x86-64 hosts, and this host is {platform.machine()}",
             hint="Use the driver qemu.",
         )
 
@@ -80,7 +80,7 @@ def _check_network(vbox: VBoxManage, config: Mapping[str, Json]) -> None:
     listing = "hostonlynets" if vbox.traits.host_only_networks else "hostonlyifs"
     read = network.networks if vbox.traits.host_only_networks else network.interfaces
     if network.choose(read(vbox("list", listing)), wanted) is not None:
-        return  # it is there: whoever made it was allowed to
+        return  # it exists, so VirtualBox allows it
     if vbox.traits.limits_host_only:
         network.check_allowed(wanted)
     network.check_collisions(vbox, wanted)
@@ -92,4 +92,4 @@ def _check_import(vbox: VBoxManage, name: str) -> None:
     except VmNotFoundError as error:
         raise PrecreateError(f"there is no VirtualBox machine {name} to import", details=error.details) from error
     if output.state(info).word != "Stopped":
-        raise PrecreateError(f"{name} is {output.state(info).word.lower()}: stop it before it is imported")
+        raise PrecreateError(f"{name} is {output.state(info).word.lower()}: stop it before you import it")

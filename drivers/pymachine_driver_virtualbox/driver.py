@@ -1,6 +1,7 @@
-"""The driver: a machine's life in terms of the other modules.
+"""The driver's main class: each operation on a machine, in terms of the other modules.
 
-Loaded by reading commands too (`status`, `ls`, `ip`), so that what only `create` and `start` need is imported there.
+Commands that only read (`status`, `ls`, `ip`) load this module too, so modules for `create` and `start` are imported
+where they are used.
 """
 
 from __future__ import annotations
@@ -32,30 +33,30 @@ SSH_HOST = "127.0.0.1"
 
 
 class VirtualBoxDriver(ModifiableMachine):
-    """One machine is one VirtualBox machine: NAT for the world, a host-only network for the host."""
+    """A VirtualBox machine with two networks: NAT to the outside, and a host-only network to the host."""
 
     config_fields = options.FIELDS
     info: ClassVar[DriverInfo] = DriverInfo(
         "virtualbox",
-        "VirtualBox machines, docker-machine's own among them",
+        "VirtualBox machines, including those of docker-machine",
         Capability.IMAGE | Capability.IDENTITY | Capability.FIXED_ADDRESS,
     )
 
     @classmethod
     def options(cls) -> Sequence[Option]:
-        """The flags; see `pymachine_driver_virtualbox.options`."""
+        """Return the driver's options."""
         return options.OPTIONS
 
     @classmethod
     def health(cls) -> Health:
-        """Whether there is a VirtualBox here that can run 64-bit guests."""
+        """Report whether VirtualBox is installed and can run 64-bit guests."""
         from pymachine_driver_virtualbox import checks  # noqa: PLC0415
 
         return checks.health()
 
     @classmethod
     def configure(cls, machine: MachineRef, values: Mapping[str, Json], siblings: Sequence[Config]) -> Config:
-        """Check the flags; choose a UUID, a MAC address and addresses for the machine."""
+        """Check the options; choose a UUID, a MAC address, an IP address and an SSH port for the machine."""
         choices = options.check(values)
         return {
             **options.own(machine, {"HostOnlyCIDR": str(choices.host_only)}, siblings),
@@ -79,31 +80,31 @@ class VirtualBoxDriver(ModifiableMachine):
         }
 
     def image_request(self) -> ImageRequest:
-        """The image that was asked for."""
+        """Return the chosen image; by default, one is built."""
         return ImageRequest(source=str(self.config.get("Boot2DockerURL", "")), architecture="amd64")
 
     def precreate_check(self) -> None:
-        """A VirtualBox that can run 64-bit guests, a host-only network that can be had, room on the disk."""
+        """Check for disk space, for 64-bit guests, and that the host-only network can be created."""
         from pymachine_driver_virtualbox import checks, files  # noqa: PLC0415
 
         files.check_space(self.machine.directory)
         checks.before_create(self.vbox(), self.config, reporter=self.reporter)
 
     def create(self, request: BootRequest) -> None:
-        """Make the machine in VirtualBox and start it; returns once the guest's SSH answers."""
+        """Create the machine in VirtualBox and start it; return once the guest's SSH answers."""
         from pymachine_driver_virtualbox import boot, vm  # noqa: PLC0415
 
         if request.image is None:
             raise DriverError("the virtualbox driver needs an image to create a machine")
         vbox = self.vbox()
-        # Before anything that is made for the network: it may have to be made itself.
+        # First of all: whatever follows needs the network, which may have to be created.
         interface = boot.host_network(vbox, self.config)
         boot.check_address(self.config)
         vm.make(self, vbox, request)
         boot.up(self, vbox, request, interface=interface)
 
     def start(self, request: BootRequest) -> None:
-        """Bring a machine up that is off, saved or paused."""
+        """Start a machine that is off, saved or paused."""
         from pymachine_driver_virtualbox import boot, files  # noqa: PLC0415
 
         refuse_links(self.machine.directory, (files.ISO, files.DISK, files.CONSOLE))
@@ -118,19 +119,19 @@ class VirtualBoxDriver(ModifiableMachine):
             raise DriverError(f"{self.machine.name} cannot be started: it is {state.word.lower()}")
 
     def stop(self, timeout: float) -> None:
-        """Press the power button; after `timeout` seconds, switch off."""
+        """Press the machine's power button; switch it off after `timeout` seconds."""
         from pymachine_driver_virtualbox import power  # noqa: PLC0415
 
         power.down(self.vbox(), self.vm, timeout=timeout, front_end=self.front_end, reporter=self.reporter)
 
     def kill(self) -> None:
-        """Switch off; what a saved machine has in memory is thrown away."""
+        """Switch the machine off. A saved machine loses its memory."""
         from pymachine_driver_virtualbox import power  # noqa: PLC0415
 
         power.off(self.vbox(), self.vm)
 
     def remove(self) -> None:
-        """Remove the machine from VirtualBox with its files; that it is gone already is success."""
+        """Remove the machine and its files from VirtualBox. Succeed if it is gone already."""
         from pymachine_driver_virtualbox import files, vm  # noqa: PLC0415
 
         try:
@@ -138,12 +139,12 @@ class VirtualBoxDriver(ModifiableMachine):
         except NotInstalledError:
             if not self.unmade:
                 raise
-            return  # nothing can be there
+            return  # without VirtualBox, nothing was created
         vm.remove(vbox, self.vm, files.of(self.machine.directory))
         self.config.pop("Made", None)
 
     def state(self) -> State:
-        """What VirtualBox says. A machine that was never made, or was removed, is stopped."""
+        """Return the machine's state. A machine that was never created, or was removed, counts as stopped."""
         try:
             return output.state(self.vbox().info(self.vm))
         except VmNotFoundError:
@@ -152,7 +153,7 @@ class VirtualBoxDriver(ModifiableMachine):
             raise
 
     def endpoint(self) -> Endpoint:
-        """The address that `configure` chose; for a machine of docker-machine's, the one it has now."""
+        """Return the address that `configure` chose, or the current DHCP address if docker-machine created it."""
         address = str(self.config.get("IPAddress", "")) if self.config.get("FixedAddress") else self._leased_address()
         return Endpoint(
             address,

@@ -1,4 +1,4 @@
-"""What can go wrong with VirtualBox."""
+"""Errors of the virtualbox driver."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from pymachine.driver.errors import DriverError
 
 
 class VirtualBoxError(DriverError):
-    """VBoxManage did not do as told; `details` has its own words."""
+    """VBoxManage failed; `details` has its own messages."""
 
     code = "virtualbox"
 
     def __init__(self, brief: str, *, details: str = "", hint: str = "", reason: str = "") -> None:
         super().__init__(brief, details=details, hint=hint)
         self.reason = reason
-        """VirtualBox's own code for it (``VBOX_E_OBJECT_NOT_FOUND``, ``VERR_DISK_FULL``), or nothing."""
+        """VirtualBox's own error code (``VBOX_E_OBJECT_NOT_FOUND``, ``VERR_DISK_FULL``), or ""."""
 
 
 class NotInstalledError(VirtualBoxError):
-    """There is no VBoxManage on this host."""
+    """VBoxManage is not installed on this host."""
 
     code = "virtualbox-missing"
 
@@ -29,18 +29,18 @@ class VmNotFoundError(VirtualBoxError):
 
 
 class VirtualizationError(VirtualBoxError):
-    """The processor's virtualisation cannot be used: off, missing, or another hypervisor has it."""
+    """The processor's virtualisation cannot be used: it is off, missing, or used by another hypervisor."""
 
     code = "virtualbox-vtx"
 
 
 class HostNetworkError(VirtualBoxError):
-    """The host-only network cannot be had as asked for."""
+    """The host-only network cannot be set up as requested."""
 
     code = "virtualbox-network"
 
 
 class GuestError(VirtualBoxError):
-    """The guest did not come up."""
+    """The guest did not start."""
 
     code = "virtualbox-guest"

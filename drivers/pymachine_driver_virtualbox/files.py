@@ -1,4 +1,4 @@
-"""The machine's files: the image that it boots from, and the data disk."""
+"""The machine's files: the image that it boots and the data disk."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ DISK = "disk.vmdk"
 CONSOLE = "console.log"
 ASIDE = ".previous"
 MEBIBYTE = 1 << 20
-# Of an ISO in an export; Debian's live images with a desktop are smaller.
+# The largest ISO accepted in an export. Even Debian's live images with a desktop are smaller.
 LARGEST_IMAGE = 4 << 30
-# What a fresh machine soon takes of its sparse disk, and the image where it cannot be a hard link.
+# Space that a new machine soon uses on its sparse disk, and for its image where a hard link is impossible.
 FIRST_NEED = 1024 * MEBIBYTE
 DISK_SECONDS = 600.0
 _TAIL = 4096
 
 
 class DiskError(VirtualBoxError):
-    """A file of the machine cannot be made, or is missing."""
+    """A file of the machine cannot be created, or is missing."""
 
     code = "virtualbox-disk"
 
 
 def of(folder: Path) -> Files:
-    """Where they are; absolute, since VirtualBox is in another working folder."""
+    """Return the paths of the machine's files; absolute, since VirtualBox runs in another working directory."""
     own = folder.absolute()
     return Files(folder=own, iso=own / ISO, disk=own / DISK, console=own / CONSOLE)
 
 
 def check_space(folder: Path) -> None:
-    """Raise `PrecreateError` if `folder` has no room for a machine's first steps."""
+    """Raise `PrecreateError` if `folder` has too little space for a new machine."""
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise os_errors.wrapped(PrecreateError, f"cannot tell the free space of {folder}", error) from error
+        raise os_errors.wrapped(PrecreateError, f"cannot determine the free space of {folder}", error) from error
     if free < FIRST_NEED:
         raise PrecreateError(
             f"not enough disk space in {folder}: {free // MEBIBYTE} MB free, {FIRST_NEED // MEBIBYTE} MB needed",
@@ -52,7 +52,7 @@ def check_space(folder: Path) -> None:
 
 
 def keep_image(image: ImageFiles, target: Path) -> None:
-    """Put the image's ISO into the machine's folder, without a copy where the file system allows it."""
+    """Put the image's ISO into the machine's folder: as a hard link if possible, else as a copy."""
     fresh = target.with_name(f".{target.name}.new")
     try:
         fresh.unlink(missing_ok=True)
@@ -87,10 +87,10 @@ def bring_back(target: Path) -> None:
 
 
 def make_disk(vbox: VBoxManage, path: Path, *, size_mb: int, beginning: bytes) -> None:
-    """A disk of `size_mb` MiB that grows as it fills, and begins with the tar `beginning`.
+    """Create a disk of `size_mb` MiB that grows as it fills, and begins with the tar `beginning`.
 
-    VBoxManage takes the bytes from stdin and all that does not come as zeros. One left by a `create` that was
-    interrupted is replaced. Raises `VirtualBoxError`.
+    VBoxManage reads the content from stdin and takes the rest as zeros. A disk left by an interrupted `create` is
+    replaced. Raises `VirtualBoxError`.
     """
     path.unlink(missing_ok=True)
     size = str(size_mb * MEBIBYTE)
@@ -103,7 +103,7 @@ def make_disk(vbox: VBoxManage, path: Path, *, size_mb: int, beginning: bytes) -
 
 
 def tail(path: Path, *, length: int = _TAIL) -> str:
-    """The end of a log; nothing if there is none."""
+    """Return the last `length` bytes of a log as text, or "" if it cannot be read."""
     try:
         with path.open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - length))

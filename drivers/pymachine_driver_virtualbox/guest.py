@@ -1,4 +1,4 @@
-"""What the guest is told beside its identity, and how both reach it: at the start of its disk, or over SSH."""
+"""The identity as the guest receives it: at the start of its disk, or over SSH, with its address and shares added."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from collections.abc import Iterable, Mapping
 
 from pymachine_driver_virtualbox.shares import Share
 
-# The guest formats a disk that begins with this; boot2docker's own words.
+# The guest formats a disk that begins with this text of boot2docker's.
 MAGIC = "boot2docker, please format-me"
-# In the tar that the disk begins with; `usr/lib/pymachine/userdata` of the image looks for it.
+# A member of the tar at the start of the disk. The image's `usr/lib/pymachine/userdata` looks for it.
 IDENTITY = "pymachine-identity.tar"
-# In the identity; `usr/lib/pymachine/surroundings` of the image reads them.
+# Members of the identity. The image's `usr/lib/pymachine/surroundings` reads them.
 ADDRESSES = "addresses"
 SHARES = "shares"
-# The guest looks at so much of a disk.
+# Bytes that the guest reads from the start of a disk.
 LARGEST = 1 << 20
 COMMAND = "sudo /usr/lib/pymachine/userdata receive"
 
 
 def with_surroundings(identity: bytes, *, mac: str, address: str, shares: Iterable[Share]) -> bytes:
-    """`identity` with the address of the host-only interface in it, and what the guest is to mount."""
+    """Return `identity` with the host-only interface's address and the folders to mount added."""
     members = {
         ADDRESSES: f"{mac} {address}\n".encode(),
         SHARES: "".join(f"{share.name} {share.mount_point}\n" for share in shares).encode(),
@@ -34,10 +34,13 @@ def with_surroundings(identity: bytes, *, mac: str, address: str, shares: Iterab
 
 
 def userdata(public_key: bytes, identity: bytes | None) -> bytes:
-    """The tar that the disk begins with: docker-machine's, and the identity for an image that knows of it."""
+    """Return the tar that the disk begins with: docker-machine's entries, and the identity for pymachine's images.
+
+    Raises `ValueError` if the tar is larger than `LARGEST`.
+    """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        # docker-machine's five entries; the first name is what is looked for at the disk's first byte.
+        # docker-machine's entries. The name of the first one makes the disk begin with MAGIC.
         _add(archive, {MAGIC: MAGIC.encode()}, mode=0o000)
         folder = tarfile.TarInfo(".ssh")
         folder.type, folder.mode = tarfile.DIRTYPE, 0o700
@@ -47,17 +50,17 @@ def userdata(public_key: bytes, identity: bytes | None) -> bytes:
             _add(archive, {IDENTITY: identity}, mode=0o600)
     data = buffer.getvalue()
     if len(data) > LARGEST:
-        raise ValueError(f"the identity has {len(identity or b'')} bytes, more than the guest looks at")
+        raise ValueError(f"the identity has {len(identity or b'')} bytes, more than the guest reads")
     return data
 
 
 def digest(identity: bytes) -> str:
-    """What names an identity: the same one need not be sent again."""
+    """Return the digest of an identity, by which pymachine knows that the guest has it already."""
     return hashlib.sha256(identity).hexdigest()
 
 
 def receive_command(identity: bytes) -> str:
-    """What is run in the guest with `identity` on its stdin."""
+    """Return the command to run in the guest with `identity` on its stdin."""
     return f"{COMMAND} {digest(identity)}"
 
 

@@ -1,6 +1,6 @@
-"""Whether VirtualBox can run 64-bit guests here, and if not, why and how to mend that.
+"""Find out why VirtualBox cannot run 64-bit guests on this host, and how to fix it.
 
-What can be seen before a machine is started, and what VirtualBox writes into its log when a start fails.
+Some problems show before a machine is started, others only in VirtualBox's log when a start fails.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NO_CHECK = "To skip this check, use --virtualbox-no-vtx-check."
 
 @dataclass(frozen=True)
 class Problem:
-    """What is in the way, and how to mend it."""
+    """A problem of this host and its fix."""
 
     what: str
     fix: str
@@ -30,17 +30,17 @@ class Problem:
 
 # VirtualBox's codes in VBox.log and in the errors of startvm. Source: include/VBox/err.h of VirtualBox.
 _IN_USE = (
-    "another hypervisor has the processor's virtualisation",
-    "End the other virtual machines (KVM, VMware, ...). For KVM on Linux 6.12 and later also (as root): "
-    "modprobe -r kvm_intel kvm_amd, or kvm.enable_virt_at_load=0 among the kernel's parameters.",
+    "another hypervisor uses the processor's virtualisation",
+    "Stop the other virtual machines (KVM, VMware, ...). For KVM on Linux 6.12 and later, also run (as root): "
+    "modprobe -r kvm_intel kvm_amd, or boot with the kernel parameter kvm.enable_virt_at_load=0.",
 )
 _DISABLED = (
     "the processor's virtualisation (VT-x, AMD-V) is switched off",
-    "Switch it on in the firmware's settings (BIOS, UEFI), then start the computer anew.",
+    "Switch it on in the firmware's settings (BIOS, UEFI), then restart the computer.",
 )
 _MISSING = (
-    "this processor, or the virtual machine that this is, has no virtualisation (VT-x, AMD-V)",
-    "Use the driver qemu, which does without: --driver qemu.",
+    "this processor, or the virtual machine that this host is, has no virtualisation (VT-x, AMD-V)",
+    "Use the driver qemu, which works without it: --driver qemu.",
 )
 _MODULE = (
     "VirtualBox's kernel module is not loaded",
@@ -56,23 +56,23 @@ LOG_CODES = {
     "VERR_VMX_NO_VMX": _MISSING,
     "VERR_SVM_NO_SVM": _MISSING,
     "VERR_NEM_NOT_AVAILABLE": (
-        "neither the processor's virtualisation nor Hyper-V's interface to it can be used",
+        "neither the processor's virtualisation nor Hyper-V can be used",
         "Switch virtualisation on in the firmware, or switch Hyper-V off: bcdedit /set hypervisorlaunchtype off",
     ),
     "VERR_VM_DRIVER_NOT_INSTALLED": _MODULE,
     "VERR_VM_DRIVER_NOT_ACCESSIBLE": (
         "you may not open /dev/vboxdrv",
-        "See who may (ls -l /dev/vboxdrv); the group is vboxusers on most systems.",
+        "Check its group (ls -l /dev/vboxdrv), and join it; on most systems it is vboxusers.",
     ),
     "VERR_VM_DRIVER_VERSION_MISMATCH": (
-        "VirtualBox's kernel module is of another version than VirtualBox",
-        "Build and load it anew (as root): /sbin/vboxconfig, or start the computer anew.",
+        "VirtualBox's kernel module has another version than VirtualBox",
+        "Build and load it again (as root): /sbin/vboxconfig, or restart the computer.",
     ),
 }
 
 
 def in_log(text: str) -> Problem | None:
-    """The first problem that VirtualBox's log, or its error, names."""
+    """Return the first known problem in VirtualBox's log or error message, or None."""
     for match in re.finditer(r"\bVERR_[A-Z0-9_]+\b", text):
         if match[0] in LOG_CODES:
             what, fix = LOG_CODES[match[0]]
@@ -83,14 +83,14 @@ def in_log(text: str) -> Problem | None:
 
 
 def module_problem(*, platform: str = sys.platform, device: Path = DRIVER_DEVICE) -> Problem | None:
-    """VirtualBox's kernel module, which on Linux somebody has to build and load."""
+    """Return a problem if VirtualBox's kernel module is not loaded on Linux, where it may have to be built."""
     if platform != "linux" or device.exists():
         return None
-    return Problem(f"{_MODULE[0]}: there is no {device}", _MODULE[1])
+    return Problem(f"{_MODULE[0]}: {device} does not exist", _MODULE[1])
 
 
 def processor_problem(traits: Traits, *, proc: Path = Path("/proc"), sys_fs: Path = Path("/sys")) -> Problem | None:
-    """What about this host's processor stops 64-bit guests, or slows them (then it is not fatal)."""
+    """Return what prevents 64-bit guests on this host's processor, or (not fatal) slows them, or None."""
     if traits.platform == "linux":
         return _linux(traits, proc, sys_fs)
     if traits.platform == "win32":
@@ -107,7 +107,9 @@ def _linux(traits: Traits, proc: Path, sys_fs: Path) -> Problem | None:
     modules = _read(proc / "modules")
     kvm = re.search(r"^kvm_(?:intel|amd) \d+ (\d+) ", modules, re.MULTILINE)
     if kvm and int(kvm[1]) > 0:
-        return Problem("KVM runs virtual machines, and VirtualBox's may not start beside them", _IN_USE[1], fatal=False)
+        return Problem(
+            "KVM runs virtual machines, and VirtualBox's may fail to start meanwhile", _IN_USE[1], fatal=False
+        )
     held = _read(sys_fs / "module/kvm/parameters/enable_virt_at_load").strip() == "Y"
     if kvm and held and not traits.runs_beside_kvm:
         return Problem("KVM holds the processor's virtualisation while its module is loaded", _IN_USE[1], fatal=False)
@@ -117,11 +119,11 @@ def _linux(traits: Traits, proc: Path, sys_fs: Path) -> Problem | None:
 def _windows(traits: Traits) -> Problem | None:
     if not _hyper_v_runs():
         return None
-    # docker-machine's sentences; since 6.0 VirtualBox runs upon Hyper-V, if slowly.
+    # docker-machine's sentences. Since 6.0, VirtualBox also runs on top of Hyper-V, but slowly.
     return Problem(
         "This computer is running Hyper-V. VirtualBox won't boot a 64bits VM when Hyper-V is activated."
         if not traits.runs_beside_hyper_v
-        else "This computer is running Hyper-V: VirtualBox's machines are slow beside it.",
+        else "This computer is running Hyper-V, which makes VirtualBox's machines slow.",
         "Either use Hyper-V as a driver, or disable the Hyper-V hypervisor (as administrator): "
         "bcdedit /set hypervisorlaunchtype off",
         fatal=not traits.runs_beside_hyper_v,
@@ -135,7 +137,7 @@ def _hyper_v_runs() -> bool:
             ["powershell", "-NoProfile", "-NonInteractive", "-Command", command], timeout=POWERSHELL_SECONDS
         )
     except CommandError:
-        return False  # it cannot be told; what VirtualBox says at the start will be
+        return False  # unknown; if Hyper-V is a problem, VirtualBox reports it when the machine starts
     return answer.stdout.strip().lower() == "true"
 
 

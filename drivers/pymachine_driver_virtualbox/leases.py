@@ -1,4 +1,4 @@
-"""The address of a machine that docker-machine made, whose guest has one by DHCP."""
+"""Find the DHCP address of a machine that docker-machine created."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pymachine_driver_virtualbox.errors import HostNetworkError, VirtualBoxError
 from pymachine_driver_virtualbox.vboxmanage import VBoxManage
 
 SSH_SECONDS = 15.0
-# docker-machine's own options for it: the host key of these machines is not known.
+# docker-machine's own options: the host keys of its machines are not known.
 _SSH = (
     *("-F", os.devnull, "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "LogLevel=quiet"),
     *("-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={os.devnull}", "-o", "IdentitiesOnly=yes"),
@@ -27,22 +27,24 @@ _INET = re.compile(r"inet (\d+\.\d+\.\d+\.\d+)")
 
 
 def address(vbox: VBoxManage, machine: str, info: Mapping[str, str], config: Mapping[str, Json], *, key: Path) -> str:
-    """The guest's address on its host-only interface, by what the guest says, else by its DHCP lease.
+    """Return the guest's address on its host-only interface.
 
-    Raises `HostNetworkError` if neither tells.
+    Sources, in this order: the guest additions, ``ip addr`` over SSH, VirtualBox's DHCP leases. Raises
+    `HostNetworkError` if none has an address.
     """
     mac, network = _host_only(info)
     found = _by_property(vbox, machine, mac) or _by_ssh(config, mac, key) or _by_lease(vbox, network, mac)
     if found is None:
         raise HostNetworkError(
             "the guest has no address on its host-only interface yet",
-            hint="Wait a moment. If it stays so: see that a DHCP server is there (VBoxManage list dhcpservers).",
+            hint="Wait a moment. If that does not help, check that there is a DHCP server: VBoxManage list "
+            "dhcpservers.",
         )
     return found
 
 
 def _host_only(info: Mapping[str, str]) -> tuple[str, str]:
-    """The MAC address (twelve digits) of the machine's host-only interface, and that network's interface."""
+    """Return the MAC address (twelve digits) and the host's interface name of the machine's host-only network."""
     for number in range(1, 9):
         if info.get(f"nic{number}") in {"hostonly", "hostonlynet"}:
             name = info.get(f"hostonlyadapter{number}") or info.get(f"hostonly-network{number}", "")
@@ -51,7 +53,7 @@ def _host_only(info: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _by_property(vbox: VBoxManage, machine: str, mac: str) -> str | None:
-    """What the guest additions say."""
+    """Return the address that the guest additions report."""
     said = vbox("guestproperty", "enumerate", machine)
     values = dict(re.findall(r"/VirtualBox/GuestInfo/Net/(\d+/\w+(?:/\w+)?)\W+(?:value: |= ')([^,']+)", said))
     for name, value in values.items():
@@ -62,7 +64,7 @@ def _by_property(vbox: VBoxManage, machine: str, mac: str) -> str | None:
 
 
 def _by_ssh(config: Mapping[str, Json], mac: str, key: Path) -> str | None:
-    """What the guest's interface with that MAC address has."""
+    """Ask the guest over SSH for the address of its interface with that MAC address."""
     ssh = run.which("ssh")
     if ssh is None:
         return None
@@ -81,12 +83,12 @@ def _by_ssh(config: Mapping[str, Json], mac: str, key: Path) -> str | None:
 
 
 def _by_lease(vbox: VBoxManage, interface: str, mac: str) -> str | None:
-    """What VirtualBox's DHCP server gave last."""
+    """Return the address that VirtualBox's DHCP server leased last."""
     dashed = ":".join(mac[index : index + 2] for index in range(0, 12, 2))
     try:
         said = vbox("dhcpserver", "findlease", "--interface", interface, "--mac-address", dashed)
     except VirtualBoxError:
-        return None  # of versions before 6.1, or without a lease
+        return None  # VirtualBox is older than 6.1, or there is no lease
     found = next(iter(output.blocks(said)), {}).get("IP Address", "")
     return found if _is_address(found) else None
 

@@ -1,4 +1,4 @@
-"""What VBoxManage is told to make a machine: docker-machine's sequence, as data."""
+"""The VBoxManage commands that create a machine, as data, in docker-machine's order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONTROLLER = "SATA"
 ISO_PORT, DISK_PORT = "0", "1"
 SSH_RULE = "ssh"
 OS_TYPE = "Linux26_64"
-# What docker-machine made without a screen; the logo and the menu would only take time.
+# docker-machine's settings. Logo and boot menu would only take time.
 FIRMWARE = (
     *("--firmware", "bios", "--bioslogofadein", "off", "--bioslogofadeout", "off"),
     *("--bioslogodisplaytime", "0", "--biosbootmenu", "disabled"),
@@ -23,7 +23,7 @@ HARDWARE = (
     *("--hwvirtex", "on", "--nestedpaging", "on", "--largepages", "on", "--vtxvpid", "on", "--accelerate3d", "off"),
     *("--boot1", "dvd"),
 )
-# A PC's first serial port, where the guest has its console.
+# The guest's console is on the PC's first serial port.
 SERIAL = ("--uart1", "0x3F8", "4", "--uartmode1", "file")
 
 
@@ -40,7 +40,10 @@ class Files:
 def made(
     machine: str, name: str, config: Mapping[str, Json], files: Files, shares: Sequence[Share]
 ) -> Iterator[list[str]]:
-    """The calls that make the machine with UUID `machine`, without its networks of each start."""
+    """Yield the commands that create the machine with UUID `machine`.
+
+    The host-only network and the forwarded SSH port are set at each start.
+    """
     yield ["createvm", "--basefolder", str(files.folder), "--name", name, "--uuid", machine, "--register"]
     yield ["modifyvm", machine, *FIRMWARE, "--ostype", OS_TYPE, *sized(config), *HARDWARE]
     yield ["modifyvm", machine, *_dns(config)]
@@ -54,7 +57,7 @@ def made(
 
 
 def sized(config: Mapping[str, Json]) -> list[str]:
-    """Processors and memory, as options of ``modifyvm``."""
+    """Return processors and memory as options of ``modifyvm``."""
     return ["--cpus", str(config["CPU"]), "--memory", str(config["Memory"])]
 
 
@@ -65,13 +68,16 @@ def _dns(config: Mapping[str, Json]) -> list[str]:
 
 
 def attach(machine: str, port: str, kind: str, medium: str) -> list[str]:
-    """Put a medium (a path, or ``none``) into a port of the controller."""
+    """Return the command that attaches a medium (a path, or ``none``) to a port of the controller."""
     words = ["storageattach", machine, "--storagectl", CONTROLLER, "--port", port, "--device", "0"]
     return [*words, "--type", kind, "--medium", medium]
 
 
 def host_only(machine: str, config: Mapping[str, Json], interface: str, *, network: bool) -> list[str]:
-    """Join the machine's second interface to the host-only interface, or on macOS the network, of that name."""
+    """Return the command that connects the machine's second interface to the host-only `interface`.
+
+    With `network`, `interface` is the name of a host-only network, as on macOS.
+    """
     kind, option = ("hostonlynet", "--host-only-net2") if network else ("hostonly", "--hostonlyadapter2")
     words = ["modifyvm", machine, "--nic2", kind, "--nictype2", str(config.get("HostOnlyNicType") or "82540EM")]
     words += ["--nicpromisc2", str(config.get("HostOnlyPromiscMode") or "deny"), option, interface]
@@ -81,10 +87,10 @@ def host_only(machine: str, config: Mapping[str, Json], interface: str, *, netwo
 
 
 def forward_ssh(machine: str, port: int) -> list[str]:
-    """Forward a port of the host's loopback to the guest's SSH."""
+    """Return the command that forwards a port of the host's loopback to the guest's SSH."""
     return ["modifyvm", machine, "--natpf1", f"{SSH_RULE},tcp,127.0.0.1,{port},,22"]
 
 
 def drop_ssh(machine: str) -> list[str]:
-    """The opposite."""
+    """Return the command that removes the forwarding of `forward_ssh`."""
     return ["modifyvm", machine, "--natpf1", "delete", SSH_RULE]

@@ -1,6 +1,6 @@
-"""What can be done to a machine after it was made: the driver's optional abilities.
+"""The driver's optional abilities: changing, renaming, exporting and upgrading a machine, and snapshots.
 
-Imported with the driver by reading commands too: what only changes need is imported where it is used.
+Commands that only read import this module too, so modules for changes are imported where they are used.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pymachine_driver_virtualbox.base import VirtualBoxMachine
 
 
 class ModifiableMachine(VirtualBoxMachine):
-    """The abilities; `VirtualBoxDriver` has them."""
+    """The optional abilities of `VirtualBoxDriver`."""
 
     def apply_identity(self, request: BootRequest) -> None:
-        """Give the running guest the identity that `request` makes, over SSH."""
+        """Send the running guest the identity that `request` builds, over SSH."""
         from pymachine_driver_virtualbox import boot  # noqa: PLC0415
 
         if not self.image:
@@ -25,19 +25,19 @@ class ModifiableMachine(VirtualBoxMachine):
         boot.send_identity(self, request, pinned=True)
 
     def resize(self, change: HardwareChange) -> None:
-        """Change VirtualBox's settings; the disk grows at once, its file system in the guest's next boot."""
+        """Change the machine's hardware. The disk grows now, its file system at the guest's next boot."""
         from pymachine_driver_virtualbox import options, vm  # noqa: PLC0415
 
         vm.resize(self, self.vbox(), options.changed_hardware(self.config, change))
 
     def renamed(self, before: MachineRef) -> None:
-        """Make the machine anew in VirtualBox, under its new name and of the same disk."""
+        """Register the machine again in VirtualBox, under its new name and with the same disk."""
         from pymachine_driver_virtualbox import vm  # noqa: PLC0415
 
         vm.move(self, self.vbox(), before)
 
     def exported(self) -> Sequence[str]:
-        """The disk and what is booted."""
+        """Return the files of an export: the disk and the image."""
         from pymachine_driver_virtualbox import files, vm  # noqa: PLC0415
 
         vm.check_portable(self, self.vbox())
@@ -45,20 +45,20 @@ class ModifiableMachine(VirtualBoxMachine):
 
     @classmethod
     def portable_fields(cls) -> Mapping[str, PortableField | None]:
-        """Hardware and image; see `pymachine_driver_virtualbox.options`."""
+        """Return the fields that an import accepts: hardware and image."""
         from pymachine_driver_virtualbox import options  # noqa: PLC0415
 
         return options.PORTABLE
 
     def portable_files(self) -> Mapping[str, int]:
-        """The disk, with what VirtualBox adds to its content, and what is booted."""
+        """Return the largest sizes of disk and image that an import accepts."""
         from pymachine_driver_virtualbox import files, options, vmdk  # noqa: PLC0415
 
         size = int(self.config.get("DiskSize", options.DEFAULT_DISK_MB)) * files.MEBIBYTE
         return {files.DISK: vmdk.largest(size), files.ISO: files.LARGEST_IMAGE}
 
     def imported(self, siblings: Sequence[Config]) -> None:
-        """A machine of its own in VirtualBox: the one that it was copied from may still be there."""
+        """Register the imported machine in VirtualBox with ids of its own: the original may be registered too."""
         from pymachine_driver_virtualbox import files, options, vm, vmdk  # noqa: PLC0415
 
         self.config.update({**options.IMPORTED, **self.config})
@@ -68,11 +68,11 @@ class ModifiableMachine(VirtualBoxMachine):
         vm.take_in(self, self.vbox())
 
     def image_digest(self) -> str:
-        """What `create` or the last upgrade noted; nothing for boot2docker's own image."""
+        """Return the digest recorded by `create` or the last upgrade, or "" for a boot2docker image."""
         return self.image
 
     def swap_image(self, image: ImageFiles) -> None:
-        """Put the new image in the old one's place; the old one is beside it."""
+        """Replace the image, and keep the old one until `settle_image`."""
         from pymachine_driver_virtualbox import vm  # noqa: PLC0415
 
         vm.swap_image(self, self.vbox(), image)
@@ -90,19 +90,19 @@ class ModifiableMachine(VirtualBoxMachine):
         vm.rollback_image(self, self.vbox())
 
     def console_log(self) -> Path:
-        """What the guest says on its serial port."""
+        """Return the path of the console log, which records the guest's serial port."""
         from pymachine_driver_virtualbox import files  # noqa: PLC0415
 
         return files.of(self.machine.directory).console
 
     def save_snapshot(self, folder: Path) -> Mapping[str, Json]:  # noqa: ARG002 (VirtualBox keeps its own)
-        """Have VirtualBox take a snapshot, with the memory of a machine that runs."""
+        """Take a snapshot in VirtualBox, with the memory if the machine runs."""
         from pymachine_driver_virtualbox import snapshots  # noqa: PLC0415
 
         return snapshots.save(self, self.vbox())
 
     def restore_snapshot(self, folder: Path, facts: Mapping[str, Json], request: BootRequest) -> None:  # noqa: ARG002
-        """Go back to it."""
+        """Restore a snapshot, with the memory if it has it."""
         from pymachine_driver_virtualbox import snapshots  # noqa: PLC0415
 
         snapshots.restore(self, self.vbox(), facts, request)

@@ -1,7 +1,7 @@
-"""The host-only network: found, or made where VirtualBox allows it; and a fixed address in it for each machine.
+"""The host-only network, found or created, and the machines' fixed addresses in it.
 
-Interfaces and DHCP servers belong to the host: they are looked at and changed under a lock between processes, and only
-what was made here is ever removed.
+Interfaces and DHCP servers belong to the host. They are read and changed under a lock between processes, and only
+those created here are ever removed.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pymachine_driver_virtualbox.vboxmanage import VBoxManage, lock
 
 LOCK = "network"
 NETWORKS_CONF = Path("/etc/vbox/networks.conf")
-# Without a networks.conf. Source: VirtualBox's manual, "Host-Only Networking".
+# What VirtualBox allows if there is no networks.conf. Source: its manual, "Host-Only Networking".
 ALLOWED = (ipaddress.IPv4Network("192.168.56.0/21"),)
 DHCP_PREFIX = "HostInterfaceNetworking-"
-# docker-machine's range for DHCP, which begins at the network's hundredth address; fixed ones are below and above it.
+# docker-machine's DHCP range, from the network's hundredth address on. Fixed addresses are below and above it.
 DHCP_FIRST, DHCP_LAST = 100, 254
 _CREATED = re.compile(r"Interface '([^']+)' was successfully created")
 _MAX_SCAN = 4096
@@ -36,7 +36,7 @@ class Interface:
 
 
 def interfaces(text: str) -> list[Interface]:
-    """What ``list hostonlyifs`` (or ``bridgedifs``) prints."""
+    """Parse the output of ``list hostonlyifs`` (or ``bridgedifs``)."""
     return [
         Interface(block["Name"], _interface(block.get("IPAddress", ""), block.get("NetworkMask", "")))
         for block in output.blocks(text)
@@ -45,7 +45,7 @@ def interfaces(text: str) -> list[Interface]:
 
 
 def networks(text: str) -> list[Interface]:
-    """What ``list hostonlynets`` prints (macOS): the host has the first address of the range."""
+    """Parse the output of ``list hostonlynets`` (macOS). The host has the first address of the range."""
     return [
         Interface(block["Name"], _interface(block.get("LowerIP", ""), block.get("NetworkMask", "")))
         for block in output.blocks(text)
@@ -64,15 +64,16 @@ def _interface(address: str, mask: str) -> ipaddress.IPv4Interface | None:
 
 
 def choose(found: Sequence[Interface], wanted: ipaddress.IPv4Interface) -> Interface | None:
-    """The interface that has exactly the address `wanted`, if there is one.
+    """Return the interface that has exactly the address `wanted`, or None.
 
-    Raises `HostNetworkError`, with docker-machine's text, if there are two, and if another one is in its way.
+    Raises `HostNetworkError` if two interfaces share a name or an address (with docker-machine's text), and if another
+    interface's network overlaps.
     """
     for attribute, values in (("name", [each.name for each in found]), ("IP", _addresses(found))):
-        double = next((value for value in values if values.count(value) > 1), None)
-        if double is not None:
+        duplicate = next((value for value in values if values.count(value) > 1), None)
+        if duplicate is not None:
             raise HostNetworkError(
-                f'VirtualBox is configured with multiple host-only adapters with the same {attribute} "{double}". '
+                f'VirtualBox is configured with multiple host-only adapters with the same {attribute} "{duplicate}". '
                 "Please remove one",
                 hint="List them: VBoxManage list hostonlyifs; remove one: VBoxManage hostonlyif remove NAME.",
             )
@@ -82,8 +83,8 @@ def choose(found: Sequence[Interface], wanted: ipaddress.IPv4Interface) -> Inter
     for interface in found:
         if interface.address is not None and interface.address.network.overlaps(wanted.network):
             raise HostNetworkError(
-                f"the host-only adapter {interface.name} has {interface.address}, which is in the way of {wanted}",
-                hint=f"Use it: --virtualbox-hostonly-cidr {interface.address}; or choose another network.",
+                f"the host-only adapter {interface.name} has {interface.address}, which overlaps with {wanted}",
+                hint=f"Use it (--virtualbox-hostonly-cidr {interface.address}), or choose another network.",
             )
     return None
 
@@ -105,7 +106,10 @@ def check_allowed(wanted: ipaddress.IPv4Interface, *, conf: Path = NETWORKS_CONF
 
 
 def allowed_networks(conf: Path = NETWORKS_CONF) -> list[ipaddress.IPv4Network] | None:
-    """What VirtualBox allows on this host; None for everything. Source of the file's form: VirtualBox's manual."""
+    """Return the networks that VirtualBox allows on this host; None means all.
+
+    The format of the file is described in VirtualBox's manual, "Host-Only Networking".
+    """
     try:
         lines = conf.read_text(errors="replace").splitlines()
     except OSError:
@@ -120,12 +124,12 @@ def allowed_networks(conf: Path = NETWORKS_CONF) -> list[ipaddress.IPv4Network] 
                 try:
                     found.append(ipaddress.IPv4Network(word, strict=False))
                 except ValueError:
-                    continue  # VirtualBox passes over it too
+                    continue  # VirtualBox ignores it too
     return None if ipaddress.IPv4Network("0.0.0.0/0") in found else found
 
 
 def check_collisions(vbox: VBoxManage, wanted: ipaddress.IPv4Interface) -> None:
-    """Raise `HostNetworkError` if another network of this host is in the way."""
+    """Raise `HostNetworkError` if another network of this host overlaps with `wanted`."""
     own = {interface.name for interface in interfaces(vbox("list", "hostonlyifs"))}
     for interface in interfaces(vbox("list", "bridgedifs")):
         if interface.name in own or interface.address is None:
@@ -139,7 +143,7 @@ def check_collisions(vbox: VBoxManage, wanted: ipaddress.IPv4Interface) -> None:
 
 
 def ensure(vbox: VBoxManage, wanted: ipaddress.IPv4Interface) -> tuple[Interface, bool]:
-    """The host-only interface (or network) with the address `wanted`, made if need be; and whether it was made."""
+    """Return the host-only interface (or network) with the address `wanted`, and whether it had to be created."""
     with lock(LOCK):
         if vbox.traits.host_only_networks:
             return _ensure_network(vbox, wanted)
@@ -158,13 +162,13 @@ def _create(vbox: VBoxManage, wanted: ipaddress.IPv4Interface) -> Interface:
         raise
     match = _CREATED.search(said)
     if match is None:
-        raise HostNetworkError(f"VirtualBox made a host-only adapter and did not say which: {said.strip()}")
+        raise HostNetworkError(f"VirtualBox created a host-only adapter, but did not print its name: {said.strip()}")
     try:
         vbox("hostonlyif", "ipconfig", match[1], "--ip", str(wanted.ip), "--netmask", str(wanted.netmask))
     except VirtualBoxError as error:
         vbox("hostonlyif", "remove", match[1])
         if error.reason == "E_ACCESSDENIED":
-            error.hint = f"VirtualBox allows only some addresses; see {NETWORKS_CONF} and its manual."
+            error.hint = f"VirtualBox allows only some addresses: see {NETWORKS_CONF} and VirtualBox's manual."
         raise
     return Interface(match[1], wanted)
 
@@ -173,7 +177,7 @@ def _interface_hint(error: VirtualBoxError) -> str:
     text = error.brief + error.details
     if "vboxnetctl" in text:
         return "VirtualBox's kernel modules are not loaded (as root): modprobe vboxnetadp, or /sbin/vboxconfig."
-    return "Try it by hand: VBoxManage hostonlyif create. On macOS, allow VirtualBox's system extension."
+    return "Try this command: VBoxManage hostonlyif create. On macOS, allow VirtualBox's system extension."
 
 
 def _ensure_network(vbox: VBoxManage, wanted: ipaddress.IPv4Interface) -> tuple[Interface, bool]:
@@ -187,9 +191,9 @@ def _ensure_network(vbox: VBoxManage, wanted: ipaddress.IPv4Interface) -> tuple[
 
 
 def ensure_dhcp(vbox: VBoxManage, interface: Interface) -> None:
-    """See that a DHCP server answers on `interface`: for machines of docker-machine's, whose guests ask for one.
+    """Provide a DHCP server on `interface`, for machines that docker-machine created.
 
-    One that is there stays as it is, but for being switched on.
+    An existing server is enabled and otherwise left as it is.
     """
     if interface.address is None or vbox.traits.host_only_networks:
         return
@@ -208,7 +212,7 @@ def ensure_dhcp(vbox: VBoxManage, interface: Interface) -> None:
 
 
 def dhcp_range(host: ipaddress.IPv4Interface) -> tuple[ipaddress.IPv4Address, ...]:
-    """The DHCP server's own address and the range that it gives, for any mask: the network's upper part."""
+    """Return the DHCP server's own address and the first and last address that it leases, for any mask."""
     network = host.network
     size = network.num_addresses
     first = min(DHCP_FIRST + 1, size // 2)
@@ -219,10 +223,10 @@ def dhcp_range(host: ipaddress.IPv4Interface) -> tuple[ipaddress.IPv4Address, ..
 
 
 def allocate(host: ipaddress.IPv4Interface, taken: Iterable[str], *, seed: int) -> str:
-    """A fixed address in the host's network: not the host's, not one of `taken`, not in DHCP's range.
+    """Choose a fixed address in the host's network: not the host's, not one of `taken`, not in the DHCP range.
 
-    `seed` picks where the search begins, so that two stores seldom choose the same. Raises `HostNetworkError` when
-    the network is full.
+    The search begins at a place that depends on `seed`, so that two stores seldom choose the same address. Raises
+    `HostNetworkError` if the network is full.
     """
     network, used = host.network, set(taken)
     first_dynamic = min(DHCP_FIRST, network.num_addresses // 2 - 1)

@@ -1,4 +1,4 @@
-"""The flags of the driver, docker-machine's own, and their checks."""
+"""The driver's options, which are docker-machine's, and their checks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pymachine_driver_virtualbox import shares
 DEFAULT_MEMORY_MIB = 1024
 DEFAULT_DISK_MB = 20000
 DEFAULT_NIC_TYPE = "82540EM"
-# docker-machine's 192.168.99.1/24 is refused by VirtualBox since 6.1.28; this is what it makes by itself.
+# VirtualBox's own default. It refuses docker-machine's 192.168.99.1/24 since 6.1.28.
 DEFAULT_CIDR = "192.168.56.1/24"
 # VirtualBox's own prefix.
 MAC_PREFIX = "08:00:27"
@@ -35,7 +35,7 @@ MOST_DISK_MB = 64 << 20
 _SWITCH = PortableField(kind=bool)
 _NIC_TYPE = PortableField(kind=str, pattern="|".join(NIC_TYPES))
 _DIGEST = PortableField(kind=str, pattern="[0-9a-f]{64}|")
-# What an import takes over. Addresses and ids are chosen again.
+# What an import copies from the export. Addresses and ids (None) are chosen again.
 PORTABLE: dict[str, PortableField | None] = {
     "CPU": PortableField(kind=int, least=1, most=MOST_CPUS),
     "Memory": PortableField(kind=int, least=LEAST_MEMORY_MIB, most=MOST_MEMORY_MIB),
@@ -52,7 +52,7 @@ PORTABLE: dict[str, PortableField | None] = {
     "Made": None,
     "VMUUID": None,
 }
-# The rest, for a machine that was imported: it shares no folder of this host, whose owner did not choose to.
+# The other settings of an imported machine. It shares no folder: the host's user did not choose one.
 IMPORTED: Config = {
     "SSHUser": "docker",
     "CPU": 1,
@@ -99,7 +99,7 @@ OPTIONS = (
         name="virtualbox-boot2docker-url",
         default="",
         env="VIRTUALBOX_BOOT2DOCKER_URL",
-        help="Path or URL of the image; by default one is built on this host",
+        help="Path or URL of the image; by default, one is built on this host",
     ),
     Option(
         name="virtualbox-import-boot2docker-vm",
@@ -186,7 +186,7 @@ _KEPT_FIELDS = {
     "FixedAddress": fields.BOOLEAN,
     "IPAddress": fields.HOST,
 }
-# docker-machine's own records among them: there a number of CPUs below 1 is that of the host.
+# docker-machine's records are accepted too. In them, a CPU count below 1 means all of the host's CPUs.
 FIELDS = {
     **_KEPT_FIELDS,
     "VMUUID": fields.UUID,
@@ -214,7 +214,7 @@ FIELDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """The flags' values, checked."""
+    """The checked values of the options."""
 
     cpus: int
     memory_mib: int
@@ -230,7 +230,7 @@ class Choices:
 
 
 def check(values: Mapping[str, Json]) -> Choices:
-    """The checked form of `values`, which has every option by name. Raises `UsageError` naming the flag at fault."""
+    """Check `values`, which maps each option's name to its value. Raises `UsageError` that names the wrong option."""
     return Choices(
         cpus=_cpus(values["virtualbox-cpu-count"]),
         memory_mib=_at_least(values, "virtualbox-memory", LEAST_MEMORY_MIB),
@@ -247,7 +247,7 @@ def check(values: Mapping[str, Json]) -> Choices:
 
 
 def cidr(text: str) -> ipaddress.IPv4Interface:
-    """The host's address in its host-only network. Raises `UsageError` for what cannot be one."""
+    """Parse the host's address in its host-only network. Raises `UsageError`."""
     try:
         interface = ipaddress.IPv4Interface(text)
     except ValueError as error:
@@ -257,14 +257,14 @@ def cidr(text: str) -> ipaddress.IPv4Interface:
         raise UsageError(f"--virtualbox-hostonly-cidr {text}: expected ADDRESS/LENGTH with a length of 8 to 29")
     if interface.ip in {network.network_address, network.broadcast_address}:
         raise UsageError(
-            f"--virtualbox-hostonly-cidr {text}: the address must be a host's in that network, "
+            f"--virtualbox-hostonly-cidr {text}: the address must be a host address in that network, "
             f"such as {network.network_address + 1}/{network.prefixlen}"
         )
     return interface
 
 
 def own(machine: MachineRef, config: Mapping[str, Json], siblings: Sequence[Config]) -> Config:
-    """What no two machines share: UUID, MAC address, a fixed address in the network of `config`, a port for SSH."""
+    """Choose the values that no two machines share: UUID, MAC address, fixed IP address, SSH port."""
     import uuid  # noqa: PLC0415 (reading commands make none)
     import zlib  # noqa: PLC0415
 
@@ -284,22 +284,22 @@ def own(machine: MachineRef, config: Mapping[str, Json], siblings: Sequence[Conf
 
 
 def changed_hardware(config: Mapping[str, Json], change: HardwareChange) -> Config:
-    """What of `config` changes for `change`. Raises `UsageError`."""
+    """Return the fields of `config` that `change` changes. Raises `UsageError`."""
     changed: Config = {}
     if change.cpus is not None:
         changed["CPU"] = _cpus(change.cpus)
     if change.memory_mib is not None:
         changed["Memory"] = _at_least({"virtualbox-memory": change.memory_mib}, "virtualbox-memory", LEAST_MEMORY_MIB)
     if change.disk_mb is not None:
-        now = int(config.get("DiskSize") or DEFAULT_DISK_MB)
-        if change.disk_mb < now:
-            raise UsageError(f"the disk has {now} MB and cannot shrink to {change.disk_mb} MB")
+        current_mb = int(config.get("DiskSize") or DEFAULT_DISK_MB)
+        if change.disk_mb < current_mb:
+            raise UsageError(f"the disk has {current_mb} MB and cannot shrink to {change.disk_mb} MB")
         changed["DiskSize"] = change.disk_mb
     return changed
 
 
 def host_cpus() -> int:
-    """As many as the host has, within what a machine may have."""
+    """Return the host's number of CPUs, but at most `MOST_CPUS`."""
     return min(os.cpu_count() or 1, MOST_CPUS)
 
 
@@ -332,7 +332,7 @@ def _one_of(values: Mapping[str, Json], name: str, words: tuple[str, ...]) -> st
 
 
 def _image(value: Json) -> str:
-    """A path is made absolute: the machine may be upgraded from another folder."""
+    """Return the image's URL, or its path made absolute: a later upgrade may run in another directory."""
     source = str(value or "")
     if not source or "://" in source:
         return source
@@ -344,5 +344,5 @@ def _share(text: str) -> str:
         return ""
     folder, _ = shares.parse(text)
     if not folder.is_dir():
-        raise UsageError(f"--virtualbox-share-folder {text}: there is no folder {folder}")
+        raise UsageError(f"--virtualbox-share-folder {text}: the folder {folder} does not exist")
     return text

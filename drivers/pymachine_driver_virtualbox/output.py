@@ -1,7 +1,7 @@
-"""What VBoxManage prints, as data. Pure functions over its text; nothing here runs anything.
+"""Parse the output of VBoxManage. These are pure functions over text.
 
-Its machine-readable form has lines ``key=value``, both perhaps in quotes; its lists have ``Key:   value`` lines in
-blocks with empty lines between them.
+Its machine-readable format has ``key=value`` lines, with optional quotes around each. Its lists have blocks of
+``Key:   value`` lines with empty lines between the blocks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from pymachine.driver.contract import State
 
-# Debian's wrapper says this on stdout, in front of what was asked for, while the kernel module is not loaded.
+# Debian's wrapper script prints this on stdout before the output, while the kernel module is not loaded.
 _WRAPPER_WARNING = re.compile(
     r"\AWARNING: The (?:character device|vboxdrv kernel module).*?until this problem is fixed\.\n|"
     r"\AWARNING: The (?:character device|vboxdrv kernel module).*?\n(?:[ \t]+.*\n|\n(?=[ \t]))*",
@@ -23,7 +23,7 @@ _CODE = re.compile(r"\b((?:VBOX_E|NS_ERROR|E|VERR)_[A-Z0-9_]+)\b")
 _FORWARDING = re.compile(r"Forwarding\(\d+\)\Z")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
-# VirtualBox's words for a machine's states, in docker-machine's. Source: its MachineState enumeration.
+# Maps VirtualBox's machine states (its MachineState enumeration) to docker-machine's.
 _STATES = {
     "poweroff": State.STOPPED,
     "aborted": State.STOPPED,
@@ -52,12 +52,12 @@ _STATES = {
 
 
 def without_wrapper(text: str) -> str:
-    """`text` without the warning that Debian's and Oracle's wrapper scripts put in front of it."""
+    """Remove the warning that Debian's and Oracle's wrapper scripts put before the output."""
     return _WRAPPER_WARNING.sub("", text, count=1)
 
 
 def properties(text: str) -> dict[str, str]:
-    """The ``key=value`` lines of ``--machinereadable``; lines of another form are passed over."""
+    """Parse the ``key=value`` lines of ``--machinereadable``; ignore other lines."""
     found = {}
     for line in text.splitlines():
         key, equals, value = line.partition("=") if not line.startswith('"') else _quoted_key(line)
@@ -67,7 +67,7 @@ def properties(text: str) -> dict[str, str]:
 
 
 def _quoted_key(line: str) -> tuple[str, str, str]:
-    """A quoted key may have ``=`` in it: the name of a storage controller is the user's."""
+    """Split a line whose key is quoted. Such a key may contain ``=``: users choose the names of storage controllers."""
     key, separator, value = line.partition('"=')
     return (key + '"', "=", value) if separator else (line, "", "")
 
@@ -79,7 +79,7 @@ def _unquoted(text: str) -> str:
 
 
 def blocks(text: str) -> list[dict[str, str]]:
-    """The blocks of ``VBoxManage list``: each a mapping of its ``Key: value`` lines, which are not indented."""
+    """Parse the blocks of ``VBoxManage list``, each into a mapping of its ``Key: value`` lines without indent."""
     found: list[dict[str, str]] = []
     current: dict[str, str] = {}
     for line in [*text.splitlines(), ""]:
@@ -89,7 +89,7 @@ def blocks(text: str) -> list[dict[str, str]]:
                 found.append(current)
             current = {}
         elif colon and not line[0].isspace():
-            # A second block may follow without an empty line between: DHCP servers of old versions.
+            # Old versions list DHCP servers without empty lines between the blocks.
             if key in current and key == next(iter(current)):
                 found.append(current)
                 current = {}
@@ -98,14 +98,14 @@ def blocks(text: str) -> list[dict[str, str]]:
 
 
 def state(info: dict[str, str]) -> State:
-    """docker-machine's state for what ``showvminfo --machinereadable`` said."""
+    """Return the machine's state from ``showvminfo --machinereadable``."""
     if info.get("name") == "<inaccessible>":
         return State.ERROR
     return _STATES.get(info.get("VMState", ""), State.ERROR)
 
 
 def forwardings(info: dict[str, str]) -> dict[str, int]:
-    """Host ports of the first NAT interface's forwarding rules, by the rules' names."""
+    """Return the host ports of the first NAT interface's forwarding rules, by rule name."""
     found = {}
     for key, value in info.items():
         if _FORWARDING.match(key):
@@ -116,7 +116,7 @@ def forwardings(info: dict[str, str]) -> dict[str, int]:
 
 
 def attached(info: dict[str, str]) -> Iterator[str]:
-    """The files attached to any storage controller."""
+    """Yield the paths of the files attached to the machine's storage controllers."""
     for key, value in info.items():
         # An empty port has "none", an empty drive "emptydrive".
         if re.search(r"-\d+-\d+\Z", key) and "ImageUUID" not in key and ("/" in value or "\\" in value):
@@ -124,7 +124,7 @@ def attached(info: dict[str, str]) -> Iterator[str]:
 
 
 def errors(stderr: str) -> list[str]:
-    """VBoxManage's complaints, without progress, usage texts and where in its source they come from."""
+    """Return VBoxManage's error messages, without progress, usage texts and source locations."""
     lines = []
     for line in _ERROR.findall(stderr):
         if not line.startswith("Context: ") and line not in lines:
@@ -133,12 +133,12 @@ def errors(stderr: str) -> list[str]:
 
 
 def warnings(stderr: str) -> list[str]:
-    """What VBoxManage warns of; it ends with success all the same."""
+    """Return VBoxManage's warnings, which do not affect its exit code."""
     return _WARNING.findall(stderr)
 
 
 def code(stderr: str) -> str:
-    """VirtualBox's own code of a failure, or nothing: that of ``Details:``, else the first there is."""
+    """Return VirtualBox's error code of a failure, or "": preferably the one of the ``Details:`` line."""
     lines = errors(stderr)
     for line in [*(line for line in lines if line.startswith(("Details: code", "Code "))), *lines]:
         if match := _CODE.search(line):
@@ -147,12 +147,12 @@ def code(stderr: str) -> str:
 
 
 def version(text: str) -> tuple[int, int, int]:
-    """The numbers of ``--version`` (``7.2.22_Debianr175245``); zeros if there are none."""
+    """Parse the output of ``--version``, such as ``7.2.22_Debianr175245``; return zeros if there is no version."""
     match = re.search(r"(\d+)\.(\d+)\.(\d+)", text)
     return (int(match[1]), int(match[2]), int(match[3])) if match else (0, 0, 0)
 
 
 def uuid(text: str) -> str:
-    """The first UUID in `text`, or nothing."""
+    """Return the first UUID in `text`, or ""."""
     match = _UUID.search(text)
     return match[0] if match else ""

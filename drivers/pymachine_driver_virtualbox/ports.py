@@ -10,7 +10,7 @@ _TRIES = 100
 
 
 def free(others: Collection[int] = ()) -> int:
-    """A port that nobody listens at now, and that is not one of `others`."""
+    """Return a free port that is not one of `others`."""
     for _ in range(_TRIES):
         with socket.socket() as probe:
             probe.bind((HOST, 0))
@@ -21,7 +21,7 @@ def free(others: Collection[int] = ()) -> int:
 
 
 def is_free(port: int) -> bool:
-    """Whether somebody could listen at `port` now."""
+    """Return whether `port` is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -32,7 +32,7 @@ def is_free(port: int) -> bool:
 
 
 def banner(port: int, *, timeout: float, host: str = HOST) -> bool:
-    """Whether an SSH server answers at `port`: VirtualBox takes connections there whatever the guest does."""
+    """Return whether an SSH server answers at `port`. VirtualBox accepts connections there even without a guest."""
     try:
         with socket.create_connection((host, port), timeout=timeout) as connection:
             connection.settimeout(timeout)

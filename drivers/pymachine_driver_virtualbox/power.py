@@ -1,4 +1,4 @@
-"""Ending a machine's run: by its power button, or at once."""
+"""Switch a machine off, by its power button or immediately."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pymachine_driver_virtualbox import output
 from pymachine_driver_virtualbox.errors import VirtualBoxError
 from pymachine_driver_virtualbox.vboxmanage import VBoxManage
 
-# A guest may miss the button while it boots.
+# A guest may miss the button press while it boots.
 PRESS_AGAIN_SECONDS = 15.0
 OFF_SECONDS = 60.0
 
 
 def down(vbox: VBoxManage, machine: str, *, timeout: float, front_end: str, reporter: Reporter) -> None:
-    """Shut down in an orderly way, by force after `timeout` seconds. A saved machine wakes up for it."""
+    """Shut the guest down, and switch the machine off after `timeout` seconds. A saved machine is resumed first."""
     state = output.state(vbox.info(machine))
     if state is State.STOPPED:
         return
@@ -24,18 +24,18 @@ def down(vbox: VBoxManage, machine: str, *, timeout: float, front_end: str, repo
     elif state is State.PAUSED:
         vbox("controlvm", machine, "resume")
     if not _press(vbox, machine, Deadline(timeout)):
-        reporter.warn(f"The guest did not shut down within {timeout:g} seconds: switching it off.")
+        reporter.warn(f"The guest did not shut down within {timeout:g} seconds. Switching the machine off.")
         off(vbox, machine)
     _await_unlocked(vbox, machine)
 
 
 def _press(vbox: VBoxManage, machine: str, deadline: Deadline) -> bool:
-    """Press the power button until the machine is off; whether that came in time."""
+    """Press the power button until the machine is off; return whether that happened before the deadline."""
     while True:
         try:
             vbox("controlvm", machine, "acpipowerbutton")
         except VirtualBoxError:
-            # It went off by itself; or the guest, as long as it boots, does not take the button at all.
+            # The machine went off meanwhile; or the guest is still booting and does not accept the button.
             if _is_off(vbox, machine):
                 return True
         try:
@@ -53,7 +53,7 @@ def _press(vbox: VBoxManage, machine: str, deadline: Deadline) -> bool:
 
 
 def off(vbox: VBoxManage, machine: str) -> None:
-    """Switch off at once; a machine that is off stays so."""
+    """Switch the machine off immediately, unless it is off already."""
     state = output.state(vbox.info(machine))
     if state is State.STOPPED:
         return
@@ -63,7 +63,7 @@ def off(vbox: VBoxManage, machine: str) -> None:
     try:
         vbox("controlvm", machine, "poweroff")
     except VirtualBoxError:
-        # It may have gone off by itself meanwhile.
+        # The machine may have gone off meanwhile.
         if not _is_off(vbox, machine):
             raise
     until(lambda: _is_off(vbox, machine), deadline=OFF_SECONDS, what="the machine to be off", interval=0.1)
@@ -75,9 +75,9 @@ def _is_off(vbox: VBoxManage, machine: str) -> bool:
 
 
 def _await_unlocked(vbox: VBoxManage, machine: str) -> None:
-    """Wait until VirtualBox's process for the machine has let go of it: it is off a moment before."""
+    """Wait until VirtualBox's process has unlocked the machine, which happens a moment after it is off."""
     until(
         lambda: "SessionName" not in vbox.info(machine),
         deadline=OFF_SECONDS,
-        what="VirtualBox to let go of the machine",
+        what="VirtualBox to unlock the machine",
     )

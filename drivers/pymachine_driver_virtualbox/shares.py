@@ -1,4 +1,4 @@
-"""Folders of the host that the guest mounts (vboxsf), docker-machine's by default."""
+"""Shared folders, which the guest mounts with vboxsf. The defaults are docker-machine's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pymachine.driver.errors import UsageError
 
-# Which folder each system's homes are in, and the share's name: the guest mounts it below /.
+# The folder of the home directories on each system, and the share's name, which the guest mounts below /.
 DEFAULTS = {
     "linux": (Path("/home"), "hosthome"),
     "darwin": (Path("/Users"), "Users"),
@@ -21,35 +21,35 @@ _NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)*\Z")
 
 @dataclass(frozen=True)
 class Share:
-    """One folder of the host under its name."""
+    """A host folder and the name of its share."""
 
     folder: Path
     name: str
 
     @property
     def mount_point(self) -> str:
-        """Where the guest has it: as boot2docker."""
+        """Where the guest mounts it, as boot2docker does."""
         return f"/{self.name}"
 
     def commands(self, machine: str) -> Iterator[list[str]]:
-        """What VBoxManage is told to share it."""
+        """Yield the VBoxManage commands that share the folder."""
         yield ["sharedfolder", "add", machine, "--name", self.name, "--hostpath", str(self.folder), "--automount"]
         key = f"VBoxInternal2/SharedFoldersEnableSymlinksCreate/{self.name}"
         yield ["setextradata", machine, key, "1"]
 
 
 def parse(text: str) -> tuple[Path, str]:
-    """``dir:name``; the folder may have colons (``C:\\work:name``). Raises `UsageError`."""
+    """Parse ``dir:name``. The folder may contain colons (``C:\\work:name``). Raises `UsageError`."""
     folder, colon, name = text.rpartition(":")
     if not colon or not folder or not _NAME.match(name) or ".." in name.split("/"):
         raise UsageError(
-            f"--virtualbox-share-folder {text}: expected dir:name, the name of letters, digits and . - _ /"
+            f"--virtualbox-share-folder {text}: expected dir:name, where the name has only letters, digits and . - _ /"
         )
     return Path(folder).expanduser().absolute(), name
 
 
 def chosen(*, share_folder: str, no_share: bool, platform: str = sys.platform) -> list[Share]:
-    """What a machine shares: nothing, the folder asked for, or the homes of this system where there are any."""
+    """Return the folders to share: none, the chosen one, or by default this system's home directories."""
     if no_share:
         return []
     if share_folder:

@@ -1,6 +1,6 @@
-"""Snapshots: VirtualBox keeps them with the machine, so that a snapshot's folder in the store only says which it is.
+"""Snapshots of a machine, which VirtualBox keeps: a snapshot's folder in the store only records its UUID.
 
-The core removes a snapshot by its folder. VirtualBox's own part goes at the next occasion.
+The core removes a snapshot by deleting its folder. VirtualBox's part is deleted when the next snapshot is taken.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pymachine_driver_virtualbox.base import VirtualBoxMachine
     from pymachine_driver_virtualbox.vboxmanage import VBoxManage
 
-# Of the names of VirtualBox's snapshots that are ours.
+# The names of pymachine's snapshots in VirtualBox begin with this.
 PREFIX = "pymachine-"
 FACT = "VirtualBoxSnapshot"
 MANIFESTS = "snapshots/*/snapshot.json"
@@ -29,7 +29,7 @@ _WITH_MEMORY = (State.RUNNING, State.PAUSED, State.SAVED)
 
 
 def save(driver: VirtualBoxMachine, vbox: VBoxManage) -> Mapping[str, Json]:
-    """Take a snapshot of the machine as it is; what of earlier ones nobody has a folder for is dropped."""
+    """Take a snapshot of the machine, and delete VirtualBox's part of removed ones."""
     prune(driver, vbox)
     state = output.state(vbox.info(driver.vm))
     if state not in (*_WITH_MEMORY, State.STOPPED):
@@ -38,20 +38,20 @@ def save(driver: VirtualBoxMachine, vbox: VBoxManage) -> Mapping[str, Json]:
     said = vbox("snapshot", driver.vm, "take", name, timeout=_SECONDS)
     uuid = output.uuid(said)
     if not uuid:
-        raise VirtualBoxError(f"VirtualBox took a snapshot and did not say which: {said.strip()}")
+        raise VirtualBoxError(f"VirtualBox took a snapshot, but did not print its UUID: {said.strip()}")
     return {FACT: uuid, "Memory": state in _WITH_MEMORY}
 
 
 def restore(driver: VirtualBoxMachine, vbox: VBoxManage, facts: Mapping[str, Json], request: BootRequest) -> None:
-    """Go back to a snapshot, and on from there if the machine ran."""
+    """Restore a snapshot, and resume the machine if the snapshot has its memory."""
     uuid = str(facts.get(FACT, ""))
     if uuid not in known(vbox, driver.vm).values():
         raise DriverError(
-            "VirtualBox does not have that snapshot any more", hint="It was removed with another front end."
+            "VirtualBox does not have this snapshot any more", hint="It was removed with another front end."
         )
     power.off(vbox, driver.vm)
     vbox("snapshot", driver.vm, "restore", uuid, timeout=_SECONDS)
-    # Whatever identity the guest had then, it is given the one of now when it runs.
+    # The snapshot may hold an older identity: have the current one sent when the guest runs.
     driver.config["IdentityDigest"] = ""
     if facts.get("Memory"):
         boot.up(driver, vbox, request, saved=True)
@@ -60,7 +60,7 @@ def restore(driver: VirtualBoxMachine, vbox: VBoxManage, facts: Mapping[str, Jso
 
 
 def prune(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
-    """Drop the snapshots of ours that no folder in the store knows of any more."""
+    """Delete those of pymachine's snapshots that have no folder in the store any more."""
     wanted = set()
     for path in driver.machine.directory.glob(MANIFESTS):
         wanted.add(_uuid_in(path))
@@ -70,7 +70,7 @@ def prune(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
 
 
 def known(vbox: VBoxManage, vm: str) -> dict[str, str]:
-    """The UUIDs of the machine's snapshots by their names."""
+    """Return the UUIDs of the machine's snapshots by name."""
     info = vbox.info(vm)
     return {
         value: info[key.replace("Name", "UUID", 1)]
@@ -83,4 +83,4 @@ def _uuid_in(path: Path) -> str:
     try:
         return str(json.loads(path.read_bytes())["facts"][FACT])
     except (OSError, ValueError, KeyError, TypeError):
-        return ""  # one that cannot be read is none for the core either
+        return ""  # the core ignores a snapshot that it cannot read, too

@@ -1,6 +1,6 @@
-"""Every call of VBoxManage goes through here: found once, run, judged, repeated where that is known to help.
+"""Run VBoxManage, detect failures, and retry those that are known to pass.
 
-VBoxManage ends with 0 in some failures; what it says on stderr decides.
+VBoxManage exits with 0 in some failures, so errors on stderr count too.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ PROGRAM = "VBoxManage"
 ENV_TIMEOUT = "PYMACHINE_VBOXMANAGE_TIMEOUT"
 CALL_SECONDS = 120.0
 LOCK_SECONDS = 600.0
-# Errors that pass by themselves: VirtualBox's server was just going away or coming up, or a machine was still let go
-# of by the process that ran it. Each comes before anything was done.
+# Errors that pass: VirtualBox's server was just ending or starting, or the process of a machine that ended had not
+# unlocked it yet. Each occurs before VBoxManage changes anything.
 PASSING = (
     "The object is not ready",
     "Failed to create the VirtualBox object",
     "is already locked by a session",
     "is already locked for a session",
 )
-# VirtualBox's server died in the middle of the call: whether something was done is not known. What only reads, or sets
-# what may be set twice, is tried again.
+# VirtualBox's server died during the call, so it may have been carried out. Only commands that read, or that can be
+# run twice, are retried.
 DIED = ("NS_ERROR_ABORT", "NS_ERROR_CALL_FAILED")
 REPEATABLE = ("--version", "list", "showvminfo", "showmediuminfo", "storageattach", "setextradata", "modifyvm")
 NOT_TWICE = ("--natpf1",)
 PATIENCE_SECONDS = 20.0
-# However long one takes: a client waits half a minute for a server that died while it started.
+# Retry at least so often even if one attempt takes long: a client waits 30 seconds for a server that died at start.
 LEAST_ATTEMPTS = 3
 _PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -44,7 +44,7 @@ _MAC = Path("/Applications/VirtualBox.app/Contents/MacOS") / PROGRAM
 
 
 def find() -> Path:
-    """Where VBoxManage is. Raises `NotInstalledError`."""
+    """Return the path of VBoxManage. Raises `NotInstalledError`."""
     for variable in ("VBOX_INSTALL_PATH", "VBOX_MSI_INSTALL_PATH"):
         folder = os.environ.get(variable, "")
         if folder and (found := Path(folder) / f"{PROGRAM}.exe").is_file():
@@ -56,12 +56,12 @@ def find() -> Path:
         return _MAC
     raise NotInstalledError(
         "VBoxManage not found. Make sure VirtualBox is installed and VBoxManage is in the path",
-        hint="VirtualBox comes from virtualbox.org or your distribution; the driver qemu needs nothing of it.",
+        hint="Install VirtualBox from virtualbox.org or your distribution, or use the driver qemu.",
     )
 
 
 def home() -> Path:
-    """The folder in which VirtualBox keeps its registry of machines and media for this user."""
+    """Return the folder of VirtualBox's registry of this user's machines and media."""
     chosen = os.environ.get("VBOX_USER_HOME")
     if chosen:
         return Path(chosen)
@@ -76,9 +76,9 @@ def home() -> Path:
 
 @contextmanager
 def lock(what: str, *, timeout: float = LOCK_SECONDS) -> Iterator[None]:
-    """Hold the lock on something that VirtualBox shares between machines (``network``), across processes.
+    """Hold a lock between processes on something that machines share, such as ``network``.
 
-    Raises `TimeoutExpiredError` after `timeout` seconds, and `VirtualBoxError` where there can be no lock.
+    Raises `TimeoutExpiredError` after `timeout` seconds, and `VirtualBoxError` if the lock file cannot be written.
     """
     from filelock import FileLock, Timeout  # noqa: PLC0415 (reading commands take no lock)
 
@@ -88,7 +88,7 @@ def lock(what: str, *, timeout: float = LOCK_SECONDS) -> Iterator[None]:
         held = FileLock(folder / f"pymachine-{what}.lock", timeout=timeout).acquire()
     except Timeout as error:
         raise TimeoutExpiredError(
-            f"another pymachine has been at VirtualBox's {what} for {timeout:g} seconds",
+            f"another pymachine process has held the lock on VirtualBox's {what} for {timeout:g} seconds",
             hint="Wait for it to end, or end it.",
         ) from error
     except OSError as error:
@@ -98,7 +98,7 @@ def lock(what: str, *, timeout: float = LOCK_SECONDS) -> Iterator[None]:
 
 
 class VBoxManage:
-    """One VBoxManage. Its methods raise `VirtualBoxError` with what it said."""
+    """A client for VBoxManage. Its methods raise `VirtualBoxError` with VBoxManage's message."""
 
     def __init__(self, program: Path | None = None, *, patience: float = PATIENCE_SECONDS) -> None:
         self.program = program or find()
@@ -107,17 +107,17 @@ class VBoxManage:
 
     @property
     def traits(self) -> versions.Traits:
-        """What this version does; asked once."""
+        """The properties of the installed version, determined once."""
         if self._traits is None:
             self._traits = versions.Traits(output.version(self("--version")))
         return self._traits
 
     def __call__(self, *words: str | Path, stdin: bytes | None = None, timeout: float | None = None) -> str:
-        """Run ``VBoxManage WORDS`` and return its stdout. What fails in passing is tried again for some seconds."""
+        """Run ``VBoxManage WORDS`` and return its stdout. Failures that may pass are retried for some seconds."""
         return self.said(*words, stdin=stdin, timeout=timeout)[0]
 
     def said(self, *words: str | Path, stdin: bytes | None = None, timeout: float | None = None) -> tuple[str, str]:
-        """As a call, but stderr is returned too, for warnings of those who know which to mind."""
+        """Run ``VBoxManage WORDS`` and return its stdout and stderr, for callers that look at warnings."""
         end = time.monotonic() + self._patience
         pause = _PAUSE_SECONDS
         for attempt in itertools.count(1):
@@ -132,7 +132,7 @@ class VBoxManage:
         raise AssertionError("unreachable")
 
     def info(self, machine: str) -> dict[str, str]:
-        """What VirtualBox knows of a machine. Raises `VmNotFoundError`."""
+        """Return the properties of a machine. Raises `VmNotFoundError`."""
         return output.properties(self("showvminfo", machine, "--machinereadable"))
 
     def _run(self, words: Sequence[str | Path], *, stdin: bytes | None, timeout: float | None) -> run.Result:
@@ -143,13 +143,13 @@ class VBoxManage:
         except run.CommandTimeoutError as error:
             raise VirtualBoxError(
                 error.brief,
-                hint=f"VirtualBox may hang: see whether `VBoxManage list vms` answers. {ENV_TIMEOUT} sets how many "
-                "seconds it is given.",
+                hint=f"VirtualBox may hang: check whether `VBoxManage list vms` answers. {ENV_TIMEOUT} sets the "
+                "timeout in seconds.",
             ) from error
 
 
 def _passes(words: Sequence[str | Path], result: run.Result) -> bool:
-    """Whether a call that failed may be made again, and is likely to succeed then."""
+    """Return whether a failed call can be repeated safely and is likely to succeed."""
     complaints = output.errors(result.stderr)
     if any(text in line for line in complaints for text in PASSING):
         return True
@@ -158,7 +158,7 @@ def _passes(words: Sequence[str | Path], result: run.Result) -> bool:
 
 
 def failure(result: run.Result) -> VirtualBoxError:
-    """The error for a call that failed."""
+    """Return the error for a failed call."""
     said = output.errors(result.stderr) or [result.stderr.strip() or output.without_wrapper(result.stdout).strip()]
     brief, reason = said[0], output.code(result.stderr)
     if "Could not find a registered machine" in brief:
@@ -166,7 +166,7 @@ def failure(result: run.Result) -> VirtualBoxError:
             "machine does not exist",
             reason=reason,
             details="\n".join(said),
-            hint="VirtualBox does not know it any more. `rm` removes what is left of it here.",
+            hint="VirtualBox does not know it any more. `rm` removes its record.",
         )
     if result.returncode < 0:
         brief = f"{run.describe_exit(result.returncode)}: {brief}"
@@ -191,7 +191,7 @@ def _subcommand(argv: Sequence[str]) -> str:
 
 
 def call_seconds() -> float:
-    """Seconds that one call is given: PYMACHINE_VBOXMANAGE_TIMEOUT, or 120."""
+    """Return the timeout of one call in seconds: PYMACHINE_VBOXMANAGE_TIMEOUT, or 120."""
     text = os.environ.get(ENV_TIMEOUT, "")
     try:
         seconds = float(text) if text else CALL_SECONDS

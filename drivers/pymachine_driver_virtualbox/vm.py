@@ -1,4 +1,4 @@
-"""Making a machine in VirtualBox, changing its image, and taking it away again."""
+"""Create a machine in VirtualBox, change its image, move it, and remove it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from pymachine_driver_virtualbox.base import VirtualBoxMachine
     from pymachine_driver_virtualbox.vboxmanage import VBoxManage
 
-# boot2docker's key, with which a machine of its is entered.
+# boot2docker's SSH key, below the home directory.
 BOOT2DOCKER_KEY = Path(".ssh") / "id_boot2docker"
 _KEPT = ("ImageDigest", "IdentityDigest", "FixedAddress", "IPAddress")
 
 
 def make(driver: VirtualBoxMachine, vbox: VBoxManage, request: BootRequest) -> None:
-    """Make the machine's files and the machine. What was made is left for `remove` when this raises."""
+    """Create the machine's files and register the machine. On failure, leftovers are for `remove` to clean up."""
     own = files.of(driver.machine.directory)
     if request.image is None:
         raise PrecreateError("no image to boot from")
@@ -45,8 +45,8 @@ def make(driver: VirtualBoxMachine, vbox: VBoxManage, request: BootRequest) -> N
 
 
 def define(driver: VirtualBoxMachine, vbox: VBoxManage, shared: Sequence[Share]) -> None:
-    """Tell VirtualBox of the machine, whose files are there."""
-    # From the first call on, the machine may be there.
+    """Register the machine in VirtualBox. Its files must exist."""
+    # Set before the first call, since the machine may exist from then on.
     driver.config["Made"] = True
     own = files.of(driver.machine.directory)
     for words in machine.made(driver.vm, driver.machine.name, driver.config, own, shared):
@@ -54,20 +54,20 @@ def define(driver: VirtualBoxMachine, vbox: VBoxManage, shared: Sequence[Share])
 
 
 def chosen_shares(driver: VirtualBoxMachine) -> list[Share]:
-    """What the machine's record says is shared."""
+    """Return the folders to share, as the machine's record says."""
     return shares.chosen(
         share_folder=str(driver.config.get("ShareFolder", "")), no_share=bool(driver.config.get("NoShare"))
     )
 
 
 def _import(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
-    """Take disk, size and key of a machine that boot2docker made (``--virtualbox-import-boot2docker-vm``)."""
+    """Copy disk, hardware and SSH key of a boot2docker machine (``--virtualbox-import-boot2docker-vm``)."""
     name = str(driver.config["Boot2DockerImportVM"])
     info = vbox.info(name)
     disk = next((path for path in output.attached(info) if path.lower().endswith((".vmdk", ".vdi"))), None)
     key = Path.home() / BOOT2DOCKER_KEY
     if disk is None or not key.is_file():
-        missing = "has no disk" if disk is None else f"is entered with {key}, which is not there"
+        missing = "has no disk" if disk is None else f"needs the SSH key {key}, which does not exist"
         raise PrecreateError(f"{name} cannot be imported: it {missing}")
     own = files.of(driver.machine.directory)
     driver.reporter.info(f"Cloning the disk of {name}...")
@@ -80,7 +80,7 @@ def _import(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
 
 
 def remove(vbox: VBoxManage, vm: str, own: machine.Files) -> None:
-    """Take the machine away with its disks, and its image out of VirtualBox's list; what is gone already is well."""
+    """Remove the machine and its disks, and its image from VirtualBox's list. Do nothing for parts already gone."""
     try:
         info = vbox.info(vm)
         _refuse_foreign(info, vm, own)
@@ -88,27 +88,27 @@ def remove(vbox: VBoxManage, vm: str, own: machine.Files) -> None:
             _force_off(vbox, vm)
         vbox("unregistervm", vm, "--delete", timeout=files.DISK_SECONDS)
     except VmNotFoundError:
-        if own.disk.exists():  # a create was interrupted after the disk was made, or another front end took the machine
+        if own.disk.exists():  # create was interrupted after it made the disk, or another front end removed the machine
             _forget_medium(vbox, "disk", own.disk)
         return
     _forget_medium(vbox, "dvd", own.iso)
 
 
 def _refuse_foreign(info: Mapping[str, str], vm: str, own: machine.Files) -> None:
-    """Raise `DriverError` for a machine whose settings are elsewhere: a record may name any machine of VirtualBox's.
+    """Raise `DriverError` if the machine's settings are outside its folder: a record may name any VirtualBox machine.
 
-    Settings that are not there any more were moved with the store.
+    If the settings file does not exist any more, the store was moved, and the machine is accepted.
     """
     settings = Path(info.get("CfgFile", ""))
     if settings.is_file() and own.folder.resolve() not in settings.resolve().parents:
         raise DriverError(
             f"VirtualBox's machine {vm} is not this one: its settings are in {settings}",
-            hint="To remove only what is in the store: pymachine rm -f.",
+            hint="To remove only the record: pymachine rm -f.",
         )
 
 
 def _force_off(vbox: VBoxManage, vm: str) -> None:
-    """As `power.off`, but a machine that VirtualBox cannot even read has nothing to be switched off."""
+    """Switch off, and ignore the failure if VirtualBox cannot read the machine: then it does not run."""
     try:
         power.off(vbox, vm)
     except VirtualBoxError as error:
@@ -117,7 +117,7 @@ def _force_off(vbox: VBoxManage, vm: str) -> None:
 
 
 def resize(driver: VirtualBoxMachine, vbox: VBoxManage, changed: Mapping[str, Json]) -> None:
-    """Bring VirtualBox's settings, and the record, to `changed`: the disk first, since only that may be refused."""
+    """Apply `changed` to VirtualBox and the record: the disk first, since only that may be refused."""
     if changed.get("DiskSize", driver.config.get("DiskSize")) != driver.config.get("DiskSize"):
         disk = files.of(driver.machine.directory).disk
         vbox("modifymedium", "disk", disk, "--resize", str(changed["DiskSize"]), timeout=files.DISK_SECONDS)
@@ -128,26 +128,27 @@ def resize(driver: VirtualBoxMachine, vbox: VBoxManage, changed: Mapping[str, Js
 
 
 def check_portable(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
-    """Raise `DriverError` if the machine's disk is not all in its one file, as it is not while there are snapshots."""
+    """Raise `DriverError` unless the whole disk is in one file, which it is not while there are snapshots."""
     info = vbox.info(driver.vm)
     disk = files.of(driver.machine.directory).disk
     if "SnapshotName" in info or str(disk) not in output.attached(info):
         raise DriverError(
-            f"the disk of {driver.machine.name} is not in {disk} alone: it has snapshots",
-            hint="Remove them (pymachine snapshot rm), and those made in VirtualBox's window.",
+            f"the disk of {driver.machine.name} is not only in {disk}: the machine has snapshots",
+            hint="Remove its snapshots (pymachine snapshot rm), and those made in VirtualBox itself.",
         )
 
 
 def move(driver: VirtualBoxMachine, vbox: VBoxManage, before: MachineRef) -> None:
-    """The machine's folder has been moved: VirtualBox forgets the machine, and is told of it anew.
+    """Register the machine again after its folder was moved.
 
-    Its UUID stays. Settings that were made with another front end do not.
+    Its UUID stays. Settings that were changed with another front end are lost. Raises `DriverError` if it has
+    snapshots.
     """
     settings = driver.machine.directory / before.name
     if any((settings / "Snapshots").glob("*")):
         raise DriverError(
-            f"{before.name} has snapshots, which VirtualBox finds only where they are",
-            hint="Remove them first (pymachine snapshot rm), and those made in VirtualBox's window.",
+            f"{before.name} has snapshots, and VirtualBox cannot find them after a move",
+            hint="Remove its snapshots first (pymachine snapshot rm), and those made in VirtualBox itself.",
         )
     _forget(vbox, driver.vm if "VMUUID" in driver.config else before.name, files.of(before.directory))
     if settings.is_dir():
@@ -171,7 +172,7 @@ def _forget(vbox: VBoxManage, vm: str, old: machine.Files) -> None:
 
 
 def take_in(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
-    """Tell VirtualBox of a machine whose files came from elsewhere; its disk gets another UUID, as a copy needs."""
+    """Register an imported machine. Its disk gets a new UUID, since VirtualBox may know the original."""
     own = files.of(driver.machine.directory)
     vbox("internalcommands", "sethduuid", own.disk)
     with ExitStack() as undo:
@@ -181,14 +182,14 @@ def take_in(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
 
 
 def swap_image(driver: VirtualBoxMachine, vbox: VBoxManage, image: ImageFiles) -> None:
-    """Boot `image` from the next start on. A machine of docker-machine's gets a fixed address with it."""
+    """Boot `image` from the next start on. A machine that docker-machine created also gets a fixed address."""
     own = files.of(driver.machine.directory)
     config = driver.config
     config["PreviousImage"] = {key: config[key] for key in _KEPT if key in config}
     files.set_aside(own.iso)
     files.keep_image(image, own.iso)
     config["ImageDigest"] = image.digest
-    # VirtualBox knows a medium by its path: let go of the old one's size.
+    # VirtualBox registers media by path: forget this one, or it would keep the old size.
     vbox(*machine.attach(driver.vm, machine.ISO_PORT, "dvddrive", "none"))
     _forget_medium(vbox, "dvd", own.iso)
     vbox(*machine.attach(driver.vm, machine.ISO_PORT, "dvddrive", str(own.iso)))
@@ -219,7 +220,7 @@ def rollback_image(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
 
 
 def _forget_medium(vbox: VBoxManage, kind: str, medium: Path | str) -> None:
-    """Take a medium, by its path or UUID, out of VirtualBox's registry; one that is not in it is forgotten already."""
+    """Remove a medium, by path or UUID, from VirtualBox's registry, if it is in it."""
     try:
         vbox("closemedium", kind, medium)
     except VirtualBoxError as error:

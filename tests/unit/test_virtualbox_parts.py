@@ -52,12 +52,12 @@ def test_every_flag_of_docker_machines() -> None:
         ("virtualbox-nat-nictype", "ne2000", "expected one of: Am79C970A"),
         ("virtualbox-hostonly-nicpromisc", "maybe", "expected one of: deny"),
         ("virtualbox-ui-type", "tv", "expected one of: gui"),
-        ("virtualbox-hostonly-cidr", "192.168.56.0/24", "the address must be a host's"),
+        ("virtualbox-hostonly-cidr", "192.168.56.0/24", "the address must be a host address"),
         ("virtualbox-hostonly-cidr", "192.168.56.255/24", "such as 192.168.56.1/24"),
         ("virtualbox-hostonly-cidr", "192.168.56.1", "expected ADDRESS/LENGTH"),
         ("virtualbox-hostonly-cidr", "192.168.56.1/31", "length of 8 to 29"),
         ("virtualbox-hostonly-cidr", "fd00::1/64", "cidr fd00::1/64"),
-        ("virtualbox-share-folder", "/nowhere:name", "there is no folder /nowhere"),
+        ("virtualbox-share-folder", "/nowhere:name", "the folder /nowhere does not exist"),
         ("virtualbox-share-folder", "/tmp", "expected dir:name"),
         ("virtualbox-share-folder", "/tmp:a b", "expected dir:name"),
         ("virtualbox-share-folder", "/tmp:../etc", "expected dir:name"),
@@ -132,8 +132,8 @@ def test_the_exact_address_is_chosen() -> None:
     [
         ([("vboxnet0", "10.0.0.1/24"), ("vboxnet1", "10.0.0.1/24")], 'same IP "10.0.0.1". Please remove one'),
         ([("vboxnet0", "10.0.0.1/24"), ("vboxnet0", "10.0.1.1/24")], 'same name "vboxnet0". Please remove one'),
-        ([("vboxnet0", "192.168.56.2/24")], "which is in the way of 192.168.56.1/24"),
-        ([("vboxnet0", "192.168.56.1/21")], "use it|in the way"),
+        ([("vboxnet0", "192.168.56.2/24")], "which overlaps with 192.168.56.1/24"),
+        ([("vboxnet0", "192.168.56.1/21")], "use it|overlaps"),
     ],
 )
 def test_what_is_in_the_way_is_named(found: list[tuple[str, str]], says: str) -> None:
@@ -241,7 +241,7 @@ def test_kvm_that_holds_the_processor_is_in_the_way_of_older_versions(tmp_path: 
 
 @pytest.mark.parametrize(
     ("version", "fatal", "says"),
-    [((5, 2, 0), True, "won't boot a 64bits VM"), ((7, 1, 0), False, "are slow beside it")],
+    [((5, 2, 0), True, "won't boot a 64bits VM"), ((7, 1, 0), False, "makes VirtualBox's machines slow")],
 )
 def test_hyper_v(monkeypatch: pytest.MonkeyPatch, version: versions.Version, fatal: bool, says: str) -> None:
     monkeypatch.setattr(hardware, "_hyper_v_runs", lambda: True)
@@ -333,7 +333,7 @@ def test_the_disk_begins_as_docker_machines() -> None:
 
 
 def test_an_identity_that_the_guest_would_not_see_whole_is_refused() -> None:
-    with pytest.raises(ValueError, match="more than the guest looks at"):
+    with pytest.raises(ValueError, match="more than the guest reads"):
         guest.userdata(b"key", bytes(guest.LARGEST))
 
 

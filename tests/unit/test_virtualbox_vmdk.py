@@ -40,8 +40,8 @@ def test_a_disk_in_one_file_is_taken(tmp_path: Path) -> None:
         ('"disk.vmdk"', '"/etc/disk.vmdk"', "in another file"),
         ("# Extent", 'RW 1 FLAT "/etc/shadow" 0\n#', "in another file"),
         ("# Extent", '\trw 1 flat "/etc/shadow" 0\n#', "in another file"),
-        ("parentCID=ffffffff", "parentCID=12345678", "builds upon"),
-        ("# Extent", 'parentFileNameHint="/etc/shadow"\n#', "builds upon"),
+        ("parentCID=ffffffff", "parentCID=12345678", "is based on"),
+        ("# Extent", 'parentFileNameHint="/etc/shadow"\n#', "is based on"),
         ("RW 2048", "RW 4096", "in another file"),
     ],
 )
