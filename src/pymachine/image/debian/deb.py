@@ -1,5 +1,8 @@
 """Reading .deb files: an ar archive with a compressed tar in it (deb(5)).
 
+python-debian reads the ar archive. Its DebFile is not used: it puts no limit on what a tar unpacks to, and runs a
+program for zstd.
+
 Contents go to a spool file, one a package, so that packages can be read in several processes and hundreds of
 megabytes need not be held in memory.
 """
@@ -16,31 +19,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
+from debian.arfile import ArError, ArFile, ArMember
+
 from pymachine.image.errors import DigestError, PackageError
 from pymachine.image.filesystem.tree import Blob, Kind, Node
 
-AR_MAGIC = b"!<arch>\n"
-AR_HEADER = 60
 TAR_BUFFER = 1 << 20
 # In bytes. An image is unpacked into memory; the largest package in one, the kernel's, has some 0.3 GiB.
 LARGEST_TAR = 2 << 30
 # A tar has headers and padding, which an Installed-Size has not, and makers of packages estimate it.
 _MARGIN = 64 << 20
-
-
-class Member:
-    """A stretch of an open file, read from its beginning to its end."""
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file = file
-        self._left = size
-
-    def read(self, size: int = -1) -> bytes:
-        """At most `size` bytes; all that is left without one."""
-        wanted = self._left if size < 0 else min(size, self._left)
-        data = self._file.read(wanted)
-        self._left -= len(data)
-        return data
 
 
 class Bounded:
@@ -61,19 +49,15 @@ class Bounded:
         return data
 
 
-def find_member(file: BinaryIO, prefix: str) -> tuple[str, Member]:
-    """The name of, and a reader for, the ar member whose name begins with `prefix`."""
-    if file.read(len(AR_MAGIC)) != AR_MAGIC:
-        raise PackageError("not a Debian package: no ar header")
-    while len(header := file.read(AR_HEADER)) == AR_HEADER:
-        name = header[:16].decode("ascii", "replace").strip().removesuffix("/")
-        try:
-            size = int(header[48:58])
-        except ValueError as error:
-            raise PackageError("not a Debian package: damaged ar header") from error
-        if name.startswith(prefix):
-            return name, Member(file, size)
-        file.seek(size + size % 2, 1)
+def find_member(file: BinaryIO, prefix: str) -> ArMember:
+    """Return the member of an ar archive whose name begins with `prefix`. Raises `PackageError`."""
+    try:
+        members = ArFile(fileobj=file).getmembers()
+    except (ArError, OSError, ValueError) as error:
+        raise PackageError(f"not a Debian package: {error}") from error
+    for member in members:
+        if member.name.startswith(prefix):
+            return member
     raise PackageError(f"not a Debian package: no {prefix}")
 
 
@@ -81,8 +65,9 @@ def find_member(file: BinaryIO, prefix: str) -> tuple[str, Member]:
 def open_tar(path: Path, prefix: str = "data.tar", *, most: int = LARGEST_TAR) -> Iterator[tarfile.TarFile]:
     """The tar in the package at `path` whose member begins with `prefix`, as a stream of at most `most` bytes."""
     with path.open("rb") as file:
-        name, member = find_member(file, prefix)
-        stream = cast("IO[bytes]", Bounded(_decompressed(name, member), most, f"{path.name}: {name}"))
+        member = find_member(file, prefix)
+        name = member.name
+        stream = cast("IO[bytes]", Bounded(_decompressed(member), most, f"{path.name}: {name}"))
         try:
             with tarfile.open(fileobj=stream, mode="r|", bufsize=TAR_BUFFER) as tar:
                 yield tar
@@ -90,9 +75,9 @@ def open_tar(path: Path, prefix: str = "data.tar", *, most: int = LARGEST_TAR) -
             raise PackageError(f"{path.name}: {name} is damaged: {error}") from error
 
 
-def _decompressed(name: str, member: Member) -> IO[bytes]:
+def _decompressed(member: ArMember) -> IO[bytes]:
     raw = cast("IO[bytes]", member)
-    match name.rpartition(".")[2]:
+    match member.name.rpartition(".")[2]:
         case "xz":
             return lzma.LZMAFile(raw)
         case "gz":
@@ -103,7 +88,7 @@ def _decompressed(name: str, member: Member) -> IO[bytes]:
             return zstandard.ZstdDecompressor().stream_reader(raw)
         case "tar":
             return raw
-    raise PackageError(f"{name}: a compression that is not known")
+    raise PackageError(f"{member.name}: a compression that is not known")
 
 
 def largest_tar(installed_kib: int | None) -> int:

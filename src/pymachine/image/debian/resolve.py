@@ -1,7 +1,7 @@
 """From package roots to the closure of what they need, by Depends and Pre-Depends.
 
-The whole of Debian's Packages (56 MB) is not parsed: one regular expression finds the names, and only the
-paragraphs that are asked for are read.
+python-debian would parse the whole of Debian's Packages (56 MB). One regular expression finds the names instead, and
+only the paragraphs that are needed are parsed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from debian.debian_support import Version
 
 NAMES = re.compile(rb"^(Package|Provides): (.*)$", re.MULTILINE)
+# python-debian's PkgRelation only logs a warning for a relation that it cannot parse.
 RELATION = re.compile(r"^(?P<name>[^\s:(\[]+)(?::\S+)?\s*(?:\((?P<op><<|<=|=|>=|>>)\s*(?P<version>[^)]+)\))?")
 
 
@@ -141,13 +142,14 @@ class Universe:
         return self._packages[place]
 
     def _parse(self, place: tuple[int, int]) -> Package:
+        from debian.deb822 import Deb822  # noqa: PLC0415 (slow to import)
+
         number, offset = place
         index = self._indices[number]
         # Package is a paragraph's first field in what dpkg-scanpackages, apt-ftparchive and dak write; be exact anyway.
         begin = index.data.rfind(b"\n\n", 0, offset) + 2 if index.data.rfind(b"\n\n", 0, offset) >= 0 else 0
         end = index.data.find(b"\n\n", offset)
-        text = index.data[begin : end if end >= 0 else None].decode()
-        fields = parse_fields(text)
+        fields = Deb822(index.data[begin : end if end >= 0 else None].decode())
         installed = fields.get("Installed-Size", "")
         try:
             return Package(
@@ -164,16 +166,6 @@ class Universe:
             )
         except (KeyError, ValueError) as error:
             raise ResolveError(f"{index.url}: damaged entry of {fields.get('Package', '?')}: {error}") from error
-
-
-def parse_fields(text: str) -> dict[str, str]:
-    """One paragraph's fields; of a field of several lines, the first line."""
-    fields = {}
-    for line in text.splitlines():
-        if not line.startswith((" ", "\t")):
-            name, _, value = line.partition(":")
-            fields[name] = value.strip()
-    return fields
 
 
 def provides(package: Package, relation: Relation) -> bool:
