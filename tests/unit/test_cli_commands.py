@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pymachine.cli import listing, ls, main as main_module
+from pymachine.cli import listing, ls, main as main_module, tables
 from pymachine.driver.contract import State
 from pymachine.hosts.manager import Manager
 from pymachine.store.store import Store
@@ -338,7 +338,7 @@ def test_ls_refuses(run: Run, words: Sequence[str], text: str) -> None:
 
 
 def test_the_table_is_aligned_as_go_aligns_it() -> None:
-    lines = ls.columns(["NAME\tACTIVE\tERRORS", "a\t-\t", "a-long-one\t*\tx"])
+    lines = tables.align([["NAME", "ACTIVE", "ERRORS"], ["a", "-", ""], ["a-long-one", "*", "x"]])
     assert lines == ["NAME         ACTIVE   ERRORS", "a            -        ", "a-long-one   *        x"]
 
 

@@ -15,7 +15,7 @@ from pymachine.cli.context import App, json_text, pass_app
 from pymachine.cli.errors import RunError
 from pymachine.cli.listing import NOT_FOUND, Row, rows
 from pymachine.cli.output import echo
-from pymachine.cli.tables import cell
+from pymachine.cli.tables import align, cell
 from pymachine.driver.contract import State
 from pymachine.system import streams
 
@@ -201,8 +201,8 @@ def _table(found: Sequence[Row]) -> str:
     records = [HEADERS, *(fields(row) for row in found)]
     # Add the column HOST, before the last, only if a machine is on another host.
     names = (*TABLE[:-1], "Host", TABLE[-1]) if any(row.host for row in found) else TABLE
-    lines = ["\t".join(cell(str(record[name])) for name in names) for record in records]
-    return "".join(f"{line}\n" for line in columns(lines))
+    rows = [[cell(str(record[name])) for name in names] for record in records]
+    return "".join(f"{line}\n" for line in align(rows))
 
 
 class _Format:
@@ -247,18 +247,4 @@ class _Format:
 
     def _aligned(self, lines: Sequence[str]) -> str:
         """Join lines, in columns if it is a table. The last line has no line break."""
-        return "\n".join(columns(lines) if self._table else lines)
-
-
-def columns(lines: Sequence[str]) -> list[str]:
-    """Align lines of tab-separated cells as Go's tabwriter does (at least 5 wide, 3 blanks between)."""
-    cells = [line.split("\t") for line in lines]
-    count = max((len(row) for row in cells), default=0)
-    widths = [
-        max((max(5, len(row[column]) + 3) for row in cells if column < len(row) - 1), default=0)
-        for column in range(count)
-    ]
-    return [
-        "".join(cell.ljust(widths[column]) if column < len(row) - 1 else cell for column, cell in enumerate(row))
-        for row in cells
-    ]
+        return "\n".join(align([line.split("\t") for line in lines]) if self._table else lines)
