@@ -66,8 +66,8 @@ def _run(sandbox: Sandbox, words: Sequence[str], free: int) -> tuple[int, str]:
 
 
 def _split(stdout: str, stderr: str) -> tuple[str, str, str]:
-    said, mark, code = stdout.rpartition("code ")
-    return said + stderr, mark, code
+    output, mark, code = stdout.rpartition("code ")
+    return output + stderr, mark, code
 
 
 def _on_small_disk(sandbox: Sandbox, line: str, free: int) -> str:

@@ -1,4 +1,4 @@
-"""Docker contexts with a real docker client, whose configuration is in a folder of the test's own."""
+"""Docker contexts with a real docker client, which has its own configuration folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.runner import Outcome, Pymachine, private_store
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pymachine]:
     with private_store() as made:
-        # So that the library, in this process, asks the same client with the same configuration.
+        # The library, in this process, must use the same client and configuration.
         for name, value in made.environment().items():
             monkeypatch.setenv(name, value)
         with engine.machine(made.store):
@@ -30,17 +30,17 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pymachine]:
 
 
 def listed(program: Pymachine) -> dict[str, str]:
-    said = program.run(["docker", "context", "ls", "--format", "json"]).stdout
-    return {row["Name"]: row["DockerEndpoint"] for row in map(json.loads, said.splitlines())}
+    output = program.run(["docker", "context", "ls", "--format", "json"]).stdout
+    return {row["Name"]: row["DockerEndpoint"] for row in map(json.loads, output.splitlines())}
 
 
-def test_a_context_leads_to_the_machine(program: Pymachine) -> None:
+def test_a_context_connects_to_the_machine(program: Pymachine) -> None:
     url = program("url", "intro").stdout.strip()
-    said = program("context", "create", "intro")
-    assert said.stdout == 'Created the docker context "intro". Use it: docker --context intro info\n'
+    output = program("context", "create", "intro")
+    assert output.stdout == 'Created the docker context "intro". Use it: docker --context intro info\n'
     assert listed(program)["intro"] == url
-    asked: Outcome = program.run(["docker", "--context", "intro", "version", "-f", "{{.Server.Version}}"], code=None)
-    assert asked.stdout == f"{engine.VERSION}\n", asked.stderr
+    version: Outcome = program.run(["docker", "--context", "intro", "version", "-f", "{{.Server.Version}}"], code=None)
+    assert version.stdout == f"{engine.VERSION}\n", version.stderr
     assert program("context", "ls").stdout == "intro\tintro\n"
     assert program("context", "create", "intro").code == 0
     assert program("context", "rm", "intro").stdout == 'Removed the docker context "intro".\n'
@@ -48,7 +48,7 @@ def test_a_context_leads_to_the_machine(program: Pymachine) -> None:
     assert "has no docker context" in program("context", "rm", "intro", code=1).stderr
 
 
-def test_somebody_elses_context_is_not_touched(program: Pymachine) -> None:
+def test_a_context_of_the_user_is_not_changed(program: Pymachine) -> None:
     program.run(["docker", "context", "create", "intro", "--docker", "host=tcp://127.0.0.1:9"])
     refused = program("context", "create", "intro", code=1)
     assert refused.stderr.startswith('there is a docker context "intro" already\nHint: Choose another name')
@@ -66,12 +66,12 @@ def test_a_context_for_a_socket_has_no_certificates(program: Pymachine, tmp_path
     program("create", "-d", "none", "--url", f"unix://{tmp_path}/sock", "local")
     program("context", "create", "local")
     assert listed(program)["local"] == f"unix://{tmp_path}/sock"
-    said = json.loads(program.run(["docker", "context", "inspect", "local"]).stdout)
-    assert said[0]["TLSMaterial"] == {}
+    output = json.loads(program.run(["docker", "context", "inspect", "local"]).stdout)
+    assert output[0]["TLSMaterial"] == {}
 
 
 @pytest.mark.parametrize("name", ["default", "x"])
-def test_a_name_that_docker_keeps_to_itself_is_refused_with_a_hint_that_works(program: Pymachine, name: str) -> None:
+def test_a_name_reserved_by_docker_is_refused_with_a_working_hint(program: Pymachine, name: str) -> None:
     program("rename", "intro", name)
     refused = program("context", "create", name, code=1)
     assert "docker context rm" not in refused.stderr
@@ -86,7 +86,7 @@ def test_a_name_that_docker_keeps_to_itself_is_refused_with_a_hint_that_works(pr
     assert program("ls", "-q").stdout == ""
 
 
-def test_a_rename_leaves_other_contexts_alone(program: Pymachine) -> None:
+def test_a_rename_does_not_change_other_contexts(program: Pymachine) -> None:
     program("context", "create", "intro")
     url = listed(program)["intro"]
     program.run(["docker", "context", "create", "theirs", "--docker", "host=tcp://127.0.0.1:9"])
@@ -97,7 +97,7 @@ def test_a_rename_leaves_other_contexts_alone(program: Pymachine) -> None:
     assert sorted(listed(program)) == ["default", "theirs"]
 
 
-def test_it_follows_the_machines_name(program: Pymachine) -> None:
+def test_a_context_is_renamed_with_its_machine(program: Pymachine) -> None:
     program("context", "create", "intro")
     program("rename", "intro", "other")
     assert sorted(listed(program)) == ["default", "other"]
@@ -107,7 +107,7 @@ def test_it_follows_the_machines_name(program: Pymachine) -> None:
     )
 
 
-def test_it_has_the_certificates_of_now(program: Pymachine) -> None:
+def test_a_context_has_the_current_certificates(program: Pymachine) -> None:
     program("context", "create", "intro")
     upkeep = Upkeep(Store(program.store))
     upkeep.renew_authority()
@@ -120,7 +120,7 @@ def test_it_has_the_certificates_of_now(program: Pymachine) -> None:
     assert [path.read_bytes() for path in kept] == [(folder / "ca.pem").read_bytes()]
 
 
-def test_paths_with_commas_and_quotes(program: Pymachine, tmp_path: Path) -> None:
+def test_certificate_paths_may_have_commas_and_quotes(program: Pymachine, tmp_path: Path) -> None:
     folder = tmp_path / 'a, "b"'
     folder.mkdir()
     for name in ("ca.pem", "cert.pem", "key.pem"):
@@ -131,25 +131,25 @@ def test_paths_with_commas_and_quotes(program: Pymachine, tmp_path: Path) -> Non
     contexts.remove("odd", machine="intro")
 
 
-def test_without_a_docker_client_it_says_so(program: Pymachine) -> None:
+def test_a_missing_docker_client_is_reported(program: Pymachine) -> None:
     refused = program("context", "create", "intro", code=1, env={"PATH": "/nowhere"})
     assert "docker: command not found" in refused.stderr
-    # A machine whose context cannot be removed is removed all the same.
+    # `rm` removes a machine even if its context cannot be removed.
     program("context", "create", "intro")
     gone = program("rm", "-y", "intro", env={"PATH": "/nowhere"})
     assert 'The docker context "intro" could not be removed' in gone.stdout
     assert program("ls", "-q").stdout == ""
 
 
-def test_variables_do_not_get_in_the_way(program: Pymachine) -> None:
+def test_docker_variables_do_not_affect_contexts(program: Pymachine) -> None:
     program("context", "create", "intro", env={"DOCKER_HOST": "tcp://127.0.0.1:1", "DOCKER_CONTEXT": "nosuch"})
     assert "intro" in listed(program)
     environ = {**os.environ, "DOCKER_HOST": "tcp://127.0.0.1:1"}
     assert subprocess.run(["docker", "context", "ls"], env=environ, capture_output=True, check=False).returncode == 0
 
 
-def test_a_record_that_names_the_users_own_context_changes_and_removes_nothing(program: Pymachine) -> None:
-    """A record may come from elsewhere: the context in it need not be one that pymachine made."""
+def test_a_user_context_named_in_a_record_is_not_changed_or_removed(program: Pymachine) -> None:
+    """A record may come from elsewhere and name a context that pymachine did not make."""
     program.run(["docker", "context", "create", "mine", "--docker", "host=tcp://127.0.0.1:9"])
     store = Store(program.store)
     machine = store.load("intro")
@@ -162,7 +162,7 @@ def test_a_record_that_names_the_users_own_context_changes_and_removes_nothing(p
     assert listed(program)["mine"] == "tcp://127.0.0.1:9"
 
 
-def test_a_context_keeps_its_name_when_the_machine_does_not(program: Pymachine) -> None:
+def test_a_context_with_a_chosen_name_keeps_it_when_its_machine_is_renamed(program: Pymachine) -> None:
     program("context", "create", "--name", "fixed", "intro")
     program("rename", "intro", "outro")
     program("context", "create", "--name", "fixed", "outro")

@@ -1,4 +1,4 @@
-"""What shells make of the program under docker-machine's name: its completions, and `env` in scripts."""
+"""pymachine under docker-machine's name in real shells: completion scripts, and `env` in scripts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pymachine.cli.app import COMMANDS
 from support import engine
 from support.runner import PROGRAM
 
-# The parsing that docker-machine's completions do, and what one takes from it.
+# The parsing that docker-machine's completion scripts do.
 BASH_FLAGS = r"docker-machine create --driver %s --help | grep '^   -' | sed 's/^   //; s/[^a-z0-9-].*$//'"
 ZSH_COMMANDS = r"""
 setopt extendedglob
@@ -70,10 +70,10 @@ def test_the_zsh_completion_finds_all_commands_with_their_summaries(environ: dic
 
 @pytest.mark.parametrize("login", LOGINS)
 @pytest.mark.parametrize("shell", FILES)
-def test_a_script_gets_what_its_own_shell_evaluates(
+def test_env_in_a_script_has_the_syntax_of_the_scripts_shell(
     environ: dict[str, str], shell: str, login: str, tmp_path: Path
 ) -> None:
-    """Whatever the login shell is, and though such a process has the script's name."""
+    """The login shell does not matter, nor that the process has the script's name."""
     program, *words = shell.split()
     script = tmp_path / "script"
     first = " ".join([shutil.which(program) or program, *words])
@@ -83,20 +83,20 @@ def test_a_script_gets_what_its_own_shell_evaluates(
 
 
 @pytest.mark.parametrize("login", LOGINS)
-def test_a_wrapper_is_passed_over(environ: dict[str, str], login: str) -> None:
-    said = output(["fish", "-c", "timeout 60 docker-machine env intro; true"], {**environ, "SHELL": login})
-    assert said.startswith(SYNTAX["fish"])
+def test_env_finds_the_shell_behind_a_wrapper(environ: dict[str, str], login: str) -> None:
+    text = output(["fish", "-c", "timeout 60 docker-machine env intro; true"], {**environ, "SHELL": login})
+    assert text.startswith(SYNTAX["fish"])
 
 
 @pytest.mark.parametrize(("login", "family"), list(zip(LOGINS, SYNTAX, strict=True)))
-def test_a_program_that_is_no_shell_gets_what_the_login_shell_takes(
+def test_env_called_by_a_program_other_than_a_shell_has_the_syntax_of_the_login_shell(
     environ: dict[str, str], login: str, family: str
 ) -> None:
-    said = output([str(Path(environ["HOME"]) / "docker-machine"), "env", "intro"], {**environ, "SHELL": login})
-    assert said.startswith(SYNTAX[family])
+    text = output([str(Path(environ["HOME"]) / "docker-machine"), "env", "intro"], {**environ, "SHELL": login})
+    assert text.startswith(SYNTAX[family])
 
 
-def test_nothing_is_evaluated_when_there_are_too_many_arguments(environ: dict[str, str], tmp_path: Path) -> None:
+def test_env_with_wrong_arguments_prints_nothing_to_evaluate(environ: dict[str, str], tmp_path: Path) -> None:
     done = subprocess.run(
         [
             "bash",

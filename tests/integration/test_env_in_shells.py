@@ -1,4 +1,4 @@
-"""`env` of the installed program in real shells, as its hint says to use it, with names and paths that are odd."""
+"""`env` of the installed program, evaluated in real shells as its hint says, with unusual names and paths."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FOLDERS = [
     "wow! what? [a-z]* ~ #no; & | < >",
     "ünïcödé “typographic”",
 ]
-# What the manual of each says, with the program and its words in place of %s.
+# How each shell evaluates the output of a command; %s stands for the program and its arguments.
 EVALUATE = {
     "bash": 'eval "$(%s --shell bash %s)"',
     "dash": 'eval "$(%s --shell sh %s)"',
@@ -58,13 +58,13 @@ def environment(store: Path, folder: Path) -> dict[str, str]:
 
 
 def named(store: Path, name: str, port: int) -> None:
-    """Call the one machine of the store `name`."""
+    """Rename the only machine of the store to `name`."""
     (folder,) = (store / "machines").iterdir()
     folder.rename(store / "machines" / name)
 
 
 @pytest.mark.parametrize("shell", EVALUATE)
-def test_a_shell_has_what_was_meant(store: tuple[Path, int], shell: str, tmp_path: Path) -> None:
+def test_env_sets_the_variables_exactly(store: tuple[Path, int], shell: str, tmp_path: Path) -> None:
     root, port = store
     name = NAMES[(FOLDERS.index(root.name) + list(EVALUATE).index(shell)) % len(NAMES)]
     named(root, name, port)
@@ -85,18 +85,18 @@ def test_a_shell_has_what_was_meant(store: tuple[Path, int], shell: str, tmp_pat
     assert not (tmp_path / "evil").exists()
 
 
-def test_powershell_has_it_by_its_syntax(store: tuple[Path, int], tmp_path: Path) -> None:
-    """There is no PowerShell to be had here; a grammar of it reads the output, and nothing in it is code."""
+def test_env_for_powershell_is_only_string_assignments(store: tuple[Path, int], tmp_path: Path) -> None:
+    """PowerShell is not available for tests, so a parser with its grammar reads the output."""
     root, port = store
     (folder,) = (root / "machines").iterdir()
-    said = subprocess.run(
+    output = subprocess.run(
         [PROGRAM, "env", "--shell", "powershell", folder.name],
         env=environment(root, tmp_path),
         capture_output=True,
         check=True,
         timeout=60,
     ).stdout
-    tree = tree_sitter.Parser(tree_sitter.Language(tree_sitter_powershell.language())).parse(said)
+    tree = tree_sitter.Parser(tree_sitter.Language(tree_sitter_powershell.language())).parse(output)
     assert not tree.root_node.has_error
     strings = list(nodes(tree.root_node, "expandable_string_literal"))
     assert not [
@@ -114,7 +114,7 @@ def nodes(node: tree_sitter.Node, kind: str) -> Iterator[tree_sitter.Node]:
 
 
 def unescaped(text: str) -> str:
-    """A string of PowerShell's without its backquotes; none of the letters that mean something behind one occurs."""
+    """Remove the escaping backquotes from a PowerShell string; fail on an escape sequence with a letter."""
     out, escaped = "", False
     for char in text:
         if char == "`" and not escaped:
@@ -126,11 +126,11 @@ def unescaped(text: str) -> str:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "tcsh", "dash"])
-def test_a_shell_is_told_from_the_program_that_called(shell: str, tmp_path: Path) -> None:
-    """As in a CI job, without SHELL."""
+def test_env_detects_the_shell_that_called_it(shell: str, tmp_path: Path) -> None:
+    """The variable SHELL is not set, as in a CI job."""
     with engine.machine(tmp_path / "store"):
         argv = [shell, "-f", "-c"] if shell == "tcsh" else [shell, "-c"]
-        said = subprocess.run(
+        output = subprocess.run(
             [*argv, "pymachine env intro; true"],
             env=environment(tmp_path / "store", tmp_path),
             capture_output=True,
@@ -138,13 +138,13 @@ def test_a_shell_is_told_from_the_program_that_called(shell: str, tmp_path: Path
             check=True,
             timeout=60,
         ).stdout
-    begins = {"fish": "set -gx ", "tcsh": "setenv "}.get(shell, "export ")
-    assert said.startswith(begins)
+    prefix = {"fish": "set -gx ", "tcsh": "setenv "}.get(shell, "export ")
+    assert output.startswith(prefix)
 
 
 @pytest.mark.parametrize("shell", ["bash", "fish"])
 def test_a_shell_completes_machines_and_commands(shell: str, tmp_path: Path) -> None:
-    """The script that `completion` prints, loaded into the real shell, called as docker-machine."""
+    """Load the script that `completion` prints under docker-machine's name into a real shell."""
     with engine.machine(tmp_path / "store"):
         (tmp_path / "docker-machine").symlink_to(PROGRAM)
         environ = environment(tmp_path / "store", tmp_path)
@@ -159,7 +159,7 @@ def test_a_shell_completes_machines_and_commands(shell: str, tmp_path: Path) -> 
             "complete -C 'docker-machine ip in'\ncomplete -C 'docker-machine regen'\n"
             "complete -C 'docker-machine create --driver no'\n"
         )
-        said = subprocess.run(
+        output = subprocess.run(
             [shell, "-c", {"bash": bash, "fish": fish}[shell]],
             env=environ,
             cwd=tmp_path,
@@ -168,7 +168,7 @@ def test_a_shell_completes_machines_and_commands(shell: str, tmp_path: Path) -> 
             check=True,
             timeout=60,
         )
-    assert [line.split("\t")[0] for line in said.stdout.splitlines()] == ["intro", "regenerate-certs", "none"], said
+    assert [line.split("\t")[0] for line in output.stdout.splitlines()] == ["intro", "regenerate-certs", "none"], output
 
 
 def test_zsh_completes_at_its_prompt(tmp_path: Path) -> None:
@@ -198,13 +198,13 @@ def test_zsh_completes_at_its_prompt(tmp_path: Path) -> None:
             child.close(force=True)
 
 
-def test_json_is_for_what_has_no_shell(tmp_path: Path) -> None:
+def test_env_prints_json_for_programs_other_than_shells(tmp_path: Path) -> None:
     with engine.machine(tmp_path / "store") as port:
-        said = subprocess.run(
+        output = subprocess.run(
             [PROGRAM, "env", "--json", "intro"],
             env=environment(tmp_path / "store", tmp_path),
             capture_output=True,
             check=True,
             timeout=60,
         ).stdout
-    assert json.loads(said)["Variables"]["DOCKER_HOST"] == f"tcp://127.0.0.1:{port}"
+    assert json.loads(output)["Variables"]["DOCKER_HOST"] == f"tcp://127.0.0.1:{port}"

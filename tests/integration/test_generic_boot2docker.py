@@ -1,4 +1,4 @@
-"""The driver ``generic`` with a real boot2docker-like host: pymachine's image, as nobody has set it up yet."""
+"""The driver ``generic`` with a real boot2docker-like host: pymachine's image before any provisioning."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def host(key: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    """A guest without a channel: what makes it a machine comes over SSH."""
+    """A guest without an identity channel: its identity comes over SSH."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(paths.ENV_CACHE, str(cache_folder()))
         store = tmp_path_factory.mktemp("store")
@@ -47,9 +47,9 @@ def host(key: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]
         yield machine
 
 
-def test_boot2docker_is_set_up_once_and_well(host: Guest, key: Path) -> None:
+def test_boot2docker_is_provisioned_once(host: Guest, key: Path) -> None:
     with private_store() as program:
-        said = program(
+        output = program(
             *("create", "--driver", "generic", "--generic-ip-address", "127.0.0.1", "--generic-ssh-user", "docker"),
             *("--generic-ssh-port", str(host.ssh_port), "--generic-engine-port", str(host.engine_port)),
             *(
@@ -62,8 +62,8 @@ def test_boot2docker_is_set_up_once_and_well(host: Guest, key: Path) -> None:
                 "old",
             ),
         ).stdout
-        assert "Provisioning with boot2docker..." in said
-        assert "Docker is up and running!" in said
+        assert "Provisioning with boot2docker..." in output
+        assert "Docker is up and running!" in output
         labels = in_machine(program, "docker info -f '{{.Labels}}'")
         assert "tier=old" in labels
         assert "provider=generic" in labels

@@ -1,7 +1,7 @@
-"""The driver ``generic`` with a real host: a Debian system with systemd, OpenSSH and apt, in an emulator.
+"""The driver ``generic`` with a real host: an emulated Debian system with systemd, OpenSSH and apt.
 
-One host lives through the whole file. It is taken back to moments of its life: ``bare`` as it was installed, and
-``lived-in`` with an engine of its own, that engine's daemon.json, and a container that runs.
+All tests share one host and restore saved moments of it: ``bare`` as installed, ``made`` just after `create`, and
+``lived-in`` with an engine that pymachine did not install, its daemon.json, and a running container.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from support.registry import USER_NETWORK_HOST
 from support.runner import Outcome, Pymachine, private_store
 
 DAEMON_JSON = '{\n  "bip": "10.9.0.1/24",\n  "labels": ["rack=7"],\n  "log-opts": {"max-size": "10m"}\n}\n'
-# What a host has of files, accounts and interfaces; without caches, logs, and what dpkg writes at each run.
+# Lists a host's files, accounts and interfaces, without caches, logs, and what dpkg writes in each run.
 LISTING = (
     "find /etc /usr /opt /root /var/lib /run/systemd/system -xdev"
     " -not -path '/var/lib/docker/*' -not -path '/var/lib/containerd/*'"
@@ -40,9 +40,9 @@ BOX = "mkdir -p /tmp/box/bin && cp /usr/bin/busybox /tmp/box/bin/ && tar -C /tmp
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A host that is up."""
+    """A running host."""
     built = build.ensure()
-    folder = Path(tempfile.mkdtemp(prefix="pm-host-", dir="/tmp"))  # short: it has a socket in it
+    folder = Path(tempfile.mkdtemp(prefix="pm-host-", dir="/tmp"))  # short, since it contains a socket
     with packages.serving(built.packages, USER_NETWORK_HOST) as port:
         running = Host(folder, built, apt_port=port)
         try:
@@ -57,11 +57,11 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def made(host: Host) -> Iterator[Pymachine]:
-    """The store of a machine that was made of the bare host, which is as it was just afterwards."""
+    """The store with a machine made of the bare host; the host is in the state just after `create`."""
     host.restore("bare")
     with private_store() as store:
         done = store("--debug", *options(host, "--engine-label", "tier=web", "far"))
-        (store.home / "said").write_text(done.stdout)
+        (store.home / "output").write_text(done.stdout)
         (store.home / "log").write_text(done.stderr)
         host.save("made")
         yield store
@@ -69,7 +69,7 @@ def made(host: Host) -> Iterator[Pymachine]:
 
 @pytest.fixture(scope="module")
 def lived_in(host: Host, made: Pymachine) -> Host:
-    """The host with an engine that is none of ours, and a container that runs."""
+    """The host with an engine that pymachine did not install, and a running container."""
     host.restore("made")
     host.run("rm -r /etc/docker /var/lib/pymachine /etc/systemd/system/docker.service.d")
     host.run("mkdir -p /etc/docker && cat > /etc/docker/daemon.json", stdin=DAEMON_JSON)
@@ -81,7 +81,7 @@ def lived_in(host: Host, made: Pymachine) -> Host:
 
 @pytest.fixture
 def program() -> Iterator[Pymachine]:
-    """pymachine on an empty store. Its machines' hosts outlive it: there is nothing of theirs to remove."""
+    """pymachine on an empty store. The machines' hosts outlive it, so nothing must be removed from them."""
     with private_store() as made:
         yield made
 
@@ -95,7 +95,7 @@ def options(host: Host, *more: str, user: str = "admin", port: int | None = None
 
 
 def container(host: Host) -> str:
-    """What tells whether the old container is the same, and still runs."""
+    """Return the state, pid and start time of the container ``old``, to see that it keeps running."""
     return host.run("docker inspect -f '{{.State.Running}} {{.State.Pid}} {{.State.StartedAt}}' old")
 
 
@@ -113,7 +113,7 @@ def with_docker(program: Pymachine, name: str, command: str) -> Outcome:
 
 
 def test_a_bare_host_becomes_a_docker_host(host: Host, made: Pymachine) -> None:
-    said = (made.home / "said").read_text()
+    output = (made.home / "output").read_text()
     assert host.run("journalctl -u ssh -o cat | grep -c 'Accepted publickey for admin'") == "1\n"
     for text in (
         "(far) Importing SSH key...",
@@ -123,9 +123,9 @@ def test_a_bare_host_becomes_a_docker_host(host: Host, made: Pymachine) -> None:
         "Setting Docker configuration on the remote daemon...",
         "Docker is up and running!",
     ):
-        assert text in said
-    assert re.search(r"\(far\) The host key is SHA256:\S{43} \(ssh-ed25519\)\. It is pinned", said)
-    assert "far: 4 round trips over one connection" in (made.home / "log").read_text()  # look, install, look, set up
+        assert text in output
+    assert re.search(r"\(far\) The host key is SHA256:\S{43} \(ssh-ed25519\)\. It is pinned", output)
+    assert "far: 4 round trips over one connection" in (made.home / "log").read_text()
 
     host.run(BOX)
     assert with_docker(made, "far", "docker run --rm box /bin/busybox echo hello").stdout == "hello\n"
@@ -140,55 +140,55 @@ def test_a_bare_host_becomes_a_docker_host(host: Host, made: Pymachine) -> None:
     assert (host.run(LISTING), host.run(UP_SINCE)) == (state, since)
 
 
-def test_a_script_installs_the_engine_over_a_broken_connection_and_the_host_is_given_back(
+def test_an_install_script_survives_a_broken_connection_and_the_host_can_be_restored(
     host: Host, program: Pymachine, tmp_path: Path
 ) -> None:
     host.restore("bare")
     before = host.run(LISTING)
     script = "#!/bin/sh\nset -e\nsleep 5\napt-get -q -y --no-install-recommends install docker.io docker-cli\n"
     (tmp_path / "get.sh").write_text(script)
-    with proxy_to(host.ssh_port) as line, packages.serving(tmp_path, USER_NETWORK_HOST) as port:
+    with proxy_to(host.ssh_port) as proxy, packages.serving(tmp_path, USER_NETWORK_HOST) as port:
         url = f"http://127.0.0.1:{port}/get.sh"
-        words = options(host, "--engine-install-url", url, "far", port=line.port)
-        said = cut_at("Packages:", line, program, words, after=2.0)
-        assert f"The engine is installed by {url}, SHA-256 " in said
-        assert 'was lost during the step "Installing Docker"' in said
-        assert "pymachine provision far" in said
-        # The package manager goes on by itself, and the next run waits for it.
-        said = program("provision", "far").stdout
-        assert "Docker is up and running!" in said
+        words = options(host, "--engine-install-url", url, "far", port=proxy.port)
+        output = cut_at("Packages:", proxy, program, words, after=2.0)
+        assert f"The engine is installed by {url}, SHA-256 " in output
+        assert 'was lost during the step "Installing Docker"' in output
+        assert "pymachine provision far" in output
+        # The package manager keeps running, and the next run waits for it.
+        output = program("provision", "far").stdout
+        assert "Docker is up and running!" in output
         assert with_docker(program, "far", "docker version -f '{{.Server.Version}}'").stdout.startswith("26.")
         assert (program.store / "machines" / "far" / "install-script.sh").read_text() == script
         program("rm", "-y", "--restore", "far")
     assert host.run(LISTING) == before
 
 
-def cut_at(text: str, line: BreakableProxy, program: Pymachine, words: list[str], *, after: float = 0.0) -> str:
-    """Run pymachine, cut the wire when it has said `text`, and return all that it said; it must fail."""
+def cut_at(text: str, proxy: BreakableProxy, program: Pymachine, words: list[str], *, after: float = 0.0) -> str:
+    """Run pymachine, cut its connection when it prints `text`, and return its output; it must fail."""
     process = program.start(*words)
     assert process.stdout is not None
-    said = []
+    output = []
     for row in process.stdout:
-        said.append(row)
-        if text in row and line.connections:
-            threading.Timer(after, line.cut).start()
+        output.append(row)
+        if text in row and proxy.connections:
+            threading.Timer(after, proxy.cut).start()
             text = "\0"  # only once
-    assert process.wait(300) == 1, "".join(said)
-    return "".join(said)
+    assert process.wait(300) == 1, "".join(output)
+    return "".join(output)
 
 
-# -- a host with an engine of its own -----------------------------------------------------------------------------
+# -- a host with an existing engine -------------------------------------------------------------------------------
 
 
-def test_an_engine_that_is_there_is_set_up_without_a_fight(lived_in: Host, program: Pymachine) -> None:
+def test_an_existing_engine_keeps_its_settings_and_containers(lived_in: Host, program: Pymachine) -> None:
     lived_in.restore("lived-in")
     before, old = lived_in.run(LISTING), container(lived_in)
     done = program("--debug", *options(lived_in, "--timings", "far"))
-    said = done.stdout
-    assert re.search(r"^provisioning\t\d+\.\d\d$", said, re.MULTILINE)
-    assert "Installing Docker" not in said
-    assert "1 container is running: it goes on while the engine restarts" in said
-    assert "far: 2 round trips over one connection" in done.stderr  # look, set up
+    output = done.stdout
+    assert re.search(r"^provisioning\t\d+\.\d\d$", output, re.MULTILINE)
+    assert "Installing Docker" not in output
+    assert "1 container is running: it goes on while the engine restarts" in output
+    assert "far: 2 round trips over one connection" in done.stderr  # inspect, set up
     assert container(lived_in) == old
     merged = settings(lived_in)
     assert merged["bip"] == "10.9.0.1/24"
@@ -197,7 +197,7 @@ def test_an_engine_that_is_there_is_set_up_without_a_fight(lived_in: Host, progr
     assert lived_in.run("cat /etc/docker/daemon.json.before-pymachine") == DAEMON_JSON
     assert with_docker(program, "far", "docker ps --format '{{.Names}}'").stdout == "old\n"
 
-    # What the engine does not start with is taken back, and it starts with what it had.
+    # A setting with which the engine does not start is reverted.
     failed = program("modify", "--engine-storage-driver", "nonsense", "far", code=1)
     assert 'the step "Setting Docker configuration" failed on "far"' in failed.stderr
     assert "nonsense" in failed.stderr
@@ -208,7 +208,7 @@ def test_an_engine_that_is_there_is_set_up_without_a_fight(lived_in: Host, progr
     program("provision", "far")
     assert lived_in.run(UP_SINCE) == since
 
-    # Without --restore, rm forgets the machine and does not touch the host.
+    # Without --restore, rm removes the machine from the store and does not change the host.
     files = lived_in.run(LISTING)
     shutil.copytree(program.store, program.home / "kept")
     program("rm", "-y", "far")
@@ -228,15 +228,15 @@ def test_an_engine_that_is_there_is_set_up_without_a_fight(lived_in: Host, progr
         ("Setting Docker", "Setting Docker configuration", 0.5),
     ],
 )
-def test_a_connection_that_breaks_leaves_what_provision_can_finish(
+def test_provision_finishes_what_a_broken_connection_interrupted(
     lived_in: Host, program: Pymachine, text: str, step: str, after: float
 ) -> None:
     lived_in.restore("lived-in")
     old = container(lived_in)
-    with proxy_to(lived_in.ssh_port) as line:
-        said = cut_at(text, line, program, options(lived_in, "far", port=line.port), after=after)
-        assert f'was lost during the step "{step}"' in said
-        if step == "Detecting the provisioner":  # nothing was changed, so nothing is left
+    with proxy_to(lived_in.ssh_port) as proxy:
+        output = cut_at(text, proxy, program, options(lived_in, "far", port=proxy.port), after=after)
+        assert f'was lost during the step "{step}"' in output
+        if step == "Detecting the provisioner":  # nothing changed yet, so no machine is left
             assert program("ls", "-q").stdout == ""
         else:
             program("provision", "far")
@@ -259,7 +259,7 @@ def test_a_full_disk_changes_nothing(lived_in: Host, program: Pymachine) -> None
     assert container(lived_in) == old
 
 
-def test_sudo_that_asks_for_a_password_is_found_before_anything_is_changed(lived_in: Host, program: Pymachine) -> None:
+def test_sudo_with_a_password_is_refused_before_anything_is_changed(lived_in: Host, program: Pymachine) -> None:
     lived_in.restore("lived-in")
     before = lived_in.run(LISTING)
     failed = program(*options(lived_in, "far", user="guarded"), code=1)
@@ -269,7 +269,7 @@ def test_sudo_that_asks_for_a_password_is_found_before_anything_is_changed(lived
     assert program("ls", "-q").stdout == ""
 
 
-def test_a_host_key_that_changed_is_refused(lived_in: Host, program: Pymachine) -> None:
+def test_a_changed_host_key_is_refused(lived_in: Host, program: Pymachine) -> None:
     lived_in.restore("lived-in")
     program(*options(lived_in, "far"))
     new_key = "rm /etc/ssh/ssh_host_ed25519_key* && ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key"
@@ -284,7 +284,7 @@ def test_a_host_key_that_changed_is_refused(lived_in: Host, program: Pymachine) 
     assert program("ssh", "far", "hostname").stdout == "found\n"
 
 
-def test_a_machine_of_docker_machines_works_and_is_taken_over(lived_in: Host, program: Pymachine) -> None:
+def test_a_docker_machine_machine_works_and_can_be_provisioned(lived_in: Host, program: Pymachine) -> None:
     lived_in.restore("lived-in")
     docker_machine.generic(program.store, "old-far", lived_in)
     assert program("ls", "-f", "{{.Name}} {{.State}} {{.DockerVersion}}").stdout.startswith("old-far Running v26.")
@@ -298,14 +298,14 @@ def test_a_machine_of_docker_machines_works_and_is_taken_over(lived_in: Host, pr
     assert "provider=generic" in with_docker(program, "old-far", "docker info -f '{{.Labels}}'").stdout
     assert "nothing was changed" in program("provision", "old-far").stdout
     began = lived_in.run("systemctl show -p ActiveEnterTimestampMonotonic docker")
-    said = program("upgrade", "old-far").stdout
-    assert "Upgrading docker..." in said
-    assert "Restarting docker..." in said
+    output = program("upgrade", "old-far").stdout
+    assert "Upgrading docker..." in output
+    assert "Restarting docker..." in output
     assert lived_in.run("systemctl show -p ActiveEnterTimestampMonotonic docker") != began
     assert with_docker(program, "old-far", "docker ps -aq").stdout
 
 
-# -- its power ----------------------------------------------------------------------------------------------------
+# -- power --------------------------------------------------------------------------------------------------------
 
 
 def test_restart_reboots_the_host_and_waits_for_its_engine(lived_in: Host, program: Pymachine) -> None:
@@ -317,13 +317,13 @@ def test_restart_reboots_the_host_and_waits_for_its_engine(lived_in: Host, progr
     assert with_docker(program, "far", "docker ps -aq").stdout
 
 
-def test_a_host_can_be_switched_off_at_once(lived_in: Host, program: Pymachine) -> None:
-    """The last of this host: it does not come back."""
+def test_kill_switches_a_host_off_at_once(lived_in: Host, program: Pymachine) -> None:
+    """This must be the last test with the shared host, which stays off."""
     docker_machine.record(program.store, "far", lived_in)
     check_off("kill", 'Machine "far" was killed.', program)
 
 
-def test_a_host_can_be_shut_down_but_not_switched_on(host: Host, program: Pymachine) -> None:
+def test_stop_shuts_a_host_down_and_start_is_not_supported(host: Host, program: Pymachine) -> None:
     folder = Path(tempfile.mkdtemp(prefix="pm-host-", dir="/tmp"))
     other = Host(folder, host.built, apt_port=9)
     try:
@@ -335,8 +335,8 @@ def test_a_host_can_be_shut_down_but_not_switched_on(host: Host, program: Pymach
         shutil.rmtree(folder)
 
 
-def check_off(command: str, says: str, program: Pymachine) -> None:
-    assert says in program(command, "far").stdout
+def check_off(command: str, message: str, program: Pymachine) -> None:
+    assert message in program(command, "far").stdout
     assert program("status", "far").stdout == "Stopped\n"
     assert "generic driver does not support start" in program("start", "far", code=1).stderr
     assert "Host is not running" in program("provision", "far", code=1).stderr

@@ -1,4 +1,4 @@
-"""Templates against Go itself: each function, verb and comparison with each type that a row of `ls` or a record has."""
+"""Compare templates with Go itself: each function, verb and comparison with each type in a row of `ls` or a record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parents[1] / "unit" / "data" / "gotemplate-rows.json"
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Go program, built outside of the source tree and without the network."""
+    """The Go program, built outside the source tree and without the network."""
     folder = tmp_path_factory.mktemp("go")
     shutil.copytree(gotemplates.SOURCE, folder / "source")
     environment = {
@@ -31,20 +31,20 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def words_are_the_same() -> bool:
-    """Whether this is the Go whose words pymachine has: later ones word some errors differently."""
-    said = subprocess.run(["go", "version"], capture_output=True, text=True, check=True).stdout
-    return " go1.19" in said
+def same_error_texts() -> bool:
+    """Whether this is the version of Go whose error texts pymachine has; later ones word some errors differently."""
+    output = subprocess.run(["go", "version"], capture_output=True, text=True, check=True).stdout
+    return " go1.19" in output
 
 
-def test_pymachine_renders_and_fails_as_go_does(program: Path, words_are_the_same: bool) -> None:
-    asked = gotemplates.everything()
+def test_pymachine_renders_and_fails_like_go(program: Path, same_error_texts: bool) -> None:
+    renderings = gotemplates.everything()
     known = gotemplates.data()
     wrong, compared = [], 0
-    for one, gos in zip(asked, gotemplates.render_with_go(program, asked), strict=True):
+    for one, gos in zip(renderings, gotemplates.render_with_go(program, renderings), strict=True):
         ours = gotemplates.render_with_pymachine(one, known)
         if not gotemplates.comparable(gos) or not (
-            words_are_the_same or gotemplates.same_in_all_versions(one, gos, ours)
+            same_error_texts or gotemplates.same_in_all_versions(one, gos, ours)
         ):
             continue
         compared += 1
@@ -54,10 +54,10 @@ def test_pymachine_renders_and_fails_as_go_does(program: Path, words_are_the_sam
     assert not wrong, f"{len(wrong)} of {compared}\n" + "\n".join(wrong[:20])
 
 
-def test_the_golden_outputs_are_gos(program: Path, words_are_the_same: bool) -> None:
-    if not words_are_the_same:
-        pytest.skip("the golden outputs have the words of Go 1.19")
-    asked = gotemplates.chosen()
+def test_the_golden_outputs_are_those_of_go(program: Path, same_error_texts: bool) -> None:
+    if not same_error_texts:
+        pytest.skip("the golden outputs are those of Go 1.19")
+    renderings = gotemplates.chosen()
     golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
-    answers = zip(asked, gotemplates.render_with_go(program, asked), strict=True)
+    answers = zip(renderings, gotemplates.render_with_go(program, renderings), strict=True)
     assert {f"{one.data}: {one.template}": list(gos) for one, gos in answers if gotemplates.comparable(gos)} == golden

@@ -1,6 +1,6 @@
-"""The built image in plain QEMU: what a guest promises to any driver, and to docker-machine. Each boot takes long.
+"""The built image in plain QEMU: what drivers and docker-machine can rely on. Each boot takes long.
 
-The tests of a class go on with one another's guest, in the order in which they are written.
+The tests of a class share a guest and depend on their order.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from support.runner import cache_folder
 pytestmark = pytest.mark.timeout(900)
 
 GIB = 1 << 30
-# Counts aloud, and says good-bye when it is asked to stop.
-CALM = """trap 'echo bye; exit 7' TERM; i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.3; done"""
+# Prints a counter, and a last line when it is stopped.
+COUNTER = """trap 'echo bye; exit 7' TERM; i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.3; done"""
 IMPORT = """set -e; mkdir -p /tmp/box/bin; cp /usr/bin/busybox /tmp/box/bin/; ln -sf busybox /tmp/box/bin/sh
 ln -sf busybox /tmp/box/bin/sleep; tar -C /tmp/box -c . | docker import - box"""
 
@@ -52,7 +52,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageFiles]:
 
 
 class Secrets:
-    """The keys and certificates of one machine, and its identities."""
+    """The keys, certificates and identities of one machine."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -91,7 +91,7 @@ class Secrets:
         return context(ca=self.auth.ca_cert, cert=self.auth.client_cert, key=self.auth.client_key)
 
     def expired_client(self) -> ssl.SSLContext:
-        """As `context`, with a certificate of the same CA that ended yesterday."""
+        """Return a TLS context like `context`, with a certificate of the same CA that expired yesterday."""
         key = ec.generate_private_key(ec.SECP256R1())
         authority = serialization.load_pem_private_key(self.auth.ca_key.read_bytes(), None)
         assert isinstance(authority, ec.EllipticCurvePrivateKey)
@@ -113,7 +113,7 @@ class Secrets:
 
 @dataclass
 class Running:
-    """A guest that is up."""
+    """A running guest."""
 
     guest: Guest
     secrets: Secrets
@@ -126,14 +126,14 @@ class Running:
 
 
 def served(api: Api) -> bytes:
-    """What comes back of a request over a connection that may be refused."""
+    """Send a request over a connection that may be refused, and return the answer."""
     with api.connect() as connection:
         connection.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
         return connection.recv(4096)
 
 
 class TestWithChannel:
-    """A guest that is given its identity by the host."""
+    """A guest that receives its identity from the host over the channel."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -147,7 +147,7 @@ class TestWithChannel:
             channel.expect(f"OK {digest}")
             yield Running(machine, secrets, Api(machine.engine_port, secrets.context()), channel)
 
-    def test_every_stage_is_told_and_nothing_complains(self, it: Running) -> None:
+    def test_every_stage_is_reported_without_errors(self, it: Running) -> None:
         assert it.channel
         assert {"init", "disk", "network", "engine", "identity", "ssh", "ready"} == set(it.guest.stages()[0])
         it.channel.expect("STAGE ready")
@@ -155,7 +155,7 @@ class TestWithChannel:
         assert "pymachine:" not in console
         assert "not found" not in console
 
-    def test_the_engine_is_as_it_should_be(self, it: Running) -> None:
+    def test_the_engine_has_the_expected_settings(self, it: Running) -> None:
         info = it.api("GET", "/info")
         assert info["Name"] == "first"
         assert info["Driver"] == "overlay2"
@@ -165,11 +165,11 @@ class TestWithChannel:
         assert info["DockerRootDir"] == "/var/lib/docker"
         assert "boot2docker" in info["OperatingSystem"]
 
-    def test_the_port_takes_only_this_machines_clients(self, it: Running, tmp_path: Path) -> None:
-        stranger = Secrets(tmp_path)
-        other = context(ca=it.secrets.auth.ca_cert, cert=stranger.auth.client_cert, key=stranger.auth.client_key)
-        nobody = ssl.create_default_context(cafile=str(it.secrets.auth.ca_cert))
-        for refused in (nobody, other, it.secrets.expired_client()):
+    def test_the_engine_port_accepts_only_clients_of_this_machine(self, it: Running, tmp_path: Path) -> None:
+        foreign = Secrets(tmp_path)
+        other = context(ca=it.secrets.auth.ca_cert, cert=foreign.auth.client_cert, key=foreign.auth.client_key)
+        without_certificate = ssl.create_default_context(cafile=str(it.secrets.auth.ca_cert))
+        for refused in (without_certificate, other, it.secrets.expired_client()):
             with pytest.raises((ssl.SSLError, ConnectionError)):
                 served(Api(it.guest.engine_port, refused))
         assert b"200 OK" in served(it.api)
@@ -183,13 +183,13 @@ class TestWithChannel:
         with pytest.raises(ssl.SSLError, match="(?i)protocol version"):
             served(Api(it.guest.engine_port, old))
 
-    def test_ssh_knows_the_host_key_and_docker_may_do_all(self, it: Running) -> None:
-        said = it.ssh("hostname; id -un; sudo id -u; cat /etc/machine-id; tail -n 3 /var/log/docker.log")
+    def test_ssh_shows_the_known_host_key_and_the_user_docker_may_use_sudo(self, it: Running) -> None:
+        output = it.ssh("hostname; id -un; sudo id -u; cat /etc/machine-id; tail -n 3 /var/log/docker.log")
         machine_id = (it.secrets.directory / identity.MACHINE_ID).read_text().strip()
-        assert said.splitlines()[:4] == ["first", "docker", "0", machine_id]
-        assert "API listen on" in said
+        assert output.splitlines()[:4] == ["first", "docker", "0", machine_id]
+        assert "API listen on" in output
 
-    def test_no_secret_can_be_read_by_others(self, it: Running) -> None:
+    def test_secrets_are_not_readable_by_other_users(self, it: Running) -> None:
         found = it.ssh(
             "sudo find / -xdev /var/lib/boot2docker /run -type f "
             r"\( -name '*key*' -o -name '*.tar' -o -name shadow \) -not -name '*.pub' -not -path '/usr/*' | sort -u | "
@@ -205,20 +205,20 @@ class TestWithChannel:
             it.channel.expect("OK", after=before)
         assert it.ssh("hostname").strip() == "first"
 
-    def test_a_new_certificate_touches_no_container(self, it: Running) -> None:
+    def test_a_new_certificate_does_not_disturb_containers(self, it: Running) -> None:
         assert it.channel
         it.ssh(IMPORT)
-        made = it.api("POST", "/containers/create?name=calm", {"Image": "box", "Cmd": ["/bin/sh", "-c", CALM]})
+        made = it.api("POST", "/containers/create?name=counter", {"Image": "box", "Cmd": ["/bin/sh", "-c", COUNTER]})
         it.api("POST", f"/containers/{made['Id']}/start")
-        before = it.api("GET", "/containers/calm/json")["State"]
+        before = it.api("GET", "/containers/counter/json")["State"]
         engine_before = it.ssh("pidof dockerd")
         old = it.api.server_certificate()
         assert old == it.secrets.server_certificate
         with it.api.connect() as follower:
-            follower.sendall(b"GET /containers/calm/logs?follow=1&stdout=1 HTTP/1.0\r\n\r\n")
+            follower.sendall(b"GET /containers/counter/logs?follow=1&stdout=1 HTTP/1.0\r\n\r\n")
             assert b"200 OK" in follower.recv(4096)
 
-            # As `create` and `regenerate-certs` do it: two programs, with nobody at the channel in between.
+            # Like `create` and `regenerate-certs`, use two connections to the channel, with none in between.
             it.channel.close()
             it.secrets.new_server_certificate()
             it.channel = it.guest.channel()
@@ -230,12 +230,12 @@ class TestWithChannel:
             seen = b""
             while b"tick 3" not in seen or not seen.endswith(b"\n"):
                 seen += follower.recv(65536)
-        assert it.api("GET", "/containers/calm/json")["State"] == before
+        assert it.api("GET", "/containers/counter/json")["State"] == before
         assert it.ssh("pidof dockerd") == engine_before
         assert set(it.api("GET", "/info")["Labels"]) == {"c=d", "provider=test"}
         assert it.ssh("hostname").strip() == "second"
 
-    def test_the_power_button_stops_containers_and_a_larger_disk_is_used(self, it: Running) -> None:
+    def test_the_power_button_stops_containers_and_a_larger_disk_is_used_after_boot(self, it: Running) -> None:
         assert it.channel
         it.guest.press_power_button()
         it.guest.ended()
@@ -243,33 +243,35 @@ class TestWithChannel:
         size = it.guest.disk.stat().st_size + 4 * GIB
         with it.guest.disk.open("ab") as disk:
             disk.truncate(size)
-        it.guest.boot()  # and nobody is at the channel
+        it.guest.boot()  # without a connection to the channel
         it.guest.console_says("STAGE ready", times=2)
-        calm = it.api("GET", "/containers/calm/json")["State"]
-        assert (calm["Status"], calm["ExitCode"]) == ("exited", 7)
+        counter = it.api("GET", "/containers/counter/json")["State"]
+        assert (counter["Status"], counter["ExitCode"]) == ("exited", 7)
         assert it.api.server_certificate() == it.secrets.server_certificate
-        said = it.ssh("hostname; df -m /var/lib/docker | tail -n 1; cat /proc/swaps; sudo docker logs calm | tail -n 1")
-        assert said.startswith("second\n")
-        assert int(said.splitlines()[1].split()[1]) > (size - 2 * GIB) >> 20
-        assert re.search(r"^/dev/vdb2 +partition", said, re.MULTILINE)
-        assert said.endswith("bye\n")
+        output = it.ssh(
+            "hostname; df -m /var/lib/docker | tail -n 1; cat /proc/swaps; sudo docker logs counter | tail -n 1"
+        )
+        assert output.startswith("second\n")
+        assert int(output.splitlines()[1].split()[1]) > (size - 2 * GIB) >> 20
+        assert re.search(r"^/dev/vdb2 +partition", output, re.MULTILINE)
+        assert output.endswith("bye\n")
 
-    def test_a_reboot_from_inside_keeps_data_and_identity(self, it: Running) -> None:
+    def test_a_reboot_in_the_guest_keeps_data_and_identity(self, it: Running) -> None:
         it.ssh("sudo sh -c 'sleep 1; reboot' > /dev/null 2>&1 &")
         it.guest.console_says("STAGE ready", times=3)
         assert it.api("GET", "/info")["Name"] == "second"
-        assert it.api("GET", "/containers/calm/json")["State"]["ExitCode"] == 7
+        assert it.api("GET", "/containers/counter/json")["State"]["ExitCode"] == 7
         assert it.ssh("hostname").strip() == "second"
 
-    def test_a_kernel_that_panics_starts_again_with_data_and_identity(self, it: Running) -> None:
+    def test_a_kernel_panic_reboots_with_data_and_identity(self, it: Running) -> None:
         it.ssh("sync; sudo sh -c 'sleep 1; echo c > /proc/sysrq-trigger' > /dev/null 2>&1 &")
         it.guest.console_says("STAGE ready", times=4)
         assert "sysrq triggered crash" in it.guest.console.read_text(errors="replace")
         assert it.api("GET", "/info")["Name"] == "second"
-        assert it.api("GET", "/containers/calm/json")["State"]["ExitCode"] == 7
+        assert it.api("GET", "/containers/counter/json")["State"]["ExitCode"] == 7
 
 
-# What docker-machine sends over SSH to boot2docker, line by line.
+# The commands that docker-machine sends over SSH to boot2docker.
 LISTENING = "if ! type netstat 1>/dev/null; then ss -tln; else netstat -tln; fi"
 PORT_OPEN = re.compile(r":2376\s+.*:.*")
 DELETE_BRIDGE = """if [ ! -z "$(ip link show docker0)" ]; then sudo ip link delete docker0; fi"""
@@ -291,7 +293,7 @@ export "NO_PROXY=10.1.2.3"
 
 
 class TestLikeBoot2docker:
-    """A guest without a channel, set up by docker-machine over SSH."""
+    """A guest without a channel, provisioned with docker-machine's commands over SSH."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -308,12 +310,12 @@ class TestLikeBoot2docker:
             machine.console_says("STAGE ready")
             yield Running(machine, secrets, Api(machine.engine_port, secrets.context()))
 
-    def test_docker_machine_finds_what_it_looks_for(self, it: Running) -> None:
+    def test_docker_machine_recognizes_the_guest(self, it: Running) -> None:
         it.ssh("exit 0")
         assert "ID=boot2docker" in it.ssh("cat /etc/os-release").splitlines()
         assert PORT_OPEN.search(it.ssh(LISTENING))
 
-    def test_docker_machine_provisions_it(self, it: Running) -> None:
+    def test_docker_machine_can_provision_the_guest(self, it: Running) -> None:
         it.ssh('sudo /usr/bin/sethostname old && echo "old" | sudo tee /var/lib/boot2docker/etc/hostname')
         it.ssh("sudo mkdir -p /var/lib/boot2docker")
         it.ssh("sudo /etc/init.d/docker stop")
@@ -326,7 +328,7 @@ class TestLikeBoot2docker:
         assert PORT_OPEN.search(it.ssh(LISTENING))
         self.check_engine(it)
 
-    def test_it_is_the_same_after_a_reboot(self, it: Running) -> None:
+    def test_provisioning_survives_a_reboot(self, it: Running) -> None:
         for name in ("bootsync", "bootlocal"):
             it.ssh(f"sudo tee /var/lib/boot2docker/{name}.sh", stdin=f"date > /run/{name}-ran\n")
         host_key = it.ssh("cat /var/lib/boot2docker/ssh/ssh_host_ed25519_key.pub")

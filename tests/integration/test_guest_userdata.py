@@ -1,5 +1,8 @@
-"""The guest as VirtualBox has it, in plain QEMU: started from a SATA CD, its identity at the beginning of its disk, two
-e1000 interfaces of which the second has a fixed address, later identities over SSH."""
+"""The guest with VirtualBox's hardware, in plain QEMU.
+
+It starts from a SATA CD and finds its identity at the start of its disk. The second of two e1000 interfaces has a fixed
+address. Later identities come over SSH.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ ADDRESS = "192.168.56.7"
 
 
 class Owned(Guest):
-    """A guest of ours with the keys and certificates of one machine."""
+    """A guest with the keys and certificates of one machine."""
 
     def __init__(self, folder: Path, image: ImageFiles) -> None:
         super().__init__(folder, image)
@@ -57,7 +60,7 @@ class Owned(Guest):
         return driver_guest.with_surroundings(plain, mac=MAC, address=f"{ADDRESS}/24", shares=shares)
 
     def write_userdata(self, *, old: bool = False) -> None:
-        """What the driver writes; `old`: what docker-machine wrote."""
+        """Write the start of the disk as the driver does, or, if `old`, as docker-machine did."""
         public = keys.public_half(self.directory / paths.SSH_KEY).read_bytes()
         with self.disk.open("r+b") as disk:
             disk.write(driver_guest.userdata(public, None if old else self.identity(label="first")))
@@ -94,7 +97,7 @@ def it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owned]:
 
 @contextmanager
 def booted(folder: Path, *, old: bool) -> Iterator[Owned]:
-    """A guest that is up with the disk of a new machine, or of one that docker-machine made."""
+    """Boot a guest with the disk of a new machine, or, if `old`, of one that docker-machine made."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(paths.ENV_CACHE, str(cache_folder()))
         image = provide.find_or_build(ImageRequest(architecture="amd64"), store=folder, reporter=Silent())
@@ -115,38 +118,38 @@ def labels(it: Owned) -> list[str]:
     return [label for label in it.api("GET", "/info")["Labels"] if label.startswith("a=")]
 
 
-def test_it_has_the_identity_that_its_disk_began_with(it: Owned) -> None:
-    # By its fixed address: nothing else is forwarded to.
+def test_the_guest_takes_the_identity_at_the_start_of_its_disk(it: Owned) -> None:
+    # This uses the fixed address, the only one with a port forwarding.
     assert labels(it) == ["a=first"]
-    said = it.run("hostname; ls /var/lib/boot2docker; cat /proc/swaps")
-    assert said.splitlines()[0] == "boxed"
-    assert "userdata.tar" not in said, "the keys in it are in the identity now"
-    assert "/dev/sda2" in said
+    output = it.run("hostname; ls /var/lib/boot2docker; cat /proc/swaps")
+    assert output.splitlines()[0] == "boxed"
+    assert "userdata.tar" not in output, "the keys in it are in the identity now"
+    assert "/dev/sda2" in output
 
 
-def test_the_second_interface_has_its_address_and_no_dhcp(it: Owned) -> None:
-    said = it.run("ip -4 address show dev eth1; ps; ip route")
-    assert f"inet {ADDRESS}/24" in said
-    assert said.count("inet 192.168.56.") == 1
-    assert "udhcpc -i eth1" not in said
-    assert "udhcpc -i eth0" in said
-    assert "default via 10.0.2.2 dev eth0" in said
-    assert "default via 192.168.56" not in said
+def test_the_second_interface_has_a_fixed_address_and_no_dhcp(it: Owned) -> None:
+    output = it.run("ip -4 address show dev eth1; ps; ip route")
+    assert f"inet {ADDRESS}/24" in output
+    assert output.count("inet 192.168.56.") == 1
+    assert "udhcpc -i eth1" not in output
+    assert "udhcpc -i eth0" in output
+    assert "default via 10.0.2.2 dev eth0" in output
+    assert "default via 192.168.56" not in output
 
 
-def test_a_host_without_the_share_is_told_on_the_console(it: Owned) -> None:
+def test_a_missing_shared_folder_is_reported_on_the_console(it: Owned) -> None:
     it.console_says("the host does not share hosthome", timeout=30)
 
 
-def test_a_cd_that_seems_to_be_another_is_read_on(it: Owned) -> None:
-    """As it seems to be after VirtualBox saved a machine and brought it back; Linux refuses to read it then."""
+def test_the_cd_stays_readable_after_a_media_change_event(it: Owned) -> None:
+    """VirtualBox reports a media change when it restores a saved machine; Linux then refuses to read the CD."""
     it.execute_qmp("blockdev-change-medium", id="cd", filename=str(it.image.iso), format="raw", force=True)
     time.sleep(2)
-    said = it.run("echo 3 | sudo tee /proc/sys/vm/drop_caches; dd if=/usr/bin/runc of=/dev/null bs=1M 2>&1")
-    assert " records out" in said
+    output = it.run("echo 3 | sudo tee /proc/sys/vm/drop_caches; dd if=/usr/bin/runc of=/dev/null bs=1M 2>&1")
+    assert " records out" in output
 
 
-def test_a_later_identity_comes_over_ssh_without_a_restart_of_the_engine(it: Owned) -> None:
+def test_a_later_identity_over_ssh_does_not_restart_the_engine(it: Owned) -> None:
     before = it.run("cat /run/docker-init.pid")
     later = it.identity(label="later")
     with pytest.raises(AssertionError, match="arrived damaged"):
@@ -160,17 +163,17 @@ def test_a_later_identity_comes_over_ssh_without_a_restart_of_the_engine(it: Own
     assert it.run("cat /run/docker-init.pid") == before
 
 
-def test_an_identity_that_the_engine_refuses_is_an_error_with_its_reason(it: Owned) -> None:
+def test_an_identity_that_the_engine_refuses_fails_with_the_reason(it: Owned) -> None:
     refused = it.identity(label="refused", mirror="ftp://nowhere")
     with pytest.raises(AssertionError, match="unsupported scheme 'ftp'"):
         it.run(driver_guest.receive_command(refused), stdin=refused)
     assert labels(it) == ["a=later"]
-    # The driver sends the one before again then.
+    # The driver then sends the previous identity again.
     later = it.identity(label="later")
     it.run(driver_guest.receive_command(later), stdin=later)
 
 
-def test_all_of_it_outlasts_a_stop(it: Owned) -> None:
+def test_identity_and_address_survive_a_stop(it: Owned) -> None:
     it.press_power_button()
     it.ended()
     it.start()
@@ -179,8 +182,8 @@ def test_all_of_it_outlasts_a_stop(it: Owned) -> None:
     assert f"inet {ADDRESS}/24" in it.run("ip -4 address show dev eth1")
 
 
-def test_a_machine_that_docker_machine_made_becomes_one_of_ours(tmp_path: Path) -> None:
-    """After `upgrade`: today's image on an old disk; keys and data are there, and the identity comes over SSH."""
+def test_a_docker_machine_disk_works_with_the_current_image(tmp_path: Path) -> None:
+    """After `upgrade`, an old disk boots the current image with its keys and data; the identity comes over SSH."""
     with booted(tmp_path, old=True) as machine:
         assert machine.run("hostname; sudo docker volume create kept", pinned=False).split()[-1] == "kept"
         assert "192.168.56.15/24" in machine.run("ip -4 address show dev eth1", pinned=False), "by DHCP, as before"
@@ -188,10 +191,10 @@ def test_a_machine_that_docker_machine_made_becomes_one_of_ours(tmp_path: Path) 
         machine.run("sudo tee /var/lib/boot2docker/profile", stdin=profile, pinned=False)
         first = machine.identity(label="first")
         machine.run(driver_guest.receive_command(first), stdin=first, pinned=False)
-        # From here on its host key is known, and its engine is at its address.
-        said = machine.run("hostname; ip -4 address show dev eth1; sudo docker volume ls -q")
-        assert said.splitlines()[0] == "boxed"
-        assert f"inet {ADDRESS}/24" in said
-        assert "192.168.56.15" not in said
-        assert said.split()[-1] == "kept"
+        # From here on the host key is known, and the engine is at the fixed address.
+        output = machine.run("hostname; ip -4 address show dev eth1; sudo docker volume ls -q")
+        assert output.splitlines()[0] == "boxed"
+        assert f"inet {ADDRESS}/24" in output
+        assert "192.168.56.15" not in output
+        assert output.split()[-1] == "kept"
         assert labels(machine) == ["a=first"]

@@ -1,4 +1,4 @@
-"""The ISO starts by itself, whoever the hypervisor and whatever the drive: QEMU with SeaBIOS and OVMF."""
+"""The ISO boots from any kind of drive, in QEMU with SeaBIOS and OVMF."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.runner import cache_folder
 pytestmark = pytest.mark.timeout(240)
 
 SECONDS = 200
-# What the guest says on its serial console once it has found its root file system, and the disk or none.
+# Printed on the serial console once the guest has mounted its root file system and looked for a disk.
 UP = b"STAGE disk"
 OVMF = Path("/usr/share/OVMF")
 DRIVES = {
@@ -30,13 +30,13 @@ DRIVES = {
 
 @pytest.fixture(scope="module")
 def image() -> ImageFiles:
-    """Today's image for amd64, from the cache that all test runs share."""
+    """The current image for amd64, from the cache that all test runs share."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYMACHINE_CACHE", str(cache_folder()))
         return provide.find_or_build(ImageRequest(architecture="amd64"), store=Path("/nonexistent"), reporter=Silent())
 
 
-def test_it_can_be_taken_into_another_store(image: ImageFiles) -> None:
+def test_the_manifest_can_be_read_from_the_iso(image: ImageFiles) -> None:
     assert imported.read_manifest(image.iso)["architecture"] == "amd64"
 
 
@@ -68,7 +68,7 @@ def firmware(kind: str, folder: Path) -> list[str]:
         ("secure", "sata"),
     ],
 )
-def test_it_starts(image: ImageFiles, tmp_path: Path, kind: str, drive: str) -> None:
+def test_the_iso_boots(image: ImageFiles, tmp_path: Path, kind: str, drive: str) -> None:
     console = tmp_path / "console.log"
     argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,la57=off", "-smp", "2"]
     argv += ["-m", "1024", "-nodefaults", "-display", "none", "-vga", "std", "-serial", f"file:{console}"]
@@ -84,6 +84,6 @@ def test_it_starts(image: ImageFiles, tmp_path: Path, kind: str, drive: str) -> 
     finally:
         process.kill()
         process.wait()
-    said = console.read_bytes()
+    output = console.read_bytes()
     if kind == "secure":
-        assert b"BdsDxe: starting" in said, "by the firmware"
+        assert b"BdsDxe: starting" in output, "not booted by the firmware"

@@ -1,4 +1,4 @@
-"""A real build from the Debian mirror, and the commands around it."""
+"""A real image build from the Debian mirror, and the `image` commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run(program: Pymachine, *arguments: str) -> Outcome:
 
 @pytest.fixture(scope="module")
 def builder() -> Iterator[Pymachine]:
-    """A store whose images are its own, with the packages that all test runs share."""
+    """A store with its own images, and the packages that all test runs share."""
     with private_store() as program:
         own = program.home / "cache"
         shared = cache_folder() / "packages"
@@ -35,7 +35,7 @@ def builder() -> Iterator[Pymachine]:
 
 @pytest.fixture(scope="module")
 def built(builder: Pymachine) -> dict[str, Any]:
-    """An amd64 image, built for these tests, as `image show` tells of it."""
+    """The output of `image show` for an amd64 image that is built for these tests."""
     assert run(builder, "build", "--arch", "amd64", "--write-lock", str(builder.home / "lock")).code == 0
     return show(builder)
 
@@ -65,7 +65,7 @@ def test_the_manifest_names_each_package_and_file(built: dict[str, Any]) -> None
     assert built["files"]["boot2docker.iso"]["size"] < 450 * 2**20
 
 
-def test_the_iso_is_what_docker_machine_knows(built: dict[str, Any]) -> None:
+def test_docker_machine_recognizes_the_iso(built: dict[str, Any]) -> None:
     data = (Path(built["path"]) / "boot2docker.iso").open("rb")
     with data:
         data.seek(0x8028)
@@ -111,7 +111,7 @@ def test_the_same_packages_make_the_same_bytes(builder: Pymachine, built: dict[s
     assert show(builder)["digest"] == built["digest"]
 
 
-def test_a_lock_and_cached_packages_need_no_mirror(builder: Pymachine, built: dict[str, Any]) -> None:
+def test_a_build_with_a_lock_and_cached_packages_needs_no_mirror(builder: Pymachine, built: dict[str, Any]) -> None:
     outcome = run(
         builder,
         "build",
@@ -126,7 +126,7 @@ def test_a_lock_and_cached_packages_need_no_mirror(builder: Pymachine, built: di
     assert show(builder)["digest"] == built["digest"]
 
 
-def test_a_mirror_that_is_down_is_told(tmp_path: Path) -> None:
+def test_an_unreachable_mirror_is_reported(tmp_path: Path) -> None:
     with private_store() as program:
         program.env["PYMACHINE_CACHE"] = str(tmp_path)
         outcome = program("image", "build", "--mirror", "http://127.0.0.1:9/debian", code=None)
@@ -154,7 +154,7 @@ def test_verify_detects_one_flipped_byte(builder: Pymachine, built: dict[str, An
     assert "boot2docker.iso is not the file that was built" in outcome.text
 
 
-def test_exported_and_removed(builder: Pymachine, built: dict[str, Any], tmp_path: Path) -> None:
+def test_an_image_can_be_exported_and_removed(builder: Pymachine, built: dict[str, Any], tmp_path: Path) -> None:
     name = Path(built["path"]).name
     assert run(builder, "export", name, str(tmp_path)).stdout.strip() == str(tmp_path / "boot2docker.iso")
     assert run(builder, "rm", name).code == 0
@@ -162,7 +162,7 @@ def test_exported_and_removed(builder: Pymachine, built: dict[str, Any], tmp_pat
     assert (tmp_path / "boot2docker.iso").stat().st_size == built["files"]["boot2docker.iso"]["size"]
 
 
-def test_arm64_is_the_same_recipe(builder: Pymachine) -> None:
+def test_an_arm64_image_can_be_built(builder: Pymachine) -> None:
     assert run(builder, "build", "--arch", "arm64").code == 0
     (image,) = json.loads(run(builder, "ls", "--json").stdout)
     assert image["architecture"] == "arm64"

@@ -1,4 +1,4 @@
-"""The qemu driver with a real QEMU and guests of a few bytes: what happens when things go wrong."""
+"""The driver ``qemu`` with a real QEMU and tiny guests: mostly failures."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ from support.crashing_qemu import crashing_qemu
 
 pytestmark = pytest.mark.timeout(120)
 
-# Machine code for real mode's successor, as a Multiboot kernel starts: protected mode, 32 bits.
+# Machine code for 32-bit protected mode, in which a Multiboot kernel starts.
 HANG = b"\xfa\xf4\xeb\xfc"  # cli; hlt; jmp back to hlt
-# mov dx, 0x604; mov ax, 0x2000; out dx, ax: ACPI's soft off on q35 as its BIOS sets it up.
+# mov dx, 0x604; mov ax, 0x2000; out dx, ax: ACPI's soft off on q35 with the setup of its BIOS.
 SWITCH_OFF = b"\x66\xba\x04\x06\x66\xb8\x00\x20\x66\xef" + HANG
 
 
 def multiboot(code: bytes) -> bytes:
-    """The smallest kernel that QEMU boots: a Multiboot header that says where it is, and `code`."""
+    """Return the smallest kernel that QEMU boots: a Multiboot header with the load address, and `code`."""
     flags, load = 0x10000, 0x100000
     header = struct.pack("<III", 0x1BADB002, flags, -(0x1BADB002 + flags) & 0xFFFFFFFF)
     entry = load + 32
@@ -54,7 +54,7 @@ def multiboot(code: bytes) -> bytes:
 
 
 class Recorder(StreamReporter):
-    """Keeps what was said."""
+    """A reporter that keeps the lines."""
 
     def __init__(self) -> None:
         super().__init__(open(os.devnull, "w", encoding="utf-8"), terminal=False)  # noqa: SIM115, PTH123
@@ -83,7 +83,7 @@ def make(tmp_path: Path, name: str = "one", **changed: object) -> Driver:
 
 @pytest.fixture
 def running(tmp_path: Path, image: ImageFiles) -> Iterator[Driver]:
-    """A machine whose guest does nothing; the driver gave up on it, and left it running for once."""
+    """A running machine whose guest does nothing."""
     driver = make(tmp_path)
     launched(driver, image)
     yield driver
@@ -91,7 +91,7 @@ def running(tmp_path: Path, image: ImageFiles) -> Iterator[Driver]:
 
 
 def launched(driver: Driver, image: ImageFiles) -> Path:
-    """QEMU as `create` starts it, without the wait for the guest."""
+    """Start QEMU as `create` does, without waiting for the guest."""
     from pymachine_driver_qemu import disk
 
     assert isinstance(driver, QemuDriver)
@@ -113,14 +113,14 @@ def pid_of(driver: Driver) -> int:
 
 
 def nothing_runs(driver: Driver) -> bool:
-    """No process, zombies aside, has the machine's id among its arguments."""
+    """Return whether no process except zombies has the machine's id among its arguments."""
     return not process.find_pids(driver.config["MachineID"])
 
 
-# -- a guest that does not come up -------------------------------------------------------------------------------
+# -- a guest that does not boot ----------------------------------------------------------------------------------
 
 
-def test_a_guest_that_never_boots_is_an_error_with_a_place_to_look(tmp_path: Path, image: ImageFiles) -> None:
+def test_a_guest_that_never_boots_fails_with_a_hint_to_the_console_log(tmp_path: Path, image: ImageFiles) -> None:
     driver = make(tmp_path)
     driver.precreate_check()
     with pytest.raises(identity_channel.GuestTimeoutError, match="did not come up within 2 seconds") as caught:
@@ -131,7 +131,7 @@ def test_a_guest_that_never_boots_is_an_error_with_a_place_to_look(tmp_path: Pat
     assert runtime.find(driver.machine.directory) is None
 
 
-def test_a_kernel_that_is_none_is_told_in_qemus_words(tmp_path: Path) -> None:
+def test_an_invalid_kernel_fails_with_the_message_of_qemu(tmp_path: Path) -> None:
     driver = make(tmp_path)
     with pytest.raises(process.LaunchError, match="QEMU ended with exit code 1") as caught:
         driver.create(request(make_image(tmp_path, b"this is not a kernel" * 100)))
@@ -140,7 +140,7 @@ def test_a_kernel_that_is_none_is_told_in_qemus_words(tmp_path: Path) -> None:
     assert driver.state() is State.STOPPED
 
 
-def test_a_guest_that_switches_itself_off(tmp_path: Path) -> None:
+def test_a_guest_that_switches_itself_off_is_an_error(tmp_path: Path) -> None:
     driver = make(tmp_path)
     with pytest.raises(identity_channel.GuestError, match="switched itself off"):
         driver.create(request(make_image(tmp_path, multiboot(SWITCH_OFF)), timeout=60))
@@ -148,7 +148,7 @@ def test_a_guest_that_switches_itself_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("module", "name"), [(process, "_answers"), (boot, "lengthen_queues"), (identity, "Channel")])
-def test_a_guest_that_switches_itself_off_before_we_are_connected(
+def test_a_guest_that_switches_itself_off_before_the_driver_connects_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: object, name: str
 ) -> None:
     """On a busy host, QEMU may end before the driver takes each of these steps."""
@@ -167,7 +167,7 @@ def test_a_guest_that_switches_itself_off_before_we_are_connected(
 
 @pytest.mark.parametrize("seconds", [0.0, 3.0], ids=["at its start", "while it boots"])
 @pytest.mark.parametrize(("by", "tries"), [("SEGV", 2), ("ABRT", 2), ("KILL", 1)])
-def test_a_qemu_that_crashes_is_started_once_more(
+def test_a_crashed_qemu_is_started_once_more(
     tmp_path: Path, image: ImageFiles, by: str, tries: int, seconds: float
 ) -> None:
     starts = tmp_path / "starts"
@@ -184,7 +184,7 @@ def test_a_qemu_that_crashes_is_started_once_more(
     assert runtime.find(driver.machine.directory) is None
 
 
-def test_an_identity_that_cannot_be_made_leaves_nothing_running(tmp_path: Path, image: ImageFiles) -> None:
+def test_an_interrupted_identity_leaves_nothing_running(tmp_path: Path, image: ImageFiles) -> None:
     driver = make(tmp_path)
 
     def broken(endpoint: object) -> bytes:
@@ -195,10 +195,10 @@ def test_an_identity_that_cannot_be_made_leaves_nothing_running(tmp_path: Path, 
     assert nothing_runs(driver)
 
 
-# -- a machine that runs -----------------------------------------------------------------------------------------
+# -- a running machine -------------------------------------------------------------------------------------------
 
 
-def test_running_paused_stopped_as_others_see_it(running: Driver) -> None:
+def test_another_process_sees_running_paused_and_stopped(running: Driver) -> None:
     assert reread(running).state() is State.RUNNING
     folder = runtime.find(running.machine.directory)
     assert folder is not None
@@ -210,7 +210,7 @@ def test_running_paused_stopped_as_others_see_it(running: Driver) -> None:
     running.kill()
 
 
-def test_many_ask_at_once(running: Driver) -> None:
+def test_many_threads_can_read_the_state_at_once(running: Driver) -> None:
     states: list[State] = []
     threads = [threading.Thread(target=lambda: states.append(reread(running).state())) for _ in range(20)]
     for thread in threads:
@@ -220,14 +220,14 @@ def test_many_ask_at_once(running: Driver) -> None:
     assert states == [State.RUNNING] * 20
 
 
-def test_a_guest_that_ignores_the_button_is_switched_off_and_that_is_said(running: Driver) -> None:
+def test_a_guest_that_ignores_the_power_button_is_switched_off_with_a_message(running: Driver) -> None:
     running.stop(1.0)
     assert running.state() is State.STOPPED
     assert isinstance(running.reporter, Recorder)
     assert running.reporter.lines == ["The guest did not shut down within 1 seconds: switching it off."]
 
 
-def test_a_killed_qemu_is_stopped_at_once_even_as_a_zombie(running: Driver) -> None:
+def test_a_killed_qemu_counts_as_stopped_even_as_a_zombie(running: Driver) -> None:
     os.kill(pid_of(running), signal.SIGKILL)
     until(lambda: running.state() is State.STOPPED, deadline=5.0, what="the end")
     folder = runtime.find(running.machine.directory)
@@ -238,9 +238,7 @@ def test_a_killed_qemu_is_stopped_at_once_even_as_a_zombie(running: Driver) -> N
     assert not folder.exists()
 
 
-def test_a_qemu_that_hangs_is_an_error_for_state_and_no_obstacle_for_remove(
-    running: Driver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hanging_qemu_fails_state_but_can_be_removed(running: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qmp.Qmp.__init__, "__kwdefaults__", {"timeout": 0.5})
     os.kill(pid_of(running), signal.SIGSTOP)
     with pytest.raises(DriverError, match="did not answer"):
@@ -250,19 +248,19 @@ def test_a_qemu_that_hangs_is_an_error_for_state_and_no_obstacle_for_remove(
     assert nothing_runs(running)
 
 
-def test_a_second_start_is_refused_and_harms_nothing(running: Driver) -> None:
+def test_a_second_start_is_refused_and_the_machine_keeps_running(running: Driver) -> None:
     with pytest.raises(DriverError, match="has a QEMU already"):
         reread(running).start(request())
     assert running.state() is State.RUNNING
 
 
-def test_it_survives_the_process_that_started_it_and_its_terminal(running: Driver) -> None:
+def test_qemu_survives_the_process_and_terminal_that_started_it(running: Driver) -> None:
     pid = pid_of(running)
     assert os.getsid(pid) == pid
     assert Path(f"/proc/{pid}/cwd").readlink() == Path("/")
 
 
-def test_nothing_of_it_is_readable_by_others(running: Driver) -> None:
+def test_sockets_and_logs_are_not_readable_by_other_users(running: Driver) -> None:
     folder = runtime.find(running.machine.directory)
     assert folder is not None
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -270,17 +268,17 @@ def test_nothing_of_it_is_readable_by_others(running: Driver) -> None:
         assert stat.S_IMODE((running.machine.directory / name).stat().st_mode) == 0o600
 
 
-def test_it_is_confined_where_that_is_possible(running: Driver) -> None:
+def test_qemu_is_sandboxed_if_it_supports_that(running: Driver) -> None:
     status = Path(f"/proc/{pid_of(running)}/status").read_text()
     if binary.find("amd64").sandbox:
         assert "Seccomp:\t2" in status
 
 
-def test_ports_are_forwarded_and_taken_back(running: Driver) -> None:
+def test_port_forwardings_are_added_and_removed(running: Driver) -> None:
     from pymachine.driver.kit.forwarded_ports import Forwards, Published
     from pymachine_driver_qemu.command_line import NETDEV
 
-    said: list[str] = []
+    output: list[str] = []
     listen = running.endpoint().address
     folder = runtime.find(running.machine.directory)
     assert folder is not None
@@ -288,17 +286,17 @@ def test_ports_are_forwarded_and_taken_back(running: Driver) -> None:
         qmp.Qmp(folder / runtime.PORTS) as monitor,
         socket.create_server((listen, 23457)),
     ):
-        forwards = Forwards(monitor.human, netdev=NETDEV, address=listen, say=said.append)
+        forwards = Forwards(monitor.human, netdev=NETDEV, address=listen, say=output.append)
         forwards.follow({Published("tcp", 23456), Published("tcp", 23457), Published("udp", 23458)})
         assert not listen_address.is_free(listen, 23456)
         forwards.follow(set())
         assert listen_address.is_free(listen, 23456)
-    assert [line for line in said if line.startswith(f"cannot forward {listen}:23457/tcp")]
-    assert [line for line in said if line.startswith(f"forwarding {listen}:23458/udp")]
+    assert [line for line in output if line.startswith(f"cannot forward {listen}:23457/tcp")]
+    assert [line for line in output if line.startswith(f"forwarding {listen}:23458/udp")]
 
 
 def test_the_port_forwarder_follows_reports_and_ends_with_its_machine(running: Driver) -> None:
-    """The guest is played by this test; QEMU is real."""
+    """This test plays the guest; QEMU is real."""
     from pymachine.driver.kit import forwarded_ports
     from pymachine_driver_qemu import forwarder_process
 
@@ -346,10 +344,10 @@ def test_the_port_forwarder_follows_reports_and_ends_with_its_machine(running: D
         assert problems() == {}
 
 
-# -- bad days ----------------------------------------------------------------------------------------------------
+# -- failures ----------------------------------------------------------------------------------------------------
 
 
-def test_a_taken_port_is_named_before_anything_is_made(tmp_path: Path, image: ImageFiles) -> None:
+def test_a_taken_port_is_reported_before_anything_is_created(tmp_path: Path, image: ImageFiles) -> None:
     driver = make(tmp_path)
     endpoint = driver.endpoint()
     with (
@@ -360,21 +358,21 @@ def test_a_taken_port_is_named_before_anything_is_made(tmp_path: Path, image: Im
     assert "ss -ltnp" in caught.value.hint
 
 
-def test_a_qemu_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_qemu_is_reported(tmp_path: Path) -> None:
     driver = make(tmp_path, qemu_binary="no-such-qemu")
     with pytest.raises(PrecreateError, match="QEMU not found: no-such-qemu"):
         driver.precreate_check()
 
 
-def test_start_without_the_files_says_which(tmp_path: Path) -> None:
+def test_start_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DriverError, match=r"boot2docker\.iso is missing"):
         make(tmp_path).start(request())
 
 
-def test_a_create_that_was_killed_leaves_what_remove_can_remove(tmp_path: Path, image: ImageFiles) -> None:
+def test_remove_cleans_up_after_a_killed_create(tmp_path: Path, image: ImageFiles) -> None:
     driver = make(tmp_path)
     launched(driver, image)
-    # What another process has of it: the record on the disk, and the machine's folder.
+    # Another process has only the record on the disk and the machine's folder.
     other = QemuDriver(
         MachineRef(driver.machine.name, driver.machine.directory, tmp_path, tmp_path / "k"),
         json.loads(json.dumps(driver.config)),
@@ -383,8 +381,8 @@ def test_a_create_that_was_killed_leaves_what_remove_can_remove(tmp_path: Path, 
     assert nothing_runs(driver)
 
 
-def test_qemu_does_not_come_up_in_a_folder_that_was_removed(tmp_path: Path, image: ImageFiles) -> None:
-    """`rm` right after `create` was killed: the sockets' folder is gone before QEMU has bound them."""
+def test_qemu_does_not_start_if_its_socket_folder_was_removed(tmp_path: Path, image: ImageFiles) -> None:
+    """`rm` right after a killed `create` may remove the folder before QEMU has bound its sockets."""
     driver = make(tmp_path)
     assert isinstance(driver, QemuDriver)
     folder = runtime.make(driver.machine.directory, driver.config["MachineID"])
@@ -402,14 +400,14 @@ def test_qemu_does_not_come_up_in_a_folder_that_was_removed(tmp_path: Path, imag
 # -- accelerators ------------------------------------------------------------------------------------------------
 
 
-def test_an_accelerator_that_boots_nothing_is_not_used_twice(
+def test_an_accelerator_that_does_not_boot_is_tried_only_once(
     tmp_path: Path, image: ImageFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel of this image never comes up under any accelerator, so that the answer is known on every host."""
-    given = tmp_path / "r"
-    given.mkdir(mode=0o700)
+    """The kernel of this image boots under no accelerator, so the result is the same on every host."""
+    runtime_dir = tmp_path / "r"
+    runtime_dir.mkdir(mode=0o700)
     monkeypatch.setattr(runtime, "_LONGEST_PATH", 1000)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(given))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime_dir))
     monkeypatch.setattr(accelerator, "TRIAL_SECONDS", 1.0)
     trial = accelerator.Trial(
         qemu=binary.find("amd64"), architecture="amd64", kernel=image.kernel, initrd=image.initrd, image=image.digest
@@ -425,13 +423,11 @@ def test_an_accelerator_that_boots_nothing_is_not_used_twice(
         accelerator.choose("kvm", trial, reporter=recorder)
 
 
-def test_a_trial_that_does_not_boot_ends_and_leaves_nothing(
-    tmp_path: Path, image: ImageFiles, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_trial_leaves_nothing(tmp_path: Path, image: ImageFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = accelerator.Trial(
         qemu=binary.find("amd64"), architecture="amd64", kernel=image.kernel, initrd=image.initrd, image="x"
     )
-    # A folder of its own, since other tests make trials at the same time. The path of a socket must be short.
+    # A private folder, since other tests run trials at the same time; short, since it contains sockets.
     with tempfile.TemporaryDirectory(prefix="pm-") as own:
         monkeypatch.setenv("XDG_RUNTIME_DIR", own)
         assert not accelerator.boots("tcg", trial, seconds=1.0)

@@ -1,4 +1,4 @@
-"""The contract suite over the driver ``qemu`` with a machine that runs the real image."""
+"""The contract suite for the driver ``qemu`` with a machine that runs the real image."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class TestLiveQemu(LiveDriverContract):
         return boot.request(driver)
 
     def check_running(self) -> None:
-        self.engine_answers()
-        self.the_trial_of_an_accelerator_knows_a_kernel_that_boots()
+        self.check_engine()
+        self.check_accelerator_trial()
 
-    def the_trial_of_an_accelerator_knows_a_kernel_that_boots(self) -> None:
-        """Software emulation boots the image's kernel everywhere; a trial that did not see it would trust no KVM."""
+    def check_accelerator_trial(self) -> None:
+        """Check that a trial detects a booting kernel, with software emulation, which works everywhere."""
         folder = self.live.machine.directory
         trial = accelerator.Trial(
             qemu=binary.find("amd64"),
@@ -50,7 +50,7 @@ class TestLiveQemu(LiveDriverContract):
         )
         assert accelerator.boots("tcg", trial, seconds=120)
 
-    def engine_answers(self) -> None:
+    def check_engine(self) -> None:
         folder, endpoint = self.live.machine.directory, self.live.endpoint()
         context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
         context.load_cert_chain(folder / "cert.pem", folder / "key.pem")

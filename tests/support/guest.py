@@ -157,10 +157,10 @@ class Guest:
     def console_says(self, text: str, *, times: int = 1, timeout: float = BOOT_SECONDS) -> None:
         """Wait until `text` is on the serial console that many `times`."""
 
-        def said() -> bool:
+        def output() -> bool:
             return self.console.exists() and self.console.read_bytes().count(text.encode()) >= times
 
-        _until(said, f"the console to say {text!r}", timeout)
+        _until(output, f"the console to say {text!r}", timeout)
 
     def stages(self) -> list[dict[str, float]]:
         """Read from the console, for each boot, the seconds at which each stage was reached."""

@@ -72,8 +72,10 @@ def _libraries(program: str) -> list[str]:
     found: set[str] = set()
     level = {program}
     while level:
-        said = subprocess.run(["apt-cache", "depends", *NO_OTHERS, *level], capture_output=True, text=True, check=True)
-        level = {name for name in DEPENDS.findall(said.stdout) if LIBRARY.match(name)} - found
+        output = subprocess.run(
+            ["apt-cache", "depends", *NO_OTHERS, *level], capture_output=True, text=True, check=True
+        )
+        level = {name for name in DEPENDS.findall(output.stdout) if LIBRARY.match(name)} - found
         found |= level
     return sorted(found)
 

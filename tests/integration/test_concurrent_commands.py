@@ -1,4 +1,4 @@
-"""Two pymachines on one store, again and again at the same moment: each thing is done once, and nothing is lost."""
+"""Two processes run the same commands on one store at the same time: each takes effect once, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -17,45 +17,45 @@ ROUNDS = 200
 
 
 def call(root: str, *words: str) -> tuple[int, str]:
-    """Run a command line in this process; exit code, and all that it said."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    """Run a command line in this process; return its exit code and output."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         code = main(["pymachine", "-s", root, *words])
-    return code, said.getvalue()
+    return code, output.getvalue()
 
 
 def contend(number: int, root: str, barrier: Barrier, results: Any) -> None:
-    """What one of the two does: the same as the other, and something of its own."""
+    """Run the commands of one process: the same as the other's in races, and one of its own."""
     won = {"create": 0, "rename": 0, "rm": 0}
-    strange: list[str] = []
+    unexpected: list[str] = []
 
     def race(command: str, *words: str, lost: str) -> None:
         barrier.wait()
-        code, said = call(root, command, *words)
+        code, output = call(root, command, *words)
         if code == 0:
             won[command] += 1
-        elif lost not in said:
-            strange.append(said)
+        elif lost not in output:
+            unexpected.append(output)
 
     for turn in range(ROUNDS):
         url = f"tcp://127.0.0.1:{1000 + turn}"
         race("create", "-d", "none", "--url", url, f"race-{turn}", lost="already exists")
         race("rename", f"race-{turn}", f"new-{turn}", lost="does not exist")
         barrier.wait()
-        code, said = call(root, "inspect", f"new-{turn}", "-f", "{{.Driver.URL}} {{.Driver.MachineName}}")
-        if (code, said) != (0, f"{url} new-{turn}\n"):
-            strange.append(said)
+        code, output = call(root, "inspect", f"new-{turn}", "-f", "{{.Driver.URL}} {{.Driver.MachineName}}")
+        if (code, output) != (0, f"{url} new-{turn}\n"):
+            unexpected.append(output)
         own = call(root, "create", "-d", "none", "--url", url, f"own-{number}-{turn}")
         if own[0]:
-            strange.append(own[1])
+            unexpected.append(own[1])
         if turn % 2:
             race("rm", "-y", f"new-{turn}", lost="does not exist")
         if call(root, "ls", "-q")[0]:
-            strange.append("ls failed")
-    results.put((won, strange))
+            unexpected.append("ls failed")
+    results.put((won, unexpected))
 
 
-def test_two_hundred_rounds(tmp_path: Path) -> None:
+def test_each_concurrent_command_succeeds_exactly_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(2), context.Queue()
     root = str(tmp_path / "store")
@@ -66,7 +66,7 @@ def test_two_hundred_rounds(tmp_path: Path) -> None:
     for worker in workers:
         worker.join()
         assert worker.exitcode == 0
-    assert [strange for _, strange in outcomes] == [[], []]
+    assert [unexpected for _, unexpected in outcomes] == [[], []]
     totals = {name: sum(won[name] for won, _ in outcomes) for name in ("create", "rename", "rm")}
     assert totals == {"create": ROUNDS, "rename": ROUNDS, "rm": ROUNDS // 2}
     store = Store(tmp_path / "store")
@@ -75,7 +75,7 @@ def test_two_hundred_rounds(tmp_path: Path) -> None:
     assert sorted(store.names()) == sorted(kept + own)
     for name in store.names():
         assert json.loads((store.machine_dir(name) / "config.json").read_text())["Name"] == name
-    # One authority, and no temporary file that somebody forgot.
+    # There is one certificate authority, and no temporary file is left.
     assert sorted(path.name for path in (store.root / "certs").iterdir() if path.suffix == ".pem") == [
         "ca-key.pem",
         "ca.pem",

@@ -1,4 +1,4 @@
-"""The driver with the real VBoxManage, as far as it goes without the kernel module: all but running a guest."""
+"""The driver with the real VBoxManage: everything that works without the kernel module, so no running guests."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def shared_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealVirtual
 
 @pytest.fixture
 def box(shared_box: RealVirtualBox) -> Iterator[RealVirtualBox]:
-    """A VirtualBox with nothing in it: its server takes long to start now and then, so that it is one for all."""
+    """An empty VirtualBox. All tests share its server, which sometimes takes long to start."""
     yield shared_box
     shared_box.empty()
 
@@ -79,7 +79,7 @@ def identity(endpoint: Endpoint) -> bytes:
 
 
 def make_iso(path: Path, content: bytes = b"first") -> Path:
-    """VirtualBox takes nothing else into a CD drive."""
+    """Write an ISO image, since VirtualBox accepts nothing else in a CD drive."""
     from pymachine.image.filesystem import iso
     from pymachine.image.filesystem.tree import Node, Tree
 
@@ -96,29 +96,29 @@ def request(folder: Path, content: bytes = b"first") -> BootRequest:
 
 
 def made(folder: Path, name: str = "m1", **changed: object) -> VirtualBoxDriver:
-    """A machine as `create` makes it, up to its first start."""
+    """Make a machine as `create` does, up to its first start."""
     driver = make(folder, name, **changed)
     vm.make(driver, driver.vbox(), request(folder))
     return driver
 
 
 class TestContract(DriverContract):
-    """The suite for every driver, with VirtualBox there."""
+    """The contract suite, with VirtualBox installed."""
 
     driver = Driver
 
     @pytest.fixture(autouse=True)
     def _box(self, box: RealVirtualBox) -> None:
-        """VBoxManage is on PATH."""
+        """Put VBoxManage on PATH."""
 
     def test_a_machine_that_was_not_created_is_stopped(self, tmp_path: Path) -> None:
         assert self.make(tmp_path).state() is State.STOPPED
 
 
-# -- a machine's life but for its run ----------------------------------------------------------------------------
+# -- the life of a machine that does not run ---------------------------------------------------------------------
 
 
-def test_a_machine_is_what_was_asked_for(box: RealVirtualBox, tmp_path: Path) -> None:
+def test_a_machine_has_the_requested_settings(box: RealVirtualBox, tmp_path: Path) -> None:
     driver = made(tmp_path, virtualbox_memory=2048, virtualbox_cpu_count=3, virtualbox_nat_nictype="virtio")
     own = files.of(driver.machine.directory)
     info = driver.vbox().info(driver.vm)
@@ -133,7 +133,7 @@ def test_a_machine_is_what_was_asked_for(box: RealVirtualBox, tmp_path: Path) ->
     assert own.disk.stat().st_size < 8 << 20, "it grows as it fills"
 
 
-def test_the_disk_begins_with_what_the_guest_looks_for(box: RealVirtualBox, tmp_path: Path) -> None:
+def test_the_disk_starts_with_the_identity_for_the_guest(box: RealVirtualBox, tmp_path: Path) -> None:
     driver = made(tmp_path, virtualbox_disk_size=1000)
     raw = tmp_path / "raw"
     box("clonemedium", "disk", files.of(driver.machine.directory).disk, raw, "--format", "RAW")
@@ -143,7 +143,7 @@ def test_the_disk_begins_with_what_the_guest_looks_for(box: RealVirtualBox, tmp_
     assert b"pymachine-identity.tar" in begin
 
 
-def test_nothing_is_left_of_a_machine_that_was_removed(box: RealVirtualBox, tmp_path: Path) -> None:
+def test_nothing_is_left_of_a_removed_machine(box: RealVirtualBox, tmp_path: Path) -> None:
     driver = made(tmp_path)
     driver.remove()
     assert driver.state() is State.STOPPED
@@ -153,7 +153,7 @@ def test_nothing_is_left_of_a_machine_that_was_removed(box: RealVirtualBox, tmp_
     assert not files.of(driver.machine.directory).disk.exists()
 
 
-def test_two_machines_of_one_name_in_two_stores_do_not_meet(box: RealVirtualBox, tmp_path: Path) -> None:
+def test_machines_of_the_same_name_in_two_stores_are_independent(box: RealVirtualBox, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     first, second = made(tmp_path / "a"), made(tmp_path / "b")
@@ -162,17 +162,17 @@ def test_two_machines_of_one_name_in_two_stores_do_not_meet(box: RealVirtualBox,
     second.remove()
 
 
-def test_a_machine_whose_create_was_killed_is_removed(box: RealVirtualBox, tmp_path: Path) -> None:
+def test_remove_cleans_up_after_a_killed_create(box: RealVirtualBox, tmp_path: Path) -> None:
     driver = make(tmp_path)
     saved = json.dumps(driver.config)
     vm.make(driver, driver.vbox(), request(tmp_path))
-    # The record as it was before: nobody came to save it again.
+    # The record is still the one from before `create`.
     after_the_crash = Driver(driver.machine, json.loads(saved))
     after_the_crash.remove()
     assert box("list", "vms").stdout == ""
 
 
-def test_a_machine_that_vanished_from_virtualbox_is_told(box: RealVirtualBox, tmp_path: Path) -> None:
+def test_a_machine_missing_in_virtualbox_is_reported(box: RealVirtualBox, tmp_path: Path) -> None:
     driver = made(tmp_path)
     box("unregistervm", driver.vm, "--delete")
     with pytest.raises(VmNotFoundError, match="machine does not exist"):
@@ -189,7 +189,7 @@ def test_a_start_without_the_kernel_module_says_how_to_load_it(box: RealVirtualB
     assert driver.state() is State.STOPPED
 
 
-def test_the_image_is_swapped_and_brought_back(box: RealVirtualBox, tmp_path: Path) -> None:
+def test_the_image_can_be_swapped_and_restored(box: RealVirtualBox, tmp_path: Path) -> None:
     driver = made(tmp_path)
     vbox, own = driver.vbox(), files.of(driver.machine.directory)
     before, digest = own.iso.read_bytes(), driver.image_digest()
@@ -207,7 +207,7 @@ def test_the_image_is_swapped_and_brought_back(box: RealVirtualBox, tmp_path: Pa
     assert box("list", "dvds").stdout == ""
 
 
-def test_the_port_for_ssh_stays_unless_somebody_has_it(box: RealVirtualBox, tmp_path: Path) -> None:
+def test_the_ssh_port_changes_only_if_it_is_taken(box: RealVirtualBox, tmp_path: Path) -> None:
     import socket
 
     driver = made(tmp_path)
@@ -222,7 +222,7 @@ def test_the_port_for_ssh_stays_unless_somebody_has_it(box: RealVirtualBox, tmp_
     assert driver.config["SSHPort"] != port
 
 
-def test_it_grows_and_never_shrinks(box: RealVirtualBox, tmp_path: Path) -> None:
+def test_a_disk_can_grow_but_not_shrink(box: RealVirtualBox, tmp_path: Path) -> None:
     driver = made(tmp_path, virtualbox_disk_size=2000)
     assert isinstance(driver, Resizable)
     driver.resize(HardwareChange(cpus=2, memory_mib=2048, disk_mb=3000))
@@ -236,7 +236,7 @@ def test_it_grows_and_never_shrinks(box: RealVirtualBox, tmp_path: Path) -> None
     assert driver.config["DiskSize"] == 3000
 
 
-def test_another_name(box: RealVirtualBox, tmp_path: Path) -> None:
+def test_a_renamed_machine_moves_with_its_files(box: RealVirtualBox, tmp_path: Path) -> None:
     driver = made(tmp_path, virtualbox_memory=777)
     before = driver.machine
     after = reference(tmp_path / "store", "m2")
@@ -256,7 +256,7 @@ def test_another_name(box: RealVirtualBox, tmp_path: Path) -> None:
 def test_a_rename_ignores_a_medium_that_virtualbox_has_forgotten(
     box: RealVirtualBox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its server may end after it has listed a medium that no machine uses. The next server does not know it."""
+    """VirtualBox's server may end after it has listed a medium that no machine uses. The next one does not know it."""
     driver = made(tmp_path)
     before, after = driver.machine, reference(tmp_path / "store", "m2")
     after.directory.rmdir()
@@ -272,7 +272,7 @@ def test_a_rename_ignores_a_medium_that_virtualbox_has_forgotten(
     renamed.remove()
 
 
-def test_a_machine_with_snapshots_is_not_moved(box: RealVirtualBox, tmp_path: Path) -> None:
+def test_a_machine_with_snapshots_cannot_be_renamed_or_exported(box: RealVirtualBox, tmp_path: Path) -> None:
     driver = made(tmp_path)
     box("snapshot", driver.vm, "take", "theirs")
     after = reference(tmp_path / "store", "m2")
@@ -286,25 +286,25 @@ def test_a_machine_with_snapshots_is_not_moved(box: RealVirtualBox, tmp_path: Pa
         driver.exported()
 
 
-def test_a_copy_beside_the_original(box: RealVirtualBox, tmp_path: Path) -> None:
+def test_a_copy_differs_from_its_original_in_identity(box: RealVirtualBox, tmp_path: Path) -> None:
     import shutil
 
     driver = made(tmp_path)
     copy = make(tmp_path, "copy")
     for name in driver.exported():
         shutil.copy(driver.machine.directory / name, copy.machine.directory)
-    taken_in = Driver(copy.machine, {**driver.config, "MachineName": "copy"})
-    taken_in.imported([driver.config])
-    assert taken_in.state() is driver.state() is State.STOPPED
+    imported = Driver(copy.machine, {**driver.config, "MachineName": "copy"})
+    imported.imported([driver.config])
+    assert imported.state() is driver.state() is State.STOPPED
     for key in ("VMUUID", "MACAddress", "IPAddress", "SSHPort"):
-        assert taken_in.config[key] != driver.config[key], key
+        assert imported.config[key] != driver.config[key], key
     disks = [block["UUID"] for block in output.blocks(box("list", "hdds").stdout)]
     assert len(set(disks)) == 2
-    taken_in.remove()
+    imported.remove()
     driver.remove()
 
 
-def test_snapshots_go_with_their_folders(box: RealVirtualBox, tmp_path: Path) -> None:
+def test_snapshots_are_removed_with_their_folders(box: RealVirtualBox, tmp_path: Path) -> None:
     driver = made(tmp_path)
     assert isinstance(driver, Snapshottable)
     box("snapshot", driver.vm, "take", "theirs")
@@ -315,10 +315,10 @@ def test_snapshots_go_with_their_folders(box: RealVirtualBox, tmp_path: Path) ->
     assert facts["Memory"] is False
     (folder / "snapshot.json").write_text(json.dumps({"format": 1, "made": 1.0, "facts": facts}))
     driver.config["Memory"] = 1024
-    driver.config["IdentityDigest"] = "of now"
+    driver.config["IdentityDigest"] = "current"
     driver.restore_snapshot(folder, facts, request(tmp_path))
     info = driver.vbox().info(driver.vm)
-    assert info["memory"] == "1024", "what the record says"
+    assert info["memory"] == "1024", "not as in the record"
     assert not driver.config["IdentityDigest"], "the disk may have an older one"
     second = folder.with_name("two")
     second.mkdir()
@@ -336,12 +336,12 @@ def test_snapshots_go_with_their_folders(box: RealVirtualBox, tmp_path: Path) ->
     assert box("list", "hdds").stdout == ""
 
 
-# -- machines of docker-machine's --------------------------------------------------------------------------------
+# -- machines made by docker-machine -----------------------------------------------------------------------------
 
 
 @pytest.fixture
 def old(box: RealVirtualBox, tmp_path: Path) -> VirtualBoxDriver:
-    """A machine as docker-machine leaves it: made by its sequence, its record without any field of ours."""
+    """A machine made with docker-machine's commands, whose record has no field of pymachine."""
     ref = reference(tmp_path / "store", "old")
     disk = ref.directory / "disk.vmdk"
     make_iso(ref.directory / "boot2docker.iso")
@@ -373,7 +373,7 @@ def old(box: RealVirtualBox, tmp_path: Path) -> VirtualBoxDriver:
     return Driver(ref, config)
 
 
-def test_an_old_machine_is_found_by_its_name_and_has_no_address_while_off(old: VirtualBoxDriver) -> None:
+def test_an_old_machine_is_found_by_name_and_has_no_address_while_off(old: VirtualBoxDriver) -> None:
     assert old.state() is State.STOPPED
     assert old.image_digest() == ""
     with pytest.raises(PymachineError, match="Host is not running"):
@@ -402,23 +402,28 @@ def test_an_upgraded_old_machine_has_a_fixed_address_and_keeps_its_shares(
     assert old.config["IPAddress"] == "192.168.99.100"
 
 
-def test_an_old_machines_address_is_what_its_guest_says(box: RealVirtualBox, old: VirtualBoxDriver) -> None:
+def test_an_old_machine_has_the_address_that_its_guest_reports(box: RealVirtualBox, old: VirtualBoxDriver) -> None:
     vbox, info = old.vbox(), old.vbox().info("old")
     with pytest.raises(HostNetworkError, match="has no address on its host-only interface yet"):
         leases.address(vbox, "old", info, old.config, key=old.machine.ssh_key)
-    said = {"0/MAC": "080027000001", "0/V4/IP": "10.0.2.15", "1/MAC": info["macaddress2"], "1/V4/IP": "192.168.99.107"}
-    for name, value in said.items():
+    properties = {
+        "0/MAC": "080027000001",
+        "0/V4/IP": "10.0.2.15",
+        "1/MAC": info["macaddress2"],
+        "1/V4/IP": "192.168.99.107",
+    }
+    for name, value in properties.items():
         box("guestproperty", "set", "old", f"/VirtualBox/GuestInfo/Net/{name}", value)
     assert leases.address(vbox, "old", info, old.config, key=old.machine.ssh_key) == "192.168.99.107"
 
 
-def test_an_old_machine_goes_with_its_disk(box: RealVirtualBox, old: VirtualBoxDriver) -> None:
+def test_an_old_machine_is_removed_with_its_disk(box: RealVirtualBox, old: VirtualBoxDriver) -> None:
     old.remove()
     assert box("list", "vms").stdout == ""
     assert not (old.machine.directory / "disk.vmdk").exists()
 
 
-def test_a_boot2docker_machine_is_imported(
+def test_a_boot2docker_machine_can_be_imported(
     box: RealVirtualBox, old: VirtualBoxDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"
@@ -432,15 +437,15 @@ def test_a_boot2docker_machine_is_imported(
     assert (info["memory"], info["cpus"]) == ("768", "2")
     assert driver.machine.ssh_key.read_text() == "its key"
     assert "100 MBytes" in box("showmediuminfo", files.of(driver.machine.directory).disk).stdout
-    assert not driver.config.get("IdentityDigest"), "it is told over SSH who it is"
+    assert not driver.config.get("IdentityDigest"), "it gets its identity over SSH"
     driver.remove()
     assert old.state() is State.STOPPED
 
 
-# -- what goes wrong ---------------------------------------------------------------------------------------------
+# -- failures ----------------------------------------------------------------------------------------------------
 
 
-def test_debians_wrapper_says_what_nobody_asked(tmp_path: Path) -> None:
+def test_extra_output_of_debians_wrapper_is_ignored(tmp_path: Path) -> None:
     with virtualbox.real(tmp_path, wrapper=True) as box:
         assert box("--version").stdout.startswith("WARNING: The character device /dev/vboxdrv does not exist.")
         assert VBoxManage().traits.version == VERSION
@@ -450,7 +455,7 @@ def test_debians_wrapper_says_what_nobody_asked(tmp_path: Path) -> None:
         driver.remove()
 
 
-def test_health_names_the_module_that_is_not_loaded(box: RealVirtualBox) -> None:
+def test_health_names_the_missing_kernel_module(box: RealVirtualBox) -> None:
     health = Driver.health()
     assert not health.usable
     assert health.version == "7.2.22"
@@ -458,7 +463,7 @@ def test_health_names_the_module_that_is_not_loaded(box: RealVirtualBox) -> None
     assert "modprobe vboxdrv" in health.fix
 
 
-def test_health_without_virtualbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_health_reports_a_missing_virtualbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     health = Driver.health()
     assert not health.usable
@@ -467,12 +472,12 @@ def test_health_without_virtualbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         VBoxManage()
 
 
-def test_without_the_module_create_ends_before_anything_is_made(box: RealVirtualBox, tmp_path: Path) -> None:
+def test_create_without_the_kernel_module_fails_before_anything_is_made(box: RealVirtualBox, tmp_path: Path) -> None:
     driver = make(tmp_path)
     with pytest.raises(VirtualizationError) as caught:
         driver.precreate_check()
     assert "--virtualbox-no-vtx-check" in caught.value.hint
-    # And if the user insists, VirtualBox's own words, and the fix.
+    # With the check disabled, the error has VirtualBox's message and a fix.
     with pytest.raises(VirtualBoxError, match="hostonlyif create: Failed to create the host-only adapter") as later:
         driver.create(request(tmp_path))
     assert "failed to open /dev/vboxnetctl" in later.value.details
@@ -481,24 +486,24 @@ def test_without_the_module_create_ends_before_anything_is_made(box: RealVirtual
     driver.remove()
 
 
-def test_a_host_only_range_that_is_refused(box: RealVirtualBox, tmp_path: Path) -> None:
+def test_a_host_only_range_that_virtualbox_refuses_is_reported(box: RealVirtualBox, tmp_path: Path) -> None:
     driver = make(tmp_path, virtualbox_hostonly_cidr="192.168.99.1/24", virtualbox_no_vtx_check=True)
     with pytest.raises(HostNetworkError, match="VirtualBox refuses 192.168.99.1/24") as caught:
         checks.before_create(driver.vbox(), driver.config, reporter=Silent())
     assert "* 192.168.99.0/24" in caught.value.hint
 
 
-def test_an_adapter_that_vanished_is_an_error_though_virtualbox_only_warns(box: RealVirtualBox, tmp_path: Path) -> None:
+def test_a_missing_adapter_is_an_error_although_virtualbox_only_warns(box: RealVirtualBox, tmp_path: Path) -> None:
     driver = made(tmp_path)
     gone = network.Interface("vboxnet7", None)
     with pytest.raises(HostNetworkError, match='"vboxnet7" vanished'):
         boot._join_network(driver, driver.vbox(), gone)
 
 
-def test_a_server_that_is_killed_again_and_again(box: RealVirtualBox, tmp_path: Path) -> None:
-    """VBoxSVC dies in the middle of calls; each call either passes or is tried again until it does.
+def test_calls_are_retried_when_the_server_is_killed(box: RealVirtualBox, tmp_path: Path) -> None:
+    """VBoxSVC is killed in the middle of calls; each call succeeds or is retried until it does.
 
-    It is killed once it has answered: for one that dies while it starts, VBoxManage waits half a minute.
+    It is killed only after it has answered: VBoxManage waits half a minute for one that dies while it starts.
     """
     driver = made(tmp_path)
     vbox = driver.vbox()
@@ -526,8 +531,8 @@ def test_a_server_that_is_killed_again_and_again(box: RealVirtualBox, tmp_path: 
     assert vbox.info(driver.vm)["memory"] == "900"
 
 
-def test_a_locked_machine_is_waited_for_and_told_of(box: RealVirtualBox, tmp_path: Path) -> None:
-    """Another front end holds the machine, as VirtualBox's window with its settings does."""
+def test_a_locked_machine_is_waited_for_and_then_reported(box: RealVirtualBox, tmp_path: Path) -> None:
+    """Another front end locks the machine, as VirtualBox's settings window does."""
     driver = made(tmp_path)
     with box.holding(driver.vm) as holder:
         with pytest.raises(VirtualBoxError, match="is already locked"):
@@ -542,7 +547,7 @@ def test_a_locked_machine_is_waited_for_and_told_of(box: RealVirtualBox, tmp_pat
     assert driver.vbox().info(driver.vm)["memory"] == "900"
 
 
-def test_a_disk_that_another_machine_uses_stays(box: RealVirtualBox, tmp_path: Path) -> None:
+def test_a_disk_that_another_machine_uses_is_kept(box: RealVirtualBox, tmp_path: Path) -> None:
     driver = made(tmp_path)
     disk = files.of(driver.machine.directory).disk
     other = box("createvm", "--basefolder", tmp_path / "other", "--name", "other", "--register")
@@ -554,7 +559,7 @@ def test_a_disk_that_another_machine_uses_stays(box: RealVirtualBox, tmp_path: P
     assert box("list", "vms").stdout.startswith('"other"')
 
 
-def test_a_full_disk_is_told_in_virtualboxs_words(
+def test_a_full_disk_is_reported_with_the_message_of_virtualbox(
     box: RealVirtualBox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = make(tmp_path)
@@ -566,7 +571,7 @@ def test_a_full_disk_is_told_in_virtualboxs_words(
     assert "--storage-path" in caught.value.hint
 
 
-def test_a_call_that_hangs_is_given_up(box: RealVirtualBox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_call_times_out(box: RealVirtualBox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = made(tmp_path)
     box.kill_server()
     monkeypatch.setenv("PYMACHINE_VBOXMANAGE_TIMEOUT", "0.01")
@@ -578,7 +583,7 @@ def test_a_call_that_hangs_is_given_up(box: RealVirtualBox, tmp_path: Path, monk
         driver.vbox().info(driver.vm)
 
 
-def test_many_at_once_in_one_registry(box: RealVirtualBox, tmp_path: Path) -> None:
+def test_many_machines_can_be_made_and_removed_at_once(box: RealVirtualBox, tmp_path: Path) -> None:
     def one(number: int) -> VirtualBoxDriver:
         driver = made(tmp_path, f"m{number}")
         boot._forward_ssh(driver, driver.vbox())
@@ -606,7 +611,7 @@ def program(box: RealVirtualBox) -> Iterator[tuple[RealVirtualBox, Pymachine]]:
         yield box, found
 
 
-def test_create_that_cannot_work_leaves_nothing(program: tuple[RealVirtualBox, Pymachine]) -> None:
+def test_a_failed_create_leaves_nothing(program: tuple[RealVirtualBox, Pymachine]) -> None:
     box, pymachine = program
     refused = pymachine("create", "--driver", "virtualbox", "m1", code=3)
     assert "Error with pre-create check" in refused.stderr
@@ -620,7 +625,7 @@ def test_create_that_cannot_work_leaves_nothing(program: tuple[RealVirtualBox, P
     assert box("list", "vms").stdout == ""
 
 
-def test_a_record_of_docker_machines_is_shown_and_removed(
+def test_a_docker_machine_record_is_shown_and_removed(
     program: tuple[RealVirtualBox, Pymachine], tmp_path: Path
 ) -> None:
     box, pymachine = program
@@ -636,7 +641,7 @@ def test_a_record_of_docker_machines_is_shown_and_removed(
     }
     (folder / "config.json").write_text(json.dumps(record))
     assert pymachine("status", "old").stdout == "Stopped\n"
-    # Now and then a call of VBoxManage takes ten seconds.
+    # Sometimes a call of VBoxManage takes ten seconds.
     listed = pymachine("ls", "-t", "60").stdout.splitlines()[1].split()
     assert listed[:4] == ["old", "-", "virtualbox", "Stopped"]
     assert pymachine("ip", "old", code=1).stderr.startswith("Error getting IP address: Host is not running")
