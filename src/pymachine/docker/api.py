@@ -14,13 +14,13 @@ from pymachine.system.limits import CHUNK_BYTES
 from pymachine.system.wait import Deadline
 from pymachine.tls import handshake
 
-# The answers that are requested here have a few kilobytes.
+# The answers to these requests have a few kilobytes.
 _LARGEST_ANSWER = 1024 * 1024
 _LONGEST_VERSION = 100
 
 
 class EngineError(PymachineError):
-    """The engine does not answer, or not as an engine does."""
+    """The engine does not answer, or its answer is not that of an engine."""
 
     code = "engine"
 
@@ -28,11 +28,11 @@ class EngineError(PymachineError):
 def get(
     endpoint: Endpoint, *, certificates: ClientFiles, path: str = "/version", timeout: float = 20.0
 ) -> Mapping[str, Json]:
-    """GET `path` of the engine's API with `certificates`; the answer's JSON object.
+    """GET `path` of the engine's API with `certificates` and return the JSON object of the answer.
 
-    Unversioned paths, since today's engines refuse the old versions that docker-machine asked for. `timeout` is in
-    seconds, for the connection and again for the answer. Raises `TlsError` if no whole answer comes in that time,
-    `EngineError` for a strange one.
+    Paths have no version, since current engines refuse the old ones that docker-machine requested. `timeout` is in
+    seconds, for the connection and again for the answer. Raises `TlsError` if there is no complete answer in that
+    time, and `EngineError` for an unexpected one.
     """
     status, body = _request(endpoint, certificates, path, timeout)
     try:
@@ -40,23 +40,23 @@ def get(
     except (ValueError, RecursionError):  # RecursionError: nested without end
         answer = None
     if status != 200 or not isinstance(answer, dict):
-        raise _strange(endpoint, path, status, body)
+        raise _unexpected(endpoint, path, status, body)
     return answer
 
 
 def _request(endpoint: Endpoint, certificates: ClientFiles, path: str, timeout: float) -> tuple[int, bytes]:
-    """Ask, and return status and body; `timeout` is for the connection, see `tls.connect`, and again for the answer."""
+    """Send a GET request and return status and body. For `timeout` see `get`."""
     address = endpoint.engine
     connection = _connect(endpoint, certificates, timeout)
     deadline = Deadline(timeout)
     try:
-        # HTTP/1.0: the answer ends with the connection, and is not in chunks. http.client takes `ls` 8 ms to import.
+        # With HTTP/1.0 the answer ends with the connection and has no chunks. Importing http.client takes 8 ms.
         request = f"GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json\r\n\r\n"
         connection.settimeout(deadline.socket_timeout())
         try:
             connection.sendall(request.encode())
         except OSError:
-            # With TLS 1.3 a server that refuses our certificate has said why, and closed the connection, by now.
+            # With TLS 1.3 a server that refuses our certificate has sent the reason and closed the connection.
             connection.recv(1)
             raise
         answer = _receive(connection, address, deadline)
@@ -72,7 +72,7 @@ def _request(endpoint: Endpoint, certificates: ClientFiles, path: str, timeout: 
 
 
 def _receive(connection: socket.socket, address: str, deadline: Deadline) -> bytes:
-    """All that comes until the other side closes. Raises TimeoutError at the `deadline`, and `EngineError`."""
+    """Read until the engine closes the connection. Raises TimeoutError and, if there is too much, `EngineError`."""
     answer = bytearray()
     while not deadline.expired:
         connection.settimeout(deadline.socket_timeout())
@@ -90,7 +90,7 @@ def _receive(connection: socket.socket, address: str, deadline: Deadline) -> byt
 
 
 def _connect(endpoint: Endpoint, certificates: ClientFiles, timeout: float) -> socket.socket:
-    """Connect as the engine's URL says: over TLS, or without it for ``unix://`` and ``http://``."""
+    """Connect to the engine over TLS, or without it if its URL begins with ``unix://`` or ``http://``."""
     scheme, _, rest = endpoint.url.partition("://")
     if scheme == "unix":
         return handshake.dial(rest, lambda: _unix(rest, timeout))
@@ -113,7 +113,7 @@ def _unix(path: str, timeout: float) -> socket.socket:
     return connection
 
 
-def _strange(endpoint: Endpoint, path: str, status: int, body: bytes) -> EngineError:
+def _unexpected(endpoint: Endpoint, path: str, status: int, body: bytes) -> EngineError:
     return EngineError(
         f"{endpoint.engine} answered GET {path} with status {status}",
         details=body[:500].decode(errors="replace"),
@@ -121,14 +121,14 @@ def _strange(endpoint: Endpoint, path: str, status: int, body: bytes) -> EngineE
 
 
 def ping(endpoint: Endpoint, *, certificates: ClientFiles, timeout: float = 20.0) -> None:
-    """Ask the engine for the least that it can answer. Raises as `get` does."""
+    """Check that the engine answers. Raises as `get` does."""
     status, body = _request(endpoint, certificates, "/_ping", timeout)
     if status != 200:
-        raise _strange(endpoint, "/_ping", status, body)
+        raise _unexpected(endpoint, "/_ping", status, body)
 
 
 def version(endpoint: Endpoint, *, certificates: ClientFiles, timeout: float = 20.0) -> str:
-    """The engine's version, such as ``26.1.5``. Raises `EngineError` with docker-machine's words."""
+    """Return the engine's version, such as ``26.1.5``. Raises `EngineError` with docker-machine's text."""
     try:
         answer = get(endpoint, certificates=certificates, timeout=timeout)
     except handshake.TlsError as error:

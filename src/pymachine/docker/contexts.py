@@ -1,7 +1,8 @@
-"""Docker contexts, made and removed with machines: ``docker --context NAME`` then needs no variables.
+"""Docker contexts for machines, with which ``docker --context NAME`` needs no variables.
 
-The docker client keeps them, certificates included, so that it is the one to be asked. A context that pymachine made
-has the machine's name in its description: no other is ever changed or removed, whatever a record says.
+The docker client stores them with their certificates, so they are read and changed through it. The description of a
+context that pymachine made has the machine's name. No other context is ever changed or removed, whatever a record
+says.
 """
 
 from __future__ import annotations
@@ -23,47 +24,47 @@ _TLS_URLS = ("tcp:", "https:")
 
 
 class ContextExistsError(PymachineError):
-    """There is a docker context of that name, and it is not a machine's."""
+    """There is a docker context of that name, and it does not belong to the machine."""
 
     code = "context-exists"
 
 
 def exists(name: str) -> bool:
-    """Whether the docker client knows a context called `name`. Raises `CommandError` if there is no client."""
+    """Return whether the docker client has a context `name`. Raises `CommandError` if there is no docker client."""
     return _description(name) is not None
 
 
 def put(
     name: str, endpoint: Endpoint, *, machine: str, certificates: ClientFiles, formerly: Collection[str] = ()
 ) -> None:
-    """Make the context `name`, or change the one of the machine, to lead to `machine` at `endpoint`.
+    """Create or update the context `name` for `machine` at `endpoint`.
 
-    `formerly` are other names that the machine had. Raises `ContextExistsError` for a context of another's.
+    `formerly` are the machine's earlier names. Raises `ContextExistsError` if the context is not the machine's.
     """
-    there = _is_own(name, {machine, *formerly})
+    exists_already = _is_own(name, {machine, *formerly})
     keys = [f"host={endpoint.url}"]
-    if endpoint.url.startswith(_TLS_URLS):  # with certificates the client would speak TLS to any other engine too
+    if endpoint.url.startswith(_TLS_URLS):  # with certificates the client would use TLS for any engine
         keys += [f"{key}={path}" for key, path in certificates._asdict().items()]
     words = ["--description", _mark(machine), "--docker", ",".join(_csv(key) for key in keys)]
-    _docker("context", "update" if there else "create", *words, "--", name)
+    _docker("context", "update" if exists_already else "create", *words, "--", name)
 
 
 def remove(name: str, *, machine: str) -> None:
-    """Remove the context `name` of `machine`, in use or not; gone already is success.
+    """Remove the context `name` of `machine` if it exists, even if it is in use.
 
-    Raises `ContextExistsError` for a context that is not the machine's.
+    Raises `ContextExistsError` if the context is not the machine's.
     """
     if _is_own(name, {machine}):
         _docker("context", "rm", "--force", "--", name)
 
 
 def _mark(machine: str) -> str:
-    """The description of a machine's context, which nothing else has."""
+    """Return the description that marks the context of a machine."""
     return f"pymachine: {machine}"
 
 
 def _is_own(name: str, machines: Collection[str]) -> bool:
-    """Whether there is a context `name`. Raises `ContextExistsError` if it is not that of one of `machines`."""
+    """Return whether the context `name` exists. Raises `ContextExistsError` if it belongs to none of `machines`."""
     description = _description(name)
     if description is not None and description not in {_mark(machine) for machine in machines}:
         raise ContextExistsError(
@@ -74,7 +75,7 @@ def _is_own(name: str, machines: Collection[str]) -> bool:
 
 
 def _description(name: str) -> str | None:
-    """What the context `name` says of itself, None if there is no such context."""
+    """Return the description of the context `name`, or None if there is no such context."""
     if not fields.is_context(name):
         return None
     found = _docker("context", "inspect", "--", name, check=False)
@@ -87,9 +88,9 @@ def _description(name: str) -> str | None:
 
 
 def refuse_taken(name: str, *, instead: str) -> None:
-    """Raise `UsageError` or `ContextExistsError` unless a context can be made under that name.
+    """Raise `UsageError` or `ContextExistsError` unless a context can get that name.
 
-    `instead` says how to make it under another one.
+    `instead` is the hint that says how to choose another name.
     """
     if name == BUILT_IN:
         raise ContextExistsError(f'the docker context "{name}" is the docker client\'s own', hint=instead)
@@ -102,11 +103,11 @@ def refuse_taken(name: str, *, instead: str) -> None:
 
 
 def _csv(field: str) -> str:
-    """A field of the comma-separated list that ``--docker`` takes."""
+    """Quote a field of the comma-separated list in ``--docker``."""
     return '"' + field.replace('"', '""') + '"' if set(field) & set(',"\n') else field
 
 
 def _docker(*words: str, check: bool = True) -> Result:
-    # With a DOCKER_HOST the client would say that contexts are not in force.
+    # With DOCKER_HOST set, the client would warn that contexts have no effect.
     environment = {key: value for key, value in os.environ.items() if key not in {"DOCKER_HOST", "DOCKER_CONTEXT"}}
     return run([PROGRAM, *words], env=environment, timeout=_SECONDS, check=check)

@@ -14,18 +14,18 @@ from pymachine.store.record import EngineOptions
 
 @dataclass(frozen=True)
 class EngineFiles:
-    """An engine's configuration as the files that it reads."""
+    """The configuration files of an engine."""
 
     daemon_json: str
     environment: str
     """``NAME=value`` lines."""
     flags: str
-    """Flags of dockerd that daemon.json has no key for, one a line."""
+    """Flags of dockerd that have no key in daemon.json, one per line."""
     fingerprint: str
-    """SHA-256 of all that only a restart of the engine brings into force."""
+    """SHA-256 of all settings that need a restart of the engine."""
 
 
-# From dockerd's reference: flags that may be given several times, and the key that collects them.
+# From dockerd's reference: flags that may be repeated, and the key of daemon.json for their values.
 _LISTS = {
     "add-cdi-spec-dir": "cdi-spec-dirs",
     "allow-nondistributable-artifacts": "allow-nondistributable-artifacts",
@@ -112,13 +112,13 @@ RELOADABLE = frozenset(
         "shutdown-timeout",
     }
 )
-"""The keys of daemon.json that dockerd takes over on SIGHUP, without a restart (dockerd's reference)."""
+"""The keys of daemon.json that dockerd reloads on SIGHUP, without a restart (dockerd's reference)."""
 
 
 def files(options: EngineOptions, *, driver_name: str) -> EngineFiles:
-    """The files for an engine with `options`; it carries the label ``provider=DRIVER``, as docker-machine's do.
+    """Return the files for an engine with `options` and, as in docker-machine, the label ``provider=DRIVER``.
 
-    Raises `UsageError` for an ``--engine-opt`` that dockerd could not understand either.
+    Raises `UsageError` for an option that dockerd would refuse.
     """
     daemon, flags = content(options, driver_name=driver_name)
     for line in options.env:
@@ -134,7 +134,7 @@ def files(options: EngineOptions, *, driver_name: str) -> EngineFiles:
 
 
 def content(options: EngineOptions, *, driver_name: str) -> tuple[dict[str, Json], list[str]]:
-    """`options` as the content of daemon.json, and the flags that have no key there."""
+    """Return the content of daemon.json for `options`, and the flags that have no key in it."""
     daemon: dict[str, Json] = {"labels": [*options.labels, f"provider={driver_name}"]}
     for key, values in (
         ("insecure-registries", options.insecure_registry),
@@ -160,7 +160,7 @@ def content(options: EngineOptions, *, driver_name: str) -> tuple[dict[str, Json
 
 
 def _check_labels(labels: list[str]) -> None:
-    """Refuse labels with which dockerd does not start: a running one drops some of them silently."""
+    """Refuse labels with which dockerd does not start, or which it drops silently while it is running."""
     values: dict[str, str] = {}
     for label in labels:
         key, separator, value = label.partition("=")
@@ -171,7 +171,7 @@ def _check_labels(labels: list[str]) -> None:
 
 
 def _apply(daemon: dict[str, Json], option: str) -> str | None:
-    """Put one ``--engine-opt`` into `daemon`, or return it as a flag if there is no key for it."""
+    """Add one ``--engine-opt`` to `daemon`, or return it as a flag if daemon.json has no key for it."""
     name, separator, value = option.partition("=")
     name = name.strip().lstrip("-")
     if not name or any(character.isspace() for character in name) or "\n" in value:
@@ -195,7 +195,7 @@ def _apply(daemon: dict[str, Json], option: str) -> str | None:
 
 
 def _boolean(option: str, value: str) -> bool:
-    # Go's strconv.ParseBool takes these and no others.
+    # The values that Go's strconv.ParseBool accepts.
     if value in {"1", "t", "T", "TRUE", "true", "True"}:
         return True
     if value in {"0", "f", "F", "FALSE", "false", "False"}:
@@ -224,7 +224,7 @@ _TLS = {"tls", "tlsverify", "tlscacert", "tlscert", "tlskey"}
 
 
 def key_of(flag: str) -> str | None:
-    """The key of daemon.json that a flag of dockerd (without dashes) stands for, or None."""
+    """Return the key of daemon.json for a flag of dockerd (without dashes), or None."""
     name = _SHORT.get(flag, flag)
     if name in _LISTS or name in _MAPS:
         return _LISTS.get(name) or _MAPS[name]
@@ -234,18 +234,18 @@ def key_of(flag: str) -> str | None:
 
 
 def takes_value(flag: str) -> bool:
-    """Whether a known flag of dockerd is followed by its value, if that is not behind an equals sign."""
+    """Return whether a known flag of dockerd without an equals sign is followed by its value."""
     name = _SHORT.get(flag, flag)
     return name not in _BOOLEANS and name not in {"tls", "tlsverify"}
 
 
 def is_list(key: str) -> bool:
-    """Whether a key of daemon.json collects the values of a flag that may be given several times."""
+    """Return whether a key of daemon.json holds the values of a flag that may be repeated."""
     return key in _LISTS.values() or key == "hosts"
 
 
 def as_flags(key: str, value: Json) -> list[str]:
-    """What a key of daemon.json and its value are on dockerd's command line: a flag a line, with its value."""
+    """Return the flags of dockerd, each with its value, for a key of daemon.json and its value."""
     flag = next((name for name, collected in (_LISTS | _MAPS).items() if collected == key), key)
     if isinstance(value, list):
         return [f"--{flag} {entry}" for entry in value]

@@ -1,8 +1,8 @@
 """The store's certificate authority, its client certificate, and the machines' server certificates.
 
-The shape of each certificate (subject, usage, validity) is docker-machine's; the keys are EC P-256, since making an
-RSA key takes a noticeable part of a second. Whoever makes or renews something holds the lock of the folder it is in,
-so that any number of first creates at once share one authority.
+Subject, usage and validity of each certificate are docker-machine's. The keys are EC P-256, since an RSA key takes a
+noticeable part of a second. The folder is locked while something in it is made or renewed, so that any number of
+concurrent first creates share one authority.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BACKDATED = dt.timedelta(minutes=5)
 RENEW_BEFORE = dt.timedelta(seconds=RENEW_CERTIFICATES_SECONDS)
 CERT_MODE = 0o644
 KEY_MODE = 0o600
-# docker-machine's words for a key whose certificate is missing.
+# docker-machine's texts for a key whose certificate is missing.
 _KEY_EXISTS = {
     "CA certificate": "certificate authority key already exists",
     "Client certificate": "client key already exists",
@@ -41,14 +41,14 @@ _KEY_EXISTS = {
 
 
 class CertificateError(PymachineError):
-    """A certificate or key of the store is missing, unreadable, or does not fit its partner."""
+    """A certificate or key is missing, cannot be read, or does not match its counterpart."""
 
     code = "certificate"
 
 
 @dataclass(frozen=True)
 class AuthPaths:
-    """Where the authority and the client's certificate are; ``--tls-ca-cert`` and its like point elsewhere."""
+    """The files of the CA and of the client certificate, which ``--tls-ca-cert`` and similar options set."""
 
     ca_cert: Path
     ca_key: Path
@@ -63,10 +63,10 @@ class _Pair:
 
 
 def ensure_authority(auth: AuthPaths, *, reporter: Reporter, margin: dt.timedelta = dt.timedelta()) -> None:
-    """Make the CA and the client certificate where they are missing, and anew where they expire within `margin`.
+    """Make the CA and the client certificate if they are missing or expire within `margin`.
 
-    What is replaced is kept beside as ``*.old``. Raises `CertificateError` for a certificate without its key, and for
-    one that is not valid yet: with a wrong clock, a new CA would be one that no machine knows.
+    Replaced files are kept as ``*.old``. Raises `CertificateError` for a certificate without its key, and for one that
+    is not valid yet: the clock is probably wrong, and no machine would know a new CA.
     """
     with _locked(auth):
         new_ca = _needed(auth.ca_cert, auth.ca_key, "CA certificate", reporter, margin)
@@ -79,13 +79,13 @@ def ensure_authority(auth: AuthPaths, *, reporter: Reporter, margin: dt.timedelt
 
 
 def renew_authority(auth: AuthPaths, *, reporter: Reporter, ca: bool = True) -> None:
-    """Make a new client certificate, and with `ca` a new CA before it; the old ones are kept beside as ``*.old``.
+    """Make a new client certificate and, with `ca`, a new CA. Replaced files are kept as ``*.old``.
 
-    Machines go on with the copies that they have, until they are given certificates of the new CA.
+    Machines keep using their copies until they get certificates of the new CA.
     """
     with _locked(auth):
-        doomed = [auth.client_cert, auth.client_key, *((auth.ca_cert, auth.ca_key) if ca else ())]
-        for path in doomed:
+        replaced = [auth.client_cert, auth.client_key, *((auth.ca_cert, auth.ca_key) if ca else ())]
+        for path in replaced:
             _keep_old(path)
         if ca or not auth.ca_cert.exists():
             _new_ca(auth, reporter)
@@ -95,10 +95,10 @@ def renew_authority(auth: AuthPaths, *, reporter: Reporter, ca: bool = True) -> 
 def ensure_server(
     auth: AuthPaths, *, directory: Path, name: str, hosts: Sequence[str], renew: bool = False
 ) -> dt.datetime:
-    """Give the machine in `directory` a server certificate for `hosts`, and copies of what its clients need.
+    """Make a server certificate for `hosts` in the machine's `directory`, and copy the client's files there.
 
-    What is there is kept if it is for these hosts, signed by the CA of now, and good for another month; with `renew`
-    it is made anew whatever it is. Returns when the first of the certificates expires.
+    An existing certificate is kept if it is for these hosts, signed by the current CA and valid for another 30 days,
+    unless `renew` is set. Returns when the first of the certificates expires.
     """
     cert, key = directory / paths.SERVER_CERT, directory / paths.SERVER_KEY
     with _locked(auth):
@@ -121,23 +121,23 @@ def ensure_server(
 
 
 def check_names(hosts: Sequence[str]) -> None:
-    """Raise `CertificateError` for a name or an address that no certificate can be for."""
+    """Raise `CertificateError` for a name or address that cannot be in a certificate."""
     _alternative_names(hosts)
 
 
 def first_expiry(directory: Path) -> dt.datetime:
-    """When the first of the certificates of the machine in `directory` expires (UTC). Raises `CertificateError`."""
+    """Return when the first of a machine's certificates expires (UTC). Raises `CertificateError`."""
     return min(expires(directory / name) for name in (paths.CA_CERT, paths.CLIENT_CERT, paths.SERVER_CERT))
 
 
 def expires(certificate: Path) -> dt.datetime:
-    """When a certificate ceases to be valid (UTC). Raises `CertificateError`."""
+    """Return when a certificate expires (UTC). Raises `CertificateError`."""
     return _load_certificate(certificate).not_valid_after_utc
 
 
 @contextmanager
 def _locked(auth: AuthPaths) -> Iterator[None]:
-    """Keep other processes from making or replacing the authority; remove what killed ones left of it."""
+    """Lock the CA's folder, and remove the temporary files that killed processes left there."""
     with files.acquire_lock(auth.ca_cert.parent / ".lock"):
         for path in (auth.ca_cert, auth.ca_key, auth.client_cert, auth.client_key):
             transactions.sweep_copies(path)
@@ -155,9 +155,9 @@ def _new_client(auth: AuthPaths, reporter: Reporter) -> None:
 
 
 def _needed(cert: Path, key: Path, what: str, reporter: Reporter, margin: dt.timedelta) -> bool:
-    """Whether a pair must be made: it is missing, or out of date (which is said in docker-machine's words).
+    """Return whether a pair must be made because it is missing or expired. Expired ones are reported.
 
-    A key without its certificate is refused, as docker-machine does: the path of the certificate may be a wrong one.
+    A key without its certificate is refused, as in docker-machine: the path of the certificate may be wrong.
     """
     _finish_write(cert, key)
     if not cert.exists():
@@ -165,14 +165,14 @@ def _needed(cert: Path, key: Path, what: str, reporter: Reporter, margin: dt.tim
             raise CertificateError(
                 _KEY_EXISTS[what],
                 details=f"{key} is there, and {cert} is not.",
-                hint=f"Give the right path, or restore {cert.name} from a backup. To have both made anew, move the key "
+                hint=f"Give the right path, or restore {cert.name} from a backup. To make both again, move the key "
                 "away; machines that exist then need new certificates: pymachine regenerate-certs",
             )
         return True
     if not key.exists():
         raise CertificateError(
             f"{key} is missing, but {cert} is there",
-            hint=f"Restore {key.name} from a backup; or move {cert.name} away, and both are made anew.",
+            hint=f"Restore {key.name} from a backup; or move {cert.name} away, and both are made again.",
         )
     _check_begun(cert, key, what)
     if expires(cert) > _now() + margin:
@@ -322,7 +322,7 @@ def _now() -> dt.datetime:
 
 
 def _write(cert: Path, key: Path, pair: _Pair) -> None:
-    """Replace both files, or neither if one cannot be written. `_finish_write` completes it after a crash."""
+    """Replace both files, or neither if one cannot be written. After a crash `_finish_write` completes it."""
     text = pair.key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
     )
@@ -344,7 +344,7 @@ def _pending(cert: Path) -> Path:
 
 
 def _finish_write(cert: Path, key: Path) -> None:
-    """Complete a `_write` that was interrupted after it replaced the key: put the new certificate in its place."""
+    """Complete a `_write` that was interrupted after it replaced the key, by installing the new certificate."""
     pending = _pending(cert)
     if not pending.exists():
         return

@@ -1,4 +1,7 @@
-"""The handshake check, with the standard library's ssl alone: `env` runs it in shell start-up files."""
+"""TLS connections to a machine's engine, and the check of its certificates.
+
+It needs nothing but the standard library's ssl, since `env` runs it in shell start-up files.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,9 @@ _LAST_PORT = 65535
 
 
 class TlsError(PymachineError):
-    """No mutually authenticated handshake could be made with a machine's engine.
+    """The TLS handshake with a machine's engine failed.
 
-    The brief is docker-machine's text but for its last line: there, regenerating certificates restarts the engine.
+    The brief is docker-machine's text except for its last line: there, new certificates restart the engine.
     """
 
     code = "tls"
@@ -44,16 +47,16 @@ class TlsError(PymachineError):
 
 
 class CertificateRefusedError(TlsError):
-    """One side does not accept the other's certificate: waiting does not help."""
+    """One side does not accept the other's certificate. Waiting does not help."""
 
     code = "tls-certificate"
 
 
-# OpenSSL's numbers (X509_V_ERR_...), which are part of its interface.
+# OpenSSL's error numbers (X509_V_ERR_...), which are part of its interface.
 _NOT_YET_VALID = 9
 _EXPIRED = 10
 _OTHER_NAME = frozenset({62, 64})
-# What a server says of a client's certificate (the alerts of RFC 8446): OpenSSL's name for it, and Go's.
+# Alerts about a client's certificate (RFC 8446): OpenSSL's name, and Go's text.
 _ALERTS_OF_CERTIFICATES = {
     "SSLV3_ALERT_BAD_CERTIFICATE": "bad certificate",
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": "expired certificate",
@@ -70,9 +73,9 @@ _RENEW = "make new certificates: pymachine regenerate-certs"
 
 
 def context(*, ca: Path | str, cert: Path | str, key: Path | str) -> ssl.SSLContext:
-    """A client's context: TLS 1.2 or newer, the server checked against `ca` and its name, and `cert` shown to it.
+    """Return a client's context: TLS 1.2 or newer, checking the server's name and CA, with a client certificate.
 
-    Raises OSError, with the file's name, for one that cannot be read, and `ssl.SSLError` for what is no certificate.
+    Raises OSError with the name of a file that cannot be read, and `ssl.SSLError` for one that is no certificate.
     """
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -89,10 +92,10 @@ def context(*, ca: Path | str, cert: Path | str, key: Path | str) -> ssl.SSLCont
 
 
 def check(host: str, port: int, *, ca: Path | str, cert: Path | str, key: Path | str, timeout: float = 20.0) -> None:
-    """Shake hands with the engine at `host`:`port` within `timeout` seconds in all, or raise `TlsError`.
+    """Check the certificates by a handshake with the engine, within `timeout` seconds. Raises `TlsError`.
 
-    With TLS 1.2, as docker-machine does: a server refuses a client's certificate before the handshake is complete for
-    the client. With TLS 1.3, which is taken where a server wants it, that would come later, and not be seen here.
+    It offers TLS 1.2, as docker-machine does: there a server refuses a client's certificate before the handshake is
+    complete. With TLS 1.3, which is used if the server requires it, the refusal comes later and goes unnoticed.
     """
     deadline = Deadline(timeout)
     try:
@@ -113,21 +116,21 @@ def connect(
     timeout: float = 20.0,
     newest: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED,
 ) -> ssl.SSLSocket:
-    """A connection on which hands have been shaken. Raises `TlsError`.
+    """Connect and complete the handshake. Raises `TlsError`.
 
-    It takes at most `timeout` seconds for each address that the name has, and as many for the whole handshake. `newest`
-    is the newest version of TLS that is offered.
+    `timeout` is in seconds, for each address of the name and again for the whole handshake. `newest` is the newest
+    version of TLS to offer.
     """
 
     def shake_hands() -> ssl.SSLSocket:
         client = context(ca=ca, cert=cert, key=key)
         client.maximum_version = newest
-        # As bytes, a name goes by Python's IDNA codec, whose import takes longer than the handshake.
+        # Bytes bypass Python's IDNA codec, whose import takes longer than the handshake.
         name = host.encode() if host.isascii() else host
         plain = socket.create_connection((name, port), timeout=timeout)  # type: ignore[arg-type]
         try:
-            # The timeout is for the whole handshake, however many pieces it comes in. An address of the name that did
-            # not answer has taken nothing of it.
+            # One timeout for the whole handshake, however many pieces it has. Addresses that did not answer do not
+            # count.
             plain.settimeout(Deadline(timeout).socket_timeout())
             return client.wrap_socket(plain, server_hostname=name)
         except BaseException:
@@ -142,9 +145,9 @@ _NO_SUCH_HOST = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", sock
 
 
 def dial(address: str, connect: Callable[[], Connection]) -> Connection:
-    """Return what `connect` does, with what goes wrong on the way to `address` as a `TlsError`.
+    """Call `connect`, and turn its errors into a `TlsError` about `address`.
 
-    A name that cannot even be asked for, since Python's IDNA codec refuses it, is one that does not exist.
+    A name that Python's IDNA codec refuses is treated as one that does not exist.
     """
     try:
         return connect()
@@ -156,16 +159,16 @@ def dial(address: str, connect: Callable[[], Connection]) -> Connection:
 
 
 def check_address(host: str, port: int, url: str) -> None:
-    """Raise `TlsError` for a URL that names nothing to shake hands with, such as ``unix:///run/docker.sock``."""
+    """Raise `TlsError` for a URL without host, such as ``unix:///run/docker.sock``, or with an invalid port."""
     if not host:
         hint = f"The machine's URL is {url}, and only an engine on TCP has certificates to check."
         raise TlsError(host, "http: no Host in request URL", hint=hint)
-    if port > _LAST_PORT:  # some systems would take the rest of a division
+    if port > _LAST_PORT:  # some systems would take it modulo 65536
         raise TlsError(f"{host}:{port}", f"dial tcp: address {port}: invalid port")
 
 
 def explained(address: str, error: OSError) -> TlsError:
-    """What went wrong with the connection to `address`, in Go's words where docker-machine has them."""
+    """Return the error for a failed connection to `address`, with Go's text where docker-machine has it."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return CertificateRefusedError(address, f"x509: {error.verify_message}", hint=_certificate_hint(error))
     if isinstance(error, ssl.SSLError):
