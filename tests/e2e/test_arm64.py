@@ -1,4 +1,4 @@
-"""A machine of another architecture than the host's: the same recipe, another kernel, another QEMU."""
+"""A machine of another architecture than the host's, with its own kernel and QEMU."""
 
 from __future__ import annotations
 

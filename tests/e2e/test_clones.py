@@ -1,4 +1,4 @@
-"""Real machines resumed from a real template: each is itself, nothing is drawn twice, and trouble costs only time."""
+"""Real clones of a real template: each has its own identity and random numbers; failures fall back to a normal boot."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from support.tls_hello import server_random
 RESUMED = "Waiting for the machine to resume"
 MADE = "Waiting for the template to start"
 BOOTED = "Waiting for the machine to start"
-# An image of busybox, made in the machine of what is there.
+# Imports an image with the machine's busybox.
 IMPORT = """set -e; mkdir -p /tmp/box/bin; cp /usr/bin/busybox /tmp/box/bin/; ln -sf busybox /tmp/box/bin/sh
 tar -c -C /tmp/box . | docker import - box:1 > /dev/null"""
 
 
 def with_own_templates(program: Pymachine) -> Path:
-    """Have `program` use templates of its own, with the images and packages that all tests share."""
+    """Let `program` use its own templates, with the images and packages that all tests share."""
     cache = program.home.parent / "cache"
     cache.mkdir()
     for name in ("images", "packages"):
@@ -45,7 +45,7 @@ def with_own_templates(program: Pymachine) -> Path:
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Pymachine]:
-    """A store with templates of its own, and two machines: the first made the template."""
+    """A store with its own templates and two machines, the first of which built the template."""
     with private_store() as program:
         with_own_templates(program)
         first = program("create", "one").stdout
@@ -57,7 +57,7 @@ def host() -> Iterator[Pymachine]:
 
 @pytest.fixture
 def program() -> Iterator[Pymachine]:
-    """An empty store with no template, whose machines may be broken."""
+    """An empty store without a template, for tests that break machines."""
     with private_store() as empty:
         with_own_templates(empty)
         yield empty
@@ -83,38 +83,38 @@ def ssh(program: Pymachine, name: str, command: str) -> str:
 
 @contextmanager
 def qmp_stream(program: Pymachine, name: str) -> Iterator[Callable[[str], Any]]:
-    """What says something to a machine's QEMU, behind pymachine's back, and returns the answer."""
+    """Connect to the monitor of a machine's QEMU; yield a function that executes a command and returns the answer."""
     with socket.socket(socket.AF_UNIX) as monitor:
         monitor.settimeout(30)
         monitor.connect(str(folder_of(program, name) / "run" / "control.sock"))
         with monitor.makefile("rw", encoding="utf-8") as stream:
 
-            def say(command: str) -> Any:
+            def execute(command: str) -> Any:
                 stream.write(json.dumps({"execute": command}) + "\n")
                 stream.flush()
                 while "return" not in (answer := json.loads(stream.readline())):
                     pass
                 return answer["return"]
 
-            say("qmp_capabilities")
-            yield say
+            execute("qmp_capabilities")
+            yield execute
 
 
 def qmp(program: Pymachine, name: str, *commands: str) -> None:
-    """Say something to a machine's QEMU behind pymachine's back."""
-    with qmp_stream(program, name) as say:
+    """Execute commands in the monitor of a machine's QEMU."""
+    with qmp_stream(program, name) as execute:
         for command in commands:
-            say(command)
+            execute(command)
 
 
 def templates(program: Pymachine) -> list[str]:
     return [entry["Name"] for entry in json.loads(program("template", "ls", "--json").stdout)]
 
 
-# -- each is itself ----------------------------------------------------------------------------------------------
+# -- identity ----------------------------------------------------------------------------------------------------
 
 
-def test_clones_have_nothing_in_common_that_makes_a_machine_itself(host: Pymachine) -> None:
+def test_clones_have_different_identities(host: Pymachine) -> None:
     facts = {}
     for name in ("one", "two"):
         facts[name] = ssh(host, name, "hostname; cat /etc/machine-id; cat /var/lib/boot2docker/ssh/*.pub").splitlines()
@@ -125,17 +125,17 @@ def test_clones_have_nothing_in_common_that_makes_a_machine_itself(host: Pymachi
     assert not set(facts["one"]) & set(facts["two"])
     files = ("server.pem", "server-key.pem", "id_rsa", "ssh_host_ed25519_key", "machine-id")
     assert all((folder_of(host, "one") / f).read_bytes() != (folder_of(host, "two") / f).read_bytes() for f in files)
-    # One machine's client is no client of the other by another name: the certificate is for its own address.
+    # A client of one machine does not accept the other: the server certificate is for another address.
     refused = docker(host, "one", f"docker -H tcp://{address_of(host, 'two')[0]}:2376 version 2>&1 && echo fine")
     assert "fine" in refused
 
 
 def labels(host: Pymachine, name: str) -> list[str]:
-    """The engine's, which it tells in an order of its own."""
+    """Return the engine's labels, sorted, since the engine lists them in any order."""
     return sorted(json.loads(docker(host, name, "docker info --format '{{json .Labels}}'")))
 
 
-def test_engine_options_hold_as_in_a_machine_that_was_booted(host: Pymachine) -> None:
+def test_engine_options_apply_to_clones(host: Pymachine) -> None:
     assert labels(host, "two") == ["color=red", "provider=qemu"]
     flags = (
         "--engine-opt",
@@ -157,48 +157,48 @@ def test_engine_options_hold_as_in_a_machine_that_was_booted(host: Pymachine) ->
 
 
 def test_no_two_clones_draw_the_same_random_numbers(host: Pymachine) -> None:
-    """From the kernel, from programs that start, and from those that ran in the template already."""
+    """This covers the kernel, new programs, and programs that already ran in the template."""
     draws = (
         "cat /proc/sys/kernel/random/uuid; head -c 16 /dev/urandom | sha256sum; openssl rand -hex 16; "
-        "docker network create drawn; docker run -d box:1 true; docker volume create"
+        "docker network create numbers; docker run -d box:1 true; docker volume create"
     )
-    drawn = {}
+    numbers = {}
     for name in ("one", "two"):
         hellos = [server_random(address_of(host, name), folder_of(host, name)).hex() for _ in range(2)]
         ssh(host, name, IMPORT)
-        drawn[name] = [*hellos, *ssh(host, name, draws).splitlines()]
-        assert len(set(drawn[name])) == len(drawn[name]) == 8
+        numbers[name] = [*hellos, *ssh(host, name, draws).splitlines()]
+        assert len(set(numbers[name])) == len(numbers[name]) == 8
         kernel = ssh(host, name, "sudo dmesg")
         assert "crng reseeded due to virtual machine fork" in kernel
-    assert not set(drawn["one"]) & set(drawn["two"])
+    assert not set(numbers["one"]) & set(numbers["two"])
 
 
 def test_the_clock_is_right_after_a_resume_and_after_the_host_slept(host: Pymachine) -> None:
-    def late() -> float:
+    def clock_error() -> float:
         before = time.time()
         guest = int(ssh(host, "two", "date +%s"))
-        # The guest tells whole seconds, at some moment between before and now.
+        # The guest reports whole seconds, at some moment between before and now.
         return max(0.0, before - (guest + 1), guest - time.time())
 
-    assert late() < 1
-    # A host that sleeps looks so to its guests: no time passes for them, and the hardware's clock goes on.
+    assert clock_error() < 1
+    # For the guest a sleeping host looks like this: the guest does not run, and the hardware clock continues.
     qmp(host, "two", "stop")
     time.sleep(8)
     qmp(host, "two", "cont")
     deadline = time.monotonic() + 40
-    while late() >= 1:
-        assert time.monotonic() < deadline, f"the clock is {late():.1f} s late"
+    while clock_error() >= 1:
+        assert time.monotonic() < deadline, f"the clock is wrong by {clock_error():.1f} s"
         time.sleep(1)
 
 
-# -- a machine like any other ------------------------------------------------------------------------------------
+# -- a clone in use ----------------------------------------------------------------------------------------------
 
 
-def test_many_log_in_to_a_clone_at_once_and_go_on_when_what_listens_there_ends(host: Pymachine) -> None:
+def test_a_clone_accepts_parallel_logins_and_survives_the_end_of_its_ssh_listener(host: Pymachine) -> None:
     def log_in(number: int) -> str:
         return ssh(host, "one", f"sleep 1; echo {number}").strip()
 
-    with ThreadPoolExecutor(5) as pool:  # an emulator takes a second for each
+    with ThreadPoolExecutor(5) as pool:  # in software emulation each login takes a second
         assert list(pool.map(log_in, range(5))) == [str(number) for number in range(5)]
     ssh(host, "one", "sudo kill $(pidof nc)")
     time.sleep(2)
@@ -208,8 +208,8 @@ def test_many_log_in_to_a_clone_at_once_and_go_on_when_what_listens_there_ends(h
     assert log_in(9) == "9"
 
 
-def watchers(program: Pymachine, name: str) -> list[list[str]]:
-    """The command lines of what makes published ports appear."""
+def forwarders(program: Pymachine, name: str) -> list[list[str]]:
+    """Return the command lines of the machine's port forwarder and of the shell that waits before it."""
     folder = str(folder_of(program, name))
     lines = (words(path) for path in Path("/proc").glob("[0-9]*/cmdline"))
     return [line for line in lines if line[-1:] == [folder] and "pymachine_driver_qemu.ports" in line]
@@ -219,25 +219,25 @@ def words(cmdline: Path) -> list[str]:
     try:
         return cmdline.read_text().split("\0")[:-1]
     except OSError:
-        return []  # it ended meanwhile
+        return []  # the process has ended
 
 
-def test_nothing_but_a_shell_waits_for_a_clones_first_container(host: Pymachine) -> None:
+def test_only_a_shell_waits_for_the_first_container_of_a_clone(host: Pymachine) -> None:
     host("create", "quiet")
     log = folder_of(host, "quiet") / "ports.log"
-    assert [line[0] for line in watchers(host, "quiet")] == ["/bin/sh"]
+    assert [line[0] for line in forwarders(host, "quiet")] == ["/bin/sh"]
     assert "following" not in log.read_text()
     ssh(host, "quiet", IMPORT)
     serve = "docker run -d -p 8089:80 box:1 busybox httpd -f -p 80 > /dev/null"
     page = f"http://{address_of(host, 'quiet')[0]}:8089/"
     docker(host, "quiet", f"{serve}; curl -sS -o /dev/null --retry 20 --retry-connrefused {page}")
     assert log.read_text().count("following the guest") == 1
-    assert sorted(line[0] == "/bin/sh" for line in watchers(host, "quiet")) == [False, True]
+    assert sorted(line[0] == "/bin/sh" for line in forwarders(host, "quiet")) == [False, True]
     host("rm", "-y", "quiet")
-    until(lambda: not watchers(host, "quiet"), deadline=20, what="its end")
+    until(lambda: not forwarders(host, "quiet"), deadline=20, what="its end")
 
 
-def test_a_clone_that_starts_again_in_place_is_reached_and_followed(host: Pymachine) -> None:
+def test_a_clone_can_reboot_and_its_ports_are_forwarded(host: Pymachine) -> None:
     host("create", "again")
     boot_id = "cat /proc/sys/kernel/random/boot_id"
     before = ssh(host, "again", boot_id)
@@ -257,11 +257,11 @@ def test_a_clone_that_starts_again_in_place_is_reached_and_followed(host: Pymach
     host("rm", "-y", "again")
 
 
-def test_an_idle_clone_reads_nothing_of_its_image_and_zeroes_nothing(host: Pymachine) -> None:
-    """What it needs is in the memory that it shares with its template; what it reads is its own. Its disk is new."""
+def test_an_idle_clone_does_not_read_its_image_or_zero_its_disk(host: Pymachine) -> None:
+    """It shares the template's memory, so it need not read its image. Its new disk has initialized inode tables."""
     host("create", "idle")
-    with qmp_stream(host, "idle") as say:
-        drives = {drive["device"]: drive["stats"] for drive in say("query-blockstats")}
+    with qmp_stream(host, "idle") as execute:
+        drives = {drive["device"]: drive["stats"] for drive in execute("query-blockstats")}
     assert drives["iso"]["rd_bytes"] < 256 * 1024
     groups = ssh(host, "idle", "sudo dumpe2fs /dev/vdb1 2> /dev/null | grep '^Group [0-9]'").splitlines()
     assert groups
@@ -269,7 +269,7 @@ def test_an_idle_clone_reads_nothing_of_its_image_and_zeroes_nothing(host: Pymac
     host("rm", "-y", "idle")
 
 
-def test_a_clone_lives_on_without_its_template(host: Pymachine) -> None:
+def test_a_clone_keeps_working_without_its_template(host: Pymachine) -> None:
     ssh(host, "one", IMPORT)
     container = docker(host, "one", "docker run -d -p 8080:80 box:1 /bin/busybox httpd -f -p 80").strip()
     host("template", "rm", *templates(host))
@@ -282,13 +282,13 @@ def test_a_clone_lives_on_without_its_template(host: Pymachine) -> None:
     assert container[:12] in docker(host, "one", "docker ps -a -q")
     assert ssh(host, "one", "hostname") == "one\n"
     assert "sshd: /usr/sbin/sshd" in ssh(host, "one", "ps")
-    # The disk has grown nothing of the template's but its files: the engine has a name of its own by now.
+    # After a boot the engine has its own ID, not that of the template.
     assert docker(host, "one", "docker info --format '{{.ID}}'") != docker(
         host, "two", "docker info --format '{{.ID}}'"
     )
 
 
-def test_a_snapshot_brings_back_what_ran(host: Pymachine) -> None:
+def test_a_snapshot_restores_running_containers(host: Pymachine) -> None:
     count = "i=0; while :; do i=$((i+1)); echo $i; /bin/busybox sleep 0.2; done"
     ssh(host, "two", IMPORT)
     docker(host, "two", f"docker run -d --name counter box:1 /bin/sh -c '{count}'")
@@ -311,7 +311,7 @@ def test_a_snapshot_brings_back_what_ran(host: Pymachine) -> None:
     assert json.loads(host("snapshot", "ls", "--json", "two").stdout) == []
 
 
-def test_a_clone_of_a_machine_that_runs_has_its_containers_and_is_itself(host: Pymachine) -> None:
+def test_a_clone_of_a_running_machine_has_its_containers_and_a_new_identity(host: Pymachine) -> None:
     ssh(host, "two", IMPORT)
     docker(host, "two", "docker rm -f kept 2> /dev/null; docker run --name kept box:1 /bin/sh -c 'echo data > /kept'")
     host("clone", "two", "copy")
@@ -325,7 +325,7 @@ def test_a_clone_of_a_machine_that_runs_has_its_containers_and_is_itself(host: P
         host("rm", "-y", "copy")
 
 
-# -- trouble costs time ------------------------------------------------------------------------------------------
+# -- failures ----------------------------------------------------------------------------------------------------
 
 
 def flip(path: Path) -> None:
@@ -338,12 +338,12 @@ def flip(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def test_a_template_that_is_not_as_it_was_made_is_made_anew(program: Pymachine) -> None:
+def test_a_damaged_template_is_built_again(program: Pymachine) -> None:
     program("template", "build")
     (name,) = templates(program)
     folder = Path(program.env["PYMACHINE_CACHE"]) / "templates" / name
-    for harm in (lambda: os.truncate(folder / "state", 1000), lambda: flip(folder / "memory")):
-        harm()
+    for damage in (lambda: os.truncate(folder / "state", 1000), lambda: flip(folder / "memory")):
+        damage()
         text = program("create", "x").stdout
         assert f"The template {name} is removed" in text
         assert MADE in text
@@ -354,8 +354,8 @@ def test_a_template_that_is_not_as_it_was_made_is_made_anew(program: Pymachine) 
     assert program.remaining_processes() == {}
 
 
-def test_a_qemu_that_cannot_resume_boots_and_is_given_up(program: Pymachine, tmp_path: Path) -> None:
-    """Another binary is another shape; this one ends at once when it is to resume."""
+def test_a_qemu_that_cannot_resume_boots_and_gets_no_more_templates(program: Pymachine, tmp_path: Path) -> None:
+    """Each QEMU binary has its own templates; this one exits at once when it is started to resume."""
     real = shutil.which("qemu-system-x86_64")
     assert real
     qemu = tmp_path / "qemu"
@@ -370,7 +370,7 @@ def test_a_qemu_that_cannot_resume_boots_and_is_given_up(program: Pymachine, tmp
     text = program("create", *flags, "y").stdout
     assert MADE not in text
     assert BOOTED in text
-    # The same command with another binary under it: what was found out of the old one is not held against it.
+    # A new binary under the same path is tried again.
     qemu.write_text(f'#!/bin/sh\nexec {real} "$@"\n')
     text = program("create", *flags, "z").stdout
     assert MADE in text
@@ -396,13 +396,13 @@ def test_a_qemu_that_crashes_while_it_boots_is_started_again(program: Pymachine,
 def stopped_while_making(program: Pymachine, number: signal.Signals) -> int:
     process = program.start("create", "x")
     assert process.stdout
-    said = []
+    output = []
     for line in process.stdout:
-        said.append(line)
+        output.append(line)
         if MADE in line:
             break
     else:
-        pytest.fail("".join(said))
+        pytest.fail("".join(output))
     time.sleep(1)
     (os.killpg if number is signal.SIGINT else os.kill)(process.pid, number)
     process.communicate(timeout=120)
@@ -415,7 +415,7 @@ def qemus_of(cache: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_an_end_while_the_template_is_made_leaves_no_qemu(program: Pymachine, number: signal.Signals) -> None:
+def test_an_interrupted_template_build_leaves_no_qemu(program: Pymachine, number: signal.Signals) -> None:
     cache = Path(program.env["PYMACHINE_CACHE"])
     assert stopped_while_making(program, number) != 0
     deadline = time.monotonic() + 20
@@ -433,8 +433,8 @@ def test_an_end_while_the_template_is_made_leaves_no_qemu(program: Pymachine, nu
     assert [path.name for path in (cache / "templates").iterdir() if path.is_dir()] == [template]
 
 
-def test_no_room_for_a_template_is_no_reason_to_fail(program: Pymachine) -> None:
-    """The templates are on a small file system in memory, mounted in a namespace of the test's own."""
+def test_create_succeeds_without_space_for_a_template(program: Pymachine) -> None:
+    """The templates are on a small file system in memory, mounted in its own namespace."""
     folder = Path(program.env["PYMACHINE_CACHE"]) / "templates"
     folder.mkdir()
     script = f"mount -t tmpfs -o size=64m none {folder} && pymachine create x; echo code=$?; pymachine rm -y x"
@@ -445,8 +445,8 @@ def test_no_room_for_a_template_is_no_reason_to_fail(program: Pymachine) -> None
     assert program.remaining_processes() == {}
 
 
-def test_a_disk_that_fills_up_while_a_template_is_made(program: Pymachine) -> None:
-    """The same, but there is room at first: the guest's memory, a file, is half written when there is none left."""
+def test_create_succeeds_if_the_disk_fills_up_during_the_template_build(program: Pymachine) -> None:
+    """The disk becomes full when the file with the guest's memory is half written."""
     folder = Path(program.env["PYMACHINE_CACHE"]) / "templates"
     folder.mkdir()
     script = f"""
@@ -468,7 +468,7 @@ def test_a_disk_that_fills_up_while_a_template_is_made(program: Pymachine) -> No
     assert program.remaining_processes() == {}
 
 
-def test_ctrl_c_ends_all_of_several(host: Pymachine) -> None:
+def test_ctrl_c_undoes_all_machines_of_a_create(host: Pymachine) -> None:
     host("template", "build")
     before, running = set(host("ls", "-q").stdout.split()), host.processes().keys()
     process = host.start("create", "m1", "m2", "m3", "m4")
@@ -483,7 +483,7 @@ def test_ctrl_c_ends_all_of_several(host: Pymachine) -> None:
     assert host.remaining_processes(ignored=running) == {}
 
 
-def test_run_from_nothing_to_nothing(host: Pymachine) -> None:
+def test_run_leaves_nothing(host: Pymachine) -> None:
     before = host.processes().keys()
     outcome = host("run", "--", "sh", "-c", "docker version --format '{{.Server.Os}}'; exit 9", code=9)
     assert outcome.stdout == "linux\n"
@@ -491,7 +491,7 @@ def test_run_from_nothing_to_nothing(host: Pymachine) -> None:
     assert host.remaining_processes(ignored=before) == {}
 
 
-def test_several_at_once_share_a_template_and_answer(host: Pymachine) -> None:
+def test_one_create_makes_several_clones(host: Pymachine) -> None:
     names = [f"c{number}" for number in range(4)]
     host("create", *names)
     try:

@@ -1,4 +1,4 @@
-"""A few tries of each quick kind of the campaign (`make endurance`), always with the same seed."""
+"""A few tries of each quick kind of the endurance campaign (`make endurance`), with a fixed seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from endurance.sandbox import Sandbox
 from support.runner import Pymachine
 
 SEED = 1
-# The first try of a kind disturbs nothing: it measures how many steps there are to be killed at.
+# The first try of a kind disturbs nothing and measures the number of steps.
 TRIES = {
     "kill-create-record": 3,
     "kill-rm-record": 3,
@@ -53,9 +53,7 @@ def test_a_kind_that_finds_a_fault_reports_it_with_its_seed() -> None:
     assert "| broken | a kind with a fault | 3 | 2 |" in "\n".join(campaign.table([result]))
 
 
-def test_a_plan_that_runs_out_of_minutes_gives_each_kind_its_share(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_kind_gets_its_share_of_a_limited_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
 
@@ -80,6 +78,6 @@ def test_a_plan_that_runs_out_of_minutes_gives_each_kind_its_share(
     assert [result.tries for result in results] == [25, 50]
 
 
-def test_every_kind_has_a_name_of_its_own() -> None:
+def test_every_kind_has_a_unique_name() -> None:
     assert len(BY_NAME) == len(kinds.ALL)
     assert len(TRIES.keys() - BY_NAME.keys()) <= len(kinds.LEFT_OUT)

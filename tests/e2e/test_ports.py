@@ -1,4 +1,4 @@
-"""Ports of a machine, with a real docker client and real servers in containers."""
+"""Forwarded ports of a machine, with a real docker client and real servers in containers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def folder(host: Pymachine) -> Path:
 
 
 def at_once(client: Callable[[], bytes]) -> list[bytes | OSError]:
-    """What `CLIENTS` clients that begin at the same moment get, or what became of them."""
+    """Run `client` in `CLIENTS` threads at the same time; return the results or errors."""
     ready = Barrier(CLIENTS)
 
     def one(_: int) -> bytes | OSError:
@@ -70,7 +70,7 @@ def at_once(client: Callable[[], bytes]) -> list[bytes | OSError]:
         return list(pool.map(one, range(CLIENTS)))
 
 
-def test_a_burst_on_a_published_port(host: Pymachine, address: str) -> None:
+def test_a_published_port_accepts_many_connections_at_once(host: Pymachine, address: str) -> None:
     host.shell(f"docker run -d --name burst -p 8090:80 {IMAGE}")
 
     def get() -> bytes:
@@ -91,7 +91,7 @@ def test_a_burst_on_a_published_port(host: Pymachine, address: str) -> None:
         host.shell("docker rm -f burst")
 
 
-def test_a_burst_on_the_engines_port(host: Pymachine, address: str) -> None:
+def test_the_engine_port_accepts_many_connections_at_once(host: Pymachine, address: str) -> None:
     context = ssl.create_default_context(cafile=str(folder(host) / "ca.pem"))
     context.load_cert_chain(folder(host) / "cert.pem", folder(host) / "key.pem")
 
@@ -112,12 +112,12 @@ def test_a_client_that_ends_its_input_early_gets_all_output(host: Pymachine) -> 
     assert len(done.stdout) == size
 
 
-# -- what is forwarded -------------------------------------------------------------------------------------------
+# -- forwarded ports ---------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def container(host: Pymachine, flags: str, command: str = "") -> Iterator[None]:
-    """A container for the block, with a name of its own."""
+    """Run a container with a unique name during the block."""
     name = f"c{secrets.token_hex(4)}"
     host.shell(f"docker run -d --name {name} {flags} {IMAGE} {command}")
     try:
@@ -145,7 +145,7 @@ def is_closed(address: str, port: int) -> bool:
 
 
 def echo(address: str, port: int) -> bytes:
-    """What comes back for a datagram; nothing after a second."""
+    """Send a datagram; return the answer, or nothing if none comes within a second."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(1)
         client.connect((address, port))
@@ -162,32 +162,32 @@ def test_a_published_port_listens_when_docker_run_returns(host: Pymachine, addre
     until(lambda: is_closed(address, 8091), deadline=60, what="the port to close")
 
 
-def test_a_port_published_on_the_machines_own_address(host: Pymachine, address: str) -> None:
+def test_a_port_published_on_the_address_of_the_machine_is_forwarded(host: Pymachine, address: str) -> None:
     with container(host, f"-p {address}:8092:80"):
         until(lambda: serves(address, 8092), deadline=60, what="the port")
     until(lambda: is_closed(address, 8092), deadline=60, what="the port to close")
 
 
-def test_a_port_published_on_the_guests_loopback_stays_in_the_guest(host: Pymachine, address: str) -> None:
+def test_a_port_published_on_the_loopback_of_the_guest_is_not_forwarded(host: Pymachine, address: str) -> None:
     with container(host, "-p 127.0.0.1:8093:80"), container(host, "-p 8094:80"):
         until(lambda: serves(address, 8094), deadline=60, what="the other port")
         assert is_closed(address, 8093)
 
 
-def test_what_a_container_in_the_hosts_network_listens_on(host: Pymachine, address: str) -> None:
+def test_a_port_of_a_container_with_host_networking_is_forwarded(host: Pymachine, address: str) -> None:
     with container(host, "--net=host", "busybox httpd -f -p 8095 -h /usr/share/nginx/html"):
         until(lambda: serves(address, 8095), deadline=60, what="the port")
     until(lambda: is_closed(address, 8095), deadline=60, what="the port to close")
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_datagrams(host: Pymachine, address: str, own: bool) -> None:
-    place = f"{address}:8096" if own else "8096"
-    with container(host, f"-p {place}:53/udp", "socat UDP-RECVFROM:53,fork SYSTEM:cat"):
+def test_udp_ports_are_forwarded(host: Pymachine, address: str, own: bool) -> None:
+    published = f"{address}:8096" if own else "8096"
+    with container(host, f"-p {published}:53/udp", "socat UDP-RECVFROM:53,fork SYSTEM:cat"):
         until(lambda: echo(address, 8096) == b"marco", deadline=60, what="the echo")
 
 
-def test_a_services_ingress_port(host: Pymachine, address: str) -> None:
+def test_the_ingress_port_of_a_service_is_forwarded(host: Pymachine, address: str) -> None:
     host.shell("docker swarm init --advertise-addr eth0")
     try:
         host.shell(f"docker service create --detach --no-resolve-image -p 8097:80 --name web {IMAGE}")
@@ -198,26 +198,26 @@ def test_a_services_ingress_port(host: Pymachine, address: str) -> None:
         host.shell("docker swarm leave --force")
 
 
-def test_a_port_of_another_program_is_reported_and_taken_when_it_is_free(host: Pymachine, address: str) -> None:
+def test_a_taken_port_is_reported_and_forwarded_once_it_is_free(host: Pymachine, address: str) -> None:
     with socket.create_server((address, 8098)) as other, container(host, "-p 8098:80"):
 
-        def told() -> list[str]:
+        def problems() -> list[str]:
             ports = json.loads(host("ports", "--json", "intro").stdout)
             return [port["Problem"] for port in ports if port["Port"] == 8098]
 
-        until(lambda: any(told()), deadline=60, what="the refusal")
-        assert "taken by another program" in told()[0]
+        until(lambda: any(problems()), deadline=60, what="the problem to be reported")
+        assert "taken by another program" in problems()[0]
         row = json.loads(host("ls", "--json").stdout)[0]
         assert "8098/tcp: taken by another program" in row["Error"]
         assert "8098/tcp" in host("doctor", code=None).stdout
         assert "8098/tcp" in host("logs", "intro").stdout
         other.close()
         until(lambda: serves(address, 8098), deadline=60, what="the port")
-        assert told() == [""]
+        assert problems() == [""]
         assert json.loads(host("ls", "--json").stdout)[0]["Error"] == ""
 
 
-def test_a_forwarder_that_is_killed_is_replaced(host: Pymachine, address: str) -> None:
+def test_a_killed_forwarder_is_replaced(host: Pymachine, address: str) -> None:
     def forwarders() -> list[int]:
         found = host.processes().items()
         return [pid for pid, line in found if "pymachine_driver_qemu.ports" in line and not line.startswith("/bin/sh")]

@@ -1,4 +1,4 @@
-"""Who is let in to a running machine, and who can read what it is trusted by."""
+"""Which clients a running machine accepts, and who can read its keys and certificates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pymachine.tls.certs import AuthPaths, ensure_authority
 from support.runner import Pymachine
 from support.tls_clients import ping, signed_by
 
-# What a server's refusal looks like to the client: an alert, or a connection that is closed in its face.
+# A refusal by the server is a TLS alert or a closed connection.
 REFUSED = (ssl.SSLError, ConnectionError)
 
 
@@ -27,20 +27,20 @@ def certs(intro: Pymachine) -> Path:
     return intro.store / "certs"
 
 
-def test_the_store_s_client_is_let_in(url: str, certs: Path, tmp_path: Path) -> None:
-    """So that the refusals below are about what they say they are about."""
+def test_a_client_of_the_store_is_accepted(url: str, certs: Path, tmp_path: Path) -> None:
+    """This shows that the refusals below have the intended reasons."""
     assert ping(url, ca=certs / "ca.pem", pair=(certs / "cert.pem", certs / "key.pem")) == "OK"
     own = signed_by(certs / "ca.pem", certs / "ca-key.pem", tmp_path)
     assert ping(url, ca=certs / "ca.pem", pair=own) == "OK"
 
 
-def test_no_certificate_is_refused(url: str, certs: Path) -> None:
+def test_a_client_without_a_certificate_is_refused(url: str, certs: Path) -> None:
     with pytest.raises(REFUSED):
         ping(url, ca=certs / "ca.pem", pair=None)
 
 
-def test_another_authority_s_certificate_is_refused(url: str, certs: Path, tmp_path: Path) -> None:
-    """One with the same names in it: that of another user's store."""
+def test_a_certificate_of_another_ca_is_refused(url: str, certs: Path, tmp_path: Path) -> None:
+    """The CA of another user's store has the same names in it."""
     other = AuthPaths(*(tmp_path / name for name in ("ca.pem", "ca-key.pem", "cert.pem", "key.pem")))
     ensure_authority(other, reporter=Silent())
     with pytest.raises(REFUSED):
@@ -55,7 +55,7 @@ def test_an_expired_certificate_is_refused(url: str, certs: Path, tmp_path: Path
 
 def test_old_tls_is_refused(url: str, certs: Path) -> None:
     pair = (certs / "cert.pem", certs / "key.pem")
-    # The alert comes from the server; a client that cannot do TLS 1.1 itself would say NO_PROTOCOLS_AVAILABLE.
+    # The server must send the alert; a client without TLS 1.1 would fail with NO_PROTOCOLS_AVAILABLE.
     with pytest.raises(ssl.SSLError, match=r"(?i)alert[_ ]protocol[_ ]version"):
         ping(url, ca=certs / "ca.pem", pair=pair, newest=ssl.TLSVersion.TLSv1_1)
 
@@ -67,13 +67,13 @@ def test_the_engine_does_not_listen_without_tls(intro: Pymachine) -> None:
     assert 2375 not in ports
 
 
-def test_only_keys_log_in(intro: Pymachine) -> None:
-    said = intro("ssh", "intro", "sudo /usr/sbin/sshd -T").stdout.lower().splitlines()
-    assert "passwordauthentication no" in said
+def test_ssh_accepts_only_keys(intro: Pymachine) -> None:
+    settings = intro("ssh", "intro", "sudo /usr/sbin/sshd -T").stdout.lower().splitlines()
+    assert "passwordauthentication no" in settings
 
 
-def test_another_host_key_is_noticed(intro: Pymachine) -> None:
-    """SSH is refused when the machine's key is not the one that it was given."""
+def test_another_host_key_is_refused(intro: Pymachine) -> None:
+    """SSH fails if the machine's host key is not the pinned one."""
     known = intro.store / "machines" / "intro" / "known_hosts"
     good = known.read_text()
     kind, key = good.split()[-2:]
@@ -87,7 +87,7 @@ def test_another_host_key_is_noticed(intro: Pymachine) -> None:
     intro("ssh", "intro", "true")
 
 
-def test_nobody_else_can_read_a_key_or_a_certificate(intro: Pymachine) -> None:
+def test_keys_and_certificates_are_readable_only_by_the_owner(intro: Pymachine) -> None:
     checked = 0
     for path in intro.store.rglob("*"):
         if path.is_symlink() or not path.is_file():
@@ -104,6 +104,6 @@ def test_nobody_else_can_read_a_key_or_a_certificate(intro: Pymachine) -> None:
 
 
 def readable_by_others(path: Path, top: Path) -> bool:
-    """Whether the modes let others read `path`, on the way from `top` to it."""
+    """Return whether the modes of `path` and of its parents below `top` let other users read it."""
     way = [parent for parent in path.parents if parent == top or top in parent.parents]
     return bool(path.stat().st_mode & 0o044) and all(parent.stat().st_mode & 0o011 for parent in way)

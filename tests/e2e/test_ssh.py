@@ -1,4 +1,4 @@
-"""SSH against a machine's sshd: OpenSSH, paramiko, scp and rsync, and a host key that is not the pinned one."""
+"""SSH to a machine's sshd with OpenSSH, paramiko, scp and rsync."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def client(request: pytest.FixtureRequest, server: Target) -> Client:
     return Client(server, native=request.param)
 
 
-def test_a_command_has_its_streams_and_its_exit_code(client: Client) -> None:
+def test_a_command_has_streams_and_an_exit_code(client: Client) -> None:
     result = client.run("cat; echo problem >&2; exit 7", stdin=b"x" * 300_000)
     assert result.returncode == 7
     assert result.stdout == "x" * 300_000
@@ -50,15 +50,15 @@ def test_a_host_key_that_is_not_the_pinned_one_is_refused(client: Client, tmp_pa
         wrong.run("echo never")
 
 
-def test_a_host_that_is_not_there_is_an_error(client: Client) -> None:
+def test_an_unreachable_host_is_an_error(client: Client) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    nobody = Client(replace(client.target, port=port), native=client.program is None)
+    unreachable = Client(replace(client.target, port=port), native=client.program is None)
     with pytest.raises(SshError, match="intro"):
-        nobody.run("true")
+        unreachable.run("true")
 
 
-def test_a_key_that_others_can_read_is_refused(server: Target, tmp_path: Path) -> None:
+def test_a_key_readable_by_others_is_refused(server: Target, tmp_path: Path) -> None:
     assert server.key is not None
     key = tmp_path / "key"
     shutil.copy(server.key, key)
@@ -70,7 +70,7 @@ def test_a_key_that_others_can_read_is_refused(server: Target, tmp_path: Path) -
 
 
 def session(client: Client, words: list[str]) -> list[str]:
-    """A Python that opens a session with our own streams, as the command line does."""
+    """Return a command that opens a session with its own streams, as the command line does."""
     script = (
         "import sys; from pathlib import Path; from pymachine.ssh.client import Client; "
         "from pymachine.ssh.target import Target; "
@@ -86,7 +86,7 @@ def test_a_session_passes_stdin_and_returns_the_exit_code(client: Client) -> Non
     assert (done.returncode, done.stdout) == (5, b"abc")
 
 
-def test_a_login_has_a_terminal_that_knows_its_size(client: Client) -> None:
+def test_a_login_has_a_terminal_of_the_right_size(client: Client) -> None:
     program, *words = session(client, [])
     child = pexpect.spawn(program, words, encoding="utf-8", timeout=30, dimensions=(33, 99))
     child.expect(r"\$ ")
@@ -105,7 +105,7 @@ def copy(places: list[scp.Place], tmp_path: Path, *, recursive: bool = False) ->
     run(scp.scp("scp", places, config_file=str(config), recursive=recursive, quiet=True), timeout=60)
 
 
-def test_scp_copies_there_and_back_and_between(server: Target, tmp_path: Path) -> None:
+def test_scp_copies_to_from_and_between_machines(server: Target, tmp_path: Path) -> None:
     folder = tmp_path / "with space"
     (folder / "in").mkdir(parents=True)
     (folder / "in" / "file").write_bytes(b"x" * 100_000)
@@ -118,7 +118,7 @@ def test_scp_copies_there_and_back_and_between(server: Target, tmp_path: Path) -
     assert (folder / "back").read_bytes() == b"x" * 100_000
 
 
-def test_rsync_copies_what_differs(server: Target, tmp_path: Path) -> None:
+def test_rsync_copies_a_file(server: Target, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("one")
     places = [scp.Place(str(tmp_path / "a")), scp.Place("/tmp/b", server)]
     shell = openssh.rsync_shell(server)
@@ -126,7 +126,7 @@ def test_rsync_copies_what_differs(server: Target, tmp_path: Path) -> None:
     assert Client(server).run("cat /tmp/b").stdout == "one"
 
 
-def test_places_are_told_apart(server: Target) -> None:
+def test_local_and_remote_paths_are_distinguished(server: Target) -> None:
     def resolve(name: str, user: str | None) -> Target:
         return replace(server, alias=name, user=user or "docker")
 

@@ -1,6 +1,6 @@
 """The tutorial "Introduction to Docker", command by command, on a real machine with a real docker client.
 
-What it fetches from the Internet comes from a registry mirror and a package server on loopback here.
+A registry mirror and a package server on the loopback replace the Internet.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ def host(intro: Pymachine) -> Pymachine:
 
 @pytest.fixture(scope="module")
 def nginx_image(host: Pymachine, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What building the tutorial's sample project said."""
+    """The output of building the tutorial's sample project."""
     project = tmp_path_factory.mktemp("nginx-static-test")
     (project / "Dockerfile").write_text(DOCKERFILE)
     (project / "index.html").write_text("<h1>It works</h1>\n")
-    # The classic builder, whose output the tutorial shows, and which every client has.
+    # The tutorial shows the output of the classic builder, which every client has.
     return host.shell(f"cd {project} && DOCKER_BUILDKIT=0 docker build -t {IMAGE} .").stdout
 
 
 def await_list(host: Pymachine, command: str, matches: Callable[[str], bool]) -> None:
     """Run `command`, a ``docker ps``, until its output `matches`.
 
-    On a busy host the engine updates its list only after it has reported the end of a container to those who wait.
+    On a busy host the engine reports the end of a container before it updates its list.
     """
     until(lambda: matches(host.shell(command).stdout), deadline=60, what=f"the end of a container in {command}")
 
 
-def test_env_is_what_the_tutorial_shows(intro: Pymachine) -> None:
+def test_env_prints_what_the_tutorial_shows(intro: Pymachine) -> None:
     lines = intro("env", "intro").stdout.splitlines()
     assert lines[0] == 'export DOCKER_TLS_VERIFY="1"'
     assert re.fullmatch(r'export DOCKER_HOST="tcp://\d+\.\d+\.\d+\.\d+:\d+"', lines[1])
@@ -64,7 +64,7 @@ def test_env_is_what_the_tutorial_shows(intro: Pymachine) -> None:
     assert lines[3] == 'export DOCKER_MACHINE_NAME="intro"'
 
 
-def test_info_and_version(intro: Pymachine) -> None:
+def test_info_and_version_describe_the_machine(intro: Pymachine) -> None:
     info = intro.shell("docker info").stdout
     assert re.search(r"^ Name: intro$", info, re.MULTILINE)
     assert "Storage Driver: overlay2" in info
@@ -76,26 +76,26 @@ def test_info_and_version(intro: Pymachine) -> None:
     assert intro("version", "intro").stdout.strip() in version
 
 
-def test_disk_space_over_ssh(intro: Pymachine) -> None:
+def test_ssh_shows_disk_space(intro: Pymachine) -> None:
     assert "/var/lib/boot2docker" in intro("ssh", "intro", "df").stdout
 
 
 def test_search_without_the_internet_fails_with_a_reason(intro: Pymachine, registry: Registry) -> None:
-    """There is no search in a plain registry; the engine says so, and goes on working."""
+    """A plain registry has no search; the engine reports that and keeps working."""
     outcome = intro.shell("timeout 120 docker search library", code=None)
     assert outcome.code == 0 or "Error response from daemon" in outcome.stderr
     assert registry.catalogue() == ["library/alpine"]
     intro.shell("docker version")
 
 
-def test_pulled_images(host: Pymachine) -> None:
+def test_all_tags_of_an_image_are_pulled(host: Pymachine) -> None:
     table = host.shell("docker images --format '{{.Tag}} {{.ID}}' alpine").stdout
     ids = dict(line.split() for line in table.splitlines())
     assert set(ids) >= {"2.6", "2.7", "3.1", "3.2", "latest"}
     assert ids["3.2"] == ids["latest"] != ids["3.1"]
 
 
-def test_a_shell_in_a_container(host: Pymachine) -> None:
+def test_a_shell_runs_in_a_container(host: Pymachine) -> None:
     with ContainerShell(host, SHELL) as shell:
         shell.wait_for_prompt()
         container = shell.run("hostname")
@@ -112,7 +112,7 @@ def test_a_shell_in_a_container(host: Pymachine) -> None:
     host.shell(f"docker rm {container}")
 
 
-def test_what_is_installed_in_one_container_is_not_in_another(host: Pymachine, package_server: str) -> None:
+def test_a_program_installed_in_one_container_is_not_in_another(host: Pymachine, package_server: str) -> None:
     request = f"curl -s {package_server}/ip"
     with ContainerShell(host, SHELL) as shell:
         shell.wait_for_prompt()
@@ -130,7 +130,7 @@ def test_what_is_installed_in_one_container_is_not_in_another(host: Pymachine, p
     host.shell(REMOVE_ALL)
 
 
-def test_restart_and_attach(host: Pymachine) -> None:
+def test_a_container_can_be_restarted_and_attached(host: Pymachine) -> None:
     with ContainerShell(host, SHELL) as shell:
         shell.wait_for_prompt()
         container = shell.run("hostname")
@@ -149,7 +149,7 @@ def test_restart_and_attach(host: Pymachine) -> None:
     assert container not in host.shell("docker ps -a").stdout
 
 
-def test_detached_containers(host: Pymachine) -> None:
+def test_detached_containers_run_log_and_stop(host: Pymachine) -> None:
     container, second = (host.shell(LOOP).stdout.strip() for _ in range(2))
     assert re.fullmatch(r"[0-9a-f]{64}", container)
     assert container[:12] in host.shell("docker ps").stdout
@@ -169,7 +169,7 @@ def test_detached_containers(host: Pymachine) -> None:
     assert host.shell("docker ps -a -q").stdout == ""
 
 
-def test_build(host: Pymachine, nginx_image: str) -> None:
+def test_an_image_can_be_built(host: Pymachine, nginx_image: str) -> None:
     assert "FROM alpine:3.2" in nginx_image
     assert "Installing nginx" in nginx_image
     assert f"Successfully tagged {IMAGE}" in nginx_image
@@ -191,11 +191,11 @@ def test_a_container_ends_with_its_first_process(host: Pymachine) -> None:
 
 
 @pytest.mark.usefixtures("nginx_image")
-def test_a_published_port_and_a_restart_of_the_machine(host: Pymachine) -> None:
+def test_a_published_port_works_before_and_after_a_restart_of_the_machine(host: Pymachine) -> None:
     container = host.shell(f"docker run -d -p 80 {IMAGE} nginx -g 'daemon off;'").stdout.strip()
-    assert "It works" in ask_web_server(host, container, "/")
-    assert "Generated at " in ask_web_server(host, container, "/VERSION")
-    # df ends with 1 for the containers' file systems, which only root may look at.
+    assert "It works" in fetch_page(host, container, "/")
+    assert "Generated at " in fetch_page(host, container, "/VERSION")
+    # df fails with 1 for the containers' file systems, which only root may read.
     assert "/var/lib/boot2docker" in host("ssh", "intro", "df", code=None).stdout
     before = host("env", "intro").stdout
 
@@ -209,16 +209,16 @@ def test_a_published_port_and_a_restart_of_the_machine(host: Pymachine) -> None:
     assert container[:12] in host.shell("docker ps -a").stdout
     assert IMAGE.partition(":")[0] in host.shell("docker images").stdout
     host.shell(f"docker start {container}")
-    assert "Generated at " in ask_web_server(host, container, "/VERSION")
+    assert "Generated at " in fetch_page(host, container, "/VERSION")
     host.shell(f"docker rm -f {container}")
 
 
-def ask_web_server(host: Pymachine, container: str, path: str) -> str:
-    """What curl gets at the port that docker chose for the container's port 80."""
+def fetch_page(host: Pymachine, container: str, path: str) -> str:
+    """Fetch a page at the port that docker chose for the container's port 80."""
     listed = host.shell(f"docker port {container} 80/tcp").stdout.splitlines()[0]
     port = listed.rpartition(":")[2]
-    # The port appears on the machine's address a moment after the container is up.
-    patient = "--retry 30 --retry-delay 1 --retry-all-errors --max-time 20"
-    reply = host.shell(f'curl -sS -i {patient} "http://$(pymachine ip intro):{port}{path}"').stdout
+    # The port opens on the machine's address a moment after the container starts.
+    retries = "--retry 30 --retry-delay 1 --retry-all-errors --max-time 20"
+    reply = host.shell(f'curl -sS -i {retries} "http://$(pymachine ip intro):{port}{path}"').stdout
     assert re.match(r"HTTP/1\.1 200 OK", reply)
     return reply

@@ -1,4 +1,4 @@
-"""Fixtures over another host's libvirt, reached through SSH; run through ``tests/support/in-namespaces``."""
+"""Fixtures for another host's libvirt, reached over SSH; run through ``tests/support/in-namespaces``."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def attic() -> Iterator[libvirtd.OtherHost]:
 
 @pytest.fixture(scope="session")
 def host_from_guest(attic: libvirtd.OtherHost) -> str:
-    """How machines there reach this host: over the cable."""
+    """The address of this host for machines on the other host: this end of the virtual cable."""
     return HERE
 
 
 @pytest.fixture(scope="session")
 def intro(attic: libvirtd.OtherHost, registry: Registry) -> Iterator[Pymachine]:
-    """The tutorial's machine, on the other host."""
+    """The tutorial's machine on the other host."""
     with private_store(MACHINE_DRIVER="libvirt", LIBVIRT_DEFAULT_URI=attic.uri) as program:
         program("create", "--engine-registry-mirror", registry.url_from_guest, "intro")
         yield program

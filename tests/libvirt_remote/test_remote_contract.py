@@ -1,4 +1,4 @@
-"""The contract suite over the driver ``libvirt`` and another host's libvirtd, through SSH."""
+"""The contract suite for the driver ``libvirt`` with another host's libvirtd, over SSH."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def removed() -> Iterator[None]:
+def removed_afterwards() -> Iterator[None]:
     yield
     live = getattr(TestLiveRemote, "live", None)
     if live is not None:
@@ -27,14 +27,14 @@ class TestLiveRemote(LiveDriverContract):
     driver = LibvirtDriver
 
     @pytest.fixture(autouse=True)
-    def elsewhere(self, attic: OtherHost) -> None:
+    def on_other_host(self, attic: OtherHost) -> None:
         type(self).changed = {"libvirt_uri": attic.uri}
 
     def boot_request(self, driver: Driver) -> BootRequest:
         return boot.request(driver)
 
     def check_running(self) -> None:
-        """The other host's network is not routed, so that the machine has ports on that host's address."""
+        """Check that the machine has ports on the other host's address, since that host's network is not routed."""
         endpoint = self.live.endpoint()
         assert endpoint.address == libvirtd.THERE
         assert endpoint.docker_port != endpoint.ssh_port

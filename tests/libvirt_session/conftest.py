@@ -1,4 +1,4 @@
-"""Fixtures over the libvirtd of a user who is not root; run through ``tests/support/in-namespaces --user``."""
+"""Fixtures for the libvirtd of a user other than root; run through ``tests/support/in-namespaces --user``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytest.register_assert_rewrite("e2e.test_tutorial")
 @pytest.fixture(scope="session", autouse=True)
 def daemon() -> Iterator[Daemon]:
     """The user's own libvirtd."""
-    assert os.geteuid() != 0, "libvirt gives root no session of its own"
+    assert os.geteuid() != 0, "libvirt has no session for root"
     with libvirtd.running(SESSION) as running, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYMACHINE_CACHE", str(cache_folder()))
         patch.setenv("LIBVIRT_DEFAULT_URI", SESSION)
@@ -27,7 +27,7 @@ def daemon() -> Iterator[Daemon]:
 
 @pytest.fixture(scope="session")
 def intro(registry: Registry) -> Iterator[Pymachine]:
-    """The tutorial's machine, on a libvirt without root."""
+    """The tutorial's machine on a user's libvirt."""
     with private_store(MACHINE_DRIVER="libvirt", LIBVIRT_DEFAULT_URI=SESSION) as program:
         program("create", "--engine-registry-mirror", registry.url_from_guest, "intro")
         yield program

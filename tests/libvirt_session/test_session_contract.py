@@ -1,4 +1,4 @@
-"""The contract suite over the driver ``libvirt`` and a user's own libvirtd: forwards instead of a network."""
+"""The contract suite for the driver ``libvirt`` with a user's own libvirtd: forwarded ports instead of a network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def removed() -> Iterator[None]:
+def removed_afterwards() -> Iterator[None]:
     yield
     live = getattr(TestLiveSession, "live", None)
     if live is not None:
@@ -37,11 +37,11 @@ class TestLiveSession(LiveDriverContract):
         assert ipaddress.ip_address(endpoint.address).is_loopback
         assert (endpoint.docker_port, endpoint.ssh_port) == (2376, 22022)
         log = self.live.machine.directory / "ports.log"
-        wait_for(lambda: "following the guest" in log.read_text(), "the watcher")
+        wait_for(lambda: "following the guest" in log.read_text(), "the port forwarder")
 
     def test_remove_leaves_nothing_and_may_be_repeated(self) -> None:
         super().test_remove_leaves_nothing_and_may_be_repeated()
         assert virsh("list", "--all", "--name", uri=SESSION) == ""
         assert virsh("vol-list", "default", uri=SESSION) == ""
         log = self.live.machine.directory / "ports.log"
-        wait_for(lambda: "the machine has ended" in log.read_text(), "the watcher's end")
+        wait_for(lambda: "the machine has ended" in log.read_text(), "the end of the port forwarder")

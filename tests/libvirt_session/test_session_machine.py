@@ -1,4 +1,4 @@
-"""A machine without root on libvirt: containers, the ports that they open, a restart."""
+"""A machine on a user's libvirt: containers, their ports, a restart."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pymachine.system.wait import until
 from support.libvirtd import SESSION, Daemon, virsh
 from support.runner import Pymachine
 
-PATIENT = "curl -sS --retry 30 --retry-delay 1 --retry-all-errors --max-time 20"
+CURL = "curl -sS --retry 30 --retry-delay 1 --retry-all-errors --max-time 20"
 SERVE = "sh -c 'echo it works > /tmp/index.html; httpd -f -p {} -h /tmp'"
 PORT = f"<channel type='unix'><target type='virtio' name='{identity_channel.CONTAINERS_PORT}'/></channel>"
 
 
-def test_a_container_with_a_published_port_and_a_restart(intro: Pymachine) -> None:
+def test_a_published_port_works_before_and_after_a_restart(intro: Pymachine) -> None:
     container = intro.shell(f"docker run -d -p 80 alpine:3.2 {SERVE.format(80)}").stdout.strip()
     before = intro("env", "intro").stdout
     assert page(intro, published(intro, container)) == "it works\n"
     until(lambda: min(queues(intro)) > 1, deadline=30, what="longer queues")
     assert problems(intro) == [""]
-    # As with a machine that was made before its domain had the port on which the guest reports.
+    # Like a machine from before the domain had the port on which the guest reports its containers.
     virsh("detach-device", "intro", "/dev/stdin", "--config", uri=SESSION, stdin=PORT)
     assert identity_channel.CONTAINERS_PORT not in virsh("dumpxml", "intro", "--inactive", uri=SESSION)
     intro("restart", "intro")
@@ -30,8 +30,8 @@ def test_a_container_with_a_published_port_and_a_restart(intro: Pymachine) -> No
     intro.shell(f"docker rm -f {container}")
 
 
-def test_what_else_listens_in_the_guest_is_reached(intro: Pymachine, daemon: Daemon) -> None:
-    """The machine's own address, the guest's network; and a libvirtd that is restarted while the ports are open."""
+def test_other_ports_are_forwarded_and_survive_a_restart_of_libvirtd(intro: Pymachine, daemon: Daemon) -> None:
+    """One port is published on the machine's address, the other belongs to a container with host networking."""
     own = "$(pymachine ip intro)"
     intro.shell(f"docker run -d --name own -p {own}:8888:80 alpine:3.2 {SERVE.format(80)}")
     intro.shell(f"docker run -d --name net --net=host alpine:3.2 {SERVE.format(8889)}")
@@ -43,18 +43,18 @@ def test_what_else_listens_in_the_guest_is_reached(intro: Pymachine, daemon: Dae
     intro.shell("docker rm -f net")
     until(lambda: problems(intro) == [""], deadline=60, what="the port of a container that ended to be closed")
     assert page(intro, 8888) == "it works\n"
-    # The tutorial, where it follows, has the machine to itself.
+    # The tutorial, which may run next, expects no other containers.
     intro.shell("docker rm -f own")
     until(lambda: problems(intro) == [], deadline=60, what="the last port to be closed")
 
 
 def problems(intro: Pymachine) -> list[str]:
-    """For each port that is to be forwarded why it is not; empty for one that is."""
+    """Return for each port the problem that prevents its forwarding; empty if it is forwarded."""
     return [row["Problem"] for row in json.loads(intro("ports", "--json", "intro").stdout)]
 
 
 def queues(intro: Pymachine) -> list[int]:
-    """How many connections may wait at each port on which QEMU listens for the machine: 2376, SSH, the container's."""
+    """Return the queue length of each port on which QEMU listens for the machine: 2376, SSH, the container's."""
     address = intro("ip", "intro").stdout.strip()
     lines = intro.shell(f"ss -Hltn src {address}").stdout.splitlines()
     assert len(lines) == 3
@@ -62,9 +62,9 @@ def queues(intro: Pymachine) -> list[int]:
 
 
 def published(intro: Pymachine, container: str) -> int:
-    """The port that the engine chose."""
+    """Return the port that the engine chose."""
     return int(intro.shell(f"docker port {container} 80/tcp").stdout.splitlines()[0].rpartition(":")[2])
 
 
 def page(intro: Pymachine, port: int) -> str:
-    return intro.shell(f'{PATIENT} "http://$(pymachine ip intro):{port}/"').stdout
+    return intro.shell(f'{CURL} "http://$(pymachine ip intro):{port}/"').stdout

@@ -1,4 +1,4 @@
-"""Fixtures over a real libvirtd of root's; run through ``tests/support/in-namespaces`` (`make test-libvirt`)."""
+"""Fixtures for a real system libvirtd; run through ``tests/support/in-namespaces`` (`make test-libvirt`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytest.register_assert_rewrite("e2e.test_tutorial")
 
 @pytest.fixture(scope="session", autouse=True)
 def daemon() -> Iterator[Daemon]:
-    """This world's libvirtd, with the network that libvirt's packages define."""
+    """The libvirtd of these namespaces, with the network that libvirt's packages define."""
     with libvirtd.running(SYSTEM) as running, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYMACHINE_CACHE", str(cache_folder()))
         patch.delenv("LIBVIRT_DEFAULT_URI", raising=False)
@@ -32,13 +32,13 @@ def other_host(daemon: Daemon) -> Iterator[OtherHost]:
 
 @pytest.fixture(scope="session")
 def host_from_guest() -> str:
-    """How machines reach this host."""
+    """The address of this host in a machine."""
     return GATEWAY
 
 
 @pytest.fixture(scope="session")
 def intro(registry: Registry) -> Iterator[Pymachine]:
-    """The tutorial's machine, on libvirt."""
+    """The tutorial's machine on libvirt."""
     with private_store(MACHINE_DRIVER="libvirt") as program:
         program("create", "--engine-registry-mirror", registry.url_from_guest, "intro")
         yield program

@@ -1,4 +1,4 @@
-"""The trial that KVM has to pass, with the real kernel; software emulation stands in for a KVM that works."""
+"""The trial boot that KVM must pass, with the real kernel; software emulation stands in for a working KVM."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.libvirtd import SYSTEM, virsh
 
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[accelerator.Trial]:
-    """The image in a pool, and a store without any memory of trials."""
+    """A trial with the image in a pool, and a store without results of earlier trials."""
     ref = reference(tmp_path_factory.mktemp("trial"), "tried")
     driver = LibvirtDriver(ref, dict(LibvirtDriver.configure(ref, defaults(LibvirtDriver), [])))
     image = boot.image(driver)
@@ -32,18 +32,18 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[accelerator.Tria
     assert virsh("vol-list", "default") == ""
 
 
-def test_a_kernel_that_boots_is_seen_to(trial: accelerator.Trial) -> None:
+def test_a_trial_detects_a_kernel_that_boots(trial: accelerator.Trial) -> None:
     assert accelerator.boots(trial, "tcg", seconds=120)
     assert virsh("list", "--all", "--name") == ""
 
 
-def test_a_trial_is_over_in_time_and_leaves_nothing(trial: accelerator.Trial) -> None:
+def test_a_trial_ends_in_time_and_leaves_nothing(trial: accelerator.Trial) -> None:
     assert not accelerator.boots(trial, "tcg", seconds=0.2)
     assert virsh("list", "--all", "--name") == ""
 
 
-def test_an_answer_is_remembered_and_said(trial: accelerator.Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On every host: whether there is a KVM and whether it works."""
+def test_the_result_of_a_trial_is_cached(trial: accelerator.Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The result of the trial is replaced, so this works on hosts with and without KVM."""
     answers = [False, True]
     monkeypatch.setattr(accelerator, "_unavailable", lambda trial: "")
     monkeypatch.setattr(accelerator, "boots", lambda trial, accelerator: answers.pop(0))
@@ -61,7 +61,7 @@ def test_an_answer_is_remembered_and_said(trial: accelerator.Trial, monkeypatch:
     assert accelerator.choose("auto", trial, reporter=Silent()) == "tcg"
 
 
-def test_emulation_that_was_asked_for_needs_no_words(trial: accelerator.Trial, tmp_path: Path) -> None:
-    with (tmp_path / "said").open("w") as stream:
+def test_requested_emulation_prints_nothing(trial: accelerator.Trial, tmp_path: Path) -> None:
+    with (tmp_path / "output").open("w") as stream:
         assert accelerator.choose("tcg", trial, reporter=StreamReporter(stream)) == "tcg"
-    assert (tmp_path / "said").read_text() == ""
+    assert (tmp_path / "output").read_text() == ""

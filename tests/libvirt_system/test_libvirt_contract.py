@@ -1,4 +1,4 @@
-"""The contract suite over the driver ``libvirt`` and libvirtd, with a machine that runs the real image."""
+"""The contract suite for the driver ``libvirt`` with a system libvirtd and a machine that runs the real image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def removed() -> Iterator[None]:
+def removed_afterwards() -> Iterator[None]:
     yield
     live = getattr(TestLiveLibvirt, "live", None)
     if live is not None:
@@ -27,7 +27,7 @@ def removed() -> Iterator[None]:
 
 
 def validate(xml: str, folder: Path) -> None:
-    """Hold what libvirt says of a machine against libvirt's own schema."""
+    """Validate libvirt's definition of a machine against libvirt's own schema."""
     (folder / "domain.xml").write_text(xml)
     subprocess.run(["virt-xml-validate", folder / "domain.xml", "domain"], check=True)
 
@@ -45,9 +45,9 @@ class TestLiveLibvirt(LiveDriverContract):
         mark = virsh("metadata", name, "urn:pymachine:libvirt:1")
         assert f"<name>{name}</name>" in mark.replace("pymachine:", "")
         validate(virsh("dumpxml", "--inactive", name), self.live.machine.directory)
-        self.address_is_reserved()
+        self.check_reservation()
 
-    def address_is_reserved(self) -> None:
+    def check_reservation(self) -> None:
         mac, address = self.live.config["MACAddress"], self.live.endpoint().address
         for xml in (virsh("net-dumpxml", "default"), virsh("net-dumpxml", "--inactive", "default")):
             assert re.search(f"<host mac='{mac}' name='contract' ip='{address}'", xml)

@@ -1,3 +1,3 @@
-"""The tutorial, word by word as in tests/e2e, on a machine of libvirt's."""
+"""The tutorial of tests/e2e, unchanged, on a machine of the system's libvirt."""
 
 from e2e.test_tutorial import *  # noqa: F403

@@ -1,4 +1,4 @@
-"""Run in the nested computer: a machine whose guest is a boot sector, through all that needs no Linux in it."""
+"""Run in the nested computer: all operations that need no Linux in the guest, on a machine with a boot sector."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pymachine.driver.testing import defaults, reference, reread
 from pymachine.system.progress import Silent
 from pymachine_driver_virtualbox import Driver, boot, checks, files, network, output, snapshots, vm
 
-# Says "A" on the serial port at each tick of the clock: mov dx, 0x3f8; mov al, 'A'; out dx, al; hlt; jmp to mov al.
+# Writes "A" to the serial port at each clock tick: mov dx, 0x3f8; mov al, 'A'; out dx, al; hlt; jmp to mov al.
 CODE = bytes.fromhex("ba f8 03 b0 41 ee f4 eb fa")
 
 
-def tell(text: str) -> None:
+def log(text: str) -> None:
     sys.stdout.write(f"[{time.monotonic():.1f}] {text}\n")
     sys.stdout.flush()
 
@@ -43,8 +43,8 @@ def identity(endpoint: Endpoint) -> bytes:
     return buffer.getvalue()
 
 
-def speaks(console: Path) -> bool:
-    """Whether the guest says more than it had."""
+def writes_to_console(console: Path) -> bool:
+    """Wait for more output of the guest; return whether there was any."""
     size = console.stat().st_size if console.exists() else 0
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
@@ -60,7 +60,7 @@ def main() -> None:
     ref.ssh_key.with_name("id_rsa.pub").write_text("ssh-ed25519 AAAA test\n")
     driver = Driver(ref, dict(Driver.configure(ref, defaults(Driver), [])))
     health = Driver.health()
-    tell(f"health {health}")
+    log(f"health {health}")
     assert health.usable, health
     assert health.version == "7.2.22"
     vbox = driver.vbox()
@@ -68,34 +68,34 @@ def main() -> None:
     make_iso(folder / "boot.iso")
     image = ImageFiles("0" * 64, "amd64", folder / "boot.iso", folder / "boot.iso", folder / "boot.iso")
     request = BootRequest(identity=identity, image=image, timeout=30.0)
-    tell("the host-only interface is made once, and found again")
+    log("the host-only interface is made once and then reused")
     first, made = network.ensure(vbox, ipaddress.IPv4Interface(driver.config["HostOnlyCIDR"]))
     assert made
     assert boot.host_network(vbox, driver.config) == first
     checks.before_create(vbox, driver.config, reporter=Silent())
     network.ensure_dhcp(vbox, first)
-    tell("the machine is made and started")
+    log("the machine is made and started")
     vm.make(driver, vbox, request)
     boot._join_network(driver, vbox, None)
     boot._forward_ssh(driver, vbox)
     boot._start(driver, vbox)
     assert reread(driver).state() is State.RUNNING
-    assert speaks(driver.console_log())
+    assert writes_to_console(driver.console_log())
     assert "HM: Using AMD-V" in boot.vbox_log(vbox, driver.vm)
-    tell("paused, and on again")
+    log("paused and resumed")
     vbox("controlvm", driver.vm, "pause")
     assert driver.state() is State.PAUSED
     driver.start(request)
     assert driver.state() is State.RUNNING
-    assert speaks(driver.console_log())
-    tell("a snapshot of it as it runs")
+    assert writes_to_console(driver.console_log())
+    log("a snapshot of the running machine")
     taken = driver.machine.directory / "snapshots" / "one"
     taken.mkdir(parents=True)
     facts = driver.save_snapshot(taken)
     (taken / "snapshot.json").write_text(json.dumps({"format": 1, "made": 1.0, "facts": facts}))
     assert facts["Memory"] is True
     assert driver.state() is State.RUNNING
-    tell("switched off, and on again")
+    log("switched off and on again")
     driver.kill()
     assert reread(driver).state() is State.STOPPED
     driver.kill()
@@ -103,17 +103,17 @@ def main() -> None:
     boot._start(driver, vbox)
     assert driver.state() is State.RUNNING
     assert output.forwardings(vbox.info(driver.vm)) == {"ssh": driver.config["SSHPort"]}
-    tell("shut down by force, since nobody in there knows of the power button")
+    log("stopped by force, since the guest ignores the power button")
     driver.stop(2.0)
     assert driver.state() is State.STOPPED
-    tell("removed while it runs, its snapshot with it")
+    log("removed with its snapshot while it runs")
     assert snapshots.known(vbox, driver.vm)
     boot._start(driver, vbox)
     driver.remove()
     assert driver.state() is State.STOPPED
     assert vbox("list", "vms") == vbox("list", "hdds") == vbox("list", "dvds") == ""
     assert not files.of(driver.machine.directory).disk.exists()
-    tell("BOOT SECTOR PASSED")
+    log("BOOT SECTOR PASSED")
 
 
 if __name__ == "__main__":

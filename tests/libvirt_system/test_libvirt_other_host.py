@@ -1,4 +1,4 @@
-"""A libvirt on another host, through SSH: by a name of the user's, with machines that this host reaches."""
+"""A libvirt on another host, over SSH, under a name that the user configured."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.fixture(scope="module")
 def attic(other_host: OtherHost) -> Iterator[Pymachine]:
-    """A store that knows the other host as attic, with a machine there."""
+    """A store whose configuration names the other host attic, with a machine there."""
     with private_store(MACHINE_DRIVER="libvirt") as program:
         program.store.mkdir()
         (program.store / "config.toml").write_text(f'[libvirt.hosts]\nattic = "{other_host.uri}"\n')
@@ -27,7 +27,7 @@ def attic(other_host: OtherHost) -> Iterator[Pymachine]:
         yield program
 
 
-def test_ls_tells_where_a_machine_is(attic: Pymachine) -> None:
+def test_ls_shows_the_host_of_a_machine(attic: Pymachine) -> None:
     heading, row = attic("ls").stdout.splitlines()
     assert "HOST" in heading
     assert row.split()[:4] == ["far", "-", "libvirt", "Running"]
@@ -36,7 +36,9 @@ def test_ls_tells_where_a_machine_is(attic: Pymachine) -> None:
     assert attic("ls", "--format", "{{.Name}} {{.Host}}").stdout == "far attic\n"
 
 
-def test_engine_ssh_and_published_ports_of_a_machine_elsewhere(attic: Pymachine, other_host: OtherHost) -> None:
+def test_engine_ssh_and_ports_of_a_machine_on_another_host_are_reachable(
+    attic: Pymachine, other_host: OtherHost
+) -> None:
     assert attic("ssh", "far", "hostname").stdout == "far\n"
     script = 'eval "$(pymachine env far)"; docker version --format "{{.Server.Version}}"'
     assert attic.run(["bash", "-c", script]).stdout.strip()
@@ -47,8 +49,8 @@ def test_engine_ssh_and_published_ports_of_a_machine_elsewhere(attic: Pymachine,
     assert subprocess.run(curl, capture_output=True, text=True, check=True, timeout=120).stdout.endswith("404")
 
 
-def test_a_routed_network_gives_an_address_of_its_own(attic: Pymachine, other_host: OtherHost) -> None:
-    """As far as `create` decides; that such an address works is the other suites' business."""
+def test_a_machine_on_a_routed_network_gets_its_own_address(attic: Pymachine, other_host: OtherHost) -> None:
+    """Only the configuration is tested here; other suites use such addresses."""
     define = "net-define /dev/stdin"
     virsh(*define.split(), uri=other_host.uri, stdin=libvirtd.network_xml("routed", number=77, mode="route"))
     virsh("net-start", "routed", uri=other_host.uri)
@@ -59,14 +61,14 @@ def test_a_routed_network_gives_an_address_of_its_own(attic: Pymachine, other_ho
     assert config["EnginePort"] == 2376
 
 
-def test_rm_leaves_nothing_elsewhere(attic: Pymachine, other_host: OtherHost) -> None:
+def test_rm_leaves_nothing_on_the_other_host(attic: Pymachine, other_host: OtherHost) -> None:
     attic("rm", "-y", "far")
     assert "far" not in virsh("list", "--all", "--name", uri=other_host.uri)
     assert virsh("vol-list", "default", uri=other_host.uri) == ""
 
 
-def test_a_host_that_does_not_answer(pymachine: Pymachine) -> None:
-    """Port 1 of our end of the cable is nobody's."""
+def test_an_unreachable_host_is_reported(pymachine: Pymachine) -> None:
+    """Nothing listens on port 1 of this end of the virtual cable."""
     uri = f"qemu+ssh://root@{HERE}:1/system"
     outcome = pymachine("create", "-d", "libvirt", "--libvirt-uri", uri, "x", code=3)
     assert "cannot connect to libvirt at qemu+ssh://" in outcome.stderr
@@ -74,7 +76,7 @@ def test_a_host_that_does_not_answer(pymachine: Pymachine) -> None:
     assert pymachine("ls", "-q").stdout == ""
 
 
-def test_a_host_that_nobody_named(pymachine: Pymachine) -> None:
+def test_an_unknown_host_name_is_reported(pymachine: Pymachine) -> None:
     outcome = pymachine("create", "-d", "libvirt", "--libvirt-uri", "cellar", "x", code=None)
     assert outcome.code != 0
     assert "there is no libvirt host called 'cellar'" in outcome.stderr

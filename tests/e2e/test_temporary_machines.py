@@ -1,4 +1,4 @@
-"""`run`, `--ttl` and `prune` as processes, with machines that are there at once: those of the driver none."""
+"""`run`, `--ttl` and `prune`, with machines of the driver none, which need no time to start."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run(program: Pymachine, *words: str, code: int | None = 0) -> str:
 
 
 def started(program: Pymachine, *words: str) -> subprocess.Popen[str]:
-    """A `run` whose command has begun."""
+    """Start a `run` and wait until its command has begun."""
     process = program.start("run", *NONE, *words)
     assert process.stdout
     for line in process.stdout:
@@ -35,12 +35,12 @@ def names(program: Pymachine) -> Sequence[str]:
     return program("ls", "-q").stdout.split()
 
 
-def test_the_command_has_the_machines_environment_and_its_own_flags(pymachine: Pymachine) -> None:
+def test_the_command_gets_the_environment_of_the_machine_and_its_own_flags(pymachine: Pymachine) -> None:
     text = run(
         pymachine, "--name", "job-1", "--", "sh", "-c", 'echo "$DOCKER_HOST $DOCKER_MACHINE_NAME $0 $1"', "-x", "-y"
     )
     assert text == "tcp://127.0.0.1:2376 job-1 -x -y\n"
-    # The driver none has no certificates of its own: the client's are the store's.
+    # A machine of the driver none has no certificates, so the store's are used.
     assert run(pymachine, "sh", "-c", "echo $DOCKER_CERT_PATH") == f"{pymachine.store / 'certs'}\n"
     assert names(pymachine) == []
 
@@ -48,12 +48,12 @@ def test_the_command_has_the_machines_environment_and_its_own_flags(pymachine: P
 @pytest.mark.parametrize(
     ("script", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill -TERM $$", 143)]
 )
-def test_the_exit_code_is_the_commands(pymachine: Pymachine, script: str, code: int) -> None:
+def test_run_returns_the_exit_code_of_the_command(pymachine: Pymachine, script: str, code: int) -> None:
     run(pymachine, "sh", "-c", script, code=code)
     assert names(pymachine) == []
 
 
-def test_a_command_that_cannot_be_run(pymachine: Pymachine) -> None:
+def test_a_command_that_cannot_be_run_is_reported(pymachine: Pymachine) -> None:
     outcome = pymachine("run", *NONE, "/no/such/program", code=127)
     assert "command not found" in outcome.stderr
     assert pymachine("run", *NONE, "/", code=126).stderr.startswith("/: ")
@@ -62,27 +62,27 @@ def test_a_command_that_cannot_be_run(pymachine: Pymachine) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_reaches_the_command_and_the_machine_goes(pymachine: Pymachine, number: signal.Signals) -> None:
-    script = "trap 'echo told; exit 5' TERM INT HUP; echo begun; while :; do sleep 0.1; done"
+def test_a_signal_reaches_the_command_and_the_machine_is_removed(pymachine: Pymachine, number: signal.Signals) -> None:
+    script = "trap 'echo trapped; exit 5' TERM INT HUP; echo begun; while :; do sleep 0.1; done"
     process = started(pymachine, "sh", "-c", script)
     assert len(names(pymachine)) == 1
     process.send_signal(number)
     text, _ = process.communicate(timeout=60)
-    assert "told" in text
+    assert "trapped" in text
     assert process.returncode == (5 if number is signal.SIGINT else 143)
     assert names(pymachine) == []
 
 
-def test_a_command_that_does_not_listen_is_ended(pymachine: Pymachine) -> None:
+def test_a_command_that_ignores_sigterm_is_killed(pymachine: Pymachine) -> None:
     process = started(pymachine, "sh", "-c", "trap '' TERM; echo begun; while :; do sleep 0.1; done")
     process.terminate()
     time.sleep(0.5)
-    process.terminate()  # patience is no reason to leave the machine there
+    process.terminate()  # a second signal must not leave the machine behind
     process.communicate(timeout=60)
     assert names(pymachine) == []
 
 
-def test_what_a_killed_run_left_is_pruned_but_not_what_one_uses(pymachine: Pymachine) -> None:
+def test_prune_removes_the_machine_of_a_killed_run_but_not_of_a_live_one(pymachine: Pymachine) -> None:
     alive = started(pymachine, "--name", "alive", "sh", "-c", "echo begun; sleep 600")
     dead = started(pymachine, "--name", "dead", "sh", "-c", "echo begun; exec sleep 600")
     os.killpg(dead.pid, signal.SIGKILL)
@@ -90,22 +90,22 @@ def test_what_a_killed_run_left_is_pruned_but_not_what_one_uses(pymachine: Pymac
     assert names(pymachine) == ["alive", "dead"]
     assert pymachine("prune", "--dry-run").stdout == "dead: the run that it was made for is gone\n"
     assert names(pymachine) == ["alive", "dead"]
-    told = json.loads(pymachine("prune", "--json").stdout)
-    assert told == [{"Name": "dead", "Reason": "the run that it was made for is gone"}]
+    removed = json.loads(pymachine("prune", "--json").stdout)
+    assert removed == [{"Name": "dead", "Reason": "the run that it was made for is gone"}]
     assert names(pymachine) == ["alive"]
     os.killpg(alive.pid, signal.SIGTERM)
     alive.communicate(timeout=60)
     assert names(pymachine) == []
 
 
-def test_what_is_kept_is_nobodys(pymachine: Pymachine) -> None:
+def test_prune_does_not_remove_a_kept_machine(pymachine: Pymachine) -> None:
     outcome = pymachine("run", *NONE, "--keep", "--name", "kept", "--", "true")
     assert 'The machine "kept" is kept' in outcome.stderr
     pymachine("prune")
     assert names(pymachine) == ["kept"]
 
 
-def test_every_create_removes_what_has_outlived_its_time(pymachine: Pymachine) -> None:
+def test_create_removes_expired_machines(pymachine: Pymachine) -> None:
     pymachine("create", *NONE, "--ttl", "1s", "short")
     time.sleep(1.5)
     outcome = pymachine("create", *NONE, "--ttl", "1h30m", "long")
@@ -116,7 +116,7 @@ def test_every_create_removes_what_has_outlived_its_time(pymachine: Pymachine) -
 
 
 @pytest.mark.parametrize("text", ["2", "-1h", "soon", ""])
-def test_what_is_no_time_to_live(pymachine: Pymachine, text: str) -> None:
+def test_an_invalid_time_to_live_is_refused(pymachine: Pymachine, text: str) -> None:
     outcome = pymachine("create", *NONE, f"--ttl={text}", "x", code=None)
     if text:
         assert outcome.code == 1
@@ -124,7 +124,7 @@ def test_what_is_no_time_to_live(pymachine: Pymachine, text: str) -> None:
         assert names(pymachine) == []
 
 
-def test_several_at_once_and_the_one_that_is_there_already(pymachine: Pymachine) -> None:
+def test_create_makes_several_machines_and_reports_an_existing_one(pymachine: Pymachine) -> None:
     pymachine("create", *NONE, "b")
     outcome = pymachine("create", *NONE, "a", "b", "c", code=1)
     assert 'Docker machine "b" already exists' in outcome.stderr

@@ -1,4 +1,4 @@
-"""The whole life of a machine with pymachine's own image, in a real VirtualBox with its kernel modules."""
+"""A machine with pymachine's image from create to rm, in a real VirtualBox with its kernel modules."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pymachine.system.progress import Silent
 from support import nested
 from support.runner import cache_folder
 
-PROGRAM = Path(__file__).with_name("program_life.py")
+PROGRAM = Path(__file__).with_name("program_machine.py")
 SECONDS = 2400.0
 ATTEMPTS = 2
 
 
 @pytest.mark.timeout(ATTEMPTS * SECONDS + 600)
-def test_create_to_rm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tried again once: an emulated processor in an emulated computer loses its way now and then."""
+def test_a_machine_works_from_create_to_rm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second attempt is allowed, since nested emulation sometimes fails."""
     monkeypatch.setenv(paths.ENV_CACHE, str(cache_folder()))
     image = provide.find_or_build(ImageRequest(architecture="amd64"), store=tmp_path, reporter=Silent())
     files = {"boot2docker.iso": image.iso}
@@ -28,10 +28,10 @@ def test_create_to_rm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder = tmp_path / f"attempt-{attempt}"
         folder.mkdir()
         try:
-            said = nested.run(folder, PROGRAM.read_text(), files, seconds=SECONDS)
+            output = nested.run(folder, PROGRAM.read_text(), files, seconds=SECONDS)
         except AssertionError:
             if attempt == ATTEMPTS:
                 raise
         else:
-            assert "LIFE PASSED" in said
+            assert "MACHINE PASSED" in output
             return

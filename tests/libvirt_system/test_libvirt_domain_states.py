@@ -1,4 +1,4 @@
-"""A machine whose libvirt is restarted, and whose domain is paused, saved, destroyed and undefined by others."""
+"""A machine whose libvirtd is restarted, and whose domain is paused, saved, destroyed and undefined with virsh."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def answers(box: Pymachine) -> bool:
     return bool(box.run(["bash", "-c", f"set -e; {PING}"]).stdout.strip())
 
 
-def test_libvirtd_stops_and_starts_under_a_running_machine(box: Pymachine, daemon: Daemon) -> None:
+def test_a_running_machine_survives_a_restart_of_libvirtd(box: Pymachine, daemon: Daemon) -> None:
     daemon.stop()
     try:
         assert answers(box)
@@ -44,7 +44,7 @@ def test_libvirtd_stops_and_starts_under_a_running_machine(box: Pymachine, daemo
     assert answers(box)
 
 
-def test_a_machine_that_was_paused_goes_on(box: Pymachine) -> None:
+def test_start_resumes_a_paused_machine(box: Pymachine) -> None:
     virsh("suspend", DOMAIN)
     assert status(box) == "Paused"
     box("start", DOMAIN)
@@ -52,7 +52,7 @@ def test_a_machine_that_was_paused_goes_on(box: Pymachine) -> None:
     assert answers(box)
 
 
-def test_a_machine_that_was_saved_goes_on(box: Pymachine) -> None:
+def test_start_resumes_a_saved_machine(box: Pymachine) -> None:
     booted = box("ssh", DOMAIN, "cat /proc/sys/kernel/random/boot_id").stdout
     virsh("managedsave", DOMAIN)
     assert status(box) == "Saved"
@@ -62,7 +62,7 @@ def test_a_machine_that_was_saved_goes_on(box: Pymachine) -> None:
     assert box("ssh", DOMAIN, "cat /proc/sys/kernel/random/boot_id").stdout == booted
 
 
-def test_a_domain_that_was_undefined_and_destroyed_is_defined_again(box: Pymachine) -> None:
+def test_start_defines_an_undefined_domain_again(box: Pymachine) -> None:
     before = box("env", DOMAIN).stdout
     box("ssh", DOMAIN, "sudo sh -c 'echo kept > /var/lib/docker/kept; sync'")
     virsh("undefine", DOMAIN)
@@ -76,7 +76,7 @@ def test_a_domain_that_was_undefined_and_destroyed_is_defined_again(box: Pymachi
     assert box("ssh", DOMAIN, "sudo cat /var/lib/docker/kept").stdout == "kept\n"
 
 
-def test_a_stopped_machine_without_its_disk_says_so(box: Pymachine) -> None:
+def test_start_reports_a_missing_disk_volume(box: Pymachine) -> None:
     box("kill", DOMAIN)
     disk = next(name for name in virsh("vol-list", "default").split() if name.startswith(f"{DOMAIN}-"))
     virsh("vol-delete", disk, "default")

@@ -1,4 +1,4 @@
-"""Many at once on one empty store: nothing is made twice, and none fails."""
+"""Many `create` at once on an empty store: all succeed, and shared files are made once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from support.runner import Outcome, Pymachine, cache_folder
 
 COUNT = 20
-# Twenty guests share two cores, or what there are: each waits for the others' emulation too.
+# Twenty emulated guests may share two cores, so each boot takes long.
 BOOT_SECONDS = {"PYMACHINE_BOOT_TIMEOUT": "2400"}
 NEEDED_GIB = 8
 ANSWER = """set -e; mkdir -p /tmp/box/bin; cp /usr/bin/busybox /tmp/box/bin/; ln -sf busybox /tmp/box/bin/sh
@@ -25,7 +25,7 @@ def available_gib() -> float:
 
 
 def empty_cache(program: Pymachine) -> Path:
-    """Have `program` use a cache without images, but with the packages that all tests share."""
+    """Let `program` use a cache without images, but with the packages that all tests share."""
     cache = program.home.parent / "cache"
     cache.mkdir()
     packages = cache_folder() / "packages"
@@ -36,8 +36,8 @@ def empty_cache(program: Pymachine) -> Path:
 
 
 @pytest.mark.timeout(2700)
-def test_twenty_creates_at_once(pymachine: Pymachine) -> None:
-    """One CA, one client certificate, one image, one template; twenty machines that are themselves, and go again."""
+def test_twenty_creates_at_once_succeed(pymachine: Pymachine) -> None:
+    """There is one CA, client certificate, image and template, and twenty machines with different identities."""
     if available_gib() < NEEDED_GIB:
         pytest.skip(f"{COUNT} guests need {NEEDED_GIB} GiB of memory")
     names = [f"m{number}" for number in range(COUNT)]
@@ -74,10 +74,10 @@ def test_twenty_creates_at_once(pymachine: Pymachine) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(answer, names))
-    # What a container that shares the host's name says, the host's own machine-id, and its pinned key.
-    for machine, said in zip(machines, answers, strict=True):
-        assert said[:2] == [machine.name, (machine / "machine-id").read_text().strip()]
-        assert said[3] == (machine / "known_hosts").read_text().split()[2]
+    # The answer has the guest's host name (from a container), its machine-id and its pinned host key.
+    for machine, output in zip(machines, answers, strict=True):
+        assert output[:2] == [machine.name, (machine / "machine-id").read_text().strip()]
+        assert output[3] == (machine / "known_hosts").read_text().split()[2]
 
     pymachine("rm", "-y", *names)
     assert pymachine("ls", "-q").stdout == ""

@@ -1,4 +1,4 @@
-"""Run in the nested computer: the installed program with a machine of pymachine's own image, from create to rm."""
+"""Run in the nested computer: the installed program, from create to rm, with a machine that runs pymachine's image."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ VBOXMANAGE = "/usr/lib/virtualbox/VBoxManage"
 CONSOLE = STORE / "machines" / "m1" / "console.log"
 
 
-def tell(text: str) -> None:
+def log(text: str) -> None:
     sys.stdout.write(f"[{time.monotonic():.0f}] {text}\n")
     sys.stdout.flush()
 
 
 def pymachine(*words: str, code: int = 0) -> str:
-    """Run the program, tell of it, and expect `code`."""
-    tell(f"$ pymachine {' '.join(words)}")
+    """Run the program, log its output, and expect exit code `code`."""
+    log(f"$ pymachine {' '.join(words)}")
     done = subprocess.run([*PROGRAM, *words], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    tell(f"{done.stdout}{done.stderr}exit {done.returncode}")
+    log(f"{done.stdout}{done.stderr}exit {done.returncode}")
     assert done.returncode == code, words
     return done.stdout
 
@@ -34,13 +34,13 @@ def vboxmanage(*words: str) -> None:
 
 
 def watch_console() -> None:
-    """Tell now and then what the guest says: nobody sees it otherwise if this computer stalls."""
+    """Log the guest's console every 30 seconds, since it is lost if this computer stalls."""
     seen = 0
     while True:
         time.sleep(30)
         if CONSOLE.exists():
             text = CONSOLE.read_bytes()
-            tell(f"console: {text[seen:][-400:].decode(errors='replace')}")
+            log(f"console: {text[seen:][-400:].decode(errors='replace')}")
             seen = len(text)
 
 
@@ -52,22 +52,22 @@ def main() -> None:
     address = pymachine("ip", "m1").strip()
     assert address.startswith("192.168.56.")
     assert "virtualbox" in pymachine("ls")
-    said = pymachine("ssh", "m1", "hostname; ip -4 -o address; cat /hosthome/hello")
-    assert "m1" in said.splitlines()
-    assert f"inet {address}/24" in said
-    assert "from the host" in said
+    output = pymachine("ssh", "m1", "hostname; ip -4 -o address; cat /hosthome/hello")
+    assert "m1" in output.splitlines()
+    assert f"inet {address}/24" in output
+    assert "from the host" in output
     assert pymachine("version", "m1").strip()
     pymachine("config", "m1")
-    tell("paused by another front end")
+    log("paused by another front end")
     vboxmanage("controlvm", "m1", "pause")
     assert pymachine("status", "m1") == "Paused\n"
     pymachine("start", "m1")
-    tell("saved by another front end")
+    log("saved by another front end")
     vboxmanage("controlvm", "m1", "savestate")
     assert pymachine("status", "m1") == "Saved\n"
     pymachine("start", "m1")
     pymachine("ssh", "m1", "uptime")
-    tell("new certificates, and a stop and a start")
+    log("new certificates, stop and start")
     pymachine("regenerate-certs", "-f", "m1")
     pymachine("stop", "m1")
     assert pymachine("status", "m1") == "Stopped\n"
@@ -82,7 +82,7 @@ def main() -> None:
     ]
     assert left == ["", "", ""], left
     assert not (STORE / "machines" / "m1").exists()
-    tell("LIFE PASSED")
+    log("MACHINE PASSED")
 
 
 if __name__ == "__main__":

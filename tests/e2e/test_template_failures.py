@@ -1,4 +1,4 @@
-"""A machine's own fault costs no template, and a cache that was copied keeps its templates."""
+"""Failures of a single machine do not discard its template, and templates survive a copy of the cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.runner import Outcome, Pymachine, private_store
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Pymachine]:
-    """A store with a template of its own, and a machine."""
+    """A store with its own template, and a machine."""
     with private_store() as program:
         with_own_templates(program)
         program("create", "good")
@@ -28,7 +28,7 @@ def host() -> Iterator[Pymachine]:
 
 @pytest.fixture
 def kept(host: Pymachine) -> Iterator[Pymachine]:
-    """`host`; at the end its template is there, is used, and nothing else is left."""
+    """Yield `host`; afterwards check that its template still exists and is used, and that nothing else is left."""
     (before,) = templates(host)
     yield host
     assert templates(host) == [before]
@@ -45,38 +45,40 @@ def refused(program: Pymachine, *words: str) -> Outcome:
     return outcome
 
 
-# -- the engine's options ----------------------------------------------------------------------------------------
+# -- engine options ----------------------------------------------------------------------------------------------
 
 WRONG = [
-    (("--engine-opt", "no-such-option=1"), "unknown flag: --no-such-option"),  # no option of dockerd's
-    (("--engine-opt", "storage-driver=zfs"), "zfs"),  # one that this guest cannot have: known when it starts
-    (("--engine-opt", "default-runtime=none-such"), "none-such"),  # one that is only reloaded
+    (("--engine-opt", "no-such-option=1"), "unknown flag: --no-such-option"),  # unknown to dockerd
+    (("--engine-opt", "storage-driver=zfs"), "zfs"),  # fails when dockerd starts
+    (("--engine-opt", "default-runtime=none-such"), "none-such"),  # fails at a reload
     (("--engine-registry-mirror", "ftp://mirror"), "ftp"),
 ]
 
 
-@pytest.mark.parametrize(("flags", "said"), WRONG)
-def test_a_clone_whose_options_the_engine_refuses(kept: Pymachine, flags: tuple[str, ...], said: str) -> None:
+@pytest.mark.parametrize(("flags", "message"), WRONG)
+def test_a_clone_with_options_that_the_engine_refuses_fails(
+    kept: Pymachine, flags: tuple[str, ...], message: str
+) -> None:
     outcome = refused(kept, "create", *flags, "x")
-    assert said in outcome.stderr
+    assert message in outcome.stderr
     assert BOOTED not in outcome.stdout
 
 
-def test_a_machine_that_boots_with_options_that_the_engine_refuses(kept: Pymachine) -> None:
+def test_a_booted_machine_with_options_that_the_engine_refuses_fails(kept: Pymachine) -> None:
     assert "unknown flag: --no-such-option" in refused(kept, "create", "--no-template", *WRONG[0][0], "x").stderr
 
 
 @pytest.mark.parametrize("flags", [("--engine-label", "nolabel"), ("--engine-env", "A-B=1"), ("--tls-san", "ü")])
-def test_what_can_be_refused_without_a_guest(kept: Pymachine, flags: tuple[str, ...]) -> None:
+def test_invalid_options_are_refused_before_the_guest_starts(kept: Pymachine, flags: tuple[str, ...]) -> None:
     outcome = refused(kept, "create", *flags, "x")
     assert flags[1] in outcome.stderr
     assert RESUMED not in outcome.stdout
 
 
-@pytest.mark.parametrize(("flags", "said"), WRONG)
-def test_a_running_machine_keeps_its_engine(kept: Pymachine, flags: tuple[str, ...], said: str) -> None:
+@pytest.mark.parametrize(("flags", "message"), WRONG)
+def test_refused_options_do_not_change_a_running_machine(kept: Pymachine, flags: tuple[str, ...], message: str) -> None:
     before = ssh(kept, "good", "cat /etc/docker/daemon.json")
-    assert said in refused(kept, "modify", *flags, "good").text
+    assert message in refused(kept, "modify", *flags, "good").text
     assert ssh(kept, "good", "cat /etc/docker/daemon.json") == before
     assert ssh(kept, "good", "docker ps -q") == ""
 
@@ -89,17 +91,17 @@ def authority(folder: Path) -> certs.AuthPaths:
     return certs.AuthPaths(*(folder / name for name in ("ca.pem", "ca-key.pem", "cert.pem", "key.pem")))
 
 
-def test_a_client_that_is_refused(kept: Pymachine, tmp_path: Path) -> None:
-    stranger = authority(tmp_path / "other")
-    certs.ensure_authority(stranger, reporter=Silent())
-    client = ("--tls-client-cert", str(stranger.client_cert), "--tls-client-key", str(stranger.client_key))
+def test_a_client_certificate_of_another_ca_is_reported(kept: Pymachine, tmp_path: Path) -> None:
+    foreign = authority(tmp_path / "other")
+    certs.ensure_authority(foreign, reporter=Silent())
+    client = ("--tls-client-cert", str(foreign.client_cert), "--tls-client-key", str(foreign.client_key))
     outcome = refused(kept, *client, "create", "x")
     assert "unknown certificate authority" in outcome.stderr
     assert "does not accept the client's certificate" in outcome.stderr
     assert BOOTED not in outcome.stdout
 
 
-def test_a_store_whose_authority_is_not_valid_yet(kept: Pymachine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ca_that_is_not_valid_yet_is_reported(kept: Pymachine, monkeypatch: pytest.MonkeyPatch) -> None:
     import datetime as dt
 
     now = certs._now()
@@ -115,12 +117,12 @@ def test_a_store_whose_authority_is_not_valid_yet(kept: Pymachine, monkeypatch: 
 # -- the host ----------------------------------------------------------------------------------------------------
 
 
-def test_a_boot_timeout_that_is_too_short(kept: Pymachine) -> None:
+def test_a_too_short_boot_timeout_is_reported(kept: Pymachine) -> None:
     outcome = kept("create", "x", code=1, env={"PYMACHINE_BOOT_TIMEOUT": "0.05"})
     assert "within 0.05 seconds" in outcome.stderr
 
 
-# -- caches that were copied -------------------------------------------------------------------------------------
+# -- copied caches -----------------------------------------------------------------------------------------------
 
 
 def copied(cache: Path, target: Path) -> None:
@@ -132,7 +134,7 @@ def copied_without_times(cache: Path, target: Path) -> None:
 
 
 def packed(cache: Path, target: Path) -> None:
-    """As CI caches do it; without -S holes are written out."""
+    """Copy like CI caches, with tar; without -S it fills holes with zeros."""
     target.mkdir()
     script = f"tar -c -h -C {cache} --mtime=@1 . | tar -x -m -C {target}"
     subprocess.run(["bash", "-o", "pipefail", "-c", script], check=True)
@@ -151,8 +153,10 @@ def small(host: Pymachine, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("restore", [copied, copied_without_times, packed])
-def test_a_cache_that_was_restored_resumes(small: Path, tmp_path: Path, restore: Callable[[Path, Path], None]) -> None:
-    """In another place, for another store and another HOME."""
+def test_machines_resume_from_a_restored_cache(
+    small: Path, tmp_path: Path, restore: Callable[[Path, Path], None]
+) -> None:
+    """The cache has another path, store and HOME."""
     restored = tmp_path / "restored"
     restore(small, restored)
     with private_store(PYMACHINE_CACHE=str(restored)) as program:
@@ -163,7 +167,7 @@ def test_a_cache_that_was_restored_resumes(small: Path, tmp_path: Path, restore:
     shutil.rmtree(restored)
 
 
-def test_a_template_that_was_copied_in_part_is_made_again(small: Path, tmp_path: Path) -> None:
+def test_an_incomplete_copy_of_a_template_is_built_again(small: Path, tmp_path: Path) -> None:
     restored = tmp_path / "restored"
     copied(small, restored)
     (memory,) = restored.glob("templates/*/memory")

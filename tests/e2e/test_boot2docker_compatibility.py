@@ -1,6 +1,6 @@
-"""What people's scripts and how-tos do to a boot2docker guest, done to a machine of ours over SSH, and its restarts.
+"""Scripts and how-tos for boot2docker work with pymachine's guest: over SSH, and after restarts.
 
-The tests are one life, in the order in which they stand.
+The tests share a machine and depend on their order.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from support.runner import Pymachine, private_store
 
 pytestmark = pytest.mark.timeout(1500)
 
-NAME = "old-ways"
+NAME = "compatible"
 MIRRORS = ["http://m1.invalid", "http://m2.invalid"]
-# What docker-machine's provisioner writes: settings that the machine has in daemon.json, and others.
+# The profile that docker-machine's provisioner writes, with settings that are also in daemon.json, and others.
 PROFILE = """
 EXTRA_ARGS='
 --label tier=silver
@@ -61,7 +61,7 @@ def program() -> Iterator[Pymachine]:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> certs.AuthPaths:
-    """A private CA, of which no system knows."""
+    """A private CA that no system trusts."""
     folder = tmp_path_factory.mktemp("ca")
     names = (paths.CA_CERT, paths.CA_KEY, paths.CLIENT_CERT, paths.CLIENT_KEY)
     auth = certs.AuthPaths(*(folder / name for name in names))
@@ -71,7 +71,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> certs.AuthPaths:
 
 @pytest.fixture(scope="module")
 def private_registry(authority: certs.AuthPaths, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """A registry under that CA, with an image in it."""
+    """A registry with a certificate of that CA, and an image in it."""
     folder = tmp_path_factory.mktemp("registry")
     certs.ensure_server(authority, directory=folder, name="registry", hosts=[USER_NETWORK_HOST, LOOPBACK])
     tls = Tls(folder / paths.SERVER_CERT, folder / paths.SERVER_KEY, authority.ca_cert)
@@ -93,12 +93,12 @@ def docker(program: Pymachine, command: str, *, code: int | None = 0) -> str:
 
 
 def info(program: Pymachine) -> tuple[set[str], set[str]]:
-    """The engine's labels and mirrors, by its own word."""
-    said = json.loads(docker(program, "docker info -f '{{json .}}'"))
-    return set(said["Labels"]), {mirror.rstrip("/") for mirror in said["RegistryConfig"]["Mirrors"]}
+    """Return the labels and mirrors that the engine reports."""
+    output = json.loads(docker(program, "docker info -f '{{json .}}'"))
+    return set(output["Labels"]), {mirror.rstrip("/") for mirror in output["RegistryConfig"]["Mirrors"]}
 
 
-def processes(program: Pymachine) -> str:
+def engine_pids(program: Pymachine) -> str:
     return ssh(program, "pidof dockerd").strip()
 
 
@@ -117,33 +117,33 @@ class TestTools:
             "/usr/bin/ps -ef",
         ],
     )
-    def test_it_is_there_and_works(self, program: Pymachine, command: str) -> None:
+    def test_a_tool_of_boot2docker_works(self, program: Pymachine, command: str) -> None:
         assert ssh(program, command)
 
     def test_nohup_outlives_its_session(self, program: Pymachine) -> None:
         ssh(program, "nohup sh -c 'sleep 2; echo done > /tmp/outlived' > /dev/null 2>&1 &")
         assert ssh(program, "for i in $(seq 100); do [ -s /tmp/outlived ] && break; sleep 0.2; done; cat /tmp/outlived")
 
-    def test_docker_top_has_its_ps(self, program: Pymachine) -> None:
+    def test_docker_top_works(self, program: Pymachine) -> None:
         docker(program, "docker run -d --name topped box sleep 1000")
         assert "sleep 1000" in docker(program, "docker top topped")
         assert "sleep 1000" in docker(program, "docker top topped -o pid,args")
         docker(program, "docker rm -f topped")
 
-    def test_the_disk_is_where_boot2docker_had_it(self, program: Pymachine) -> None:
+    def test_the_disk_is_mounted_where_boot2docker_mounts_it(self, program: Pymachine) -> None:
         ssh(program, "echo mine > /var/lib/boot2docker/mine")
         assert ssh(program, "cat /mnt/sda1/var/lib/boot2docker/mine").strip() == "mine"
 
 
 class TestLimits:
-    def test_memory_is_bounded_and_the_kill_reported(self, program: Pymachine) -> None:
+    def test_memory_is_limited_and_the_kill_is_reported(self, program: Pymachine) -> None:
         eat = "docker run --name eater --memory 64m box dd if=/dev/zero of=/dev/null bs=300M count=1"
         docker(program, eat, code=137)
         state = docker(program, "docker inspect -f '{{.State.OOMKilled}} {{.State.ExitCode}}' eater")
         assert state.split() == ["true", "137"]
         assert docker(program, "docker info 2>&1").count("WARNING") == 0
 
-    def test_each_limit_is_in_force(self, program: Pymachine) -> None:
+    def test_each_limit_is_applied(self, program: Pymachine) -> None:
         flags = (
             "--memory 64m --memory-swap 96m --memory-reservation 32m --cpus 0.5 --cpu-shares 512 --cpuset-cpus 0 "
             "--pids-limit 20 --device-read-bps /dev/vdb:1mb --device-write-bps /dev/vdb:2mb "
@@ -151,10 +151,10 @@ class TestLimits:
         )
         names = "memory.max memory.swap.max memory.low cpu.max cpuset.cpus.effective pids.max"
         read = f"cd /sys/fs/cgroup; for each in {names}; do cat $each; done; ulimit -n; cat /proc/self/oom_score_adj"
-        said = docker(
+        output = docker(
             program, f"docker run -d --name limited {flags} box sleep 1000 && docker exec limited sh -c '{read}'"
         )
-        assert said.split()[1:] == [
+        assert output.split()[1:] == [
             str(64 << 20),
             str(32 << 20),
             str(32 << 20),
@@ -165,7 +165,7 @@ class TestLimits:
             "300",
         ]
         group = "/sys/fs/cgroup/docker/$(docker inspect -f '{{.Id}}' limited)"
-        # In the guest: containers see no devices.
+        # Read in the guest, since containers see no devices.
         assert "rbps=1048576 wbps=2097152 riops=100" in ssh(program, f"cat {group}/io.max")
         docker(program, "docker update --memory 32m --memory-swap 48m --cpus 0.2 limited")
         assert ssh(program, f"cat {group}/memory.max {group}/cpu.max").split() == [str(32 << 20), "20000", "100000"]
@@ -174,7 +174,7 @@ class TestLimits:
     def test_containers_may_open_as_many_files_as_in_boot2docker(self, program: Pymachine) -> None:
         assert docker(program, "docker run --rm box sh -c 'ulimit -n; ulimit -c'").split() == ["1048576", "unlimited"]
 
-    def test_mounts_are_passed_on_both_ways(self, program: Pymachine) -> None:
+    def test_mounts_propagate_in_both_directions(self, program: Pymachine) -> None:
         docker(program, "docker run -d --name sharing --privileged -v /mnt:/mnt:rshared box sleep 1000")
         ssh(program, "sudo mkdir /mnt/late && sudo mount -t tmpfs late /mnt/late && sudo touch /mnt/late/seen")
         assert "seen" in docker(program, "docker exec sharing ls /mnt/late")
@@ -183,22 +183,22 @@ class TestLimits:
         docker(program, "docker rm -f sharing")
         ssh(program, "sudo umount /mnt/late /mnt/inner")
 
-    def test_a_container_is_mounted_once(self, program: Pymachine) -> None:
+    def test_a_container_has_a_single_overlay_mount(self, program: Pymachine) -> None:
         docker(program, "docker run -d --name once box sleep 1000")
         mounts = ssh(program, "grep -c ^overlay /proc/mounts").strip()
         docker(program, "docker rm -f once")
         assert mounts == "1"
 
-    def test_disk_space_is_told_after_a_container_had_the_guests_network(self, program: Pymachine) -> None:
-        """Its namespace stays mounted in /run/docker."""
+    def test_df_works_after_a_container_used_the_network_of_the_guest(self, program: Pymachine) -> None:
+        """The container's network namespace stays mounted in /run/docker."""
         docker(program, "docker run --rm --net=host box ls")
         assert "/run/docker/netns/default" in ssh(program, "cat /proc/mounts")
         assert "/var/lib/docker" in ssh(program, "df")
 
-    def test_who_looks_at_the_ssh_port_is_not_shut_out(self, program: Pymachine) -> None:
-        """In the guest all of the host is one address."""
+    def test_many_probes_of_the_ssh_port_do_not_block_the_host(self, program: Pymachine) -> None:
+        """In the guest, all connections from the host have the same address."""
         record = json.loads(program("inspect", NAME).stdout)["Driver"]
-        program("restart", NAME)  # until then, a machine of a template has a listener of its own there
+        program("restart", NAME)  # before that, a clone of a template has its own listener there
         address = (program("ip", NAME).stdout.strip(), record["SSHPort"])
         for _ in range(40):
             with socket.create_connection(address, timeout=30) as connection:
@@ -207,14 +207,14 @@ class TestLimits:
 
 
 class TestBootFiles:
-    def test_a_restart_takes_them(
+    def test_boot_files_take_effect_at_a_restart(
         self, program: Pymachine, authority: certs.AuthPaths, private_registry: Registry
     ) -> None:
         host = f"{USER_NETWORK_HOST}:{private_registry.port}"
         refused = docker(program, f"docker pull {host}/team/alpine:1", code=None)
         assert "certificate signed by unknown authority" in refused
         certificate = authority.ca_cert.read_text()
-        # As user docker, who owns the folder in boot2docker.
+        # The user docker owns this folder in boot2docker.
         ssh(program, "mkdir /var/lib/boot2docker/certs && cat > /var/lib/boot2docker/certs/team.pem", stdin=certificate)
         ssh(program, "echo nonsense > /var/lib/boot2docker/certs/spoilt.pem")
         ssh(program, "sudo mkdir -p /etc/docker/certs.d/r.example:5000")
@@ -229,31 +229,31 @@ class TestBootFiles:
         assert "Downloaded newer image" in docker(program, f"docker pull {host}/team/alpine:1")
         assert "{}" in ssh(program, f"curl -s https://{host}/v2/")
         git = ssh(program, f"git ls-remote https://{host}/none.git 2>&1", code=None)
-        assert "not found" in git, "the registry answers git, whose TLS is another library"
+        assert "not found" in git, "git, which uses another TLS library, does not reach the registry"
         assert "BEGIN CERTIFICATE" in ssh(program, "cat /etc/docker/certs.d/r.example:5000/ca.crt")
         assert ssh(program, "cat /run/greeting; cat /var/log/bootsync.log") == "hello world\n"
 
-    def test_flags_and_daemon_json_are_joined(self, program: Pymachine) -> None:
+    def test_flags_and_daemon_json_are_combined(self, program: Pymachine) -> None:
         assert info(program) == ({"tier=silver", "kept=yes", "provider=generic"}, set(MIRRORS))
 
-    def test_a_changed_daemon_json_lasts(self, program: Pymachine) -> None:
+    def test_a_changed_daemon_json_survives_a_restart(self, program: Pymachine) -> None:
         changed = "jq '. + {\"debug\": true}' /etc/docker/daemon.json | sudo tee /etc/docker/daemon.json.new && "
         ssh(program, changed + "sudo mv /etc/docker/daemon.json.new /etc/docker/daemon.json")
-        before = processes(program)
+        before = engine_pids(program)
         ssh(program, "sudo /etc/init.d/docker reload")
-        assert processes(program) == before
+        assert engine_pids(program) == before
         assert docker(program, "docker info -f '{{.Debug}}'").strip() == "true"
         program("restart", NAME)
         assert docker(program, "docker info -f '{{.Debug}}'").strip() == "true"
 
 
 class TestDockerMachine:
-    """Another program makes the machine its own, with the commands of docker-machine's provisioner."""
+    """Another program provisions the machine with docker-machine's commands."""
 
     @pytest.fixture(scope="class")
     @classmethod
     def folder(cls, program: Pymachine, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """Its certificates, of a CA of its own."""
+        """The other program's certificates, signed by its own CA."""
         folder = tmp_path_factory.mktemp("docker-machine")
         names = (paths.CA_CERT, paths.CA_KEY, paths.CLIENT_CERT, paths.CLIENT_KEY)
         auth = certs.AuthPaths(*(folder / name for name in names))
@@ -261,7 +261,7 @@ class TestDockerMachine:
         certs.ensure_server(auth, directory=folder, name="dm", hosts=[program("ip", NAME).stdout.strip()])
         return folder
 
-    def test_it_provisions_the_machine(self, program: Pymachine, folder: Path) -> None:
+    def test_docker_machine_can_provision_the_machine(self, program: Pymachine, folder: Path) -> None:
         docker(program, "docker run -d --name stays --restart always box sleep 100000")
         ssh(program, 'sudo /usr/bin/sethostname dm && echo "dm" | sudo tee /var/lib/boot2docker/etc/hostname')
         ssh(program, "sudo mkdir -p /var/lib/boot2docker")
@@ -274,24 +274,24 @@ class TestDockerMachine:
         assert ":2376" in ssh(program, "if ! type netstat 1>/dev/null; then ss -tln; else netstat -tln; fi")
         check(program, folder)
 
-    def test_it_survives_a_reboot(self, program: Pymachine, folder: Path) -> None:
+    def test_provisioning_survives_a_reboot(self, program: Pymachine, folder: Path) -> None:
         before = ssh(program, BOOTED)
         ssh(program, "sudo shutdown -r now", code=None)
         deadline = time.monotonic() + 600
         while program("ssh", NAME, BOOTED, code=None).stdout in {"", before}:
             assert time.monotonic() < deadline
             time.sleep(2)
-        wait_for(lambda: asked(program, folder, "info").returncode == 0)
+        wait_for(lambda: run_docker(program, folder, "info").returncode == 0)
         check(program, folder)
 
-    def test_pymachine_takes_it_back_at_the_next_start(self, program: Pymachine) -> None:
+    def test_pymachine_restores_its_certificates_at_the_next_start(self, program: Pymachine) -> None:
         program("restart", NAME)
         assert info(program) == ({"tier=silver", "kept=yes", "provider=generic"}, set(MIRRORS))
         assert "stays" in docker(program, "docker ps --format '{{.Names}}'")
 
 
-def test_a_generic_machine_of_it_can_be_restarted_and_stopped(program: Pymachine) -> None:
-    """As on every other host: without nohup, and with what the guest says."""
+def test_the_driver_generic_can_restart_and_stop_the_machine(program: Pymachine) -> None:
+    """The machine behaves as any other existing host."""
     ip, key = program("ip", NAME).stdout.strip(), program.store / "machines" / NAME / "id_rsa"
     port = json.loads(program("inspect", NAME).stdout)["Driver"]["SSHPort"]
     with private_store() as other:
@@ -311,8 +311,8 @@ def quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def asked(program: Pymachine, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """The docker client, with the other program's certificates."""
+def run_docker(program: Pymachine, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the docker client with the other program's certificates."""
     address = f"tcp://{program('ip', NAME).stdout.strip()}:2376"
     argv = ["docker", "--tlsverify", f"--tlscacert={folder / 'ca.pem'}", f"--tlscert={folder / 'cert.pem'}"]
     argv += [f"--tlskey={folder / 'key.pem'}", "-H", address, *words]
@@ -320,14 +320,14 @@ def asked(program: Pymachine, folder: Path, *words: str) -> subprocess.Completed
 
 
 def check(program: Pymachine, folder: Path) -> None:
-    """What docker-machine's user sees: labels and mirrors, whichever place they are in, and the container."""
-    done = asked(program, folder, "info", "-f", "{{json .}}")
+    """Check what a user of docker-machine sees: the combined labels and mirrors, and the container."""
+    done = run_docker(program, folder, "info", "-f", "{{json .}}")
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert set(said["Labels"]) == {"tier=silver", "kept=yes", "provider=generic"}
-    assert {mirror.rstrip("/") for mirror in said["RegistryConfig"]["Mirrors"]} == set(MIRRORS)
-    assert said["Name"] == "dm"
-    wait_for(lambda: "stays" in asked(program, folder, "ps", "--format", "{{.Names}}").stdout)
+    output = json.loads(done.stdout)
+    assert set(output["Labels"]) == {"tier=silver", "kept=yes", "provider=generic"}
+    assert {mirror.rstrip("/") for mirror in output["RegistryConfig"]["Mirrors"]} == set(MIRRORS)
+    assert output["Name"] == "dm"
+    wait_for(lambda: "stays" in run_docker(program, folder, "ps", "--format", "{{.Names}}").stdout)
 
 
 def wait_for(done: Callable[[], bool]) -> None:

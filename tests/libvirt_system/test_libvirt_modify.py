@@ -1,4 +1,4 @@
-"""A machine that exists gets other hardware, another name, another image; what its owner edited stays."""
+"""New hardware, image and name for an existing machine, with the user's edits of the domain kept."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ EDITED = "<title>My own words</title>"
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LibvirtDriver]:
-    """A machine that was made, began to boot, and was switched off; its owner has edited it."""
-    ref = reference(tmp_path_factory.mktemp("upkeep"), "thing")
+    """A machine that was switched off during its first boot, with a domain that the user has edited."""
+    ref = reference(tmp_path_factory.mktemp("modify"), "thing")
     driver = LibvirtDriver(ref, dict(LibvirtDriver.configure(ref, defaults(LibvirtDriver), [])))
     request = boot.request(driver)
     try:
@@ -37,7 +37,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LibvirtDriver]
         driver.remove()
 
 
-def test_hardware_changes_and_edits_stay(stopped: LibvirtDriver) -> None:
+def test_a_hardware_change_keeps_the_edits(stopped: LibvirtDriver) -> None:
     stopped.resize(HardwareChange(cpus=1, memory_mib=768, disk_mb=30000))
     xml = virsh("dumpxml", "--inactive", "thing")
     assert re.search(r"<vcpu[^>]*>1</vcpu>", xml)
@@ -50,7 +50,7 @@ def test_hardware_changes_and_edits_stay(stopped: LibvirtDriver) -> None:
         stopped.resize(HardwareChange(disk_mb=20000))
 
 
-def test_an_image_is_swapped_and_brought_back_or_kept(stopped: LibvirtDriver) -> None:
+def test_a_swapped_image_can_be_kept_or_restored(stopped: LibvirtDriver) -> None:
     image = boot.image(stopped)
     other = dataclasses.replace(image, digest="f" * 64, command_line="quiet=maybe")
     before = stopped.config["ImageSet"]
@@ -69,13 +69,13 @@ def test_an_image_is_swapped_and_brought_back_or_kept(stopped: LibvirtDriver) ->
         kept, dropped = ("pymachine-ffff", before) if keep else (before, "pymachine-ffff")
         names = virsh("vol-list", "default")
         assert kept in names
-        # What another machine boots from, perhaps of another store, is not thrown away.
+        # An image that another machine, perhaps of another store, boots from is not removed.
         others = [name for name in virsh("list", "--all", "--name").split() if name != "thing"]
         assert (dropped in names) == any(dropped in virsh("dumpxml", other) for other in others)
         assert (kept in virsh("dumpxml", "--inactive", "thing"), "PreviousImage" in stopped.config) == (True, False)
 
 
-def test_a_new_name_is_the_domains_too(stopped: LibvirtDriver) -> None:
+def test_a_rename_renames_the_domain(stopped: LibvirtDriver) -> None:
     before = stopped.machine
     stopped.machine = MachineRef("other", before.directory, before.store, before.ssh_key)
     stopped.renamed(before)
@@ -88,7 +88,7 @@ def test_a_new_name_is_the_domains_too(stopped: LibvirtDriver) -> None:
         stopped.apply_identity(boot.request(stopped))
 
 
-def test_a_name_that_is_taken_is_not_taken_away(stopped: LibvirtDriver) -> None:
+def test_a_rename_to_a_taken_name_is_refused(stopped: LibvirtDriver) -> None:
     xml = "<domain type='qemu'><name>theirs</name><memory unit='MiB'>64</memory><os><type>hvm</type></os></domain>"
     virsh("define", "/dev/stdin", stdin=xml)
     before = stopped.machine
@@ -102,5 +102,5 @@ def test_a_name_that_is_taken_is_not_taken_away(stopped: LibvirtDriver) -> None:
         virsh("undefine", "theirs")
 
 
-def test_a_folder_has_the_console(stopped: LibvirtDriver, tmp_path: Path) -> None:
+def test_the_console_log_is_in_the_folder_of_the_machine(stopped: LibvirtDriver, tmp_path: Path) -> None:
     assert stopped.console_log() == stopped.machine.directory / "console.log"

@@ -1,4 +1,4 @@
-"""What goes wrong before a machine runs says what and how to mend it, and leaves nothing of libvirt's changed."""
+"""Failures before a machine runs report the cause and a fix, and leave libvirt unchanged."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from support.runner import Pymachine
 
 CREATE = ("create", "--driver", "libvirt")
 FOREIGN = """\
-<domain type="qemu"><name>x</name><description>Somebody's own</description><memory unit="MiB">64</memory>
+<domain type="qemu"><name>x</name><description>another machine</description><memory unit="MiB">64</memory>
 <os><type arch="x86_64" machine="q35">hvm</type></os></domain>"""
 
 
-def traces() -> str:
-    """All that libvirt has of machines: it must be the same before and after."""
+def libvirt_state() -> str:
+    """Return the domains, volumes and reserved addresses, which must be the same before and after a test."""
     domains = virsh("list", "--all", "--name")
     pools = virsh("vol-list", "default") if "default" in virsh("pool-list", "--name") else ""
     return f"{domains}\n{pools}\n{re.findall('<host .*', virsh('net-dumpxml', 'default'))}"
@@ -39,19 +39,19 @@ def traces() -> str:
 
 @pytest.fixture(autouse=True)
 def unchanged() -> Iterator[None]:
-    before = traces()
+    before = libvirt_state()
     yield
-    assert traces() == before
+    assert libvirt_state() == before
 
 
 def make(folder: Path, name: str = "x", **changed: Any) -> LibvirtDriver:
-    """A configured driver whose machine was not created, in a store that is `folder`."""
+    """Return a configured driver for a machine that is not created yet, in the store `folder`."""
     ref = reference(folder, name)
     return LibvirtDriver(ref, dict(LibvirtDriver.configure(ref, defaults(LibvirtDriver, **changed), [])))
 
 
-def until_it_boots(driver: Driver) -> None:
-    """`create` up to the moment at which the guest begins to run: all that is made is there then."""
+def create_until_boot(driver: Driver) -> None:
+    """Run `create` until the guest starts to boot, when everything has been made."""
     request = boot.request(driver)
     with pytest.raises(GuestTimeoutError, match=r"the guest did not come up within 0\.5 seconds"):
         driver.create(BootRequest(identity=request.identity, image=request.image, timeout=0.5))
@@ -60,13 +60,13 @@ def until_it_boots(driver: Driver) -> None:
 # -- names ------------------------------------------------------------------------------------------------------
 
 
-def test_a_domain_of_somebody_elses_is_never_touched(pymachine: Pymachine) -> None:
+def test_a_domain_of_another_owner_is_not_changed(pymachine: Pymachine) -> None:
     virsh("define", "/dev/stdin", stdin=FOREIGN)
     try:
         before = virsh("dumpxml", "x")
         outcome = pymachine(*CREATE, "x", code=3)
         assert "has a domain called x already, which is not this machine's" in outcome.stderr
-        assert "Somebody's own" in outcome.stderr
+        assert "another machine" in outcome.stderr
         assert "Hint: Choose another name" in outcome.stderr
         assert pymachine("ls", "-q").stdout == ""
         assert virsh("dumpxml", "x") == before
@@ -74,13 +74,13 @@ def test_a_domain_of_somebody_elses_is_never_touched(pymachine: Pymachine) -> No
         virsh("undefine", "x")
 
 
-def test_two_stores_share_an_image_and_nothing_else(tmp_path: Path) -> None:
-    """Also: a name that another store has, and who is told of it."""
+def test_two_stores_share_only_the_image(tmp_path: Path) -> None:
+    """A name that another store uses is refused, and the error names that store."""
     one, two = make(tmp_path / "one", "one"), make(tmp_path / "two", "two")
     assert one.endpoint().address != two.endpoint().address
     try:
-        until_it_boots(one)
-        until_it_boots(two)
+        create_until_boot(one)
+        create_until_boot(two)
         assert one.config["ImageSet"] == two.config["ImageSet"]
         again = make(tmp_path / "two", "one")
         with pytest.raises(DriverError, match="has a domain called one already") as caught:
@@ -98,14 +98,14 @@ def test_two_stores_share_an_image_and_nothing_else(tmp_path: Path) -> None:
 # -- networks -----------------------------------------------------------------------------------------------------
 
 
-def test_a_network_that_is_not_there(pymachine: Pymachine) -> None:
+def test_a_missing_network_is_reported(pymachine: Pymachine) -> None:
     outcome = pymachine(*CREATE, "--libvirt-network", "nonesuch", "x", code=3)
     assert "libvirt has no network called 'nonesuch'" in outcome.stderr
     assert "Networks there: default" in outcome.stderr
     assert pymachine("ls", "-q").stdout == ""
 
 
-def test_a_network_that_is_not_active_or_gives_no_addresses(pymachine: Pymachine) -> None:
+def test_an_inactive_network_or_one_without_dhcp_is_reported(pymachine: Pymachine) -> None:
     virsh("net-define", "/dev/stdin", stdin=libvirtd.network_xml("lab", number=55))
     try:
         outcome = pymachine(*CREATE, "--libvirt-network", "lab", "x", code=3)
@@ -121,7 +121,7 @@ def test_a_network_that_is_not_active_or_gives_no_addresses(pymachine: Pymachine
         virsh("net-undefine", "lab")
 
 
-def test_a_network_that_is_full(tmp_path: Path) -> None:
+def test_a_full_network_is_reported(tmp_path: Path) -> None:
     libvirtd.define_network(libvirtd.network_xml("tiny", number=56, last=2), "tiny")
     try:
         driver = make(tmp_path, libvirt_network="tiny")
@@ -135,7 +135,7 @@ def test_a_network_that_is_full(tmp_path: Path) -> None:
         virsh("net-undefine", "tiny")
 
 
-def test_an_address_that_was_reserved_by_another_meanwhile(tmp_path: Path) -> None:
+def test_an_address_reserved_by_another_machine_in_the_meantime_is_reported(tmp_path: Path) -> None:
     driver = make(tmp_path)
     address = driver.endpoint().address
     host = f"<host mac='52:54:00:00:00:99' ip='{address}'/>"
@@ -169,13 +169,13 @@ def small_pool(tmp_path: Path) -> Iterator[str]:
         subprocess.run(["umount", folder], check=True)
 
 
-def test_a_pool_without_room_is_said_before_anything_is_made(pymachine: Pymachine, small_pool: str) -> None:
+def test_a_pool_without_space_is_reported_before_anything_is_made(pymachine: Pymachine, small_pool: str) -> None:
     outcome = pymachine(*CREATE, "--libvirt-storage-pool", small_pool, "x", code=3)
     assert re.search(r"not enough room in storage pool small: \d+ MB free, 1024 MB needed", outcome.stderr)
     assert pymachine("ls", "-q").stdout == ""
 
 
-def test_a_pool_that_fills_up_during_the_upload(tmp_path: Path, small_pool: str) -> None:
+def test_a_pool_that_fills_up_during_the_upload_is_reported(tmp_path: Path, small_pool: str) -> None:
     driver = make(tmp_path, libvirt_storage_pool=small_pool)
     with pytest.raises(DriverError, match=r"cannot upload into volume pymachine-.* of storage pool small: .*space"):
         driver.create(boot.request(driver))
@@ -183,7 +183,7 @@ def test_a_pool_that_fills_up_during_the_upload(tmp_path: Path, small_pool: str)
     assert virsh("vol-list", small_pool) == ""
 
 
-def test_a_pool_that_is_not_there(pymachine: Pymachine) -> None:
+def test_a_missing_pool_is_reported(pymachine: Pymachine) -> None:
     outcome = pymachine(*CREATE, "--libvirt-storage-pool", "nonesuch", "x", code=3)
     assert "libvirt has no storage pool called 'nonesuch'" in outcome.stderr
     assert "virsh pool-define-as nonesuch" in outcome.stderr
@@ -192,14 +192,14 @@ def test_a_pool_that_is_not_there(pymachine: Pymachine) -> None:
 # -- XML ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_patch_is_in_the_domain_and_one_that_libvirt_does_not_take_is_refused(tmp_path: Path) -> None:
+def test_an_xml_patch_is_applied_and_an_invalid_one_is_reported(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.xml", tmp_path / "bad.xml"
     good.write_text("<domain><devices><input type='tablet' bus='virtio'/></devices></domain>")
     bad.write_text("<domain><devices><input type='nonesuch'/></devices></domain>")
-    # A name that no host in a network of libvirt's may have, but a domain may.
+    # This name is valid for a domain, but not for a host in a libvirt network.
     driver = make(tmp_path, "9lives", libvirt_xml_patch=(str(good),), libvirt_autostart=True)
     try:
-        until_it_boots(driver)
+        create_until_boot(driver)
         assert re.search("<input type='tablet' bus='virtio'", virsh("dumpxml", "9lives"))
         assert re.search(r"Autostart: +enable", virsh("dominfo", "9lives"))
     finally:
@@ -217,18 +217,16 @@ def test_a_patch_is_in_the_domain_and_one_that_libvirt_does_not_take_is_refused(
 
 @pytest.mark.parametrize("step", ["Creating SSH key", "Uploading the image", "Waiting for the machine to start"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_create_that_is_ended_at_any_step_leaves_what_rm_removes(
-    pymachine: Pymachine, step: str, number: signal.Signals
-) -> None:
+def test_rm_cleans_up_after_an_interrupted_create(pymachine: Pymachine, step: str, number: signal.Signals) -> None:
     process = pymachine.start(*CREATE, "x")
     assert process.stdout
-    said = []
+    output = []
     for line in process.stdout:
-        said.append(line)
+        output.append(line)
         if re.search(step, line):
             break
     else:
-        pytest.fail(f"no line matches {step!r} in:\n{''.join(said)}")
+        pytest.fail(f"no line matches {step!r} in:\n{''.join(output)}")
     process.send_signal(number)
     process.communicate(timeout=120)
     assert process.returncode != 0
@@ -237,8 +235,8 @@ def test_a_create_that_is_ended_at_any_step_leaves_what_rm_removes(
     assert pymachine("ls", "-q").stdout == ""
 
 
-def test_a_qemu_that_crashes_while_it_boots_is_started_again(pymachine: Pymachine) -> None:
-    """libvirt reports a killed QEMU as crashed, too. Unlike a crash, a kill writes no core file."""
+def test_a_qemu_that_crashes_during_boot_is_started_again(pymachine: Pymachine) -> None:
+    """libvirt reports a killed QEMU as crashed, and a kill writes no core file."""
     process = pymachine.start(*CREATE, "x")
     assert process.stdout
     for line in process.stdout:
@@ -253,7 +251,7 @@ def test_a_qemu_that_crashes_while_it_boots_is_started_again(pymachine: Pymachin
     pymachine("rm", "-y", "x")
 
 
-def test_a_qemu_that_crashes_before_its_channel_is_open(tmp_path: Path) -> None:
+def test_a_qemu_that_crashes_before_its_channel_is_open_is_reported(tmp_path: Path) -> None:
     """On a busy host, QEMU may end before the driver opens the channel."""
     driver = make(tmp_path)
     made = boot.request(driver)
@@ -281,7 +279,7 @@ def test_libvirts_test_driver_is_refused(pymachine: Pymachine) -> None:
     assert pymachine("ls", "-q").stdout == ""
 
 
-def test_without_a_daemon_it_says_how_to_get_one(pymachine: Pymachine, daemon: Daemon) -> None:
+def test_a_missing_daemon_is_reported_with_a_fix(pymachine: Pymachine, daemon: Daemon) -> None:
     daemon.stop()
     try:
         outcome = pymachine(*CREATE, "x", code=3)

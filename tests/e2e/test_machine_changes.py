@@ -1,6 +1,6 @@
-"""A machine that lives: new certificates, options, hardware, name, place and image, its containers and data kept.
+"""New certificates, options, hardware, name, store and image for a machine, which keeps its containers and data.
 
-The tests are one life, in the order in which they stand.
+The tests share a machine and depend on their order.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def program() -> Iterator[Pymachine]:
 
 
 def docker(program: Pymachine, *words: str, stdin: bytes = b"") -> str:
-    """What docker says through the machine's context."""
+    """Run docker with the machine's context and return its output."""
     ended = subprocess.run(
         ["docker", "--context", NAME, *words],
         env=program.environment(),
@@ -69,8 +69,8 @@ def docker(program: Pymachine, *words: str, stdin: bytes = b"") -> str:
     return ended.stdout.decode().strip()
 
 
-def containers(program: Pymachine) -> str:
-    """What would change if the container had been restarted."""
+def container_state(program: Pymachine) -> str:
+    """Return facts that change if the container is restarted."""
     return docker(program, "inspect", "-f", "{{.State.Status}} {{.State.Pid}} {{.State.StartedAt}}", "sleeper")
 
 
@@ -83,45 +83,45 @@ def record(program: Pymachine, name: str = NAME) -> dict[str, object]:
 
 
 def busybox() -> bytes:
-    """A root file system, as `docker import` takes it."""
+    """Return a root file system for `docker import`."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         tar.add("/bin/busybox", "bin/busybox")
     return buffer.getvalue()
 
 
-def shows_its_options(program: Pymachine) -> None:
-    said = docker(program, "info", "-f", INFO)
-    assert "a=b" in said
-    assert "provider=qemu" in said
-    assert said.endswith(f"[http://m:1/] http://p.example:1 true overlay2 {NAME}")
+def check_options(program: Pymachine) -> None:
+    output = docker(program, "info", "-f", INFO)
+    assert "a=b" in output
+    assert "provider=qemu" in output
+    assert output.endswith(f"[http://m:1/] http://p.example:1 true overlay2 {NAME}")
     assert "r.example:5000" in docker(program, "info", "-f", "{{json .RegistryConfig.IndexConfigs}}")
 
 
-def test_the_engine_shows_the_options_that_it_was_made_with(program: Pymachine) -> None:
-    shows_its_options(program)
+def test_the_engine_has_the_options_of_create(program: Pymachine) -> None:
+    check_options(program)
     docker(program, "import", "-", "bb", stdin=busybox())
     docker(program, "run", "-d", "--name", "sleeper", "bb", "/bin/busybox", "sleep", "100000")
-    assert containers(program).startswith("running ")
+    assert container_state(program).startswith("running ")
 
 
-def test_new_certificates_touch_no_container(program: Pymachine) -> None:
-    before, old = containers(program), folder(program) / "server.pem"
+def test_new_certificates_do_not_disturb_containers(program: Pymachine) -> None:
+    before, old = container_state(program), folder(program) / "server.pem"
     content = old.read_bytes()
-    said = program("regenerate-certs", NAME, stdin="y\n")
-    assert said.stdout.splitlines()[0].endswith("(y/n): Regenerating TLS certificates")
+    output = program("regenerate-certs", NAME, stdin="y\n")
+    assert output.stdout.splitlines()[0].endswith("(y/n): Regenerating TLS certificates")
     assert old.read_bytes() != content
-    assert containers(program) == before
+    assert container_state(program) == before
     program("env", NAME)
 
 
-def test_after_a_new_authority_the_old_key_opens_nothing(program: Pymachine, tmp_path: Path) -> None:
-    before = containers(program)
+def test_after_a_new_ca_the_old_key_is_refused(program: Pymachine, tmp_path: Path) -> None:
+    before = container_state(program)
     for file in ("ca.pem", "cert.pem", "key.pem"):
         shutil.copy(folder(program) / file, tmp_path)
     url = program("url", NAME).stdout.strip()
     program("regenerate-certs", "-f", "--client-certs", NAME)
-    assert containers(program) == before  # the docker context has the new ones
+    assert container_state(program) == before  # the docker context has the new certificates
     new = folder(program)
     assert tls_clients.ping(url, ca=new / "ca.pem", pair=(new / "cert.pem", new / "key.pem")) == "OK"
     with pytest.raises((ssl.SSLError, OSError)):
@@ -130,33 +130,33 @@ def test_after_a_new_authority_the_old_key_opens_nothing(program: Pymachine, tmp
         tls_clients.ping(url, ca=tmp_path / "ca.pem", pair=(tmp_path / "cert.pem", tmp_path / "key.pem"))
 
 
-def test_labels_change_under_running_containers(program: Pymachine) -> None:
-    before = containers(program)
+def test_labels_can_change_while_containers_run(program: Pymachine) -> None:
+    before = container_state(program)
     program("modify", "--engine-label", "a=b", "--engine-label", "c=d", NAME)
     assert "c=d" in docker(program, "info", "-f", "{{.Labels}}")
-    assert containers(program) == before
+    assert container_state(program) == before
 
 
 REFUSED = f'the engine of machine "{NAME}" refuses these options'
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["--engine-opt", "bogus=1"], REFUSED),
         (["--engine-opt", "log-level=x"], REFUSED),
         (["--engine-label", "x"], "--engine-label 'x': expected KEY=VALUE"),
     ],
 )
-def test_options_that_the_engine_refuses_change_nothing(program: Pymachine, words: list[str], says: str) -> None:
-    before, kept = containers(program), record(program)
+def test_options_that_the_engine_refuses_change_nothing(program: Pymachine, words: list[str], message: str) -> None:
+    before, kept = container_state(program), record(program)
     refused = program("modify", *words, NAME, code=1)
-    assert says in refused.stderr
-    assert containers(program) == before
+    assert message in refused.stderr
+    assert container_state(program) == before
     assert record(program) == kept
 
 
-def test_hardware_grows_and_options_are_kept_over_the_restart(program: Pymachine) -> None:
+def test_hardware_can_grow_and_options_survive_the_restart(program: Pymachine) -> None:
     refused = program("modify", "--memory", "1500", NAME, code=1)
     assert "can only change while it is stopped" in refused.stderr
     program("modify", "--cpus", "1", "--memory", "1500", "--disk-size", "30000", "--restart", NAME)
@@ -164,26 +164,26 @@ def test_hardware_grows_and_options_are_kept_over_the_restart(program: Pymachine
     assert (cpus, 1400 < int(memory) / 2**20 < 1500) == ("1", True)
     blocks = int(program("ssh", NAME, "df -k /var/lib/docker | tail -n 1 | awk '{ print $2 }'").stdout)
     assert blocks > 27_000_000
-    shows_its_options(program)
+    check_options(program)
     assert "bb" in docker(program, "images", "-q", "--format", "{{.Repository}}")
     shrunk = program("modify", "--disk-size", "1000", "--restart", NAME, code=1)
     assert "a disk cannot shrink" in shrunk.stderr
     assert program("status", NAME).stdout == "Running\n"
 
 
-def test_logs(program: Pymachine) -> None:
-    said = json.loads(program("logs", "--json", "-n", "50", NAME).stdout)
-    assert any("STAGE ready" in line for line in said["Console"])
-    assert any("msg=" in line for line in said["Engine"])
+def test_logs_shows_and_follows_console_and_engine(program: Pymachine) -> None:
+    output = json.loads(program("logs", "--json", "-n", "50", NAME).stdout)
+    assert any("STAGE ready" in line for line in output["Console"])
+    assert any("msg=" in line for line in output["Engine"])
     with program.start("logs", "-f", "-n", "0", NAME) as following:
         assert following.stdout is not None
-        while not select.select([following.stdout], [], [], 1)[0]:  # it follows once its login has succeeded
+        while not select.select([following.stdout], [], [], 1)[0]:  # following starts after the login
             docker(program, "ps")
         assert "Calling GET" in following.stdout.readline() + following.stdout.readline()
         following.terminate()
 
 
-def test_copies(program: Pymachine) -> None:
+def test_scp_copies_to_from_and_between_machines(program: Pymachine) -> None:
     tree = program.home / "tree with blank"
     (tree / "sub").mkdir(parents=True)
     (tree / "sub" / "file").write_text("one")
@@ -201,7 +201,7 @@ def test_copies(program: Pymachine) -> None:
     assert missing.stderr == "exit status 7\n"
 
 
-def test_a_folder_of_the_machine_is_mounted(program: Pymachine) -> None:
+def test_a_folder_of_the_machine_can_be_mounted(program: Pymachine) -> None:
     point = program.home / "mount point"
     point.mkdir()
     program("mount", f"{NAME}:/home/docker", str(point))
@@ -214,7 +214,7 @@ def test_a_folder_of_the_machine_is_mounted(program: Pymachine) -> None:
     assert "is not a directory" in program("mount", f"{NAME}:/nowhere/else", code=1).stderr
 
 
-def test_a_store_that_is_moved_while_it_runs(program: Pymachine) -> None:
+def test_a_store_can_be_moved_while_its_machine_runs(program: Pymachine) -> None:
     moved = program.store.with_name("moved store")
     program.store.rename(moved)
     elsewhere = Pymachine(moved, program.home)
@@ -227,7 +227,7 @@ def test_a_store_that_is_moved_while_it_runs(program: Pymachine) -> None:
         shutil.copytree(
             moved / "machines" / NAME, folder(copy), symlinks=True, ignore=shutil.ignore_patterns("*.raw", "*.iso")
         )
-        # A copy of its folder does not lead to it.
+        # A copy of the machine's folder does not refer to the running machine.
         assert copy("status", NAME).stdout == "Stopped\n"
         copy("rm", "-f", NAME)
         assert elsewhere("status", NAME).stdout == "Running\n"
@@ -236,7 +236,7 @@ def test_a_store_that_is_moved_while_it_runs(program: Pymachine) -> None:
         moved.rename(program.store)
 
 
-def test_another_name(program: Pymachine) -> None:
+def test_a_stopped_machine_can_be_renamed(program: Pymachine) -> None:
     assert "it must be stopped" in program("rename", NAME, "other", code=1).stderr
     program("stop", NAME)
     program("rename", NAME, "other")
@@ -244,10 +244,10 @@ def test_another_name(program: Pymachine) -> None:
     program("rename", "other", NAME)
     program("start", NAME)
     assert program("ssh", NAME, "hostname").stdout == f"{NAME}\n"
-    shows_its_options(program)
+    check_options(program)
 
 
-def test_a_copy_of_the_machine_in_another_store(program: Pymachine) -> None:
+def test_an_export_can_be_imported_into_another_store(program: Pymachine) -> None:
     file = program.home / "export"
     assert "only a stopped one can be exported" in program("export", NAME, str(file), code=1).stderr
     program("export", "--connection", NAME, str(program.home / "connection"))
@@ -257,8 +257,8 @@ def test_a_copy_of_the_machine_in_another_store(program: Pymachine) -> None:
         program("stop", NAME)
         program("export", NAME, str(file))
         assert file.stat().st_size < 400_000_000
-        said = json.loads(other("import", str(file), "copy", "--json").stdout)
-        assert said == [{"Name": "copy", "DriverName": "qemu", "State": "Stopped", "URL": ""}]
+        output = json.loads(other("import", str(file), "copy", "--json").stdout)
+        assert output == [{"Name": "copy", "DriverName": "qemu", "State": "Stopped", "URL": ""}]
         assert other("ip", "copy", code=1).stdout == ""
         other("start", "copy")
         assert other("ssh", "copy", "hostname; docker images --format '{{.Repository}}'").stdout == "copy\nbb\n"
@@ -266,14 +266,14 @@ def test_a_copy_of_the_machine_in_another_store(program: Pymachine) -> None:
     program("start", NAME)
 
 
-def forget_the_image(program: Pymachine) -> None:
-    """Have the record say that another image is booted, so that the one of now is a newer one."""
+def name_another_image(program: Pymachine) -> None:
+    """Name another image in the record, so that the current image counts as newer."""
     changed = record(program)
     changed["Driver"]["ImageDigest"] = "0" * 64  # type: ignore[index]
     (folder(program) / "config.json").write_text(json.dumps(changed))
 
 
-def test_an_image_that_does_not_boot_gives_way(
+def test_upgrade_restores_the_old_image_if_the_new_one_does_not_boot(
     program: Pymachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in program.environment().items():
@@ -293,20 +293,20 @@ def test_an_image_that_does_not_boot_gives_way(
     assert list(good.glob("*.aside")) == []
 
 
-def test_a_newer_image_under_the_same_data(program: Pymachine) -> None:
-    program("upgrade", NAME)  # Debian may have published something since the machine was made
+def test_upgrade_keeps_the_data(program: Pymachine) -> None:
+    program("upgrade", NAME)  # Debian may have published updates since `create`
     assert program("upgrade", NAME).stdout.splitlines()[-1] == f'Machine "{NAME}" has the newest image already.'
-    forget_the_image(program)
-    said = program("upgrade", NAME).stdout
-    assert "Stopping machine to do the upgrade..." in said
-    assert "Starting machine back up..." in said
-    shows_its_options(program)
+    name_another_image(program)
+    output = program("upgrade", NAME).stdout
+    assert "Stopping machine to do the upgrade..." in output
+    assert "Starting machine back up..." in output
+    check_options(program)
     assert docker(program, "images", "--format", "{{.Repository}}") == "bb"
     assert docker(program, "ps", "-a", "--format", "{{.Names}}") == "sleeper"
     assert list(folder(program).glob("*.aside")) == []
 
 
-def test_the_context_goes_with_the_machine(program: Pymachine) -> None:
+def test_the_context_is_removed_with_the_machine(program: Pymachine) -> None:
     listed = program.run(["docker", "context", "ls", "--format", "{{.Name}}"]).stdout.split()
     assert NAME in listed
     program("rm", "-y", NAME)

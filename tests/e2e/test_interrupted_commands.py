@@ -1,4 +1,4 @@
-"""Commands that are killed in the middle of a change of a real machine, and what the next command makes of it."""
+"""Kill commands while they change a real machine, and check that the next command recovers."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def folder(program: Pymachine) -> Path:
     return program.store / "machines" / NAME
 
 
-def kill_when(program: Pymachine, is_time: Callable[[], bool], *words: str) -> None:
-    """Start a command, and kill it as soon as it has come so far."""
+def kill_when(program: Pymachine, condition: Callable[[], bool], *words: str) -> None:
+    """Start a command, and kill it as soon as `condition` is true."""
     command = program.start(*words)
     deadline = time.monotonic() + 300
-    while not is_time():
+    while not condition():
         assert command.poll() is None, f"{words} ended before it could be killed: {command.communicate()[0]}"
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -44,13 +44,13 @@ def state(program: Pymachine) -> str:
 
 
 def forwarders(program: Pymachine) -> list[int]:
-    """The processes that follow the guest's reports of its ports, without those that they have just started."""
+    """Return the pids of the machine's port forwarders, without child processes that they have just started."""
     found = [pid for pid, command in program.processes().items() if "pymachine-ports" in command]
     return [pid for pid in found if processes.parent(pid) not in found]
 
 
-def engines(console: Path) -> int:
-    """How often the machine's engine has come up, by the guest's console."""
+def engine_starts(console: Path) -> int:
+    """Count the starts of the machine's engine in the console log."""
     return console.read_text(errors="replace").count("STAGE engine")
 
 
@@ -65,7 +65,7 @@ def leftovers(program: Pymachine) -> list[str]:
     return [name for name in found if name.startswith(".") or name.endswith((".aside", ".new", ".old"))]
 
 
-def test_a_snapshot_that_was_killed_leaves_the_machine_running(program: Pymachine) -> None:
+def test_start_recovers_from_a_killed_snapshot(program: Pymachine) -> None:
     snapshots = folder(program) / "snapshots"  # the memory is written while the machine is paused
     kill_when(program, lambda: any(snapshots.glob(".tmp-*/state")), "snapshot", "create", NAME, "second")
     assert state(program) == "Paused"
@@ -76,7 +76,7 @@ def test_a_snapshot_that_was_killed_leaves_the_machine_running(program: Pymachin
     assert leftovers(program) == []
 
 
-def test_a_restore_that_was_killed_keeps_the_disk(program: Pymachine) -> None:
+def test_start_recovers_the_disk_from_a_killed_restore(program: Pymachine) -> None:
     program("ssh", NAME, "echo tomorrow | sudo tee /mnt/sda1/day && sync")
     aside = folder(program) / "disk.raw.aside"
     kill_when(program, aside.exists, "snapshot", "restore", NAME, "before")
@@ -87,7 +87,7 @@ def test_a_restore_that_was_killed_keeps_the_disk(program: Pymachine) -> None:
     assert program("ssh", NAME, "cat /mnt/sda1/day").stdout == "today\n"
 
 
-def test_a_start_that_was_killed_can_be_repeated(program: Pymachine) -> None:
+def test_a_killed_start_can_be_repeated(program: Pymachine) -> None:
     program("stop", NAME)
     assert program.remaining_processes() == {}
     kill_when(program, lambda: state(program) == "Running", "start", NAME)
@@ -95,26 +95,26 @@ def test_a_start_that_was_killed_can_be_repeated(program: Pymachine) -> None:
     check_it_is_up(program)
 
 
-def test_a_start_that_was_killed_when_the_machine_was_up_can_be_repeated(program: Pymachine) -> None:
+def test_a_start_killed_after_the_engine_started_can_be_repeated(program: Pymachine) -> None:
     program("stop", NAME)
     console = folder(program) / "console.log"
-    boots = engines(console)
-    kill_when(program, lambda: engines(console) > boots, "start", NAME)
-    # On a busy host the kill may come when all is done and only the exit is left.
+    boots = engine_starts(console)
+    kill_when(program, lambda: engine_starts(console) > boots, "start", NAME)
+    # On a busy host the kill may come after all work is done, just before the exit.
     was_complete = leftovers(program) == []
     again = program("start", NAME, code=1 if was_complete else 0)
     assert ("is already running" in again.text) == was_complete
     check_it_is_up(program)
 
 
-def test_a_port_forwarder_that_was_killed_is_started_by_start(program: Pymachine) -> None:
-    (watching,) = forwarders(program)
-    subprocess.run(["kill", "-9", str(watching)], check=True)
+def test_start_restarts_a_killed_port_forwarder(program: Pymachine) -> None:
+    (forwarder,) = forwarders(program)
+    subprocess.run(["kill", "-9", str(forwarder)], check=True)
     assert "already running" in program("start", NAME, code=1).text
     assert len(forwarders(program)) == 1
 
 
-def test_a_machine_that_is_shutting_down_says_so(program: Pymachine) -> None:
+def test_a_machine_that_shuts_down_has_the_state_stopping(program: Pymachine) -> None:
     stopping = program.start("stop", NAME)
     seen = set()
     while stopping.poll() is None:
@@ -125,8 +125,8 @@ def test_a_machine_that_is_shutting_down_says_so(program: Pymachine) -> None:
     assert state(program) == "Stopped"
 
 
-def test_a_create_that_was_killed_is_made_again_by_the_same_command(program: Pymachine) -> None:
-    created = folder(program).with_name("second") / "config.json"  # which is there before the machine runs
+def test_a_killed_create_can_be_repeated(program: Pymachine) -> None:
+    created = folder(program).with_name("second") / "config.json"  # exists before the machine runs
     kill_when(program, created.exists, "create", "second")
     assert "The last create" in program("create", "second").text
     assert program("status", "second").stdout == "Running\n"
