@@ -37,6 +37,11 @@ class Driver(BaseDriver):
         return [Option(name="url", default="", help="URL of host when no driver is selected")]
 
     @classmethod
+    def options_for_url(cls, url: str) -> Mapping[str, Json]:
+        """Return what `configure` needs."""
+        return {"url": url}
+
+    @classmethod
     def health(cls) -> Health:
         """There is nothing here that could be missing."""
         return Health(usable=True)

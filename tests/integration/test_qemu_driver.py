@@ -275,7 +275,8 @@ def test_qemu_is_sandboxed_if_it_supports_that(running: Driver) -> None:
 
 
 def test_port_forwardings_are_added_and_removed(running: Driver) -> None:
-    from pymachine.driver.kit.forwarded_ports import Forwards, Published
+    from pymachine.driver.kit.forwarded_ports import Forwards
+    from pymachine.driver.kit.user_network import Published, UserNetwork
     from pymachine_driver_qemu.command_line import NETDEV
 
     output: list[str] = []
@@ -286,7 +287,7 @@ def test_port_forwardings_are_added_and_removed(running: Driver) -> None:
         qmp.Qmp(folder / runtime.PORTS) as monitor,
         socket.create_server((listen, 23457)),
     ):
-        forwards = Forwards(monitor.human, netdev=NETDEV, address=listen, say=output.append)
+        forwards = Forwards(UserNetwork(monitor=monitor.human, netdev=NETDEV, address=listen), say=output.append)
         forwards.follow({Published("tcp", 23456), Published("tcp", 23457), Published("udp", 23458)})
         assert not listen_address.is_free(listen, 23456)
         forwards.follow(set())

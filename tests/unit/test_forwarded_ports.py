@@ -9,8 +9,8 @@ import pytest
 
 from pymachine.driver.abilities import ForwardedPort
 from pymachine.driver.kit import forwarded_ports
-from pymachine.driver.kit.forwarded_ports import Published
 from pymachine.driver.kit.listen_address import ListenAddress
+from pymachine.driver.kit.user_network import Published, UserNetwork
 from pymachine.system.wait import until
 from pymachine_driver_qemu import forwarder_process
 
@@ -29,7 +29,9 @@ class Monitor:
 def test_forwards_follow_what_is_published_and_a_refusal_is_said_once() -> None:
     monitor = Monitor()
     said: list[str] = []
-    forwards = forwarded_ports.Forwards(monitor.human, netdev="net", address="127.70.1.2", say=said.append)
+    forwards = forwarded_ports.Forwards(
+        UserNetwork(monitor=monitor.human, netdev="net", address="127.70.1.2"), say=said.append
+    )
     forwards.follow({Published("tcp", 8080), Published("tcp", 80), Published("udp", 53000)})
     assert monitor.lines == [
         "hostfwd_add net tcp:127.70.1.2:80-:80",
@@ -51,9 +53,7 @@ def test_what_was_refused_is_tried_again_and_taken_when_it_is_free() -> None:
     obstacles = {Published("tcp", 8080): "taken"}
     said: list[str] = []
     forwards = forwarded_ports.Forwards(
-        monitor.human,
-        netdev="net",
-        address="127.70.1.2",
+        UserNetwork(monitor=monitor.human, netdev="net", address="127.70.1.2"),
         say=said.append,
         obstacle=lambda port: obstacles.get(port, ""),
     )
@@ -69,7 +69,9 @@ def test_what_was_refused_is_tried_again_and_taken_when_it_is_free() -> None:
 
 def test_the_machines_own_address_is_the_target_in_the_guest_too() -> None:
     monitor = Monitor()
-    forwards = forwarded_ports.Forwards(monitor.human, netdev="net", address="127.70.1.2", say=lambda _: None)
+    forwards = forwarded_ports.Forwards(
+        UserNetwork(monitor=monitor.human, netdev="net", address="127.70.1.2"), say=lambda _: None
+    )
     forwards.follow({Published("udp", 53, "127.70.1.2")})
     # Open on every address now: the earlier forward makes room first.
     forwards.follow({Published("udp", 53)})
@@ -93,7 +95,9 @@ Hub -1 (net):
 
 def test_the_forwards_of_an_earlier_forwarder_are_taken_over() -> None:
     """As QEMU 7.2 prints them."""
-    forwards = forwarded_ports.Forwards(lambda _: USERNET, netdev="net", address="127.70.1.2", say=lambda _: None)
+    forwards = forwarded_ports.Forwards(
+        UserNetwork(monitor=lambda _: USERNET, netdev="net", address="127.70.1.2"), say=lambda _: None
+    )
     forwards.adopt()
     assert forwards.active == {
         Published("tcp", 8888, "127.70.1.2"),
@@ -104,7 +108,9 @@ def test_the_forwards_of_an_earlier_forwarder_are_taken_over() -> None:
 
 def test_what_is_forwarded_is_noted(tmp_path: Path) -> None:
     monitor = Monitor()
-    forwards = forwarded_ports.Forwards(monitor.human, netdev="net", address="127.70.1.2", say=lambda _: None)
+    forwards = forwarded_ports.Forwards(
+        UserNetwork(monitor=monitor.human, netdev="net", address="127.70.1.2"), say=lambda _: None
+    )
     forwards.follow({Published("tcp", 80), Published("tcp", 8080)})
     assert forwarded_ports.load(tmp_path) == []
     forwarded_ports.save(tmp_path, "127.70.1.2", forwards)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from pymachine.driver.kit import guest_listeners
-from pymachine.driver.kit.forwarded_ports import Published
+from pymachine.driver.kit.user_network import Published
 
 OWN = "127.76.207.250"
 EVERYWHERE6 = "0" * 32

@@ -143,7 +143,7 @@ def test_every_port_of_a_qemu_takes_a_burst(user: int, folder: Path) -> None:
     [
         (38, 0, "no pidfd_getfd"),
         (1, 0, "containers do so by default"),
-        (1, 1, "kernel.yama.ptrace_scope is 1 and libvirt has started QEMU"),
+        (1, 1, "kernel.yama.ptrace_scope is 1 and another program has started the hypervisor"),
         (1, 2, "kernel.yama.ptrace_scope is 2"),
     ],
 )

@@ -13,8 +13,8 @@ from unittest.mock import Mock
 import pytest
 
 from pymachine.driver.kit import forwarded_ports, guest_listeners, listen_queues, port_forwarding as forwarders
-from pymachine.driver.kit.forwarded_ports import Published
 from pymachine.driver.kit.port_forwarding import Forwarder, Target
+from pymachine.driver.kit.user_network import Published, UserNetwork
 
 TARGET = Target(address="127.0.0.1", docker_port=2376, ssh_port=22022, netdev="net")
 
@@ -157,9 +157,11 @@ def test_on_another_host_qemu_listens_on_all_addresses(tmp_path: Path) -> None:
 
 def test_what_was_refused_and_qemu_has_after_all_is_no_problem(tmp_path: Path) -> None:
     """The connection ended between the command and its answer."""
-    refusing = forwarded_ports.Forwards(lambda line: "no", netdev="net", address="", say=lambda _: None)
+    refusing = forwarded_ports.Forwards(
+        UserNetwork(monitor=lambda line: "no", netdev="net", address=""), say=lambda _: None
+    )
     refusing.follow({Published("tcp", 8888)})
-    refusing._monitor = lambda _: USERNET
+    refusing._network = UserNetwork(monitor=lambda _: USERNET, netdev="net", address="")
     refusing.adopt()
     assert Published("tcp", 8888) in refusing.active
     assert refusing.refused == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -93,6 +94,44 @@ def test_the_core_imports_no_driver_and_names_none() -> None:
         assert not any(name.startswith("pymachine_driver") for name in imported(path)), path
 
 
+# Words of OpenSSH, of an empty list, of an unknown stage and of no packages; and a module of the kernel.
+NOT_A_DRIVER_NAME = {
+    ("ssh/openssh.py", "none"),
+    ("driver/registry.py", "none"),
+    ("driver/kit/identity_channel.py", "none"),
+    ("provision/host.py", "none"),
+    ("image/kernel/module_list.py", "drivers/firmware/qemu_fw_cfg"),
+}
+
+
+def names_in(path: Path) -> list[str]:
+    """The identifiers and texts in a module, and of a command the help, but no comments and no docstrings."""
+    tree = ast.parse(path.read_text())
+    documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    if path.parent.name == "cli":
+        commands = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.decorator_list]
+        documents -= {id(node.body[0].value) for node in commands if isinstance(node.body[0], ast.Expr)}
+    found: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents:
+            found.append(node.value)
+        for field in ("id", "attr", "name", "arg"):
+            found += [getattr(node, field)] if isinstance(getattr(node, field, None), str) else []
+    return found
+
+
+def test_the_core_names_no_driver() -> None:
+    # "generic" and "none" are words of their own, too.
+    common = {name: rf"\A{name}\Z|--{name}-|driver ['\"`]*{name}\b" for name in ("generic", "none")}
+    patterns = [re.compile(common.get(name, f"(?i){name}")) for name in registry.names()]
+    leaks = []
+    for path in (ROOT / "src" / "pymachine").rglob("*.py"):
+        own = str(path.relative_to(ROOT / "src" / "pymachine"))
+        texts = {text for text in names_in(path) if (own, text) not in NOT_A_DRIVER_NAME}
+        leaks += [f"{own}: {text[:80]}" for text in texts if any(pattern.search(text) for pattern in patterns)]
+    assert leaks == []
+
+
 # Each group of modules may import those of its own group and of the groups above it in this list. A package stands for
 # all of its modules, except where one of them is listed.
 LAYERS = [
@@ -129,6 +168,21 @@ def test_arrows_between_packages_point_down() -> None:
             if target and level[target] > level[own]:
                 upwards.append(f"{module} imports {name}")
     assert upwards == []
+
+
+def modules() -> dict[str, Path]:
+    """The modules of pymachine, by name."""
+    source = ROOT / "src"
+    return {
+        ".".join(path.relative_to(source).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in source.rglob("*.py")
+    }
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    known = modules()
+    arrows = {name: imported(path) & known.keys() - {name} for name, path in known.items()}
+    graphlib.TopologicalSorter(arrows).prepare()  # CycleError names the modules of a circle
 
 
 @pytest.mark.parametrize("package", ["driver", "driver.kit"])

@@ -17,8 +17,8 @@ import paramiko
 import pytest
 
 from pymachine.ssh import connection as ssh_connection, keys, native as ssh_native
-from pymachine.ssh.client import Client
-from pymachine.ssh.connection import ConnectionLostError, LoginError, UnreachableError, connected
+from pymachine.ssh.client import Client, connected
+from pymachine.ssh.connection import ConnectionLostError, LoginError, UnreachableError
 from pymachine.ssh.target import HostKeyError, SshError, Target
 from support import processes, sshd
 from support.sshd import Server
@@ -141,7 +141,7 @@ def test_a_command_that_takes_too_long_is_given_up(server: Server, native: bool)
 
 def test_a_pymachine_that_is_killed_leaves_no_connection_behind(server: Server) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom pymachine.ssh.connection import connected\n"
+        "import sys, time\nfrom pathlib import Path\nfrom pymachine.ssh.client import connected\n"
         "from pymachine.ssh.target import Target\nport, key, known = sys.argv[1:]\n"
         "target = Target('far', '127.0.0.1', int(port), 'admin', Path(key), Path(known), learn=True)\n"
         "with connected(target):\n    print('open', flush=True)\n    time.sleep(60)\n"

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from pymachine.ssh import keys, openssh, plain_paths, scp
-from pymachine.ssh.client import Client
-from pymachine.ssh.connection import connected
+from pymachine.ssh.client import Client, connected
 from pymachine.ssh.target import SshError, Target
 from support import sshd
 

@@ -1,4 +1,4 @@
-"""The click group: the table of commands and the global options. Listing the commands imports none of them."""
+"""The click group: its commands and the global options. Listing the commands imports none of them."""
 
 from __future__ import annotations
 
@@ -10,50 +10,11 @@ from typing import Any
 import click
 
 from pymachine.cli import goflags
+from pymachine.cli.commands import COMMANDS
 from pymachine.cli.context import App, is_docker_machine
 from pymachine.cli.errors import RunError, UnknownCommandError
 from pymachine.cli.output import echo
 
-# Name -> summary. The command is the object `command` in the module of the same name.
-COMMANDS: dict[str, str] = {
-    "active": "Print which machine is active",
-    "clone": "Create a machine as a copy of another one, with its images and containers",
-    "completion": "Print the completion script for a shell",
-    "config": "Print the connection config for machine",
-    "context": "Create, list and remove docker contexts for machines",
-    "create": "Create a machine",
-    "doctor": "Check whether this host can create machines, and suggest fixes",
-    "env": "Display the commands to set up the environment for the Docker client",
-    "export": "Export a machine, or its connection details, to a file",
-    "help": "Shows a list of commands or help for one command",
-    "image": "Build, list, verify and remove guest images",
-    "import": "Import a machine from an exported file",
-    "inspect": "Inspect information about a machine",
-    "ip": "Get the IP address of a machine",
-    "kill": "Kill a machine",
-    "logs": "Show the console log and the engine's log of a machine",
-    "ls": "List machines",
-    "ports": "List the forwarded ports of machines",
-    "prune": "Remove expired machines",
-    "modify": "Change the hardware or the engine options of machines",
-    "mount": "Mount or unmount a directory from a machine with SSHFS.",
-    "provision": "Re-provision existing machines",
-    "regenerate-certs": "Regenerate TLS Certificates for a machine",
-    "rename": "Rename a machine",
-    "restart": "Restart a machine",
-    "rm": "Remove a machine",
-    "run": "Run a command with a temporary machine",
-    "scp": "Copy files between machines",
-    "snapshot": "Create, list, restore and remove snapshots of a machine",
-    "ssh": "Log into or run a command on a machine with SSH.",
-    "start": "Start a machine",
-    "status": "Get the status of a machine",
-    "stop": "Stop a machine",
-    "template": "Build, list and remove the templates that machines are cloned from",
-    "upgrade": "Upgrade a machine to the latest version of Docker",
-    "url": "Get the URL of a machine",
-    "version": "Show the client's version, or a machine's Docker version",
-}
 # Commands whose module has another name (apart from dashes).
 MODULES = {"context": "docker_context", "import": "import_", "h": "help"}
 # Not listed by `help`: docker-machine's short name for `help`, and a command that only its forks have.

@@ -19,7 +19,6 @@ from pymachine.driver.options import Option, OptionKind
 if TYPE_CHECKING:
     from pymachine.store.record import EngineOptions
 
-DEFAULT_DRIVER = "qemu"
 DRIVER_VARIABLE = "MACHINE_DRIVER"
 
 
@@ -48,7 +47,7 @@ class DriverOptionsCommand(goflags.GoCommand):
 
 def _named_driver(words: Sequence[str]) -> str:
     """Return the driver that a command line names, before its other options can be parsed."""
-    chosen = os.environ.get(DRIVER_VARIABLE) or DEFAULT_DRIVER
+    chosen = os.environ.get(DRIVER_VARIABLE) or registry.default_name()
     for index, word in enumerate(words):
         name, equals, value = word.lstrip("-").partition("=")
         if not word.startswith("-") or name not in {"d", "driver"}:
@@ -80,7 +79,7 @@ def _flag(option: Option) -> goflags.Flag:
 driver_flag = goflags.flag(
     "--driver",
     "-d",
-    default=DEFAULT_DRIVER,
+    default=registry.default_name,
     env=DRIVER_VARIABLE,
     help="Driver to create machine with",
     shell_complete=goflags.one_of(registry.names),

@@ -13,7 +13,7 @@ import click
 
 from pymachine.cli import certificate_warnings, errors, goflags
 from pymachine.cli.context import App, pass_app
-from pymachine.cli.create_options import DEFAULT_DRIVER, DRIVER_VARIABLE
+from pymachine.cli.create_options import DRIVER_VARIABLE
 from pymachine.cli.errors import RunError
 from pymachine.cli.tables import cell
 from pymachine.driver import registry
@@ -40,7 +40,7 @@ class Finding:
 
 
 @click.command("doctor", cls=goflags.GoCommand)
-@goflags.flag("--driver", "-d", default=DEFAULT_DRIVER, env=DRIVER_VARIABLE, help="Driver that must be usable")
+@goflags.flag("--driver", "-d", default=registry.default_name, env=DRIVER_VARIABLE, help="Driver that must be usable")
 @goflags.arguments("words", "")
 @pass_app
 def command(app: App, words: tuple[str, ...], *, driver: str) -> None:

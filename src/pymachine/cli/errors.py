@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import click
 
+from pymachine.cli.commands import COMMANDS
 from pymachine.cli.output import echo
 from pymachine.errors import EXIT_ERROR, PymachineError, UsageError
 from pymachine.system import os_errors, printable, streams
@@ -162,6 +163,4 @@ def called_as(program: str, text: str) -> str:
     """Return `text` with "pymachine start x" replaced by "PROGRAM start x". Other mentions of pymachine stay."""
     if program == PROGRAM or PROGRAM not in text:
         return text
-    from pymachine.cli.app import COMMANDS  # noqa: PLC0415 (which imports this module)
-
     return re.sub(rf"\b{PROGRAM}(?= (?:{'|'.join(COMMANDS)})\b)", lambda _: program, text)

@@ -9,9 +9,8 @@ import click
 from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import current
 from pymachine.cli.errors import HelpfulUsageError
-
-# The driver of machines that are a URL and certificates.
-CONNECTION_DRIVER = "none"
+from pymachine.driver import registry
+from pymachine.driver.abilities import ConnectionImportable
 
 
 @click.command("import", cls=goflags.GoCommand)
@@ -21,7 +20,7 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     """Import a machine from an exported FILE, under its old name or NAME.
 
     A whole machine is imported stopped; `start` issues certificates of this store for it. Connection details become a
-    machine of the driver "none".
+    machine that clients can use, but that cannot be started or stopped.
     """
     if not 1 <= len(words) <= 2:
         raise HelpfulUsageError("Error: Expected a file, and a name at most, as arguments", usage=ctx.get_help())
@@ -30,7 +29,9 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     app = current(ctx)
     porter = Porter(app.store, reporter=app.reporter, authority=app.authority)
     machine = porter.import_(
-        Path(words[0]), name=words[1] if len(words) == 2 else "", connection_driver=CONNECTION_DRIVER
+        Path(words[0]),
+        name=words[1] if len(words) == 2 else "",
+        connection_driver=registry.name_with(ConnectionImportable),
     )
     if app.structured:
         app.show("", [machine_args.summary(app, machine.name)])

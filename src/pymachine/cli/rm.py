@@ -20,7 +20,7 @@ from pymachine.system import printable
 @goflags.flag(
     "--restore",
     is_flag=True,
-    help="Restore an existing host (driver generic) to its original state, including engine and data",
+    help="Restore an existing host to its original state, including engine and data",
 )
 @machine_args.arguments()
 @click.pass_context

@@ -21,7 +21,7 @@ from pymachine.system.progress import human
 def command() -> None:
     """Build, list and remove the templates that machines are cloned from.
 
-    The first `create` of a shape (image, CPUs, memory, QEMU) builds its template. Later ones take about a second.
+    The first `create` of a shape (image, CPUs, memory, hypervisor) builds its template. Later ones take about a second.
     """
 
 

@@ -119,6 +119,15 @@ class ConfigPortable(Protocol):
 
 
 @runtime_checkable
+class ConnectionImportable(Protocol):
+    """The ability to make a machine of an engine's URL and certificates alone."""
+
+    @classmethod
+    def options_for_url(cls, url: str) -> Mapping[str, Json]:
+        """Return the options with which `configure` makes a machine for the engine at `url`."""
+
+
+@runtime_checkable
 class Upgradable(Protocol):
     """The image of a stopped machine can be changed under its data."""
 

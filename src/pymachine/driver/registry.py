@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
 from pymachine.driver.contract import API_VERSION, Driver
@@ -20,6 +22,25 @@ class DuplicateDriverError(DriverNotFoundError):
 def names() -> list[str]:
     """The names of all registered drivers, sorted."""
     return sorted({entry.name for entry in entry_points(group=GROUP)})
+
+
+@cache
+def default_name() -> str:
+    """Return the name of the driver that is used if none is named: the one whose package has ``IS_DEFAULT``."""
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        with suppress(ImportError):  # said by `load`, if the driver is named
+            if getattr(import_module(entry.module), "IS_DEFAULT", False):
+                return entry.name
+    return ""
+
+
+def name_with(ability: type) -> str:
+    """Return the name of the first driver that has an ability of `pymachine.driver.abilities`, or an empty one."""
+    for name in names():
+        with suppress(DriverNotFoundError):
+            if issubclass(load(name), ability):
+                return name
+    return ""
 
 
 @cache

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pymachine.driver import registry
-from pymachine.driver.abilities import ConfigPortable, Portable
+from pymachine.driver.abilities import ConfigPortable, ConnectionImportable, Portable
 from pymachine.driver.contract import Capability, Config, Driver, State
 from pymachine.driver.kit import transactions
 from pymachine.driver.names import check_new_name, host_name
@@ -72,7 +72,7 @@ class Porter(Manager):
     def import_(self, source: Path, *, name: str = "", connection_driver: str) -> Machine:
         """Make a machine of the export at `source`, called as there or `name`; it is stopped.
 
-        The means to connect become a machine of the driver `connection_driver`, whose option ``url`` says where it is.
+        The means to connect become a machine of the driver `connection_driver`.
         Nothing is kept of an export that is damaged, or that has in it what no export has.
         """
         with archive.opened(source) as export:
@@ -143,7 +143,10 @@ class Porter(Manager):
     def _adopt_connection(self, name: str, url: str, contents: Sequence[bytes], driver_name: str) -> Machine:
         from pymachine.tls import certs  # noqa: PLC0415 (cryptography)
 
-        machine = self.create(CreateRequest(name=name, driver_name=driver_name, options={"url": url}))
+        kind = registry.load(driver_name)
+        assert issubclass(kind, ConnectionImportable)  # noqa: S101 (the caller has looked)
+        options = kind.options_for_url(url)
+        machine = self.create(CreateRequest(name=name, driver_name=driver_name, options=options))
         with ExitStack() as undo:
             undo.callback(self.remove, name)
             with self.store.lock(name):

@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
 
 from pymachine.docker import daemon_json
-
-if TYPE_CHECKING:
-    from pymachine.provision.plan import Wanted
+from pymachine.driver.contract import Json
 
 FOLDER = "/var/lib/boot2docker"
 
 
-def profile(wanted: Wanted, *, without: Collection[str] = ()) -> str:
+def profile(
+    daemon: Mapping[str, Json],
+    *,
+    address: str,
+    flags: Sequence[str],
+    environment: Sequence[str],
+    without: Collection[str] = (),
+) -> str:
     """``/var/lib/boot2docker/profile``: the engine's flags, one a line, and its environment.
 
     The keys of daemon.json in `without` are said there.
     """
-    flags = [
+    given = [
         flag
-        for key, value in wanted.daemon.items()
+        for key, value in daemon.items()
         if key not in {"storage-driver", *without}
         for flag in daemon_json.as_flags(key, value)
     ]
-    storage = "auto" if "storage-driver" in without else wanted.daemon.get("storage-driver") or "overlay2"
+    storage = "auto" if "storage-driver" in without else daemon.get("storage-driver") or "overlay2"
     # A shell reads the file.
-    words = [flag.replace("'", r"'\''") for flag in (*flags, *wanted.flags)]
+    words = [flag.replace("'", r"'\''") for flag in (*given, *flags)]
     lines = ["", "EXTRA_ARGS='", *words, "", "'"]
     lines += [
         f"CACERT={FOLDER}/ca.pem",
-        f"DOCKER_HOST='-H {wanted.address}'",
+        f"DOCKER_HOST='-H {address}'",
         f"DOCKER_STORAGE={storage}",
         "DOCKER_TLS=auto",
         f"SERVERKEY={FOLDER}/server-key.pem",
         f"SERVERCERT={FOLDER}/server.pem",
         "",
     ]
-    lines += ['export "' + re.sub(r'([\\"$`])', r"\\\1", entry) + '"' for entry in wanted.environment]
+    lines += ['export "' + re.sub(r'([\\"$`])', r"\\\1", entry) + '"' for entry in environment]
     return "\n".join(lines) + "\n"

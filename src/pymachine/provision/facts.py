@@ -120,5 +120,5 @@ def check_service(facts: Facts, provisioner: Provisioner) -> None:
     name = facts.os_release.get("PRETTY_NAME", provisioner.name)
     raise ProvisionError(
         f"{name} is expected to start services with {wanted.value}, but this host does not run it",
-        hint="pymachine cannot set up an engine here; set it up by hand, and use the driver none.",
+        hint="pymachine cannot set up an engine here; set it up by hand, and make a machine of its URL.",
     )

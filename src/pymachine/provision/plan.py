@@ -120,7 +120,14 @@ def _desired(
     if provisioner.service is Service.BOOT2DOCKER:
         # The engine refuses a setting that is both in daemon.json and on its command line.
         shared = {key: value for key, value in wanted.daemon.items() if key in found}
-        files = [*certificates, File(PROFILE, boot2docker.profile(wanted, without=found))]
+        profile = boot2docker.profile(
+            wanted.daemon,
+            address=wanted.address,
+            flags=wanted.flags,
+            environment=wanted.environment,
+            without=found,
+        )
+        files = [*certificates, File(PROFILE, profile)]
         return _with_daemon(files, [], found, current, shared) if shared else _Desired(files, [])
     ours = dict(wanted.daemon) | {
         "tlsverify": True,

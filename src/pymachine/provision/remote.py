@@ -71,7 +71,7 @@ class Remote:
                 f'the SSH user of "{self._name}" cannot become root without a password; nothing was changed',
                 details=result.stderr.strip(),
                 hint="Let that user use sudo without a password (a line such as `USER ALL=(ALL) NOPASSWD: ALL` in "
-                "/etc/sudoers.d/), or choose another user with --generic-ssh-user.",
+                "/etc/sudoers.d/), or create the machine with another SSH user.",
             )
         if result.returncode != 0:
             raise StepError(

@@ -16,7 +16,8 @@ from pymachine.provision.facts import CERTIFICATES
 from pymachine.provision.host import Host, InstallScript
 from pymachine.provision.plan import Plan, Wanted
 from pymachine.provision.remote import Remote
-from pymachine.ssh.connection import Connection, UnreachableError, connected
+from pymachine.ssh.client import connected
+from pymachine.ssh.connection import Connection, UnreachableError
 from pymachine.ssh.target import Target
 from pymachine.store.record import Machine
 from pymachine.system import files, run
@@ -57,7 +58,7 @@ class Session:
 def opened(target: Target, *, reporter: Reporter, timeout: float, native: bool = False) -> Iterator[Session]:
     """A session with `target`, waiting up to `timeout` seconds for its SSH server. A new host key is told of.
 
-    Raises the errors of `pymachine.ssh.connection.connected`.
+    Raises the errors of `pymachine.ssh.client.connected`.
     """
     reporter.info("Waiting for SSH to be available...")
     pinned = _pinned(target)

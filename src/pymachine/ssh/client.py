@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from pymachine.ssh import openssh, plain_paths
+from pymachine.ssh.connection import SOCKET_PATH_BYTES, Connection, Multiplexed
 from pymachine.ssh.target import SshError, Target
 from pymachine.system import run
+
+
+@contextmanager
+def connected(target: Target, *, native: bool = False) -> Iterator[Connection]:
+    """A connection to `target`, closed afterwards. `native` asks for paramiko even where OpenSSH is installed.
+
+    Raises `HostKeyError`, `LoginError` or `UnreachableError` if it does not come about.
+    """
+    target.check()
+    program = None if native or sys.platform == "win32" else run.which("ssh")  # no multiplexing on Windows
+    if program is None:
+        from pymachine.ssh import native as paramiko  # noqa: PLC0415 (paramiko costs 100 ms)
+
+        with paramiko.connection(target) as connection:
+            yield connection
+        return
+    with (
+        plain_paths.plain(target) as plain,
+        plain_paths.folder(longest=SOCKET_PATH_BYTES - len("/s")) as folder,
+        Multiplexed(str(program), target, plain, folder / "s") as connection,
+    ):
+        yield connection
 
 
 class Client:

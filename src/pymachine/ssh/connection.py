@@ -6,15 +6,14 @@ Logging in is what costs time: a key exchange takes several round trips, a comma
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, Self
 
-from pymachine.ssh import openssh, plain_paths
+from pymachine.ssh import openssh
 from pymachine.ssh.target import HostKeyError, SshError, Target
 from pymachine.system import run
 from pymachine.system.run import MOST_OUTPUT
@@ -65,29 +64,7 @@ class Connection(Protocol):
         """
 
 
-@contextmanager
-def connected(target: Target, *, native: bool = False) -> Iterator[Connection]:
-    """A connection to `target`, closed afterwards. `native` asks for paramiko even where OpenSSH is installed.
-
-    Raises `HostKeyError`, `LoginError` or `UnreachableError` if it does not come about.
-    """
-    target.check()
-    program = None if native or sys.platform == "win32" else run.which("ssh")  # no multiplexing on Windows
-    if program is None:
-        from pymachine.ssh import native as paramiko  # noqa: PLC0415 (100 ms)
-
-        with paramiko.connection(target) as connection:
-            yield connection
-        return
-    with (
-        plain_paths.plain(target) as plain,
-        plain_paths.folder(longest=SOCKET_PATH_BYTES - len("/s")) as folder,
-        _Multiplexed(str(program), target, plain, folder / "s") as connection,
-    ):
-        yield connection
-
-
-class _Multiplexed:
+class Multiplexed:
     """A master process that holds the connection, and one small client a command."""
 
     def __init__(self, program: str, target: Target, plain: Target, socket: Path) -> None:

@@ -4,7 +4,7 @@
 - `identity_channel`: the protocol over which a guest is sent its identity
 - `search_domains`: the host's DNS search domains, for guests that resolve names as the host does
 - `listen_address`: loopback addresses and ports for machines that are reached through forwarded ports
-- `guest_listeners`, `forwarded_ports`, `port_forwarding`: forward the ports that are open in the guest
+- `user_network`, `guest_listeners`, `forwarded_ports`, `port_forwarding`: forward the ports that are open in the guest
 - `listen_queues`: connections that wait for a server that does not accept them
 - `crashes`: boot once more after the hypervisor crashed
 - `transactions`: notes about unfinished changes of a machine, for the case that a command is killed

@@ -1,4 +1,4 @@
-"""Forwarded ports of a machine, in QEMU's user network; for drivers that have it.
+"""Forwarded ports of a machine: keep them equal to what is wanted, and note them in a file.
 
 `pymachine.driver.kit.port_forwarding` forwards what the guest reports. A file keeps the result for the commands that
 show it.
@@ -7,53 +7,30 @@ show it.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from pymachine.driver.abilities import ForwardedPort
+from pymachine.driver.kit.user_network import Published, UserNetwork
 
 FILE = "forwards.json"
 LONGEST = 1 << 20
 """In the machine's folder."""
-# A line of ``info usernet``: protocol, descriptor, address and port on the host, address and port in the guest.
-_FORWARD = re.compile(
-    r"(?P<protocol>TCP|UDP)\[HOST_FORWARD\]\s+\d+\s+(?P<address>\S+)\s+(?P<port>\d+)\s+(?P<guest>\S+)\s+\d+\s"
-)
-
-
-@dataclass(frozen=True, order=True)
-class Published:
-    """A port that is open in the guest."""
-
-    protocol: str
-    port: int
-    guest: str = ""
-    """The address in the guest at which it is open, if not at that of its network interface."""
-
-    def __str__(self) -> str:
-        return f"{self.port}/{self.protocol}"
 
 
 class Forwards:
-    """The forwards in QEMU's user network, kept equal to what is wanted."""
+    """The forwards in a user network, kept equal to what is wanted."""
 
     def __init__(
         self,
-        monitor: Callable[[str], str],
+        network: UserNetwork,
         *,
-        netdev: str,
-        address: str,
         say: Callable[[str], None],
         obstacle: Callable[[Published], str] = lambda _: "",
     ) -> None:
-        """`monitor` runs a command of QEMU's monitor for people and returns what it said; `netdev` is the id of the
-        user network; `say` takes one line for the log; `obstacle` says why a port cannot be had, where that is known.
-        """
-        self._monitor = monitor
-        self._netdev = netdev
-        self._address = address
+        """`say` takes one line for the log; `obstacle` says why a port cannot be had, where that is known."""
+        self._network = network
+        self._address = network.address
         self._say = say
         self._obstacle = obstacle
         self.active: set[Published] = set()
@@ -62,14 +39,8 @@ class Forwards:
         """What is wanted and cannot be had, with the reason."""
 
     def adopt(self) -> None:
-        """Take over the forwards that QEMU has: an earlier forwarder may have crashed."""
-        self.active.clear()
-        for line in self._monitor("info usernet").splitlines():
-            found = _FORWARD.match(line.strip())
-            # QEMU prints a star where it listens on all addresses.
-            if found and found["address"] == (self._address or "*"):
-                guest = found["guest"] if found["guest"] == self._address else ""
-                self.active.add(Published(found["protocol"].lower(), int(found["port"]), guest))
+        """Take over the forwards that the network has: an earlier forwarder may have crashed."""
+        self.active = self._network.forwards()
         self.refused = {port: reason for port, reason in self.refused.items() if port not in self.active}
 
     def follow(self, wanted: set[Published]) -> None:
@@ -88,8 +59,7 @@ class Forwards:
     def _add(self, port: Published) -> None:
         reason = self._obstacle(port)
         if not reason:
-            place = f"{port.protocol}:{self._address}:{port.port}-{port.guest}:{port.port}"
-            reason = self._monitor(f"hostfwd_add {self._netdev} {place}")
+            reason = self._network.add(port)
             if reason:
                 reason += "; is it taken, or below 1024 and not allowed to users?"
         if not reason:
@@ -101,7 +71,7 @@ class Forwards:
             self._say(f"cannot forward {self._address}:{port}: {reason}")
 
     def _remove(self, port: Published) -> None:
-        said = self._monitor(f"hostfwd_remove {self._netdev} {port.protocol}:{self._address}:{port.port}")
+        said = self._network.remove(port)
         self.active.discard(port)
         self._say(f"no longer forwarding {self._address}:{port} ({said})")
 

@@ -10,7 +10,7 @@ import re
 import socket
 from collections.abc import Collection, Iterable, Iterator
 
-from pymachine.driver.kit.forwarded_ports import Published
+from pymachine.driver.kit.user_network import Published
 
 WORD = "listening"
 LONGEST_REPORT = 64 * 1024

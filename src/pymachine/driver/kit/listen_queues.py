@@ -132,7 +132,7 @@ def _explained(error: OSError) -> BacklogError:
             f"kernel.yama.ptrace_scope is {scope}, so that no process may have the sockets of another one",
             fix="Set it to 1, or run as root.",
         )
-    or_yama = ", or kernel.yama.ptrace_scope is 1 and libvirt has started QEMU" if scope == 1 else ""
+    or_yama = ", or kernel.yama.ptrace_scope is 1 and another program has started the hypervisor" if scope == 1 else ""
     return BacklogError(
         f"pidfd_getfd is refused ({error.strerror}): containers do so by default{or_yama}",
         fix="Give the container the capability: docker run --cap-add SYS_PTRACE.",

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pymachine.driver.kit import forwarded_ports, guest_listeners, listen_queues
-from pymachine.driver.kit.forwarded_ports import Forwards, Published
+from pymachine.driver.kit.forwarded_ports import Forwards
+from pymachine.driver.kit.user_network import Published, UserNetwork
 
 LARGEST_LOG = 1024 * 1024
 """In bytes."""
@@ -64,7 +65,9 @@ class Forwarder:
         self._retry_at = 0.0
         self._noted: tuple[set[Published], dict[Published, str]] = (set(), {})
         self._forwards = Forwards(
-            monitor, netdev=target.netdev, address=target.address, say=say, obstacle=self._obstacle
+            UserNetwork(monitor=monitor, netdev=target.netdev, address=target.address),
+            say=say,
+            obstacle=self._obstacle,
         )
 
     @property
