@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a crash, never sees half of one; and locks between processes."""
+"""Atomic writes of files, and locks between processes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from pathlib import Path
 
 WAIT_FOREVER = -1.0
-# Locks of the store are held for moments; the library looks every 50 ms.
+# Locks of the store are held for moments; the default of filelock is 50 ms.
 POLL_SECONDS = 0.01
 TEMPORARY = ".tmp"
 TEMPORARY_NAME = re.compile(rf"\..+\.[0-9a-f]{{12}}\{TEMPORARY}\Z")
-"""The names that `temporary` gives."""
+"""The names that `temporary` returns."""
 
 
 def make_private_dir(path: Path) -> None:
-    """Make `path` and what is missing above it, readable by the owner alone; fine if it is there. Raises OSError."""
+    """Make the folder `path` and its missing parents, readable by the owner alone. Raises OSError."""
     missing = []
     folder = path
     while not folder.is_dir():
@@ -34,16 +34,15 @@ def make_private_dir(path: Path) -> None:
 
 
 def temporary(path: Path) -> Path:
-    """A name beside `path` for a file that is written in its place; what a killed process leaves there is removed."""
+    """Return a temporary name beside `path`. Files of that name that a killed process left are removed."""
     return path.with_name(f".{path.name.removeprefix('.')}.{secrets.token_hex(6)}{TEMPORARY}")
 
 
 def atomic_write(path: Path, data: bytes | str, *, mode: int = 0o600, durable: bool = True) -> None:
-    """Write `data` to `path` in one step: whoever opens it sees the old content or the new, never a part.
+    """Write `data` to `path` in one step: a reader sees the old or the new content, never a part.
 
-    The file has `mode` from its first byte on. It outlasts a power cut unless `durable` is false, which is quicker.
-    Raises OSError (a full disk, no permission), after which the old content is still there and nothing is left beside
-    it.
+    The file has `mode` from its first byte on. It survives a power cut unless `durable` is false, which is quicker.
+    Raises OSError (a full disk, no permission); then the old content and no temporary file is left.
     """
     fresh = temporary(path)
     content = data.encode() if isinstance(data, str) else data
@@ -66,9 +65,9 @@ def atomic_write(path: Path, data: bytes | str, *, mode: int = 0o600, durable: b
 
 @contextmanager
 def kept(paths: Sequence[Path]) -> Iterator[Callable[[], None]]:
-    """Keep the files at `paths` for the block. The function that this gives puts them back as they were.
+    """Keep copies of the files at `paths` during the block. The yielded function restores them.
 
-    Where there are hard links, a full disk has room for that. Raises OSError.
+    With hard links it works on a full disk too. Raises OSError.
     """
     with ExitStack() as stack:
         before = {path: _keep(path, stack) for path in paths if path.exists()}
@@ -84,11 +83,11 @@ def kept(paths: Sequence[Path]) -> Iterator[Callable[[], None]]:
 
 
 def _keep(path: Path, stack: ExitStack) -> Callable[[], None]:
-    """Keep one file until the end of `stack`, and return what puts it back."""
+    """Keep one file until the end of `stack`, and return the function that restores it."""
     link = temporary(path)
     try:
         os.link(path, link)
-    except OSError:  # no hard links there
+    except OSError:  # the file system has no hard links
         content, mode = path.read_bytes(), path.stat().st_mode & 0o777
         return lambda: atomic_write(path, content, mode=mode)
     stack.callback(link.unlink, missing_ok=True)
@@ -96,22 +95,22 @@ def _keep(path: Path, stack: ExitStack) -> Callable[[], None]:
     if try_lock(handle, shared=True) is None:
         os.close(handle)  # Windows does not replace a file that is open
     else:
-        stack.callback(os.close, handle)  # while it is locked, nobody takes it for left over, however long that is
+        stack.callback(os.close, handle)  # the lock marks the link as in use
 
     def restore() -> None:
         fresh = temporary(path)
         os.link(link, fresh)
         fresh.replace(path)
-        # A rename of one link of a file to another leaves both there.
+        # Renaming one link of a file to another leaves both.
         fresh.unlink(missing_ok=True)
 
     return restore
 
 
 def read_regular(path: Path, *, longest: int = sys.maxsize) -> bytes:
-    """Read the file at `path`, of at most `longest` bytes. Raises OSError.
+    """Read the regular file at `path`, of at most `longest` bytes. Raises OSError.
 
-    What is no file is refused: a pipe would never end.
+    Other kinds are refused: a pipe would never end.
     """
     # Without O_NONBLOCK the open itself would wait for a pipe's other end.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -128,7 +127,7 @@ def read_regular(path: Path, *, longest: int = sys.maxsize) -> bytes:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove the folder at `path` with all that is in it; of a symbolic link, the link alone. Raises OSError."""
+    """Remove the file or folder at `path`. Of a symbolic link, only the link is removed. Raises OSError."""
     if path.is_symlink() or not path.is_dir():
         path.unlink()
     else:
@@ -136,12 +135,12 @@ def remove_tree(path: Path) -> None:
 
 
 def acquire_lock(path: Path, *, timeout: float = WAIT_FOREVER) -> AbstractContextManager[object]:
-    """Take the lock file at `path`, made with its folder if need be; the context manager returned lets go of it.
+    """Lock the file at `path`, which is made with its folder if it is missing. Leaving the context unlocks it.
 
-    A process that ends, however it ends, lets go of it too. Raises TimeoutError after `timeout` seconds, and OSError
-    where there can be no such file.
+    The end of the process unlocks it too. Raises TimeoutError after `timeout` seconds, and OSError if the file cannot
+    be made.
     """
-    from filelock import FileLock  # noqa: PLC0415 (reading commands do not pay for it)
+    from filelock import FileLock  # noqa: PLC0415 (reading commands do not need it)
 
     make_private_dir(path.parent)
     _hand_over(path.parent)
@@ -155,9 +154,9 @@ def acquire_lock(path: Path, *, timeout: float = WAIT_FOREVER) -> AbstractContex
 
 
 def try_lock(handle: int, *, shared: bool = False) -> bool | None:
-    """Lock an open file until it is closed or its process ends; the lock is of the file, whatever its names.
+    """Lock an open file until it is closed or its process ends. The lock covers all names of the file.
 
-    False if another process has the lock, None if there are no such locks.
+    Return False if another process has the lock, and None if the system has no such locks.
     """
     if sys.platform == "win32":
         return None
@@ -173,16 +172,16 @@ def try_lock(handle: int, *, shared: bool = False) -> bool | None:
 
 
 def discard_lock(path: Path) -> None:
-    """Remove a lock file that this process holds; those who wait for it make another one.
+    """Remove a lock file that this process holds. Processes that wait for it make a new one.
 
-    Where a file that is open cannot be removed (Windows), or is another user's, it stays.
+    It stays if it belongs to another user, or if open files cannot be removed (Windows).
     """
     with suppress(OSError):
         path.unlink()
 
 
 def old_locks(folder: Path, *, seconds: float) -> list[Path]:
-    """The lock files in a folder that have not been written for some time."""
+    """Return the lock files in a folder that are older than `seconds`."""
     old = []
     with suppress(OSError), os.scandir(folder) as entries:  # no folder: no locks
         for entry in entries:
@@ -192,19 +191,19 @@ def old_locks(folder: Path, *, seconds: float) -> list[Path]:
 
 
 def _hand_over(path: Path) -> None:
-    """Give what root makes in another user's folder to that user: after `sudo`, they need the same locks."""
+    """Give what root makes in another user's folder to that user, who needs the same locks after `sudo`."""
     if sys.platform == "win32" or os.geteuid() != 0:
         return
     owner, made = path.parent.stat(), path.lstat()
-    # A name that was made to lead to a file of root's must not give it away.
+    # A link that leads to a file of root's must not give that file away.
     own = stat.S_ISDIR(made.st_mode) or (stat.S_ISREG(made.st_mode) and made.st_nlink == 1)
     if own and made.st_uid != owner.st_uid:
-        with suppress(OSError):  # in a container the owner may be none that root can name
+        with suppress(OSError):  # in a container root may not know the owner
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` outlast a power cut, where the system lets a folder be opened."""
+    """Make a rename in `folder` survive a power cut, if the system can open folders."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,7 +1,7 @@
-"""HTTP downloads of bounded size, time and number of redirects; requests does the rest, proxies and TLS.
+"""HTTP downloads with limits on size, time and redirects.
 
-requests limits only how long each read may take. So all that a server sends passes `_Paced` here: status line,
-headers, interim answers, chunks and trailers alike.
+requests handles proxies and TLS, but limits only the time of each read. So all data from a server passes through
+`_Paced` here: status line, headers, interim answers, chunks and trailers.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ from pymachine.system.wait import Deadline
 CONNECT_SECONDS = 15.0
 HEAD_SECONDS = 60.0
 LARGEST_HEAD = 256 * 1024
-# A large download may take long for honest reasons, but less than this is no download: dnf's `minrate` is the same.
+# A large download may take long, but not at a lower rate. dnf's `minrate` has the same value.
 SLOWEST_BYTES_PER_SECOND = 1000
 STALL_SECONDS = 60.0
-# As apt has it.
+# The limit of apt.
 MOST_REDIRECTS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 class FetchError(Exception):
-    """An answer did not come, did not end, or leads to a place that is not to be asked."""
+    """An answer did not come, did not end, or redirects to a refused place."""
 
 
 class TooLargeError(FetchError):
-    """More came than was wanted."""
+    """The answer is larger than allowed."""
 
 
 class _LimitError(OSError):
-    """A server keeps to none of the limits; urllib3 wraps it, so that `_Transfer` has the text too."""
+    """A server exceeds a limit. urllib3 wraps this error, so `_Transfer` has the text too."""
 
 
 class _Transfer:
-    """What one request may still take of bytes and time."""
+    """The bytes and the time that one request has left."""
 
     def __init__(self, largest: int, *, seconds: float | None, stall_seconds: float, head_seconds: float) -> None:
         self.problem = ""
         self._seconds = seconds
         self._end = None if seconds is None else time.monotonic() + seconds
         self._largest = LARGEST_HEAD
-        # Room for how chunks are written down; what is in them is counted by `Answer.chunks`.
+        # With room for the chunked encoding; `Answer.chunks` counts the data itself.
         self._with_body = LARGEST_HEAD + largest + largest // 4
         self._came = 0
         self._head_end: float | None = time.monotonic() + head_seconds
@@ -69,7 +69,7 @@ class _Transfer:
         self._largest = self._with_body
 
     def timeout(self) -> float:
-        """How many seconds the next read may take. Raises `_LimitError` if there are none."""
+        """Return how many seconds the next read may take. Raises `_LimitError` if none are left."""
         if self._came >= self._largest:
             raise self.failed(f"more than {self._largest} bytes came")
         left = self._stall_seconds - self._waited
@@ -82,9 +82,9 @@ class _Transfer:
         return left
 
     def count(self, size: int, seconds: float) -> None:
-        """Note that `size` bytes took `seconds` to come. Raises `_LimitError` for a server that is too slow.
+        """Note that `size` bytes took `seconds` to come.
 
-        Only waiting counts: a disk of ours that is slow, or a suspended host, is no fault of the server's.
+        Only waiting counts: a slow local disk or a suspended host is not the server's fault.
         """
         self._came += size
         self._came_in_window += size
@@ -93,7 +93,7 @@ class _Transfer:
             self._waited, self._came_in_window = 0.0, 0
 
     def too_slow(self) -> _LimitError:
-        """The error about a server that keeps us waiting."""
+        """Return the error about a server that is too slow."""
         if self._head_end is not None:
             return self.failed("the answer's head did not come in time")
         if self._end is not None and time.monotonic() >= self._end:
@@ -103,17 +103,17 @@ class _Transfer:
         )
 
     def failed(self, problem: str) -> _LimitError:
-        """The error to raise for `problem`, which is kept."""
+        """Return the error to raise for `problem`, and remember it."""
         self.problem = problem
         return _LimitError(problem)
 
 
-# requests has no way to pass this to the connection that it takes or makes.
+# requests cannot pass this to the connection that it uses.
 _TRANSFER: ContextVar[_Transfer] = ContextVar("transfer")
 
 
 class _Paced(io.RawIOBase):
-    """What comes from a socket, within the limits of a transfer."""
+    """Reads from a socket within the limits of a transfer."""
 
     def __init__(self, raw: io.RawIOBase, sock: Any, transfer: _Transfer) -> None:
         self._raw = raw
@@ -121,7 +121,7 @@ class _Paced(io.RawIOBase):
         self._transfer = transfer
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int | None:
@@ -136,7 +136,7 @@ class _Paced(io.RawIOBase):
         return size
 
     def close(self) -> None:
-        """Let go of the socket."""
+        """Close the socket."""
         self._raw.close()
         super().close()
 
@@ -184,31 +184,31 @@ def _limit(manager: Any) -> Any:
 
 class _Session(requests.Session):
     def get_redirect_target(self, resp: Any) -> str | None:  # noqa: ARG002
-        # requests would read the whole body of a redirect, however long it is. `Session.get` follows them.
+        # requests would read the whole body of a redirect, however long. `Session.get` follows redirects.
         return None
 
 
 class Answer:
-    """What a server answers: its status, and its body as it was sent, never inflated."""
+    """A server's answer: its status, and its body without decompression."""
 
     def __init__(self, url: str, response: requests.Response, transfer: _Transfer, largest: int) -> None:
         self.url = url
-        """Where redirects have led."""
+        """The URL after all redirects."""
         self.status = response.status_code
         self.encoding = response.headers.get("Content-Encoding", "identity").lower()
-        """How the body is encoded, although that was not asked for."""
+        """The encoding of the body, although none was requested."""
         self._response = response
         self._transfer = transfer
         self._largest = largest
 
     @property
     def length(self) -> int | None:
-        """How many bytes the server says that the body has."""
+        """The length of the body in bytes, if the server sent it."""
         said = self._response.headers.get("Content-Length", "")
         return int(said) if said.isascii() and said.isdigit() and len(said) < 20 else None
 
     def chunks(self) -> Iterator[bytes]:
-        """Return the body in pieces. Raises `FetchError`, and `TooLargeError` when more comes than was wanted."""
+        """Yield the body in pieces. Raises `FetchError`, and `TooLargeError` if it is larger than allowed."""
         came = 0
         body = self._response.raw.stream(CHUNK_BYTES, decode_content=False)
         while True:
@@ -223,14 +223,14 @@ class Answer:
 
 
 class Session:
-    """Connections to servers, kept for the next request; a context manager. Several threads may use it."""
+    """A context manager that keeps connections for the next request. Several threads may use it."""
 
     def __init__(self, *, stall_seconds: float = STALL_SECONDS, head_seconds: float = HEAD_SECONDS) -> None:
         self._stall_seconds = stall_seconds
         self._head_seconds = head_seconds
         self._http = _Session()
         self._http.headers["User-Agent"] = "pymachine"
-        # A proxy or mirror is not to change what it sends.
+        # A proxy or mirror must not change the data.
         self._http.headers["Accept-Encoding"] = "identity"
         for scheme in ("http://", "https://"):
             self._http.mount(scheme, _Adapter())
@@ -247,7 +247,7 @@ class Session:
     ) -> Iterator[Answer]:
         """GET `url`, following redirects, for a body of at most `largest` bytes. Raises `FetchError`.
 
-        Without `seconds` it may take as long as it does, unless it stalls.
+        Without `seconds` it may take any time, unless it stalls.
         """
         asked = url
         end = None if seconds is None else Deadline(seconds)
@@ -290,7 +290,7 @@ class Session:
 
 
 def _redirected(url: str, target: str) -> str:
-    """Where a redirect of `url` to `target` leads. Raises `FetchError` for what is not to be followed, as apt does."""
+    """Return the URL of a redirect. Raises `FetchError` for redirects that apt does not follow either."""
     found = urljoin(url, target)
     before, after = urlsplit(url).scheme.lower(), urlsplit(found).scheme.lower()
     if after not in {"http", "https"} or (before == "https" and after == "http"):
@@ -300,7 +300,7 @@ def _redirected(url: str, target: str) -> str:
 
 @contextmanager
 def _explained(transfer: _Transfer) -> Iterator[None]:
-    """Turn what goes wrong with a transfer into a `FetchError`."""
+    """Turn the errors of a transfer into a `FetchError`."""
     try:
         yield
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:

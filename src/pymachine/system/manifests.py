@@ -1,7 +1,7 @@
-"""Whether files in the cache are whole: by their digests, which are computed once for each copy of a file.
+"""Check the files in a cache against the sizes and digests in a manifest.
 
-A manifest has the size and digest of each file. After a check the file's inode and times are noted beside it, and a
-file of which these are the same is not read again. In a copy or after a restore they differ, so that it is read once.
+After a check the inode and times of each file are noted, and a file with the same ones is not read again. They differ
+in a copy or after a restore, so that the file is read once more.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _ZEROS = bytes(_BLOCK)
 
 
 class ContentError(PymachineError):
-    """A file in the cache is not as it was made."""
+    """A file in the cache is damaged."""
 
     code = "damaged-file"
 
 
 def sparse_digest(path: Path) -> str:
-    """SHA-256 over the blocks of a file that are not all zeros, and their places; holes and zeros are the same.
+    """Return the SHA-256 over the offsets and contents of a file's blocks that are not all zeros.
 
-    The blocks are hashed side by side. Raises OSError.
+    So holes and zeros are the same. The blocks are hashed in parallel. Raises OSError.
     """
     whole = hashlib.sha256()
     with path.open("rb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -47,7 +47,7 @@ def sparse_digest(path: Path) -> str:
 
 
 def _positions(handle: int, size: int) -> Iterator[int]:
-    """Where the blocks begin that have something else than holes in them."""
+    """Yield the offsets of the blocks that are not holes."""
     position = 0
     while position < size:
         if hasattr(os, "SEEK_DATA"):
@@ -80,8 +80,8 @@ def check(
 ) -> None:
     """Raise `ContentError` unless each file in `folder` has the size and the ``sha256`` that are `expected` of it.
 
-    `manifest` is the name of the file that has these. With `linked` other names of the files come and go, which
-    changes the time of their inodes, so that only the manifest's is looked at.
+    `manifest` is the name of the file that has these. Set `linked` if hard links to the files come and go: that
+    changes the ctime of their inodes, so the manifest's is compared instead.
     """
     noted = _noted(folder)
     read = False
@@ -102,8 +102,8 @@ def check(
 
 
 def note(folder: Path, manifest: str, names: Iterable[str], *, linked: bool = False) -> None:
-    """Note that the files `names` in `folder` are as they were made."""
-    # In a cache that is read-only, they are read again by every check.
+    """Note that the files `names` in `folder` are intact."""
+    # In a read-only cache every check reads them again.
     with suppress(OSError):
         marks = {name: _marks(folder / name, folder / manifest, linked=linked) for name in names}
         files.atomic_write(folder / CHECKED, json.dumps(marks) + "\n")

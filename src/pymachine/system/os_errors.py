@@ -1,4 +1,4 @@
-"""What the operating system refused, in words: the reason, the file that it was about, and how to mend it."""
+"""Errors of the operating system as messages: the reason, the file, and a hint what to do."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ if hasattr(errno, "EDQUOT"):  # not on Windows
 
 
 def wrapped(kind: type[ErrorT], what: str, error: OSError, *, elsewhere: str = STORE_OPTION) -> ErrorT:
-    """An error of `kind` that says what could not be done, why, and what helps against that.
+    """Return an error of `kind` that says what failed, why, and what to do.
 
-    `elsewhere` is the option or variable that names another place.
+    `elsewhere` is the option or variable that chooses another place.
     """
     return kind(f"{what}: {reason(error, said=what)}", hint=hint(error, elsewhere=elsewhere))
 
 
 def reason(error: OSError, *, said: str = "") -> str:
-    """What the system said, with the file that it was about unless `said` names that."""
+    """Return the system's reason, with the file that it is about unless `said` names it."""
     if _without_working_directory(error):
         return "the working directory no longer exists"
     text = error.strerror or str(error) or type(error).__name__
@@ -52,7 +52,7 @@ def reason(error: OSError, *, said: str = "") -> str:
 
 
 def hint(error: OSError, *, elsewhere: str = STORE_OPTION) -> str:
-    """How to mend it, by what the system said; empty for what has no general remedy."""
+    """Return a hint what to do about an error. It is empty if there is no general remedy."""
     if _without_working_directory(error):
         return "Change to a folder that exists, or use absolute paths."
     if error.errno in (errno.EACCES, errno.EPERM):
@@ -63,14 +63,14 @@ def hint(error: OSError, *, elsewhere: str = STORE_OPTION) -> str:
 
 
 def _without_working_directory(error: OSError) -> bool:
-    """Whether a relative path could not be resolved because the working directory was removed.
+    """Return whether a relative path could not be resolved because the working directory was removed.
 
     Python reports that as a missing file without a name.
     """
     if error.errno != errno.ENOENT or error.filename is not None:
         return False
     try:
-        os.getcwd()  # noqa: PTH109 (of several places that resolve paths, this is what fails)
+        os.getcwd()  # noqa: PTH109 (this is the call that fails)
     except FileNotFoundError:
         return True
     return False
@@ -83,7 +83,7 @@ def _file(error: OSError) -> str:
 
 
 def _permission_hint(file: str) -> str:
-    """Name the folder or file on the way to `file` that is in the way, and its owner."""
+    """Return a hint that names the folder or file that denies access to `file`, and its owner."""
     found = _blocking(os.path.abspath(file)) if file else None  # noqa: PTH100 (links stay)
     if found is None:
         return f"Check who owns it and its mode, or {_ELSEWHERE}"
@@ -93,7 +93,7 @@ def _permission_hint(file: str) -> str:
 
 
 def _blocking(file: str) -> tuple[str, str, int] | None:
-    """The first folder on the way to `file` that may not be entered, else `file`, or the folder where it would be."""
+    """Return the first parent of `file` that may not be entered, else `file` or its nearest existing parent."""
     place = os.sep
     for part in file.split(os.sep):  # noqa: PTH206
         below = os.path.join(place, part)  # noqa: PTH118

@@ -1,4 +1,4 @@
-"""Show control characters as escapes in text that others wrote: guests, engines, records, archives, mirrors.
+"""Escape control characters in untrusted text: from guests, engines, records, archives and mirrors.
 
 A terminal obeys escape sequences, and reorders text by bidirectional controls. Such characters, and those that cannot
 be seen, are written as escapes: ``\\x1b``, ``\\u202e``. Letters, accents and emoji of every script stay. Backslashes
@@ -39,7 +39,7 @@ def _in_json(code: int) -> str:
 _LINE = {code: f"\\x{code:02x}" for code in range(0x20)} | {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
 _LINE |= {code: _in_json(code) for first, last in _INVISIBLE for code in range(first, last + 1)}
 _BLOCK = {code: escape for code, escape in _LINE.items() if chr(code) not in "\n\t"}
-# How Python keeps the bytes of a file's name that are no text.
+# Python's code points for the bytes of a file name that are not text.
 _BYTES = {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
 
 
@@ -54,7 +54,7 @@ def block(text: str) -> str:
 
 
 def for_terminal(text: str) -> str:
-    """Return a block for a terminal, where bytes that are no text are escaped too."""
+    """Return a block for a terminal. Bytes that are not text are escaped too."""
     return block(text).translate(_BYTES)
 
 
@@ -64,7 +64,7 @@ def for_json(text: str) -> str:
 
 
 def _without_lone_joiners(text: str) -> str:
-    """Escape joiners that join nothing: they would make two names look the same."""
+    """Escape joiners that join nothing, which would make two names look the same."""
     if _JOINERS.isdisjoint(text):
         return text
     parts, before = [], ""
@@ -76,5 +76,5 @@ def _without_lone_joiners(text: str) -> str:
 
 
 def _is_joined(before: str) -> bool:
-    """Whether a joiner behind `before` is part of a word or an emoji."""
+    """Return whether a joiner after `before` is part of a word or an emoji."""
     return before >= _FIRST_OF_JOINED_SCRIPTS and before not in _JOINERS and ord(before) not in _LINE

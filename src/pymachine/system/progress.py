@@ -1,8 +1,7 @@
-"""What long steps say while they run: a redrawn line on a terminal, plain lines elsewhere.
+"""Progress messages: a redrawn line on a terminal, plain lines elsewhere.
 
-`Reporter` is what every layer below `cli` talks to; nothing below `cli` prints. As in docker-machine, news and
-warnings go to stdout and only errors to stderr; commands whose stdout is evaluated (`env`, `config`) are given
-a reporter on stderr.
+Nothing below `cli` prints; it uses a `Reporter`. As in docker-machine, messages and warnings go to stdout and only
+errors to stderr. Commands whose stdout is evaluated (`env`, `config`) have a reporter on stderr.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ if TYPE_CHECKING:
 
 REDRAW_SECONDS = 0.1
 TICK_SECONDS = 1.0
-# A step that takes longer is shown with its time.
+# A step that takes longer is shown with its duration.
 PATIENCE_SECONDS = 3.0
 PLAIN_LINE_SECONDS = 5.0
-# Go back to the beginning of the line, and erase it.
+# Return to the beginning of the line, and erase it.
 _ERASE = "\r\x1b[K"
 
 
@@ -32,30 +31,30 @@ class Task(Protocol):
     """One long step with a known or unknown amount of work. Its methods may be called from any thread."""
 
     def advance(self, amount: int = 1) -> None:
-        """`amount` more (bytes, or pieces) is done."""
+        """Report that `amount` more bytes or pieces are done."""
 
     def note(self, text: str) -> None:
-        """What it is at now, shown behind the title; the empty string shows nothing."""
+        """Show `text`, which may be empty, after the title."""
 
 
 class Reporter(Protocol):
-    """Where news goes."""
+    """Receives the messages of long steps."""
 
     def info(self, text: str) -> None:
-        """A line of news."""
+        """Show a message of one line."""
 
     def warn(self, text: str) -> None:
-        """A line that somebody should act on one day."""
+        """Show a warning of one line."""
 
     def task(self, title: str, *, total: int | None = None, unit: str = "") -> AbstractContextManager[Task]:
-        """A context manager around a long step. `unit` "B" counts in bytes; the empty one counts pieces."""
+        """Return a context manager for a long step. It counts bytes if `unit` is "B", and pieces if it is empty."""
 
     def prefixed(self, prefix: str) -> Reporter:
-        """The same reporter with `prefix` in front of each line, as docker-machine's ``(NAME) ``."""
+        """Return this reporter with `prefix` before each line, such as docker-machine's ``(NAME) ``."""
 
 
 def human(amount: float, unit: str) -> str:
-    """`amount` for reading: bytes in binary multiples, anything else as it is."""
+    """Return `amount` as text: bytes in binary multiples, other units unchanged."""
     if unit != "B":
         return f"{amount:.0f}{unit}"
     for prefix in ("", "Ki", "Mi", "Gi"):
@@ -66,13 +65,13 @@ def human(amount: float, unit: str) -> str:
 
 
 class StreamReporter:
-    """Reports to a text stream; redraws on a terminal, prints plain lines elsewhere.
+    """A reporter that writes to a text stream: a redrawn line on a terminal, plain lines elsewhere.
 
-    Several tasks may run side by side: on a terminal they share the last line.
+    Several tasks may run in parallel. On a terminal they share the last line.
     """
 
     def __init__(self, stream: Stream, *, terminal: bool | None = None, rewrite: Callable[[str], str] = str) -> None:
-        """`rewrite` changes each line that is not a task's, such as the names of commands in it."""
+        """`rewrite` is applied to each message, for example to change the names of commands in it."""
         self._stream = stream
         self._rewrite = rewrite
         self._terminal = stream.isatty() and os.environ.get("TERM") != "dumb" if terminal is None else terminal
@@ -83,7 +82,7 @@ class StreamReporter:
         self._ticker: threading.Thread | None = None
 
     def info(self, text: str) -> None:
-        """Write a line, above whatever is being redrawn."""
+        """Write a line, above the one that is redrawn."""
         with self._lock:
             self._erase()
             self._stream.write(printable.line(self._rewrite(text)) + "\n")
@@ -91,16 +90,16 @@ class StreamReporter:
             self._stream.flush()
 
     def warn(self, text: str) -> None:
-        """Write a line; the text says that it is a warning, as docker-machine's does."""
+        """Write a line. As in docker-machine, the text itself says that it is a warning."""
         self.info(text)
 
     def prefixed(self, prefix: str) -> Reporter:
-        """A view of this reporter that puts `prefix` in front of each line."""
+        """Return a view of this reporter that puts `prefix` before each line."""
         return _Prefixed(self, prefix)
 
     @contextmanager
     def task(self, title: str, *, total: int | None = None, unit: str = "") -> Iterator[Task]:
-        """Show `title` while the block runs; elsewhere than on a terminal, a line now and then with how far it is."""
+        """Show `title` and the progress during the block: on a terminal all the time, elsewhere now and then."""
         task = _StreamTask(self, title, total, unit)
         with self._lock:
             self._active.append(task)
@@ -116,7 +115,7 @@ class StreamReporter:
                 self._stream.flush()
 
     def changed(self, task: _StreamTask) -> None:
-        """Redraw, or print a plain line, unless that was done a moment ago."""
+        """Redraw, or print a plain line, unless that happened a moment ago."""
         with self._lock:
             if self._terminal:
                 self._draw()
@@ -126,7 +125,7 @@ class StreamReporter:
                 self._stream.flush()
 
     def _keep_ticking(self) -> None:
-        """See to it that the line is redrawn once a second, so that a step without news does not look hung."""
+        """Redraw the line once a second, so that a step without messages does not look hung."""
         if self._terminal and (self._ticker is None or not self._ticker.is_alive()):
             self._ticker = threading.Thread(target=self._tick, daemon=True)
             self._ticker.start()
@@ -177,7 +176,7 @@ class _StreamTask:
         self._reporter.changed(self)
 
     def due(self) -> bool:
-        """Whether a plain line should be printed now: at the start, then every few seconds."""
+        """Return whether to print a plain line now: at the start, then every few seconds."""
         now = time.monotonic()
         if self._said and now - self._said_at < PLAIN_LINE_SECONDS:
             return False
@@ -220,20 +219,20 @@ class _Prefixed:
 
 
 class Terse:
-    """A view of a reporter that passes on warnings and how far long steps are, but no news."""
+    """A view of a reporter that passes on warnings and progress, but no other messages."""
 
     def __init__(self, inner: Reporter) -> None:
         self._inner = inner
 
     def info(self, text: str) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def warn(self, text: str) -> None:
         """Pass it on."""
         self._inner.warn(text)
 
     def prefixed(self, prefix: str) -> Reporter:
-        """The same for the reporter with that prefix."""
+        """Return such a view of the reporter with that prefix."""
         return Terse(self._inner.prefixed(prefix))
 
     def task(self, title: str, *, total: int | None = None, unit: str = "") -> AbstractContextManager[Task]:
@@ -242,21 +241,21 @@ class Terse:
 
 
 class Silent:
-    """A reporter that says nothing: for library use and for tests."""
+    """A reporter that shows nothing, for library use and tests."""
 
     def info(self, text: str) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def warn(self, text: str) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def prefixed(self, prefix: str) -> Reporter:  # noqa: ARG002
-        """Itself: there is no line to put a prefix on."""
+        """Return itself."""
         return self
 
     @contextmanager
     def task(self, title: str, *, total: int | None = None, unit: str = "") -> Iterator[Task]:  # noqa: ARG002
-        """A task that shows nothing."""
+        """Return a context manager whose task shows nothing."""
         yield _SilentTask()
 
 

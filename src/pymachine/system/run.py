@@ -1,7 +1,7 @@
-"""The one runner for outside commands.
+"""Run external commands.
 
-Every command is logged, quoted as a shell would take it, and its end is told apart: not found, ended by a
-signal, non-zero, too slow. Secrets never go into argv (other users can read it): give them on `stdin`.
+Every command is logged, quoted for a shell. Errors distinguish a missing program, a signal, a non-zero exit code and a
+timeout. Never put secrets into argv, which other users can read: pass them on `stdin`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from pymachine.system.wait import Deadline
 
 log = logging.getLogger(__name__)
 Sink = Callable[[bytes], None]
-# How long a program may take to clean up after Ctrl-C.
+# How long a program may clean up after Ctrl-C.
 _INTERRUPTED_SECONDS = 0.25
 MOST_OUTPUT = 16 * 1024 * 1024
-"""In bytes: no command whose output is kept prints more, to stdout or to stderr, here or on a host."""
+"""In bytes. The limit of stdout and of stderr if they are kept, for commands here and on a host."""
 
 
 class CommandNotFoundError(CommandError):
@@ -39,7 +39,7 @@ class CommandNotFoundError(CommandError):
 
 
 class CommandFailedError(CommandError):
-    """The program ran and ended with a non-zero exit code, or by a signal."""
+    """The program ended with a non-zero exit code or by a signal."""
 
     code = "command-failed"
 
@@ -49,20 +49,20 @@ class CommandFailedError(CommandError):
 
 
 class CommandTimeoutError(CommandError):
-    """The program was still running when its time was up, and was killed."""
+    """The program was killed at its timeout."""
 
     code = "command-timeout"
 
 
 class CommandOutputError(CommandError):
-    """The program printed more than is kept of any program's output, and was killed."""
+    """The program was killed because it printed more than `MOST_OUTPUT`."""
 
     code = "command-output"
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a command ended. `returncode` is negative (minus the signal) when a signal ended it."""
+    """The result of a command. `returncode` is minus the signal if a signal ended it."""
 
     argv: tuple[str, ...]
     returncode: int
@@ -71,12 +71,12 @@ class Result:
 
 
 def quote(argv: Sequence[str | Path]) -> str:
-    """`argv` as one line that can be pasted into a POSIX shell."""
+    """Return `argv` as one line that can be pasted into a POSIX shell."""
     return shlex.join(str(word) for word in argv)
 
 
 def which(program: str) -> Path | None:
-    """Where `program` is on PATH, or None."""
+    """Return the path of `program` by PATH, or None."""
     found = shutil.which(program)
     return Path(found) if found else None
 
@@ -90,10 +90,10 @@ def run(
     timeout: float | None = None,
     check: bool = True,
 ) -> Result:
-    """Run a command to its end and return what it said, decoded as UTF-8 with replacement characters.
+    """Run a command to its end and return its output, decoded as UTF-8 with replacement characters.
 
-    `timeout` is in seconds. With `check`, a non-zero end raises `CommandFailedError`. Always raises
-    `CommandNotFoundError`, `CommandTimeoutError` and `CommandOutputError`.
+    `timeout` is in seconds. Raises `CommandNotFoundError`, `CommandTimeoutError` and `CommandOutputError`, and with
+    `check` also `CommandFailedError`.
     """
     words = tuple(str(word) for word in argv)
     log.debug("run: %s", quote(words))
@@ -124,7 +124,7 @@ def run(
 def _ended(
     process: subprocess.Popen[bytes], words: tuple[str, ...], data: bytes | None, timeout: float | None
 ) -> Result:
-    """Send `data` to a process, collect what it prints, and wait for its end. It does not outlive this call."""
+    """Send `data` to a process, collect its output and wait for its end. Kill it if anything else happens."""
     deadline = None if timeout is None else Deadline(timeout)
     try:
         changed = threading.Semaphore(0)
@@ -146,7 +146,7 @@ def _ended(
                 )
         code = process.wait(deadline.remaining() if deadline else None)
     except KeyboardInterrupt:
-        with suppress(subprocess.TimeoutExpired):  # the terminal has interrupted it too
+        with suppress(subprocess.TimeoutExpired):  # the terminal interrupted it too
             process.wait(_INTERRUPTED_SECONDS)
         raise
     except subprocess.TimeoutExpired as error:
@@ -158,10 +158,10 @@ def _ended(
 
 
 class Collector:
-    """Collects what comes through a pipe, in a thread, until its end or until it is too much."""
+    """Collects the data from a pipe in a thread, up to a limit."""
 
     def __init__(self, stream: IO[bytes], *, most: int, done: Callable[[Collector], object]) -> None:
-        """`most` is in bytes. `done` is called, in the thread, when nothing more is read."""
+        """`most` is in bytes. `done` is called in the thread when nothing more is read."""
         self._stream = stream
         self._done = done
         self._most = most
@@ -171,7 +171,7 @@ class Collector:
         self._thread.start()
 
     def _collect(self) -> None:
-        # Closed here: a process that outlives the one that was started may have the pipe open for longer.
+        # Closed here, since a process that outlives the command may keep the pipe open.
         try:
             with self._stream:
                 while not self.is_too_much and (data := os.read(self._stream.fileno(), CHUNK_BYTES)):
@@ -181,22 +181,22 @@ class Collector:
             self._done(self)
 
     def text(self, timeout: float | None = None) -> str:
-        """Return what came, decoded; wait for the end of the pipe for `timeout` seconds at most."""
+        """Wait at most `timeout` seconds for the end of the pipe, and return the data decoded."""
         self._thread.join(timeout)
         return bytes(self._data).decode(errors="replace")
 
 
 def send(stream: IO[bytes], data: bytes) -> None:
-    """Write `data` to a pipe and close it. A reader that has ended needs no more; its exit code tells why."""
+    """Write `data` to a pipe and close it. Ignore a reader that has ended, since its exit code tells why."""
     with suppress(OSError), stream:
         stream.write(data)
 
 
 def foreground(argv: Sequence[str], *, out: Sink | None = None, errors: Sink | None = None) -> int:
-    """Run a command on our own terminal; returns its exit code as a shell would (128 and more: a signal).
+    """Run a command on our own terminal and return its exit code as a shell does (128 and more: a signal).
 
-    An interrupt is for the command to handle, since it gets the same signal. `out` and `errors` are called, each in a
-    thread, with what the command prints, in place of our own stdout and stderr.
+    The command handles an interrupt, since it gets the same signal. `out` and `errors` replace our own stdout and
+    stderr: each is called in a thread with the command's output.
     """
     log.debug("run: %s", quote(argv))
     pipes = [None if sink is None else subprocess.PIPE for sink in (out, errors)]
@@ -213,7 +213,7 @@ def foreground(argv: Sequence[str], *, out: Sink | None = None, errors: Sink | N
                 break
             except KeyboardInterrupt:
                 continue
-            except BaseException:  # we were told to end, and the program was not
+            except BaseException:  # SIGTERM reached only us
                 process.terminate()
                 raise
     return code if code >= 0 else 128 - code
@@ -221,7 +221,7 @@ def foreground(argv: Sequence[str], *, out: Sink | None = None, errors: Sink | N
 
 @contextmanager
 def _handed_on(stream: IO[bytes] | None, sink: Sink | None) -> Iterator[None]:
-    """Call `sink` with what comes through `stream` until its end, while the block runs."""
+    """Call `sink` with the data from `stream` while the block runs."""
     if stream is None or sink is None:
         yield
         return
@@ -239,7 +239,7 @@ def _handed_on(stream: IO[bytes] | None, sink: Sink | None) -> Iterator[None]:
 
 
 def describe_exit(returncode: int) -> str:
-    """A phrase for a return code as `subprocess` gives it."""
+    """Return a phrase for a return code of `subprocess`."""
     if returncode >= 0:
         return f"failed with exit code {returncode}"
     try:
@@ -249,7 +249,7 @@ def describe_exit(returncode: int) -> str:
 
 
 def process_exists(pid: int) -> bool:
-    """Whether there is a process of that id, ours or not; one that has ended and was not reaped counts too."""
+    """Return whether a process of that id exists, ours or not. A zombie counts too."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,6 +1,6 @@
-"""The standard streams, prepared for hosts where they are closed, full, or not in UTF-8.
+"""Prepare the standard streams for hosts where they are closed, full, or not in UTF-8.
 
-`env` runs through here in every prompt: nothing is imported that Python has not loaded already.
+`env` uses this in every prompt, so it imports only modules that Python has loaded already.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
     from typing import Any, Protocol, TextIO  # importing it takes `env` 3 ms
 
     class Stream(Protocol):
-        """What a reporter needs of a stream."""
+        """The part of a stream that a reporter needs."""
 
         def write(self, text: str, /) -> int:
             """Write `text`, and return its length."""
 
         def flush(self) -> None:
-            """Write what is still held back."""
+            """Write the buffered text."""
 
         def isatty(self) -> bool:
-            """Tell whether it is a terminal."""
+            """Return whether it is a terminal."""
 
         def fileno(self) -> int:
-            """Return its descriptor."""
+            """Return its file descriptor."""
 
 
 _ESCAPE = "pymachine-escape"
 
 
 class OutputError(BaseException):
-    """Standard output does not take what is written to it: it is closed, full, or its reader has ended.
+    """Standard output cannot be written: it is closed, full, or its reader has ended.
 
-    Like an interrupt it is no `Exception`: a driver or the image builder that reports its progress must not take it
-    for a failure of its own.
+    Like an interrupt it is no `Exception`: a driver or the image builder that reports its progress must not handle it
+    as a failure of its own.
     """
 
     def __init__(self, error: OSError) -> None:
@@ -50,7 +50,7 @@ class OutputError(BaseException):
 
 
 def prepare() -> None:
-    """Have the standard streams fail in known ways. Call it once, before anything is read, opened or written."""
+    """Make the standard streams fail in known ways. Call it once, before anything is read, opened or written."""
     for number in range(3):
         _occupy(number)
     if sys.platform != "win32":
@@ -60,15 +60,15 @@ def prepare() -> None:
     if sys.stdin is None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     if type(sys.stdin) is io.TextIOWrapper:
-        sys.stdin.reconfigure(errors="replace")  # an answer that is no text is a no, and no fault
+        sys.stdin.reconfigure(errors="replace")  # input that is not text means no, and is not an error
     sys.stdout = _replaced(sys.stdout, 1, _Output)
     sys.stderr = _replaced(sys.stderr, 2, _Errors)
 
 
 def _occupy(number: int) -> None:
-    """Open the descriptor `number` if it is closed: the next file that is opened would take it, and be written to.
+    """Open the descriptor `number` if it is closed. Otherwise the next file to be opened gets it, and is written to.
 
-    It stays unusable for what it is for: writing to it is refused, and reading from it ends at once.
+    Writing to it still fails, and reading from it ends at once.
     """
     try:
         os.fstat(number)
@@ -78,7 +78,7 @@ def _occupy(number: int) -> None:
 
 
 def _replaced(stream: TextIO | None, number: int, kind: type[_Guarded]) -> TextIO:
-    """`stream` as one of `kind`; a stream that is none of Python's own (a test's) is left as it is."""
+    """Return `stream` as one of `kind`. A stream that is not Python's own (a test's) is returned unchanged."""
     if stream is None:
         return kind(io.BufferedWriter(io.FileIO(number, "w", closefd=False)), encoding="utf-8", errors=_ESCAPE)
     if type(stream) is not io.TextIOWrapper:
@@ -88,9 +88,9 @@ def _replaced(stream: TextIO | None, number: int, kind: type[_Guarded]) -> TextI
 
 
 class _Guarded(io.TextIOWrapper):
-    """A stream whose first failure is its last: from then on it leads nowhere.
+    """A stream that discards everything after its first failure.
 
-    A terminal gets control characters as escapes, whoever wrote them; see `pymachine.system.printable`.
+    On a terminal control characters are escaped; see `pymachine.system.printable`.
     """
 
     def write(self, text: str, /) -> int:
@@ -103,7 +103,7 @@ class _Guarded(io.TextIOWrapper):
         return len(text)
 
     def write_control(self, text: str) -> None:
-        """Write `text` as it is: control sequences of our own."""
+        """Write `text` unchanged, for our own control sequences."""
         try:
             super().write(text)
         except OSError as error:
@@ -116,18 +116,18 @@ class _Guarded(io.TextIOWrapper):
             self.failed(error)
 
     def failed(self, error: OSError) -> None:  # noqa: ARG002
-        """Lead to nowhere, so that neither later messages nor Python's own last flush fail once more."""
+        """Redirect to the null device, so that neither later messages nor Python's last flush fail again."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.fileno())
         os.close(nowhere)
 
 
 class _Errors(_Guarded):
-    """Standard error. What it does not take is lost: there is no other place to say so."""
+    """Standard error. A failure is ignored, since it cannot be reported anywhere."""
 
 
 class _Output(_Guarded):
-    """Standard output. A failure is raised once, in the main thread: at the latest by the flush that ends a run."""
+    """Standard output. A failure is raised once, in the main thread, at the latest by the flush that ends a run."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -149,15 +149,15 @@ class _Output(_Guarded):
         self._failure = error
 
     def put_message(self, text: str) -> None:
-        """Write and flush a message about what is being done.
+        """Write and flush a progress message.
 
-        A full disk behind it stops nothing that was begun; a reader that ended does, as SIGPIPE would.
+        A full disk does not stop the command; a reader that has ended does, as SIGPIPE would.
         """
         super().write(text)
         self._flush_message()
 
     def put_control(self, text: str) -> None:
-        """Write and flush control sequences of our own, as `put_message` does a message."""
+        """Write and flush our own control sequences. For failures see `put_message`."""
         self.write_control(text)
         self._flush_message()
 
@@ -167,14 +167,14 @@ class _Output(_Guarded):
             self._raise()
 
     def _raise(self) -> None:
-        # A display's clock, or one of several machines: the thread is not the one that can end the program.
+        # Only the main thread can end the program.
         if self._failure is not None and _thread.get_ident() == self._main_thread:
             failure, self._failure = self._failure, None
             raise OutputError(failure)
 
 
 class _Messages:
-    """Standard output for a reporter's messages: see `_Output.put_message`."""
+    """Standard output for progress messages; see `_Output.put_message`."""
 
     def __init__(self, output: _Output) -> None:
         self._output = output
@@ -193,18 +193,18 @@ class _Messages:
 
 
 def for_messages(stream: TextIO) -> Stream:
-    """`stream` for messages about what is being done, whose loss must not stop it."""
+    """Return `stream` for progress messages, whose loss must not stop the command."""
     return _Messages(stream) if isinstance(stream, _Output) else stream
 
 
 def write_control(stream: Stream, text: str) -> None:
-    """Write control sequences of our own, which are not escaped as others' are on a terminal."""
+    """Write our own control sequences without escaping them."""
     write: Callable[[str], object] = getattr(stream, "write_control", stream.write)
     write(text)
 
 
 def _escape(error: UnicodeError) -> tuple[bytes, int]:
-    """Write a file's name that is no text as the bytes that it is, and what the encoding lacks as an escape."""
+    """Encode the undecodable bytes of a file name as themselves, and other characters as escapes."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]

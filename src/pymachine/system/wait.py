@@ -1,4 +1,4 @@
-"""Waiting with a deadline, in one place."""
+"""Deadlines, and polling until a condition holds."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-# A socket's timeout of zero would mean that it does not block, with an error of another class.
+# A timeout of zero would make a socket non-blocking, with other errors.
 _SHORTEST_SECONDS = 0.001
 
 
 class Deadline:
-    """A moment on the monotonic clock, `seconds` from now; passed down so that nested waits share it."""
+    """A moment on the monotonic clock, `seconds` from now. Nested waits share it."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._end = time.monotonic() + seconds
 
     def remaining(self, at_most: float | None = None) -> float:
-        """Seconds that are left, never negative, and no more than `at_most`."""
+        """Return the seconds left: at least 0, and no more than `at_most`."""
         left = max(0.0, self._end - time.monotonic())
         return left if at_most is None else min(left, at_most)
 
     def socket_timeout(self, at_most: float | None = None) -> float:
-        """Seconds that are left, as the timeout of a socket: never zero."""
+        """Return the seconds left as the timeout of a socket, which is never 0."""
         return max(self.remaining(at_most), _SHORTEST_SECONDS)
 
     @property
     def expired(self) -> bool:
-        """Whether the moment has come."""
+        """Whether the deadline has passed."""
         return time.monotonic() >= self._end
 
 
@@ -47,11 +47,11 @@ def until(
     interval: float = 0.05,
     longest: float = 1.0,
 ) -> T:
-    """Call `check` until it returns something true, and return that.
+    """Call `check` until it returns a true value, and return that.
 
-    The pause between calls starts at `interval` seconds and grows by a half each time up to `longest`. What
-    `check` raises is passed on. Raises `TimeoutExpiredError`, naming `what`, at the deadline (a `Deadline`, or
-    seconds from now); `check` is called at least once, and once more at the very end.
+    The pause between calls starts at `interval` seconds and grows by half each time, up to `longest`. `deadline` may
+    be in seconds from now. `check` is called at least once, and once more at the very end. Errors of `check` are
+    passed on. Raises `TimeoutExpiredError`, naming `what`, at the deadline.
     """
     end = deadline if isinstance(deadline, Deadline) else Deadline(deadline)
     pause = interval
