@@ -1,4 +1,4 @@
-"""The driver ``libvirt``: a machine is a domain of QEMU's that libvirt keeps, on this host or on another."""
+"""The driver ``libvirt``: a machine is a QEMU domain of a libvirt on this host or another."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Which accelerator to use: KVM if it has booted the machine's own kernel on that host, else software emulation.
+"""Choose the accelerator: KVM if it boots the machine's own kernel on libvirt's host, else software emulation.
 
-That libvirt offers KVM says little: on some hosts, CI's among them, /dev/kvm opens and even runs a boot sector, and
-Linux never gets past its first instructions. So it is tried once with the image's kernel, in a domain that libvirt
-forgets when it ends, and the answer is kept: for this boot of this host, or for a day of another, whose boots cannot
-be told apart from here.
+It is not enough that libvirt offers KVM. On some hosts, such as CI runners, /dev/kvm opens and even runs a boot sector,
+but Linux never gets past its first instructions. Therefore KVM is tried once with the image's kernel, in a transient
+domain. The result is kept until this host boots again; for another host, whose boots are not visible from here, for a
+day.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from pymachine_driver_libvirt import connection as libvirts, domain as domains, 
 from pymachine_driver_libvirt.connection import Connection, Waker
 from pymachine_driver_libvirt.volumes import ImageSet
 
-# Software emulation needs about three seconds for it on an idle host; an accelerator that needs longer is none.
+# Software emulation takes about three seconds for the trial on an idle host. KVM must be faster.
 TRIAL_SECONDS = 5.0
 _MEMO = "libvirt-accelerators.json"
 _MEMORY_MIB = 256
 _DAY = 24 * 3600.0
-# The kernel runs a program that ends at once, then has no more to run, and says so: proof of it all in a second. It
-# resets much later, since what a console says at a domain's end can get lost on its way.
+# The trial's init ends at once, and the kernel's panic about that is the proof that it booted. The kernel resets much
+# later, since console output from the end of a domain can get lost.
 _PANIC_SECONDS = 60
 _TRIAL_INIT = "/usr/bin/busybox"
 _PROOF = b"Attempted to kill init"
@@ -41,14 +41,14 @@ log = logging.getLogger(__name__)
 
 
 class AcceleratorError(DriverError):
-    """The accelerator that was asked for does not work there."""
+    """The requested accelerator does not work on libvirt's host."""
 
     code = "libvirt-accelerator"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What KVM is tried with."""
+    """The parameters of a trial of KVM."""
 
     connection: Connection
     uri: str
@@ -56,14 +56,14 @@ class Trial:
     image: ImageSet
     digest: str
     store: Path
-    """Whose memory of earlier trials is used."""
+    """The store that caches the results."""
 
 
 def choose(asked: str, trial: Trial, *, reporter: Reporter) -> str:
-    """The accelerator to use: ``kvm`` if it works, or ``tcg``.
+    """Return the accelerator to use: ``kvm`` if it works, else ``tcg``.
 
-    Says so when it is software emulation against expectation. Raises `AcceleratorError` if `asked` is kvm and that
-    does not work.
+    Report the reason if ``auto`` ends in software emulation. Raises `AcceleratorError` if `asked` is kvm and KVM does
+    not work.
     """
     if asked == "tcg":
         return asked
@@ -72,14 +72,14 @@ def choose(asked: str, trial: Trial, *, reporter: Reporter) -> str:
         return "kvm"
     if asked == "kvm":
         raise AcceleratorError(
-            f"accelerator kvm does not work there: {problem}", hint="Use --libvirt-accelerator auto, or tcg."
+            f"accelerator kvm does not work on that host: {problem}", hint="Use --libvirt-accelerator auto, or tcg."
         )
     reporter.info(f"No hardware virtualisation ({problem}): using software emulation.")
     return "tcg"
 
 
 def boots(trial: Trial, accelerator: str, *, seconds: float = TRIAL_SECONDS) -> bool:
-    """Whether the image's kernel gets to its first program under `accelerator` within `seconds`."""
+    """Return whether the image's kernel starts its first program under `accelerator` within `seconds`."""
     libvirt = libvirts.library()
     xml = _trial_xml(trial, accelerator)
     proof = b""
@@ -101,7 +101,7 @@ def boots(trial: Trial, accelerator: str, *, seconds: float = TRIAL_SECONDS) -> 
                 if data == b"":
                     break
     except libvirt.libvirtError as error:
-        # Its domain ended, in whatever way: what was said until then counts.
+        # The domain ended. The output until then counts.
         log.debug("trial of %s: %s", accelerator, libvirts.message(error))
     finally:
         with contextlib.suppress(libvirt.libvirtError):
@@ -120,7 +120,7 @@ def _trial_xml(trial: Trial, accelerator: str) -> str:
 
 
 def _unavailable(trial: Trial) -> str:
-    """Why libvirt cannot offer KVM there; empty if it does."""
+    """Return why libvirt does not offer KVM, or "" if it does."""
     libvirt = libvirts.library()
     emulated = domains.emulated(trial.architecture)
     try:
@@ -131,18 +131,18 @@ def _unavailable(trial: Trial) -> str:
 
 
 def _tried(trial: Trial) -> str:
-    """What a trial says against KVM; remembered, and made by one process at a time."""
+    """Return why KVM failed its trial, or "". The result is cached, and only one process at a time runs a trial."""
     with _memo(trial.store) as known:
         key = _key(trial)
         entry = known.get(key)
         if entry is None or (not hosts.is_local(trial.uri) and time.time() - entry["at"] > _DAY):
             entry = known[key] = {"at": time.time(), "works": boots(trial, "kvm")}
-        return "" if entry["works"] else "kvm is there, but does not boot Linux on that host"
+        return "" if entry["works"] else "kvm is available, but does not boot Linux on that host"
 
 
 def _key(trial: Trial) -> str:
-    """Another host, another boot of this one, another QEMU or another kernel may give another answer."""
-    with libvirts.doing("cannot ask libvirt for its versions"):
+    """Return the cache key, from all that can change the result: host, boot of the host, QEMU and kernel."""
+    with libvirts.doing("cannot read libvirt's versions"):
         host = patch.parse(trial.connection.getCapabilities()).findtext("host/uuid", "")
         versions = f"{trial.connection.getLibVersion()} {trial.connection.getVersion()}"
     boot = _boot_id() if hosts.is_local(trial.uri) else ""
@@ -150,7 +150,7 @@ def _key(trial: Trial) -> str:
 
 
 def _boot_id() -> str:
-    """What tells this boot of this host from others."""
+    """Return the id of this host's current boot, or ""."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -159,7 +159,7 @@ def _boot_id() -> str:
 
 @contextlib.contextmanager
 def _memo(store: Path) -> Iterator[dict[str, Any]]:
-    """The answers so far, under a lock; written back at the end. A file that is not one counts as empty."""
+    """Lock the cache of results and yield it; write it back at the end. A damaged file counts as empty."""
     store.mkdir(parents=True, exist_ok=True)
     with (store / _MEMO).open("a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -175,5 +175,5 @@ def _memo(store: Path) -> Iterator[dict[str, Any]]:
         if answers != before:
             file.seek(0)
             file.truncate()
-            # Those of other days are of no more use.
+            # Drop results that are too old to be used.
             json.dump({key: entry for key, entry in answers.items() if time.time() - entry["at"] < 30 * _DAY}, file)

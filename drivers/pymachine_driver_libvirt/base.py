@@ -1,4 +1,4 @@
-"""What all of the driver stands on: the machine's configuration in libvirt's terms, and the steps that several need."""
+"""The driver's base class: the machine's configuration in libvirt's terms, and steps that several operations share."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class NameTakenError(DriverError):
 
 
 class ForeignDomainError(DriverError):
-    """The domain that the record names is not the machine's: it has another mark, or none."""
+    """The domain that the record names belongs to another machine, or not to pymachine."""
 
     code = "libvirt-foreign"
 
 
 class Base(Driver):
-    """A machine and its libvirt."""
+    """A machine and its connection to libvirt."""
 
     @property
     def _uri(self) -> str:
@@ -45,13 +45,13 @@ class Base(Driver):
 
     @property
     def _disk_name(self) -> str:
-        """The volume keeps its name when the machine is renamed: volumes cannot be."""
+        """The name of the data disk's volume. It stays when the machine is renamed: libvirt cannot rename volumes."""
         from pymachine_driver_libvirt import volumes  # noqa: PLC0415
 
         name = str(self.config.get("DiskVolume") or volumes.disk_name(self.machine.name, self._id))
         if not name.endswith(volumes.disk_name("", self._id)) or "/" in name:
-            # It is removed with the machine, and replaced by `create`: it must not be another one's.
-            raise DriverError(f"the volume {name!r} in the record is not that of the machine {self._id}")
+            # The volume is deleted with the machine and replaced by `create`, so it must not be another machine's.
+            raise DriverError(f"the volume {name!r} in the record does not belong to the machine {self._id}")
         return name
 
     @property
@@ -65,7 +65,7 @@ class Base(Driver):
         return listen_address.of(self.config)
 
     def _identity(self, request: BootRequest) -> bytes:
-        """Return what the guest is sent: with this host's search domains where it resolves names as this host does."""
+        """Build the identity, with this host's search domains if the guest uses this host's resolver."""
         from pymachine.driver.kit import search_domains  # noqa: PLC0415
         from pymachine_driver_libvirt import hosts  # noqa: PLC0415
 
@@ -74,7 +74,7 @@ class Base(Driver):
         return request.identity(self.endpoint())
 
     def _connect(self) -> Connection:
-        """The host's name goes before the URI in the record: the user may have moved the host since."""
+        """Connect to libvirt. A host's name takes precedence over the recorded URI, which may have changed since."""
         from pymachine_driver_libvirt import hosts  # noqa: PLC0415
 
         host = str(self.config.get("Host") or "")
@@ -84,7 +84,7 @@ class Base(Driver):
         return libvirts.connect(self._uri)
 
     def _default_pool_path(self) -> str:
-        """Where the pool may be made if it is missing; empty if it may not."""
+        """Return the path at which to create the pool if it is missing, or "" if it must exist."""
         from pymachine_driver_libvirt import hosts, volumes  # noqa: PLC0415
 
         session = hosts.is_session(self._uri)
@@ -103,17 +103,17 @@ class Base(Driver):
         if domain is None:
             return None
         with libvirts.doing("cannot read the machine's domain"):
-            # The configuration of a domain that runs is apart from it, and is what `virsh metadata --config` changes.
+            # The persistent configuration, which `virsh metadata --config` changes even while the domain runs.
             xml = domain.XMLDesc(libvirts.library().VIR_DOMAIN_XML_INACTIVE)
             name, found = domain.name(), domains.marked_name(xml)
         if found and found in {self.machine.name, formerly}:
             return domain
-        whose = f'it belongs to the machine "{found}"' if found else "pymachine did not make it"
+        owner = f'it belongs to the machine "{found}"' if found else "pymachine did not create it"
         raise ForeignDomainError(
-            f'the domain {name} ({self._id}), which the record of "{self.machine.name}" names, is not its own: {whose}',
-            hint=f"Look at it: virsh -c '{self._uri}' dumpxml {self._id}\n"
-            f"To remove only what is in the store: pymachine rm -f {self.machine.name}\n"
-            f"If it is this machine's all the same, mark it: virsh -c '{self._uri}' metadata {self._id} --config "
+            f'the record of "{self.machine.name}" names the domain {name} ({self._id}), which is not its own: {owner}',
+            hint=f"To inspect it: virsh -c '{self._uri}' dumpxml {self._id}\n"
+            f"To remove only the record: pymachine rm -f {self.machine.name}\n"
+            f"If it does belong to this machine, mark it: virsh -c '{self._uri}' metadata {self._id} --config "
             f"--uri {domains.NAMESPACE} --key pymachine --set '<machine><name>{self.machine.name}</name></machine>'",
         )
 
@@ -124,14 +124,14 @@ class Base(Driver):
         except libvirt.libvirtError as error:
             if libvirts.is_error(error, "NO_DOMAIN"):
                 return
-            raise libvirts.LibvirtError(f"cannot look for a domain of that name: {libvirts.message(error)}") from error
+            raise libvirts.LibvirtError(f"cannot look up the machine's name: {libvirts.message(error)}") from error
         if other.UUIDString() == self._id:
             return
         from pymachine_driver_libvirt import patch  # noqa: PLC0415
 
         description = patch.parse(other.XMLDesc()).findtext("description", "")
         raise NameTakenError(
-            f"libvirt at {self._uri} has a domain called {self.machine.name} already, which is not this machine's",
+            f"libvirt at {self._uri} already has another domain called {self.machine.name}",
             details=description,
             hint="Choose another name for the machine.",
         )
@@ -162,7 +162,7 @@ class Base(Driver):
 
         xml = define.xml(self.machine, self.config, self._listen_address, image, disk, uri=self._uri)
         libvirt = libvirts.library()
-        with libvirts.doing("libvirt does not take the machine's domain"):
+        with libvirts.doing("libvirt rejects the definition of the machine's domain"):
             domain = connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
             if self.config.get("Autostart"):
                 domain.setAutostart(1)

@@ -1,4 +1,4 @@
-"""The way to libvirt: the one place that imports its library, opens connections and turns its errors into ours."""
+"""Connections to libvirt. Only this module imports libvirt's library and converts its errors."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ from pymachine_driver_libvirt import hosts
 Connection: TypeAlias = Any
 Domain: TypeAlias = Any
 
-# A host that is off lets SSH wait for two minutes.
+# If the host is off, SSH alone would wait for two minutes.
 CONNECT_SECONDS = 20.0
 _PULSE_SECONDS = 0.2
 _KEEPALIVE_SECONDS, _KEEPALIVE_COUNT = 5, 4
-# "/var/run/libvirt/libvirt-sock": what the daemon's absence looks like.
+# libvirt's message if no daemon listens at its socket.
 _NO_DAEMON = ("Failed to connect socket", "No such file or directory")
 
 
 class LibvirtError(DriverError):
-    """libvirt did not do as it was told."""
+    """A call of libvirt failed."""
 
     code = "libvirt"
 
 
 class LibvirtMissingError(LibvirtError):
-    """The library for Python is not installed."""
+    """libvirt's Python library is not installed."""
 
     code = "libvirt-missing"
 
 
 class ConnectError(LibvirtError):
-    """There is no libvirt at that URI, or it does not let us in."""
+    """No libvirt answers at the URI, or it refuses the connection."""
 
     code = "libvirt-connect"
 
 
 @functools.cache
 def library() -> Any:
-    """The module ``libvirt``. Raises `LibvirtMissingError`."""
+    """Import and return the module ``libvirt``. Raises `LibvirtMissingError`."""
     try:
         import libvirt  # noqa: PLC0415 (an extra, and 30 ms)
     except ImportError as error:
         raise LibvirtMissingError(
             f"the Python library for libvirt cannot be loaded: {error}",
-            hint="Install it: pip install 'pymachine[libvirt]' (it is built with a C compiler, pkg-config and "
-            "libvirt's headers; on Debian: apt-get install gcc pkg-config libvirt-dev python3-dev).",
+            hint="Install it: pip install 'pymachine[libvirt]'. The installation needs a C compiler, pkg-config and "
+            "libvirt's headers; on Debian: apt-get install gcc pkg-config libvirt-dev python3-dev.",
         ) from error
-    # Otherwise each error is written to stderr too.
+    # Otherwise libvirt writes each error to stderr too.
     libvirt.registerErrorHandler(lambda context, error: None, None)  # noqa: ARG005
-    # Before the first connection, or it has no events; and all the time, or nobody notices a network that is gone.
+    # A connection opened before this has no events. The thread must always run, or a lost network goes unnoticed.
     libvirt.virEventRegisterDefaultImpl()
     threading.Thread(target=_run_events, args=(libvirt,), daemon=True).start()
     return libvirt
@@ -69,7 +69,7 @@ def _run_events(libvirt: Any) -> None:
 
 @contextlib.contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Turn an error of libvirt's in the block into a `LibvirtError` that begins with `what`."""
+    """Convert libvirt's errors in the block into a `LibvirtError` whose message begins with `what`."""
     libvirt = library()
     try:
         yield
@@ -78,19 +78,19 @@ def doing(what: str) -> Iterator[None]:
 
 
 def message(error: Exception) -> str:
-    """libvirt's own words, on one line."""
+    """Return the error's message on one line."""
     return " ".join(str(error).split())
 
 
 def is_error(error: Exception, *names: str) -> bool:
-    """Whether a ``libvirtError`` has one of the codes ``VIR_ERR_<name>``."""
+    """Return whether a ``libvirtError`` has one of the codes ``VIR_ERR_<name>``."""
     libvirt = library()
     code = error.get_error_code() if isinstance(error, libvirt.libvirtError) else None
     return code in {getattr(libvirt, f"VIR_ERR_{name}") for name in names}
 
 
 class _Pool:
-    """One connection a URI, shared by all machines and threads of this process (`ls` asks many at once)."""
+    """One connection per URI, shared by all machines and threads of this process (`ls` queries many at once)."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -107,9 +107,9 @@ class _Pool:
             return connection
 
     def forget(self) -> None:
-        """At the end of the process: closing would wait for an answer, of a host that may be off by now."""
+        """Drop the connections at exit without closing them: that would wait for hosts that may be off by now."""
         for connection in self._open.values():
-            connection._o = None  # noqa: SLF001 (what its destructor would close; sockets end with the process)
+            connection._o = None  # noqa: SLF001 (its destructor would close this; sockets end with the process)
 
 
 _pool = _Pool()
@@ -117,13 +117,13 @@ atexit.register(_pool.forget)
 
 
 def connect(uri: str, *, timeout: float = CONNECT_SECONDS) -> Connection:
-    """A connection to the libvirt at `uri`. Raises `ConnectError`, `LibvirtMissingError`."""
+    """Return a connection to the libvirt at `uri`. Raises `ConnectError`, `LibvirtMissingError`."""
     library()
     return _pool.get(uri, timeout)
 
 
 def _alive(connection: Connection) -> bool:
-    """By asking: ``isAlive`` knows nothing of a daemon that was restarted while no events were waited for."""
+    """Query the daemon: ``isAlive`` does not notice a restart of the daemon while no events were processed."""
     try:
         return bool(connection.getLibVersion())
     except library().libvirtError:
@@ -131,7 +131,7 @@ def _alive(connection: Connection) -> bool:
 
 
 def _open(uri: str, seconds: float) -> Connection:
-    """Open in a thread of its own: SSH to a host that is off cannot be hurried otherwise."""
+    """Open a connection in a thread, since SSH to a host that is off has no other timeout."""
     libvirt = library()
     outcome: list[Any] = []
 
@@ -147,25 +147,25 @@ def _open(uri: str, seconds: float) -> Connection:
     if not outcome:
         raise ConnectError(f"no answer from libvirt at {uri} within {seconds:g} seconds", hint=hint(uri, ""))
     if isinstance(outcome[0], libvirt.libvirtError):
-        said = message(outcome[0])
-        raise ConnectError(f"cannot connect to libvirt at {uri}: {said}", hint=hint(uri, said)) from outcome[0]
+        problem = message(outcome[0])
+        raise ConnectError(f"cannot connect to libvirt at {uri}: {problem}", hint=hint(uri, problem)) from outcome[0]
     if not hosts.is_local(uri):
-        # A network that is gone is noticed, instead of waited for.
+        # So that calls fail if the network is lost, instead of waiting for it.
         outcome[0].setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
     return outcome[0]
 
 
-def hint(uri: str, said: str) -> str:
-    """What to do about a connection that libvirt refused with the words `said`."""
+def hint(uri: str, problem: str) -> str:
+    """Return the hint for a connection that failed with libvirt's message `problem`."""
     if not hosts.is_local(uri):
-        return f"See whether the host is up and lets you in: virsh -c '{uri}' version"
-    if "polkit" in said.lower() or "authentication" in said.lower() or "Permission denied" in said:
+        return f"Check that the host is up and accepts your login: virsh -c '{uri}' version"
+    if "polkit" in problem.lower() or "authentication" in problem.lower() or "Permission denied" in problem:
         return "Join the group that may use libvirt, and log in again: sudo usermod -aG libvirt $USER"
-    if hosts.is_session(uri) or not all(part in said for part in _NO_DAEMON):
-        return f"See what it says to libvirt's own client: virsh -c '{uri}' version"
+    if hosts.is_session(uri) or not all(part in problem for part in _NO_DAEMON):
+        return f"Try libvirt's own client: virsh -c '{uri}' version"
     return (
-        "libvirt's daemon does not run here. On Debian: apt-get install libvirt-daemon-system, then systemctl start "
-        "libvirtd. For a libvirt of your own, without root: --libvirt-uri qemu:///session."
+        "libvirt's daemon does not run on this host. On Debian: apt-get install libvirt-daemon-system, then systemctl "
+        "start libvirtd. For your own libvirt, without root: --libvirt-uri qemu:///session."
     )
 
 

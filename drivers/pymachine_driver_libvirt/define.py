@@ -1,4 +1,4 @@
-"""From a machine's configuration to its domain's XML."""
+"""Build a domain's XML from the machine's configuration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pymachine_driver_libvirt.volumes import ImageSet
 def xml(
     machine: MachineRef, config: Mapping[str, Json], listen: ListenAddress, image: ImageSet, disk: str, *, uri: str
 ) -> str:
-    """The domain; `config` is the machine's, perhaps with keys missing that a later version brought."""
+    """Return the domain's XML. Keys that a later version added may be missing in `config`."""
     architecture = str(config.get("Arch") or "amd64")
     hardware = domains.Hardware(
         architecture=architecture,
@@ -46,7 +46,7 @@ def xml(
 
 
 def describe(domain: Domain, machine: MachineRef) -> None:
-    """Say anew, in a domain that is there, whose it is. Raises libvirt's own errors."""
+    """Update the description and the mark of an existing domain. Raises libvirt's own errors."""
     libvirt = libvirts.library()
     owner, flags = _owner(machine), libvirt.VIR_DOMAIN_AFFECT_CONFIG
     domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_DESCRIPTION, domains.description(owner), None, None, flags)
@@ -54,7 +54,7 @@ def describe(domain: Domain, machine: MachineRef) -> None:
 
 
 def add_containers_port(domain: Domain) -> None:
-    """Add the port on which the guest reports what listens in it, if the domain is older than that port.
+    """Add the port on which the guest reports its open ports, if the domain is older than that feature.
 
     The guest has the port from its next start on.
     """

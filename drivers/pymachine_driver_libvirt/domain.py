@@ -1,4 +1,4 @@
-"""A machine's domain as XML: pure functions of what the machine is."""
+"""A machine's domain as XML. These are pure functions of the machine's description."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ NETDEV = "pymachine"
 GUEST_DOCKER_PORT = 2376
 GUEST_SSH_PORT = 22
 
-# A place on the bus that libvirt, which gives out low ones and 0x1f, leaves free.
+# A PCI slot that libvirt leaves free: it uses low ones and 0x1f.
 _USER_NETWORK_SLOT = "0x1e"
-# Translated code may take 256 MiB: QEMU's own limit of 1 GiB makes an idle machine twice as large and not faster.
+# Limit translated code to 256 MiB: QEMU's default of 1 GiB makes an idle machine twice as large, but not faster.
 _TRANSLATED_MIB = 256
 _EMULATED_ARCHITECTURE = {"amd64": "x86_64", "arm64": "aarch64"}
 _MACHINE_TYPES = {"amd64": "q35", "arm64": "virt"}
@@ -31,10 +31,10 @@ register_namespace("qemu", QEMU_NAMESPACE)
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """The machine's board, as far as it decides how a kernel boots; the accelerator's trial uses it too."""
+    """The hardware that decides how a kernel boots. The trial of an accelerator uses it too."""
 
     architecture: str
-    """Debian's word."""
+    """Debian's name for it."""
     accelerator: str
     """``kvm`` or ``tcg``."""
     cpus: int
@@ -45,7 +45,7 @@ class Hardware:
 
 @dataclass(frozen=True, kw_only=True)
 class Boot:
-    """What is booted: paths on libvirt's host."""
+    """The kernel to boot, as paths on libvirt's host."""
 
     kernel: str
     initrd: str
@@ -54,27 +54,27 @@ class Boot:
 
 @dataclass(frozen=True, kw_only=True)
 class Owner:
-    """Whose machine it is, for people and for other stores on the same libvirt."""
+    """The owner of a domain, for users and for other stores on the same libvirt."""
 
     name: str
     store: str
     client: str
-    """The name of the host that the store is on."""
+    """The name of the host with the store."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forwards:
-    """Where QEMU listens for a machine in user networking, on libvirt's host."""
+    """Where QEMU listens on libvirt's host for a machine in user networking."""
 
     address: str
-    """Empty for all of the host's."""
+    """Empty for all addresses of the host."""
     docker_port: int
     ssh_port: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """All that a machine's domain says beyond its hardware and what it boots."""
+    """The rest of a machine's domain, besides hardware and kernel."""
 
     name: str
     machine_id: str
@@ -90,7 +90,7 @@ class Machine:
 
 
 def machine(hardware: Hardware, boot: Boot, made: Machine) -> str:
-    """The XML of a machine's domain."""
+    """Return the XML of a machine's domain."""
     domain = _board(hardware, made.name, made.machine_id)
     _describe(domain, made.owner)
     _boots(domain, hardware, boot)
@@ -103,7 +103,7 @@ def machine(hardware: Hardware, boot: Boot, made: Machine) -> str:
         _interface(devices, made)
     else:
         _user_network(domain, made, made.forwards)
-    # The console, for `virsh console` too.
+    # The console; `virsh console` shows it.
     _add(devices, "serial", type="pty")
     devices.append(_port(identity_channel.PORT))
     if made.forwards is not None:
@@ -115,7 +115,7 @@ def machine(hardware: Hardware, boot: Boot, made: Machine) -> str:
 
 
 def trial(hardware: Hardware, boot: Boot, *, name: str, machine_id: str) -> str:
-    """The XML of a domain that only boots a kernel, says on its console how far it got, and ends at a reset."""
+    """Return the XML of a domain that only boots a kernel, with its output on the console, and ends at a reset."""
     domain = _board(hardware, name, machine_id)
     _add(domain, "description", "A trial of hardware virtualisation by pymachine; gone in a few seconds")
     _boots(domain, hardware, boot)
@@ -129,38 +129,38 @@ def trial(hardware: Hardware, boot: Boot, *, name: str, machine_id: str) -> str:
 
 
 def containers_port() -> str:
-    """The XML of the port on which a guest in user networking reports what listens in it."""
+    """Return the XML of the port on which a guest in user networking reports its open ports."""
     return text_of(_port(identity_channel.CONTAINERS_PORT))
 
 
 def command_line(architecture: str, of_image: str) -> str:
-    """The kernel's parameters; `of_image` are those that the image itself needs."""
+    """Return the kernel's parameters; `of_image` are those that the image needs."""
     words = [f"console={console(architecture)}", "quiet", "loglevel=3", "pymachine.identity=channel", *of_image.split()]
     return " ".join(words)
 
 
 def console(architecture: str) -> str:
-    """The kernel's name for the first serial port."""
+    """Return the kernel's name for the first serial port."""
     return _CONSOLES[architecture]
 
 
 def virtualisation(accelerator: str) -> str:
-    """libvirt's word for an accelerator."""
+    """Return libvirt's name for an accelerator."""
     return "kvm" if accelerator == "kvm" else "qemu"
 
 
 def emulated(architecture: str) -> str:
-    """libvirt's word for one of Debian's architectures."""
+    """Return libvirt's name for one of Debian's architectures."""
     return _EMULATED_ARCHITECTURE[architecture]
 
 
 def machine_type(architecture: str, asked: str) -> str:
-    """`asked`, or the type that suits the architecture."""
+    """Return `asked`, or the default type of the architecture."""
     return asked or _MACHINE_TYPES[architecture]
 
 
 def description(owner: Owner) -> str:
-    """What people read of a machine's domain."""
+    """Return the text that describes a machine's domain to users."""
     return (
         f"Docker host made by pymachine: machine {owner.name} of the store {owner.store} on {owner.client}. "
         "Use pymachine to stop or remove it."
@@ -168,12 +168,12 @@ def description(owner: Owner) -> str:
 
 
 def mark(owner: Owner) -> str:
-    """What programs read of it, as XML for a call of libvirt's that adds the namespace."""
+    """Return the mark that programs read, as XML for a call of libvirt that adds the namespace."""
     return text_of(_mark(owner, ""))
 
 
 def marked_name(xml: str) -> str:
-    """Return the name of the machine that a domain's mark names; empty if it has no mark."""
+    """Return the name of the machine in a domain's mark, or "" if it has no mark."""
     # In a mark that `mark` wrote, only the outermost element is in the namespace.
     found = patch.parse(xml).find(f"metadata/{{{NAMESPACE}}}machine")
     return "" if found is None else found.findtext("{*}name", "")
@@ -187,7 +187,7 @@ def _mark(owner: Owner, namespace: str = f"{{{NAMESPACE}}}") -> Element:
 
 
 def text_of(element: Element) -> str:
-    """An element as indented XML."""
+    """Return an element as indented XML."""
     indent(element)
     return tostring(element, encoding="unicode") + "\n"
 
@@ -217,10 +217,10 @@ def _cpu(hardware: Hardware) -> Element:
         cpu = Element("cpu", mode="custom", match="exact", check="none")
         _add(cpu, "model", mode, fallback="forbid")
     else:
-        # libvirt's own check of what it asked for knows no emulated CPU.
+        # libvirt's check of the CPU does not support emulated ones.
         cpu = Element("cpu", {"mode": mode} if mode == "host-model" else {"mode": mode, "check": "none"})
     if hardware.accelerator == "tcg" and mode == "maximum" and hardware.architecture == "amd64":
-        # Page tables of five levels only cost an emulator time.
+        # Page tables of five levels only slow emulation down.
         _add(cpu, "feature", policy="disable", name="la57")
     return cpu
 
@@ -240,7 +240,7 @@ def _boots(domain: Element, hardware: Hardware, boot: Boot) -> None:
 
 
 def _storage(devices: Element, made: Machine) -> None:
-    """The image first (the guest's vda), the data disk second (vdb); what the guest discards is freed on the host."""
+    """Add the image (vda in the guest) and the data disk (vdb), whose discarded blocks are freed on the host."""
     image = _add(devices, "disk", type="file", device="disk")
     _add(image, "driver", name="qemu", type="raw")
     _add(image, "source", file=made.image)
@@ -262,9 +262,9 @@ def _interface(devices: Element, made: Machine) -> None:
 
 
 def _user_network(domain: Element, made: Machine, forwards: Forwards) -> None:
-    """QEMU's own network, which libvirt can make, but not with forwards."""
+    """Add QEMU's user network. libvirt itself supports it only without forwarded ports."""
     words = [
-        # With IPv6 the guest would wait for an address that most hosts cannot route.
+        # With IPv6, the guest would wait for an address that most hosts cannot route.
         f"user,id={NETDEV},ipv6=off,hostname={host_name(made.name)}",
         f"hostfwd=tcp:{forwards.address}:{forwards.docker_port}-:{GUEST_DOCKER_PORT}",
         f"hostfwd=tcp:{forwards.address}:{forwards.ssh_port}-:{GUEST_SSH_PORT}",
@@ -276,7 +276,7 @@ def _user_network(domain: Element, made: Machine, forwards: Forwards) -> None:
 
 
 def _port(name: str) -> Element:
-    """A virtio-serial port of the guest; libvirt finds a path for its socket."""
+    """Return a virtio-serial port of the guest. libvirt chooses the path of its socket."""
     port = Element("channel", type="unix")
     _add(port, "target", type="virtio", name=name)
     return port
@@ -285,10 +285,10 @@ def _port(name: str) -> Element:
 def _helpers(domain: Element, devices: Element, architecture: str) -> None:
     random = _add(devices, "rng", model="virtio")
     _add(random, "backend", "/dev/urandom", model="random")
-    # The guest says which of its pages are free, and the host takes them back.
+    # The guest reports free pages, and the host reclaims them.
     _add(devices, "memballoon", model="virtio", autodeflate="on", freePageReporting="on")
     if architecture == "amd64":
-        # A machine resumed from a snapshot gets another number, and its kernel new randomness.
+        # A machine resumed from a snapshot gets a new id, from which its kernel reseeds its random numbers.
         _add(domain, "genid")
 
 

@@ -1,6 +1,7 @@
-"""The driver: a machine's life in terms of the other modules.
+"""The driver's main class: each operation on a machine, in terms of the other modules.
 
-Loaded by reading commands too (`status`, `ls`, `ip`), so that what only `create` and `start` need is imported there.
+Commands that only read (`status`, `ls`, `ip`) load this module too, so modules for `create` and `start` are imported
+where they are used.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ if TYPE_CHECKING:
     from pymachine_driver_libvirt.connection import Connection, Domain
     from pymachine_driver_libvirt.volumes import ImageSet
 
-# A range for private use, with QEMU's own prefix.
+# QEMU's prefix, in the range of locally administered addresses.
 _MAC_PREFIX = "52:54:00"
 _DEBIAN = {"x86_64": "amd64", "aarch64": "arm64"}
 _SET = re.compile(r"/(pymachine-[0-9a-f]{12}-[0-9a-f]{8})\.iso")
 
 
 class LibvirtDriver(modify.ModifiableMachine):
-    """One machine is one domain, with a disk in a storage pool and an address reserved in a network."""
+    """A machine as a domain, with a disk in a storage pool and an address reserved in a network."""
 
     config_fields = options.FIELDS
     info: ClassVar[DriverInfo] = DriverInfo(
@@ -50,12 +51,12 @@ class LibvirtDriver(modify.ModifiableMachine):
 
     @classmethod
     def options(cls) -> Sequence[Option]:
-        """The flags; see `pymachine_driver_libvirt.options`."""
+        """Return the driver's options."""
         return options.OPTIONS
 
     @classmethod
     def health(cls) -> Health:
-        """Whether libvirt's library is there; a libvirt is asked for only where a machine's URI is known."""
+        """Report whether libvirt's library is installed. It connects nowhere, since the URI is not known."""
         try:
             libvirt = libvirts.library()
         except PymachineError as error:
@@ -65,7 +66,7 @@ class LibvirtDriver(modify.ModifiableMachine):
 
     @classmethod
     def configure(cls, machine: MachineRef, values: Mapping[str, Json], siblings: Sequence[Config]) -> Config:
-        """Check the flags, and ask libvirt for an address that nobody has."""
+        """Check the options, and choose a free address of libvirt's network."""
         import uuid  # noqa: PLC0415
 
         from pymachine_driver_libvirt import hosts, listen_address, volumes  # noqa: PLC0415
@@ -75,10 +76,10 @@ class LibvirtDriver(modify.ModifiableMachine):
         try:
             connection = libvirts.connect(uri)
             found = listen_address.choose(connection, uri, choices.network, siblings)
-            with libvirts.doing("cannot ask libvirt for its host"):
+            with libvirts.doing("cannot read libvirt's host"):
                 model, _, processors, *_ = connection.getInfo()
         except DriverError as error:
-            # Nothing is wrong with the flags: what is missing is missing there.
+            # The options are right; the problem is on the host.
             error.exit_code = EXIT_PRECREATE
             raise
         machine_id = uuid.uuid4()
@@ -107,17 +108,17 @@ class LibvirtDriver(modify.ModifiableMachine):
         }
 
     def image_request(self) -> ImageRequest:
-        """The image that was asked for, of the architecture of libvirt's host."""
+        """Return the chosen image, for the architecture of libvirt's host."""
         return ImageRequest(source=str(self.config.get("Boot2DockerURL", "")), architecture=self._architecture)
 
     def location(self) -> str:
-        """The host's name in config.toml, else its address; empty for this host."""
+        """Return the host's name in config.toml, else its address, or "" for this host."""
         from pymachine_driver_libvirt import hosts  # noqa: PLC0415
 
         return str(self.config.get("Host") or hosts.address(self._uri))
 
     def precreate_check(self) -> None:
-        """A libvirt that lets us in, a name that is free, a pool with room, a network with our address free."""
+        """Check the connection, that the name is free, the space in the pool, and the address and ports."""
         from pymachine_driver_libvirt import volumes  # noqa: PLC0415
 
         connection = self._connect()
@@ -128,7 +129,7 @@ class LibvirtDriver(modify.ModifiableMachine):
         self._check_listen_address(connection)
 
     def create(self, request: BootRequest) -> None:
-        """Make the volumes, the reservation and the domain; returns once the guest has its identity and is up."""
+        """Create the volumes, the reservation and the domain; return once the guest runs with its identity."""
         from pymachine_driver_libvirt import volumes  # noqa: PLC0415
 
         if request.image is None:
@@ -150,14 +151,14 @@ class LibvirtDriver(modify.ModifiableMachine):
             )
             request.timings["image"] = round(time.monotonic() - began, 2)
             self._make(connection, pool, image, request)
-            # From now on the set has a user. Before that, whoever had brought it may have removed it.
+            # From now on, a domain uses the set. Before, its uploader may have removed it: then upload it again.
             found = volumes.find_set(pool, request.image.digest)
             if found is not None and found.name == image.name:
                 break
         self._boot(connection, request)
 
     def start(self, request: BootRequest) -> None:
-        """Start the machine's domain, or let one that is paused or saved go on."""
+        """Start the machine's domain, or resume it if it is paused or saved."""
         from pymachine_driver_libvirt import state  # noqa: PLC0415
 
         connection = self._connect()
@@ -168,16 +169,16 @@ class LibvirtDriver(modify.ModifiableMachine):
                 domain.resume()
             return
         if now is State.ERROR and domain is not None:
-            # Crashed, and kept for whoever wanted to look at it.
+            # It crashed, and libvirt kept it for inspection.
             state.switch_off(domain)
         elif now not in {State.STOPPED, State.SAVED}:
-            raise DriverError(f"{self.machine.name} has a running domain already; it is {now.word}")
+            raise DriverError(f"{self.machine.name} already has a running domain; it is {now.word}")
         if now is not State.SAVED:
             self._prepare_start(connection, domain)
         self._boot(connection, request, resumed=now is State.SAVED)
 
     def stop(self, timeout: float) -> None:
-        """Press the power button; after `timeout` seconds, switch off."""
+        """Press the machine's power button; switch it off after `timeout` seconds."""
         from pymachine.driver.kit.system import Deadline  # noqa: PLC0415
         from pymachine_driver_libvirt import guest, state  # noqa: PLC0415
 
@@ -187,15 +188,15 @@ class LibvirtDriver(modify.ModifiableMachine):
         if domain is None or now in {State.STOPPED, State.SAVED}:
             return
         if now is State.PAUSED:
-            # A paused guest cannot see the power button.
+            # A paused guest does not notice the power button.
             with libvirts.doing("cannot resume the machine"):
                 domain.resume()
         if not guest.power_down(connection, domain, Deadline(timeout)):
-            self.reporter.warn(f"The guest did not shut down within {timeout:g} seconds: switching it off.")
+            self.reporter.warn(f"The guest did not shut down within {timeout:g} seconds. Switching the machine off.")
             self.kill()
 
     def kill(self) -> None:
-        """Destroy the domain, as libvirt calls switching it off."""
+        """Switch the machine off ("destroy" in libvirt's terms)."""
         from pymachine_driver_libvirt import state  # noqa: PLC0415
 
         domain = self._own_domain(self._connect())
@@ -203,7 +204,7 @@ class LibvirtDriver(modify.ModifiableMachine):
             state.switch_off(domain)
 
     def remove(self) -> None:
-        """Remove the machine's domain, volumes and reservation; an image's volumes when no other machine uses them."""
+        """Remove the machine's domain, volumes and reservation, and the image if no other machine uses it."""
         from pymachine_driver_libvirt import network, state, volumes  # noqa: PLC0415
 
         connection = self._connect()
@@ -223,23 +224,23 @@ class LibvirtDriver(modify.ModifiableMachine):
                 machine_id=self._id,
             )
         elif sets - {""}:
-            self.reporter.warn(f"Storage pool {self._pool_name} is gone: what the machine had in it cannot be removed.")
+            self.reporter.warn(f"Storage pool {self._pool_name} is gone: the machine's volumes cannot be removed.")
         if not self._listen_address.is_forwarded:
             network.release(
                 connection, self._listen_address.network, str(self.config["MACAddress"]), machine_id=self._id
             )
-        # Last: as long as it is there, others see who uses the image.
+        # Last: as long as the domain exists, it shows other processes that the image is in use.
         if domain is not None:
             state.undefine(domain)
 
     def state(self) -> State:
-        """What libvirt says of the domain."""
+        """Return the state of the machine's domain."""
         from pymachine_driver_libvirt import state  # noqa: PLC0415
 
         return state.of(state.find(self._connect(), self._id))
 
     def endpoint(self) -> Endpoint:
-        """The address that `configure` chose."""
+        """Return the address that `configure` chose."""
         return self._listen_address.endpoint
 
     # -- parts -----------------------------------------------------------------------------------------------------
@@ -258,7 +259,7 @@ class LibvirtDriver(modify.ModifiableMachine):
         self._check_ports()
 
     def _check_ports(self) -> None:
-        """In user networking on this host: nobody else may listen where QEMU is to."""
+        """In user networking on this host, raise `NetworkError` if another program listens at the machine's ports."""
         from pymachine.driver.kit import listen_address  # noqa: PLC0415
         from pymachine_driver_libvirt import hosts, network  # noqa: PLC0415
 
@@ -267,12 +268,12 @@ class LibvirtDriver(modify.ModifiableMachine):
         for port in ports:
             if not listen_address.is_free(listen.address, port):
                 raise network.NetworkError(
-                    f"{listen.address}:{port} is taken by another program",
-                    hint=f"See which one: ss -ltnp 'sport = :{port}'",
+                    f"{listen.address}:{port} is in use by another program",
+                    hint=f"Find it: ss -ltnp 'sport = :{port}'",
                 )
 
     def _make(self, connection: Connection, pool: Any, image: ImageSet, request: BootRequest) -> None:
-        """Everything that lasts: the disk, the reservation, the domain."""
+        """Create the machine's lasting parts: the disk, the reservation, the domain."""
         from pymachine_driver_libvirt import volumes  # noqa: PLC0415
 
         self.config["ImageSet"] = image.name
@@ -291,7 +292,7 @@ class LibvirtDriver(modify.ModifiableMachine):
         request.timings["define"] = round(time.monotonic() - began, 2)
 
     def _prepare_start(self, connection: Connection, domain: Domain | None) -> None:
-        """Make good what was lost behind our back, and follow a change of what the host can do."""
+        """Restore a lost reservation or domain, and define the domain again if the accelerator changed."""
         from pymachine_driver_libvirt import define, volumes  # noqa: PLC0415
 
         self._check_ports()
@@ -302,7 +303,7 @@ class LibvirtDriver(modify.ModifiableMachine):
         accelerator = self._choose_accelerator(connection, image)
         if domain is None:
             self._check_name(connection)
-            self.reporter.warn("The domain was removed from libvirt: defining it again, as it was created.")
+            self.reporter.warn("The domain was removed from libvirt. Defining it again, as it was created.")
         elif accelerator != self.config.get("AcceleratorInUse"):
             self.reporter.info(f"Defining the domain again, for {accelerator}.")
         else:
@@ -313,9 +314,9 @@ class LibvirtDriver(modify.ModifiableMachine):
         self._define(connection, image, disk)
 
     def _boot(self, connection: Connection, request: BootRequest, *, resumed: bool = False) -> None:
-        """Start the domain and give the guest its identity. Nothing is left running on failure.
+        """Start the domain and send the guest its identity. On failure, switch it off.
 
-        `resumed`: it goes on where it was saved, and is left to that on failure, since its memory is nowhere else.
+        A domain that is `resumed` from a saved state keeps running on failure, since its memory exists only there.
         """
         from pymachine.driver.kit import crashes  # noqa: PLC0415
 
@@ -363,19 +364,19 @@ class LibvirtDriver(modify.ModifiableMachine):
                 )
         except GuestError as error:
             error.details = "\n".join(filter(None, (error.details, guest.tail(console))))
-            error.hint = error.hint or f"The console, as far as it was read, is in {console}"
+            error.hint = error.hint or f"See the console log, {console}."
             if isinstance(error, GuestEndedError) and state.has_crashed(domain):
                 raise CrashedError("the machine's QEMU crashed", details=error.details) from error
             raise
 
     def forwarded_ports(self) -> Sequence[ForwardedPort]:
-        """What the port forwarder noted; nothing outside user networking."""
+        """Return the ports that the port forwarder forwards; none outside user networking."""
         from pymachine.driver.kit import forwarded_ports  # noqa: PLC0415
 
         return forwarded_ports.load(self.machine.directory)
 
     def _watch_ports(self) -> None:
-        """In user networking: have what listens in the guest forwarded too."""
+        """In user networking, start the port forwarder."""
         from pymachine_driver_libvirt import ports  # noqa: PLC0415
 
         forwards = self._listen_address.forwards(self._uri)

@@ -1,7 +1,7 @@
-"""The guest's end of things, through libvirt's streams, which reach a domain on any host without a shell there.
+"""Communication with the guest through libvirt's streams, which reach a domain on any host without a shell there.
 
-The identity goes through the domain's virtio-serial channel; the console is written to a file here meanwhile, so that a
-guest that does not come up leaves its last words.
+The identity is sent through the domain's virtio-serial channel. Meanwhile the console is logged to a file on this
+host, to show why a guest does not start.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from pymachine_driver_libvirt import connection as libvirts, state
 from pymachine_driver_libvirt.connection import Connection, Domain, Waker
 
 _CHUNK = 65536
-# What a stream answers when it would have to wait.
+# Returned by a stream that would block.
 _LATER = -2
 _TAIL = 4000
-# So much of the console is taken at a time, so that a guest that prints without end does not keep us from the rest.
+# The most that is read of the console at a time, in case a guest prints without end.
 _CHUNKS_AT_ONCE = 64
 _PRESS_SECONDS = 15.0
 
 
 class Stream:
-    """A stream of libvirt's that never waits."""
+    """A libvirt stream that never blocks."""
 
     def __init__(self, connection: Connection, wake: Callable[[], None]) -> None:
-        """`wake` is called, in another thread, when there is something to read, once `listen` was called."""
+        """Create the stream. After `listen`, `wake` is called in another thread when there is data to read."""
         libvirt = libvirts.library()
         self._stream = connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
         self._wake = wake
@@ -42,16 +42,19 @@ class Stream:
 
     @property
     def raw(self) -> Any:
-        """libvirt's object, to be connected to something."""
+        """libvirt's stream object, to pass to calls that connect it."""
         return self._stream
 
     def listen(self) -> None:
-        """Call `wake` from now on; the stream must be connected to something."""
+        """Call `wake` on new data from now on. The stream must be connected."""
         self._listening = True
         self._stream.eventAddCallback(self._events, self._happened, None)
 
     def read(self) -> bytes | None:
-        """What has come, None if nothing has, and empty at the end. Read until None, or `wake` is not called again."""
+        """Return new data, None if there is none, or b"" at the end.
+
+        Read until None, or `wake` is not called again.
+        """
         data = self._stream.recv(_CHUNK)
         if data != _LATER:
             return bytes(data)
@@ -60,11 +63,11 @@ class Stream:
         return None
 
     def write(self, data: memoryview) -> int:
-        """Send as much of `data` as goes now; returns how much that was."""
+        """Send as much of `data` as possible without waiting; return the number of bytes."""
         return max(0, int(self._stream.send(bytes(data[:_CHUNK]))))
 
     def close(self) -> None:
-        """End the stream, whatever state it is in."""
+        """End the stream, in any state."""
         with contextlib.suppress(libvirts.library().libvirtError):
             if self._listening:
                 self._listening = False
@@ -72,7 +75,7 @@ class Stream:
             self._stream.abort()
 
     def _happened(self, stream: Any, events: int, opaque: Any) -> None:  # noqa: ARG002
-        # libvirt would call again and again until what has come is read. An error: the stream was closed meanwhile.
+        # Stop the events, or libvirt repeats them until the data is read. This fails if the stream was just closed.
         with contextlib.suppress(libvirts.library().libvirtError):
             stream.eventUpdateCallback(0)
         self._wake()
@@ -80,7 +83,7 @@ class Stream:
 
 @contextlib.contextmanager
 def opened(connection: Connection, wake: Callable[[], None]) -> Iterator[Stream]:
-    """A stream that is closed afterwards."""
+    """Open a stream, and close it afterwards."""
     stream = Stream(connection, wake)
     try:
         yield stream
@@ -99,12 +102,12 @@ def deliver(
     timings: MutableMapping[str, float],
     resumed: bool = False,
 ) -> None:
-    """Send the identity and wait until the guest says that it is up with it.
+    """Send the identity and wait until the guest reports that it is up with it.
 
-    `resumed`: it runs, or goes on where it was, so that its engine is up and will not be spoken of.
+    A guest that is `resumed`, or runs already, does not report the stages of its engine, which is up already.
 
-    Notes each stage in `task` and `timings`. Raises `GuestError` when the guest reports one or its domain ends, and
-    `GuestTimeoutError` at the `deadline`.
+    Each stage is noted in `task` and `timings`. Raises `GuestError` if the guest reports an error or its domain ends,
+    and `GuestTimeoutError` at the `deadline`.
     """
     libvirt = libvirts.library()
     waker = Waker()
@@ -158,14 +161,14 @@ def _exchange(
 
 
 class _Log:
-    """Writes down what the console says, for as long as it does (`virsh console --force` takes it over)."""
+    """Logs the console to a file, until `virsh console --force` takes the console over."""
 
     def __init__(self, screen: Stream, file: BinaryIO) -> None:
         self._screen: Stream | None = screen
         self._file = file
 
     def follow(self) -> None:
-        """Write what has come, or the first of it."""
+        """Write new console output, up to `_CHUNKS_AT_ONCE` chunks."""
         if self._screen is None:
             return
         data: bytes | None = None
@@ -179,13 +182,13 @@ class _Log:
         except libvirts.library().libvirtError:
             data = b""
         if data == b"":
-            # It would wake us for its end again and again.
+            # An ended stream would keep calling `wake`.
             self._screen.close()
             self._screen = None
 
 
 def power_down(connection: Connection, domain: Domain, deadline: Deadline) -> bool:
-    """Press the power button and wait for the domain's end; whether it came before the deadline."""
+    """Press the power button and wait for the domain's end; return whether it ended before the deadline."""
     libvirt = libvirts.library()
     waker = Waker()
     ended: list[int] = []
@@ -200,7 +203,7 @@ def power_down(connection: Connection, domain: Domain, deadline: Deadline) -> bo
         try:
             again = 0.0
             while not ended:
-                # A guest that is still booting does not see the first press.
+                # A guest that is still booting misses the first press.
                 if time.monotonic() >= again:
                     if not state.is_active(domain):
                         return True
@@ -214,7 +217,7 @@ def power_down(connection: Connection, domain: Domain, deadline: Deadline) -> bo
 
 
 def tail(path: Path) -> str:
-    """The end of a log file; empty if there is none."""
+    """Return the last 20 lines of a log file, or "" if there is none."""
     try:
         text = path.read_bytes()[-_TAIL:].decode(errors="replace")
     except FileNotFoundError:

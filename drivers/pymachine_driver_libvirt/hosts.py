@@ -1,6 +1,6 @@
-"""Which libvirt a machine is on: connection URIs, and hosts that the user gave names in ``config.toml``.
+"""libvirt's connection URIs, and the names that users give to hosts in ``config.toml``.
 
-The file is in the store's root::
+That file is in the store's root::
 
     [libvirt.hosts]
     attic = "qemu+ssh://root@attic.example.org/system"
@@ -16,20 +16,20 @@ from pymachine.driver.errors import UsageError
 from pymachine.driver.kit.system import os_errors
 
 CONFIG_FILE = "config.toml"
-# Transports whose other end is this host.
+# The transports that connect to this host.
 _LOCAL = frozenset({"", "unix"})
 
 
 class HostsError(UsageError):
-    """The file with the hosts' names cannot be read as one, or does not have the name."""
+    """The file with the hosts' names is not valid, or does not contain the name."""
 
     code = "libvirt-hosts"
 
 
 def resolve(asked: str, store: Path) -> tuple[str, str]:
-    """The name (empty for a URI) and the URI of what `asked` means in the store at `store`.
+    """Return the name and the URI of the host `asked`, which is a name in config.toml or a URI (then the name is "").
 
-    Raises `HostsError` for a name that is not known, and `UsageError` for a URI that is not one of QEMU's.
+    Raises `HostsError` for an unknown name, and `UsageError` for a URI that is not for QEMU.
     """
     if ":" in asked:
         check(asked)
@@ -39,15 +39,15 @@ def resolve(asked: str, store: Path) -> tuple[str, str]:
         names = ", ".join(sorted(known)) or "none"
         raise HostsError(
             f"there is no libvirt host called {asked!r} in {store / CONFIG_FILE}",
-            hint=f'Hosts there: {names}. One is added so:\n[libvirt.hosts]\n{asked} = "qemu+ssh://root@HOST/system"',
+            hint=f'Known hosts: {names}. To add one:\n[libvirt.hosts]\n{asked} = "qemu+ssh://root@HOST/system"',
         )
     check(known[asked])
     return asked, known[asked]
 
 
 def read(store: Path) -> dict[str, str]:
-    """All named hosts: name -> URI. Without a file there are none. Raises `HostsError`."""
-    import tomllib  # noqa: PLC0415 (only for those who name a host)
+    """Return the URIs of the named hosts by name; none if the file does not exist. Raises `HostsError`."""
+    import tomllib  # noqa: PLC0415 (needed only if a host is named)
 
     path = store / CONFIG_FILE
     try:
@@ -69,11 +69,11 @@ def read(store: Path) -> dict[str, str]:
 
 
 def check(uri: str) -> None:
-    """Raise `UsageError` unless `uri` is of libvirt's QEMU driver."""
+    """Raise `UsageError` unless `uri` is for libvirt's QEMU driver."""
     if runs_program(uri):
         raise UsageError(
-            f"{uri} has libvirt run a program of the URI's choice, which a machine's record must not",
-            hint="Without command= and qemu+ext. What ssh needs for that host can be in ~/.ssh/config.",
+            f"{uri} would make libvirt run a program named in the URI, which is not allowed in a machine's record",
+            hint="Do not use command= and qemu+ext. Options of ssh for that host can be in ~/.ssh/config.",
         )
     driver = urlsplit(uri).scheme.partition("+")[0]
     if driver == "qemu":
@@ -84,29 +84,29 @@ def check(uri: str) -> None:
             hint="Use qemu:///system, qemu:///session, or a remote one such as qemu+ssh://root@HOST/system.",
         )
     raise UsageError(
-        f"--libvirt-uri is {uri!r}: the machines of this driver are QEMU's, expected a URI that begins with qemu",
+        f"--libvirt-uri is {uri!r}, expected a URI that begins with qemu: this driver's machines run in QEMU",
         hint="For example: qemu:///system, qemu:///session, qemu+ssh://root@HOST/system.",
     )
 
 
 def runs_program(uri: str) -> bool:
-    """Whether the URI itself names a program for libvirt to run: the transport ``ext``, or another ssh."""
+    """Return whether the URI names a program for libvirt to run: the transport ``ext``, or ``command=``."""
     parts = urlsplit(uri)
     keys = {word.partition("=")[0].lower() for word in re.split("[&;]", unquote(parts.query))}
     return parts.scheme.endswith("+ext") or "command" in keys
 
 
 def is_local(uri: str) -> bool:
-    """Whether the libvirt at `uri` is on this host."""
+    """Return whether the libvirt at `uri` is on this host."""
     parts = urlsplit(uri)
     return not parts.hostname and parts.scheme.partition("+")[2] in _LOCAL
 
 
 def is_session(uri: str) -> bool:
-    """Whether it is a user's own libvirt, which has no networks."""
+    """Return whether `uri` is a user's own libvirt, which has no networks."""
     return urlsplit(uri).path.rstrip("/") == "/session"
 
 
 def address(uri: str) -> str:
-    """The host's name or address; empty for this host."""
+    """Return the host's name or address, or "" for this host."""
     return urlsplit(uri).hostname or ""

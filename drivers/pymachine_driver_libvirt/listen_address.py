@@ -1,7 +1,7 @@
-"""Where a machine is reached: chosen once, at `configure`, for its whole life.
+"""Choose a machine's address and ports. `configure` does so once, for the machine's whole life.
 
-In a network of libvirt's a machine has an address of its own. Where there is none that can be reached from here, QEMU
-listens for it: on the loopback of this host, or on another host's own address with ports of the machine's own.
+In one of libvirt's networks, a machine has its own address. If no such network can be reached from this host, QEMU
+listens for the machine: at a loopback address of this host, or at another host's address with the machine's own ports.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from pymachine_driver_libvirt.connection import Connection
 SSH_USER = "docker"
 DOCKER_PORT = 2376
 SSH_PORT = 22
-# Above what services have for good, below what systems give to clients.
+# Above the ports of well-known services, below those that systems assign to clients.
 _REMOTE_PORTS = range(20000, 32768)
 
 
 @dataclass(frozen=True)
 class ListenAddress:
-    """An address with the two ports that every machine has."""
+    """A machine's address, ports and network."""
 
     address: str
     docker_port: int
     ssh_port: int
     network: str
-    """The network it is in; ``user`` where QEMU listens for the machine."""
+    """The network's name; ``user`` if QEMU listens for the machine."""
 
     @property
     def is_forwarded(self) -> bool:
@@ -39,15 +39,15 @@ class ListenAddress:
 
     @property
     def endpoint(self) -> Endpoint:
-        """For the core."""
+        """The endpoint for pymachine's core."""
         return Endpoint(self.address, docker_port=self.docker_port, ssh_port=self.ssh_port, ssh_user=SSH_USER)
 
     def forwards(self, uri: str) -> domains.Forwards | None:
-        """What QEMU is told to listen on, on the host of `uri`."""
+        """Return where QEMU listens on the host of `uri`, or None if the machine has its own address."""
         if not self.is_forwarded:
             return None
         return domains.Forwards(
-            # Another host knows itself under other addresses than we know it under.
+            # Another host's interfaces may not have the address by which this host reaches it.
             address=self.address if hosts.is_local(uri) else "",
             docker_port=self.docker_port,
             ssh_port=self.ssh_port,
@@ -55,7 +55,7 @@ class ListenAddress:
 
 
 def of(config: Mapping[str, Json]) -> ListenAddress:
-    """The place of a machine, from its configuration."""
+    """Return a machine's address from its configuration."""
     return ListenAddress(
         str(config.get("IPAddress", "")),
         int(config.get("EnginePort", DOCKER_PORT)),
@@ -65,7 +65,7 @@ def of(config: Mapping[str, Json]) -> ListenAddress:
 
 
 def _readable(configs: Iterable[Mapping[str, Json]]) -> list[ListenAddress]:
-    """The places of machines; one whose record is wrong must not stop another's `create`."""
+    """Return the machines' addresses; skip wrong records, which must not prevent another machine's `create`."""
     found = []
     for config in configs:
         try:
@@ -76,9 +76,9 @@ def _readable(configs: Iterable[Mapping[str, Json]]) -> list[ListenAddress]:
 
 
 def choose(connection: Connection, uri: str, asked: str, siblings: Sequence[Config]) -> ListenAddress:
-    """A place for a new machine in the network `asked` (empty: what can be reached from here).
+    """Choose an address for a new machine in the network `asked`, or, if empty, one that this host reaches.
 
-    Raises `pymachine_driver_libvirt.network.NetworkError` for a network that does not do.
+    Raises `pymachine_driver_libvirt.network.NetworkError` if the network cannot be used.
     """
     taken = _readable(config for config in siblings if config.get("ConnectionURI") == uri)
     name = asked or _reachable(connection, uri)
@@ -89,7 +89,7 @@ def choose(connection: Connection, uri: str, asked: str, siblings: Sequence[Conf
     if not hosts.is_local(uri):
         docker_port, ssh_port = _remote_ports(taken)
         return ListenAddress(hosts.address(uri), docker_port, ssh_port, name)
-    # All machines of this store with forwards here, through whichever URI.
+    # All machines of this store, since any URI may lead to this host.
     here = _readable(siblings)
     found = listen_address.allocate(
         [
@@ -103,7 +103,7 @@ def choose(connection: Connection, uri: str, asked: str, siblings: Sequence[Conf
 
 
 def _reachable(connection: Connection, uri: str) -> str:
-    """The default network where this host reaches its machines, else user networking."""
+    """Return the default network if this host reaches its machines, else user networking."""
     if hosts.is_session(uri):
         return options.USER_NETWORK
     if hosts.is_local(uri):

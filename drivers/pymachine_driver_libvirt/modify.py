@@ -1,6 +1,6 @@
-"""What can be done to a machine after it was made: the driver's optional abilities.
+"""The driver's optional abilities: changing, renaming and upgrading a machine.
 
-What a user changed in the domain (`virsh edit`) is kept: only what is to be changed is.
+Users' changes to the domain (`virsh edit`) are kept: each operation changes only its own part.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _IMAGE_KEYS = ("ImageDigest", "KernelCommandLine", "ImageSet")
 
 
 class ModifiableMachine(Base):
-    """The abilities; `LibvirtDriver` has them."""
+    """The optional abilities of `LibvirtDriver`."""
 
     def apply_identity(self, request: BootRequest) -> None:
-        """Send the identity to the guest, which reloads what can be reloaded."""
+        """Send the running guest its identity."""
         from pymachine.driver.kit.system import Deadline  # noqa: PLC0415
         from pymachine_driver_libvirt import guest, state  # noqa: PLC0415
 
@@ -36,7 +36,7 @@ class ModifiableMachine(Base):
         domain = self._own_domain(connection)
         if state.of(domain) is not State.RUNNING:
             raise HostNotRunningError(name=self.machine.name)
-        with self.reporter.task("Waiting for the machine to take over its new identity") as task:
+        with self.reporter.task("Waiting for the machine to apply its new identity") as task:
             guest.deliver(
                 connection,
                 domain,
@@ -49,7 +49,7 @@ class ModifiableMachine(Base):
             )
 
     def resize(self, change: HardwareChange) -> None:
-        """Change the domain and the volume; the disk's file system grows in the guest's next boot."""
+        """Change the domain and the volume. The disk's file system grows at the guest's next boot."""
         from pymachine_driver_libvirt import options, volumes  # noqa: PLC0415
 
         changed = options.changed_hardware(self.config, change)
@@ -70,14 +70,14 @@ class ModifiableMachine(Base):
         self.config.update(changed)
 
     def renamed(self, before: MachineRef) -> None:
-        """Rename the domain; what says whose it is, and the name in the network, follow."""
+        """Rename the domain, and update its description, its mark and its name in the network."""
         from pymachine_driver_libvirt import define, network  # noqa: PLC0415
 
         connection = self._connect()
         self._check_name(connection)
         domain = self._domain(connection, formerly=before.name)
         with ExitStack() as undo, libvirts.doing("cannot rename the machine's domain"):
-            if domain.name() != self.machine.name:  # a rename that was killed may have come this far
+            if domain.name() != self.machine.name:  # an earlier rename that was killed may have got this far
                 domain.rename(self.machine.name, 0)
             undo.callback(domain.rename, before.name, 0)
             undo.callback(define.describe, domain, before)
@@ -89,11 +89,11 @@ class ModifiableMachine(Base):
             undo.pop_all()
 
     def image_digest(self) -> str:
-        """What `create` or the last upgrade noted."""
+        """Return the digest recorded by `create` or the last upgrade."""
         return str(self.config.get("ImageDigest", ""))
 
     def swap_image(self, image: ImageFiles) -> None:
-        """Have the domain boot the new image; the old one stays in the pool."""
+        """Make the domain boot the new image; the old one stays in the pool."""
         from pymachine_driver_libvirt import volumes  # noqa: PLC0415
 
         connection = self._connect()
@@ -133,7 +133,7 @@ class ModifiableMachine(Base):
         volumes.remove_set(connection, pool, str(image["ImageSet"]), but_for=self._id)
 
     def console_log(self) -> Path:
-        """What was read of the console whenever the machine started."""
+        """Return the path of the console log, which records the console during each start."""
         return self.machine.directory / CONSOLE_LOG
 
     def _domain(self, connection: Connection, *, formerly: str = "") -> Domain:
@@ -146,7 +146,7 @@ class ModifiableMachine(Base):
         return domain
 
     def _boot_from(self, connection: Connection, old: dict[str, str], new: dict[str, str]) -> None:
-        """Change which image the domain boots; all of an image's paths have the name of its set in them."""
+        """Change the image that the domain boots. All of an image's paths contain the name of its set."""
         from pymachine_driver_libvirt import domain as domains  # noqa: PLC0415
 
         libvirt = libvirts.library()

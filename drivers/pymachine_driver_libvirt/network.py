@@ -1,4 +1,4 @@
-"""An address that stays: a reservation in the DHCP server of a network of libvirt's."""
+"""Fixed addresses, as reservations in the DHCP servers of libvirt's networks."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pymachine.driver.errors import DriverError
 from pymachine_driver_libvirt import connection as libvirts, patch, state
 from pymachine_driver_libvirt.connection import Connection
 
-# So that the address is free again soon after the machine is gone.
+# Short, so that the address is free soon after the machine is removed.
 LEASE_MINUTES = 5
-# Forward modes in which other hosts reach the machines: libvirt's filter rejects them for nat and for none.
+# Forward modes in which other hosts reach the machines. With nat or none, libvirt's filter rejects their packets.
 _OPEN_MODES = frozenset({"route", "open"})
 
 
 class NetworkError(DriverError):
-    """The network is not there, is not active, or cannot give an address that stays."""
+    """The network does not exist, is not active, or cannot reserve an address."""
 
     code = "libvirt-network"
 
@@ -36,22 +36,22 @@ class Reservation:
 
 @dataclass(frozen=True)
 class Network:
-    """What a network's XML says, as far as it matters here."""
+    """The parts of a network's XML that this driver uses."""
 
     name: str
     mode: str
-    """``nat``, ``route``, ``open``, ``bridge``, ...; empty for one that leads nowhere."""
+    """``nat``, ``route``, ``open``, ``bridge``, ...; empty for an isolated network."""
     ranges: tuple[tuple[str, str], ...]
     reservations: tuple[Reservation, ...]
 
     @property
     def reached_by_others(self) -> bool:
-        """Whether machines on it can be reached from other hosts than libvirt's own, given a route."""
+        """Whether hosts other than libvirt's can reach its machines, given a route."""
         return self.mode in _OPEN_MODES
 
 
 def parse(xml: str) -> Network:
-    """A network from its XML."""
+    """Parse a network's XML."""
     root = patch.parse(xml)
     forward = root.find("forward")
     servers = [ip.find("dhcp") for ip in root.findall("ip") if ip.get("family", "ipv4") == "ipv4"]
@@ -73,9 +73,9 @@ def parse(xml: str) -> Network:
 
 
 def choose(network: Network, taken: Collection[str]) -> str:
-    """An address of the network's ranges that is neither reserved nor in `taken`. Raises `NetworkError`.
+    """Choose an address of the network's ranges that is neither reserved nor in `taken`. Raises `NetworkError`.
 
-    By chance, so that two stores that choose at the same time do not choose the same.
+    The choice is random, so that two stores that choose at the same time seldom choose the same one.
     """
     used = {*taken, *(reservation.address for reservation in network.reservations)}
     free = [address for address in _addresses(network.ranges) if address not in used]
@@ -84,11 +84,11 @@ def choose(network: Network, taken: Collection[str]) -> str:
             f"network {network.name} has no free address left",
             hint=f"Make its DHCP range larger (virsh net-edit {network.name}), or use another network.",
         )
-    return random.choice(free)  # noqa: S311 (any will do)
+    return random.choice(free)  # noqa: S311 (no secret)
 
 
 def host_xml(reservation: Reservation) -> str:
-    """A reservation as XML."""
+    """Return a reservation as XML."""
     attributes = {"mac": reservation.mac, "name": reservation.name, "ip": reservation.address}
     host = Element("host", {key: value for key, value in attributes.items() if value})
     SubElement(host, "lease", expiry=str(LEASE_MINUTES), unit="minutes")
@@ -96,14 +96,14 @@ def host_xml(reservation: Reservation) -> str:
 
 
 def find(connection: Connection, name: str) -> Network:
-    """The network called `name`, which must be active and have a DHCP server of libvirt's. Raises `NetworkError`."""
+    """Return the network `name`. Raises `NetworkError` unless it is active and has a DHCP server of libvirt."""
     handle = lookup(connection, name)
     if handle is None:
         with libvirts.doing("cannot list networks"):
             names = sorted(each.name() for each in connection.listAllNetworks())
         raise NetworkError(
             f"libvirt has no network called {name!r}",
-            hint=f"Networks there: {', '.join(names) or 'none'}. Choose one with --libvirt-network, or use "
+            hint=f"Existing networks: {', '.join(names) or 'none'}. Choose one with --libvirt-network, or use "
             "--libvirt-network user.",
         )
     with libvirts.doing(f"cannot read network {name}"):
@@ -115,14 +115,14 @@ def find(connection: Connection, name: str) -> Network:
         )
     if not network.ranges:
         raise NetworkError(
-            f"network {name} has no DHCP server of libvirt's, so that no address can be reserved in it",
+            f"network {name} has no DHCP server of libvirt, so no address can be reserved in it",
             hint="Choose another network with --libvirt-network, or use --libvirt-network user.",
         )
     return network
 
 
 def leased(connection: Connection, name: str) -> set[str]:
-    """The addresses that machines on the network have now."""
+    """Return the addresses that machines on the network have now."""
     handle = lookup(connection, name)
     if handle is None:
         return set()
@@ -131,19 +131,19 @@ def leased(connection: Connection, name: str) -> set[str]:
 
 
 def reserve(connection: Connection, name: str, reservation: Reservation) -> None:
-    """Reserve an address; fine if this very reservation is there. Raises `NetworkError` if it is another's."""
+    """Reserve an address, unless this reservation exists. Raises `NetworkError` if another machine has it."""
     network = find(connection, name)
     for other in network.reservations:
         if other.mac == reservation.mac and other.address == reservation.address:
             return
         if reservation.address == other.address or reservation.mac == other.mac:
             raise NetworkError(
-                f"{reservation.address} on network {name} is reserved for another machine meanwhile ({other.mac})",
+                f"{reservation.address} on network {name} is now reserved for another machine ({other.mac})",
                 hint="Run the same command again: it chooses another address.",
             )
     names = {other.name for other in network.reservations}
     if reservation.name in names or not reservation.name[:1].isalpha():
-        # The name is only for lookups within the network; libvirt wants it unique, and to begin with a letter.
+        # The name, which is only for lookups within the network, must be unique and begin with a letter.
         reservation = Reservation(reservation.mac, reservation.address)
     _update(connection, name, "ADD_LAST", reservation)
 
@@ -161,7 +161,7 @@ def release(connection: Connection, name: str, mac: str, *, machine_id: str) -> 
     users = state.others(connection, machine_id, lambda xml: _has_mac(xml, mac))
     if users:
         raise NetworkError(
-            f"the reservation for {mac} on network {name} is used by the domain {users[0]}, which is not the machine's",
+            f"the reservation for {mac} on network {name} is used by another domain, {users[0]}",
             hint=state.hint(connection, users[0]),
         )
     for reservation in own:
@@ -173,13 +173,13 @@ def _has_mac(domain: Element, mac: str) -> bool:
 
 
 def lookup(connection: Connection, name: str) -> Any:
-    """The network as libvirt's object, or None if there is none."""
+    """Return libvirt's object for the network, or None if it does not exist."""
     try:
         return connection.networkLookupByName(name)
     except libvirts.library().libvirtError as error:
         if libvirts.is_error(error, "NO_NETWORK"):
             return None
-        raise libvirts.LibvirtError(f"cannot look for network {name}: {libvirts.message(error)}") from error
+        raise libvirts.LibvirtError(f"cannot look up network {name}: {libvirts.message(error)}") from error
 
 
 def _update(connection: Connection, name: str, command: str, reservation: Reservation) -> None:
@@ -199,7 +199,7 @@ def _update(connection: Connection, name: str, command: str, reservation: Reserv
 
 
 def _inactive(handle: Any) -> int:
-    """The flag for the definition that lasts, where there is one."""
+    """Return the flag for the persistent definition, or 0 if the network has none."""
     return int(libvirts.library().VIR_NETWORK_XML_INACTIVE) if handle.isPersistent() else 0
 
 
@@ -207,6 +207,6 @@ def _addresses(ranges: Iterable[tuple[str, str]]) -> list[str]:
     found = []
     for start, end in ranges:
         first, last = int(ipaddress.IPv4Address(start)), int(ipaddress.IPv4Address(end))
-        # The largest of networks need not be written out to choose from.
+        # 65536 addresses are enough to choose from.
         found += [str(ipaddress.IPv4Address(number)) for number in range(first, min(last, first + 65535) + 1)]
     return found

@@ -1,4 +1,4 @@
-"""The flags of the driver, their defaults and their checks."""
+"""The driver's options, their defaults and their checks."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ AUTO = "auto"
 DEFAULT_CPUS = 2
 DEFAULT_MEMORY_MIB = 1024
 DEFAULT_DISK_MB = 20000
-# Below this the kernel, the overlay in memory and dockerd do not fit.
+# The kernel, the overlay in memory and dockerd need at least this.
 LEAST_MEMORY_MIB = 512
 LEAST_DISK_MB = 1000
 MOST_CPUS = 255
-# Names of machine types, of CPU models and of libvirt's own modes.
+# Names of machine types, of CPU models and of libvirt's CPU modes.
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 
 OPTIONS = (
@@ -57,13 +57,13 @@ OPTIONS = (
         kind=OptionKind.INTEGER,
         default=DEFAULT_DISK_MB,
         env="LIBVIRT_DISK_SIZE",
-        help="Size of disk for the machine in MB; it takes room in the pool only as it fills",
+        help="Size of disk for the machine in MB; it uses space in the pool only as it fills",
     ),
     Option(
         name="libvirt-boot2docker-url",
         default="",
         env="LIBVIRT_BOOT2DOCKER_URL",
-        help="Path or URL of the image; by default one is built on this host",
+        help="Path or URL of the image; by default, one is built on this host",
     ),
     Option(
         name="libvirt-storage-pool",
@@ -75,13 +75,13 @@ OPTIONS = (
         name="libvirt-network",
         default="",
         env="LIBVIRT_NETWORK",
-        help="Network of libvirt to join, or 'user' for forwarded ports; by default what can be reached from here",
+        help="libvirt network to join, or 'user' for forwarded ports; by default, one that this host can reach",
     ),
     Option(
         name="libvirt-machine-type",
         default="",
         env="LIBVIRT_MACHINE_TYPE",
-        help="QEMU's machine type; by default q35, or virt on arm64",
+        help="QEMU's machine type; by default, q35, or virt on arm64",
     ),
     Option(
         name="libvirt-cpu-mode",
@@ -99,14 +99,14 @@ OPTIONS = (
         name="libvirt-xml-patch",
         kind=OptionKind.STRINGS,
         default=(),
-        help="File with a <domain> whose content is merged into the machine's; may be given several times",
+        help="File with a <domain> element to merge into the machine's; can be repeated",
     ),
     Option(
         name="libvirt-autostart",
         kind=OptionKind.BOOLEAN,
         default=False,
         env="LIBVIRT_AUTOSTART",
-        help="Start the machine whenever its host starts",
+        help="Start the machine when its host starts",
     ),
 )
 
@@ -116,7 +116,7 @@ def _is_harmless_uri(value: Json) -> bool:
 
     try:
         return fields.TEXT.fits(value) and not hosts.runs_program(value)
-    except ValueError:  # brackets that are no address
+    except ValueError:  # brackets that contain no address
         return False
 
 
@@ -124,7 +124,7 @@ _SET = fields.matching(re.compile(r"(?:pymachine-[0-9a-f]{12}-[0-9a-fA-F]{8})?\Z
 _IMAGE_FIELDS = {"ImageDigest": fields.DIGEST, "KernelCommandLine": fields.TEXT, "ImageSet": _SET}
 FIELDS = {
     **_IMAGE_FIELDS,
-    "ConnectionURI": fields.Field("a URI of libvirt's that names no program to run", _is_harmless_uri),
+    "ConnectionURI": fields.Field("a libvirt URI that names no program to run", _is_harmless_uri),
     "Host": fields.TEXT,
     "IPAddress": fields.HOST,
     "EnginePort": fields.PORT,
@@ -151,28 +151,28 @@ FIELDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """The flags' values, checked as far as that goes without asking libvirt."""
+    """The values of the options, checked as far as possible without a connection to libvirt."""
 
     host: str
     """A URI, or the name of a host."""
     cpus: int
-    """-1 for as many as the host has."""
+    """-1 for all CPUs of the host."""
     memory_mib: int
     disk_mb: int
     image: str
     pool: str
     network: str
-    """Empty for whatever can be reached."""
+    """Empty for one that this host can reach."""
     machine_type: str
     cpu_mode: str
     accelerator: str
     patches: tuple[str, ...]
-    """The texts of the files."""
+    """The contents of the files."""
     autostart: bool
 
 
 def check(values: Mapping[str, Json]) -> Choices:
-    """The checked form of `values`, which has every option by name. Raises `UsageError` naming the flag at fault."""
+    """Check `values`, which maps each option's name to its value. Raises `UsageError` that names the wrong option."""
     return Choices(
         host=str(values["libvirt-uri"] or DEFAULT_URI),
         cpus=_cpus(values["libvirt-cpu-count"]),
@@ -190,28 +190,28 @@ def check(values: Mapping[str, Json]) -> Choices:
 
 
 def cpu_count(asked: int, host: int) -> int:
-    """How many CPUs a machine gets on a host that has `host` of them."""
+    """Return the machine's number of CPUs on a host with `host` CPUs."""
     if asked == -1:
         return min(host, MOST_CPUS)
-    # More CPUs than the host has only wait for each other; the default must not ask for that.
+    # More CPUs than the host has only wait for each other, so the default does not exceed them.
     return min(asked, host) if asked == DEFAULT_CPUS else asked
 
 
 def changed_hardware(config: Mapping[str, Json], change: HardwareChange) -> dict[str, int]:
-    """What of a machine's configuration changes with `change`. Raises `UsageError` for what cannot be."""
+    """Return the fields of `config` that `change` changes. Raises `UsageError`."""
     changed: dict[str, int] = {}
     if change.cpus is not None:
         if not 1 <= change.cpus <= MOST_CPUS:
-            raise UsageError(f"{change.cpus} CPUs cannot be had, expected 1 to {MOST_CPUS}")
+            raise UsageError(f"{change.cpus} CPUs are not possible, expected 1 to {MOST_CPUS}")
         changed["CPU"] = change.cpus
     if change.memory_mib is not None:
         if change.memory_mib < LEAST_MEMORY_MIB:
-            raise UsageError(f"{change.memory_mib} MB of memory are too few, expected at least {LEAST_MEMORY_MIB}")
+            raise UsageError(f"{change.memory_mib} MB of memory are too little, expected at least {LEAST_MEMORY_MIB}")
         changed["Memory"] = change.memory_mib
     if change.disk_mb is not None:
-        now = int(config.get("DiskSize", DEFAULT_DISK_MB))
-        if change.disk_mb < now:
-            raise UsageError(f"a disk of {now} MB cannot shrink to {change.disk_mb} MB")
+        current_mb = int(config.get("DiskSize", DEFAULT_DISK_MB))
+        if change.disk_mb < current_mb:
+            raise UsageError(f"a disk of {current_mb} MB cannot shrink to {change.disk_mb} MB")
         changed["DiskSize"] = change.disk_mb
     return changed
 
@@ -219,7 +219,7 @@ def changed_hardware(config: Mapping[str, Json], change: HardwareChange) -> dict
 def _cpus(value: Json) -> int:
     count = _integer("libvirt-cpu-count", value)
     if count != -1 and not 1 <= count <= MOST_CPUS:
-        raise UsageError(f"--libvirt-cpu-count is {count}, expected 1 to {MOST_CPUS}, or -1 for all that the host has")
+        raise UsageError(f"--libvirt-cpu-count is {count}, expected 1 to {MOST_CPUS}, or -1 for all of the host's")
     return count
 
 
@@ -239,7 +239,7 @@ def _integer(name: str, value: Json) -> int:
 def _word(values: Mapping[str, Json], name: str) -> str:
     word = str(values[name] or "")
     if word and not _WORD.match(word):
-        raise UsageError(f"--{name} is {word!r}, expected a name of letters, digits, '.', '_' and '-'")
+        raise UsageError(f"--{name} is {word!r}, expected a name that has only letters, digits, '.', '_' and '-'")
     return word
 
 
@@ -251,14 +251,14 @@ def _accelerator(value: Json) -> str:
 
 
 def _image(value: Json) -> str:
-    """A path is kept absolute: `start` may be called from another folder."""
+    """Return the image's URL, or its path made absolute, since `start` may run in another directory."""
     text = str(value or "")
     return text if not text or "://" in text else os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111
 
 
 def _patch(path: str) -> str:
-    """The file's text, kept in the record: `start` may have to define the domain again without the file."""
-    from pymachine_driver_libvirt import patch  # noqa: PLC0415 (xml, which only `create` needs so early)
+    """Return the file's text. The record keeps it, since `start` may define the domain again without the file."""
+    from pymachine_driver_libvirt import patch  # noqa: PLC0415 (imports xml, which only `create` needs)
 
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")

@@ -1,8 +1,8 @@
-"""The port forwarder: makes the ports that are open in the guest appear where QEMU listens for the machine.
+"""The port forwarder: forwards the guest's open ports to where QEMU listens for the machine.
 
-One small process a machine in user networking, started with it and ending with its domain: ``python -m
-pymachine_driver_libvirt.ports MACHINE_FOLDER``. It reads the guest's reports through a stream of libvirt's, and has
-libvirt tell QEMU's monitor which ports to forward. What it does is logged in ``ports.log`` in the machine's folder.
+Each machine in user networking has one small process, which starts with the machine and ends with its domain: ``python
+-m pymachine_driver_libvirt.ports MACHINE_FOLDER``. It reads the guest's reports through a libvirt stream, and changes
+the forwarded ports through QEMU's monitor. Its log is ``ports.log`` in the machine's folder.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ SETTINGS = "ports.json"
 _LOCK = "ports.lock"
 # A guest that has containers reports every two seconds.
 _SILENCE_SECONDS = 20.0
-# More at one time comes from a guest that floods: its stream is closed for a while.
+# If a guest sends more at one time, its stream is closed for a while.
 _MOST_BYTES = 4 * 1024 * 1024
 _PAUSE_SECONDS = 0.02
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 10.0
-# How long an earlier forwarder may take to notice that its domain has ended.
+# Time for an earlier forwarder to notice that its domain has ended.
 _LOCK_SECONDS = 15.0
 
 
 class MachineEndedError(Exception):
-    """The domain has ended, and so does its forwarder."""
+    """The domain has ended, so its forwarder must end too."""
 
 
 class LibvirtGoneError(Exception):
@@ -52,23 +52,23 @@ class LibvirtGoneError(Exception):
 
 
 def start(folder: Path, *, uri: str, machine_id: str, forwards: Forwards) -> None:
-    """Start a forwarder that outlives us and ends with the machine's domain. Raises `DriverError` if it cannot start.
+    """Start a forwarder in the background, which ends with the machine's domain.
 
-    `forwards` says where QEMU listens.
+    `forwards` says where QEMU listens. Raises `DriverError` if the forwarder cannot start.
     """
     fields = {"uri": uri, "machine_id": machine_id, **dataclasses.asdict(forwards)}
     try:
         (folder / forwarded_ports.FILE).unlink(missing_ok=True)
         (folder / SETTINGS).write_text(json.dumps(fields), encoding="utf-8")
         with (folder / LOG).open("ab") as output:
-            # -P: the working folder is not to be searched for modules.
+            # -P: do not search the working directory for modules.
             argv = [sys.executable, "-P", "-m", "pymachine_driver_libvirt.ports", str(folder)]
             process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", start_new_session=True
             )
     except OSError as error:
         raise os_errors.wrapped(DriverError, "cannot start the port forwarder", error) from error
-    # It is no child to wait for: it ends when the domain does.
+    # Prevent the warning about a child that was not waited for: the forwarder runs as long as the domain.
     process.returncode = 0
 
 
@@ -83,12 +83,12 @@ class EventQueue:
         self._restarted = False
 
     def fileno(self) -> int:
-        """For a selector."""
+        """Return the descriptor of the socket, for a selector."""
         return self._reader.fileno()
 
     def wake(self) -> None:
         """Make the socket readable."""
-        with contextlib.suppress(BlockingIOError):  # full, so it is readable
+        with contextlib.suppress(BlockingIOError):  # the socket is full, hence readable
             self._writer.send(b"!")
 
     def end(self, what: Exception) -> None:
@@ -102,19 +102,19 @@ class EventQueue:
         self.wake()
 
     def check(self) -> bool:
-        """Raise what has ended, if anything has; return whether the guest has restarted since the last call."""
+        """Raise the error of a reported end; return whether the guest has restarted since the last call."""
         with contextlib.suppress(BlockingIOError):
             self._reader.recv(4096)
         ends, self._ends = self._ends, []
         if ends:
-            # The end of the machine says more than that of a connection, which it may have brought about.
+            # The end of the machine comes first: it may have caused the end of the connection.
             raise next((each for each in ends if isinstance(each, MachineEndedError)), ends[0])
         restarted, self._restarted = self._restarted, False
         return restarted
 
 
 class Watched:
-    """The machine's domain, through a connection that may have to be made again."""
+    """The machine's domain, through a connection that may have to be opened again."""
 
     def __init__(self, uri: str, machine_id: str) -> None:
         self._uri = uri
@@ -155,13 +155,15 @@ class Watched:
 
         libvirt = libvirts.library()
         try:
-            said = libvirt_qemu.qemuMonitorCommand(self._domain, line, libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)
+            reply = libvirt_qemu.qemuMonitorCommand(
+                self._domain, line, libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
+            )
         except libvirt.libvirtError as error:
             raise LibvirtGoneError(libvirts.message(error)) from error
-        return str(said).strip()
+        return str(reply).strip()
 
     def lengthen_queues(self) -> None:
-        """See `backlog.lengthen`; nothing is done for a QEMU on another host."""
+        """Lengthen QEMU's listen queues (see `listen_queues.lengthen`), if QEMU runs on this host."""
         for pid in _pids(self._machine_id):
             listen_queues.lengthen(pid)
 
@@ -184,44 +186,44 @@ class Watched:
 
 
 def _pids(machine_id: str) -> list[int]:
-    """The processes of this host that are the QEMU of the domain with that UUID; none if it runs elsewhere."""
+    """Return the QEMU processes of the domain with that UUID on this host; none if it runs on another host."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-        except OSError:  # it has ended
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # the process has ended
             continue
-        if b"-uuid" in words and machine_id.encode() in words:
+        if b"-uuid" in arguments and machine_id.encode() in arguments:
             found.append(int(entry.name))
     return found
 
 
 def watch(folder: Path, watched: Watched, forwarder: Forwarder) -> None:
     """Follow the machine in `folder` until its domain ends (`MachineEndedError`), or the folder is gone."""
-    pause, said = _FIRST_PAUSE, ""
+    pause, logged = _FIRST_PAUSE, ""
     while folder.is_dir():
         began, problem = time.monotonic(), ""
         try:
             with watched.reports() as reports:
                 log("following the guest")
-                said = ""
+                logged = ""
                 forwarder.adopt()
-                # The machine's own ports.
+                # The queues of the machine's own ports exist already.
                 forwarder.lengthen_queues()
                 _follow(reports, watched.events, forwarder)
         except LibvirtGoneError as error:
             problem = str(error)
-        # One that answered for a while is probably back soon.
+        # A connection that worked for a while can probably be opened again soon.
         pause = _FIRST_PAUSE if time.monotonic() - began > _LONGEST_PAUSE else min(pause * 2, _LONGEST_PAUSE)
         _rest(watched.events, pause)
-        # Only now: that the machine has ended would explain it.
-        if problem != said:
-            said = problem
+        # Log only now: if the machine has ended, `_rest` raises, and that explains the problem.
+        if problem != logged:
+            logged = problem
             log(f"libvirt: {problem}")
 
 
 def main(arguments: list[str]) -> int:
-    """The program: one argument, the machine's folder."""
+    """Run the program, whose argument is the machine's folder."""
     folder = Path(arguments[0])
     try:
         fields = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
@@ -246,8 +248,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _follow(reports: Stream, events: EventQueue, forwarder: Forwarder) -> NoReturn:
-    """Keep the forwards right until libvirt's connection ends, or the stream does. Raises `LibvirtGoneError` then."""
-    # What an earlier connection left behind goes if the guest has nothing to report any more.
+    """Update the forwarded ports until the connection or the stream ends, and raise `LibvirtGoneError` then."""
+    # Ports left from an earlier connection are cleared if the guest stays silent.
     silence: Deadline | None = Deadline(_SILENCE_SECONDS)
     with selectors.DefaultSelector() as selector:
         selector.register(events, selectors.EVENT_READ)
@@ -264,37 +266,37 @@ def _follow(reports: Stream, events: EventQueue, forwarder: Forwarder) -> NoRetu
 
 
 def _take_reports(reports: Stream, forwarder: Forwarder) -> bool:
-    """Take what the guest has sent; return whether a report was completed. Raises `LibvirtGoneError` at the end."""
-    came = bytearray()
+    """Process new reports; return whether one was completed. Raises `LibvirtGoneError` at the stream's end."""
+    received = bytearray()
     while (data := reports.read()) is not None:
-        came += data
+        received += data
         if not data:
             raise LibvirtGoneError("the guest's reports ended")
-        # libvirt keeps in memory what is not read, as much as the guest sends.
-        if len(came) > _MOST_BYTES:
+        # libvirt keeps unread data in memory, without a limit.
+        if len(received) > _MOST_BYTES:
             raise LibvirtGoneError("the guest sends too much")
-    if not came:
+    if not received:
         return False
-    is_report = forwarder.hear(bytes(came))
-    # A guest that reports without end does not take a processor of the host; the newest report counts.
+    is_report = forwarder.hear(bytes(received))
+    # A guest that reports without end must not occupy a CPU of the host.
     time.sleep(_PAUSE_SECONDS)
     return is_report
 
 
 def _rest(events: EventQueue, seconds: float) -> None:
-    """Wait, but notice the domain's end at once (`MachineEndedError`)."""
+    """Wait for `seconds`, but raise `MachineEndedError` as soon as the domain ends."""
     end = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
         selector.register(events, selectors.EVENT_READ)
         while (left := end - time.monotonic()) > 0:
             if selector.select(left):
-                # A connection that ended is made again afterwards in any case.
+                # The connection is opened again afterwards in any case.
                 with contextlib.suppress(LibvirtGoneError):
                     events.check()
 
 
 def _take(handle: int) -> None:
-    """Hold the lock of this machine's forwarder; an earlier one may need a moment to end. Raises OSError."""
+    """Lock this machine's forwarder; wait up to 15 seconds for an earlier one to end. Raises OSError."""
     end = time.monotonic() + _LOCK_SECONDS
     while True:
         try:

@@ -1,4 +1,4 @@
-"""A domain's state in docker-machine's words."""
+"""Find domains, read their state in docker-machine's terms, and end them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _NOTICE_SECONDS = 5.0
 
 
 def find(connection: Connection, machine_id: str) -> Domain | None:
-    """The machine's domain, or None. By its UUID: a name could be anybody's."""
+    """Return the domain with the machine's UUID, or None. A name alone could belong to any domain."""
     try:
         return connection.lookupByUUIDString(machine_id)
     except libvirts.library().libvirtError as error:
         if libvirts.is_error(error, "NO_DOMAIN"):
             return None
-        raise libvirts.LibvirtError(f"cannot look for the machine's domain: {libvirts.message(error)}") from error
+        raise libvirts.LibvirtError(f"cannot look up the machine's domain: {libvirts.message(error)}") from error
 
 
 def others(connection: Connection, machine_id: str, uses: Callable[[Element], bool]) -> list[str]:
-    """Return the names of the domains whose XML `uses` is true for, without the domain of the machine."""
+    """Return the names of other domains than the machine's for whose XML `uses` returns true."""
     from pymachine_driver_libvirt import patch  # noqa: PLC0415
 
     with libvirts.doing("cannot list domains"):
@@ -35,13 +35,13 @@ def others(connection: Connection, machine_id: str, uses: Callable[[Element], bo
 
 
 def hint(connection: Connection, name: str) -> str:
-    """Return what to do about the domain `name`, which uses what the machine's record names."""
-    look = f"Look at it: virsh -c '{connection.getURI()}' dumpxml {name}"
-    return f"{look}\nTo remove only what is in the store: pymachine rm -f"
+    """Return the hint about another domain, `name`, that uses a resource of the machine's record."""
+    inspect = f"To inspect it: virsh -c '{connection.getURI()}' dumpxml {name}"
+    return f"{inspect}\nTo remove only the record: pymachine rm -f"
 
 
 def _xml(domain: Domain) -> str:
-    """The domain's XML; empty for one that was removed since it was listed."""
+    """Return the domain's XML, or "" if it was removed since it was listed."""
     try:
         return str(domain.XMLDesc())
     except libvirts.library().libvirtError as error:
@@ -51,7 +51,7 @@ def _xml(domain: Domain) -> str:
 
 
 def of(domain: Domain | None) -> State:
-    """The state of a machine with that domain; one that has none does not run."""
+    """Return the state of a machine with that domain. Without a domain, it is stopped."""
     if domain is None:
         return State.STOPPED
     libvirt = libvirts.library()
@@ -71,12 +71,12 @@ def of(domain: Domain | None) -> State:
     except libvirt.libvirtError as error:
         if libvirts.is_error(error, "NO_DOMAIN"):
             return State.STOPPED
-        raise libvirts.LibvirtError(f"cannot tell the machine's state: {libvirts.message(error)}") from error
+        raise libvirts.LibvirtError(f"cannot read the machine's state: {libvirts.message(error)}") from error
     return known.get(state, State.ERROR)
 
 
 def is_active(domain: Domain) -> bool:
-    """Whether the domain runs, paused or not; one that libvirt forgot at its end does not. Raises libvirt's errors."""
+    """Return whether the domain exists and runs, paused or not. Raises libvirt's errors."""
     try:
         return bool(domain.isActive())
     except libvirts.library().libvirtError as error:
@@ -86,12 +86,12 @@ def is_active(domain: Domain) -> bool:
 
 
 def has_ended(domain: Domain) -> bool:
-    """Whether the domain is off, or goes off within 5 seconds: libvirt notices the end of QEMU with a delay."""
+    """Return whether the domain is off, or goes off within 5 seconds: libvirt notices QEMU's end with a delay."""
     return _reason_of_end(domain) is not None
 
 
 def has_crashed(domain: Domain) -> bool:
-    """Whether the domain's QEMU ended without a shutdown, as libvirt reports within 5 seconds."""
+    """Return whether libvirt reports within 5 seconds that the domain's QEMU crashed."""
     return bool(_reason_of_end(domain) == libvirts.library().VIR_DOMAIN_SHUTOFF_CRASHED)
 
 
@@ -110,18 +110,18 @@ def _reason_of_end(domain: Domain) -> int | None:
 
 
 def switch_off(domain: Domain) -> None:
-    """End the domain at once; one that does not run is fine."""
+    """Switch the domain off immediately, if it runs."""
     libvirt = libvirts.library()
     try:
         domain.destroy()
     except libvirt.libvirtError as error:
-        # Not running, or gone meanwhile.
+        # These mean that it does not run, or is gone.
         if not libvirts.is_error(error, "OPERATION_INVALID", "NO_DOMAIN"):
             raise libvirts.LibvirtError(f"cannot switch the machine off: {libvirts.message(error)}") from error
 
 
 def undefine(domain: Domain) -> None:
-    """Have libvirt forget the domain, with all that it keeps for it; one that is forgotten already is fine."""
+    """Undefine the domain, if it exists, with all that libvirt keeps for it."""
     libvirt = libvirts.library()
     flags = (
         libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE

@@ -1,8 +1,8 @@
-"""What a machine keeps in a storage pool: its data disk, and the image, which machines share.
+"""Volumes in a storage pool: a machine's data disk, and the image, which machines share.
 
-The image is three volumes of one set. A set's name has the image's digest and the machine that brought it; a fourth,
-tiny volume is made last and says that the set is whole, so that nobody boots half an upload. A set goes when no domain
-uses it any more.
+An image is a set of three volumes, named after the image's digest and the machine that uploaded it. A fourth, tiny
+volume is created last and marks the set as complete, so that no machine boots a partial upload. A set is removed when
+no domain uses it any more.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from pymachine_driver_libvirt import connection as libvirts, domain as domains, 
 from pymachine_driver_libvirt.connection import Connection
 
 MEBIBYTE = 1024 * 1024
-# What a fresh machine soon takes of its sparse disk.
+# Space that a new machine soon uses on its sparse disk.
 FIRST_NEED = 1024 * MEBIBYTE
-# A kernel is read as a file; the volumes of other pools are block devices, or not on the host at all.
+# Kernels must be files. The volumes of other pools are block devices, or not on the host.
 _FILE_POOLS = frozenset({"dir", "fs", "netfs"})
 _SUFFIXES = ("iso", "vmlinuz", "initrd")
 _COMPLETE = "complete"
 _SET_VOLUME = r"(pymachine-[0-9a-f]{{12}}-{})\.[a-z]+"
 _CHUNK = 1024 * 1024
-# The guest formats a disk only if it begins with this. boot2docker's own words, for any image made like it.
+# The guest formats only a disk that begins with this text of boot2docker's.
 _MAGIC = "boot2docker, please format-me"
-# Where virt-manager and virt-install make the pool that they call default.
+# Where virt-manager and virt-install create the pool called default.
 _SYSTEM_POOL = "/var/lib/libvirt/images"
 
 
 class PoolError(DriverError):
-    """The storage pool is not there, is of a kind that does not do, or has no room."""
+    """The storage pool does not exist, has an unsuitable type, or has too little space."""
 
     code = "libvirt-pool"
 
@@ -55,7 +55,7 @@ class ImageSet:
 
 
 def pool_xml(name: str, path: str) -> str:
-    """A pool that is a folder."""
+    """Return the XML of a pool in a folder."""
     pool = Element("pool", type="dir")
     SubElement(pool, "name").text = name
     SubElement(SubElement(pool, "target"), "path").text = path
@@ -63,7 +63,7 @@ def pool_xml(name: str, path: str) -> str:
 
 
 def volume_xml(name: str, size: int) -> str:
-    """A raw volume of `size` bytes that takes room only as it fills."""
+    """Return the XML of a sparse raw volume of `size` bytes."""
     volume = Element("volume")
     SubElement(volume, "name").text = name
     SubElement(volume, "capacity", unit="bytes").text = str(size)
@@ -73,27 +73,27 @@ def volume_xml(name: str, size: int) -> str:
 
 
 def set_name(digest: str, machine_id: str) -> str:
-    """The name of the set that a machine would bring."""
+    """Return the name of the set if this machine uploads it."""
     return f"pymachine-{digest[:12]}-{machine_id[:8]}"
 
 
 def disk_name(machine: str, machine_id: str) -> str:
-    """The name of a machine's data disk."""
+    """Return the name of a machine's data disk."""
     return f"{machine}-{machine_id[:8]}.raw"
 
 
 def find_pool(connection: Connection, name: str) -> Any | None:
-    """The pool called `name`, or None."""
+    """Return the pool `name`, or None."""
     try:
         return connection.storagePoolLookupByName(name)
     except libvirts.library().libvirtError as error:
         if libvirts.is_error(error, "NO_STORAGE_POOL"):
             return None
-        raise libvirts.LibvirtError(f"cannot look for storage pool {name}: {libvirts.message(error)}") from error
+        raise libvirts.LibvirtError(f"cannot look up storage pool {name}: {libvirts.message(error)}") from error
 
 
 def default_pool_path(*, session: bool) -> str:
-    """Where the pool called default belongs, as virt-manager has it; a session's host must be this one."""
+    """Return virt-manager's path of the pool called default. A session must be on this host."""
     if not session:
         return _SYSTEM_POOL
     data = os.environ.get("XDG_DATA_HOME") or str(Path("~/.local/share").expanduser())
@@ -101,16 +101,16 @@ def default_pool_path(*, session: bool) -> str:
 
 
 def ready_pool(connection: Connection, name: str, *, make_at: str, reporter: Reporter) -> Any:
-    """The active pool called `name`. One that is inactive is started, one that is missing made at the path `make_at`.
+    """Return the pool `name`; start it if it is inactive, and create it at the path `make_at` if it is missing.
 
-    Raises `PoolError` if there is none and `make_at` is empty.
+    Raises `PoolError` if it is missing and `make_at` is empty.
     """
     pool = find_pool(connection, name)
     with libvirts.doing(f"cannot use storage pool {name}"):
         if pool is None:
             if not make_at:
                 raise _no_pool(connection, name)
-            reporter.info(f"Making the storage pool {name} at {make_at}, as virt-manager does.")
+            reporter.info(f"Creating the storage pool {name} at {make_at}, as virt-manager does.")
             pool = connection.storagePoolDefineXML(pool_xml(name, make_at))
             pool.setAutostart(1)
         if not pool.isActive():
@@ -119,7 +119,7 @@ def ready_pool(connection: Connection, name: str, *, make_at: str, reporter: Rep
 
 
 def check_pool(connection: Connection, name: str, *, may_make: bool, need: int) -> None:
-    """Raise `PoolError` if the pool cannot take `need` bytes; changes nothing."""
+    """Raise `PoolError` if the pool cannot take `need` bytes. Change nothing."""
     pool = find_pool(connection, name)
     if pool is None:
         if may_make:
@@ -135,7 +135,7 @@ def check_pool(connection: Connection, name: str, *, may_make: bool, need: int) 
         )
     if active and available < need:
         raise PoolError(
-            f"not enough room in storage pool {name}: {available // MEBIBYTE} MB free, {need // MEBIBYTE} MB needed",
+            f"not enough space in storage pool {name}: {available // MEBIBYTE} MB free, {need // MEBIBYTE} MB needed",
             hint="Free some space, or choose another pool with --libvirt-storage-pool.",
         )
 
@@ -145,13 +145,13 @@ def _no_pool(connection: Connection, name: str) -> PoolError:
         names = sorted(each.name() for each in connection.listAllStoragePools())
     return PoolError(
         f"libvirt has no storage pool called {name!r}",
-        hint=f"Pools there: {', '.join(names) or 'none'}. Choose one with --libvirt-storage-pool, or make one: "
+        hint=f"Existing pools: {', '.join(names) or 'none'}. Choose one with --libvirt-storage-pool, or create one: "
         f"virsh pool-define-as {name} dir --target /FOLDER",
     )
 
 
 def find_set(pool: Any, digest: str) -> ImageSet | None:
-    """A whole set of the image with that digest, whoever brought it."""
+    """Return a complete set of the image with that digest, uploaded by any machine, or None."""
     wanted = f"pymachine-{digest[:12]}-"
     with libvirts.doing("cannot list the pool's volumes"):
         names = {volume.name() for volume in pool.listAllVolumes()}
@@ -163,7 +163,7 @@ def find_set(pool: Any, digest: str) -> ImageSet | None:
 
 
 def bring_image(connection: Connection, pool: Any, image: ImageFiles, name: str, *, reporter: Reporter) -> ImageSet:
-    """Upload an image as the set `name`. Half of one that an earlier attempt left is replaced."""
+    """Upload an image as the set `name`. A partial upload of an earlier attempt is replaced."""
     remove(pool, _volume_names(name))
     files = dict(zip(_SUFFIXES, (image.iso, image.kernel, image.initrd), strict=True))
     total = sum(path.stat().st_size for path in files.values())
@@ -177,7 +177,7 @@ def bring_image(connection: Connection, pool: Any, image: ImageFiles, name: str,
 
 
 def make_disk(connection: Connection, pool: Any, name: str, *, size_mb: int) -> str:
-    """A sparse disk, marked for the guest to format; an old one is replaced. Returns its path."""
+    """Create a sparse disk, marked for the guest to format, and return its path. An old one is replaced."""
     remove(pool, [name])
     marker = io.BytesIO(_marker())
     for _ in _upload(connection, pool, name, marker, len(marker.getvalue()), capacity=size_mb * MEBIBYTE):
@@ -186,21 +186,21 @@ def make_disk(connection: Connection, pool: Any, name: str, *, size_mb: int) -> 
 
 
 def path_of(pool: Any, name: str) -> str:
-    """The path of a volume on libvirt's host. Raises `PoolError` if it is not there."""
+    """Return the path of a volume on libvirt's host. Raises `PoolError` if it does not exist."""
     try:
         return str(pool.storageVolLookupByName(name).path())
     except libvirts.library().libvirtError as error:
         if libvirts.is_error(error, "NO_STORAGE_VOL"):
             raise PoolError(
                 f"volume {name} is missing from storage pool {pool.name()}",
-                hint=f"If the file is there, tell libvirt to look: virsh pool-refresh {pool.name()}. Otherwise restore "
-                "it, or remove the machine and create it again.",
+                hint=f"If the file exists, refresh the pool: virsh pool-refresh {pool.name()}. Otherwise restore the "
+                "file, or remove the machine and create it again.",
             ) from error
-        raise libvirts.LibvirtError(f"cannot look for volume {name}: {libvirts.message(error)}") from error
+        raise libvirts.LibvirtError(f"cannot look up volume {name}: {libvirts.message(error)}") from error
 
 
 def remove(pool: Any, names: Iterable[str]) -> None:
-    """Remove volumes; those that are not there are fine."""
+    """Remove those of the volumes that exist."""
     libvirt = libvirts.library()
     for name in names:
         try:
@@ -211,39 +211,39 @@ def remove(pool: Any, names: Iterable[str]) -> None:
 
 
 def remove_set(connection: Connection, pool: Any, name: str, *, but_for: str) -> None:
-    """Remove an image's set unless a domain uses it; the domain with the UUID `but_for` does not count."""
+    """Remove an image's set unless a domain other than `but_for` (a UUID) uses it."""
     if not state.others(connection, but_for, lambda domain: _has_volume(domain, f"{name}.{_SUFFIXES[0]}")):
-        # The mark of a whole set first: from then on nobody begins to use it.
+        # The completeness mark first, so that no machine starts to use the set.
         remove(pool, reversed(_volume_names(name)))
 
 
 def clear(connection: Connection, pool: Any, *, disk: str, sets: Iterable[str], machine_id: str) -> None:
-    """Remove a machine's disk, and of the image's sets those that it used or brought and that no other domain uses.
+    """Remove a machine's disk, and the sets that it used or uploaded unless another domain uses them.
 
-    Raises `PoolError` if another domain uses the disk, and if the pool is not active: then its volumes are not known.
+    Raises `PoolError` if another domain uses the disk, or if the pool is not active and its volumes are unknown.
     """
     with libvirts.doing(f"cannot list the volumes of storage pool {pool.name()}"):
         if not pool.isActive():
             raise PoolError(
-                f"storage pool {pool.name()} is not active, so that the machine's disk cannot be removed",
-                hint=f"Start it: virsh pool-start {pool.name()}; or forget the machine: pymachine rm -f",
+                f"storage pool {pool.name()} is not active, so the machine's disk cannot be removed",
+                hint=f"Start it: virsh pool-start {pool.name()}; or remove only the record: pymachine rm -f",
             )
         names = [volume.name() for volume in pool.listAllVolumes()]
-    # One that was being brought when its `create` was killed is in no record.
-    brought = {match[1] for name in names if (match := re.fullmatch(_SET_VOLUME.format(machine_id[:8]), name))}
+    # A set whose upload was killed is in no record.
+    uploaded = {match[1] for name in names if (match := re.fullmatch(_SET_VOLUME.format(machine_id[:8]), name))}
     users = state.others(connection, machine_id, lambda domain: _has_volume(domain, disk))
     if users:
         raise PoolError(
-            f"volume {disk} is used by the domain {users[0]}, which is not the machine's",
+            f"volume {disk} is used by another domain, {users[0]}",
             hint=state.hint(connection, users[0]),
         )
     remove(pool, [disk])
-    for name in sorted({*sets, *brought}):
+    for name in sorted({*sets, *uploaded}):
         remove_set(connection, pool, name, but_for=machine_id)
 
 
 def _has_volume(domain: Element, name: str) -> bool:
-    """Whether a domain uses the volume `name`, of whichever pool."""
+    """Return whether a domain uses the volume `name`, of any pool."""
     values = [value for source in domain.iter("source") for value in source.attrib.values()]
     return any(value == name or value.endswith(f"/{name}") for value in values)
 
@@ -253,20 +253,20 @@ def _volume_names(name: str) -> list[str]:
 
 
 def set_paths(pool: Any, name: str) -> ImageSet:
-    """The volumes of a set. Raises `PoolError` for one that is not there."""
+    """Return the paths of a set's volumes. Raises `PoolError` if one is missing."""
     iso, kernel, initrd = (path_of(pool, f"{name}.{suffix}") for suffix in _SUFFIXES)
     return ImageSet(name, iso, kernel, initrd)
 
 
 def _make(pool: Any, name: str, size: int) -> Any:
-    with libvirts.doing(f"cannot make volume {name}"):
+    with libvirts.doing(f"cannot create volume {name}"):
         return pool.createXML(volume_xml(name, size))
 
 
 def _upload(
     connection: Connection, pool: Any, name: str, source: BinaryIO, size: int, *, capacity: int = 0
 ) -> Iterator[int]:
-    """Make a volume and send `size` bytes into it; yields how many went, piece by piece."""
+    """Create a volume and upload `size` bytes into it; yield the number of bytes of each piece."""
     volume = _make(pool, name, max(size, capacity))
     with libvirts.doing(f"cannot upload into volume {name} of storage pool {pool.name()}"):
         stream = connection.newStream()
@@ -279,7 +279,7 @@ def _upload(
                 yield len(piece)
             stream.finish()
         except BaseException:
-            # An interrupt too: a stream that is merely dropped would be waited for.
+            # After an interrupt too, since libvirt would wait for a stream that is merely dropped.
             _abort(stream)
             raise
 
@@ -289,12 +289,12 @@ def _abort(stream: Any) -> None:
     try:
         stream.abort()
     except libvirt.libvirtError:
-        # It had ended by itself; why is the error that is on its way already.
+        # The stream had ended, and the error that is being raised says why.
         return
 
 
 def _marker() -> bytes:
-    """A tar with one empty member of the magic name: what docker-machine writes, as far as it matters here."""
+    """Return a tar with one empty member of the magic name, the relevant part of docker-machine's tar."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         archive.addfile(tarfile.TarInfo(_MAGIC))

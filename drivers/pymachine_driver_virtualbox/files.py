@@ -67,7 +67,7 @@ def keep_image(image: ImageFiles, target: Path) -> None:
 
 
 def set_aside(target: Path) -> None:
-    """Keep a file under another name, for `drop_aside` or `bring_back`."""
+    """Rename a file so that `drop_aside` can delete it, or `bring_back` restore it."""
     try:
         os.replace(target, target.with_name(target.name + ASIDE))  # noqa: PTH105 (as the rest of this module)
     except OSError as error:

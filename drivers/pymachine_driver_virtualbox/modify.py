@@ -72,19 +72,19 @@ class ModifiableMachine(VirtualBoxMachine):
         return self.image
 
     def swap_image(self, image: ImageFiles) -> None:
-        """Replace the image, and keep the old one until `settle_image`."""
+        """Replace the image, and keep the old one until `commit_image` or `rollback_image`."""
         from pymachine_driver_virtualbox import vm  # noqa: PLC0415
 
         vm.swap_image(self, self.vbox(), image)
 
     def commit_image(self) -> None:
-        """Drop the image that was set aside."""
+        """Delete the old image."""
         from pymachine_driver_virtualbox import vm  # noqa: PLC0415
 
         vm.commit_image(self)
 
     def rollback_image(self) -> None:
-        """Put the image back that was set aside."""
+        """Restore the old image."""
         from pymachine_driver_virtualbox import vm  # noqa: PLC0415
 
         vm.rollback_image(self, self.vbox())

@@ -201,13 +201,13 @@ def swap_image(driver: VirtualBoxMachine, vbox: VBoxManage, image: ImageFiles) -
 
 
 def commit_image(driver: VirtualBoxMachine) -> None:
-    """Drop the image that was set aside."""
+    """Delete the old image that `swap_image` kept."""
     driver.config.pop("PreviousImage", None)
     files.drop_aside(files.of(driver.machine.directory).iso)
 
 
 def rollback_image(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
-    """Put the image back that was set aside."""
+    """Restore the old image that `swap_image` kept, and the facts recorded about it."""
     own = files.of(driver.machine.directory)
     previous = driver.config.pop("PreviousImage", {})
     vbox(*machine.attach(driver.vm, machine.ISO_PORT, "dvddrive", "none"))

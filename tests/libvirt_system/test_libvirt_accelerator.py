@@ -49,7 +49,7 @@ def test_the_result_of_a_trial_is_cached(trial: accelerator.Trial, monkeypatch: 
     monkeypatch.setattr(accelerator, "boots", lambda trial, accelerator: answers.pop(0))
     assert [accelerator.choose("auto", trial, reporter=Silent()) for _ in range(3)] == ["tcg"] * 3
     assert answers == [True]
-    with pytest.raises(accelerator.AcceleratorError, match="kvm is there, but does not boot Linux on that host"):
+    with pytest.raises(accelerator.AcceleratorError, match="kvm is available, but does not boot Linux on that host"):
         accelerator.choose("kvm", trial, reporter=Silent())
     memo = trial.store / "libvirt-accelerators.json"
     entries = json.loads(memo.read_text())

@@ -65,7 +65,7 @@ def test_a_domain_of_another_owner_is_not_changed(pymachine: Pymachine) -> None:
     try:
         before = virsh("dumpxml", "x")
         outcome = pymachine(*CREATE, "x", code=3)
-        assert "has a domain called x already, which is not this machine's" in outcome.stderr
+        assert "already has another domain called x" in outcome.stderr
         assert "another machine" in outcome.stderr
         assert "Hint: Choose another name" in outcome.stderr
         assert pymachine("ls", "-q").stdout == ""
@@ -83,7 +83,7 @@ def test_two_stores_share_only_the_image(tmp_path: Path) -> None:
         create_until_boot(two)
         assert one.config["ImageSet"] == two.config["ImageSet"]
         again = make(tmp_path / "two", "one")
-        with pytest.raises(DriverError, match="has a domain called one already") as caught:
+        with pytest.raises(DriverError, match="already has another domain called one") as caught:
             again.precreate_check()
         assert f"the store {tmp_path / 'one'}" in caught.value.details
         one.remove()
@@ -101,7 +101,7 @@ def test_two_stores_share_only_the_image(tmp_path: Path) -> None:
 def test_a_missing_network_is_reported(pymachine: Pymachine) -> None:
     outcome = pymachine(*CREATE, "--libvirt-network", "nonesuch", "x", code=3)
     assert "libvirt has no network called 'nonesuch'" in outcome.stderr
-    assert "Networks there: default" in outcome.stderr
+    assert "Existing networks: default" in outcome.stderr
     assert pymachine("ls", "-q").stdout == ""
 
 
@@ -114,7 +114,7 @@ def test_an_inactive_network_or_one_without_dhcp_is_reported(pymachine: Pymachin
         virsh("net-undefine", "lab")
         libvirtd.define_network("<network><name>lab</name><bridge name='virbr55'/></network>", "lab")
         outcome = pymachine(*CREATE, "--libvirt-network", "lab", "x", code=3)
-        assert "network lab has no DHCP server of libvirt's" in outcome.stderr
+        assert "network lab has no DHCP server of libvirt" in outcome.stderr
         assert "--libvirt-network user" in outcome.stderr
         virsh("net-destroy", "lab")
     finally:
@@ -142,7 +142,7 @@ def test_an_address_reserved_by_another_machine_in_the_meantime_is_reported(tmp_
     virsh("net-update", "default", "add", "ip-dhcp-host", host, "--live", "--config")
     try:
         request = boot.request(driver)
-        with pytest.raises(DriverError, match=f"{address} on network default is reserved for another machine"):
+        with pytest.raises(DriverError, match=f"{address} on network default is now reserved for another machine"):
             driver.create(request)
         driver.remove()
         assert "52:54:00:00:00:99" in virsh("net-dumpxml", "default")
@@ -171,7 +171,7 @@ def small_pool(tmp_path: Path) -> Iterator[str]:
 
 def test_a_pool_without_space_is_reported_before_anything_is_made(pymachine: Pymachine, small_pool: str) -> None:
     outcome = pymachine(*CREATE, "--libvirt-storage-pool", small_pool, "x", code=3)
-    assert re.search(r"not enough room in storage pool small: \d+ MB free, 1024 MB needed", outcome.stderr)
+    assert re.search(r"not enough space in storage pool small: \d+ MB free, 1024 MB needed", outcome.stderr)
     assert pymachine("ls", "-q").stdout == ""
 
 
@@ -206,7 +206,7 @@ def test_an_xml_patch_is_applied_and_an_invalid_one_is_reported(tmp_path: Path) 
         driver.remove()
     driver = make(tmp_path, libvirt_xml_patch=(str(bad),))
     with pytest.raises(
-        DriverError, match="libvirt does not take the machine's domain: XML document failed to validate"
+        DriverError, match="libvirt rejects the definition of the machine's domain: XML document failed to validate"
     ):
         driver.create(boot.request(driver))
     driver.remove()

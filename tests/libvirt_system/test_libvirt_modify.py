@@ -94,7 +94,7 @@ def test_a_rename_to_a_taken_name_is_refused(stopped: LibvirtDriver) -> None:
     before = stopped.machine
     stopped.machine = MachineRef("theirs", before.directory, before.store, before.ssh_key)
     try:
-        with pytest.raises(DriverError, match="has a domain called theirs already"):
+        with pytest.raises(DriverError, match="already has another domain called theirs"):
             stopped.renamed(before)
         assert before.name in virsh("list", "--all", "--name")
     finally:

@@ -72,7 +72,7 @@ def test_an_unreachable_host_is_reported(pymachine: Pymachine) -> None:
     uri = f"qemu+ssh://root@{HERE}:1/system"
     outcome = pymachine("create", "-d", "libvirt", "--libvirt-uri", uri, "x", code=3)
     assert "cannot connect to libvirt at qemu+ssh://" in outcome.stderr
-    assert "Hint: See whether the host is up and lets you in: virsh -c" in outcome.stderr
+    assert "Hint: Check that the host is up and accepts your login: virsh -c" in outcome.stderr
     assert pymachine("ls", "-q").stdout == ""
 
 

@@ -110,7 +110,7 @@ def test_a_host_goes_by_its_name(tmp_path: Path) -> None:
     assert hosts.resolve("attic", tmp_path) == ("attic", "qemu+ssh://root@attic/system")
     with pytest.raises(hosts.HostsError, match="no libvirt host called 'cellar'") as caught:
         hosts.resolve("cellar", tmp_path)
-    assert "Hosts there: attic, lab." in caught.value.hint
+    assert "Known hosts: attic, lab." in caught.value.hint
     with pytest.raises(UsageError, match="test driver"):
         hosts.resolve("lab", tmp_path)
 

@@ -149,7 +149,7 @@ WAYS: dict[str, Callable[[Driver], object]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("owner", "says"), [("", "did not make it"), ("n", 'belongs to the machine "n"')])
+@pytest.mark.parametrize(("owner", "says"), [("", "did not create it"), ("n", 'belongs to the machine "n"')])
 def test_a_domain_of_anothers_is_left_alone(
     way: str, owner: str, says: str, tmp_path: Path, use: Callable[..., FakeLibvirt]
 ) -> None:
@@ -166,7 +166,7 @@ def test_a_domain_without_any_metadata_is_left_alone(tmp_path: Path, use: Callab
     domain = FakeDomain("database", MACHINE_ID)
     domain.metadata = ""
     use(domain)
-    with pytest.raises(DriverError, match="did not make it"):
+    with pytest.raises(DriverError, match="did not create it"):
         driver_of(tmp_path).remove()
     assert domain.calls == []
 
@@ -184,14 +184,14 @@ def test_the_machines_own_domain_goes_with_what_it_has(tmp_path: Path, use: Call
 def test_a_volume_that_another_domain_uses_stays(devices: str, tmp_path: Path, use: Callable[..., FakeLibvirt]) -> None:
     """The record's id may begin as another machine's does, and name that one's volume."""
     fake = use(FakeDomain("database", OTHER_ID, devices=devices))
-    with pytest.raises(volumes.PoolError, match="used by the domain database"):
+    with pytest.raises(volumes.PoolError, match="used by another domain, database"):
         driver_of(tmp_path).remove()
     assert fake.removed == []
 
 
 def test_a_reservation_that_another_domain_has_stays(tmp_path: Path, use: Callable[..., FakeLibvirt]) -> None:
     fake = use(FakeDomain("database", OTHER_ID, devices=f"<mac address='{MAC.upper()}'/>"))
-    with pytest.raises(network.NetworkError, match="used by the domain database"):
+    with pytest.raises(network.NetworkError, match="used by another domain, database"):
         driver_of(tmp_path).remove()
     assert fake.removed == [DISK]
 

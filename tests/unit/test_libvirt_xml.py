@@ -116,7 +116,7 @@ def test_a_reservation_is_one_of_a_network(tmp_path: Path) -> None:
     [
         ("<domain><devices>", "is not XML"),
         ("<devices/>", "the root of patch.xml is <devices>, expected <domain>"),
-        ("<domain><uuid>1</uuid></domain>", "has a <uuid>, which must stay pymachine's own"),
+        ("<domain><uuid>1</uuid></domain>", "has a <uuid>, which only pymachine sets"),
         ("<domain><name>x</name></domain>", "has a <name>"),
     ],
 )
