@@ -1,4 +1,4 @@
-"""The authority and the certificates, held against OpenSSL and real handshakes."""
+"""The certificate authority and its certificates, checked with OpenSSL and real TLS handshakes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def load(path: Path) -> x509.Certificate:
     return x509.load_pem_x509_certificate(path.read_bytes())
 
 
-def test_openssl_agrees_with_the_chain_and_the_purposes(auth: AuthPaths, machine: Path) -> None:
+def test_openssl_verifies_the_chain_and_the_purposes(auth: AuthPaths, machine: Path) -> None:
     run(["openssl", "verify", "-x509_strict", "-CAfile", auth.ca_cert, auth.ca_cert])
     run(["openssl", "verify", "-CAfile", auth.ca_cert, "-purpose", "sslclient", auth.client_cert])
     run(["openssl", "verify", "-CAfile", auth.ca_cert, "-purpose", "sslserver", machine / "server.pem"])
@@ -65,7 +65,7 @@ def test_openssl_agrees_with_the_chain_and_the_purposes(auth: AuthPaths, machine
     assert wrong.returncode != 0
 
 
-def test_certificates_have_docker_machines_shape(auth: AuthPaths, machine: Path) -> None:
+def test_certificates_have_docker_machines_names_lifetime_and_usages(auth: AuthPaths, machine: Path) -> None:
     server = load(machine / "server.pem")
     names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert [str(name.value) for name in names] == ["alias.example", "127.0.0.1", "localhost"]
@@ -80,21 +80,21 @@ def test_certificates_have_docker_machines_shape(auth: AuthPaths, machine: Path)
     assert server.serial_number.bit_length() <= 128
 
 
-def test_keys_are_for_the_owner_alone(auth: AuthPaths, machine: Path) -> None:
+def test_keys_are_readable_by_the_owner_only(auth: AuthPaths, machine: Path) -> None:
     for key in (auth.ca_key, auth.client_key, machine / "server-key.pem", machine / "key.pem"):
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert stat.S_IMODE(auth.ca_cert.parent.stat().st_mode) == 0o700
     assert not list(machine.glob("ca-key*"))
 
 
-def test_what_is_good_is_kept(auth: AuthPaths, machine: Path) -> None:
+def test_valid_certificates_are_kept(auth: AuthPaths, machine: Path) -> None:
     before = {path: path.read_bytes() for path in (auth.ca_cert, auth.client_key, machine / "server.pem")}
     certs.ensure_authority(auth, reporter=Silent())
     certs.ensure_server(auth, directory=machine, name="intro", hosts=["alias.example", "127.0.0.1", "localhost"])
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_another_address_or_authority_makes_a_new_server_certificate(auth: AuthPaths, machine: Path) -> None:
+def test_a_new_address_or_authority_gives_a_new_server_certificate(auth: AuthPaths, machine: Path) -> None:
     first = (machine / "server.pem").read_bytes()
     certs.ensure_server(auth, directory=machine, name="intro", hosts=["127.0.0.2", "localhost"])
     second = (machine / "server.pem").read_bytes()
@@ -107,7 +107,7 @@ def test_another_address_or_authority_makes_a_new_server_certificate(auth: AuthP
     assert (machine / "ca.pem").read_bytes() == auth.ca_cert.read_bytes()
 
 
-def test_what_has_expired_is_made_anew_and_kept_beside(
+def test_an_expired_authority_is_replaced_and_the_old_files_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import sys
@@ -126,10 +126,10 @@ def test_what_has_expired_is_made_anew_and_kept_beside(
 
 
 @pytest.mark.parametrize("name", ["ca_cert", "client_cert"])
-def test_what_is_not_valid_yet_is_told_with_both_times_and_kept(
+def test_a_certificate_that_is_not_valid_yet_is_an_error_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """A clock that is behind looks the same, and a new CA would be one that no machine knows."""
+    """The cause may be a slow clock, and no machine would know a new CA."""
     auth = auth_paths(tmp_path)
     now = dt.datetime(2026, 5, 4, 12, tzinfo=dt.UTC)
     monkeypatch.setattr(certs, "_now", lambda: now)
@@ -148,7 +148,7 @@ def test_what_is_not_valid_yet_is_told_with_both_times_and_kept(
     certs.ensure_authority(auth, reporter=Silent())
 
 
-def test_a_server_certificate_that_is_not_valid_yet_is_made_again(
+def test_a_server_certificate_that_is_not_valid_yet_is_replaced(
     auth: AuthPaths, machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = certs._now()
@@ -169,8 +169,8 @@ def test_a_certificate_without_its_key_is_not_overwritten(auth: AuthPaths) -> No
     assert auth.ca_cert.read_bytes() == before
 
 
-def test_a_client_certificate_that_a_new_ca_replaces_is_kept_beside(auth: AuthPaths) -> None:
-    """It may be the user's own, given with --tls-client-cert."""
+def test_a_client_certificate_that_a_new_ca_replaces_is_kept_as_old(auth: AuthPaths) -> None:
+    """It may be the user's own, from --tls-client-cert."""
     given = (auth.client_cert.read_bytes(), auth.client_key.read_bytes())
     auth.ca_cert.unlink()
     auth.ca_key.unlink()
@@ -185,7 +185,7 @@ def test_a_client_certificate_that_a_new_ca_replaces_is_kept_beside(auth: AuthPa
     [("ca_cert", "certificate authority key already exists"), ("client_cert", "client key already exists")],
 )
 def test_a_key_without_its_certificate_is_not_replaced(auth: AuthPaths, tmp_path: Path, cert: str, said: str) -> None:
-    """The certificate's path may be a wrong one: ``--tls-ca-cert``. docker-machine says so too."""
+    """The certificate's path may be wrong (``--tls-ca-cert``). docker-machine reports the same error."""
     moved = replace(auth, **{cert: tmp_path / "elsewhere" / "x.pem"})
     before = {path: path.read_bytes() for path in auth.ca_cert.parent.iterdir()}
     with pytest.raises(CertificateError, match=said) as caught:
@@ -194,7 +194,7 @@ def test_a_key_without_its_certificate_is_not_replaced(auth: AuthPaths, tmp_path
     assert {path: path.read_bytes() for path in auth.ca_cert.parent.iterdir()} == before
 
 
-def test_a_pair_is_replaced_whole_or_not_at_all(auth: AuthPaths, tmp_path: Path) -> None:
+def test_a_certificate_and_its_key_are_replaced_together_or_not_at_all(auth: AuthPaths, tmp_path: Path) -> None:
     pair = certs._read(auth.client_cert, auth.client_key)
     before = auth.client_key.read_bytes()
     with pytest.raises(CertificateError, match=r"cannot write c\.pem and key\.pem: No such file or directory"):
@@ -207,7 +207,9 @@ def test_a_pair_is_replaced_whole_or_not_at_all(auth: AuthPaths, tmp_path: Path)
 
 
 @pytest.mark.parametrize("step", ["before the key", "after the key"])
-def test_a_crash_in_the_middle_of_a_pair_is_mended(auth: AuthPaths, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+def test_a_crash_between_certificate_and_key_is_repaired(
+    auth: AuthPaths, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
     class Killed(BaseException):
         pass
 
@@ -233,19 +235,19 @@ def test_a_crash_in_the_middle_of_a_pair_is_mended(auth: AuthPaths, monkeypatch:
 @pytest.mark.parametrize(
     "content", [b"", b"nonsense", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
 )
-def test_a_file_that_is_no_certificate_is_named(auth: AuthPaths, content: bytes) -> None:
+def test_a_file_that_is_not_a_certificate_is_named_in_the_error(auth: AuthPaths, content: bytes) -> None:
     auth.ca_cert.write_bytes(content)
     with pytest.raises(CertificateError, match="cannot read the certificate .*ca.pem"):
         certs.ensure_authority(auth, reporter=Silent())
 
 
-def _make(root: str) -> None:
+def _create_certificates(root: str) -> None:
     certs.ensure_authority(auth_paths(Path(root)), reporter=Silent())
 
 
-def test_twenty_first_creates_share_one_authority(tmp_path: Path) -> None:
+def test_twenty_simultaneous_first_creates_share_one_authority(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_make, args=(str(tmp_path),)) for _ in range(20)]
+    workers = [context.Process(target=_create_certificates, args=(str(tmp_path),)) for _ in range(20)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -257,8 +259,8 @@ def test_twenty_first_creates_share_one_authority(tmp_path: Path) -> None:
 
 
 @contextmanager
-def served(context: ssl.SSLContext) -> Iterator[int]:
-    """A server that shakes hands with whoever comes and says a word."""
+def tls_server(context: ssl.SSLContext) -> Iterator[int]:
+    """A TLS server that completes a handshake with any client and sends one word."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -288,22 +290,22 @@ def server_context(machine: Path) -> ssl.SSLContext:
     return context
 
 
-def check(machine: Path, port: int, host: str = "127.0.0.1") -> None:
+def check_handshake(machine: Path, port: int, host: str = "127.0.0.1") -> None:
     handshake.check(host, port, ca=machine / "ca.pem", cert=machine / "cert.pem", key=machine / "key.pem", timeout=5)
 
 
-def test_the_handshake_check_passes_with_our_certificates(machine: Path) -> None:
-    with served(server_context(machine)) as port:
-        check(machine, port)
-        check(machine, port, "localhost")
+def test_the_handshake_check_accepts_our_certificates(machine: Path) -> None:
+    with tls_server(server_context(machine)) as port:
+        check_handshake(machine, port)
+        check_handshake(machine, port, "localhost")
 
 
-def test_a_server_that_refuses_the_client_fails_it(machine: Path, tmp_path: Path) -> None:
-    """Before the handshake is complete: with TLS 1.3 that would be seen only afterwards."""
+def test_the_handshake_check_fails_if_the_server_refuses_the_client(machine: Path, tmp_path: Path) -> None:
+    """The refusal comes before the handshake is complete. With TLS 1.3 it would come only afterwards."""
     other = auth_paths(tmp_path / "other")
     certs.ensure_authority(other, reporter=Silent())
     with (
-        served(server_context(machine)) as port,
+        tls_server(server_context(machine)) as port,
         pytest.raises(handshake.CertificateRefusedError, match="unknown certificate authority"),
     ):
         handshake.check(
@@ -311,32 +313,32 @@ def test_a_server_that_refuses_the_client_fails_it(machine: Path, tmp_path: Path
         )
 
 
-def test_a_server_that_wants_the_newest_version_passes_it(machine: Path) -> None:
+def test_the_handshake_check_accepts_a_server_with_tls_1_3_only(machine: Path) -> None:
     context = server_context(machine)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    with served(context) as port:
-        check(machine, port)
+    with tls_server(context) as port:
+        check_handshake(machine, port)
 
 
-def test_a_server_of_another_authority_or_name_fails_it(machine: Path, tmp_path: Path) -> None:
+def test_the_handshake_check_rejects_another_authority_or_name(machine: Path, tmp_path: Path) -> None:
     other = auth_paths(tmp_path / "other")
     certs.ensure_authority(other, reporter=Silent())
     folder = tmp_path / "other" / "m"
     folder.mkdir()
     certs.ensure_server(other, directory=folder, name="m", hosts=["127.0.0.1"])
-    with served(server_context(folder)) as port, pytest.raises(handshake.TlsError, match="x509: .*certificate"):
-        check(machine, port)
-    with served(server_context(machine)) as port, pytest.raises(handshake.TlsError, match="x509: .*127.0.0.5"):
+    with tls_server(server_context(folder)) as port, pytest.raises(handshake.TlsError, match="x509: .*certificate"):
+        check_handshake(machine, port)
+    with tls_server(server_context(machine)) as port, pytest.raises(handshake.TlsError, match="x509: .*127.0.0.5"):
         # 127.0.0.5 reaches nothing: the name is what is wrong here, so connect by a socket that lies about it
         import unittest.mock
 
         real = socket.create_connection
         with unittest.mock.patch("socket.create_connection", lambda _a, timeout: real(("127.0.0.1", port), timeout)):
-            check(machine, port, "127.0.0.5")
+            check_handshake(machine, port, "127.0.0.5")
 
 
 @pytest.mark.parametrize(("days", "said"), [(1, "not yet valid"), (-2000, "has expired")])
-def test_a_server_out_of_its_time_is_final_and_the_hint_names_the_clock(
+def test_an_expired_or_future_server_certificate_is_final_and_the_hint_names_the_clock(
     auth: AuthPaths, machine: Path, monkeypatch: pytest.MonkeyPatch, days: int, said: str
 ) -> None:
     now = certs._now()
@@ -344,10 +346,10 @@ def test_a_server_out_of_its_time_is_final_and_the_hint_names_the_clock(
     pair = certs._make_server(certs._read(auth.ca_cert, auth.ca_key), name="x", hosts=["127.0.0.1"])
     certs._write(machine / "server.pem", machine / "server-key.pem", pair)
     with (
-        served(server_context(machine)) as port,
+        tls_server(server_context(machine)) as port,
         pytest.raises(handshake.CertificateRefusedError, match=said) as caught,
     ):
-        check(machine, port)
+        check_handshake(machine, port)
     assert "clock" in caught.value.hint
     assert "regenerate-certs" in caught.value.hint
 
@@ -373,43 +375,43 @@ def premature(auth: AuthPaths, tmp_path: Path) -> certs._Pair:
 
 
 @pytest.mark.parametrize("client", [stranger, outdated, premature])
-def test_a_client_that_the_engine_refuses_is_final(
+def test_a_client_certificate_that_the_engine_refuses_is_a_final_error(
     auth: AuthPaths, machine: Path, tmp_path: Path, client: Callable[[AuthPaths, Path], certs._Pair]
 ) -> None:
-    """With TLS 1.3 the refusal comes after the handshake, when the first answer is read."""
+    """With TLS 1.3 the refusal arrives after the handshake, with the first answer."""
     certs._write(machine / "cert.pem", machine / "key.pem", client(auth, tmp_path))
     with (
-        served(server_context(machine)) as port,
+        tls_server(server_context(machine)) as port,
         pytest.raises(handshake.CertificateRefusedError, match="remote error: tls: ") as caught,
     ):
         api.ping(Endpoint("127.0.0.1", docker_port=port), certificates=ClientFiles.in_folder(machine), timeout=5)
     assert "does not accept the client's certificate" in caught.value.hint
 
 
-def test_an_old_protocol_fails_it(machine: Path) -> None:
+def test_the_handshake_check_rejects_an_old_protocol(machine: Path) -> None:
     context = server_context(machine)
     with pytest.warns(DeprecationWarning):
         context.minimum_version = ssl.TLSVersion.TLSv1_1
         context.maximum_version = ssl.TLSVersion.TLSv1_1
     context.set_ciphers("ALL:@SECLEVEL=0")
-    with served(context) as port, pytest.raises(handshake.TlsError):
-        check(machine, port)
+    with tls_server(context) as port, pytest.raises(handshake.TlsError):
+        check_handshake(machine, port)
 
 
-def test_nobody_there_and_missing_files_are_told_apart(machine: Path) -> None:
+def test_a_refused_connection_and_missing_files_are_different_errors(machine: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(handshake.TlsError, match="connection refused") as refused:
-        check(machine, port)
+        check_handshake(machine, port)
     assert 'validating certificates for host "127.0.0.1:' in refused.value.brief
     (machine / "cert.pem").unlink()
     with pytest.raises(handshake.TlsError, match="No such file"):
-        check(machine, port)
+        check_handshake(machine, port)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=20), max_size=4))
-def test_any_san_is_taken_or_refused_with_its_value(names: list[str]) -> None:
+def test_any_san_is_accepted_or_refused_by_value(names: list[str]) -> None:
     try:
         made = certs._alternative_names(names)
     except CertificateError as error:
@@ -418,10 +420,10 @@ def test_any_san_is_taken_or_refused_with_its_value(names: list[str]) -> None:
         assert len(made) == len(set(names))
 
 
-def test_what_a_killed_renewal_kept_goes_once_no_process_needs_it(
+def test_files_kept_by_a_killed_renewal_are_removed_once_unused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In whatever folder the authority is; files of other programs there stay."""
+    """The authority may be in any folder; files of other programs there stay."""
     auth = certs.AuthPaths(*(tmp_path / "mine" / name for name in ("ca.pem", "ca-key.pem", "cert.pem", "key.pem")))
     certs.ensure_authority(auth, reporter=Silent())
     folder = auth.ca_cert.parent

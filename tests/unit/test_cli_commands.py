@@ -1,4 +1,4 @@
-"""The commands on a store of real records: the driver `none`, and an engine's door on loopback."""
+"""The commands on a store of real records, with the driver `none` and a stand-in engine on the loopback."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
 @pytest.fixture
 def port(store: Store) -> Iterator[int]:
-    """The port of the machine `intro`, which answers."""
+    """The port of the engine of machine `intro`."""
     with engine.machine(store.root) as number:
         yield number
 
@@ -73,7 +73,7 @@ def test_create_refuses_what_cannot_be_a_hostname(run: Run, store: Store, name: 
     assert store.names() == []
 
 
-def test_create_refuses_a_flag_for_a_name(run: Run) -> None:
+def test_create_refuses_a_flag_in_the_place_of_the_name(run: Run) -> None:
     assert run("create", "-rf").err == "flag provided but not defined: -rf\n"
     assert run("create", "-d", "none", "--url", "tcp://h:1", "--", "-rf").err.startswith("Error creating machine: Inv")
 
@@ -89,7 +89,7 @@ def test_create_refuses_an_existing_name(run: Run, port: int, store: Store) -> N
     "command", ["config", "env", "inspect", "ip", "kill", "restart", "ssh", "start", "status", "stop", "url", "version"]
 )
 @pytest.mark.parametrize("name", ["nosuch", "../x", "", "x" * 300])
-def test_unknown_machines(run: Run, command: str, name: str) -> None:
+def test_commands_refuse_unknown_machines(run: Run, command: str, name: str) -> None:
     outcome = run(command, name)
     assert (outcome.code, outcome.out) == (1, "")
     assert NOT_THERE.format(name) in outcome.err
@@ -98,27 +98,27 @@ def test_unknown_machines(run: Run, command: str, name: str) -> None:
 @pytest.mark.parametrize(
     "command", ["config", "env", "inspect", "ip", "kill", "restart", "ssh", "start", "status", "url"]
 )
-def test_no_name_and_no_default(run: Run, command: str) -> None:
+def test_without_a_name_or_a_default_machine_commands_fail(run: Run, command: str) -> None:
     outcome = run(command)
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err.splitlines()[0] == NO_DEFAULT
 
 
-def test_no_name_means_the_machine_default(run: Run, store: Store) -> None:
+def test_without_a_name_commands_use_the_machine_default(run: Run, store: Store) -> None:
     engine.record(store, "default", 1)
     assert run("status").out == "Running\n"
     assert run("ip").out == "127.0.0.1\n"
 
 
 @pytest.mark.parametrize("command", ["status", "url", "env", "config", "version", "logs"])
-def test_one_name_at_most(run: Run, command: str) -> None:
-    """A shell may evaluate what stands on stdout: the help does not."""
+def test_env_and_config_refuse_a_second_name(run: Run, command: str) -> None:
+    """A shell may evaluate stdout, so the help must not be printed there."""
     outcome = run(command, "a", "b")
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err == f"Error: Expected one machine name as an argument\nHint: See: pymachine {command} --help\n"
 
 
-def test_inspect_has_its_help_on_stdout_as_docker_machine_does(run: Run) -> None:
+def test_inspect_prints_its_help_on_stdout_as_docker_machine_does(run: Run) -> None:
     outcome = run("inspect", "a", "b")
     assert outcome.code == 1
     assert outcome.out.startswith("Usage: pymachine inspect ")
@@ -126,14 +126,14 @@ def test_inspect_has_its_help_on_stdout_as_docker_machine_does(run: Run) -> None
 
 
 @pytest.mark.parametrize("command", ["env", "config"])
-def test_no_error_of_what_is_evaluated_prints_on_stdout(run: Run, command: str) -> None:
+def test_errors_of_commands_meant_for_eval_leave_stdout_empty(run: Run, command: str) -> None:
     outcome = run(command, "--bogus", "intro")
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err.splitlines()[0] == "flag provided but not defined: -bogus"
 
 
 @pytest.mark.parametrize("words", [["provision"], ["completion", "bash"], ["doctor"]])
-def test_other_arguments_that_are_too_many_print_no_help_either(run: Run, words: list[str]) -> None:
+def test_too_many_arguments_print_no_help(run: Run, words: list[str]) -> None:
     assert run(*words, "a", "b").out == ""
 
 
@@ -149,7 +149,7 @@ def test_other_arguments_that_are_too_many_print_no_help_either(run: Run, words:
         (["--swarm", "x"], "--swarm is not supported"),
     ],
 )
-def test_create_refuses(run: Run, store: Store, words: Sequence[str], text: str) -> None:
+def test_create_refuses_invalid_options(run: Run, store: Store, words: Sequence[str], text: str) -> None:
     outcome = run("create", *words)
     assert outcome.code == 1
     assert outcome.err.startswith(text)
@@ -163,7 +163,7 @@ def test_create_needs_a_name(run: Run) -> None:
     assert outcome.err == "Error: No machine name specified\n"
 
 
-def test_the_help_has_the_flags_of_the_driver_sorted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_create_help_sorts_the_drivers_flags(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--qemu-memory" in run("create", "--help").out
     assert "--url" in run("create", "--driver=none", "--help").out
     monkeypatch.setenv("MACHINE_DRIVER", "none")
@@ -173,7 +173,7 @@ def test_the_help_has_the_flags_of_the_driver_sorted(run: Run, monkeypatch: pyte
     assert flags == sorted(flags)
 
 
-def test_flags_reach_the_record(run: Run, store: Store, port: int) -> None:
+def test_create_flags_are_saved_in_the_record(run: Run, store: Store, port: int) -> None:
     words = ["--engine-label", "a=b", "--engine-label=c=d", "--engine-opt", "log-driver=none", "--tls-san", "x.y"]
     outcome = run("create", "-d", "none", f"--url=tcp://127.0.0.1:{port}", *words, "second")
     assert outcome.code == 0, outcome.err
@@ -202,7 +202,7 @@ def test_ip_url_status_version_config(run: Run, store: Store, port: int) -> None
     ]
 
 
-def test_several_ips_in_the_order_asked_for(run: Run, store: Store) -> None:
+def test_ip_prints_addresses_in_the_order_of_the_names(run: Run, store: Store) -> None:
     engine.record(store, "a", 1)
     engine.record(store, "b", 2)
     assert run("ip", "b", "a").out == "127.0.0.1\n127.0.0.1\n"
@@ -211,10 +211,10 @@ def test_several_ips_in_the_order_asked_for(run: Run, store: Store) -> None:
 
 
 @pytest.mark.parametrize("flag", ["-y", "-f"])
-def test_rm_reports_in_the_order_of_the_names(
+def test_rm_reports_in_the_order_of_the_names_whichever_ends_first(
     run: Run, store: Store, monkeypatch: pytest.MonkeyPatch, flag: str
 ) -> None:
-    """However long each takes: here "a" cannot be removed before "c" is gone."""
+    """Here "a" cannot be removed before "c" is gone."""
     for name in ("a", "c"):
         engine.record(store, name, 1)
     gone = threading.Event()
@@ -233,7 +233,7 @@ def test_rm_reports_in_the_order_of_the_names(
 
 
 @pytest.mark.parametrize("command", ["env", "config"])
-def test_a_machine_that_does_not_answer_prints_nothing_to_evaluate(run: Run, store: Store, command: str) -> None:
+def test_env_and_config_print_nothing_for_a_machine_that_does_not_answer(run: Run, store: Store, command: str) -> None:
     engine.record(store, "dead", 1)
     outcome = run(command, "dead")
     assert (outcome.code, outcome.out) == (1, "")
@@ -248,7 +248,9 @@ def test_a_machine_that_does_not_answer_prints_nothing_to_evaluate(run: Run, sto
         ("url", "Host is not running"),
     ],
 )
-def test_a_stopped_machine(run: Run, store: Store, monkeypatch: pytest.MonkeyPatch, command: str, text: str) -> None:
+def test_commands_that_need_a_running_machine_refuse_a_stopped_one(
+    run: Run, store: Store, monkeypatch: pytest.MonkeyPatch, command: str, text: str
+) -> None:
     engine.record(store, "off", 1)
     driver = type(Manager(store).driver(store.load("off")))
     monkeypatch.setattr(driver, "state", lambda self: State.STOPPED)
@@ -258,7 +260,7 @@ def test_a_stopped_machine(run: Run, store: Store, monkeypatch: pytest.MonkeyPat
     assert run("status", "off").out == "Stopped\n"
 
 
-def test_inspect(run: Run, store: Store, port: int) -> None:
+def test_inspect_prints_json_or_a_template(run: Run, store: Store, port: int) -> None:
     assert json.loads(run("inspect", "intro").out)["Driver"]["IPAddress"] == "127.0.0.1"
     assert run("inspect", "intro").out.startswith('{\n    "ConfigVersion": 3,\n')
     asked = run("inspect", "intro", "-f", "{{.HostOptions.AuthOptions.StorePath}}")
@@ -269,7 +271,7 @@ def test_inspect(run: Run, store: Store, port: int) -> None:
     assert broken.err.startswith("template parsing error: ")
 
 
-def test_active(run: Run, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_active_names_the_machine_of_docker_host(run: Run, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     none = run("active")
     assert (none.code, none.err.splitlines()[0]) == (1, "No active host found")
     monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
@@ -277,7 +279,7 @@ def test_active(run: Run, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("active", "x").err == "Error: Too many arguments given\n"
 
 
-def test_active_says_when_it_cannot_be_told(run: Run, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_active_reports_a_timeout(run: Run, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.record(store, "slow", 1)
     hold = threading.Event()
     driver = type(Manager(store).driver(store.load("slow")))
@@ -299,7 +301,7 @@ def test_a_swarm_master_is_active_by_its_swarm_port(run: Run, store: Store, monk
 # -- ls ----------------------------------------------------------------------------------------------------------
 
 
-def test_ls(run: Run, store: Store, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ls_lists_filters_and_formats(run: Run, store: Store, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.record(store, "host10", 1)
     engine.record(store, "Host2", 1, labels=("a=b",))
     (store.root / "machines" / "broken").mkdir()
@@ -331,26 +333,26 @@ def test_ls(run: Run, store: Store, port: int, monkeypatch: pytest.MonkeyPatch) 
         (["-f", "{{"], "template: :1: unclosed action"),
     ],
 )
-def test_ls_refuses(run: Run, words: Sequence[str], text: str) -> None:
+def test_ls_refuses_invalid_filters_and_formats(run: Run, words: Sequence[str], text: str) -> None:
     outcome = run("ls", *words)
     assert outcome.code == 1
     assert outcome.err.startswith(text)
 
 
-def test_the_table_is_aligned_as_go_aligns_it() -> None:
+def test_columns_are_aligned_as_go_aligns_them() -> None:
     lines = tables.align([["NAME", "ACTIVE", "ERRORS"], ["a", "-", ""], ["a-long-one", "*", "x"]])
     assert lines == ["NAME         ACTIVE   ERRORS", "a            -        ", "a-long-one   *        x"]
 
 
-def test_whether_a_machine_is_active_is_not_known_after_a_timeout() -> None:
+def test_the_active_column_is_empty_after_a_timeout() -> None:
     assert ls.fields(listing.Row("hangs", driver="none", state=State.TIMEOUT))["Active"] == ""
     assert ls.fields(listing.Row("off", driver="none", state=State.STOPPED))["Active"] == "-"
 
 
-def test_a_machine_that_hangs_is_a_timeout_and_delays_nobody(
+def test_a_machine_that_hangs_is_a_timeout_and_does_not_delay_others(
     run: Run, store: Store, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The hanging one accepts a connection and then says nothing."""
+    """The hanging machine accepts a connection and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         engine.record(store, "hangs", silent.getsockname()[1])
         for name in ("ca.pem", "cert.pem", "key.pem"):
@@ -361,7 +363,7 @@ def test_a_machine_that_hangs_is_a_timeout_and_delays_nobody(
 
 
 @pytest.mark.parametrize("seconds", ["99999999999", "9223372036854775807", "3000000"])
-def test_a_timeout_longer_than_the_system_can_wait_is_no_error(
+def test_a_timeout_longer_than_the_system_supports_is_accepted(
     run: Run, port: int, monkeypatch: pytest.MonkeyPatch, seconds: str
 ) -> None:
     assert run("ls", "-t", seconds, "-f", "{{.DockerVersion}}{{.Error}}").out == f"v{engine.VERSION}\n"
@@ -371,7 +373,9 @@ def test_a_timeout_longer_than_the_system_can_wait_is_no_error(
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1"])
-def test_without_time_a_machine_that_hangs_is_a_timeout(run: Run, store: Store, port: int, seconds: str) -> None:
+def test_with_a_timeout_of_zero_a_machine_that_hangs_is_a_timeout(
+    run: Run, store: Store, port: int, seconds: str
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         record = store.load("intro")
         record.driver["URL"] = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
@@ -380,7 +384,7 @@ def test_without_time_a_machine_that_hangs_is_a_timeout(run: Run, store: Store, 
         assert run("ls", "-t", seconds, "-f", "{{.State}}{{.Error}}").out == "Timeout\n"
 
 
-def test_a_timed_out_row_is_marked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_timed_out_has_the_state_timeout(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from pymachine.cli.context import App
 
     engine.record(store, "slow", 1)
@@ -396,7 +400,7 @@ def test_a_timed_out_row_is_marked(store: Store, monkeypatch: pytest.MonkeyPatch
 # -- acting ------------------------------------------------------------------------------------------------------
 
 
-def test_errors_of_several_machines_are_joined(run: Run, store: Store) -> None:
+def test_errors_of_several_machines_are_all_printed(run: Run, store: Store) -> None:
     for name in ("a", "b"):
         engine.record(store, name, 1)
     outcome = run("kill", "a", "b")
@@ -404,7 +408,7 @@ def test_errors_of_several_machines_are_joined(run: Run, store: Store) -> None:
     assert outcome.err.splitlines()[:2] == ["hosts without a driver cannot be killed"] * 2
 
 
-def test_one_unknown_machine_stops_everything_before_it_begins(
+def test_nothing_is_done_if_one_of_the_machines_is_unknown(
     run: Run, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.record(store, "a", 1)
@@ -427,7 +431,9 @@ def test_start_says_that_addresses_may_change(run: Run, store: Store, monkeypatc
 @pytest.mark.parametrize(
     ("answer", "gone"), [("y\n", True), ("Yes\n", True), ("n\n", False), ("", False), ("\n", False)]
 )
-def test_rm_asks(run: Run, store: Store, monkeypatch: pytest.MonkeyPatch, answer: str, gone: bool) -> None:
+def test_rm_removes_after_a_yes_only(
+    run: Run, store: Store, monkeypatch: pytest.MonkeyPatch, answer: str, gone: bool
+) -> None:
     import io
 
     engine.record(store, "a", 1)
@@ -443,7 +449,7 @@ def test_rm_asks(run: Run, store: Store, monkeypatch: pytest.MonkeyPatch, answer
     assert ("Successfully removed a\n" in outcome.out) is gone
 
 
-def test_rm_of_many(run: Run, store: Store) -> None:
+def test_rm_removes_the_machines_that_exist_and_reports_the_others(run: Run, store: Store) -> None:
     engine.record(store, "a", 1)
     engine.record(store, "b", 1)
     outcome = run("rm", "a", "-y", "nosuch", "b")
@@ -453,7 +459,7 @@ def test_rm_of_many(run: Run, store: Store) -> None:
     assert run("rm").err == "Error: Expected to get one or more machine names as arguments\n"
 
 
-def test_rm_by_force_removes_what_cannot_be_loaded(run: Run, store: Store) -> None:
+def test_rm_by_force_removes_a_machine_whose_record_cannot_be_read(run: Run, store: Store) -> None:
     folder = store.machine_dir("broken")
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{")
@@ -466,7 +472,7 @@ def test_rm_by_force_removes_what_cannot_be_loaded(run: Run, store: Store) -> No
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_end_a_run_with_their_exit_code(store: Store, number: signal.Signals, code: int) -> None:
+def test_a_signal_ends_a_command_with_its_exit_code(store: Store, number: signal.Signals, code: int) -> None:
     engine.record(store, "a", 1)
     program = Path(sys.executable).with_name("pymachine")
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
@@ -481,8 +487,8 @@ def test_signals_end_a_run_with_their_exit_code(store: Store, number: signal.Sig
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_signals_that_were_ignored_at_the_start_stay_so(store: Store, number: signal.Signals) -> None:
-    """A background job of a script, and what `nohup` started, are not ended by what they were told to ignore."""
+def test_signals_ignored_at_the_start_stay_ignored(store: Store, number: signal.Signals) -> None:
+    """A shell starts background jobs with SIGINT ignored, and `nohup` programs with SIGHUP ignored."""
     engine.record(store, "a", 1)
     program = Path(sys.executable).with_name("pymachine")
     name = number.name.removeprefix("SIG")
@@ -497,8 +503,8 @@ def test_signals_that_were_ignored_at_the_start_stay_so(store: Store, number: si
     assert not store.exists("a")
 
 
-def test_a_program_in_the_foreground_ends_with_us() -> None:
-    """SIGTERM is passed on to what `pymachine ssh` runs; Ctrl-C reaches it by itself."""
+def test_sigterm_also_ends_the_foreground_program() -> None:
+    """SIGTERM is passed on to the program that `pymachine ssh` runs; the terminal sends Ctrl-C to both."""
     script = (
         "from pymachine.cli import main\nfrom pymachine.system.run import foreground\n"
         "main.signals.exit_on_termination()\nprint('ready', flush=True)\nforeground(['sleep', '600'])"
@@ -514,14 +520,14 @@ def test_a_program_in_the_foreground_ends_with_us() -> None:
 # -- ssh, scp, completion ------------------------------------------------------------------------------------------
 
 
-def test_ssh_and_scp_usage(run: Run) -> None:
+def test_ssh_and_scp_say_how_they_are_used(run: Run) -> None:
     assert run("scp", "a").err == "Improper number of arguments\n"
     assert run("ssh", "-t").err.startswith("Error: Expected a machine name")
     assert run("ssh", "--help").out.startswith("Usage: pymachine ssh ")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_scripts_are_good_shell(run: Run, shell: str, tmp_path: Path) -> None:
+def test_completion_scripts_parse(run: Run, shell: str, tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text(run("completion", shell).out)
     subprocess.run([shell, "-n", str(script)], check=True)
@@ -535,7 +541,7 @@ def test_completion_refuses_other_shells(run: Run) -> None:
     ("words", "expected"),
     [("pymachine st", {"start", "status", "stop"}), ("pymachine ip in", {"intro"}), ("pymachine ls --q", {"--quiet"})],
 )
-def test_bash_completes(store: Store, words: str, expected: set[str]) -> None:
+def test_bash_completes_commands_machines_and_flags(store: Store, words: str, expected: set[str]) -> None:
     engine.record(store, "intro", 1)
     program = Path(sys.executable).with_name("pymachine")
     environ = {

@@ -1,4 +1,4 @@
-"""`env`: the short path against the full one, against a door with real mutual TLS; and what it may cost."""
+"""`env`: its fast path compared with the full one, against a stand-in engine with mutual TLS; and its imports."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         ["--bugsnag-api-token=x", "env", "intro"],
     ],
 )
-def test_the_short_path_and_the_full_one_say_the_same(store: Path, words: list[str]) -> None:
+def test_the_fast_path_and_the_full_path_print_the_same(store: Path, words: list[str]) -> None:
     short = quick_env(["pymachine", *words])
     assert short is not None
     full = run(*words, MACHINE_DEBUG="0")
@@ -81,12 +81,12 @@ def test_the_short_path_and_the_full_one_say_the_same(store: Path, words: list[s
         ["--tls-ca-cert", "x", "env", "intro"],
     ],
 )
-def test_the_short_path_leaves_what_is_unusual_to_the_full_one(store: Path, words: list[str]) -> None:
+def test_the_fast_path_leaves_unusual_command_lines_to_the_full_path(store: Path, words: list[str]) -> None:
     assert quick_env(["pymachine", *words]) is None
 
 
 @pytest.mark.parametrize("damage", ["stop", "record", "certificate", "version", "pipe", "large"])
-def test_the_short_path_says_nothing_of_what_goes_wrong(store: Path, damage: str, tmp_path: Path) -> None:
+def test_the_fast_path_leaves_errors_to_the_full_path(store: Path, damage: str, tmp_path: Path) -> None:
     folder = store / "machines" / "intro"
     config = folder / "config.json"
     if damage == "stop":
@@ -114,7 +114,7 @@ def test_the_short_path_says_nothing_of_what_goes_wrong(store: Path, damage: str
     assert ended.stderr.startswith(beginning.get(damage, "Error getting migrated host: "))
 
 
-def test_hints_name_the_program_as_it_was_called(store: Path, tmp_path: Path) -> None:
+def test_hints_use_the_name_the_program_was_called_by(store: Path, tmp_path: Path) -> None:
     link = tmp_path / "docker-machine"
     link.symlink_to(Path(sys.executable).with_name("pymachine"))
     environ = {**os.environ, "PATH": f"/nonexistent{os.pathsep}{tmp_path}{os.pathsep}{os.environ['PATH']}"}
@@ -142,11 +142,13 @@ def test_hints_name_the_program_as_it_was_called(store: Path, tmp_path: Path) ->
         ("", "", ""),
     ],
 )
-def test_a_program_that_another_stands_before_goes_by_its_path(program: str, path: str, called: str) -> None:
+def test_a_program_that_another_on_the_path_hides_is_named_by_its_full_path(
+    program: str, path: str, called: str
+) -> None:
     assert as_called(program, path) == called
 
 
-def test_where_the_store_is_agrees_with_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fast_path_and_the_store_agree_on_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     for option, variable, home in [("", "", "/h"), ("/o", "/v", "/h"), ("", "/v/../w", "/h"), ("rel", "", "/h")]:
         monkeypatch.setenv("MACHINE_STORAGE_PATH", variable)
         monkeypatch.setenv("HOME", home)
@@ -155,10 +157,10 @@ def test_where_the_store_is_agrees_with_the_core(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("words", [["env", "b"], ["ls"], ["url", "b"]])
 @pytest.mark.parametrize("way", ["option", "variable"])
-def test_a_removed_working_directory_is_named(
+def test_a_removed_working_directory_is_named_as_the_problem(
     words: list[str], way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A relative store cannot be found from there, neither by the short path nor by the full one."""
+    """A relative store cannot be found from there, on the fast path or on the full one."""
     removed = tmp_path / "removed"
     removed.mkdir()
     monkeypatch.chdir(removed)
@@ -169,14 +171,14 @@ def test_a_removed_working_directory_is_named(
     assert ended.stderr.startswith("the working directory no longer exists\nHint: Change to a folder that exists")
 
 
-def test_an_unknown_shell_is_asked_for(store: Path) -> None:
+def test_an_unknown_shell_is_an_error_that_asks_for_shell(store: Path) -> None:
     ended = run("env", "intro", SHELL="")
     assert ended.returncode == 1
     assert ended.stdout.startswith("The default lines below are for a sh/bash shell")
     assert ended.stderr.startswith("Error: Unknown shell")
 
 
-def test_unset(store: Path) -> None:
+def test_env_unset_prints_unset_lines_and_takes_no_name(store: Path) -> None:
     ended = run("env", "-u")
     assert ended.stdout.splitlines()[:4] == [
         "unset DOCKER_TLS_VERIFY",
@@ -189,7 +191,7 @@ def test_unset(store: Path) -> None:
     assert refused.stderr.startswith("Error: Expected no machine name when the -u flag is present")
 
 
-def test_a_real_shell_takes_it(store: Path) -> None:
+def test_bash_evaluates_the_output(store: Path) -> None:
     program = Path(sys.executable).with_name("pymachine")
     ended = subprocess.run(
         ["bash", "-c", f'eval "$({program} env intro)" && echo "$DOCKER_HOST" && {program} active'],
@@ -200,7 +202,7 @@ def test_a_real_shell_takes_it(store: Path) -> None:
     assert ended.stdout.splitlines()[1] == "intro"
 
 
-def test_the_short_path_imports_only_what_it_must(store: Path) -> None:
+def test_the_fast_path_imports_only_the_allowed_modules(store: Path) -> None:
     script = (
         "import sys; before = set(sys.modules); sys.argv = ['pymachine', 'env', 'intro']\n"
         "from pymachine.__main__ import main\n"

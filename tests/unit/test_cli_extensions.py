@@ -1,4 +1,4 @@
-"""Commands that docker-machine did not have, and what its own say beyond it."""
+"""Commands that docker-machine does not have, and additions to those that it has."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ def port(store: Store) -> Iterator[int]:
 
 
 class Forwarding(NoneDriver):
-    """An engine elsewhere, of which one port is forwarded and another cannot be."""
+    """An engine on another host: one of its ports is forwarded, another cannot be."""
 
     def forwarded_ports(self) -> list[ForwardedPort]:
         return [ForwardedPort("tcp", 80, "127.70.1.2", "taken"), ForwardedPort("udp", 53, "127.70.1.2")]
 
 
-def test_ports_without_names_are_those_of_all_machines(
+def test_ports_without_names_lists_all_machines(
     call: Call, store: Store, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (store.root / "machines" / "broken").mkdir()
@@ -100,14 +100,14 @@ def ending(store: Store, days: float, name: str = "intro") -> None:
     store.save(machine)
 
 
-def test_env_warns_of_certificates_that_end_soon_on_stderr(call: Call, store: Store, port: int) -> None:
+def test_env_warns_on_stderr_of_certificates_that_expire_soon(call: Call, store: Store, port: int) -> None:
     ending(store, 12.5)
     code, out, err = call("env", "intro")
     assert (code, out.count("\n")) == (0, 6)
     assert err == "WARNING: the certificates of intro expire in 12 days: pymachine regenerate-certs intro\n"
 
 
-def test_the_short_path_leaves_that_to_the_full_one(store: Store, port: int) -> None:
+def test_the_fast_path_of_env_does_not_handle_certificates_that_expire_soon(store: Store, port: int) -> None:
     words = ["pymachine", "env", "--shell", "sh", "intro"]
     ending(store, 31)
     assert short_path.quick_env(words) is not None
@@ -115,7 +115,7 @@ def test_the_short_path_leaves_that_to_the_full_one(store: Store, port: int) -> 
     assert short_path.quick_env(words) is None
 
 
-def test_ls_warns_in_its_last_column(call: Call, store: Store, port: int) -> None:
+def test_ls_shows_expiring_certificates_in_its_errors_column(call: Call, store: Store, port: int) -> None:
     ending(store, -1)
     rows = json.loads(call("ls", "--json")[1])
     assert rows[0]["Error"] == "the certificates of intro have expired: pymachine regenerate-certs intro"
@@ -123,7 +123,7 @@ def test_ls_warns_in_its_last_column(call: Call, store: Store, port: int) -> Non
     assert json.loads(call("ls", "--json")[1])[0]["Error"] == ""
 
 
-def test_dates_of_machines_that_docker_machine_made_are_in_their_files(
+def test_expiry_of_docker_machines_certificates_is_read_from_the_files(
     call: Call, store: Store, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert store.load("intro").certificates_expire is None
@@ -136,7 +136,7 @@ def test_dates_of_machines_that_docker_machine_made_are_in_their_files(
 # -- ls --watch --------------------------------------------------------------------------------------------------
 
 
-def test_watch_lists_again_and_again(store: Store, port: int, tmp_path: Path) -> None:
+def test_ls_watch_repeats_the_list(store: Store, port: int, tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("pymachine")
     command = [program, "ls", "--watch", "--json"]
     with processes.started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
@@ -154,11 +154,11 @@ def test_watch_lists_again_and_again(store: Store, port: int, tmp_path: Path) ->
     ("seconds", "text"),
     [(0.0001, "0s"), (0.012, "12ms"), (0.9999, "1s"), (1.5, "1.5s"), (10, "10s"), (61.25, "1m1.25s")],
 )
-def test_durations_are_gos(seconds: float, text: str) -> None:
+def test_response_times_are_written_as_go_durations(seconds: float, text: str) -> None:
     assert ls.duration(seconds) == text
 
 
-def test_a_drivers_fault_costs_its_own_row(call: Call, store: Store, port: int) -> None:
+def test_a_driver_that_crashes_affects_its_own_row_only(call: Call, store: Store, port: int) -> None:
     machine = engine.record(store, "odd", 1)
     machine.driver_name, machine.driver = "qemu", {"IPAddress": "127.70.1.1", "EnginePort": "x"}
     store.save(machine)
@@ -170,14 +170,14 @@ def test_a_drivers_fault_costs_its_own_row(call: Call, store: Store, port: int) 
 # -- doctor ------------------------------------------------------------------------------------------------------
 
 
-def test_doctor_finds_nothing_wrong(call: Call, store: Store, port: int) -> None:
+def test_doctor_succeeds_where_all_is_well(call: Call, store: Store, port: int) -> None:
     code, out, err = call("doctor", "--driver", "none")
     assert (code, err) == (0, "")
     assert out.startswith("ok       python ")
     assert "ok       driver none " in out
 
 
-def test_doctor_says_what_would_stop_a_create(
+def test_doctor_names_problems_that_would_make_create_fail(
     call: Call, store: Store, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sick = type(
@@ -215,7 +215,7 @@ def test_doctor_says_what_would_stop_a_create(
 
 
 @pytest.mark.parametrize("kind", ["file", "read-only"])
-def test_doctor_looks_at_the_store(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_doctor_checks_the_store(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     path = tmp_path / "place"
     if kind == "file":
         path.write_text("")
@@ -230,7 +230,7 @@ def test_doctor_looks_at_the_store(call: Call, tmp_path: Path, monkeypatch: pyte
 # -- logs, mount, scp --------------------------------------------------------------------------------------------
 
 
-def test_the_last_lines_of_a_console(tmp_path: Path) -> None:
+def test_logs_prints_the_last_lines_of_the_console(tmp_path: Path) -> None:
     path = tmp_path / "console.log"
     path.write_bytes(b"".join(b"line %d\r\n" % number for number in range(20_000)) + b"\xffpart")
     assert logs._last_lines(path, 3) == ["line 19998", "line 19999", "\udcffpart"]
@@ -264,7 +264,7 @@ def test_the_last_lines_of_a_console(tmp_path: Path) -> None:
         ("mount nosuch:/x", 'Error loading host: Error loading host: Docker machine "nosuch" does not exist.'),
     ],
 )
-def test_refusals(
+def test_invalid_command_lines_are_refused(
     call: Call, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, text: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -274,7 +274,7 @@ def test_refusals(
     assert list(tmp_path.glob("*.zst")) == []
 
 
-def test_a_connection_there_and_back(call: Call, store: Store, port: int, tmp_path: Path) -> None:
+def test_an_exported_connection_can_be_imported(call: Call, store: Store, port: int, tmp_path: Path) -> None:
     file = tmp_path / "file"
     assert call("export", "--connection", "intro", str(file))[:2] == (
         0,
@@ -295,7 +295,7 @@ def test_a_connection_there_and_back(call: Call, store: Store, port: int, tmp_pa
     assert (store.machine_dir("other") / "key.pem").stat().st_mode & 0o777 == 0o600
 
 
-def test_sshfs_is_told_all_that_ssh_is() -> None:
+def test_sshfs_gets_the_same_options_as_ssh() -> None:
     words = openssh.sshfs("sshfs", TARGET, "/home/docker", "/mnt/it")
     assert words[-2:] == ["docker@127.1.2.3:/home/docker", "/mnt/it"]
     assert "StrictHostKeyChecking=yes" in words
@@ -304,7 +304,7 @@ def test_sshfs_is_told_all_that_ssh_is() -> None:
     assert "Port=22022" in words
 
 
-def test_rsync_between_machines_goes_by_way_of_here(tmp_path: Path) -> None:
+def test_rsync_between_machines_copies_through_this_host(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
     assert scp.relay(scp.Place("/x/a", TARGET), tmp_path) == [scp.Place(str(tmp_path / "a"))]
     assert scp.relay(scp.Place("/x/", TARGET), tmp_path) == [scp.Place(f"{tmp_path}/")]
@@ -324,7 +324,7 @@ def test_rsync_between_machines_goes_by_way_of_here(tmp_path: Path) -> None:
         ("", "."),
     ],
 )
-def test_a_path_here_is_not_taken_for_a_host_or_an_option(path: str, here: str) -> None:
+def test_a_local_path_is_not_mistaken_for_a_host_or_an_option(path: str, here: str) -> None:
     places = [scp.parse(f"localhost:{path}", _nowhere), scp.Place("/x", TARGET)]
     assert scp.rsync("rsync", places, recursive=False, quiet=True)[-2:] == [here, "docker@127.1.2.3:/x"]
     assert scp.scp("scp", places, config_file="c", recursive=False, quiet=False)[-2:] == [here, "m:/x"]
@@ -358,7 +358,7 @@ def test_rsync_takes_an_ipv6_address_in_brackets() -> None:
 
 @pytest.mark.parametrize("words", [("url", "nope"), ("env", "dead"), ("regenerate-certs", "-f", "nope")])
 @pytest.mark.parametrize("name", ["pymachine", "docker-machine", "dm"])
-def test_texts_name_the_program_as_it_was_called(
+def test_messages_use_the_name_the_program_was_called_by(
     store: Store, port: int, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], name: str
 ) -> None:
     engine.record(store, "dead", 1)
@@ -369,7 +369,7 @@ def test_texts_name_the_program_as_it_was_called(
     assert not [other for other in others if re.search(rf"\b{other} (ls|create|regenerate-certs|start)\b", said)]
 
 
-def test_warnings_name_it_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_use_that_name_too(capsys: pytest.CaptureFixture[str]) -> None:
     App(argv=["/usr/bin/docker-machine"]).reporter.warn("Remove it with: pymachine rm x, of pymachine")
     assert capsys.readouterr().out == "Remove it with: docker-machine rm x, of pymachine\n"
 
@@ -377,7 +377,7 @@ def test_warnings_name_it_too(capsys: pytest.CaptureFixture[str]) -> None:
 # -- fifty machines ----------------------------------------------------------------------------------------------
 
 
-def test_ls_of_fifty_machines(store: Store, tmp_path: Path) -> None:
+def test_ls_of_fifty_machines_queries_them_in_parallel(store: Store, tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("pymachine")
     with fifty_machines.created(store.root):
         said = subprocess.run([program, "ls", "--json"], capture_output=True, text=True, check=True, timeout=60).stdout

@@ -1,4 +1,4 @@
-"""The command line's grammar, its errors and exit codes, in docker-machine's words."""
+"""Command-line grammar, errors and exit codes, which follow docker-machine's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Outcome:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    """Runs a command line in this process, on an empty store."""
+    """Run a command line in this process, on an empty store."""
     monkeypatch.setenv("MACHINE_STORAGE_PATH", str(tmp_path / "store"))
     monkeypatch.delenv("MACHINE_DEBUG", raising=False)
     monkeypatch.setattr(main_module.signals, "exit_on_termination", lambda: None)
@@ -66,11 +66,11 @@ FLAGS = [
         (["-t="], {"text": [""]}, []),
     ],
 )
-def test_reads_words_as_go_does(words: list[str], given: dict[str, list[object]], rest: list[str]) -> None:
+def test_arguments_are_parsed_as_go_does(words: list[str], given: dict[str, list[object]], rest: list[str]) -> None:
     assert goflags.scan(FLAGS, words) == (given, rest)
 
 
-def test_the_first_positional_may_end_the_flags() -> None:
+def test_flags_can_end_at_the_first_positional_argument() -> None:
     assert goflags.scan(FLAGS, ["-q", "ls", "-n", "1"], interspersed=False) == ({"quiet": [True]}, ["ls", "-n", "1"])
 
 
@@ -96,7 +96,7 @@ def test_the_first_positional_may_end_the_flags() -> None:
         (["-=x"], "bad flag syntax: -=x"),
     ],
 )
-def test_refuses_in_go_s_words(words: list[str], text: str) -> None:
+def test_invalid_arguments_have_gos_error_messages(words: list[str], text: str) -> None:
     with pytest.raises(errors.FlagError) as caught:
         goflags.scan(FLAGS, words)
     assert caught.value.brief == text
@@ -107,7 +107,7 @@ def values(*words: str) -> dict[str, object]:
     return goflags.parse(command, click.Context(command), words)[0]
 
 
-def test_defaults_then_the_environment_then_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_wins_over_the_environment_and_that_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert values() == {"number": 3, "quiet": False, "label": (), "text": ""}
     for name, text in {"T_NUMBER": "5", "T_QUIET": "1", "T_LABEL": "a, b", "T_TEXT": "t"}.items():
         monkeypatch.setenv(name, text)
@@ -120,7 +120,7 @@ def test_defaults_then_the_environment_then_the_command_line(monkeypatch: pytest
     }
 
 
-def test_a_bad_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_variable_with_a_bad_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("T_QUIET", "certainly")
     assert values()["quiet"] is False
     monkeypatch.setenv("T_NUMBER", "many")
@@ -148,7 +148,7 @@ def test_every_command_has_help_under_its_name(run, name: str) -> None:  # type:
 
 
 @pytest.mark.parametrize("words", [["bogus"], ["help", "bogus"]])
-def test_an_unknown_command(run, words: list[str]) -> None:  # type: ignore[no-untyped-def]
+def test_an_unknown_command_has_docker_machines_message(run, words: list[str]) -> None:  # type: ignore[no-untyped-def]
     outcome = run(*words, program="/opt/docker-machine")
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err == "docker-machine: 'bogus' is not a docker-machine command. See 'docker-machine --help'.\n"
@@ -162,27 +162,27 @@ def test_an_unknown_command(run, words: list[str]) -> None:  # type: ignore[no-u
         (["create", "--bogus", "x"], "flag provided but not defined: -bogus\n"),
     ],
 )
-def test_incorrect_usage(run, words: list[str], text: str) -> None:  # type: ignore[no-untyped-def]
+def test_incorrect_usage_prints_the_error_and_the_help(run, words: list[str], text: str) -> None:  # type: ignore[no-untyped-def]
     outcome = run(*words)
     assert outcome.code == 1
     assert outcome.out.startswith(f"Incorrect Usage.\n\nUsage: pymachine {words[0]} ")
     assert outcome.err == text
 
 
-def test_incorrect_usage_in_front_of_the_command(run) -> None:  # type: ignore[no-untyped-def]
+def test_incorrect_usage_before_the_command(run) -> None:  # type: ignore[no-untyped-def]
     outcome = run("--bogus", "ls")
     assert (outcome.code, outcome.err) == (1, "flag provided but not defined: -bogus\n")
 
 
 @pytest.mark.parametrize("word", ["-D", "-debug", "--debug"])
-def test_debug_may_stand_anywhere(run, word: str) -> None:  # type: ignore[no-untyped-def]
+def test_debug_is_accepted_anywhere(run, word: str) -> None:  # type: ignore[no-untyped-def]
     for words in ([word, "ls"], ["ls", word], ["ls", "-q", word]):
         outcome = run(*words)
         assert outcome.code == 0
         assert "debug mode" in outcome.err
 
 
-def test_a_bad_debug_variable(run, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_bad_value_of_the_debug_variable(run, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setenv("MACHINE_DEBUG", "perhaps")
     outcome = run("ls")
     assert outcome.code == 1
@@ -234,7 +234,7 @@ def test_errors_become_text_and_exit_codes(
     assert err.startswith(text)
 
 
-def test_whoever_stops_reading_gets_no_traceback(tmp_path: Path) -> None:
+def test_a_closed_pipe_causes_no_traceback(tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("pymachine")
     ended = subprocess.run(
         ["bash", "-c", f"{program} help | true; {program} -s {tmp_path} help create | head -1"],
@@ -249,7 +249,7 @@ def test_whoever_stops_reading_gets_no_traceback(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [["--help"], ["ls"], ["ip", "x"], ["status", "x"], ["ls", "-q"], ["url", "x"]])
-def test_reading_commands_import_nothing_heavy(words: list[str], tmp_path: Path) -> None:
+def test_commands_that_only_read_import_no_heavy_module(words: list[str], tmp_path: Path) -> None:
     script = (
         "import sys\nfrom pymachine.cli.main import main\n"
         f"main(['pymachine', '-s', {str(tmp_path)!r}, *{words!r}])\n"

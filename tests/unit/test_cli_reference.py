@@ -1,4 +1,4 @@
-"""The references of the command line and of its errors say what the code says."""
+"""The command line reference and the error reference agree with the code."""
 
 from __future__ import annotations
 

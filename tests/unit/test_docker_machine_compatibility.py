@@ -818,7 +818,7 @@ def fits(actual: str, expected: Text, world: World) -> bool:
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_contract(row: Row, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_row_behaves_as_docker_machine(row: Row, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     fill = lambda text: text.replace("{port}", str(world.port)).replace("{store}", str(world.root))  # noqa: E731
     for name, value in row.env.items():
         monkeypatch.setenv(name, fill(value))
@@ -830,19 +830,19 @@ def test_contract(row: Row, world: World, monkeypatch: pytest.MonkeyPatch) -> No
     )
 
 
-def test_no_row_is_there_twice() -> None:
+def test_no_row_is_repeated() -> None:
     ids = [param.id for param in ROWS]
     assert len(ids) == len(set(ids))
 
 
-def test_inspect_prints_the_record_with_four_blanks(world: World) -> None:
+def test_inspect_indents_by_four_spaces(world: World) -> None:
     _, out, _ = world.call("inspect", "intro")
     record = json.loads(out)
     assert out == json.dumps(record, indent=4, ensure_ascii=False) + "\n"
     assert list(record)[:5] == ["ConfigVersion", "Driver", "DriverName", "HostOptions", "Name"]
 
 
-def test_flags_of_create_reach_the_record(world: World) -> None:
+def test_flags_of_create_are_saved_in_the_record(world: World) -> None:
     words = next(row for row in CREATE if row.what == "every flag of the engine").words
     world.call(*words.replace("{port}", str(world.port)).split())
     options = json.loads((world.root / "machines/n/config.json").read_text())["HostOptions"]
@@ -865,7 +865,7 @@ def test_flags_of_create_reach_the_record(world: World) -> None:
     assert (options["Driver"], options["Memory"], options["Disk"]) == ("", 0, 0)
 
 
-def test_without_a_shell_env_says_which_one_it_prints_for(world: World) -> None:
+def test_without_shell_env_names_the_shell_it_prints_for(world: World) -> None:
     code, out, err = world.call("env", "intro")
     assert (code, err.splitlines()[0]) == (1, "Error: Unknown shell")
     assert out == (
@@ -873,6 +873,6 @@ def test_without_a_shell_env_says_which_one_it_prints_for(world: World) -> None:
     )
 
 
-def test_hints_follow_the_name_that_we_were_called_by(world: World) -> None:
+def test_hints_use_the_name_the_program_was_called_by(world: World) -> None:
     _, _, err = world.call("url", "off")
     assert err == "Host is not running\nHint: Start it: docker-machine start off\n"

@@ -1,4 +1,4 @@
-"""Engine options as daemon.json, and the identity that carries them."""
+"""Engine options as daemon.json, and the identity archive that carries them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pymachine.hosts import identity
 from pymachine.store.record import EngineOptions
 
 
-def test_options_have_the_keys_and_types_that_dockerd_reads() -> None:
+def test_options_have_dockerds_keys_and_types() -> None:
     options = EngineOptions(
         arbitrary_flags=[
             "log-driver=none", "dns=8.8.8.8", "dns=1.1.1.1", "mtu=1400", "debug", "icc=false", "label=x=y",
@@ -46,7 +46,7 @@ def test_options_have_the_keys_and_types_that_dockerd_reads() -> None:
 
 
 @pytest.mark.parametrize("option", ["", "=x", "a b=c", "mtu=x", "debug=perhaps", "x=1\n2"])
-def test_an_option_that_dockerd_could_not_read_is_refused(option: str) -> None:
+def test_an_option_that_dockerd_cannot_read_is_refused(option: str) -> None:
     with pytest.raises(UsageError, match="--engine-opt"):
         daemon_json.content(EngineOptions(arbitrary_flags=[option]), driver_name="qemu")
 
@@ -60,7 +60,7 @@ def test_an_option_that_dockerd_could_not_read_is_refused(option: str) -> None:
         (["provider=mine"], [], "there is 'provider=mine' already"),
     ],
 )
-def test_labels_that_a_running_dockerd_would_drop_are_refused(labels: list[str], flags: list[str], said: str) -> None:
+def test_labels_that_dockerd_would_drop_on_reload_are_refused(labels: list[str], flags: list[str], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         daemon_json.content(EngineOptions(labels=labels, arbitrary_flags=flags), driver_name="qemu")
 
@@ -72,7 +72,7 @@ def test_an_environment_without_a_name_is_refused(line: str) -> None:
 
 
 @given(st.text(), st.text())
-def test_any_option_is_json_or_refused(name: str, value: str) -> None:
+def test_any_option_becomes_json_or_is_refused(name: str, value: str) -> None:
     try:
         daemon, flags = daemon_json.content(EngineOptions(arbitrary_flags=[f"{name}={value}"]), driver_name="q")
     except UsageError:
@@ -81,7 +81,7 @@ def test_any_option_is_json_or_refused(name: str, value: str) -> None:
     assert all(flag.startswith("--") for flag in flags)
 
 
-def test_only_what_needs_a_restart_changes_the_fingerprint() -> None:
+def test_only_settings_that_need_a_restart_change_the_fingerprint() -> None:
     plain = daemon_json.files(EngineOptions(), driver_name="qemu").fingerprint
     labelled = EngineOptions(labels=["a=b"], registry_mirror=["http://m"], arbitrary_flags=["debug"])
     assert daemon_json.files(labelled, driver_name="qemu").fingerprint == plain
@@ -89,7 +89,7 @@ def test_only_what_needs_a_restart_changes_the_fingerprint() -> None:
         assert daemon_json.files(other, driver_name="qemu").fingerprint != plain
 
 
-def test_the_identity_is_one_tar_of_private_files_and_the_same_bytes_each_time(tmp_path: Path) -> None:
+def test_the_identity_is_a_reproducible_tar_of_private_files(tmp_path: Path) -> None:
     identity.make_keys(tmp_path, name="intro")
     for name in ("ca.pem", "server.pem", "server-key.pem"):
         (tmp_path / name).write_text(name)
@@ -106,7 +106,7 @@ def test_the_identity_is_one_tar_of_private_files_and_the_same_bytes_each_time(t
     assert "id_rsa" not in modes, "the private half of the user's key never goes into a guest"
 
 
-def test_keys_are_made_once_and_the_host_key_is_pinned(tmp_path: Path) -> None:
+def test_ssh_keys_are_created_once_and_the_host_key_is_pinned(tmp_path: Path) -> None:
     identity.make_keys(tmp_path, name="intro")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     identity.make_keys(tmp_path, name="intro")

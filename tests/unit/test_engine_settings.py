@@ -1,4 +1,4 @@
-"""What the guest starts dockerd with: the real program that lays flags over daemon.json, by the real jq."""
+"""The settings that the guest starts dockerd with: flags merged into daemon.json by the guest's own jq program."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def merged(settings: dict[str, Any], *words: str, folder: Path) -> tuple[dict[st
         ),
     ],
 )
-def test_a_setting_in_both_places_is_said_once(
+def test_a_setting_given_twice_is_passed_once(
     settings: dict[str, Any], words: list[str], expected: dict[str, Any], tmp_path: Path
 ) -> None:
     assert merged(settings, *words, folder=tmp_path) == (expected, [])
@@ -91,7 +91,7 @@ FUNCTIONS = ("configured", "own_flags", "more_flags", "configure")
 
 
 def started_with(settings: dict[str, Any], *, profile: str = "", folder: Path) -> list[str]:
-    """The flags that the guest's init script starts dockerd with, and in place of --config-file the file's content."""
+    """Return the flags that the guest's init script passes to dockerd, the content of --config-file among them."""
     blocks = INIT.read_text().split("\n\n")
     script = "\n".join(block for block in blocks if block.startswith(tuple(f"{name}() {{" for name in FUNCTIONS)))
     jq = shutil.which("jq", path=search_path())
@@ -134,21 +134,21 @@ ALWAYS = ["--host=unix:///s", "--containerd=/run/containerd/containerd.sock"]
         ),
     ],
 )
-def test_what_the_guest_starts_the_engine_with(
+def test_the_guest_passes_the_image_folder_and_group_of_daemon_json(
     settings: dict[str, Any], profile: str, expected: list[str], tmp_path: Path
 ) -> None:
-    """The folder of the images and the group that daemon.json names hold, unless the profile names others."""
+    """The image folder and the group of daemon.json hold, unless the profile names others."""
     assert started_with(settings, profile=profile, folder=tmp_path) == expected
 
 
-def test_flags_without_a_key_stay_flags_and_win(tmp_path: Path) -> None:
+def test_flags_without_a_daemon_json_key_stay_flags_and_win(tmp_path: Path) -> None:
     settings = {"tlscacert": "/a", "future": {"b": 1}, "labels": ["x=y"]}
     words = ["--tlscacert", "/b", "--tlsverify", "--future=c", "--new", "value", "--validate", "--label=x=z"]
     assert merged(settings, *words, folder=tmp_path) == ({"labels": ["x=z"]}, words[:-1])
 
 
-def test_the_guests_tables_are_those_of_the_host() -> None:
-    """One table of dockerd's flags in two languages."""
+def test_the_guest_and_the_host_have_the_same_table_of_flags() -> None:
+    """The table of dockerd's flags exists in Python and in jq."""
     text = PROGRAM.read_text()
 
     def words(name: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""Values in records: what each field takes, and what a record with another value is answered with."""
+"""Values in records: which each field accepts, and the error for any other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UUID = "0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10"
 @pytest.mark.parametrize(
     "user", ["docker", "ubuntu", "root", "DOMAIN\\user", "a@example.org", "first.last", "müller", "_x", "DOM+u"]
 )
-def test_names_of_users(user: str) -> None:
+def test_valid_user_names(user: str) -> None:
     assert fields.is_user(user)
 
 
@@ -40,35 +40,35 @@ def test_names_of_users(user: str) -> None:
         "#a",
     ],
 )
-def test_words_that_are_no_users(user: str) -> None:
+def test_invalid_user_names(user: str) -> None:
     assert not fields.is_user(user)
 
 
 @pytest.mark.parametrize("host", ["10.0.0.1", "my_host", "host.example.org", "::1", "fe80::1%eth0", "büro"])
-def test_names_of_hosts(host: str) -> None:
+def test_valid_host_names(host: str) -> None:
     assert fields.is_host(host)
 
 
 @pytest.mark.parametrize(
     "host", ["-oProxyCommand=x", "", "a b", "a,b", "a/b", "u@h", "a\nb", "$HOME", "[::1]", "a;b", "'"]
 )
-def test_words_that_are_no_hosts(host: str) -> None:
+def test_invalid_host_names(host: str) -> None:
     assert not fields.is_host(host)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.70.255.3"])
-def test_addresses_on_the_loopback(address: str) -> None:
+def test_valid_loopback_addresses(address: str) -> None:
     assert fields.LOOPBACK.fits(address)
 
 
 @pytest.mark.parametrize(
     "address", ["0.0.0.0", "127.0.0.1,x", "127.0.0", "127.0.0.256", "127.0.0.1.", "127.0.0.1\n", 1]
 )
-def test_what_is_no_address_on_the_loopback(address: Any) -> None:
+def test_invalid_loopback_addresses(address: Any) -> None:
     assert not fields.LOOPBACK.fits(address)
 
 
-def test_paths_that_are_not_utf_8_are_text() -> None:
+def test_paths_that_are_not_utf_8_are_accepted() -> None:
     assert fields.TEXT.fits("/caf\udce9")
     assert fields.PATH.fits("/caf\udce9")
     assert not fields.PATH.fits("/caf\ud800")
@@ -124,14 +124,14 @@ def _config(driver: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("driver", "key", "value"), WRONG)
-def test_a_value_that_a_driver_cannot_have_is_named(tmp_path: Path, driver: str, key: str, value: Any) -> None:
+def test_a_value_that_the_driver_does_not_accept_is_named(tmp_path: Path, driver: str, key: str, value: Any) -> None:
     machine = Machine(name="m", driver_name=driver, driver={**_config(driver), key: value})
     with pytest.raises(RecordError, match=rf'machine "m": config.json: Driver\.{key} is .*, expected'):
         Manager(Store(tmp_path)).driver(machine)
 
 
 @pytest.mark.parametrize(("key", "value"), BASE)
-def test_a_value_that_no_driver_can_have_is_named(key: str, value: Any) -> None:
+def test_a_value_that_no_driver_accepts_is_named(key: str, value: Any) -> None:
     record = {"ConfigVersion": 3, "DriverName": "amazonec2", "Driver": {key: value}, "HostOptions": {}}
     with pytest.raises(RecordError, match=rf'machine "m": config.json: Driver\.{key} is .*, expected'):
         Machine.from_json(record, name="m")
@@ -155,26 +155,26 @@ def test_a_value_that_no_driver_can_have_is_named(key: str, value: Any) -> None:
         ({"HostOptions": {"SwarmOptions": {"Overcommit": 10**400}}}, r"SwarmOptions\.Overcommit"),
     ],
 )
-def test_a_value_of_pymachines_own_is_checked(changed: dict[str, Any], field: str) -> None:
+def test_pymachines_own_fields_are_checked(changed: dict[str, Any], field: str) -> None:
     record = {"ConfigVersion": 3, "DriverName": "none", "Driver": {}, "HostOptions": {}, **changed}
     with pytest.raises(RecordError, match=rf"config.json: {field} is .*, expected"):
         Machine.from_json(record, name="m")
 
 
-def test_null_is_a_value_that_is_missing(tmp_path: Path) -> None:
+def test_null_means_a_missing_value(tmp_path: Path) -> None:
     machine = Machine(name="m", driver_name="qemu", driver={**_config("qemu"), "CPU": None, "EnginePort": None})
     driver = Manager(Store(tmp_path)).driver(machine)
     assert driver.endpoint().docker_port == 2376
     assert "CPU" not in driver.config
 
 
-def test_what_is_not_known_is_kept() -> None:
+def test_unknown_fields_are_kept() -> None:
     config = {"IPAddress": "127.70.1.1", "FromTheFuture": {"a": [1]}}
     assert fields.check(registry.load("qemu"), config, name="m") == config
     assert "FromTheFuture" not in fields.known(registry.load("qemu"))
 
 
-def test_a_long_value_is_shown_short() -> None:
+def test_a_long_value_is_shortened_in_the_error() -> None:
     with pytest.raises(RecordError) as failed:
         fields.check(registry.load("qemu"), {"CPU": "x\x1b" * 100_000}, name="m")
     assert len(failed.value.brief) < 300

@@ -1,4 +1,4 @@
-"""Atomic writes: the old content or the new, private from the first byte, nothing left beside."""
+"""Atomic writes: the old content or the new, private from the first byte, no temporary file left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from pymachine.system.files import atomic_write, make_private_dir
 
 
-def test_replaces_in_one_step_with_the_mode_asked_for(tmp_path: Path) -> None:
+def test_atomic_write_replaces_the_file_and_sets_its_mode(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
     path.chmod(0o666)
@@ -21,7 +21,9 @@ def test_replaces_in_one_step_with_the_mode_asked_for(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failed_write_keeps_the_old_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_old_content_and_leaves_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "file"
     path.write_text("old")
 
@@ -42,7 +44,7 @@ def test_private_folders_are_private_whatever_the_umask(tmp_path: Path) -> None:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_a_file_in_the_way_is_an_error(tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_a_private_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
     with pytest.raises(OSError):
         make_private_dir(tmp_path / "a")

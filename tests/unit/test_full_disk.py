@@ -1,4 +1,4 @@
-"""A store that takes no more: the reason is named, and no half of a machine is left."""
+"""A full disk: the reason is named, and no half-made machine is left."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def program() -> Iterator[Pymachine]:
         yield made
 
 
-def test_a_create_that_cannot_save_its_record_leaves_nothing(program: Pymachine) -> None:
+def test_a_create_that_cannot_save_its_record_leaves_no_machine(program: Pymachine) -> None:
     done = program.run(["bash", "-c", f"ulimit -f 1; {PROGRAM} {CREATE} second"], code=None)
     assert done.code != 0
     assert f"cannot write {program.store}/machines/second/config.json: File too large" in done.stderr
@@ -36,7 +36,7 @@ def test_a_create_that_cannot_save_its_record_leaves_nothing(program: Pymachine)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
-def test_a_create_on_a_full_disk_leaves_nothing(program: Pymachine) -> None:
+def test_a_create_on_a_full_disk_leaves_no_machine(program: Pymachine) -> None:
     script = (
         f"cp -a {program.store} {program.home}/kept && mount -t tmpfs -o size=128k none {program.store} && "
         f"cp -a {program.home}/kept/. {program.store}/ && {{ cat /dev/zero > {program.store}/ballast; "
@@ -49,7 +49,7 @@ def test_a_create_on_a_full_disk_leaves_nothing(program: Pymachine) -> None:
 
 
 @pytest.mark.parametrize("problem", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_a_first_save_that_is_cut_short_leaves_nothing(
+def test_a_first_save_that_is_interrupted_leaves_no_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: BaseException
 ) -> None:
     store = Store(tmp_path)
@@ -85,15 +85,15 @@ def test_a_first_save_that_is_cut_short_leaves_nothing(
         (OSError(errno.EACCES, "Permission denied", "/{0}/x"), "x: Permission denied: /{0}/x", "/ belongs to root"),
     ],
 )
-def test_an_error_of_the_system_names_its_cause_and_what_helps(error: OSError, text: str, helps: str) -> None:
+def test_an_os_error_names_its_cause_and_a_remedy(error: OSError, text: str, helps: str) -> None:
     wrapped = os_errors.wrapped(StoreError, "x", error)
     assert wrapped.brief == text
     assert helps in wrapped.hint
     assert "{" not in wrapped.hint
 
 
-def test_errors_of_the_system_are_worded_in_one_place() -> None:
-    """A hint that does not depend on what the system said is wrong for most of it."""
+def test_os_errors_are_worded_in_one_module() -> None:
+    """A hint that does not depend on the operating system's error is wrong for most errors."""
     pattern = re.compile(r'raise \w+\(\s*f"[^"]*\{error\.strerror')
     root = Path(__file__).parents[2]
     modules = [path for part in ("src", "drivers") for path in (root / part).rglob("*.py")]

@@ -1,4 +1,4 @@
-"""Go's regular expressions in Python: what matches, and what is refused, as Go's package regexp does."""
+"""Go's regular expressions in Python: the same matches and the same errors as Go's package regexp."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ TEXTS = ["a", "b2", "C", "a-1", "x_y", "ü", "a.b", "]"]
         ("(?i:A)(?-s:.)", ["a-1", "a.b"]),
     ],
 )
-def test_it_matches_what_go_matches(pattern: str, matched: list[str]) -> None:
+def test_patterns_match_what_go_matches(pattern: str, matched: list[str]) -> None:
     assert [text for text in TEXTS if goregexp.compiled(pattern).search(text)] == matched
 
 
@@ -64,12 +64,12 @@ def test_it_matches_what_go_matches(pattern: str, matched: list[str]) -> None:
         "[", "[]", "[a", "[[:alpha:]", "[[:nope:]]", r"[a-\d]", "[b-a]", "(", ")", "a)b", "(?i", "(?P<a-b>c)",
     ],
 )  # fmt: skip
-def test_it_refuses_what_go_refuses(pattern: str) -> None:
+def test_patterns_that_go_refuses_are_refused(pattern: str) -> None:
     with pytest.raises(re.error):
         goregexp.compiled(pattern)
 
 
 @pytest.mark.parametrize("pattern", [r"\p{Greek}", "(?U)a*", "a(?i)*", "(" * 5000 + ")" * 5000])
-def test_what_is_not_supported_is_refused_too(pattern: str) -> None:
+def test_unsupported_patterns_are_refused(pattern: str) -> None:
     with pytest.raises(re.error):
         goregexp.compiled(pattern)

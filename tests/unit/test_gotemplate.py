@@ -1,4 +1,4 @@
-"""Go templates: what Go itself printed for the same template and data, and templates that nobody would write."""
+"""Go templates compared with Go's own output for the same template and data, and generated templates."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ PIECES = [
 
 
 @pytest.mark.parametrize("template", GOLDEN["outputs"])
-def test_renders_as_go_does(template: str) -> None:
+def test_templates_render_as_in_go(template: str) -> None:
     expected = GOLDEN["outputs"][template]
     if expected is not None:
         assert parse(template).render(DATA) == expected
@@ -85,7 +85,7 @@ def test_renders_as_go_does(template: str) -> None:
     assert "template: :" in caught.value.brief
 
 
-def test_whole_numbers_are_whole_unlike_in_go() -> None:
+def test_whole_numbers_have_no_exponent_unlike_in_go() -> None:
     template = parse('{{.CPU}} {{eq .CPU 2}} {{printf "%d" .CPU}} {{.Disk}}')
     assert template.render({"CPU": 2, "Disk": 1000000}) == "2 true 2 1000000"
 
@@ -119,7 +119,7 @@ def test_short_durations_have_short_units() -> None:
     assert parse("{{.}}").render(Duration(-1_500_000_000)) == "-1.5s"
 
 
-def test_an_error_brings_what_was_rendered_by_then() -> None:
+def test_an_error_carries_the_output_rendered_before_it() -> None:
     with pytest.raises(FormatError) as caught:
         parse("a{{.Name}}b{{.Name.Foo}}c").render({"Name": "x"})
     assert caught.value.partial == "axb"
@@ -139,7 +139,7 @@ def test_an_error_brings_what_was_rendered_by_then() -> None:
         ("{{if .a}}" * 300 + "{{end}}" * 300, "nested too deeply"),
     ],
 )
-def test_errors_have_gos_words(template: str, says: str) -> None:
+def test_errors_have_gos_messages(template: str, says: str) -> None:
     with pytest.raises(FormatError) as caught:
         parse(template).render({})
     assert says in caught.value.brief
@@ -154,7 +154,7 @@ VALUES = st.recursive(
 
 @given(st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=25).map("".join), VALUES)
 @settings(deadline=None)
-def test_any_template_is_text_or_a_template_error(source: str, value: Any) -> None:
+def test_any_template_gives_text_or_a_template_error(source: str, value: Any) -> None:
     try:
         text = parse(source).render({**DATA, "Value": value})
     except FormatError as error:
@@ -165,7 +165,7 @@ def test_any_template_is_text_or_a_template_error(source: str, value: Any) -> No
 
 @given(VALUES)
 @settings(deadline=None)
-def test_any_value_can_be_printed_in_every_way(value: Any) -> None:
+def test_any_value_can_be_printed_with_every_verb(value: Any) -> None:
     assert json.loads(parse("{{json .}}").render(value)) == value
     assert json.loads(parse("{{prettyjson .}}").render(value)) == value
     for verb in "vsdqxXtTeEfFgGbocU":
@@ -174,5 +174,5 @@ def test_any_value_can_be_printed_in_every_way(value: Any) -> None:
 
 @given(st.text(alphabet="%vsdqx*.-+# 0123456789[]T", max_size=12), VALUES)
 @settings(deadline=None)
-def test_any_format_is_text(form: str, value: Any) -> None:
+def test_any_format_string_gives_text(form: str, value: Any) -> None:
     assert isinstance(parse("{{printf .Form .Value}}").render({"Form": form, "Value": value}), str)

@@ -1,4 +1,4 @@
-"""The engine client against engines that answer without end, too slowly, or too deep."""
+"""The engine client against engines whose answers are endless, too slow or too deeply nested."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def plain(port: int) -> Endpoint:
 
 
 @pytest.mark.parametrize("name", [name for name in hostile.FLOODS if name != "redirect"])
-def test_an_answer_without_end_is_given_up_at_a_size(name: str) -> None:
+def test_an_endless_answer_is_refused_at_a_size_limit(name: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with hostile.serving(hostile.FLOODS[name]) as port, pytest.raises(EngineError, match="more than 1048576 bytes"):
         api.version(plain(port), certificates=NO_FILES, timeout=60.0)
@@ -34,13 +34,13 @@ def test_an_answer_without_end_is_given_up_at_a_size(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", hostile.DRIPS)
-def test_an_answer_that_drips_is_a_timeout(name: str) -> None:
-    """Each byte comes well within the time, which is for all of them."""
+def test_a_slow_answer_is_a_timeout(name: str) -> None:
+    """Each byte comes in time, but the timeout is for the whole answer."""
     with hostile.serving(hostile.DRIPS[name]) as port, pytest.raises(handshake.TlsError, match="i/o timeout"):
         api.get(plain(port), certificates=NO_FILES, timeout=0.5)
 
 
-def test_over_tls_too(tmp_path: Path) -> None:
+def test_a_slow_answer_over_tls_is_a_timeout(tmp_path: Path) -> None:
     certs = tmp_path / "certs"
     files = ClientFiles(certs / "ca.pem", certs / "cert.pem", certs / "key.pem")
     with hostile.engine(tmp_path, hostile.endless()) as port, pytest.raises(EngineError, match="more than"):
@@ -50,7 +50,7 @@ def test_over_tls_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("check", [handshake.check, handshake.connect])
-def test_a_handshake_that_drips_is_a_timeout(tmp_path: Path, check: Callable[..., object]) -> None:
+def test_a_slow_handshake_is_a_timeout(tmp_path: Path, check: Callable[..., object]) -> None:
     with hostile.engine(tmp_path, hostile.endless()):
         pass  # for the certificates
     certs = tmp_path / "certs"
@@ -67,17 +67,17 @@ def test_a_handshake_that_drips_is_a_timeout(tmp_path: Path, check: Callable[...
         )
 
 
-def test_json_that_is_nested_without_end_is_no_answer_of_an_engine() -> None:
+def test_endlessly_nested_json_is_refused() -> None:
     with hostile.serving(hostile.nested()) as port, pytest.raises(EngineError, match="status 200"):
         api.get(plain(port), certificates=NO_FILES, timeout=60.0)
 
 
-def test_an_answer_that_inflates_is_not_inflated() -> None:
+def test_a_compressed_answer_is_not_inflated() -> None:
     with hostile.serving(hostile.inflating()) as port, pytest.raises(EngineError, match="status 200"):
         api.get(plain(port), certificates=NO_FILES, timeout=60.0)
 
 
-def test_a_version_is_short() -> None:
+def test_a_long_version_is_refused() -> None:
     with (
         hostile.serving(hostile.answer(b'{"Version":"' + b"9" * 100_000 + b'"}')) as port,
         pytest.raises(EngineError, match="names one of 100000 characters"),
@@ -85,7 +85,7 @@ def test_a_version_is_short() -> None:
         api.version(plain(port), certificates=NO_FILES, timeout=60.0)
 
 
-def test_a_silent_engine_on_a_socket_file(tmp_path: Path) -> None:
+def test_a_silent_engine_on_a_unix_socket_is_a_timeout(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))

@@ -1,4 +1,4 @@
-"""Longer queues for the ports of another process: all of many clients connect, as root and as an ordinary user."""
+"""Longer listen queues for the ports of another process, lengthened as root and as an ordinary user."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ ORDINARY_USER = 65534
 ATTEMPT_SECONDS = 0.5
 
 
-def connected(port: int) -> int:
-    """How many of `CLIENTS` connections that are begun at once are there before any client has to try again."""
+def count_connected(port: int) -> int:
+    """Open `CLIENTS` connections at once; return how many connect at the first attempt."""
     with ExitStack() as kept:
         clients = [kept.enter_context(socket.socket()) for _ in range(CLIENTS)]
         for client in clients:
@@ -47,8 +47,8 @@ def is_connected(client: socket.socket) -> bool:
 
 
 @contextmanager
-def held(backlog_of_child: int) -> Iterator[tuple[int, int]]:
-    """A child with a socket that listens and that nothing accepts from: its pid and the port."""
+def child_listening(backlog_of_child: int) -> Iterator[tuple[int, int]]:
+    """Start a child that listens and accepts nothing; yield its pid and the port."""
     with socket.create_server(("127.0.0.1", 0), backlog=backlog_of_child) as server:
         child = subprocess.Popen(["sleep", "600"], pass_fds=[server.fileno()])
         port = int(server.getsockname()[1])
@@ -59,22 +59,22 @@ def held(backlog_of_child: int) -> Iterator[tuple[int, int]]:
         child.wait()
 
 
-def test_a_longer_queue_takes_all_clients() -> None:
-    with held(1) as (pid, port):
-        assert connected(port) < CLIENTS // 2
-    with held(1) as (pid, port):
+def test_all_clients_of_a_burst_connect_to_a_lengthened_queue() -> None:
+    with child_listening(1) as (pid, port):
+        assert count_connected(port) < CLIENTS // 2
+    with child_listening(1) as (pid, port):
         assert listen_queues.lengthen(pid) == 1
-        assert connected(port) == CLIENTS
+        assert count_connected(port) == CLIENTS
 
 
-def test_a_process_that_has_ended_has_no_ports() -> None:
+def test_no_queue_is_lengthened_for_a_process_that_has_ended() -> None:
     child = subprocess.Popen(["true"])
     child.wait()
     assert listen_queues.lengthen(child.pid) == 0
 
 
-def as_user(user: int, work: Callable[[], None]) -> None:
-    """Run `work` in a process of `user`; fails with what it raised."""
+def run_as_user(user: int, work: Callable[[], None]) -> None:
+    """Run `work` in a child process of `user`; fail with the exception that it raised."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -98,7 +98,7 @@ def as_user(user: int, work: Callable[[], None]) -> None:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """An empty folder that any user can be given: the folders above pytest's own are closed to others."""
+    """An empty folder that another user may own: pytest's own folders are closed to other users."""
     with tempfile.TemporaryDirectory(prefix="pm-") as made:
         yield Path(made)
 
@@ -107,8 +107,8 @@ USERS = [os.getuid(), *([ORDINARY_USER] if os.getuid() == 0 else [])]
 
 
 @pytest.mark.parametrize("user", USERS)
-def test_every_port_of_a_qemu_takes_a_burst(user: int, folder: Path) -> None:
-    """QEMU is held still, so that it accepts nothing: what is connected waits in its queue."""
+def test_every_port_of_qemu_takes_a_burst_of_clients(user: int, folder: Path) -> None:
+    """QEMU is stopped by a signal, so it accepts nothing and connections wait in its queues."""
     ports = [free_port(), free_port()]
     later = free_port()
     control = folder / runtime.CONTROL
@@ -125,11 +125,11 @@ def test_every_port_of_a_qemu_takes_a_burst(user: int, folder: Path) -> None:
             assert listen_queues.lengthen(monitor.pid()) == len(ports) + 1
 
     try:
-        as_user(user, launch_and_lengthen)
+        run_as_user(user, launch_and_lengthen)
         with qmp.Qmp(control) as monitor:
             pid = monitor.pid()
         os.kill(pid, signal.SIGSTOP)
-        assert [connected(port) for port in (*ports, later)] == [CLIENTS] * 3
+        assert [count_connected(port) for port in (*ports, later)] == [CLIENTS] * 3
         os.kill(pid, signal.SIGCONT)
     finally:
         process.end(folder)
@@ -147,7 +147,9 @@ def test_every_port_of_a_qemu_takes_a_burst(user: int, folder: Path) -> None:
         (1, 2, "kernel.yama.ptrace_scope is 2"),
     ],
 )
-def test_doctor_says_why_a_host_refuses(error: int, scope: int, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_says_why_queues_cannot_be_lengthened(
+    error: int, scope: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(handle: int, number: int) -> bool:
         raise OSError(error, os.strerror(error))
 
@@ -158,17 +160,17 @@ def test_doctor_says_why_a_host_refuses(error: int, scope: int, reason: str, mon
     assert reason in notes[0].text
 
 
-def test_a_python_without_pidfds_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_without_pidfds_raises_backlog_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "pidfd_open")
     with pytest.raises(listen_queues.BacklogError, match="built without"):
         listen_queues.lengthen(os.getpid())
 
 
-def test_another_users_process_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_of_another_user_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "iterdir", Mock(side_effect=PermissionError(13, "Permission denied")))
     with pytest.raises(listen_queues.BacklogError, match=f"process {os.getpid()} is another user's"):
         listen_queues.lengthen(os.getpid())
 
 
-def test_doctor_says_nothing_where_it_works() -> None:
+def test_doctor_has_no_note_where_queues_can_be_lengthened() -> None:
     assert QemuDriver.health().notes == ()

@@ -1,4 +1,4 @@
-"""Machines of the driver ``none``: an engine by its URL, with certificates where the record says."""
+"""Machines of the driver ``none``: an engine reached by its URL, with the certificates that the record names."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def port(store: Store) -> Iterator[int]:
-    """An engine's port, and no certificates in any machine's folder: only the store has some."""
+    """The port of an engine whose certificates are in the store's folder and in no machine's."""
     with engine.machine(store.root, "door") as number:
         shutil.rmtree(store.machine_dir("door"))
         yield number
 
 
-def test_certificates_are_those_of_the_record(call: Call, store: Store, port: int) -> None:
+def test_certificates_come_from_the_paths_in_the_record(call: Call, store: Store, port: int) -> None:
     url = f"tcp://127.0.0.1:{port}"
     assert call("create", "-d", "none", "--url", url, "x")[0] == 0
     certs = store.root / "certs"
@@ -74,8 +74,8 @@ def test_certificates_are_those_of_the_record(call: Call, store: Store, port: in
     assert short == out
 
 
-def test_a_machines_own_copies_come_first(call: Call, store: Store, port: int) -> None:
-    """They fit its engine even after the store got another authority."""
+def test_certificates_in_the_machines_folder_come_first(call: Call, store: Store, port: int) -> None:
+    """They fit the engine even after the store has a new authority."""
     call("create", "-d", "none", "--url", f"tcp://127.0.0.1:{port}", "x")
     folder = store.machine_dir("x")
     for name in FILES:
@@ -85,7 +85,7 @@ def test_a_machines_own_copies_come_first(call: Call, store: Store, port: int) -
     assert f'--tlscacert="{folder}/ca.pem"' in call("config", "x")[1]
 
 
-def test_certificates_anywhere_else(call: Call, store: Store, port: int, tmp_path: Path) -> None:
+def test_certificates_may_be_in_any_folder(call: Call, store: Store, port: int, tmp_path: Path) -> None:
     call("create", "-d", "none", "--url", f"tcp://127.0.0.1:{port}", "x")
     theirs = tmp_path / "theirs"
     (store.root / "certs").rename(theirs)
@@ -109,7 +109,7 @@ def test_certificates_anywhere_else(call: Call, store: Store, port: int, tmp_pat
     assert f'--tlskey="{theirs}/mine.pem"' in call("config", "x")[1]
 
 
-def test_a_store_that_was_moved(call: Call, store: Store, port: int, tmp_path: Path) -> None:
+def test_certificates_are_found_in_a_store_that_was_moved(call: Call, store: Store, port: int, tmp_path: Path) -> None:
     call("create", "-d", "none", "--url", f"tcp://127.0.0.1:{port}", "x")
     store.root.rename(tmp_path / "moved")
     words = ("--storage-path", str(tmp_path / "moved"))
@@ -117,8 +117,8 @@ def test_a_store_that_was_moved(call: Call, store: Store, port: int, tmp_path: P
     assert f'DOCKER_CERT_PATH="{tmp_path}/moved/certs"' in call(*words, "env", "x")[1]
 
 
-def test_a_record_of_docker_machine_itself(call: Call, store: Store, port: int) -> None:
-    """Without any field of pymachine's, and with an address that its old versions did not note."""
+def test_a_record_that_docker_machine_wrote_works(call: Call, store: Store, port: int) -> None:
+    """It has none of pymachine's fields, and no address, which old versions did not save."""
     call("create", "-d", "none", "--url", f"tcp://127.0.0.1:{port}", "x")
     folder = store.machine_dir("x")
     record = json.loads((folder / "config.json").read_text())
@@ -130,7 +130,7 @@ def test_a_record_of_docker_machine_itself(call: Call, store: Store, port: int) 
     assert call("ip", "x") == (0, "\n", "")
 
 
-def test_the_record_says_nothing_of_ssh_as_docker_machines_does(call: Call, store: Store) -> None:
+def test_the_record_has_no_ssh_settings_as_in_docker_machine(call: Call, store: Store) -> None:
     assert call("create", "-d", "none", "--url", "tcp://127.0.0.1:1", "x")[0] == 0
     shown = call("inspect", "-f", "{{json .Driver.SSHUser}} {{json .Driver.SSHPort}} {{json .Driver.SSHKeyPath}}", "x")
     assert shown == (0, '"" 0 ""\n', "")
@@ -141,7 +141,7 @@ def test_the_record_says_nothing_of_ssh_as_docker_machines_does(call: Call, stor
 @pytest.mark.parametrize(
     "url", ["unix:///run/docker.sock", "http://127.0.0.1:1", "https://127.0.0.1:1", "ssh://me@127.0.0.1", "none"]
 )
-def test_other_urls_make_machines_too(call: Call, store: Store, url: str) -> None:
+def test_urls_with_other_schemes_make_machines_too(call: Call, store: Store, url: str) -> None:
     assert call("create", "-d", "none", "--url", url, "x")[0] == 0
     assert call("url", "x") == (0, f"{url}\n", "")
     assert call("status", "x") == (0, "Running\n", "")
@@ -155,7 +155,7 @@ def test_other_urls_make_machines_too(call: Call, store: Store, url: str) -> Non
     assert call("rm", "-y", "x")[0] == 0
 
 
-def test_no_connection_is_said_in_docker_machines_words(call: Call, store: Store) -> None:
+def test_a_failed_connection_has_docker_machines_message(call: Call, store: Store) -> None:
     call("create", "-d", "none", "--url", "tcp://127.0.0.1:1", "x")
     said = "Unable to query docker version: Cannot connect to the docker engine endpoint"
     assert call("version", "x")[2].startswith(said + "\n")
@@ -163,7 +163,7 @@ def test_no_connection_is_said_in_docker_machines_words(call: Call, store: Store
     assert "dial tcp 127.0.0.1:1: connect: connection refused\n" in call("config", "x")[2]
 
 
-def test_a_port_that_there_cannot_be(call: Call, store: Store) -> None:
+def test_an_invalid_port_is_reported(call: Call, store: Store) -> None:
     assert call("create", "-d", "none", "--url", "tcp://127.0.0.1:99999", "x")[0] == 0
     assert "dial tcp: address 99999: invalid port" in call("env", "x")[2]
     assert "address 99999: invalid port" in call("ls")[1]
@@ -171,7 +171,7 @@ def test_a_port_that_there_cannot_be(call: Call, store: Store) -> None:
 
 @pytest.mark.parametrize("host", ["b%80x", "ü" * 70, "ü..x", "a" * 70])
 @pytest.mark.parametrize("scheme", ["tcp", "http"])
-def test_a_name_that_does_not_resolve(call: Call, store: Store, scheme: str, host: str) -> None:
+def test_a_host_name_that_does_not_resolve_is_reported(call: Call, store: Store, scheme: str, host: str) -> None:
     assert call("create", "-d", "none", "--url", f"{scheme}://{host}:1", "x")[0] == 0
     why = f"dial tcp: lookup {host.replace('%80', chr(0x80))}: no such host"
     for command in ("env", "config", "version"):
@@ -191,7 +191,7 @@ class _Handler(engine._Handler):
 
 
 @pytest.fixture(params=["unix", "http"])
-def plain(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def plain_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an engine without TLS."""
     server: socketserver.BaseServer
     if request.param == "unix":
@@ -209,7 +209,7 @@ def plain(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         thread.join()
 
 
-def test_an_engine_without_tls_is_asked_for_its_version(call: Call, store: Store, plain: str) -> None:
-    assert call("create", "-d", "none", "--url", plain, "x")[0] == 0
+def test_the_version_of_an_engine_without_tls_is_read(call: Call, store: Store, plain_url: str) -> None:
+    assert call("create", "-d", "none", "--url", plain_url, "x")[0] == 0
     assert call("version", "x") == (0, f"{engine.VERSION}\n", "")
-    assert call("ls", "-f", "{{.URL}} {{.DockerVersion}}")[1] == f"{plain} v{engine.VERSION}\n"
+    assert call("ls", "-f", "{{.URL}} {{.DockerVersion}}")[1] == f"{plain_url} v{engine.VERSION}\n"

@@ -1,4 +1,4 @@
-"""Words from a record on the command lines of other programs: none of them is an option there."""
+"""Text from a record on the command lines of other programs: none of it becomes an option there."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from pymachine_driver_virtualbox import files, leases, vm
         ("u", "h", 65536, "65536 is not the port"),
     ],
 )
-def test_a_target_of_such_words_cannot_be_made(user: str, host: str, port: int, named: str) -> None:
-    """So that none can reach ssh, scp, rsync or sshfs, whichever code makes the command line."""
+def test_an_ssh_target_refuses_values_that_look_like_options(user: str, host: str, port: int, named: str) -> None:
+    """So no such value can reach ssh, scp, rsync or sshfs, whichever code makes the command line."""
     with pytest.raises(SshError) as refused:
         Target("m", host, port, user, None, None)
     assert named in refused.value.brief
@@ -36,17 +36,19 @@ def test_a_target_of_such_words_cannot_be_made(user: str, host: str, port: int, 
 @pytest.mark.parametrize(
     "user", ["anna", "DOMAIN\\anna", "anna:target", "anna%domain%host", "svc$", "anna@example.com"]
 )
-def test_users_that_ssh_takes_are_taken(user: str) -> None:
+def test_users_that_ssh_accepts_are_accepted(user: str) -> None:
     assert Target("m", "h", 22, user, None, None).user == user
 
 
-def test_sshfs_is_given_no_user_whose_name_ends_a_host() -> None:
+def test_sshfs_refuses_a_user_with_a_colon() -> None:
     with pytest.raises(SshError, match="colon in the name"):
         openssh.sshfs("sshfs", Target("m", "h", 22, "anna:target", None, None), "/", "/mnt")
 
 
-def test_the_user_of_a_virtualbox_machine_is_no_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The guest is asked for its address by a command line of the driver's own."""
+def test_the_ssh_user_of_a_virtualbox_machine_cannot_be_an_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver builds its own ssh command line to read the guest's address."""
     ssh = tmp_path / "ssh"
     ssh.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/words\n')
     ssh.chmod(0o755)
@@ -57,8 +59,8 @@ def test_the_user_of_a_virtualbox_machine_is_no_option(tmp_path: Path, monkeypat
     assert words[-3:] == ["--", "127.0.0.1", "ip addr show"]
 
 
-class _Listed:
-    """A VBoxManage that knows one machine, and notes what it is told."""
+class _FakeVBoxManage:
+    """A VBoxManage that knows one machine and records its calls."""
 
     def __init__(self, settings: Path) -> None:
         self.settings = settings
@@ -73,14 +75,14 @@ class _Listed:
 
 
 @pytest.mark.parametrize("where", ["elsewhere", "machine", "gone"])
-def test_a_virtualbox_machine_of_the_users_is_not_removed(tmp_path: Path, where: str) -> None:
+def test_a_virtualbox_machine_of_the_user_is_not_removed(tmp_path: Path, where: str) -> None:
     """A record may have the UUID of any machine that VirtualBox knows."""
     settings = tmp_path / where / "m" / "m.vbox"
     if where != "gone":
         settings.parent.mkdir(parents=True)
         settings.write_text("")
     (tmp_path / "machine").mkdir(exist_ok=True)
-    vbox = _Listed(settings)
+    vbox = _FakeVBoxManage(settings)
     own = files.of(tmp_path / "machine")
     if where == "elsewhere":
         with pytest.raises(DriverError, match="is not this one: its settings are in"):
@@ -92,7 +94,7 @@ def test_a_virtualbox_machine_of_the_users_is_not_removed(tmp_path: Path, where:
 
 
 @pytest.mark.parametrize("volume", ["someone-elses.raw", "m-0c6f1a52.raw/../x", "m-0c6f1a53.raw"])
-def test_a_volume_of_another_machine_is_not_a_libvirt_machines_disk(tmp_path: Path, volume: str) -> None:
+def test_a_libvirt_machine_cannot_use_another_machines_volume(tmp_path: Path, volume: str) -> None:
     config = {"MachineID": "0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10", "DiskVolume": volume}
     driver = LibvirtDriver(MachineRef("m", tmp_path, tmp_path, tmp_path / "id_rsa"), config)
     with pytest.raises(DriverError, match="is not that of the machine"):

@@ -1,4 +1,4 @@
-"""A machine's forwards, by what its guest reports; QEMU's monitor is a stand-in."""
+"""The port forwarder, which forwards the ports that the guest reports, with a stand-in for QEMU's monitor."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ TARGET = Target(address="127.0.0.1", docker_port=2376, ssh_port=22022, netdev="n
 
 
 class Machine:
-    """A forwarder with a monitor that remembers what QEMU was told, and what the forwarder does beside."""
+    """A forwarder whose monitor records the commands to QEMU; it also records what the forwarder logs."""
 
     def __init__(self, folder: Path, target: Target = TARGET, *, usernet: str = "") -> None:
         self.folder = folder
-        self.told: list[str] = []
-        self.said: list[str] = []
+        self.commands: list[str] = []
+        self.logged: list[str] = []
         self.lengthened = 0
         self.usernet = usernet
-        self.forwarder = Forwarder(folder, target, monitor=self.monitor, lengthen=self.lengthen, say=self.said.append)
+        self.forwarder = Forwarder(folder, target, monitor=self.monitor, lengthen=self.lengthen, say=self.logged.append)
 
     def monitor(self, line: str) -> str:
         if line == "info usernet":
             return self.usernet
-        self.told.append(line)
+        self.commands.append(line)
         return ""
 
     def lengthen(self) -> None:
@@ -44,18 +44,18 @@ class Machine:
         words = " ".join([guest_listeners.WORD, *(f"tcp/00000000:{port:04X}" for port in ports)])
         assert self.forwarder.hear(f"{words}\n".encode())
 
-    def noted(self) -> Any:
+    def saved(self) -> Any:
         return json.loads((self.folder / forwarded_ports.FILE).read_text())
 
 
 @pytest.fixture
 def free() -> int:
-    """A port that no program has."""
+    """A port that no program uses."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
 
-def test_a_log_that_grows_long_begins_anew(tmp_path: Path) -> None:
+def test_a_log_that_reaches_its_limit_is_started_again(tmp_path: Path) -> None:
     log = tmp_path / "ports.log"
     script = (
         "from pymachine.driver.kit.port_forwarding import log\n"
@@ -66,72 +66,72 @@ def test_a_log_that_grows_long_begins_anew(tmp_path: Path) -> None:
     assert 0 < log.stat().st_size < 1.1 * forwarders.LARGEST_LOG
 
 
-def test_a_full_disk_does_not_end_it(tmp_path: Path, free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_does_not_end_the_forwarder(tmp_path: Path, free: int, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(tmp_path)
     with monkeypatch.context() as full:
         full.setattr(forwarded_ports, "save", Mock(side_effect=OSError(28, "No space left on device")))
         machine.report(free)
         machine.report(free)
-    assert [line for line in machine.said if "note" in line] == [
+    assert [line for line in machine.logged if "note" in line] == [
         "cannot note what is forwarded: No space left on device"
     ]
     machine.report(free)
-    assert [row["Port"] for row in machine.noted()] == [free]
+    assert [row["Port"] for row in machine.saved()] == [free]
     with Path("/dev/full").open("w") as output:
         script = "from pymachine.driver.kit.port_forwarding import log; log('one'); log('two')"
         subprocess.run([sys.executable, "-c", script], stdout=output, check=True)
 
 
-def test_reports_are_followed_and_noted(tmp_path: Path, free: int) -> None:
+def test_reported_ports_are_forwarded_and_saved(tmp_path: Path, free: int) -> None:
     machine = Machine(tmp_path)
     assert not machine.forwarder.hear(b"listening tcp/0000")
-    assert machine.told == []
+    assert machine.commands == []
     machine.forwarder.hear(b"\n")
     machine.report(free)
     machine.report(free)
-    assert machine.told == [f"hostfwd_add net tcp:127.0.0.1:{free}-:{free}"]
-    assert machine.noted() == [{"Protocol": "tcp", "Port": free, "Address": "127.0.0.1", "Problem": ""}]
+    assert machine.commands == [f"hostfwd_add net tcp:127.0.0.1:{free}-:{free}"]
+    assert machine.saved() == [{"Protocol": "tcp", "Port": free, "Address": "127.0.0.1", "Problem": ""}]
     assert machine.lengthened == 1
     machine.forwarder.clear()
-    assert machine.told[1:] == [f"hostfwd_remove net tcp:127.0.0.1:{free}"]
-    assert machine.noted() == []
+    assert machine.commands[1:] == [f"hostfwd_remove net tcp:127.0.0.1:{free}"]
+    assert machine.saved() == []
 
 
-def test_queues_that_cannot_be_lengthened_are_said_once(tmp_path: Path) -> None:
+def test_queues_that_cannot_be_lengthened_are_reported_once(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     machine.forwarder.lengthen_queues()
     machine.forwarder.lengthen_queues()
-    assert machine.said == ["cannot lengthen the queues of the ports: not here"]
+    assert machine.logged == ["cannot lengthen the queues of the ports: not here"]
 
 
-def test_a_port_of_another_program_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_that_another_program_uses_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = int(other.getsockname()[1])
         machine.report(port)
-        assert machine.told == []
+        assert machine.commands == []
         assert machine.forwarder.wants_retry
-        assert "taken by another program" in machine.noted()[0]["Problem"]
+        assert "taken by another program" in machine.saved()[0]["Problem"]
         machine.forwarder.retry()
     machine.forwarder.retry()
     # It was tried a moment ago.
-    assert machine.told == []
+    assert machine.commands == []
     monkeypatch.setattr(forwarders, "RETRY_SECONDS", 0.0)
     machine.forwarder._retry_at = 0.0
     machine.forwarder.retry()
-    assert machine.told == [f"hostfwd_add net tcp:127.0.0.1:{port}-:{port}"]
+    assert machine.commands == [f"hostfwd_add net tcp:127.0.0.1:{port}-:{port}"]
     assert not machine.forwarder.wants_retry
-    assert machine.noted()[0]["Problem"] == ""
+    assert machine.saved()[0]["Problem"] == ""
 
 
 @pytest.mark.parametrize(("port", "whose"), [(2400, "engine"), (22022, "SSH")])
-def test_the_machines_own_ports_are_left_alone(tmp_path: Path, port: int, whose: str) -> None:
+def test_the_machines_own_ports_are_never_forwarded(tmp_path: Path, port: int, whose: str) -> None:
     target = Target(address="127.0.0.1", docker_port=2400, ssh_port=22022, netdev="net")
     machine = Machine(tmp_path, target)
     machine.report(port)
     machine.forwarder.retry()
-    assert machine.told == []
-    assert machine.noted()[0]["Problem"] == f"the machine's own {whose} is there"
+    assert machine.commands == []
+    assert machine.saved()[0]["Problem"] == f"the machine's own {whose} is there"
 
 
 USERNET = """\
@@ -142,20 +142,20 @@ USERNET = """\
 """
 
 
-def test_on_another_host_qemu_listens_on_all_addresses(tmp_path: Path) -> None:
-    """Forwards that it has are adopted; whether a port is taken there only it knows."""
+def test_on_a_remote_host_qemu_listens_on_all_addresses(tmp_path: Path) -> None:
+    """Existing forwards are adopted; only QEMU knows whether a port is taken on its host."""
     machine = Machine(tmp_path, Target(address="", docker_port=2376, ssh_port=22022, netdev="net"), usernet=USERNET)
     machine.forwarder.adopt()
     with socket.create_server(("", 0)) as here:
         port = int(here.getsockname()[1])
         machine.report(port)
-    assert machine.told == [
+    assert machine.commands == [
         "hostfwd_remove net tcp::8888",
         f"hostfwd_add net tcp::{port}-:{port}",
     ]
 
 
-def test_what_was_refused_and_qemu_has_after_all_is_no_problem(tmp_path: Path) -> None:
+def test_a_refused_port_that_qemu_forwards_after_all_is_no_problem(tmp_path: Path) -> None:
     """The connection ended between the command and its answer."""
     refusing = forwarded_ports.Forwards(
         UserNetwork(monitor=lambda line: "no", netdev="net", address=""), say=lambda _: None
@@ -167,10 +167,10 @@ def test_what_was_refused_and_qemu_has_after_all_is_no_problem(tmp_path: Path) -
     assert refusing.refused == {}
 
 
-def test_too_many_ports_are_said_once(tmp_path: Path) -> None:
+def test_too_many_ports_are_reported_once(tmp_path: Path) -> None:
     machine = Machine(tmp_path, Target(address="", docker_port=2376, ssh_port=22022, netdev="net"))
     machine.report(*range(3000, 3300))
     machine.report(*range(3000, 3300))
-    assert len(machine.told) == guest_listeners.MOST_PORTS
-    assert [line for line in machine.said if line.startswith("44 more ports are open")] != []
-    assert len([line for line in machine.said if "more ports" in line]) == 1
+    assert len(machine.commands) == guest_listeners.MOST_PORTS
+    assert [line for line in machine.logged if line.startswith("44 more ports are open")] != []
+    assert len([line for line in machine.logged if "more ports" in line]) == 1
