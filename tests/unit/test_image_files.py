@@ -81,8 +81,8 @@ def test_what_is_no_module_is_told(data: bytes) -> None:
 
 def test_patterns_are_those_of_a_shell() -> None:
     paths = ["kernel/fs/ext4/ext4.ko.xz", "kernel/fs/xfs/xfs.ko.xz", "kernel/net/core/a.ko.xz", "kernel/fs/ext4x.ko.xz"]
-    assert list(modules.expand("fs/{ext4/*,xfs/xfs}")) == ["fs/ext4/*", "fs/xfs/xfs"]
-    assert modules.selected(paths, ["fs/{ext4/*,xfs/xfs}"]) == paths[:2]
+    assert list(modules.expand_braces("fs/{ext4/*,xfs/xfs}")) == ["fs/ext4/*", "fs/xfs/xfs"]
+    assert modules.select(paths, ["fs/{ext4/*,xfs/xfs}"]) == paths[:2]
 
 
 def test_what_is_kept_brings_what_it_needs_and_is_uncompressed() -> None:
@@ -97,7 +97,7 @@ def test_what_is_kept_brings_what_it_needs_and_is_uncompressed() -> None:
         "kernel/fs/jbd2/jbd2.ko:",
         "kernel/lib/crc16.ko:",
     ]
-    assert [module.name for module in modules.in_order(kept, ["ext4", "virtio_pci"])] == ["jbd2", "crc16", "ext4"]
+    assert [module.name for module in modules.in_load_order(kept, ["ext4", "virtio_pci"])] == ["jbd2", "crc16", "ext4"]
 
 
 def test_two_kernels_or_none_are_an_error() -> None:
@@ -161,7 +161,7 @@ def test_an_index_finds_each_key_and_no_other(entries: list[tuple[str, str]]) ->
 
 
 def test_aliases_have_underscores_but_in_brackets() -> None:
-    assert kmod_index.pattern("a-b[0-9]c-d") == "a_b[0-9]c_d"
+    assert kmod_index.normalize_alias("a-b[0-9]c-d") == "a_b[0-9]c_d"
 
 
 def test_kmod_itself_understands_the_indices(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ PAGE = 4096
 
 @given(st.binary(min_size=1, max_size=3 * PAGE), st.binary(max_size=2 * PAGE))
 def test_the_kernel_is_on_a_page_behind_the_ramdisk(protected: bytes, ramdisk: bytes) -> None:
-    loader, both = kernel_packing.pair(bz_image(protected), ramdisk, architecture="amd64")
+    loader, both = kernel_packing.pack(bz_image(protected), ramdisk, architecture="amd64")
     front = -(-len(ramdisk) // PAGE) * PAGE
     assert both[: len(ramdisk)] == ramdisk
     assert both[front : front + len(protected)] == protected
@@ -33,7 +33,7 @@ def test_the_kernel_is_on_a_page_behind_the_ramdisk(protected: bytes, ramdisk: b
 
 
 def test_the_loaders_code_is_what_its_comments_say(tmp_path: Path) -> None:
-    loader, _ = kernel_packing.pair(bz_image(b"k" * 5000), b"r" * 4097, architecture="amd64")
+    loader, _ = kernel_packing.pack(bz_image(b"k" * 5000), b"r" * 4097, architecture="amd64")
     (tmp_path / "code").write_bytes(loader[len(bz_image(b"")) :])
     command = ["objdump", "-D", "-b", "binary", "-m", "i386", "-M", "intel", "--no-show-raw-insn", "code"]
     text = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
@@ -58,10 +58,10 @@ def test_the_loaders_code_is_what_its_comments_say(tmp_path: Path) -> None:
 
 
 def test_on_arm64_nothing_is_done() -> None:
-    assert kernel_packing.pair(b"Image", b"ramdisk", architecture="arm64") == (b"Image", b"ramdisk")
+    assert kernel_packing.pack(b"Image", b"ramdisk", architecture="arm64") == (b"Image", b"ramdisk")
 
 
 @pytest.mark.parametrize("kernel", [b"", b"x" * 600, bz_image(b"k", magic=b"Hdrs"), bz_image(b"k", version=0x209)])
 def test_what_is_no_kernel_is_told(kernel: bytes) -> None:
     with pytest.raises(PackageError, match="not a bzImage"):
-        kernel_packing.pair(kernel, b"", architecture="amd64")
+        kernel_packing.pack(kernel, b"", architecture="amd64")

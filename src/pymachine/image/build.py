@@ -131,10 +131,10 @@ def unpack(
 
 def _unpack_one(path: Path, package: Package, spool: Path, left_out: tuple[str, ...]) -> list[tuple[str, Node]]:
     deb.check_digest(path, package.sha256)
-    return deb.unpack(path, spool, partial(_kept, left_out), installed_kib=package.installed_kib)
+    return deb.unpack(path, spool, partial(_is_kept, left_out), installed_kib=package.installed_kib)
 
 
-def _kept(left_out: tuple[str, ...], path: str) -> bool:
+def _is_kept(left_out: tuple[str, ...], path: str) -> bool:
     return not (path + "/").startswith(left_out)
 
 

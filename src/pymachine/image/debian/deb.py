@@ -31,7 +31,7 @@ LARGEST_TAR = 2 << 30
 _MARGIN = 64 << 20
 
 
-class Bounded:
+class LimitedReader:
     """A stream of which no more than `most` bytes are read. Raises `PackageError` for more."""
 
     def __init__(self, stream: IO[bytes], most: int, name: str) -> None:
@@ -67,7 +67,7 @@ def open_tar(path: Path, prefix: str = "data.tar", *, most: int = LARGEST_TAR) -
     with path.open("rb") as file:
         member = find_member(file, prefix)
         name = member.name
-        stream = cast("IO[bytes]", Bounded(_decompressed(member), most, f"{path.name}: {name}"))
+        stream = cast("IO[bytes]", LimitedReader(_decompressed(member), most, f"{path.name}: {name}"))
         try:
             with tarfile.open(fileobj=stream, mode="r|", bufsize=TAR_BUFFER) as tar:
                 yield tar

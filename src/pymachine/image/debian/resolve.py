@@ -32,7 +32,7 @@ class Relation:
     operator: str = ""
     version: str = ""
 
-    def holds(self, version: str) -> bool:
+    def accepts(self, version: str) -> bool:
         """Whether `version` is within the bound."""
         if not self.operator:
             return True
@@ -128,7 +128,7 @@ class Universe:
 
     def satisfying(self, relation: Relation) -> list[Package]:
         """Packages that meet `relation`, best first: by their own name, then by what they provide."""
-        real = [package for package in self.named(relation.name) if relation.holds(package.version)]
+        real = [package for package in self.named(relation.name) if relation.accepts(package.version)]
         provided = [self._read(place) for place in self._places[1].get(relation.name, ())]
         newest = {package.name: package for package in provided if self._newest(package)}
         return real + [newest[name] for name in sorted(newest) if provides(newest[name], relation)]
@@ -171,7 +171,7 @@ class Universe:
 def provides(package: Package, relation: Relation) -> bool:
     """Whether `package` provides the name, in a version that fits if one is asked for (policy 7.5)."""
     return any(
-        own.name == relation.name and (not relation.operator or (own.operator == "=" and relation.holds(own.version)))
+        own.name == relation.name and (not relation.operator or (own.operator == "=" and relation.accepts(own.version)))
         for own in package.provides
     )
 
@@ -186,7 +186,7 @@ def closure(universe: Universe, roots: Iterable[str], *, excluded: Iterable[str]
     queue: deque[tuple[tuple[Relation, ...], str]] = deque(((Relation(root),), "the recipe") for root in roots)
     while queue:
         group, wanted_by = queue.popleft()
-        if _met(group, chosen, without):
+        if _is_satisfied(group, chosen, without):
             continue
         package = _choose(universe, group, wanted_by)
         chosen[package.name] = package
@@ -194,10 +194,10 @@ def closure(universe: Universe, roots: Iterable[str], *, excluded: Iterable[str]
     return [chosen[name] for name in sorted(chosen)]
 
 
-def _met(group: tuple[Relation, ...], chosen: Mapping[str, Package], without: set[str]) -> bool:
+def _is_satisfied(group: tuple[Relation, ...], chosen: Mapping[str, Package], without: set[str]) -> bool:
     return any(
         relation.name in without
-        or (relation.name in chosen and relation.holds(chosen[relation.name].version))
+        or (relation.name in chosen and relation.accepts(chosen[relation.name].version))
         or any(provides(package, relation) for package in chosen.values())
         for relation in group
     )

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from pymachine.image.errors import RecipeError
 from pymachine.image.filesystem.tree import Kind, Node, Tree
-from pymachine.image.kernel.modules import Module, in_order
+from pymachine.image.kernel.modules import Module, in_load_order
 from pymachine.image.recipe import Recipe
 
 TYPES = {Kind.FILE: 0o100000, Kind.DIRECTORY: 0o040000, Kind.LINK: 0o120000}
@@ -31,8 +31,8 @@ def build(root: Tree, modules: Mapping[str, Module], recipe: Recipe, init: Path)
         tree.put(folder, Node.directory())
     tree.put(BUSYBOX, busybox)
     tree.put("init", Node.file(init.read_bytes(), mode=0o755))
-    always = in_order(modules, recipe.initrd_modules)
-    more = [module for module in in_order(modules, recipe.initrd_more_modules) if module not in always]
+    always = in_load_order(modules, recipe.initrd_modules)
+    more = [module for module in in_load_order(modules, recipe.initrd_more_modules) if module not in always]
     for name, group in (("load", always), ("load.more", more)):
         for module in group:
             tree.put(f"{MODULES}/{module.name}.ko", Node.file(module.data))

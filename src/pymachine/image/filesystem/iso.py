@@ -28,7 +28,7 @@ FILE_TYPE = 0o100000
 DIRECTORY_TYPE = 0o040000
 
 
-class _Stretch(io.RawIOBase):
+class _BlobReader(io.RawIOBase):
     """A blob of a spool file as a file of its own. pycdlib seeks before it reads, so they can share one open file."""
 
     def __init__(self, file: BinaryIO, offset: int, length: int) -> None:
@@ -60,7 +60,7 @@ class _Stretch(io.RawIOBase):
         return data
 
 
-class _Names:
+class _IsoNames:
     """Unique ISO 9660 names, short and plain: the guest sees only the Rock Ridge ones.
 
     isolinux reads these alone, so what it opens is called here as it is there.
@@ -137,7 +137,7 @@ def write(tree: Tree, path: Path, *, volume: str, loaders: boot.Loaders | None =
         iso.new(interchange_level=4, vol_ident=volume[:32], rock_ridge="1.09", sys_ident="LINUX")
         stack.callback(iso.close)
         files: dict[Path, BinaryIO] = {}
-        names = _Names()
+        names = _IsoNames()
         for name, node in tree.walk():
             _add(iso, names, name, node, files, stack)
         if loaders is not None:
@@ -186,7 +186,7 @@ def _iso_path(path: str) -> str:
     return "/" + path.upper() + ";1"
 
 
-def _add(iso: Any, names: _Names, path: str, node: Node, files: dict[Path, BinaryIO], stack: ExitStack) -> None:
+def _add(iso: Any, names: _IsoNames, path: str, node: Node, files: dict[Path, BinaryIO], stack: ExitStack) -> None:
     leaf = path.rpartition("/")[2]
     if node.kind is Kind.DIRECTORY:
         iso_path = names.folder(path)
@@ -210,7 +210,7 @@ def _open(blob: Blob, files: dict[Path, BinaryIO], stack: ExitStack) -> Any:
         return io.BytesIO(blob.data)
     if blob.path not in files:
         files[blob.path] = stack.enter_context(blob.path.open("rb"))
-    return _Stretch(files[blob.path], blob.offset, blob.length)
+    return _BlobReader(files[blob.path], blob.offset, blob.length)
 
 
 def _own(record: Any, node: Node) -> None:

@@ -98,7 +98,7 @@ class Tree:
 
     def put(self, path: str, node: Node) -> None:
         """Set what `path` is. A directory laid over a directory changes its mode; over the merged links, nothing."""
-        path = merged(path)
+        path = in_merged_usr(path)
         if node.kind is Kind.DIRECTORY and path in MERGED:
             return
         parent = path.rpartition("/")[0]
@@ -128,7 +128,7 @@ class Tree:
             yield path, self._nodes[path]
 
 
-def merged(path: str) -> str:
+def in_merged_usr(path: str) -> str:
     """`path` as it is once /bin, /sbin and /lib* are links into /usr."""
     first, slash, _ = path.partition("/")
     return f"usr/{path}" if slash and first in MERGED else path

@@ -34,12 +34,12 @@ _OLDEST_VERSION = 0x20A
 
 
 def write(kernel: bytes, ramdisk: bytes, folder: Path, *, architecture: str) -> None:
-    """Write what `pair` makes of the two into an image's `folder`."""
-    for name, data in zip((KERNEL, INITRD), pair(kernel, ramdisk, architecture=architecture), strict=True):
+    """Write what `pack` makes of the two into an image's `folder`."""
+    for name, data in zip((KERNEL, INITRD), pack(kernel, ramdisk, architecture=architecture), strict=True):
         (folder / name).write_bytes(data)
 
 
-def pair(kernel: bytes, ramdisk: bytes, *, architecture: str) -> tuple[bytes, bytes]:
+def pack(kernel: bytes, ramdisk: bytes, *, architecture: str) -> tuple[bytes, bytes]:
     """What to give a hypervisor as its kernel and its RAM disk, so that `kernel` starts with `ramdisk`.
 
     Both as they are where there is nothing to gain: Linux on other architectures than amd64 is not loaded in two parts.

@@ -24,7 +24,7 @@ class _Node:
     children: dict[int, _Node] = field(default_factory=dict)
 
 
-def pattern(alias: str) -> str:
+def normalize_alias(alias: str) -> str:
     """An alias with underscores, outside brackets, where a dash could be: so kmod asks for it."""
     parts = []
     inside = False

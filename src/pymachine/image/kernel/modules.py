@@ -41,23 +41,23 @@ class Module:
     @property
     def depends(self) -> list[str]:
         """The names of the modules whose symbols it uses."""
-        return [normal(name) for text in self.values("depends") for name in text.split(",") if name]
+        return [normalize_name(name) for text in self.values("depends") for name in text.split(",") if name]
 
     @property
     def softdeps(self) -> list[str]:
         """The names of the modules that it wants loaded, before or after it."""
         words = [word for text in self.values("softdep") for word in text.split()]
-        return [normal(word) for word in words if word not in {"pre:", "post:"}]
+        return [normalize_name(word) for word in words if word not in {"pre:", "post:"}]
 
 
-def normal(name: str) -> str:
+def normalize_name(name: str) -> str:
     """A module's name with underscores, as the kernel has it."""
     return name.replace("-", "_")
 
 
 def module_name(path: str) -> str:
     """The kernel's name for the module in the file at `path`."""
-    return normal(path.rpartition("/")[2].partition(".ko")[0])
+    return normalize_name(path.rpartition("/")[2].partition(".ko")[0])
 
 
 def modinfo(data: bytes) -> tuple[tuple[str, str], ...]:
@@ -84,7 +84,7 @@ def _section(data: bytes, name: bytes) -> bytes:
     return b""
 
 
-def expand(pattern: str) -> Iterator[str]:
+def expand_braces(pattern: str) -> Iterator[str]:
     """`pattern` for each of the words between its braces, as a shell would."""
     before, brace, rest = pattern.partition("{")
     if not brace:
@@ -92,13 +92,13 @@ def expand(pattern: str) -> Iterator[str]:
         return
     words, _, after = rest.partition("}")
     for word in words.split(","):
-        yield from expand(before + word + after)
+        yield from expand_braces(before + word + after)
 
 
-def selected(paths: Iterable[str], patterns: Sequence[str]) -> list[str]:
+def select(paths: Iterable[str], patterns: Sequence[str]) -> list[str]:
     """Those of `paths` (below ``kernel/``) that a pattern matches, in order."""
     # One expression for all patterns: thousands of modules by hundreds of patterns would take a second.
-    matches = re.compile("|".join(translate(single) for pattern in patterns for single in expand(pattern))).match
+    matches = re.compile("|".join(translate(single) for pattern in patterns for single in expand_braces(pattern))).match
     return sorted(path for path in paths if matches(_stem(path)))
 
 
@@ -118,14 +118,14 @@ def prune(tree: Tree, patterns: Sequence[str]) -> dict[str, Module]:
     """Leave in `tree` only the modules that match and what those need, uncompressed, with modprobe's tables."""
     base = f"{ROOT}/{kernel_version(tree)}"
     found = {path.removeprefix(base + "/"): node for path, node in tree.below(f"{base}/kernel") if ".ko" in path}
-    kept = load(found, selected(found, patterns))
+    kept = load(found, select(found, patterns))
     for leftover in ("kernel", "build", "source"):
         tree.remove(f"{base}/{leftover}")
     for module in kept.values():
         tree.put(f"{base}/{module.path}", Node.file(module.data))
     listing, info = (tree.get(f"{base}/modules.builtin{suffix}") for suffix in ("", ".modinfo"))
     builtin = read_builtin(listing.contents() if listing else b"", info.contents() if info else b"")
-    for name, data in tables(kept, builtin).items():
+    for name, data in modprobe_tables(kept, builtin).items():
         tree.put(f"{base}/{name}", Node.file(data))
     return kept
 
@@ -155,7 +155,7 @@ def _load(path: str, node: Node) -> Module:
     return Module(path.partition(".ko")[0] + ".ko", data, modinfo(data))
 
 
-def in_order(modules: Mapping[str, Module], names: Iterable[str]) -> list[Module]:
+def in_load_order(modules: Mapping[str, Module], names: Iterable[str]) -> list[Module]:
     """The modules of those names and all that they depend on, each after its own dependencies.
 
     Names that are not there are left out: they are built into the kernel, or not of this architecture.
@@ -163,7 +163,7 @@ def in_order(modules: Mapping[str, Module], names: Iterable[str]) -> list[Module
     ordered: dict[str, Module] = {}
 
     def visit(name: str) -> None:
-        module = modules.get(normal(name))
+        module = modules.get(normalize_name(name))
         if module is None or module.name in ordered:
             return
         for dependency in module.depends:
@@ -175,7 +175,7 @@ def in_order(modules: Mapping[str, Module], names: Iterable[str]) -> list[Module
     return list(ordered.values())
 
 
-def tables(modules: Mapping[str, Module], builtin: Builtin) -> dict[str, bytes]:
+def modprobe_tables(modules: Mapping[str, Module], builtin: Builtin) -> dict[str, bytes]:
     """The contents of modprobe's tables by file name: as text, and as the indices that kmod reads instead."""
     needs = {module.name: _dep_line(modules, module) for module in modules.values()}
     aliases = [(value, module.name) for module in modules.values() for value in module.values("alias")]
@@ -184,19 +184,19 @@ def tables(modules: Mapping[str, Module], builtin: Builtin) -> dict[str, bytes]:
         "modules.dep": _text(needs.values()),
         "modules.dep.bin": kmod_index.build(needs.items()),
         "modules.alias": _text(f"alias {alias} {name}" for alias, name in aliases),
-        "modules.alias.bin": kmod_index.build((kmod_index.pattern(alias), name) for alias, name in aliases),
+        "modules.alias.bin": kmod_index.build((kmod_index.normalize_alias(alias), name) for alias, name in aliases),
         "modules.softdep": _text(softdeps),
         "modules.symbols.bin": kmod_index.build(()),  # looked up only for names that begin with "symbol:"
         "modules.builtin.bin": kmod_index.build((name, "") for name in builtin.names),
         "modules.builtin.alias.bin": kmod_index.build(
-            (kmod_index.pattern(alias), name) for alias, name in builtin.aliases
+            (kmod_index.normalize_alias(alias), name) for alias, name in builtin.aliases
         ),
     }
 
 
 def _dep_line(modules: Mapping[str, Module], module: Module) -> str:
     # depmod's order: the nearest dependency first; modprobe inserts from the end.
-    needed = [other.path for other in reversed(in_order(modules, [module.name])) if other is not module]
+    needed = [other.path for other in reversed(in_load_order(modules, [module.name])) if other is not module]
     return f"{module.path}:{''.join(' ' + path for path in needed)}"
 
 
