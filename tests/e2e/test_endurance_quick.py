@@ -42,8 +42,8 @@ def test_nothing_is_lost_and_nothing_is_left(name: str) -> None:
 
 
 def test_a_kind_that_finds_a_fault_reports_it_with_its_seed() -> None:
-    def fails(sandbox: object, each: campaign.Try) -> None:
-        campaign.expect(each.number == 0, "it is lost")
+    def fails(sandbox: object, attempt: campaign.Try) -> None:
+        campaign.expect(attempt.number == 0, "it is lost")
 
     kind = campaign.Kind("broken", "a kind with a fault", 3, BY_NAME["cycle-record"].sandbox, fails)
     (result,) = campaign.run([kind], campaign.Plan(seed=7), log=io.StringIO())
@@ -58,10 +58,10 @@ def test_each_kind_gets_its_share_of_a_limited_time(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
 
     def takes(seconds: float) -> Callable[[object, campaign.Try], None]:
-        def attempt(sandbox: object, each: campaign.Try) -> None:
+        def advance_clock(sandbox: object, attempt: campaign.Try) -> None:
             clock[0] += seconds
 
-        return attempt
+        return advance_clock
 
     def sandbox() -> contextlib.nullcontext[Sandbox]:
         return contextlib.nullcontext(Sandbox(tmp_path, Pymachine(tmp_path, tmp_path)))

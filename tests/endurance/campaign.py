@@ -142,12 +142,12 @@ def _run_kind(kind: Kind, plan: Plan, end: float, log: TextIO) -> Result:
 def _tries(kind: Kind, plan: Plan, sandbox: Sandbox, left: list[int], result: Result, end: float, log: TextIO) -> None:
     """Make tries until one has a fault, after which the store may be in any state."""
     while left and (time.monotonic() < end or not result.tries):
-        each = Try(kind.name, left.pop(0), plan.seed)
+        attempt = Try(kind.name, left.pop(0), plan.seed)
         result.tries += 1
         try:
-            result.measured = kind.attempt(sandbox, each) or result.measured
+            result.measured = kind.attempt(sandbox, attempt) or result.measured
         except Exception as error:  # noqa: BLE001 (every error is a fault to report)
-            _note(result, f"{kind.name}: {_text(error)}\n    Repeat it: {each.repeat}", log)
+            _note(result, f"{kind.name}: {_text(error)}\n    Repeat it: {attempt.repeat}", log)
             return
 
 
@@ -166,16 +166,16 @@ def table(results: Sequence[Result]) -> Iterator[str]:
     """Yield the lines of the table, in Markdown."""
     yield "| kind | what | tries | faults | seconds | measured |"
     yield "|---|---|---|---|---|---|"
-    for each in results:
-        kind = each.kind
-        cells = (kind.name, kind.what, each.tries, len(each.faults), f"{each.seconds:.0f}", each.measured)
+    for result in results:
+        kind = result.kind
+        cells = (kind.name, kind.what, result.tries, len(result.faults), f"{result.seconds:.0f}", result.measured)
         yield "| " + " | ".join(map(str, cells)).rstrip() + " |"
 
 
 def first_faults(results: Sequence[Result]) -> Iterator[str]:
     """Yield the first fault of each kind that has one."""
-    for each in results:
-        yield from each.faults[:1]
+    for result in results:
+        yield from result.faults[:1]
 
 
 def command(words: Sequence[str]) -> str:

@@ -20,17 +20,17 @@ def _cycle(sandbox: Sandbox, words: tuple[str, ...], names: list[str]) -> None:
         sandbox.program("rm", "-y", name)
 
 
-def _attempt(words: tuple[str, ...], count: int, sandbox: Sandbox, each: Try) -> str:
+def _attempt(words: tuple[str, ...], count: int, sandbox: Sandbox, attempt: Try) -> str:
     """Run `count` cycles. The first try may add what is made once (keys, locks, probe caches); later ones nothing."""
     before = invariants.Before.of(sandbox)
     files = _files(sandbox)
-    _cycle(sandbox, words, [f"x{each.number}-{number}" for number in range(count)])
+    _cycle(sandbox, words, [f"x{attempt.number}-{number}" for number in range(count)])
     invariants.nothing_is_left(sandbox, (), before)
-    if each.number:
+    if attempt.number:
         more = sorted(_files(sandbox) - files)
         expect(not more, f"{count} cycles of create and rm leave: {more}")
     running = sandbox.processes()
-    cycles = (each.number + 1) * count
+    cycles = (attempt.number + 1) * count
     return f"after {cycles} cycles: {len(_files(sandbox))} files, {len(running)} processes, {_memory(running)} KiB"
 
 
@@ -50,12 +50,12 @@ def _memory(running: Iterable[int]) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE") // 1024
 
 
-def _stays_running(sandbox: Sandbox, each: Try) -> str:
+def _stays_running(sandbox: Sandbox, attempt: Try) -> str:
     """Run cycles while another machine runs, which must not be disturbed."""
-    if not each.number:
+    if not attempt.number:
         machines.create(sandbox, "stays")
         return ""
-    measured = _attempt(("create",), 1, sandbox, each)
+    measured = _attempt(("create",), 1, sandbox, attempt)
     invariants.call(sandbox, "ssh", "stays", "true", code=0)
     return measured
 

@@ -24,9 +24,9 @@ _ARCHIVES_A_TRY = 10
 _FORGED_BYTES = 64 * 2**20
 
 
-def _records(sandbox: Sandbox, each: Try) -> str:
+def _records(sandbox: Sandbox, attempt: Try) -> str:
     """Check that commands on damaged records have no internal error and change no file of the user."""
-    argv = [sys.executable, "-m", RECORDS, str(_RECORDS_A_TRY), str(each.random.randrange(10**6))]
+    argv = [sys.executable, "-m", RECORDS, str(_RECORDS_A_TRY), str(attempt.random.randrange(10**6))]
     folders = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]  # the first contains `support`
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders))}
     ended = subprocess.run(
@@ -36,15 +36,15 @@ def _records(sandbox: Sandbox, each: Try) -> str:
     return f"{_RECORDS_A_TRY} records a try"
 
 
-def _archives(sandbox: Sandbox, each: Try) -> str:
+def _archives(sandbox: Sandbox, attempt: Try) -> str:
     """Check that damaged and forged exports are refused and leave nothing."""
     before = invariants.Before.of(sandbox)
     archives: Any = importlib.import_module(ARCHIVES)
     whole = sandbox.files / "whole"
     if not whole.exists():
         invariants.call(sandbox, "export", "--connection", BYSTANDER, str(whole), code=0)
-    damaged = archives.damaged(whole.read_bytes(), rounds=_ARCHIVES_A_TRY, seed=each.random.randrange(10**6))
-    forged = islice(archives.hostile(_FORGED_BYTES), each.number, each.number + 1)
+    damaged = archives.damaged(whole.read_bytes(), rounds=_ARCHIVES_A_TRY, seed=attempt.random.randrange(10**6))
+    forged = islice(archives.hostile(_FORGED_BYTES), attempt.number, attempt.number + 1)
     root = sandbox.store / "machines"
     for fault in archives.faults(
         chain(damaged, forged), partial(_take, sandbox), file=sandbox.files / "damaged", root=root

@@ -33,12 +33,12 @@ class Command:
     prepare: tuple[str, ...] = ()
 
 
-def _attempt(on: Command, sandbox: Sandbox, each: Try) -> None:
+def _attempt(on: Command, sandbox: Sandbox, attempt: Try) -> None:
     before = invariants.Before.of(sandbox)
     if on.prepare:
         sandbox.program(*on.prepare)
     kept = invariants.Before.of(sandbox)
-    free = int(each.spread * _MOST_KIB)
+    free = int(attempt.spread * _MOST_KIB)
     code, text = _run(sandbox, on.words, free)
     where = f"`{command(on.words)}` with {free} KiB free ({'tmpfs' if MOUNTS else 'ulimit -f'})"
     with invariants.after(f"{where}, which ended with {code}"):

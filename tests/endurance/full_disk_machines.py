@@ -42,12 +42,12 @@ class Command:
         return Kind(name, what, self.rounds, sandbox, partial(_attempt, self), seconds=self.seconds)
 
 
-def _attempt(command: Command, sandbox: Sandbox, each: Try) -> None:
+def _attempt(command: Command, sandbox: Sandbox, attempt: Try) -> None:
     before = invariants.Before.of(sandbox)
     command.prepare(sandbox)
     kept, names = _records(sandbox), sandbox.entries()
     words = command.words(sandbox)
-    ended = killing.run_on_filling_disk(sandbox, words, each, left=each.random.choice(_LEFT_BYTES))
+    ended = killing.run_on_filling_disk(sandbox, words, attempt, left=attempt.random.choice(_LEFT_BYTES))
     with invariants.after(ended.where):
         expect("Traceback" not in ended.text and "internal error" not in ended.text, ended.text)
         if ended.code != 0:

@@ -27,8 +27,8 @@ def _behaviours() -> tuple[Any, dict[str, Any]]:
     return hostile, behaviours | {"nested": hostile.nested(), "inflating": hostile.inflating()}
 
 
-def _chosen(each: Try, behaviours: dict[str, Any]) -> tuple[str, Any]:
-    return list(behaviours.items())[each.number % len(behaviours)]
+def _chosen(attempt: Try, behaviours: dict[str, Any]) -> tuple[str, Any]:
+    return list(behaviours.items())[attempt.number % len(behaviours)]
 
 
 def _bounded(sandbox: Sandbox, words: tuple[str, ...], *, env: dict[str, str] | None = None) -> str:
@@ -40,11 +40,11 @@ def _bounded(sandbox: Sandbox, words: tuple[str, ...], *, env: dict[str, str] | 
     return text
 
 
-def _engine(sandbox: Sandbox, each: Try) -> None:
+def _engine(sandbox: Sandbox, attempt: Try) -> None:
     """Check that no command hangs or uses unbounded memory, and that the other machine is listed."""
     before = invariants.Before.of(sandbox)
     hostile, behaviours = _behaviours()
-    name, behaviour = _chosen(each, behaviours)
+    name, behaviour = _chosen(attempt, behaviours)
     with invariants.after(f"an engine that answers by {name}"):
         with hostile.engine(sandbox.store, behaviour):
             for words in _COMMANDS:
@@ -53,11 +53,11 @@ def _engine(sandbox: Sandbox, each: Try) -> None:
         invariants.nothing_is_left(sandbox, ("hostile",), before)
 
 
-def _mirror(sandbox: Sandbox, each: Try) -> None:
+def _mirror(sandbox: Sandbox, attempt: Try) -> None:
     """Check that an image build from such a mirror fails with a reason and leaves nothing."""
     before = invariants.Before.of(sandbox)
     hostile, behaviours = _behaviours()
-    name, behaviour = _chosen(each, behaviours)
+    name, behaviour = _chosen(attempt, behaviours)
     with invariants.after(f"a mirror that answers by {name}"), hostile.serving(behaviour) as port:
         cache = sandbox.base / "cache"
         env = {"PYMACHINE_CACHE": str(cache)}

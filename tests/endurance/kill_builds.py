@@ -12,10 +12,10 @@ from endurance.sandbox import Sandbox, own_cache
 
 
 def _attempt(
-    words: tuple[str, ...], folder: str, check: Callable[[Sandbox], object], sandbox: Sandbox, each: Try
+    words: tuple[str, ...], folder: str, check: Callable[[Sandbox], object], sandbox: Sandbox, attempt: Try
 ) -> None:
     before = invariants.Before.of(sandbox)
-    ended = killing.run(sandbox, words, each)
+    ended = killing.run(sandbox, words, attempt)
     with invariants.after(ended.where):
         invariants.commands_answer(sandbox, ())
         invariants.call(sandbox, *words, code=0)

@@ -47,14 +47,14 @@ class Command:
         )
 
 
-def _attempt(command: Command, sandbox: Sandbox, each: Try) -> None:
+def _attempt(command: Command, sandbox: Sandbox, attempt: Try) -> None:
     before = invariants.Before.of(sandbox)
     command.prepare(sandbox)
-    ended = killing.run(sandbox, command.words, each)
+    ended = killing.run(sandbox, command.words, attempt)
     with invariants.after(ended.where):
         made = sorted(sandbox.entries() - before.entries)
         invariants.commands_answer(sandbox, [name for name in made if not name.startswith(".")])
-        command.check(sandbox, each)
+        command.check(sandbox, attempt)
         invariants.records_are_readable(sandbox)
         for name in sorted(sandbox.entries() - before.entries):
             machines.has_no_temporary_files(sandbox, name)
@@ -114,34 +114,34 @@ def _without_archive(sandbox: Sandbox) -> None:
 # -- checks afterwards -------------------------------------------------------------------------------------------
 
 
-def _can_be_made(sandbox: Sandbox, each: Try) -> None:
+def _can_be_made(sandbox: Sandbox, attempt: Try) -> None:
     if "box" in sandbox.entries():
         invariants.call(sandbox, "rm", "-y", "box", code=0)
     invariants.call(sandbox, "create", "box", code=0)
     machines.runs(sandbox)
 
 
-def _runs(sandbox: Sandbox, each: Try) -> None:
+def _runs(sandbox: Sandbox, attempt: Try) -> None:
     machines.runs(sandbox)
 
 
-def _runs_and_forwards(sandbox: Sandbox, each: Try) -> None:
+def _runs_and_forwards(sandbox: Sandbox, attempt: Try) -> None:
     machines.runs(sandbox)
     machines.forwards(sandbox)
 
 
-def _stops(sandbox: Sandbox, each: Try) -> None:
+def _stops(sandbox: Sandbox, attempt: Try) -> None:
     invariants.call(sandbox, "stop", "box")
     machines.is_stopped(sandbox)
 
 
-def _is_removed(sandbox: Sandbox, each: Try) -> None:
+def _is_removed(sandbox: Sandbox, attempt: Try) -> None:
     if "box" in sandbox.entries():
         invariants.call(sandbox, "rm", "-y", "box", code=0)
     expect("box" not in sandbox.entries(), "rm succeeded and left the machine")
 
 
-def _has_one_name(sandbox: Sandbox, each: Try) -> None:
+def _has_one_name(sandbox: Sandbox, attempt: Try) -> None:
     names = sandbox.entries() & {"box", "copy"}
     expect(len(names) == 1, f"the machine has the names {sorted(names)}")
     if names == {"box"}:
@@ -153,7 +153,7 @@ def _has_one_name(sandbox: Sandbox, each: Try) -> None:
     expect(len(sandbox.contexts()) == 1, "rename leaves a docker context")
 
 
-def _is_one_of_both(sandbox: Sandbox, each: Try) -> None:
+def _is_one_of_both(sandbox: Sandbox, attempt: Try) -> None:
     """Check that the hardware is the old or the new one, never a mixture, and that the change can be repeated."""
     driver = machines.record(sandbox)
     hardware = {key: driver[key] for key in _BEFORE}
@@ -163,19 +163,19 @@ def _is_one_of_both(sandbox: Sandbox, each: Try) -> None:
     expect(hardware == _AFTER, f"modify succeeded, but the machine has {hardware}")
 
 
-def _takes_certificates(sandbox: Sandbox, each: Try) -> None:
+def _takes_certificates(sandbox: Sandbox, attempt: Try) -> None:
     invariants.call(sandbox, "regenerate-certs", "-f", "box", code=0)
     machines.runs(sandbox)
 
 
-def _takes_labels(sandbox: Sandbox, each: Try) -> None:
+def _takes_labels(sandbox: Sandbox, attempt: Try) -> None:
     invariants.call(sandbox, "modify", "--engine-label", "a=b", "box", code=0)
     machines.runs(sandbox)
     labels = invariants.call(sandbox, "ssh", "box", "docker info --format '{{.Labels}}'").stdout.strip()
     expect("a=b" in labels.strip("[]").split(), f"modify succeeded, but the engine has the labels {labels}")
 
 
-def _goes_on(sandbox: Sandbox, each: Try) -> None:
+def _goes_on(sandbox: Sandbox, attempt: Try) -> None:
     """Check that a machine left paused resumes with the next command, and that a listed snapshot is complete."""
     machines.runs(sandbox)
     listed = json.loads(invariants.call(sandbox, "snapshot", "ls", "--json", "box", code=0).stdout)
@@ -185,7 +185,7 @@ def _goes_on(sandbox: Sandbox, each: Try) -> None:
     machines.is_stopped(sandbox)
 
 
-def _has_either_disk(sandbox: Sandbox, each: Try) -> None:
+def _has_either_disk(sandbox: Sandbox, attempt: Try) -> None:
     """Check that the machine has its own disk or the snapshot's, and that the restore can be repeated."""
     invariants.call(sandbox, "snapshot", "restore", "box", "s1", code=0)
     machines.has_mark(sandbox, "box", "first")
@@ -205,7 +205,7 @@ def _fails_to_restore(sandbox: Sandbox) -> None:
     expect(outcome.code != 0, "a snapshot without a disk was restored")
 
 
-def _is_exported(sandbox: Sandbox, each: Try) -> None:
+def _is_exported(sandbox: Sandbox, attempt: Try) -> None:
     """Check that the export is absent or complete, and that a repetition leaves only the export."""
     file = sandbox.files / _ARCHIVE
     if file.exists():
@@ -216,7 +216,7 @@ def _is_exported(sandbox: Sandbox, each: Try) -> None:
     expect(left == [_ARCHIVE], f"export leaves {left}")
 
 
-def _is_imported(sandbox: Sandbox, each: Try) -> None:
+def _is_imported(sandbox: Sandbox, attempt: Try) -> None:
     if "copy" in sandbox.entries():
         invariants.call(sandbox, "rm", "-y", "copy", code=0)
     invariants.call(sandbox, "import", _archive(sandbox), "copy", code=0)
@@ -227,7 +227,7 @@ def _archive(sandbox: Sandbox) -> str:
     return str(sandbox.files / _ARCHIVE)
 
 
-def _is_cloned(sandbox: Sandbox, each: Try) -> None:
+def _is_cloned(sandbox: Sandbox, attempt: Try) -> None:
     if "copy" in sandbox.entries():
         invariants.call(sandbox, "rm", "-y", "copy", code=0)
     machines.is_stopped(sandbox, "box")
@@ -235,7 +235,7 @@ def _is_cloned(sandbox: Sandbox, each: Try) -> None:
     machines.runs(sandbox, "copy")
 
 
-def _is_upgraded(sandbox: Sandbox, each: Try) -> None:
+def _is_upgraded(sandbox: Sandbox, attempt: Try) -> None:
     invariants.call(sandbox, "upgrade", "box", code=0)
     machines.runs(sandbox)
     expect(machines.record(sandbox)["ImageDigest"] != "0" * 64, "upgrade succeeded, but the image is the old one")

@@ -18,11 +18,11 @@ def _attempt(
     prepare: Callable[[Sandbox], object],
     check: Callable[[Sandbox], object],
     sandbox: Sandbox,
-    each: Try,
+    attempt: Try,
 ) -> None:
     before = invariants.Before.of(sandbox)
     prepare(sandbox)
-    ended = killing.run(sandbox, words, each)
+    ended = killing.run(sandbox, words, attempt)
     with invariants.after(ended.where):
         invariants.commands_answer(sandbox, _NAMES)
         check(sandbox)

@@ -27,7 +27,7 @@ def _kill(found: dict[int, str], what: str) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _qemu(sandbox: Sandbox, each: Try) -> None:
+def _qemu(sandbox: Sandbox, attempt: Try) -> None:
     """Check that a machine whose QEMU was killed is stopped, starts again, and can be removed."""
     before = invariants.Before.of(sandbox)
     machines.create(sandbox, "box", "--docker-context")
@@ -36,13 +36,13 @@ def _qemu(sandbox: Sandbox, each: Try) -> None:
         invariants.commands_answer(sandbox, ("box",))
         expect(machines.becomes_true(lambda: not any(_processes(sandbox))), "the forwarder outlives its QEMU")
         machines.is_stopped(sandbox)
-        if each.number % 4 == 0:  # the guest boots from power-on
+        if attempt.number % 4 == 0:  # the guest boots from power-on
             machines.runs(sandbox)
         invariants.records_are_readable(sandbox)
         invariants.nothing_is_left(sandbox, ("box",), before)
 
 
-def _forwarder(sandbox: Sandbox, each: Try) -> None:
+def _forwarder(sandbox: Sandbox, attempt: Try) -> None:
     """Check that `start` restarts a killed port forwarder."""
     before = invariants.Before.of(sandbox)
     machines.create(sandbox)

@@ -29,30 +29,30 @@ class Ended:
     """The exit code, if the command was not killed."""
 
 
-def run(sandbox: Sandbox, words: Sequence[str], each: Try) -> Ended:
-    """Run ``pymachine WORDS`` and kill it at a point that `each` determines; only measure a command's first run."""
+def run(sandbox: Sandbox, words: Sequence[str], attempt: Try) -> Ended:
+    """Run ``pymachine WORDS`` and kill it at a point that `attempt` determines; only measure a command's first run."""
     key = " ".join(words)
     if key not in sandbox.steps:
         ended, sandbox.steps[key] = _measure(sandbox, words)
         return ended
     steps, lines = sandbox.steps[key]
-    chosen = each.random
+    chosen = attempt.random
     manner = chosen.choice(("step", "step", "moment", "line") if lines else ("step", "step", "moment"))
     if manner == "line":
-        return _at_line(sandbox, words, 1 + int(each.spread * lines), chosen.uniform(0, _LONGEST_DELAY))
-    stop = str(1 + int(each.spread * steps))
+        return _at_line(sandbox, words, 1 + int(attempt.spread * lines), chosen.uniform(0, _LONGEST_DELAY))
+    stop = str(1 + int(attempt.spread * steps))
     if manner == "moment":
         stop += f"+{chosen.uniform(0.001, _LONGEST_DELAY):.3f}"
     return _at_step(sandbox, words, stop)
 
 
-def run_on_filling_disk(sandbox: Sandbox, words: Sequence[str], each: Try, *, left: int) -> Ended:
+def run_on_filling_disk(sandbox: Sandbox, words: Sequence[str], attempt: Try, *, left: int) -> Ended:
     """Run the command, and at a step fill the store's disk up to `left` bytes; only measure the first run."""
     key = " ".join(words)
     if key not in sandbox.steps:
         ended, sandbox.steps[key] = _measure(sandbox, words)
         return ended
-    step = 1 + int(each.spread * sandbox.steps[key][0])
+    step = 1 + int(attempt.spread * sandbox.steps[key][0])
     return _at_step(sandbox, words, f"{step}={left}:{sandbox.store}")
 
 

@@ -35,7 +35,7 @@ def _all_succeed(started: list[subprocess.Popen[str]]) -> None:
     expect(not failed, f"{len(failed)} of {len(ended)} creates at once failed: {failed[:1]}")
 
 
-def _records(sandbox: Sandbox, each: Try) -> None:
+def _records(sandbox: Sandbox, attempt: Try) -> None:
     """Create machines with different names in one store, and two with the same name, of which one succeeds."""
     before = invariants.Before.of(sandbox)
     names = [f"x{number}" for number in range(_RECORDS_AT_ONCE)]
@@ -49,7 +49,7 @@ def _records(sandbox: Sandbox, each: Try) -> None:
     invariants.nothing_is_left(sandbox, [*names, "twin"], before)
 
 
-def _stores(sandbox: Sandbox, each: Try) -> None:
+def _stores(sandbox: Sandbox, attempt: Try) -> None:
     """Create two machines each in two stores with one cache, at once; check that all identities differ."""
     before = invariants.Before.of(sandbox)
     with empty() as other:

@@ -1,7 +1,7 @@
 """The driver ``generic`` with a real host: an emulated Debian system with systemd, OpenSSH and apt.
 
-All tests share one host and restore saved moments of it: ``bare`` as installed, ``made`` just after `create`, and
-``lived-in`` with an engine that pymachine did not install, its daemon.json, and a running container.
+All tests share one host and restore saved moments of it: ``bare`` as installed, ``provisioned`` just after `create`,
+and ``lived-in`` with an engine that pymachine did not install, its daemon.json, and a running container.
 """
 
 from __future__ import annotations
@@ -56,21 +56,21 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 @pytest.fixture(scope="module")
-def made(host: Host) -> Iterator[Pymachine]:
+def provisioned(host: Host) -> Iterator[Pymachine]:
     """The store with a machine made of the bare host; the host is in the state just after `create`."""
     host.restore("bare")
     with private_store() as store:
         done = store("--debug", *options(host, "--engine-label", "tier=web", "far"))
         (store.home / "output").write_text(done.stdout)
         (store.home / "log").write_text(done.stderr)
-        host.save("made")
+        host.save("provisioned")
         yield store
 
 
 @pytest.fixture(scope="module")
-def lived_in(host: Host, made: Pymachine) -> Host:
+def lived_in(host: Host, provisioned: Pymachine) -> Host:
     """The host with an engine that pymachine did not install, and a running container."""
-    host.restore("made")
+    host.restore("provisioned")
     host.run("rm -r /etc/docker /var/lib/pymachine /etc/systemd/system/docker.service.d")
     host.run("mkdir -p /etc/docker && cat > /etc/docker/daemon.json", stdin=DAEMON_JSON)
     host.run("systemctl daemon-reload && systemctl restart docker")
@@ -82,8 +82,8 @@ def lived_in(host: Host, made: Pymachine) -> Host:
 @pytest.fixture
 def program() -> Iterator[Pymachine]:
     """pymachine on an empty store. The machines' hosts outlive it, so nothing must be removed from them."""
-    with private_store() as made:
-        yield made
+    with private_store() as empty:
+        yield empty
 
 
 def options(host: Host, *more: str, user: str = "admin", port: int | None = None) -> list[str]:
@@ -112,8 +112,8 @@ def with_docker(program: Pymachine, name: str, command: str) -> Outcome:
 # -- a bare host --------------------------------------------------------------------------------------------------
 
 
-def test_a_bare_host_becomes_a_docker_host(host: Host, made: Pymachine) -> None:
-    output = (made.home / "output").read_text()
+def test_a_bare_host_becomes_a_docker_host(host: Host, provisioned: Pymachine) -> None:
+    output = (provisioned.home / "output").read_text()
     assert host.run("journalctl -u ssh -o cat | grep -c 'Accepted publickey for admin'") == "1\n"
     for text in (
         "(far) Importing SSH key...",
@@ -125,17 +125,17 @@ def test_a_bare_host_becomes_a_docker_host(host: Host, made: Pymachine) -> None:
     ):
         assert text in output
     assert re.search(r"\(far\) The host key is SHA256:\S{43} \(ssh-ed25519\)\. It is pinned", output)
-    assert "far: 4 round trips over one connection" in (made.home / "log").read_text()
+    assert "far: 4 round trips over one connection" in (provisioned.home / "log").read_text()
 
     host.run(BOX)
-    assert with_docker(made, "far", "docker run --rm box /bin/busybox echo hello").stdout == "hello\n"
-    assert "tier=web" in with_docker(made, "far", "docker info -f '{{.Labels}}'").stdout
+    assert with_docker(provisioned, "far", "docker run --rm box /bin/busybox echo hello").stdout == "hello\n"
+    assert "tier=web" in with_docker(provisioned, "far", "docker info -f '{{.Labels}}'").stdout
     assert host.run("systemctl is-enabled docker") == "enabled\n"
     assert host.run("stat -c '%a %U' /etc/docker/server-key.pem") == "600 root\n"
     assert host.run("hostname") == "found\n"
 
     state, since = host.run(LISTING), host.run(UP_SINCE)
-    again = made("provision", "far").stdout
+    again = provisioned("provision", "far").stdout
     assert "The host is set up already: nothing was changed." in again
     assert (host.run(LISTING), host.run(UP_SINCE)) == (state, since)
 

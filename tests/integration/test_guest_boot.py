@@ -137,7 +137,7 @@ class TestWithChannel:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def it(cls, image: ImageFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    def running(cls, image: ImageFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         folder = tmp_path_factory.mktemp("g")
         secrets = Secrets(folder)
         with guest.machine(folder, image) as machine:
@@ -147,16 +147,16 @@ class TestWithChannel:
             channel.expect(f"OK {digest}")
             yield Running(machine, secrets, Api(machine.engine_port, secrets.context()), channel)
 
-    def test_every_stage_is_reported_without_errors(self, it: Running) -> None:
-        assert it.channel
-        assert {"init", "disk", "network", "engine", "identity", "ssh", "ready"} == set(it.guest.stages()[0])
-        it.channel.expect("STAGE ready")
-        console = it.guest.console.read_text()
+    def test_every_stage_is_reported_without_errors(self, running: Running) -> None:
+        assert running.channel
+        assert {"init", "disk", "network", "engine", "identity", "ssh", "ready"} == set(running.guest.stages()[0])
+        running.channel.expect("STAGE ready")
+        console = running.guest.console.read_text()
         assert "pymachine:" not in console
         assert "not found" not in console
 
-    def test_the_engine_has_the_expected_settings(self, it: Running) -> None:
-        info = it.api("GET", "/info")
+    def test_the_engine_has_the_expected_settings(self, running: Running) -> None:
+        info = running.api("GET", "/info")
         assert info["Name"] == "first"
         assert info["Driver"] == "overlay2"
         assert info["CgroupVersion"] == "2"
@@ -165,90 +165,92 @@ class TestWithChannel:
         assert info["DockerRootDir"] == "/var/lib/docker"
         assert "boot2docker" in info["OperatingSystem"]
 
-    def test_the_engine_port_accepts_only_clients_of_this_machine(self, it: Running, tmp_path: Path) -> None:
+    def test_the_engine_port_accepts_only_clients_of_this_machine(self, running: Running, tmp_path: Path) -> None:
         foreign = Secrets(tmp_path)
-        other = context(ca=it.secrets.auth.ca_cert, cert=foreign.auth.client_cert, key=foreign.auth.client_key)
-        without_certificate = ssl.create_default_context(cafile=str(it.secrets.auth.ca_cert))
-        for refused in (without_certificate, other, it.secrets.expired_client()):
+        other = context(ca=running.secrets.auth.ca_cert, cert=foreign.auth.client_cert, key=foreign.auth.client_key)
+        without_certificate = ssl.create_default_context(cafile=str(running.secrets.auth.ca_cert))
+        for refused in (without_certificate, other, running.secrets.expired_client()):
             with pytest.raises((ssl.SSLError, ConnectionError)):
-                served(Api(it.guest.engine_port, refused))
-        assert b"200 OK" in served(it.api)
+                served(Api(running.guest.engine_port, refused))
+        assert b"200 OK" in served(running.api)
 
-    def test_tls_1_1_is_refused(self, it: Running) -> None:
-        old = it.secrets.context()
+    def test_tls_1_1_is_refused(self, running: Running) -> None:
+        old = running.secrets.context()
         old.set_ciphers("ALL:@SECLEVEL=0")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
         with pytest.raises(ssl.SSLError, match="(?i)protocol version"):
-            served(Api(it.guest.engine_port, old))
+            served(Api(running.guest.engine_port, old))
 
-    def test_ssh_shows_the_known_host_key_and_the_user_docker_may_use_sudo(self, it: Running) -> None:
-        output = it.ssh("hostname; id -un; sudo id -u; cat /etc/machine-id; tail -n 3 /var/log/docker.log")
-        machine_id = (it.secrets.directory / identity.MACHINE_ID).read_text().strip()
+    def test_ssh_shows_the_known_host_key_and_the_user_docker_may_use_sudo(self, running: Running) -> None:
+        output = running.ssh("hostname; id -un; sudo id -u; cat /etc/machine-id; tail -n 3 /var/log/docker.log")
+        machine_id = (running.secrets.directory / identity.MACHINE_ID).read_text().strip()
         assert output.splitlines()[:4] == ["first", "docker", "0", machine_id]
         assert "API listen on" in output
 
-    def test_secrets_are_not_readable_by_other_users(self, it: Running) -> None:
-        found = it.ssh(
+    def test_secrets_are_not_readable_by_other_users(self, running: Running) -> None:
+        found = running.ssh(
             "sudo find / -xdev /var/lib/boot2docker /run -type f "
             r"\( -name '*key*' -o -name '*.tar' -o -name shadow \) -not -name '*.pub' -not -path '/usr/*' | sort -u | "
             'while read -r f; do test -r "$f" && echo "$f"; done; true'
         )
         assert set(found.split()) <= {"/home/docker/.ssh/authorized_keys"}
 
-    def test_a_damaged_identity_changes_nothing(self, it: Running) -> None:
-        assert it.channel
-        before = len(it.channel.lines)
-        it.channel.send(it.secrets.identity(hostname="damaged", labels=[]), digest="0" * 64)
+    def test_a_damaged_identity_changes_nothing(self, running: Running) -> None:
+        assert running.channel
+        before = len(running.channel.lines)
+        running.channel.send(running.secrets.identity(hostname="damaged", labels=[]), digest="0" * 64)
         with pytest.raises(AssertionError, match="ERROR identity arrived damaged"):
-            it.channel.expect("OK", after=before)
-        assert it.ssh("hostname").strip() == "first"
+            running.channel.expect("OK", after=before)
+        assert running.ssh("hostname").strip() == "first"
 
-    def test_a_new_certificate_does_not_disturb_containers(self, it: Running) -> None:
-        assert it.channel
-        it.ssh(IMPORT)
-        made = it.api("POST", "/containers/create?name=counter", {"Image": "box", "Cmd": ["/bin/sh", "-c", COUNTER]})
-        it.api("POST", f"/containers/{made['Id']}/start")
-        before = it.api("GET", "/containers/counter/json")["State"]
-        engine_before = it.ssh("pidof dockerd")
-        old = it.api.server_certificate()
-        assert old == it.secrets.server_certificate
-        with it.api.connect() as follower:
+    def test_a_new_certificate_does_not_disturb_containers(self, running: Running) -> None:
+        assert running.channel
+        running.ssh(IMPORT)
+        made = running.api(
+            "POST", "/containers/create?name=counter", {"Image": "box", "Cmd": ["/bin/sh", "-c", COUNTER]}
+        )
+        running.api("POST", f"/containers/{made['Id']}/start")
+        before = running.api("GET", "/containers/counter/json")["State"]
+        engine_before = running.ssh("pidof dockerd")
+        old = running.api.server_certificate()
+        assert old == running.secrets.server_certificate
+        with running.api.connect() as follower:
             follower.sendall(b"GET /containers/counter/logs?follow=1&stdout=1 HTTP/1.0\r\n\r\n")
             assert b"200 OK" in follower.recv(4096)
 
             # Like `create` and `regenerate-certs`, use two connections to the channel, with none in between.
-            it.channel.close()
-            it.secrets.new_server_certificate()
-            it.channel = it.guest.channel()
-            digest = it.channel.send(it.secrets.identity(hostname="second", labels=["c=d"]))
-            it.channel.expect(f"OK {digest}")
+            running.channel.close()
+            running.secrets.new_server_certificate()
+            running.channel = running.guest.channel()
+            digest = running.channel.send(running.secrets.identity(hostname="second", labels=["c=d"]))
+            running.channel.expect(f"OK {digest}")
 
-            assert it.api.server_certificate() == it.secrets.server_certificate != old
+            assert running.api.server_certificate() == running.secrets.server_certificate != old
             follower.settimeout(20)
             seen = b""
             while b"tick 3" not in seen or not seen.endswith(b"\n"):
                 seen += follower.recv(65536)
-        assert it.api("GET", "/containers/counter/json")["State"] == before
-        assert it.ssh("pidof dockerd") == engine_before
-        assert set(it.api("GET", "/info")["Labels"]) == {"c=d", "provider=test"}
-        assert it.ssh("hostname").strip() == "second"
+        assert running.api("GET", "/containers/counter/json")["State"] == before
+        assert running.ssh("pidof dockerd") == engine_before
+        assert set(running.api("GET", "/info")["Labels"]) == {"c=d", "provider=test"}
+        assert running.ssh("hostname").strip() == "second"
 
-    def test_the_power_button_stops_containers_and_a_larger_disk_is_used_after_boot(self, it: Running) -> None:
-        assert it.channel
-        it.guest.press_power_button()
-        it.guest.ended()
-        it.channel.close()
-        size = it.guest.disk.stat().st_size + 4 * GIB
-        with it.guest.disk.open("ab") as disk:
+    def test_the_power_button_stops_containers_and_a_larger_disk_is_used_after_boot(self, running: Running) -> None:
+        assert running.channel
+        running.guest.press_power_button()
+        running.guest.ended()
+        running.channel.close()
+        size = running.guest.disk.stat().st_size + 4 * GIB
+        with running.guest.disk.open("ab") as disk:
             disk.truncate(size)
-        it.guest.boot()  # without a connection to the channel
-        it.guest.console_says("STAGE ready", times=2)
-        counter = it.api("GET", "/containers/counter/json")["State"]
+        running.guest.boot()  # without a connection to the channel
+        running.guest.console_says("STAGE ready", times=2)
+        counter = running.api("GET", "/containers/counter/json")["State"]
         assert (counter["Status"], counter["ExitCode"]) == ("exited", 7)
-        assert it.api.server_certificate() == it.secrets.server_certificate
-        output = it.ssh(
+        assert running.api.server_certificate() == running.secrets.server_certificate
+        output = running.ssh(
             "hostname; df -m /var/lib/docker | tail -n 1; cat /proc/swaps; sudo docker logs counter | tail -n 1"
         )
         assert output.startswith("second\n")
@@ -256,19 +258,19 @@ class TestWithChannel:
         assert re.search(r"^/dev/vdb2 +partition", output, re.MULTILINE)
         assert output.endswith("bye\n")
 
-    def test_a_reboot_in_the_guest_keeps_data_and_identity(self, it: Running) -> None:
-        it.ssh("sudo sh -c 'sleep 1; reboot' > /dev/null 2>&1 &")
-        it.guest.console_says("STAGE ready", times=3)
-        assert it.api("GET", "/info")["Name"] == "second"
-        assert it.api("GET", "/containers/counter/json")["State"]["ExitCode"] == 7
-        assert it.ssh("hostname").strip() == "second"
+    def test_a_reboot_in_the_guest_keeps_data_and_identity(self, running: Running) -> None:
+        running.ssh("sudo sh -c 'sleep 1; reboot' > /dev/null 2>&1 &")
+        running.guest.console_says("STAGE ready", times=3)
+        assert running.api("GET", "/info")["Name"] == "second"
+        assert running.api("GET", "/containers/counter/json")["State"]["ExitCode"] == 7
+        assert running.ssh("hostname").strip() == "second"
 
-    def test_a_kernel_panic_reboots_with_data_and_identity(self, it: Running) -> None:
-        it.ssh("sync; sudo sh -c 'sleep 1; echo c > /proc/sysrq-trigger' > /dev/null 2>&1 &")
-        it.guest.console_says("STAGE ready", times=4)
-        assert "sysrq triggered crash" in it.guest.console.read_text(errors="replace")
-        assert it.api("GET", "/info")["Name"] == "second"
-        assert it.api("GET", "/containers/counter/json")["State"]["ExitCode"] == 7
+    def test_a_kernel_panic_reboots_with_data_and_identity(self, running: Running) -> None:
+        running.ssh("sync; sudo sh -c 'sleep 1; echo c > /proc/sysrq-trigger' > /dev/null 2>&1 &")
+        running.guest.console_says("STAGE ready", times=4)
+        assert "sysrq triggered crash" in running.guest.console.read_text(errors="replace")
+        assert running.api("GET", "/info")["Name"] == "second"
+        assert running.api("GET", "/containers/counter/json")["State"]["ExitCode"] == 7
 
 
 # The commands that docker-machine sends over SSH to boot2docker.
@@ -297,7 +299,7 @@ class TestLikeBoot2docker:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def it(cls, image: ImageFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    def running(cls, image: ImageFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         folder = tmp_path_factory.mktemp("g")
         secrets = Secrets(folder)
         with guest.machine(folder, image) as machine:
@@ -310,42 +312,42 @@ class TestLikeBoot2docker:
             machine.console_says("STAGE ready")
             yield Running(machine, secrets, Api(machine.engine_port, secrets.context()))
 
-    def test_docker_machine_recognizes_the_guest(self, it: Running) -> None:
-        it.ssh("exit 0")
-        assert "ID=boot2docker" in it.ssh("cat /etc/os-release").splitlines()
-        assert PORT_OPEN.search(it.ssh(LISTENING))
+    def test_docker_machine_recognizes_the_guest(self, running: Running) -> None:
+        running.ssh("exit 0")
+        assert "ID=boot2docker" in running.ssh("cat /etc/os-release").splitlines()
+        assert PORT_OPEN.search(running.ssh(LISTENING))
 
-    def test_docker_machine_can_provision_the_guest(self, it: Running) -> None:
-        it.ssh('sudo /usr/bin/sethostname old && echo "old" | sudo tee /var/lib/boot2docker/etc/hostname')
-        it.ssh("sudo mkdir -p /var/lib/boot2docker")
-        it.ssh("sudo /etc/init.d/docker stop")
-        it.ssh(DELETE_BRIDGE)
+    def test_docker_machine_can_provision_the_guest(self, running: Running) -> None:
+        running.ssh('sudo /usr/bin/sethostname old && echo "old" | sudo tee /var/lib/boot2docker/etc/hostname')
+        running.ssh("sudo mkdir -p /var/lib/boot2docker")
+        running.ssh("sudo /etc/init.d/docker stop")
+        running.ssh(DELETE_BRIDGE)
         for name in (paths.CA_CERT, paths.SERVER_CERT, paths.SERVER_KEY):
-            pem = (it.secrets.directory / name).read_text()
-            it.ssh(f"printf '%s' '{pem}' | sudo tee /var/lib/boot2docker/{name}")
-        it.ssh("sudo tee /var/lib/boot2docker/profile", stdin=PROFILE)
-        it.ssh("sudo /etc/init.d/docker start")
-        assert PORT_OPEN.search(it.ssh(LISTENING))
-        self.check_engine(it)
+            pem = (running.secrets.directory / name).read_text()
+            running.ssh(f"printf '%s' '{pem}' | sudo tee /var/lib/boot2docker/{name}")
+        running.ssh("sudo tee /var/lib/boot2docker/profile", stdin=PROFILE)
+        running.ssh("sudo /etc/init.d/docker start")
+        assert PORT_OPEN.search(running.ssh(LISTENING))
+        self.check_engine(running)
 
-    def test_provisioning_survives_a_reboot(self, it: Running) -> None:
+    def test_provisioning_survives_a_reboot(self, running: Running) -> None:
         for name in ("bootsync", "bootlocal"):
-            it.ssh(f"sudo tee /var/lib/boot2docker/{name}.sh", stdin=f"date > /run/{name}-ran\n")
-        host_key = it.ssh("cat /var/lib/boot2docker/ssh/ssh_host_ed25519_key.pub")
-        it.ssh("sudo sh -c 'sleep 1; reboot' > /dev/null 2>&1 &")
-        it.guest.console_says("STAGE ready", times=2)
-        self.check_engine(it)
-        assert it.ssh("cat /var/lib/boot2docker/ssh/ssh_host_ed25519_key.pub") == host_key
-        assert it.ssh("ls /run/*-ran; sudo /etc/init.d/docker status").splitlines() == [
+            running.ssh(f"sudo tee /var/lib/boot2docker/{name}.sh", stdin=f"date > /run/{name}-ran\n")
+        host_key = running.ssh("cat /var/lib/boot2docker/ssh/ssh_host_ed25519_key.pub")
+        running.ssh("sudo sh -c 'sleep 1; reboot' > /dev/null 2>&1 &")
+        running.guest.console_says("STAGE ready", times=2)
+        self.check_engine(running)
+        assert running.ssh("cat /var/lib/boot2docker/ssh/ssh_host_ed25519_key.pub") == host_key
+        assert running.ssh("ls /run/*-ran; sudo /etc/init.d/docker status").splitlines() == [
             "/run/bootlocal-ran",
             "/run/bootsync-ran",
             "Docker is running",
         ]
 
     @staticmethod
-    def check_engine(it: Running) -> None:
-        info = it.api("GET", "/info")
+    def check_engine(running: Running) -> None:
+        info = running.api("GET", "/info")
         assert info["Name"] == "old"
         assert set(info["Labels"]) == {"e=f", "provider=virtualbox"}
         assert info["NoProxy"] == "10.1.2.3"
-        assert it.api.server_certificate() == it.secrets.server_certificate
+        assert running.api.server_certificate() == running.secrets.server_certificate

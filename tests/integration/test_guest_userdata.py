@@ -36,7 +36,7 @@ MAC = "08:00:27:01:02:03"
 ADDRESS = "192.168.56.7"
 
 
-class Owned(Guest):
+class GuestWithKeys(Guest):
     """A guest with the keys and certificates of one machine."""
 
     def __init__(self, folder: Path, image: ImageFiles) -> None:
@@ -90,18 +90,18 @@ class Owned(Guest):
 
 
 @pytest.fixture(scope="module")
-def it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Owned]:
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuestWithKeys]:
     with booted(tmp_path_factory.mktemp("u"), old=False) as machine:
         yield machine
 
 
 @contextmanager
-def booted(folder: Path, *, old: bool) -> Iterator[Owned]:
+def booted(folder: Path, *, old: bool) -> Iterator[GuestWithKeys]:
     """Boot a guest with the disk of a new machine, or, if `old`, of one that docker-machine made."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(paths.ENV_CACHE, str(cache_folder()))
         image = provide.find_or_build(ImageRequest(architecture="amd64"), store=folder, reporter=Silent())
-    machine = Owned(folder, image)
+    machine = GuestWithKeys(folder, image)
     machine.write_userdata(old=old)
     try:
         machine.start()
@@ -114,21 +114,21 @@ def booted(folder: Path, *, old: bool) -> Iterator[Owned]:
         machine.kill()
 
 
-def labels(it: Owned) -> list[str]:
-    return [label for label in it.api("GET", "/info")["Labels"] if label.startswith("a=")]
+def labels(machine: GuestWithKeys) -> list[str]:
+    return [label for label in machine.api("GET", "/info")["Labels"] if label.startswith("a=")]
 
 
-def test_the_guest_takes_the_identity_at_the_start_of_its_disk(it: Owned) -> None:
+def test_the_guest_takes_the_identity_at_the_start_of_its_disk(machine: GuestWithKeys) -> None:
     # This uses the fixed address, the only one with a port forwarding.
-    assert labels(it) == ["a=first"]
-    output = it.run("hostname; ls /var/lib/boot2docker; cat /proc/swaps")
+    assert labels(machine) == ["a=first"]
+    output = machine.run("hostname; ls /var/lib/boot2docker; cat /proc/swaps")
     assert output.splitlines()[0] == "boxed"
     assert "userdata.tar" not in output, "the keys in it are in the identity now"
     assert "/dev/sda2" in output
 
 
-def test_the_second_interface_has_a_fixed_address_and_no_dhcp(it: Owned) -> None:
-    output = it.run("ip -4 address show dev eth1; ps; ip route")
+def test_the_second_interface_has_a_fixed_address_and_no_dhcp(machine: GuestWithKeys) -> None:
+    output = machine.run("ip -4 address show dev eth1; ps; ip route")
     assert f"inet {ADDRESS}/24" in output
     assert output.count("inet 192.168.56.") == 1
     assert "udhcpc -i eth1" not in output
@@ -137,49 +137,49 @@ def test_the_second_interface_has_a_fixed_address_and_no_dhcp(it: Owned) -> None
     assert "default via 192.168.56" not in output
 
 
-def test_a_missing_shared_folder_is_reported_on_the_console(it: Owned) -> None:
-    it.console_says("the host does not share hosthome", timeout=30)
+def test_a_missing_shared_folder_is_reported_on_the_console(machine: GuestWithKeys) -> None:
+    machine.console_says("the host does not share hosthome", timeout=30)
 
 
-def test_the_cd_stays_readable_after_a_media_change_event(it: Owned) -> None:
+def test_the_cd_stays_readable_after_a_media_change_event(machine: GuestWithKeys) -> None:
     """VirtualBox reports a media change when it restores a saved machine; Linux then refuses to read the CD."""
-    it.execute_qmp("blockdev-change-medium", id="cd", filename=str(it.image.iso), format="raw", force=True)
+    machine.execute_qmp("blockdev-change-medium", id="cd", filename=str(machine.image.iso), format="raw", force=True)
     time.sleep(2)
-    output = it.run("echo 3 | sudo tee /proc/sys/vm/drop_caches; dd if=/usr/bin/runc of=/dev/null bs=1M 2>&1")
+    output = machine.run("echo 3 | sudo tee /proc/sys/vm/drop_caches; dd if=/usr/bin/runc of=/dev/null bs=1M 2>&1")
     assert " records out" in output
 
 
-def test_a_later_identity_over_ssh_does_not_restart_the_engine(it: Owned) -> None:
-    before = it.run("cat /run/docker-init.pid")
-    later = it.identity(label="later")
+def test_a_later_identity_over_ssh_does_not_restart_the_engine(machine: GuestWithKeys) -> None:
+    before = machine.run("cat /run/docker-init.pid")
+    later = machine.identity(label="later")
     with pytest.raises(AssertionError, match="arrived damaged"):
-        it.run(driver_guest.receive_command(b"another"), stdin=later)
-    assert labels(it) == ["a=first"]
-    (it.directory / paths.SERVER_CERT).unlink()
-    certs.ensure_server(it.auth, directory=it.directory, name="guest", hosts=["127.0.0.1", ADDRESS])
-    later = it.identity(label="later")
-    it.run(driver_guest.receive_command(later), stdin=later)
-    _until(lambda: labels(it) == ["a=later"], "the engine to read its settings again", 20)
-    assert it.run("cat /run/docker-init.pid") == before
+        machine.run(driver_guest.receive_command(b"another"), stdin=later)
+    assert labels(machine) == ["a=first"]
+    (machine.directory / paths.SERVER_CERT).unlink()
+    certs.ensure_server(machine.auth, directory=machine.directory, name="guest", hosts=["127.0.0.1", ADDRESS])
+    later = machine.identity(label="later")
+    machine.run(driver_guest.receive_command(later), stdin=later)
+    _until(lambda: labels(machine) == ["a=later"], "the engine to read its settings again", 20)
+    assert machine.run("cat /run/docker-init.pid") == before
 
 
-def test_an_identity_that_the_engine_refuses_fails_with_the_reason(it: Owned) -> None:
-    refused = it.identity(label="refused", mirror="ftp://nowhere")
+def test_an_identity_that_the_engine_refuses_fails_with_the_reason(machine: GuestWithKeys) -> None:
+    refused = machine.identity(label="refused", mirror="ftp://nowhere")
     with pytest.raises(AssertionError, match="unsupported scheme 'ftp'"):
-        it.run(driver_guest.receive_command(refused), stdin=refused)
-    assert labels(it) == ["a=later"]
+        machine.run(driver_guest.receive_command(refused), stdin=refused)
+    assert labels(machine) == ["a=later"]
     # The driver then sends the previous identity again.
-    later = it.identity(label="later")
-    it.run(driver_guest.receive_command(later), stdin=later)
+    later = machine.identity(label="later")
+    machine.run(driver_guest.receive_command(later), stdin=later)
 
 
-def test_identity_and_address_survive_a_stop(it: Owned) -> None:
-    it.press_power_button()
-    it.ended()
-    it.start()
-    it.await_up(boots=2)
-    assert labels(it) == ["a=later"]
-    assert f"inet {ADDRESS}/24" in it.run("ip -4 address show dev eth1")
+def test_identity_and_address_survive_a_stop(machine: GuestWithKeys) -> None:
+    machine.press_power_button()
+    machine.ended()
+    machine.start()
+    machine.await_up(boots=2)
+    assert labels(machine) == ["a=later"]
+    assert f"inet {ADDRESS}/24" in machine.run("ip -4 address show dev eth1")
 
 
 def test_a_docker_machine_disk_works_with_the_current_image(tmp_path: Path) -> None:
