@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [kind for kind in kinds.ALL if not options.kind or kind.name in options.kind]
     if options.list:
         for kind in chosen:
-            print(f"{kind.name:30} {kind.rounds:4} x {kind.seconds:4.1f} s  {kind.what}")
+            print(f"{kind.name:30} {kind.rounds:4} x {kind.seconds:4.1f} s  {kind.description}")
         print(f"\nabout {sum(kind.rounds * kind.seconds for kind in chosen) / 60:.0f} minutes")
         return 0
     processes.give_children_default_signals()

@@ -56,7 +56,7 @@ class Kind:
     """A kind of disturbance: one row of the table."""
 
     name: str
-    what: str
+    description: str
     """A short description for the table and ``--list``."""
     rounds: int
     """The default number of tries."""
@@ -168,7 +168,14 @@ def table(results: Sequence[Result]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     for result in results:
         kind = result.kind
-        cells = (kind.name, kind.what, result.tries, len(result.faults), f"{result.seconds:.0f}", result.measured)
+        cells = (
+            kind.name,
+            kind.description,
+            result.tries,
+            len(result.faults),
+            f"{result.seconds:.0f}",
+            result.measured,
+        )
         yield "| " + " | ".join(map(str, cells)).rstrip() + " |"
 
 

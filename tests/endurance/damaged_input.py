@@ -49,7 +49,7 @@ def _archives(sandbox: Sandbox, attempt: Try) -> str:
     for fault in archives.faults(
         chain(damaged, forged), partial(_take, sandbox), file=sandbox.files / "damaged", root=root
     ):
-        expect(condition=False, text=f"an export with {fault.what}: {fault.why}")
+        expect(condition=False, text=f"an export with {fault.damage}: {fault.reason}")
     invariants.nothing_is_left(sandbox, (), before)
     return f"{_ARCHIVES_A_TRY} exports a try"
 

@@ -36,10 +36,10 @@ class Command:
     @property
     def kind(self) -> Kind:
         """The row of the table."""
-        what = f"the disk fills up at a step of `{self.name}`, driver qemu"
+        description = f"the disk fills up at a step of `{self.name}`, driver qemu"
         sandbox = partial(small_disk.with_bystander, mebibytes=_DISK_MEBIBYTES)
         name = f"full-disk-qemu-{self.name.replace(' ', '-')}"
-        return Kind(name, what, self.rounds, sandbox, partial(_attempt, self), seconds=self.seconds)
+        return Kind(name, description, self.rounds, sandbox, partial(_attempt, self), seconds=self.seconds)
 
 
 def _attempt(command: Command, sandbox: Sandbox, attempt: Try) -> None:

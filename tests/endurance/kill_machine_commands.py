@@ -29,16 +29,16 @@ class Command:
     seconds: float
     slow: bool = False
     """Whether the guest boots from power-on in each try."""
-    what: str = ""
+    description: str = ""
 
     @property
     def kind(self) -> Kind:
         """The row of the table."""
-        what = self.what or f"kill -9 of `{self.words[0]}`"
+        description = self.description or f"kill -9 of `{self.words[0]}`"
         sandbox = partial(with_bystander, real=True)
         return Kind(
             f"kill-{self.name}",
-            what,
+            description,
             self.rounds,
             sandbox,
             partial(_attempt, self),
@@ -247,8 +247,10 @@ COMMANDS = [
     Command("create", ("create", "--docker-context", "box"), _nothing, _can_be_made, 20, 7),
     Command("rm", ("rm", "-y", "box"), _running_with_context, _is_removed, 16, 5),
     Command("rename", ("rename", "box", "copy"), _stopped_with_context, _has_one_name, 15, 6),
-    Command("modify", _MODIFY, machines.create_stopped, _is_one_of_both, 12, 7, what="kill -9 of `modify`, stopped"),
-    Command("modify-live", _LABEL, machines.create, _takes_labels, 10, 9, what="kill -9 of `modify`, running"),
+    Command(
+        "modify", _MODIFY, machines.create_stopped, _is_one_of_both, 12, 7, description="kill -9 of `modify`, stopped"
+    ),
+    Command("modify-live", _LABEL, machines.create, _takes_labels, 10, 9, description="kill -9 of `modify`, running"),
     Command("stop", ("stop", "box"), machines.create, _stops, 10, 9),
     Command("regenerate-certs", ("regenerate-certs", "-f", "box"), machines.create, _takes_certificates, 10, 8),
     Command(
@@ -258,7 +260,7 @@ COMMANDS = [
         _goes_on,
         12,
         9,
-        what="kill -9 of `snapshot create`, running",
+        description="kill -9 of `snapshot create`, running",
     ),
     Command(
         "snapshot-restore",
@@ -267,7 +269,7 @@ COMMANDS = [
         _has_either_disk,
         8,
         13,
-        what="kill -9 of `snapshot restore`, running",
+        description="kill -9 of `snapshot restore`, running",
     ),
     Command("export", ("export", "box", _ARCHIVE), _without_archive, _is_exported, 8, 10),
     Command("import", ("import", _ARCHIVE, "copy"), _with_archive, _is_imported, 10, 8),

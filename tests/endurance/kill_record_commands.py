@@ -61,13 +61,13 @@ def _can_be_removed(sandbox: Sandbox) -> None:
 
 def _kind(
     name: str,
-    what: str,
+    description: str,
     words: tuple[str, ...],
     prepare: Callable[[Sandbox], object],
     check: Callable[[Sandbox], object],
 ) -> Kind:
     sandbox = partial(with_bystander, real=False)
-    return Kind(name, what, 100, sandbox, partial(_attempt, words, prepare, check), seconds=2.2)
+    return Kind(name, description, 100, sandbox, partial(_attempt, words, prepare, check), seconds=2.2)
 
 
 KINDS = [

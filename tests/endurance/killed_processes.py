@@ -21,8 +21,8 @@ def _processes(sandbox: Sandbox) -> tuple[dict[int, str], dict[int, str]]:
     return {pid: text for pid, text in own.items() if pid not in forwarders}, forwarders
 
 
-def _kill(found: dict[int, str], what: str) -> None:
-    expect(found, f"the machine has no {what}")
+def _kill(found: dict[int, str], name: str) -> None:
+    expect(found, f"the machine has no {name}")
     for pid in found:
         os.kill(pid, signal.SIGKILL)
 

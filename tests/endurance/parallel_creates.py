@@ -55,9 +55,9 @@ def _stores(sandbox: Sandbox, attempt: Try) -> None:
     with empty() as other:
         _all_succeed([_start(one, "create", name) for one in (sandbox, other) for name in ("box", "copy")])
         records = [_identity(one, name) for one in (sandbox, other) for name in ("box", "copy")]
-        for position, what in enumerate((*_UNIQUE_FIELDS, "host key", "SSH key")):
+        for position, field in enumerate((*_UNIQUE_FIELDS, "host key", "SSH key")):
             values = [record[position] for record in records]
-            expect(len(set(values)) == len(values), f"machines that were made at once have the same {what}: {values}")
+            expect(len(set(values)) == len(values), f"machines that were made at once have the same {field}: {values}")
         for name in ("box", "copy"):
             invariants.call(other, "rm", "-y", "-f", name, code=0)
         expect(not other.remaining_processes(()), "rm -f leaves processes in the other store")

@@ -22,10 +22,10 @@ Entry = tuple[tarfile.TarInfo, bytes]
 
 @dataclass(frozen=True)
 class Fault:
-    """An import that was not refused cleanly: `what` was imported, and `why` that is a fault."""
+    """An import that was not refused cleanly: the `damage` of the export, and the `reason` why this is a fault."""
 
-    what: str
-    why: str
+    damage: str
+    reason: str
 
 
 # -- forging -----------------------------------------------------------------------------------------------------
