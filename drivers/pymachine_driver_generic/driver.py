@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from pymachine.driver import fields
 from pymachine.driver.contract import (
+    DOCKER_PORT,
     BootRequest,
     Capability,
     Config,
@@ -65,7 +66,7 @@ class Driver(BaseDriver):
             Option(
                 name="generic-engine-port",
                 kind=OptionKind.INTEGER,
-                default=2376,
+                default=DOCKER_PORT,
                 env="GENERIC_ENGINE_PORT",
                 help="Docker engine port",
             ),
@@ -206,7 +207,7 @@ class Driver(BaseDriver):
         """What the options said."""
         return Endpoint(
             str(self.config.get("IPAddress") or ""),
-            docker_port=int(self.config.get("EnginePort") or 2376),
+            docker_port=int(self.config.get("EnginePort") or DOCKER_PORT),
             ssh_port=int(self.config.get("SSHPort") or 22),
             ssh_user=str(self.config.get("SSHUser") or "root"),
         )

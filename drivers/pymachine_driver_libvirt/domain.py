@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from xml.etree.ElementTree import Element, SubElement, indent, register_namespace, tostring
 
+from pymachine.driver.contract import DOCKER_PORT
 from pymachine.driver.kit import identity_channel
 from pymachine.driver.names import host_name
 from pymachine_driver_libvirt import patch
@@ -13,7 +14,6 @@ from pymachine_driver_libvirt import patch
 NAMESPACE = "urn:pymachine:libvirt:1"
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 NETDEV = "pymachine"
-GUEST_DOCKER_PORT = 2376
 GUEST_SSH_PORT = 22
 
 # A PCI slot that libvirt leaves free: it uses low ones and 0x1f.
@@ -266,7 +266,7 @@ def _user_network(domain: Element, made: Machine, forwards: Forwards) -> None:
     words = [
         # With IPv6, the guest would wait for an address that most hosts cannot route.
         f"user,id={NETDEV},ipv6=off,hostname={host_name(made.name)}",
-        f"hostfwd=tcp:{forwards.address}:{forwards.docker_port}-:{GUEST_DOCKER_PORT}",
+        f"hostfwd=tcp:{forwards.address}:{forwards.docker_port}-:{DOCKER_PORT}",
         f"hostfwd=tcp:{forwards.address}:{forwards.ssh_port}-:{GUEST_SSH_PORT}",
     ]
     device = f"virtio-net-pci,netdev={NETDEV},mac={made.mac},addr={_USER_NETWORK_SLOT},romfile="

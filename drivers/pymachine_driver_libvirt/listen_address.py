@@ -10,13 +10,12 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pymachine.driver.contract import Config, Endpoint, Json
+from pymachine.driver.contract import DOCKER_PORT, Config, Endpoint, Json
 from pymachine.driver.kit import listen_address
 from pymachine_driver_libvirt import connection as libvirts, domain as domains, hosts, network as networks, options
 from pymachine_driver_libvirt.connection import Connection
 
 SSH_USER = "docker"
-DOCKER_PORT = 2376
 SSH_PORT = 22
 # Above the ports of well-known services, below those that systems assign to clients.
 _REMOTE_PORTS = range(20000, 32768)

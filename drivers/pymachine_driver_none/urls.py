@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from pymachine.driver.contract import DOCKER_PORT
+
 PORTS = {"http": 80, "https": 443}
-DEFAULT_PORT = 2376
 _UNRESERVED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
 _IN_HOSTS = _UNRESERVED | frozenset("!$&'()*+,;=:[]<>\"")
 _IN_USERS = _UNRESERVED | frozenset("!$&'()*+,;=:%@")
@@ -39,7 +40,7 @@ class Url:
         """The port; the scheme's own where none is given, and 2376 for ``tcp``."""
         port = self.host.rpartition("]")[2].rpartition(":")[2] if ":" in self.host.rpartition("]")[2] else ""
         # Ten digits are more than any port has, and what is too large is refused when it is connected to.
-        return int(port[:10]) if port else PORTS.get(self.scheme, DEFAULT_PORT)
+        return int(port[:10]) if port else PORTS.get(self.scheme, DOCKER_PORT)
 
 
 def parse(text: str) -> Url:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pymachine.driver.contract import DOCKER_PORT
 from pymachine.driver.kit import identity_channel
 from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine.driver.names import host_name
@@ -18,7 +19,6 @@ from pymachine_driver_qemu import options, runtime
 NETDEV = "net"
 MEMORY = "ram"
 CONTAINERS = "containers"
-GUEST_DOCKER_PORT = 2376
 GUEST_SSH_PORT = 22
 
 # The same for all, each of which is alone in its network: a guest that was resumed still has its template's, and with
@@ -166,7 +166,7 @@ def _network(line: MachineLine) -> Sequence[str]:
     words = ["user", f"id={NETDEV}", "ipv6=off", f"hostname={host_name(line.name)}"]
     if line.listen:
         words += [
-            f"hostfwd=tcp:{line.listen.address}:{line.listen.docker_port}-:{GUEST_DOCKER_PORT}",
+            f"hostfwd=tcp:{line.listen.address}:{line.listen.docker_port}-:{DOCKER_PORT}",
             f"hostfwd=tcp:{line.listen.address}:{line.listen.ssh_port}-:{GUEST_SSH_PORT}",
         ]
     return [

@@ -24,6 +24,8 @@ API_VERSION = 1
 # What JSON can hold. `Any`, since a recursive alias makes every reader of a record cast.
 Json: TypeAlias = Any
 Config: TypeAlias = dict[str, Json]
+DOCKER_PORT = 2376
+"""The port of an engine with TLS, by Docker's convention."""
 
 
 class State(enum.IntEnum):
@@ -95,7 +97,7 @@ class Endpoint:
     """Where a machine is reached."""
 
     address: str
-    docker_port: int = 2376
+    docker_port: int = DOCKER_PORT
     ssh_port: int = 22
     ssh_user: str = "docker"
     ssh_host: str = ""

@@ -10,6 +10,7 @@ import re
 import socket
 from collections.abc import Collection, Iterable, Iterator
 
+from pymachine.driver.contract import DOCKER_PORT
 from pymachine.driver.kit.user_network import Published
 
 WORD = "listening"
@@ -20,7 +21,9 @@ MOST_PORTS = 256
 _GUEST = "10.0.2.15"
 _EVERYWHERE = frozenset({"0.0.0.0", "::", _GUEST})  # noqa: S104
 # The guest's own services: SSH, the engine, the DHCP client, and what the engine talks with others of a swarm.
-_OWN = frozenset({("tcp", 22), ("tcp", 2376), ("udp", 68), ("tcp", 2377), ("tcp", 7946), ("udp", 7946), ("udp", 4789)})
+_OWN = frozenset(
+    {("tcp", 22), ("tcp", DOCKER_PORT), ("udp", 68), ("tcp", 2377), ("tcp", 7946), ("udp", 7946), ("udp", 4789)}
+)
 _IPV4_BYTES = 4
 _SOCKET = re.compile(r"(tcp|udp)/([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4})")
 

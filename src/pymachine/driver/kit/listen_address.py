@@ -11,11 +11,10 @@ import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from pymachine.driver.contract import Json
+from pymachine.driver.contract import DOCKER_PORT, Json
 from pymachine.errors import DriverError
 from pymachine.system import os_errors
 
-DOCKER_PORT = 2376
 # Not 22: ports below 1024 are for root. Not 2222, which much else takes.
 SSH_PORT = 22022
 LOOPBACK = "127.0.0.1"
