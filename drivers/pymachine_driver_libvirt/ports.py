@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
+import errno
 import json
 import selectors
 import socket
@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from pymachine.driver.errors import DriverError, PymachineError
 from pymachine.driver.kit import forwarded_ports, identity_channel, listen_queues
 from pymachine.driver.kit.port_forwarding import RETRY_SECONDS, Forwarder, Target, log
-from pymachine.driver.kit.system import Deadline, os_errors
+from pymachine.driver.kit.system import Deadline, files, os_errors
 from pymachine_driver_libvirt import connection as libvirts, guest, state
 from pymachine_driver_libvirt.connection import Connection, Domain
 from pymachine_driver_libvirt.domain import NETDEV, Forwards
@@ -296,17 +296,12 @@ def _rest(events: EventQueue, seconds: float) -> None:
 
 
 def _take(handle: int) -> None:
-    """Lock this machine's forwarder; wait up to 15 seconds for an earlier one to end. Raises OSError."""
+    """Lock this machine's forwarder; wait up to 15 seconds for an earlier one to end. Raises BlockingIOError."""
     end = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.2)
-        else:
-            return
+    while files.try_lock(handle) is False:
+        if time.monotonic() > end:
+            raise BlockingIOError(errno.EAGAIN, "an earlier port forwarder still runs")
+        time.sleep(0.2)
 
 
 if __name__ == "__main__":

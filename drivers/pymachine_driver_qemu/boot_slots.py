@@ -6,13 +6,12 @@ each would look as if it hung.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 
-from pymachine.driver.kit.system import Reporter, until
+from pymachine.driver.kit.system import Reporter, files, until
 from pymachine_driver_qemu import runtime
 
 # Longer than any queue of boots that ends.
@@ -53,12 +52,8 @@ def slot(count: int, *, reporter: Reporter, kind: str = "boot", patience: float 
 def _take(kind: str, count: int, held: ExitStack) -> bool:
     for number in range(count):
         file: BinaryIO = (runtime.base() / f"{kind}-{number}.lock").open("ab")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-        else:
-            # Closing it lets go of the lock.
-            held.callback(file.close)
+        if files.try_lock(file.fileno()) is not False:
+            held.callback(file.close)  # which releases the lock
             return True
+        file.close()
     return False

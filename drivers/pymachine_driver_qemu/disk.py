@@ -73,7 +73,7 @@ def copy_image(source: Path, target: Path) -> None:
 def allocated(path: Path) -> int:
     """How many bytes a sparse file takes of the disk. Raises `DiskError`."""
     try:
-        return path.stat().st_blocks * 512
+        return files.allocated(path.stat())
     except OSError as error:
         raise os_errors.wrapped(DiskError, f"cannot read {path}", error) from error
 

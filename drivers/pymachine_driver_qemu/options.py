@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -174,7 +175,7 @@ def new_ids() -> Config:
 
 def host_architecture() -> str:
     """Debian's word for this host's architecture; what is unknown here is emulated, as amd64."""
-    return ARCHITECTURES.get(os.uname().machine.lower(), "amd64")
+    return ARCHITECTURES.get(platform.machine().lower(), "amd64")
 
 
 def _cpus(value: Json, *, flag: str = "qemu-cpu-count") -> int:

@@ -41,10 +41,10 @@ _TAIL = 4096
 
 
 # Signals that end QEMU because of its own fault. SIGBUS has another cause: the disk with a template's memory is full.
-CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT})
+CRASHES = frozenset({"SIGSEGV", "SIGABRT"})
 _SIGNAL_HINTS = {
-    signal.SIGKILL: "The kernel ends programs so when memory runs out; see: sudo dmesg",
-    signal.SIGBUS: "QEMU ends so when the disk is full; see: df -h",
+    "SIGKILL": "The kernel ends programs so when memory runs out; see: sudo dmesg",
+    "SIGBUS": "QEMU ends so when the disk is full; see: df -h",
 }
 _REAP_SECONDS = 2.0
 
@@ -97,6 +97,9 @@ def exit_code(pid: int) -> int | None:
 
     `pid` is what `launch` returned. A second call for the same QEMU returns None.
     """
+
+    if sys.platform == "win32":
+        return None
 
     def reaped() -> tuple[int, int] | None:
         found = os.waitpid(pid, os.WNOHANG)
@@ -265,7 +268,7 @@ def said_since_start(log: Path) -> str:
 
 def _opened_log(path: Path) -> BinaryIO:
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
         return os.fdopen(os.open(path, flags, 0o600), "wb")
     except OSError as error:
         raise os_errors.wrapped(LaunchError, f"cannot write {path}", error) from error
@@ -280,10 +283,10 @@ def end_error(code: int, *, details: str) -> GuestEndedError | CrashedError | No
         return ended(Progress(""), details=details)
     if code > 0:
         return None
-    number = signal.Signals(-code)
-    if number in CRASHES:
-        return CrashedError(f"QEMU crashed ({number.name})", details=details)
-    return GuestEndedError(f"QEMU was ended by {number.name}", details=details, hint=_SIGNAL_HINTS.get(number, ""))
+    name = signal.Signals(-code).name
+    if name in CRASHES:
+        return CrashedError(f"QEMU crashed ({name})", details=details)
+    return GuestEndedError(f"QEMU was ended by {name}", details=details, hint=_SIGNAL_HINTS.get(name, ""))
 
 
 def _answers(control: Path) -> bool:
@@ -296,6 +299,8 @@ def _answers(control: Path) -> bool:
 
 def _signal(control: Path) -> None:
     """SIGKILL to the QEMU whose monitor is `control`."""
+    if sys.platform == "win32":
+        return
     for pid in find_pids(monitor_argument(control)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -145,7 +145,7 @@ class Qmp:
     def _send(self, data: bytes, deadline: Deadline, handle: int | None = None) -> None:
         try:
             self._socket.settimeout(deadline.socket_timeout())
-            sent = 0 if handle is None else socket.send_fds(self._socket, [data], [handle])
+            sent = 0 if handle is None else _send_with_handle(self._socket, data, handle)
             self._socket.sendall(data[sent:])
         except TimeoutError as error:
             raise QmpTimeoutError("QEMU does not read its QMP socket") from error
@@ -186,11 +186,20 @@ def _late(deadline: Deadline) -> QmpTimeoutError:
     return QmpTimeoutError(f"QEMU did not answer within {deadline.seconds:g} seconds")
 
 
+def _send_with_handle(connection: socket.socket, data: bytes, handle: int) -> int:
+    """Send an open file with the first of `data`. Return how many bytes were sent."""
+    if sys.platform == "win32":
+        raise QmpError("Windows cannot send an open file to QEMU")
+    return socket.send_fds(connection, [data], [handle])
+
+
 def connect(path: Path, deadline: Deadline) -> socket.socket:
     """A stream connection to the Unix socket at `path`.
 
     Raises `QmpGoneError` if nothing listens there, `QmpTimeoutError` if there is no place in its queue in time.
     """
+    if sys.platform == "win32":
+        raise QmpGoneError(f"Windows has no Unix sockets: {path}")
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _connect(connection, path, deadline)

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import time
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def base() -> Path:
     if given and _is_ours(Path(given)) and len(given) + len("/pymachine/") + _ID_LENGTH + _LONGEST_NAME < _LONGEST_PATH:
         return _made(Path(given) / "pymachine")
     # /tmp by name: TMPDIR may be long, and may differ between the user's sessions.
-    return _made(Path(f"/tmp/pymachine-{os.getuid()}"))  # noqa: S108 (owner and mode are checked)
+    return _made(Path(f"/tmp/pymachine-{_user()}"))  # noqa: S108 (owner and mode are checked)
 
 
 def make(directory: Path, machine_id: str) -> Path:
@@ -78,7 +79,7 @@ def find(directory: Path) -> Path | None:
     except OSError:
         return None
     # XDG_RUNTIME_DIR may have been another one when the folder was made: the names of `base` are all that is known.
-    named = _NAME.match(folder.name) and folder.parent.name in {"pymachine", f"pymachine-{os.getuid()}"}
+    named = _NAME.match(folder.name) and folder.parent.name in {"pymachine", f"pymachine-{_user()}"}
     placed = named and folder.is_absolute() and _is_ours(folder.parent) and _is_ours(folder)
     return folder if placed and _is_of(folder, directory) else None
 
@@ -186,13 +187,20 @@ def _made(folder: Path) -> Path:
     return folder
 
 
+def _user() -> int:
+    """Return the user's number. There is one user where users have no numbers, on Windows."""
+    if sys.platform == "win32":
+        return 0
+    return os.getuid()
+
+
 def _is_ours(folder: Path) -> bool:
     """Whether it is a real folder (no link) that nobody else can enter: in /tmp others may have made it first."""
     try:
         status = folder.lstat()
     except OSError:
         return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == _user() and not status.st_mode & 0o077
 
 
 def _told(folder: Path) -> str:

@@ -9,7 +9,6 @@ is kept packed, without its holes: programs that save and restore a CI cache wou
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import socket
 import uuid
@@ -165,4 +164,4 @@ def _host() -> str:
         flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
     except (OSError, StopIteration):
         flags = platform.processor()
-    return f"{os.uname().release} {hashlib.sha256(flags.encode()).hexdigest()[:16]}"
+    return f"{platform.release()} {hashlib.sha256(flags.encode()).hexdigest()[:16]}"

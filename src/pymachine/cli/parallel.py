@@ -11,12 +11,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkProcess
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from pymachine.cli.errors import known
 from pymachine.driver.contract import Json
-from pymachine.errors import PymachineError
+from pymachine.errors import PymachineError, UnsupportedError
 from pymachine.system import signals
 from pymachine.system.progress import Reporter, Task
 
@@ -63,7 +63,7 @@ def run_in_processes(
 class _Worker:
     """A process, seen from the parent."""
 
-    def __init__(self, process: ForkProcess, reporter: Reporter) -> None:
+    def __init__(self, process: BaseProcess, reporter: Reporter) -> None:
         self.process = process
         self.reporter = reporter
         self.result: Json = None
@@ -125,8 +125,10 @@ def _handle_messages(workers: dict[Connection, _Worker], *, terminate: bool = Fa
                     workers[end].handle(message)
 
 
-def _start(name: str, act: Callable[[str, Reporter], Json]) -> tuple[Connection, ForkProcess]:
+def _start(name: str, act: Callable[[str, Reporter], Json]) -> tuple[Connection, BaseProcess]:
     """Start a process that calls `act`. Return the parent's end of the pipe for its messages, and the process."""
+    if sys.platform == "win32":
+        raise UnsupportedError("Windows cannot act on several machines at once", hint="Name one machine at a time.")
     # Fork, so that nothing has to be imported again. The only other thread is the display's clock.
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import sys
 from collections.abc import Mapping
 
 from pymachine.driver.contract import Endpoint, Json
@@ -103,6 +104,8 @@ def _connect(endpoint: Endpoint, certificates: ClientFiles, timeout: float) -> s
 
 
 def _unix(path: str, timeout: float) -> socket.socket:
+    if sys.platform == "win32":
+        raise EngineError(f"Windows has no Unix sockets: {path}")
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(timeout)
     try:

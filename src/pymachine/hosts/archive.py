@@ -18,6 +18,7 @@ import os
 import re
 import secrets
 import struct
+import sys
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -242,15 +243,15 @@ def _sparse_headers(name: str, size: int) -> dict[str, str]:
 def _extents(handle: int) -> Iterator[tuple[int, int]]:
     """Offset and length of each stretch of a file that is not a hole."""
     size = os.fstat(handle).st_size
+    if sys.platform == "win32" or not hasattr(os, "SEEK_DATA"):  # which report no holes
+        yield from [(0, size)] if size else []
+        return
     at = 0
     while at < size:
         try:
             begin = os.lseek(handle, at, os.SEEK_DATA)
             end = os.lseek(handle, begin, os.SEEK_HOLE)
-        except (AttributeError, OSError):
-            # ENXIO: nothing but a hole is left. Where holes cannot be asked for, there are none.
-            if not hasattr(os, "SEEK_DATA"):
-                yield at, size - at
+        except OSError:  # ENXIO: only a hole is left
             return
         yield begin, end - begin
         at = end

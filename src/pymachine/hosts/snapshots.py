@@ -53,7 +53,7 @@ class Snapshot(ManifestFolder):
     def size(self) -> int:
         """What it takes of the disk alone, in bytes; files that it shares are not counted."""
         status = [path.stat() for path in self.directory.iterdir()]
-        return sum(each.st_blocks * 512 for each in status if each.st_nlink == 1)
+        return sum(files.allocated(each) for each in status if each.st_nlink == 1)
 
 
 class Snapshots(FolderCollection[Snapshot]):

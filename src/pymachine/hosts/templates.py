@@ -89,7 +89,7 @@ class Template(ManifestFolder):
     @property
     def size(self) -> int:
         """What it takes of the disk, in bytes."""
-        return sum(path.stat().st_blocks * 512 for path in self.directory.iterdir())
+        return sum(files.allocated(path.stat()) for path in self.directory.iterdir())
 
 
 class Templates(FolderCollection[Template]):

@@ -153,6 +153,13 @@ def acquire_lock(path: Path, *, timeout: float = WAIT_FOREVER) -> AbstractContex
     return lock
 
 
+def allocated(status: os.stat_result) -> int:
+    """Return how many bytes a file takes of the disk: of a sparse file, only its data."""
+    if sys.platform == "win32":
+        return status.st_size
+    return status.st_blocks * 512
+
+
 def try_lock(handle: int, *, shared: bool = False) -> bool | None:
     """Lock an open file until it is closed or its process ends. The lock covers all names of the file.
 
