@@ -13,13 +13,11 @@ from pymachine.image.errors import RecipeError
 from pymachine.image.kernel.module_list import INITRD_MODULES, INITRD_MORE_MODULES, MODULES
 from pymachine.image.packages import EXCLUDED, KERNEL, LEFT_OUT, LOADERS, PACKAGES
 
-# Raised when the same recipe comes out as other bytes, so that images that are there are not taken for it.
-WRITER = 3
 KEYS = Path(__file__).parent / "keys"
 ROOTFS = Path(__file__).parent / "rootfs"
 RELEASE = "trixie"
-# To be raised when the same recipe makes another image, since the code that lays it out has changed.
-FORMAT = 2
+# Raise it when a change of the code gives the same recipe other bytes, so that existing images are not reused.
+FORMAT = 3
 ARCHITECTURES = ("amd64", "arm64")
 # The archive key signs trixie and trixie-updates (a point release also with the stable key), the other one security.
 ARCHIVE_KEYS = (KEYS / "debian-archive-trixie-automatic.asc", KEYS / "debian-archive-trixie-stable.asc")
@@ -104,7 +102,7 @@ class Recipe:
 
     def whole_digest(self) -> str:
         """SHA-256 over the recipe and the files of ``rootfs/``: what an image is made of besides its packages."""
-        digest = hashlib.sha256(f"{__version__}\n{WRITER}\n{self.digest()}\n".encode())
+        digest = hashlib.sha256(f"{__version__}\n{self.digest()}\n".encode())
         for path in sorted(path for path in ROOTFS.rglob("*") if path.is_file()):
             name = path.relative_to(ROOTFS).as_posix()
             executable = path.stat().st_mode & 0o100
