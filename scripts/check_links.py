@@ -1,4 +1,4 @@
-"""Check that every relative link in the Markdown files leads to a file, and every anchor to a heading."""
+"""Check that every relative link in the Markdown files points to a file, and every anchor to a heading."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEADING = re.compile(r"^#+ +(.+?)\s*$", re.MULTILINE)
 
 
 def main() -> int:
-    """Print what is wrong; 1 if anything is."""
+    """Print the broken links. Return 1 if there are any."""
     documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
     problems = [problem for document in documents for problem in broken(document)]
     print(*problems, sep="\n", file=sys.stderr, end="\n" if problems else "")  # noqa: T201 (a script)
@@ -23,7 +23,7 @@ def main() -> int:
 
 
 def broken(document: Path) -> Iterator[str]:
-    """A line for each link of `document` that leads nowhere."""
+    """Yield a line for each broken link of `document`."""
     for target in LINK.findall(prose(document)):
         if "://" in target or target.startswith("mailto:"):
             continue
@@ -36,12 +36,12 @@ def broken(document: Path) -> Iterator[str]:
 
 
 def prose(document: Path) -> str:
-    """The text without fenced blocks, whose brackets are no links."""
+    """Return the text without fenced blocks, whose brackets are not links."""
     return FENCED.sub("", document.read_text(encoding="utf-8"))
 
 
 def anchors(document: Path) -> set[str]:
-    """The headings as GitHub names them in addresses."""
+    """Return the anchors of the headings, as GitHub forms them."""
     return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in HEADING.findall(prose(document))}
 
 

@@ -1,4 +1,4 @@
-"""Write docs/reference/cli.md from the commands' own ``--help``; with ``--check``, only tell whether it is current."""
+"""Write docs/reference/cli.md from the output of ``--help``. With ``--check``, only check whether it is current."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-# What a default or a width may depend on, fixed for everybody.
+# Fix the variables that defaults and line widths depend on.
 os.environ.update(COLUMNS="100", HOME="/home/user")
 for _name in [name for name in os.environ if name.startswith(("MACHINE_", "PYMACHINE_", "QEMU_"))]:
     del os.environ[_name]
@@ -19,31 +19,33 @@ from pymachine.cli import app  # noqa: E402
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference" / "cli.md"
 PREFACE = """\
-# The command line
+# Command line
 
-What `pymachine COMMAND --help` says, written by `scripts/cli_reference.py`; a test holds it to the code.
-Flags are read as docker-machine's are: `-flag`, `--flag value` and `--flag=value` are all good.
+The output of `pymachine COMMAND --help`. Options are parsed as in docker-machine: `-flag`, `--flag value` and
+`--flag=value` are all valid.
+
+`scripts/cli_reference.py` writes this page, and a test checks that it is current.
 """
 
 
 def main() -> int:
-    """Write the file, or with ``--check`` compare; 1 if it is not current."""
+    """Write the file, or with ``--check`` compare it. Return 1 if it is not current."""
     text = PREFACE + "".join(sections(app.group, ["pymachine"], None))
     if "--check" not in sys.argv[1:]:
         TARGET.write_text(text, encoding="utf-8")
         return 0
     if TARGET.exists() and TARGET.read_text(encoding="utf-8") == text:
         return 0
-    print(f"{TARGET.name} is not what the code says: run scripts/cli_reference.py", file=sys.stderr)  # noqa: T201
+    print(f"{TARGET.name} is not current: run scripts/cli_reference.py", file=sys.stderr)  # noqa: T201
     return 1
 
 
 def sections(command: click.Command, words: list[str], parent: click.Context | None) -> Iterator[str]:
-    """The section of `command`, then those of its subcommands."""
+    """Yield the section of `command`, then those of its subcommands."""
     context = click.Context(command, info_name=words[-1], parent=parent, **app.CONTEXT_SETTINGS)
     heading = "#" * min(len(words) + 1, 3)
-    said = CliRunner().invoke(app.group, [*words[1:], "--help"], prog_name=words[0], catch_exceptions=False)
-    yield f"\n{heading} `{' '.join(words)}`\n\n```text\n{said.stdout.rstrip()}\n```\n"
+    result = CliRunner().invoke(app.group, [*words[1:], "--help"], prog_name=words[0], catch_exceptions=False)
+    yield f"\n{heading} `{' '.join(words)}`\n\n```text\n{result.stdout.rstrip()}\n```\n"
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             sub = command.get_command(context, name)

@@ -1,4 +1,4 @@
-"""Write docs/reference/errors.md from the error classes; with ``--check``, only tell whether it is current."""
+"""Write docs/reference/errors.md from the error classes. With ``--check``, only check whether it is current."""
 
 from __future__ import annotations
 
@@ -15,13 +15,20 @@ TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference" / "errors
 PREFACE = """\
 # Errors
 
-Every error says what happened, and how to mend it where that is known. With `--json` it is one JSON object on stderr,
-`{"error": {"code": ..., "message": ..., "details": ..., "hint": ...}}`, whose code never changes once released.
+Every error says what happened and, if known, how to fix it. With `--json` it is one JSON object on stderr,
+`{"error": {"code": ..., "message": ..., "details": ..., "hint": ...}}`. A code never changes once it is released.
 
-Exit codes: 0 done; 1 an error; 3 a pre-create check failed, and nothing was made; 130 interrupted (Ctrl-C);
-143 ended by SIGTERM. `pymachine ssh` returns the remote command's.
+| exit code | meaning |
+|---|---|
+| 0 | Success. |
+| 1 | An error. |
+| 3 | A pre-create check failed, and nothing was created. |
+| 130 | Interrupted (Ctrl-C). |
+| 143 | Ended by SIGTERM or SIGHUP. |
 
-Written by `scripts/errors_reference.py`; a test holds it to the code.
+`pymachine ssh` and `pymachine run` return the exit code of the command that they run.
+
+`scripts/errors_reference.py` writes this page, and a test checks that it is current.
 
 | code | exit | meaning |
 |---|---|---|
@@ -30,26 +37,26 @@ DRIVERS = Path(__file__).resolve().parent.parent / "drivers"
 
 
 def main() -> int:
-    """Write the file, or with ``--check`` compare; 1 if it is not current."""
+    """Write the file, or with ``--check`` compare it. Return 1 if it is not current."""
     text = PREFACE + "".join(row(error) for error in coded_errors())
     if "--check" not in sys.argv[1:]:
         TARGET.write_text(text, encoding="utf-8")
         return 0
     if TARGET.exists() and TARGET.read_text(encoding="utf-8") == text:
         return 0
-    print(f"{TARGET.name} is not what the code says: run scripts/errors_reference.py", file=sys.stderr)  # noqa: T201
+    print(f"{TARGET.name} is not current: run scripts/errors_reference.py", file=sys.stderr)  # noqa: T201
     return 1
 
 
 def coded_errors() -> list[type[PymachineError]]:
-    """All error classes with a code of their own, in pymachine and the drivers beside it, by code."""
+    """Return all error classes with a code of their own, of pymachine and its drivers, sorted by code."""
     for name in modules():
         importlib.import_module(name)
     return sorted((kind for kind in descendants(PymachineError) if "code" in vars(kind)), key=lambda kind: kind.code)
 
 
 def modules() -> Iterator[str]:
-    """Every module of pymachine and of its drivers, but for those that are run or that test."""
+    """Yield every module of pymachine and its drivers, except the entry point and the test suite."""
     for found in pkgutil.walk_packages(pymachine.__path__, "pymachine."):
         if found.name not in {"pymachine.__main__", "pymachine.driver.testing"}:
             yield found.name
@@ -59,7 +66,7 @@ def modules() -> Iterator[str]:
 
 
 def descendants(kind: type[PymachineError]) -> Iterator[type[PymachineError]]:
-    """The class and all that derive from it, each once."""
+    """Yield the class and all its subclasses, each once."""
     seen: set[type[PymachineError]] = set()
     waiting = [kind]
     while waiting:
@@ -71,7 +78,7 @@ def descendants(kind: type[PymachineError]) -> Iterator[type[PymachineError]]:
 
 
 def row(error: type[PymachineError]) -> str:
-    """One line of the table: the class's own sentence is the meaning."""
+    """Return one line of the table. The first paragraph of the class's docstring is the meaning."""
     meaning = " ".join((error.__doc__ or "").split("\n\n")[0].split()).replace("|", "\\|").replace("``", "`")
     return f"| `{error.code}` | {error.exit_code} | {meaning} |\n"
 

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class AcceleratorError(DriverError):
-    """The accelerator that was asked for does not work here."""
+    """The requested accelerator does not work on this host."""
 
     code = "qemu-accelerator"
 

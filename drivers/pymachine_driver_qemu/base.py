@@ -24,7 +24,7 @@ SSH_USER = "docker"
 
 
 class PortTakenError(DriverError):
-    """Something else listens where the machine is to be reached."""
+    """Another program listens on one of the machine's ports."""
 
     code = "port-taken"
 

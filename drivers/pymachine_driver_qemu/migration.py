@@ -24,7 +24,7 @@ _CANCEL_SECONDS = 20.0
 
 
 class MigrationError(DriverError):
-    """QEMU did not write, or did not take, a machine's state."""
+    """QEMU could not save or load a machine's state."""
 
     code = "qemu-migration"
 

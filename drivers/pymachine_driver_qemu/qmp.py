@@ -30,19 +30,19 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 class QmpError(DriverError):
-    """QEMU refused a command, or what it said is not QMP."""
+    """QEMU refused a command, or its answer is not valid QMP."""
 
     code = "qmp"
 
 
 class QmpGoneError(QmpError):
-    """Nothing listens on the socket, or QEMU closed it: it has ended."""
+    """QEMU has ended: nothing listens on its socket, or QEMU closed it."""
 
     code = "qmp-gone"
 
 
 class QmpTimeoutError(QmpError):
-    """QEMU, or the other client that it serves, took too long."""
+    """QEMU took too long to answer, or serves another client."""
 
     code = "qmp-timeout"
 

@@ -39,7 +39,7 @@ _NAME = re.compile(rf"[0-9a-f]{{{_ID_LENGTH}}}\Z")
 
 
 class RuntimeFolderError(DriverError):
-    """The folder for sockets cannot be made, or is not ours alone."""
+    """The folder for sockets cannot be created, or other users can access it."""
 
     code = "qemu-runtime-folder"
 

@@ -20,7 +20,7 @@ _MOVE_SECONDS = 1800.0
 
 
 class SnapshotError(DriverError):
-    """A snapshot's memory does not go into this QEMU."""
+    """This QEMU cannot load the memory of a snapshot."""
 
     code = "qemu-snapshot"
 

@@ -15,7 +15,7 @@ EXIT_PRECREATE = 3
 
 
 class PymachineError(Exception):
-    """Something the user can act on.
+    """An error that the user can act on.
 
     `brief` is one line: what happened, with the value at fault; docker-machine's own sentence where it has
     one. `details` is what an outside program said, or other lines that help. `hint` says how to mend it.
@@ -42,7 +42,7 @@ class PymachineError(Exception):
 
 
 class UsageError(PymachineError):
-    """The command line, or an option's value, is not one that can be acted on."""
+    """The command line or an option's value is invalid."""
 
     code = "usage"
 
@@ -61,7 +61,7 @@ class MachineNotFoundError(PymachineError):
 
 
 class MachineExistsError(PymachineError):
-    """A machine of that name is in the store already."""
+    """A machine of that name already exists in the store."""
 
     code = "machine-exists"
 
@@ -79,7 +79,7 @@ class InvalidNameError(PymachineError):
 
 
 class RecordError(PymachineError):
-    """A machine's config.json cannot be read as one."""
+    """A machine's config.json is not a valid record."""
 
     code = "bad-record"
 
@@ -91,13 +91,13 @@ class StoreError(PymachineError):
 
 
 class LockedError(PymachineError):
-    """Another pymachine holds the lock for longer than this one was willing to wait."""
+    """Another pymachine process held the lock for too long."""
 
     code = "locked"
 
 
 class HostNotRunningError(PymachineError):
-    """The machine is not running, so it has no address to give."""
+    """The machine is not running, so it has no address."""
 
     code = "host-not-running"
 
@@ -106,7 +106,7 @@ class HostNotRunningError(PymachineError):
 
 
 class WrongStateError(PymachineError):
-    """The machine is in a state that the action does not apply to (already running, already stopped)."""
+    """The machine's state does not allow the operation (already running, already stopped)."""
 
     code = "wrong-state"
 
@@ -118,13 +118,13 @@ class DriverNotFoundError(PymachineError):
 
 
 class DriverError(PymachineError):
-    """A hypervisor, or the machine in it, did not do as it was told."""
+    """The hypervisor failed to carry out an operation on a machine."""
 
     code = "driver"
 
 
 class TemplateError(DriverError):
-    """A template cannot be made or resumed; the machine is booted from power-on.
+    """A template cannot be built or resumed. The machine is booted instead.
 
     A driver raises it for failures that may be the template's: its files, its state, a guest that does not answer.
     What is wrong with the machine itself (its identity, its engine's options, its ports) is any other error.
@@ -134,20 +134,20 @@ class TemplateError(DriverError):
 
 
 class PrecreateError(DriverError):
-    """What a create needs is missing here; nothing was made. Exit code 3, as docker-machine's."""
+    """A requirement of `create` is not met, and nothing was created. Exit code 3, as in docker-machine."""
 
     code = "precreate"
     exit_code = EXIT_PRECREATE
 
 
 class UnsupportedError(DriverError):
-    """The driver cannot do that by its nature."""
+    """The driver does not support the operation."""
 
     code = "unsupported"
 
 
 class TimeoutExpiredError(PymachineError):
-    """Something awaited did not happen in time."""
+    """An expected event did not happen in time."""
 
     code = "timeout"
 

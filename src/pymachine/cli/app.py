@@ -86,9 +86,9 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings=CONTEXT_SETTINGS, invoke_without_command=True)
 @goflags.flag("--debug", "-D", is_flag=True, help="Enable debug mode  [$MACHINE_DEBUG]")
 @goflags.flag("--storage-path", "-s", env="MACHINE_STORAGE_PATH", help="Configures storage path")
-@goflags.flag("--github-api-token", env="MACHINE_GITHUB_API_TOKEN", help="Accepted for scripts' sake; not used")
+@goflags.flag("--github-api-token", env="MACHINE_GITHUB_API_TOKEN", help="Accepted for compatibility, without effect")
 @goflags.flag("--native-ssh", is_flag=True, env="MACHINE_NATIVE_SSH", help="Use the native (Python) SSH implementation")
-@goflags.flag("--bugsnag-api-token", env="MACHINE_BUGSNAG_API_TOKEN", help="Accepted for scripts' sake; not used")
+@goflags.flag("--bugsnag-api-token", env="MACHINE_BUGSNAG_API_TOKEN", help="Accepted for compatibility, without effect")
 @goflags.flag("--version", "-v", is_flag=True, help="Print the version")
 @click.pass_context
 def group(

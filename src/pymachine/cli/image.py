@@ -26,8 +26,8 @@ def command() -> None:
 @command.command(name="build")
 @click.option("--arch", type=click.Choice(ARCHITECTURES), help="Architecture of the guest (default: the host's)")
 @click.option("--mirror", metavar="URL", help="Debian mirror to download packages from [$PYMACHINE_MIRROR]")
-@click.option("--lock", "lock_file", type=click.Path(path_type=Path), help="Use exactly the packages listed in FILE")
-@click.option("--write-lock", type=click.Path(path_type=Path), help="Write the list of packages used to FILE")
+@click.option("--lock", "lock_file", type=click.Path(path_type=Path), help="Use exactly the packages in this file")
+@click.option("--write-lock", type=click.Path(path_type=Path), help="Write the list of packages used to this file")
 @json_option
 @pass_app
 def build(app: App, *, arch: str | None, mirror: str | None, lock_file: Path | None, write_lock: Path | None) -> None:

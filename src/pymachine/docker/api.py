@@ -21,7 +21,7 @@ _LONGEST_VERSION = 100
 
 
 class EngineError(PymachineError):
-    """The engine does not answer, or its answer is not that of an engine."""
+    """The engine does not answer, or the answer is not from a Docker engine."""
 
     code = "engine"
 

@@ -24,7 +24,7 @@ _TLS_URLS = ("tcp:", "https:")
 
 
 class ContextExistsError(PymachineError):
-    """There is a docker context of that name, and it does not belong to the machine."""
+    """A docker context of that name exists, and does not belong to the machine."""
 
     code = "context-exists"
 

@@ -24,7 +24,7 @@ NAME_PATTERN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_\-.]{0,62}\Z")
 
 
 class SnapshotError(PymachineError):
-    """A snapshot cannot be made, found, or removed."""
+    """A snapshot cannot be created, found or removed."""
 
     code = "snapshot"
 

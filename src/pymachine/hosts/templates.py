@@ -46,13 +46,13 @@ PROVEN_FAILURES = 2
 
 
 class TemplateNotFoundError(PymachineError):
-    """No template of that name is there."""
+    """No template of that name exists."""
 
     code = "template-not-found"
 
 
 class TemplateFailedError(TemplateError):
-    """A template could not be made or resumed; whether it is at fault shows when the same machine boots without it."""
+    """A template could not be built or resumed. It is to blame only if the same machine boots without it."""
 
     code = "template-failed"
 

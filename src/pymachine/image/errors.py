@@ -12,7 +12,7 @@ class ImageError(PymachineError):
 
 
 class MirrorError(ImageError):
-    """A mirror does not answer, or does not have what it should."""
+    """A mirror does not answer, or lacks a file."""
 
     code = "mirror"
 
@@ -24,7 +24,7 @@ class SignatureError(ImageError):
 
 
 class ExpiredError(ImageError):
-    """A repository's InRelease is older than it says it may be used."""
+    """A repository's InRelease has passed its Valid-Until date."""
 
     code = "release-expired"
 
@@ -36,19 +36,19 @@ class ReleaseError(ImageError):
 
 
 class RollbackError(ImageError):
-    """A repository's InRelease is older than one that was seen there before."""
+    """A repository's InRelease is older than one seen there before."""
 
     code = "release-rollback"
 
 
 class DigestError(ImageError):
-    """A file is not the one that its index describes: truncated, or tampered with."""
+    """A file does not match the digest in its index: it was truncated or changed."""
 
     code = "digest"
 
 
 class ResolveError(ImageError):
-    """A package, or something that it depends on, is in none of the sources."""
+    """A package or one of its dependencies is in none of the sources."""
 
     code = "unresolved"
 

@@ -6,7 +6,7 @@ from pymachine.errors import PymachineError
 
 
 class ProvisionError(PymachineError):
-    """A host cannot be made a Docker host, or not in this way."""
+    """A host cannot be set up as a Docker host in this way."""
 
     code = "provision"
 
@@ -30,12 +30,12 @@ class StepError(ProvisionError):
 
 
 class InterruptedStepError(ProvisionError):
-    """The connection broke in the middle of a step; `provision` finishes the job."""
+    """The connection broke in the middle of a step. `provision` completes it."""
 
     code = "provision-interrupted"
 
 
 class HostConfigError(ProvisionError):
-    """A configuration file on the host cannot be read as what it is, so it is left alone."""
+    """A configuration file on the host cannot be parsed, so it is not changed."""
 
     code = "provision-host-config"

@@ -31,19 +31,19 @@ Line = Callable[[str], None]
 
 
 class ConnectionLostError(SshError):
-    """The connection broke while a command ran on it; what the command did by then is not known."""
+    """The connection broke while a command was running. The effect of the command is unknown."""
 
     code = "ssh-lost"
 
 
 class UnreachableError(SshError):
-    """Nothing answers at the SSH port, or what answers is no SSH server."""
+    """No SSH server answers at the port."""
 
     code = "ssh-unreachable"
 
 
 class LoginError(SshError):
-    """The SSH server does not let the user in with the key."""
+    """The SSH server refused the login with the key."""
 
     code = "ssh-login"
 

@@ -22,7 +22,7 @@ class SshError(PymachineError):
 
 
 class HostKeyError(SshError):
-    """The host shows another key than the pinned one; nothing was sent to it."""
+    """The host presents another key than the pinned one. Nothing was sent to it."""
 
     code = "host-key"
 

@@ -37,13 +37,13 @@ _ENGINE_MEMBERS = ("daemon.json", "engine.env", "engine.args", "engine.restart")
 
 
 class GuestError(DriverError):
-    """The guest did not come up, or did not take its identity."""
+    """The guest did not come up, or did not accept its identity."""
 
     code = "guest"
 
 
 class GuestReportedError(GuestError):
-    """The guest reports that it cannot take what it was given: its identity, or its engine's options."""
+    """The guest reports that it cannot use its identity or its engine options."""
 
     code = "guest-report"
 
