@@ -15,7 +15,7 @@ from pymachine.driver.contract import Endpoint
 from pymachine.hosts.upkeep import Upkeep
 from pymachine.store.client_files import ClientFiles
 from pymachine.store.store import Store
-from support import engine
+from support import fake_engine
 from support.runner import Outcome, Pymachine, private_store
 
 
@@ -25,7 +25,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pymachine]:
         # The library, in this process, must use the same client and configuration.
         for name, value in made.environment().items():
             monkeypatch.setenv(name, value)
-        with engine.machine(made.store):
+        with fake_engine.machine(made.store):
             yield made
 
 
@@ -40,7 +40,7 @@ def test_a_context_connects_to_the_machine(program: Pymachine) -> None:
     assert output.stdout == 'Created the docker context "intro". Use it: docker --context intro info\n'
     assert listed(program)["intro"] == url
     version: Outcome = program.run(["docker", "--context", "intro", "version", "-f", "{{.Server.Version}}"], code=None)
-    assert version.stdout == f"{engine.VERSION}\n", version.stderr
+    assert version.stdout == f"{fake_engine.VERSION}\n", version.stderr
     assert program("context", "ls").stdout == "intro\tintro\n"
     assert program("context", "create", "intro").code == 0
     assert program("context", "rm", "intro").stdout == 'Removed the docker context "intro".\n'

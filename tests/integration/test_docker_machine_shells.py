@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pymachine.cli.app import COMMANDS
-from support import engine
+from support import fake_engine
 from support.runner import PROGRAM
 
 # The parsing that docker-machine's completion scripts do.
@@ -31,7 +31,7 @@ LOGINS = ["/bin/bash", "/usr/bin/fish", "/bin/tcsh"]
 def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     folder = tmp_path_factory.mktemp("called")
     (folder / "docker-machine").symlink_to(PROGRAM)
-    with engine.machine(folder / "store"):
+    with fake_engine.machine(folder / "store"):
         yield {
             "PATH": f"{folder}{os.pathsep}{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}",
             "HOME": str(folder),

@@ -13,7 +13,7 @@ import pytest
 import tree_sitter
 import tree_sitter_powershell
 
-from support import engine
+from support import fake_engine
 from support.runner import PROGRAM
 
 NAMES = ["intro", "0", "a.b-c", "Runner-x7-1699999999-deadbeef", "x" * 63]
@@ -43,7 +43,7 @@ VARIABLES = ("DOCKER_TLS_VERIFY", "DOCKER_HOST", "DOCKER_CERT_PATH", "DOCKER_MAC
 @pytest.fixture(scope="module", params=FOLDERS, ids=range(len(FOLDERS)))
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
     root = tmp_path_factory.mktemp("shells") / request.param
-    with engine.machine(root) as port:
+    with fake_engine.machine(root) as port:
         yield root, port
 
 
@@ -128,7 +128,7 @@ def unescaped(text: str) -> str:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "tcsh", "dash"])
 def test_env_detects_the_shell_that_called_it(shell: str, tmp_path: Path) -> None:
     """The variable SHELL is not set, as in a CI job."""
-    with engine.machine(tmp_path / "store"):
+    with fake_engine.machine(tmp_path / "store"):
         argv = [shell, "-f", "-c"] if shell == "tcsh" else [shell, "-c"]
         output = subprocess.run(
             [*argv, "pymachine env intro; true"],
@@ -145,7 +145,7 @@ def test_env_detects_the_shell_that_called_it(shell: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("shell", ["bash", "fish"])
 def test_a_shell_completes_machines_and_commands(shell: str, tmp_path: Path) -> None:
     """Load the script that `completion` prints under docker-machine's name into a real shell."""
-    with engine.machine(tmp_path / "store"):
+    with fake_engine.machine(tmp_path / "store"):
         (tmp_path / "docker-machine").symlink_to(PROGRAM)
         environ = environment(tmp_path / "store", tmp_path)
         environ["PATH"] = f"{tmp_path}{os.pathsep}{environ['PATH']}"
@@ -172,7 +172,7 @@ def test_a_shell_completes_machines_and_commands(shell: str, tmp_path: Path) -> 
 
 
 def test_zsh_completes_at_its_prompt(tmp_path: Path) -> None:
-    with engine.machine(tmp_path / "store"):
+    with fake_engine.machine(tmp_path / "store"):
         child = pexpect.spawn(
             "zsh",
             ["-f", "-i"],
@@ -199,7 +199,7 @@ def test_zsh_completes_at_its_prompt(tmp_path: Path) -> None:
 
 
 def test_env_prints_json_for_programs_other_than_shells(tmp_path: Path) -> None:
-    with engine.machine(tmp_path / "store") as port:
+    with fake_engine.machine(tmp_path / "store") as port:
         output = subprocess.run(
             [PROGRAM, "env", "--json", "intro"],
             env=environment(tmp_path / "store", tmp_path),

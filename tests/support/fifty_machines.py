@@ -11,7 +11,7 @@ from pathlib import Path
 from pymachine.driver.contract import Endpoint
 from pymachine.store.record import Machine
 from pymachine.store.store import Store
-from support import engine
+from support import fake_engine
 
 CERTIFICATES = ("ca.pem", "cert.pem", "key.pem")
 
@@ -20,7 +20,7 @@ CERTIFICATES = ("ca.pem", "cert.pem", "key.pem")
 def created(root: Path) -> Iterator[int]:
     """Add to the store at `root` 12 machines that answer, 12 dead, 24 stopped, 2 broken; yield the port of the 12."""
     store = Store(root)
-    with engine.machine(root, "running0") as port:
+    with fake_engine.machine(root, "running0") as port:
         for number in range(1, 12):
             _with_certificates(store, f"running{number}", port)
         for number in range(12):
@@ -37,6 +37,6 @@ def created(root: Path) -> Iterator[int]:
 
 
 def _with_certificates(store: Store, name: str, port: int) -> None:
-    engine.record(store, name, port)
+    fake_engine.record(store, name, port)
     for file in CERTIFICATES:
         shutil.copy(store.machine_dir("running0") / file, store.machine_dir(name) / file)

@@ -18,7 +18,7 @@ from pathlib import Path
 from pymachine.store.store import Store
 from pymachine.system.progress import Silent
 from pymachine.tls.certs import AuthPaths, ensure_authority, ensure_server
-from support.engine import record
+from support.fake_engine import record
 
 Behaviour = Callable[[socket.socket], None]
 OK = b"HTTP/1.1 200 OK\r\n"

@@ -19,7 +19,7 @@ from pymachine.cli import listing, ls, main as main_module, tables
 from pymachine.driver.contract import State
 from pymachine.hosts.manager import Manager
 from pymachine.store.store import Store
-from support import engine, processes
+from support import fake_engine, processes
 
 NOT_THERE = (
     'Docker machine "{}" does not exist. Use "pymachine ls" to list machines. Use "pymachine create" to add a new one.'
@@ -58,7 +58,7 @@ def run(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 @pytest.fixture
 def port(store: Store) -> Iterator[int]:
     """The port of the engine of machine `intro`."""
-    with engine.machine(store.root) as number:
+    with fake_engine.machine(store.root) as number:
         yield number
 
 
@@ -105,7 +105,7 @@ def test_without_a_name_or_a_default_machine_commands_fail(run: Run, command: st
 
 
 def test_without_a_name_commands_use_the_machine_default(run: Run, store: Store) -> None:
-    engine.record(store, "default", 1)
+    fake_engine.record(store, "default", 1)
     assert run("status").out == "Running\n"
     assert run("ip").out == "127.0.0.1\n"
 
@@ -192,7 +192,7 @@ def test_ip_url_status_version_config(run: Run, store: Store, port: int) -> None
     assert run("ip", "intro").out == "127.0.0.1\n"
     assert run("url", "intro").out == f"tcp://127.0.0.1:{port}\n"
     assert run("status", "intro").out == "Running\n"
-    assert run("version", "intro").out == f"{engine.VERSION}\n"
+    assert run("version", "intro").out == f"{fake_engine.VERSION}\n"
     assert run("config", "intro").out.splitlines() == [
         "--tlsverify",
         f'--tlscacert="{folder}/ca.pem"',
@@ -203,8 +203,8 @@ def test_ip_url_status_version_config(run: Run, store: Store, port: int) -> None
 
 
 def test_ip_prints_addresses_in_the_order_of_the_names(run: Run, store: Store) -> None:
-    engine.record(store, "a", 1)
-    engine.record(store, "b", 2)
+    fake_engine.record(store, "a", 1)
+    fake_engine.record(store, "b", 2)
     assert run("ip", "b", "a").out == "127.0.0.1\n127.0.0.1\n"
     refused = run("ip", "a", "nosuch")
     assert (refused.code, refused.out) == (1, "")
@@ -216,7 +216,7 @@ def test_rm_reports_in_the_order_of_the_names_whichever_ends_first(
 ) -> None:
     """Here "a" cannot be removed before "c" is gone."""
     for name in ("a", "c"):
-        engine.record(store, name, 1)
+        fake_engine.record(store, name, 1)
     gone = threading.Event()
     remove = Manager.remove
 
@@ -234,7 +234,7 @@ def test_rm_reports_in_the_order_of_the_names_whichever_ends_first(
 
 @pytest.mark.parametrize("command", ["env", "config"])
 def test_env_and_config_print_nothing_for_a_machine_that_does_not_answer(run: Run, store: Store, command: str) -> None:
-    engine.record(store, "dead", 1)
+    fake_engine.record(store, "dead", 1)
     outcome = run(command, "dead")
     assert (outcome.code, outcome.out) == (1, "")
 
@@ -251,7 +251,7 @@ def test_env_and_config_print_nothing_for_a_machine_that_does_not_answer(run: Ru
 def test_commands_that_need_a_running_machine_refuse_a_stopped_one(
     run: Run, store: Store, monkeypatch: pytest.MonkeyPatch, command: str, text: str
 ) -> None:
-    engine.record(store, "off", 1)
+    fake_engine.record(store, "off", 1)
     driver = type(Manager(store).driver(store.load("off")))
     monkeypatch.setattr(driver, "state", lambda self: State.STOPPED)
     outcome = run(command, "off")
@@ -280,7 +280,7 @@ def test_active_names_the_machine_of_docker_host(run: Run, port: int, monkeypatc
 
 
 def test_active_reports_a_timeout(run: Run, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine.record(store, "slow", 1)
+    fake_engine.record(store, "slow", 1)
     hold = threading.Event()
     driver = type(Manager(store).driver(store.load("slow")))
     monkeypatch.setattr(driver, "state", lambda self: hold.wait(30) and State.RUNNING)
@@ -291,7 +291,7 @@ def test_active_reports_a_timeout(run: Run, store: Store, monkeypatch: pytest.Mo
 
 
 def test_a_swarm_master_is_active_by_its_swarm_port(run: Run, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    master = engine.record(store, "master", 1)
+    master = fake_engine.record(store, "master", 1)
     master.swarm.master = True
     store.save(master)
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:3376")
@@ -302,8 +302,8 @@ def test_a_swarm_master_is_active_by_its_swarm_port(run: Run, store: Store, monk
 
 
 def test_ls_lists_filters_and_formats(run: Run, store: Store, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine.record(store, "host10", 1)
-    engine.record(store, "Host2", 1, labels=("a=b",))
+    fake_engine.record(store, "host10", 1)
+    fake_engine.record(store, "Host2", 1, labels=("a=b",))
     (store.root / "machines" / "broken").mkdir()
     (store.root / "machines" / "broken" / "config.json").write_text("{")
     monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
@@ -311,7 +311,7 @@ def test_ls_lists_filters_and_formats(run: Run, store: Store, port: int, monkeyp
     assert lines[0].split() == ["NAME", "ACTIVE", "DRIVER", "STATE", "URL", "SWARM", "DOCKER", "ERRORS"]
     assert [line.split()[0] for line in lines[1:]] == ["broken", "Host2", "host10", "intro"]
     assert lines[1].split()[:5] == ["broken", "not", "found", "Error", "Error"]
-    assert lines[4].split() == ["intro", "*", "none", "Running", f"tcp://127.0.0.1:{port}", f"v{engine.VERSION}"]
+    assert lines[4].split() == ["intro", "*", "none", "Running", f"tcp://127.0.0.1:{port}", f"v{fake_engine.VERSION}"]
     assert lines[2].split()[5] == "Unknown"
     assert run("ls", "-q").out.split() == run("ls", "-q", "nosuch").out.split() == ["Host2", "host10", "intro"]
     assert run("ls", "-q", "--filter", "label=a=b").out.split() == ["Host2"]
@@ -354,19 +354,19 @@ def test_a_machine_that_hangs_is_a_timeout_and_does_not_delay_others(
 ) -> None:
     """The hanging machine accepts a connection and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        engine.record(store, "hangs", silent.getsockname()[1])
+        fake_engine.record(store, "hangs", silent.getsockname()[1])
         for name in ("ca.pem", "cert.pem", "key.pem"):
             (store.machine_dir("hangs") / name).write_bytes((store.machine_dir("intro") / name).read_bytes())
         lines = run("ls", "-t", "5").out.splitlines()
     assert (lines[1].split()[0], "Timeout" in lines[1]) == ("hangs", True)
-    assert f"v{engine.VERSION}" in lines[2]
+    assert f"v{fake_engine.VERSION}" in lines[2]
 
 
 @pytest.mark.parametrize("seconds", ["99999999999", "9223372036854775807", "3000000"])
 def test_a_timeout_longer_than_the_system_supports_is_accepted(
     run: Run, port: int, monkeypatch: pytest.MonkeyPatch, seconds: str
 ) -> None:
-    assert run("ls", "-t", seconds, "-f", "{{.DockerVersion}}{{.Error}}").out == f"v{engine.VERSION}\n"
+    assert run("ls", "-t", seconds, "-f", "{{.DockerVersion}}{{.Error}}").out == f"v{fake_engine.VERSION}\n"
     monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
     outcome = run("active", "-t", seconds)
     assert (outcome.code, outcome.out) == (0, "intro\n"), outcome.err
@@ -387,7 +387,7 @@ def test_with_a_timeout_of_zero_a_machine_that_hangs_is_a_timeout(
 def test_a_row_that_timed_out_has_the_state_timeout(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from pymachine.cli.context import App
 
-    engine.record(store, "slow", 1)
+    fake_engine.record(store, "slow", 1)
     hold = threading.Event()
     driver = type(Manager(store).driver(store.load("slow")))
     monkeypatch.setattr(driver, "state", lambda self: hold.wait(30) and State.RUNNING)
@@ -402,7 +402,7 @@ def test_a_row_that_timed_out_has_the_state_timeout(store: Store, monkeypatch: p
 
 def test_errors_of_several_machines_are_all_printed(run: Run, store: Store) -> None:
     for name in ("a", "b"):
-        engine.record(store, name, 1)
+        fake_engine.record(store, name, 1)
     outcome = run("kill", "a", "b")
     assert outcome.code == 1
     assert outcome.err.splitlines()[:2] == ["hosts without a driver cannot be killed"] * 2
@@ -411,7 +411,7 @@ def test_errors_of_several_machines_are_all_printed(run: Run, store: Store) -> N
 def test_nothing_is_done_if_one_of_the_machines_is_unknown(
     run: Run, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine.record(store, "a", 1)
+    fake_engine.record(store, "a", 1)
     done: list[str] = []
     monkeypatch.setattr(Manager, "stop", lambda self, name: done.append(name))
     assert run("stop", "a", "nosuch").code == 1
@@ -421,7 +421,7 @@ def test_nothing_is_done_if_one_of_the_machines_is_unknown(
 
 
 def test_start_says_that_addresses_may_change(run: Run, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine.record(store, "a", 1)
+    fake_engine.record(store, "a", 1)
     monkeypatch.setattr(Manager, "start", lambda self, name: None)
     assert run("start", "a").out == (
         "Started machines may have new IP addresses. You may need to re-run the `pymachine env` command.\n"
@@ -436,7 +436,7 @@ def test_rm_removes_after_a_yes_only(
 ) -> None:
     import io
 
-    engine.record(store, "a", 1)
+    fake_engine.record(store, "a", 1)
     monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
     outcome = run("rm", "a")
     assert outcome.code == 0
@@ -450,8 +450,8 @@ def test_rm_removes_after_a_yes_only(
 
 
 def test_rm_removes_the_machines_that_exist_and_reports_the_others(run: Run, store: Store) -> None:
-    engine.record(store, "a", 1)
-    engine.record(store, "b", 1)
+    fake_engine.record(store, "a", 1)
+    fake_engine.record(store, "b", 1)
     outcome = run("rm", "a", "-y", "nosuch", "b")
     assert outcome.code == 1
     assert outcome.err.startswith('Error removing host "nosuch": Docker machine "nosuch" does not exist.')
@@ -473,7 +473,7 @@ def test_rm_by_force_removes_a_machine_whose_record_cannot_be_read(run: Run, sto
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_command_with_its_exit_code(store: Store, number: signal.Signals, code: int) -> None:
-    engine.record(store, "a", 1)
+    fake_engine.record(store, "a", 1)
     program = Path(sys.executable).with_name("pymachine")
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with processes.started([program, "rm", "a"], **streams) as p:
@@ -489,7 +489,7 @@ def test_a_signal_ends_a_command_with_its_exit_code(store: Store, number: signal
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_signals_ignored_at_the_start_stay_ignored(store: Store, number: signal.Signals) -> None:
     """A shell starts background jobs with SIGINT ignored, and `nohup` programs with SIGHUP ignored."""
-    engine.record(store, "a", 1)
+    fake_engine.record(store, "a", 1)
     program = Path(sys.executable).with_name("pymachine")
     name = number.name.removeprefix("SIG")
     command = ["sh", "-c", f"trap '' {name}; exec \"$0\" rm a", str(program)]
@@ -542,7 +542,7 @@ def test_completion_refuses_other_shells(run: Run) -> None:
     [("pymachine st", {"start", "status", "stop"}), ("pymachine ip in", {"intro"}), ("pymachine ls --q", {"--quiet"})],
 )
 def test_bash_completes_commands_machines_and_flags(store: Store, words: str, expected: set[str]) -> None:
-    engine.record(store, "intro", 1)
+    fake_engine.record(store, "intro", 1)
     program = Path(sys.executable).with_name("pymachine")
     environ = {
         **os.environ,

@@ -14,7 +14,7 @@ import pytest
 from pymachine.__main__ import _directory, as_called, quick_env
 from pymachine.store import paths
 from pymachine.store.store import Store
-from support import engine
+from support import fake_engine
 
 # What one run of the short path may import, beyond what a bare interpreter does. Each costs every prompt some time.
 ALLOWED = """
@@ -34,7 +34,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("MACHINE_STORAGE_PATH", str(tmp_path / "store"))
     monkeypatch.setenv("SHELL", "/bin/bash")
     monkeypatch.delenv("MACHINE_DEBUG", raising=False)
-    with engine.machine(tmp_path / "store"):
+    with fake_engine.machine(tmp_path / "store"):
         yield tmp_path / "store"
 
 

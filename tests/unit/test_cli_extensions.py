@@ -27,7 +27,7 @@ from pymachine.ssh.target import Target
 from pymachine.store.store import Store
 from pymachine.tls import certs
 from pymachine_driver_none import Driver as NoneDriver
-from support import engine, fifty_machines, processes
+from support import fake_engine, fifty_machines, processes
 
 Call = Callable[..., tuple[int, str, str]]
 TARGET = Target("m", "127.1.2.3", 22022, "docker", Path("/s/my, key/id"), Path("/s/known hosts"))
@@ -55,7 +55,7 @@ def call(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
 @pytest.fixture
 def port(store: Store) -> Iterator[int]:
-    with engine.machine(store.root) as number:
+    with fake_engine.machine(store.root) as number:
         yield number
 
 
@@ -142,7 +142,7 @@ def test_ls_watch_repeats_the_list(store: Store, port: int, tmp_path: Path) -> N
     with processes.started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None
         first = json.loads(watching.stdout.readline())
-        engine.record(store, "second", 1)
+        fake_engine.record(store, "second", 1)
         names = [[row["Name"] for row in json.loads(watching.stdout.readline())] for _ in range(2)]
         watching.terminate()
         assert watching.wait(20) == 143
@@ -159,11 +159,11 @@ def test_response_times_are_written_as_go_durations(seconds: float, text: str) -
 
 
 def test_a_driver_that_crashes_affects_its_own_row_only(call: Call, store: Store, port: int) -> None:
-    machine = engine.record(store, "odd", 1)
+    machine = fake_engine.record(store, "odd", 1)
     machine.driver_name, machine.driver = "qemu", {"IPAddress": "127.70.1.1", "EnginePort": "x"}
     store.save(machine)
     code, out, _ = call("ls", "-f", "{{.Name}} {{.State}} {{.DockerVersion}}")
-    assert (code, out.splitlines()[0]) == (0, f"intro Running v{engine.VERSION}")
+    assert (code, out.splitlines()[0]) == (0, f"intro Running v{fake_engine.VERSION}")
     assert out.splitlines()[1].startswith("odd ")
 
 
@@ -287,7 +287,7 @@ def test_an_exported_connection_can_be_imported(call: Call, store: Store, port: 
     assert (tmp_path / "intro.pymachine.tar.zst").exists()
     code, out, _ = call("import", str(file), "other")
     assert (code, out.splitlines()[-1]) == (0, 'Machine "other" was imported.')
-    assert call("version", "other")[1] == f"{engine.VERSION}\n"
+    assert call("version", "other")[1] == f"{fake_engine.VERSION}\n"
     machine = store.load("other")
     assert machine.certificates_expire == int(
         min(certs.expires(store.machine_dir("intro") / name) for name in ("ca.pem", "cert.pem")).timestamp()
@@ -361,7 +361,7 @@ def test_rsync_takes_an_ipv6_address_in_brackets() -> None:
 def test_messages_use_the_name_the_program_was_called_by(
     store: Store, port: int, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], name: str
 ) -> None:
-    engine.record(store, "dead", 1)
+    fake_engine.record(store, "dead", 1)
     assert main_module.main([name, *words]) == 1
     said = "".join(capsys.readouterr())
     others = {"pymachine", "docker-machine"} - {name}
@@ -383,7 +383,9 @@ def test_ls_of_fifty_machines_queries_them_in_parallel(store: Store, tmp_path: P
         said = subprocess.run([program, "ls", "--json"], capture_output=True, text=True, check=True, timeout=60).stdout
     rows = {row["Name"]: row for row in json.loads(said)}
     assert len(rows) == 50
-    assert {row["DockerVersion"] for name, row in rows.items() if name.startswith("running")} == {f"v{engine.VERSION}"}
+    assert {row["DockerVersion"] for name, row in rows.items() if name.startswith("running")} == {
+        f"v{fake_engine.VERSION}"
+    }
     assert all(
         "Cannot connect to the docker engine" in row["Error"] for name, row in rows.items() if name.startswith("dead")
     )

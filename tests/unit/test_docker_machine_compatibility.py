@@ -21,7 +21,7 @@ from pymachine.cli import main as main_module
 from pymachine.driver.contract import Endpoint
 from pymachine.store.record import Machine
 from pymachine.store.store import Store
-from support import engine
+from support import fake_engine
 
 Text = str | re.Pattern[str] | None
 NAME = "docker-machine"
@@ -209,7 +209,7 @@ READING = [
     Row("url", "url intro", 0, "tcp://127.0.0.1:{port}\n"),
     Row("url of a stopped one", "url off", 1, "", pattern(r"Host is not running\n.*")),
     Row("version of the client", "version", 0, VERSION),
-    Row("version of an engine", "version intro", 0, f"{engine.VERSION}\n"),
+    Row("version of an engine", "version intro", 0, f"{fake_engine.VERSION}\n"),
     Row("version: no answer", "version dead", 1, "", pattern(r"Unable to query docker version: .*")),
     Row(
         "a machine of a driver that is not here is shown as what it is",
@@ -763,10 +763,10 @@ class World:
 def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
     """A store with machines of every kind, to be copied for each test; the engine of one answers."""
     root = tmp_path_factory.mktemp("template") / "store"
-    with engine.machine(root) as port:
+    with fake_engine.machine(root) as port:
         store = Store(root)
         for name, at in (("dead", 1), ("master", port), ("last", port)):
-            machine = engine.record(store, name, at)
+            machine = fake_engine.record(store, name, at)
             machine.swarm.discovery = "" if name == "dead" else "token://1"
             machine.swarm.master = name == "master"
             machine.swarm.host = f"tcp://0.0.0.0:{port}"

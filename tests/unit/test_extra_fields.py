@@ -18,7 +18,7 @@ from pymachine.errors import RecordError
 from pymachine.hosts.upkeep import Upkeep
 from pymachine.store.record import Machine
 from pymachine.store.store import Store
-from support import engine
+from support import fake_engine
 
 # All that docker-machine 0.16.2 reads and writes; of its drivers, those that pymachine has too.
 TOP = {"ConfigVersion", "Driver", "DriverName", "HostOptions", "Name"}
@@ -147,7 +147,7 @@ def test_a_damaged_copy_is_named_with_what_to_do(store: Store, text: str) -> Non
 
 
 def test_another_name_takes_it_along(store: Store) -> None:
-    with engine.machine(store.root):
+    with fake_engine.machine(store.root):
         machine = store.load("intro")
         machine.expires, machine.owner = 4102444800, "ci"
         store.save(machine)
@@ -160,7 +160,7 @@ def test_another_name_takes_it_along(store: Store) -> None:
 def test_the_short_path_of_env_goes_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MACHINE_STORAGE_PATH", str(store.root))
     monkeypatch.setenv("SHELL", "/bin/sh")
-    with engine.machine(store.root) as port:
+    with fake_engine.machine(store.root) as port:
         before = entry.quick_env(["pymachine", "env", "intro"])
         assert before is not None
         assert f"127.0.0.1:{port}" in before

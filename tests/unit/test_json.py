@@ -15,7 +15,7 @@ import pytest
 
 from pymachine.cli import app, main as main_module
 from pymachine.store.store import Store
-from support import engine
+from support import fake_engine
 
 REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
 SCHEMA = json.loads((REFERENCE / "json-schema.json").read_text())
@@ -31,9 +31,9 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.setattr(main_module.signals, "exit_on_termination", lambda: None)
     for name in ("MACHINE_DEBUG", "DOCKER_HOST", "PYMACHINE_CACHE"):
         monkeypatch.delenv(name, raising=False)
-    with engine.machine(root) as port:
+    with fake_engine.machine(root) as port:
         monkeypatch.setenv("PORT", str(port))
-        engine.record(Store(root), "dead", 1)
+        fake_engine.record(Store(root), "dead", 1)
 
         def run(*words: str) -> tuple[int, Any, str]:
             monkeypatch.setattr(sys, "stdin", io.StringIO(""))

@@ -18,7 +18,7 @@ from pymachine import __main__ as entry
 from pymachine.cli import main as main_module
 from pymachine.store.store import Store
 from pymachine.system import printable
-from support import engine
+from support import fake_engine
 
 Call = Callable[..., tuple[int, str, str]]
 FILES = ("ca.pem", "cert.pem", "key.pem")
@@ -47,7 +47,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def port(store: Store) -> Iterator[int]:
     """The port of an engine whose certificates are in the store's folder and in no machine's."""
-    with engine.machine(store.root, "door") as number:
+    with fake_engine.machine(store.root, "door") as number:
         shutil.rmtree(store.machine_dir("door"))
         yield number
 
@@ -63,10 +63,10 @@ def test_certificates_come_from_the_paths_in_the_record(call: Call, store: Store
         f"-H={url}\n",
         "",
     )
-    assert call("version", "x") == (0, f"{engine.VERSION}\n", "")
+    assert call("version", "x") == (0, f"{fake_engine.VERSION}\n", "")
     assert call("url", "x") == (0, f"{url}\n", "")
     assert call("ip", "x") == (0, f"127.0.0.1:{port}\n", "")
-    assert call("ls", "-f", "{{.Name}} {{.URL}} {{.DockerVersion}}{{.Error}}")[1] == f"x {url} v{engine.VERSION}\n"
+    assert call("ls", "-f", "{{.Name}} {{.URL}} {{.DockerVersion}}{{.Error}}")[1] == f"x {url} v{fake_engine.VERSION}\n"
     code, out, err = call("env", "x")
     assert (code, err) == (0, "")
     assert f'export DOCKER_HOST="{url}"\nexport DOCKER_CERT_PATH="{certs}"\n' in out
@@ -94,7 +94,7 @@ def test_certificates_may_be_in_any_folder(call: Call, store: Store, port: int, 
         str(theirs / name) for name in FILES
     )
     store.save(machine)
-    assert call("version", "x") == (0, f"{engine.VERSION}\n", "")
+    assert call("version", "x") == (0, f"{fake_engine.VERSION}\n", "")
     assert f'DOCKER_CERT_PATH="{theirs}"' in (entry.quick_env(["docker-machine", "env", "x"]) or "")
     # A docker client would not find these by their folder.
     (theirs / "key.pem").rename(theirs / "mine.pem")
@@ -113,7 +113,7 @@ def test_certificates_are_found_in_a_store_that_was_moved(call: Call, store: Sto
     call("create", "-d", "none", "--url", f"tcp://127.0.0.1:{port}", "x")
     store.root.rename(tmp_path / "moved")
     words = ("--storage-path", str(tmp_path / "moved"))
-    assert call(*words, "version", "x") == (0, f"{engine.VERSION}\n", "")
+    assert call(*words, "version", "x") == (0, f"{fake_engine.VERSION}\n", "")
     assert f'DOCKER_CERT_PATH="{tmp_path}/moved/certs"' in call(*words, "env", "x")[1]
 
 
@@ -185,7 +185,7 @@ class _Unix(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
 
 
-class _Handler(engine._Handler):
+class _Handler(fake_engine._Handler):
     def address_string(self) -> str:
         return "unix"
 
@@ -211,5 +211,5 @@ def plain_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 def test_the_version_of_an_engine_without_tls_is_read(call: Call, store: Store, plain_url: str) -> None:
     assert call("create", "-d", "none", "--url", plain_url, "x")[0] == 0
-    assert call("version", "x") == (0, f"{engine.VERSION}\n", "")
-    assert call("ls", "-f", "{{.URL}} {{.DockerVersion}}")[1] == f"{plain_url} v{engine.VERSION}\n"
+    assert call("version", "x") == (0, f"{fake_engine.VERSION}\n", "")
+    assert call("ls", "-f", "{{.URL}} {{.DockerVersion}}")[1] == f"{plain_url} v{fake_engine.VERSION}\n"

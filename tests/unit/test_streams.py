@@ -12,7 +12,7 @@ import pytest
 
 from pymachine.store.record import Machine
 from pymachine.store.store import Store
-from support import engine
+from support import fake_engine
 from support.runner import PROGRAM, Outcome, Pymachine, private_store
 
 # Commands that print a result, news, help, usage, a script or JSON.
@@ -36,7 +36,7 @@ FAILING = ["ls --no-such-flag", "no-such-command", "inspect nosuch", "rm", "env 
 
 @pytest.fixture(scope="module")
 def program() -> Iterator[Pymachine]:
-    with private_store() as made, engine.machine(made.store):
+    with private_store() as made, fake_engine.machine(made.store):
         yield made
 
 

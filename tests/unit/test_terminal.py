@@ -17,7 +17,7 @@ import pytest
 import pymachine
 from pymachine.store.record import EngineOptions, Machine
 from pymachine.store.store import Store
-from support import engine, terminal
+from support import fake_engine, terminal
 from support.runner import PROGRAM, Pymachine, private_store
 
 # Window title, colour, line break, override, isolate, 8-bit control, DEL, and a byte that is no text.
@@ -78,8 +78,8 @@ def written(path: Path, content: object) -> None:
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pymachine]:
     """A store whose records, images, templates, snapshots, logs and engine have hostile text wherever text can be."""
-    monkeypatch.setattr(engine, "VERSION", HOSTILE)
-    with private_store() as made, engine.machine(made.store):
+    monkeypatch.setattr(fake_engine, "VERSION", HOSTILE)
+    with private_store() as made, fake_engine.machine(made.store):
         made.env["PYMACHINE_CACHE"] = str(made.home / "cache")
         store = Store(made.store)
         labels = EngineOptions(labels=[HOSTILE], env=[HOSTILE])
