@@ -99,7 +99,7 @@ def test_a_login_has_a_terminal_of_the_right_size(client: Client) -> None:
     assert child.exitstatus == 3
 
 
-def copy(places: list[scp.Place], tmp_path: Path, *, recursive: bool = False) -> None:
+def copy(places: list[scp.Location], tmp_path: Path, *, recursive: bool = False) -> None:
     config = tmp_path / "ssh_config"
     config.write_text(scp.config([place.target for place in places if place.target]))
     run(scp.scp("scp", places, config_file=str(config), recursive=recursive, quiet=True), timeout=60)
@@ -109,18 +109,18 @@ def test_scp_copies_to_from_and_between_machines(server: Target, tmp_path: Path)
     folder = tmp_path / "with space"
     (folder / "in").mkdir(parents=True)
     (folder / "in" / "file").write_bytes(b"x" * 100_000)
-    copy([scp.Place(str(folder / "in")), scp.Place("/tmp/there", server)], tmp_path, recursive=True)
+    copy([scp.Location(str(folder / "in")), scp.Location("/tmp/there", server)], tmp_path, recursive=True)
     assert server.known_hosts is not None
     other = replace(server, alias="again", known_hosts=tmp_path / "hosts")
     (tmp_path / "hosts").write_text(server.known_hosts.read_text().replace("intro ", "again "))
-    copy([scp.Place("/tmp/there/file", server), scp.Place("/tmp/copy", other)], tmp_path)
-    copy([scp.Place("/tmp/copy", other), scp.Place(str(folder / "back"))], tmp_path)
+    copy([scp.Location("/tmp/there/file", server), scp.Location("/tmp/copy", other)], tmp_path)
+    copy([scp.Location("/tmp/copy", other), scp.Location(str(folder / "back"))], tmp_path)
     assert (folder / "back").read_bytes() == b"x" * 100_000
 
 
 def test_rsync_copies_a_file(server: Target, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("one")
-    places = [scp.Place(str(tmp_path / "a")), scp.Place("/tmp/b", server)]
+    places = [scp.Location(str(tmp_path / "a")), scp.Location("/tmp/b", server)]
     shell = openssh.rsync_shell(server)
     run(scp.rsync("rsync", places, shell=shell, recursive=False, quiet=True), timeout=60)
     assert Client(server).run("cat /tmp/b").stdout == "one"
@@ -130,9 +130,9 @@ def test_local_and_remote_paths_are_distinguished(server: Target) -> None:
     def resolve(name: str, user: str | None) -> Target:
         return replace(server, alias=name, user=user or "docker")
 
-    assert scp.parse("file", resolve) == scp.Place("file")
-    assert scp.parse("localhost:file", resolve) == scp.Place("file")
-    assert scp.parse("./a:b", resolve) == scp.Place("./a:b")
+    assert scp.parse("file", resolve) == scp.Location("file")
+    assert scp.parse("localhost:file", resolve) == scp.Location("file")
+    assert scp.parse("./a:b", resolve) == scp.Location("./a:b")
     there = scp.parse("me@intro:/x:y", resolve)
     assert there.path == "/x:y"
     assert there.target is not None

@@ -276,7 +276,7 @@ def test_a_changed_host_key_is_refused(lived_in: Host, program: Pymachine) -> No
     lived_in.run(f"{new_key} && systemctl restart ssh")
     for words in (["provision", "far"], ["--native-ssh", "provision", "far"]):
         failed = program(*words, code=1)
-        assert "shows another SSH host key than the one that was learned" in failed.stderr
+        assert "shows another SSH host key than the one that was pinned" in failed.stderr
         assert "known_hosts" in failed.stderr
     assert program("ssh", "far", "true", code=None).code != 0
     (program.store / "machines" / "far" / "known_hosts").unlink()

@@ -306,8 +306,8 @@ def test_sshfs_gets_the_same_options_as_ssh() -> None:
 
 def test_rsync_between_machines_copies_through_this_host(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
-    assert scp.relay(scp.Place("/x/a", TARGET), tmp_path) == [scp.Place(str(tmp_path / "a"))]
-    assert scp.relay(scp.Place("/x/", TARGET), tmp_path) == [scp.Place(f"{tmp_path}/")]
+    assert scp.relay(scp.Location("/x/a", TARGET), tmp_path) == [scp.Location(str(tmp_path / "a"))]
+    assert scp.relay(scp.Location("/x/", TARGET), tmp_path) == [scp.Location(f"{tmp_path}/")]
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_rsync_between_machines_copies_through_this_host(tmp_path: Path) -> None
     ],
 )
 def test_a_local_path_is_not_mistaken_for_a_host_or_an_option(path: str, here: str) -> None:
-    places = [scp.parse(f"localhost:{path}", _nowhere), scp.Place("/x", TARGET)]
+    places = [scp.parse(f"localhost:{path}", _nowhere), scp.Location("/x", TARGET)]
     assert scp.rsync("rsync", places, recursive=False, quiet=True)[-2:] == [here, "docker@127.1.2.3:/x"]
     assert scp.scp("scp", places, config_file="c", recursive=False, quiet=False)[-2:] == [here, "m:/x"]
 
@@ -339,7 +339,7 @@ def test_rsync_itself_copies_a_file_with_a_colon_in_its_name(tmp_path: Path, mon
     (tmp_path / "a:b").write_text("text")
     (tmp_path / "to").mkdir()
     words = scp.rsync(
-        "rsync", [scp.parse("localhost:a:b", _nowhere), scp.Place(f"{tmp_path}/to/")], recursive=False, quiet=True
+        "rsync", [scp.parse("localhost:a:b", _nowhere), scp.Location(f"{tmp_path}/to/")], recursive=False, quiet=True
     )
     assert subprocess.run(words, check=False).returncode == 0
     assert (tmp_path / "to" / "a:b").read_text() == "text"
@@ -349,7 +349,7 @@ def test_rsync_takes_an_ipv6_address_in_brackets() -> None:
     zoned = Target("m", "fe80::1%eth0", 22, "docker", Path("/k"), None)
     assert "  HostName fe80::1%%eth0\n" in scp.config([zoned])
     target = Target("m", "fd00::1", 22, "docker", Path("/k"), None)
-    words = scp.rsync("rsync", [scp.Place("/a"), scp.Place("/b", target)], recursive=False, quiet=True)
+    words = scp.rsync("rsync", [scp.Location("/a"), scp.Location("/b", target)], recursive=False, quiet=True)
     assert words[-1] == "docker@[fd00::1]:/b"
 
 

@@ -73,7 +73,7 @@ def test_the_first_host_key_is_pinned_and_another_refused(server: Server, native
     assert (server.folder / "known_hosts").read_text().startswith("far ssh-ed25519 ")
     server.new_host_key()
     with (
-        pytest.raises(HostKeyError, match="another SSH host key than the one that was learned") as caught,
+        pytest.raises(HostKeyError, match="another SSH host key than the one that was pinned") as caught,
         connected(server.target(), native=native),
     ):
         pass

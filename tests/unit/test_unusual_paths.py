@@ -62,7 +62,7 @@ def test_a_host_key_is_learned_where_it_belongs(target: Target) -> None:
 def test_rsync_reaches_the_machine(target: Target, tmp_path: Path) -> None:
     (tmp_path / "-file").write_text("content")
     with plain_paths.plain(target) as plain:
-        route = [scp.Place("-file"), scp.Place(str(tmp_path / "copy"), plain)]
+        route = [scp.Location("-file"), scp.Location(str(tmp_path / "copy"), plain)]
         argv = scp.rsync("rsync", route, shell=openssh.rsync_shell(plain), recursive=False, quiet=True)
         done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

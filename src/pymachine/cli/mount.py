@@ -53,7 +53,7 @@ def _mount(app: App, name: str, user: str, path: str, point: str) -> int:
     if not Path(point).is_dir():
         raise RunError(f"the mountpoint {point} is not a directory", hint=f"Create it: mkdir -p {shlex.quote(point)}")
     with plain_paths.plain(target) as plain:
-        return run.foreground(openssh.sshfs(str(program), plain, path, scp.local(point)))
+        return run.foreground(openssh.sshfs(str(program), plain, path, scp.local_path(point)))
 
 
 def _unmount(app: App, name: str, point: str) -> list[str]:
@@ -61,5 +61,5 @@ def _unmount(app: App, name: str, point: str) -> list[str]:
     for words in (("fusermount", "-u"), ("fusermount3", "-u"), *((("umount",),) if sys.platform == "darwin" else ())):
         program = run.which(words[0])
         if program is not None:
-            return [str(program), *words[1:], scp.local(point)]
+            return [str(program), *words[1:], scp.local_path(point)]
     raise RunError("You must have a copy of the fusermount binary locally to use the unmount option")

@@ -52,10 +52,10 @@ def command(ctx: click.Context, words: tuple[str, ...], *, recursive: bool, delt
         ctx.exit(machine_args.exit_status(run.foreground(argv)))
 
 
-def _delta(places: list[scp.Place], *, recursive: bool, quiet: bool) -> int:
+def _delta(places: list[scp.Location], *, recursive: bool, quiet: bool) -> int:
     """Copy the differences with rsync. Between two machines, copy through this host."""
 
-    def copy(*route: scp.Place) -> int:
+    def copy(*route: scp.Location) -> int:
         remote = [place.target for place in route if place.target is not None]
         with plain_paths.plain_all(remote) as plain:
             shell = openssh.rsync_shell(plain[0]) if plain else ""
@@ -65,5 +65,5 @@ def _delta(places: list[scp.Place], *, recursive: bool, quiet: bool) -> int:
     if source.target is None or target.target is None:
         return copy(source, target)
     with tempfile.TemporaryDirectory(prefix="pymachine-scp-") as folder:
-        code = copy(source, scp.Place(f"{folder}/"))
+        code = copy(source, scp.Location(f"{folder}/"))
         return code or copy(*scp.relay(source, Path(folder)), target)

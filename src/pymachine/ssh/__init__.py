@@ -1,1 +1,1 @@
-"""SSH to a machine: OpenSSH when it is there, paramiko when it is not; host keys are pinned either way."""
+"""SSH to a machine: OpenSSH if installed, paramiko otherwise. Host keys are pinned in both cases."""

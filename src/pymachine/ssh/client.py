@@ -1,4 +1,4 @@
-"""Logging in and running commands, with whichever SSH there is."""
+"""Log in to a machine and run commands on it, with OpenSSH or paramiko."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from pymachine.ssh import openssh, plain_paths
-from pymachine.ssh.connection import SOCKET_PATH_BYTES, Connection, Multiplexed
+from pymachine.ssh.connection import SOCKET_PATH_BYTES, Connection, MultiplexedConnection
 from pymachine.ssh.target import SshError, Target
 from pymachine.system import run
 
 
 @contextmanager
 def connected(target: Target, *, native: bool = False) -> Iterator[Connection]:
-    """A connection to `target`, closed afterwards. `native` asks for paramiko even where OpenSSH is installed.
+    """Connect to `target`, and close the connection afterwards. `native` selects paramiko even with OpenSSH installed.
 
-    Raises `HostKeyError`, `LoginError` or `UnreachableError` if it does not come about.
+    Raises `HostKeyError`, `LoginError` or `UnreachableError` if the connection fails.
     """
     target.check()
     program = None if native or sys.platform == "win32" else run.which("ssh")  # no multiplexing on Windows
@@ -28,14 +28,14 @@ def connected(target: Target, *, native: bool = False) -> Iterator[Connection]:
         return
     with (
         plain_paths.plain(target) as plain,
-        plain_paths.folder(longest=SOCKET_PATH_BYTES - len("/s")) as folder,
-        Multiplexed(str(program), target, plain, folder / "s") as connection,
+        plain_paths.folder(max_bytes=SOCKET_PATH_BYTES - len("/s")) as folder,
+        MultiplexedConnection(str(program), target, plain, folder / "s") as connection,
     ):
         yield connection
 
 
 class Client:
-    """SSH to one machine. `native` asks for paramiko even where OpenSSH is installed."""
+    """SSH to one machine. `native` selects paramiko even where OpenSSH is installed."""
 
     def __init__(self, target: Target, *, native: bool = False) -> None:
         target.check()
@@ -44,10 +44,10 @@ class Client:
         self.program = str(found) if found else None
 
     def session(self, arguments: Sequence[str], *, out: run.Sink | None = None, errors: run.Sink | None = None) -> int:
-        """Log in with our own terminal, or run a command with our own streams; returns the remote exit code.
+        """Log in on our own terminal, or run a command on our own streams. Returns the remote exit code.
 
-        `arguments` are those of ssh after the host: its options, then the command. `out` and `errors` are called with
-        what is printed, in place of our own stdout and stderr. Raises `SshError`.
+        `arguments` are ssh's arguments after the host: options, then the command. `out` and `errors` receive the
+        output instead of our own stdout and stderr. Raises `SshError`.
         """
         if self.program is None:
             from pymachine.ssh import native  # noqa: PLC0415 (paramiko costs 100 ms)
@@ -57,9 +57,9 @@ class Client:
             return run.foreground(openssh.ssh(self.program, target, arguments), out=out, errors=errors)
 
     def run(self, command: str, *, stdin: str | bytes = b"", timeout: float | None = None) -> run.Result:
-        """Run one shell command to its end and return what it said, whatever its exit code.
+        """Run one shell command to its end and return its output, whatever its exit code.
 
-        `timeout` is in seconds. Raises `SshError` if no connection comes about.
+        `timeout` is in seconds. Raises `SshError` if the connection fails.
         """
         if self.program is None:
             from pymachine.ssh import native  # noqa: PLC0415
@@ -68,6 +68,6 @@ class Client:
         with plain_paths.plain(self.target) as target:
             argv = openssh.ssh(self.program, target, ["--", command])
             result = run.run(argv, stdin=stdin, timeout=timeout, check=False)
-        if result.returncode == 255:  # ssh's own failures
+        if result.returncode == 255:  # ssh itself failed
             raise SshError(f"SSH to {self.target.alias} failed: {result.stderr.strip()}")
         return result

@@ -1,6 +1,6 @@
-"""One connection for many commands: OpenSSH's multiplexing where it is there, paramiko elsewhere.
+"""One connection for many commands: OpenSSH's multiplexing, or paramiko where OpenSSH cannot be used.
 
-Logging in is what costs time: a key exchange takes several round trips, a command on an open connection takes one.
+Logging in is slow: a key exchange takes several round trips, a command on an open connection takes one.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pymachine.system import run
 from pymachine.system.run import MOST_OUTPUT
 
 OPEN_SECONDS = 60.0
-# A connection whose other side went away silently is given up after half a minute.
-ALIVE_SECONDS = 10
-ALIVE = ("-o", f"ServerAliveInterval={ALIVE_SECONDS}", "-o", "ServerAliveCountMax=3")
-# OpenSSH's own words about a connection take a few lines.
-MOST_COMPLAINT = 64 * 1024
-COMPLAINT_SECONDS = 1.0
-SOCKET_PATH_BYTES = 107 - 17  # sun_path, less what ssh appends while it makes the socket
+# A connection whose peer has vanished silently is closed after half a minute.
+KEEPALIVE_SECONDS = 10
+KEEPALIVE_OPTIONS = ("-o", f"ServerAliveInterval={KEEPALIVE_SECONDS}", "-o", "ServerAliveCountMax=3")
+# OpenSSH's messages about a connection are a few lines.
+MAX_ERROR_OUTPUT = 64 * 1024
+ERROR_OUTPUT_SECONDS = 1.0
+SOCKET_PATH_BYTES = 107 - 17  # sun_path, minus the suffix that ssh appends while it creates the socket
 
 Line = Callable[[str], None]
 
@@ -52,37 +52,37 @@ class Connection(Protocol):
     """An open connection to one machine."""
 
     commands: int
-    """How many commands have been run on it: each is a round trip."""
+    """How many commands have been run; each is a round trip."""
 
     def run(
         self, command: str, *, stdin: str = "", timeout: float | None = None, line: Line | None = None
     ) -> run.Result:
-        """Run one shell command to its end, calling `line` with each line that it prints as it comes.
+        """Run one shell command to its end. `line` is called with each line of its output as it arrives.
 
-        `timeout` is in seconds. Raises `ConnectionLostError` when the connection breaks, and `SshError` when the
-        command does not end in time.
+        `timeout` is in seconds. Raises `ConnectionLostError` if the connection breaks, and `SshError` if the command
+        does not end in time.
         """
 
 
-class Multiplexed:
-    """A master process that holds the connection, and one small client a command."""
+class MultiplexedConnection:
+    """A master process that holds the connection, and one short-lived client for each command."""
 
     def __init__(self, program: str, target: Target, plain: Target, socket: Path) -> None:
-        """`plain` is `target` as `plain_paths` gives it; messages are about `target`."""
+        """Start the master. `plain` is `target` with paths from `plain_paths`; messages name `target`."""
         self._program = program
         self._target = target
         self._plain = plain
         self._socket = socket
         self.commands = 0
-        # It lives as long as its input: should we be killed, nothing is left behind. (`-N` would stay for ever.)
+        # `cat` ends with its input, so nothing stays behind if this process is killed. With `-N` ssh would stay.
         argv = openssh.ssh(program, plain, ["--", "exec cat"])
-        argv[1:1] = ["-o", "ControlMaster=yes", "-o", f"ControlPath={socket}", *ALIVE]
+        argv[1:1] = ["-o", "ControlMaster=yes", "-o", f"ControlPath={socket}", *KEEPALIVE_OPTIONS]
         run.log.debug("run: %s", run.quote(argv))
         self._master = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
         )
         assert self._master.stderr is not None  # noqa: S101 (for the type checker)
-        self._said = run.Collector(self._master.stderr, most=MOST_COMPLAINT, done=_ending(self._master))
+        self._stderr = run.Collector(self._master.stderr, most=MAX_ERROR_OUTPUT, done=_kill_on_overflow(self._master))
 
     def __enter__(self) -> Self:
         try:
@@ -93,13 +93,15 @@ class Multiplexed:
         return self
 
     def _await_socket(self) -> None:
-        """The master makes its socket when it has been let in."""
+        """Wait for the master's socket, which it creates after logging in."""
         deadline = time.monotonic() + OPEN_SECONDS
         while not self._socket.exists():
             if self._master.poll() is not None:
-                raise explained(self._target, self._complaint())
+                raise login_error(self._target, self._error_output())
             if time.monotonic() > deadline:
-                raise UnreachableError(f"{where(self._target)} did not let us in within {OPEN_SECONDS:g} seconds")
+                raise UnreachableError(
+                    f"{describe(self._target)} did not accept the login within {OPEN_SECONDS:g} seconds"
+                )
             time.sleep(0.02)
 
     def __exit__(self, *_: object) -> None:
@@ -114,78 +116,78 @@ class Multiplexed:
         """See `Connection.run`."""
         self.commands += 1
         argv = openssh.ssh(self._program, self._plain, ["--", command])
-        # Without the master there is no connection: the client must not make one of its own.
+        # If the master is gone, the client must fail and not open a connection of its own.
         argv[1:1] = ["-o", f"ControlPath={self._socket}", "-o", "ProxyCommand=false"]
         run.log.debug("run: %s", run.quote(argv))
-        code, said, complaint, late = _follow(argv, stdin, timeout, line)
+        code, output, error_output, timed_out = _stream_output(argv, stdin, timeout, line)
         run.log.debug("run: ssh: exit %d", code)
-        if late:
+        if timed_out:
             raise SshError(
-                f"{self._target.alias}: a command did not end within {timeout:g} seconds", details=said[-2000:]
+                f"{self._target.alias}: a command did not end within {timeout:g} seconds", details=output[-2000:]
             )
         if code == 255 and not self._alive():
-            complaint = f"{self._complaint()}\n{complaint}".strip()
-            raise ConnectionLostError(f"the SSH connection to {where(self._target)} was lost", details=complaint)
-        return run.Result(tuple(argv), code, said, complaint)
+            error_output = f"{self._error_output()}\n{error_output}".strip()
+            raise ConnectionLostError(f"the SSH connection to {describe(self._target)} was lost", details=error_output)
+        return run.Result(tuple(argv), code, output, error_output)
 
     def _alive(self) -> bool:
         with suppress(subprocess.TimeoutExpired):
             self._master.wait(1.0)
         return self._master.poll() is None
 
-    def _complaint(self) -> str:
-        return self._said.text(COMPLAINT_SECONDS).strip()
+    def _error_output(self) -> str:
+        return self._stderr.text(ERROR_OUTPUT_SECONDS).strip()
 
 
-def _follow(argv: list[str], stdin: str, timeout: float | None, line: Line | None) -> tuple[int, str, str, bool]:
-    """Run a command, handing its lines on as they come.
+def _stream_output(argv: list[str], stdin: str, timeout: float | None, line: Line | None) -> tuple[int, str, str, bool]:
+    """Run a command, passing on its lines as they arrive.
 
-    Returns its exit code, what it printed to stdout and to stderr, and whether it was too slow.
+    Returns its exit code, its output on stdout and stderr, and whether it timed out.
     """
-    said: list[str] = []
-    # A session of its own: an interrupt is ours to handle, and the connection goes down with the master.
+    output: list[str] = []
+    # A session of its own: Ctrl-C must reach only this process, which then closes the connection with the master.
     process = subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
     assert process.stdin is not None  # noqa: S101 (for the type checker)
     assert process.stdout is not None  # noqa: S101
     assert process.stderr is not None  # noqa: S101
-    late = threading.Event()
+    timed_out = threading.Event()
 
     def give_up() -> None:
-        late.set()
+        timed_out.set()
         process.kill()
 
-    clock = threading.Timer(timeout, give_up) if timeout is not None else None
+    timer = threading.Timer(timeout, give_up) if timeout is not None else None
     sender = threading.Thread(target=run.send, args=(process.stdin, stdin.encode()), daemon=True)
     try:
-        if clock:
-            clock.start()
+        if timer:
+            timer.start()
         sender.start()
-        errors = run.Collector(process.stderr, most=MOST_OUTPUT, done=_ending(process))
-        came = 0
+        errors = run.Collector(process.stderr, most=MOST_OUTPUT, done=_kill_on_overflow(process))
+        received = 0
         while raw := process.stdout.readline(MOST_OUTPUT):
-            came += len(raw)
-            if came >= MOST_OUTPUT:
-                raise too_much()
+            received += len(raw)
+            if received >= MOST_OUTPUT:
+                raise output_limit_error()
             text = raw.decode(errors="replace")
-            said.append(text)
+            output.append(text)
             if line:
                 line(text.rstrip("\n"))
         code = process.wait()
         if errors.is_too_much:
-            raise too_much()
+            raise output_limit_error()
     finally:
-        if clock:
-            clock.cancel()
+        if timer:
+            timer.cancel()
         process.kill()
         process.wait()
         process.stdout.close()
-    return code, "".join(said), "" if late.is_set() else errors.text(), late.is_set()
+    return code, "".join(output), "" if timed_out.is_set() else errors.text(), timed_out.is_set()
 
 
-def _ending(process: subprocess.Popen[bytes]) -> Callable[[run.Collector], None]:
-    """Return a function that ends `process` if it wrote more than is collected."""
+def _kill_on_overflow(process: subprocess.Popen[bytes]) -> Callable[[run.Collector], None]:
+    """Return a function that kills `process` if it wrote more than the collector keeps."""
 
     def end(collected: run.Collector) -> None:
         if collected.is_too_much:
@@ -194,47 +196,47 @@ def _ending(process: subprocess.Popen[bytes]) -> Callable[[run.Collector], None]
     return end
 
 
-def too_much() -> SshError:
-    """Return the error for a command that prints without end."""
+def output_limit_error() -> SshError:
+    """Return the error for a command that prints too much."""
     return SshError(
         f"a command on the host printed more than {MOST_OUTPUT} bytes; it was ended",
-        hint="Have it print less: `pymachine logs` has the option -n.",
+        hint="Limit its output, for example with -n of `pymachine logs`.",
     )
 
 
-def where(target: Target) -> str:
-    """`target` as a person knows it."""
+def describe(target: Target) -> str:
+    """Describe `target` for messages."""
     return f"{target.alias} ({target.user}@{target.host}:{target.port})"
 
 
-def explained(target: Target, complaint: str) -> SshError:
-    """The error that OpenSSH's `complaint` about a connection that did not come about means."""
-    if "HOST IDENTIFICATION HAS CHANGED" in complaint or "Host key verification failed" in complaint:
-        return changed_key(target, complaint)
-    if "Permission denied" in complaint or "Too many authentication failures" in complaint:
-        return refused_login(target, complaint)
+def login_error(target: Target, error_output: str) -> SshError:
+    """Return the error for a failed connection, from OpenSSH's error output."""
+    if "HOST IDENTIFICATION HAS CHANGED" in error_output or "Host key verification failed" in error_output:
+        return changed_key_error(target, error_output)
+    if "Permission denied" in error_output or "Too many authentication failures" in error_output:
+        return refused_login_error(target, error_output)
     return UnreachableError(
-        f"cannot reach {where(target)} over SSH",
-        details=complaint,
+        f"cannot reach {describe(target)} over SSH",
+        details=error_output,
         hint="Check the address and the port, and that an SSH server listens there.",
     )
 
 
-def changed_key(target: Target, complaint: str = "") -> HostKeyError:
-    """The host shows another key than the one that was pinned."""
+def changed_key_error(target: Target, error_output: str = "") -> HostKeyError:
+    """Return the error for a host key that differs from the pinned one."""
     return HostKeyError(
-        f"{where(target)} shows another SSH host key than the one that was learned when the machine was made",
-        details=complaint,
-        hint="Somebody may be in between, or the host was installed anew. If you know that it was, remove its line "
-        f"from {target.known_hosts}, and run: pymachine provision {target.alias}",
+        f"{describe(target)} shows another SSH host key than the one that was pinned when the machine was created",
+        details=error_output,
+        hint="The connection may be intercepted, or the host was reinstalled. If you know that it was reinstalled, "
+        f"remove its line from {target.known_hosts} and run: pymachine provision {target.alias}",
     )
 
 
-def refused_login(target: Target, complaint: str = "") -> LoginError:
-    """The host does not take the key."""
+def refused_login_error(target: Target, error_output: str = "") -> LoginError:
+    """Return the error for a host that does not accept the key."""
     key = f"the key {target.key}" if target.key else "the keys of your SSH agent and of ~/.ssh"
     return LoginError(
-        f"{where(target)} does not let the user {target.user} in with {key}",
-        details=complaint,
+        f"{describe(target)} does not let the user {target.user} in with {key}",
+        details=error_output,
         hint="Check the user and the key, and that the key's public half is in that user's ~/.ssh/authorized_keys.",
     )

@@ -12,12 +12,12 @@ from pymachine.system import files
 
 
 def public_half(private: Path) -> Path:
-    """Where the public half of a key pair is."""
+    """Return the path of the public key that belongs to the private key at `private`."""
     return private.with_name(private.name + ".pub")
 
 
 def make(private: Path, *, comment: str) -> None:
-    """Make a key pair at `private` (0600) and beside it; the public half first, so that no key is without one."""
+    """Create a key pair at `private` (mode 0600) and `private`.pub. The public key is written first."""
     key = Ed25519PrivateKey.generate()
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     secret = key.private_bytes(
@@ -28,7 +28,7 @@ def make(private: Path, *, comment: str) -> None:
 
 
 def public_text(private: Path) -> str:
-    """The public half of the private key at `private`, as one line. Raises ValueError for what is no key."""
+    """Return the public key of the private key at `private`, as one line. Raises ValueError if it is not a key."""
     data = private.read_bytes()
     is_openssh = data.startswith(b"-----BEGIN OPENSSH PRIVATE KEY-----")
     load = serialization.load_ssh_private_key if is_openssh else serialization.load_pem_private_key

@@ -1,4 +1,4 @@
-"""SSH in Python, for hosts without OpenSSH (``--native-ssh`` asks for it elsewhere)."""
+"""SSH with paramiko, for computers without OpenSSH and for ``--native-ssh``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from contextlib import contextmanager, suppress
 import paramiko
 
 from pymachine.ssh.connection import (
-    ALIVE_SECONDS,
+    KEEPALIVE_SECONDS,
     ConnectionLostError,
     Line,
     UnreachableError,
-    changed_key,
-    refused_login,
-    too_much,
-    where,
+    changed_key_error,
+    describe,
+    output_limit_error,
+    refused_login_error,
 )
 from pymachine.ssh.target import SshError, Target
 from pymachine.system import files
@@ -28,17 +28,17 @@ from pymachine.system.run import MOST_OUTPUT, Result, Sink
 
 CONNECT_SECONDS = 10.0
 CHUNK = 32768
-_END_AGAIN_SECONDS = 0.2
+_CLOSE_RETRY_SECONDS = 0.2
 
 
-class _Learning(paramiko.MissingHostKeyPolicy):
-    """Pins the first key that a host shows, as OpenSSH's ``accept-new`` does."""
+class _PinFirstKey(paramiko.MissingHostKeyPolicy):
+    """Pin the first key that a host presents, as OpenSSH's ``accept-new`` does."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
 
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:  # noqa: ARG002
-        """Another key than a pinned one never comes here, but one of another type does."""
+        """Pin `key`. A pinned host gets here only with a key of another type, which is refused."""
         known = self._target.known_hosts
         if known is None or (known.exists() and paramiko.HostKeys(str(known)).lookup(self._target.host_alias)):
             raise paramiko.BadHostKeyException(hostname, key, key)
@@ -46,52 +46,53 @@ class _Learning(paramiko.MissingHostKeyPolicy):
         files.atomic_write(known, line)
 
 
-class _TooLateError(Exception):
-    """The time for a command is over. Not a TimeoutError, which the network raises, too."""
+class _TimedOutError(Exception):
+    """A command did not end in time. Not a TimeoutError, since the network raises that too."""
 
 
 @contextmanager
-def _in_time(timeout: float | None, end: Callable[[], object]) -> Iterator[None]:
-    """Give the block `timeout` seconds in all. Raises `_TooLateError`.
+def _time_limit(timeout: float | None, end: Callable[[], object]) -> Iterator[None]:
+    """Give the block `timeout` seconds in total. Raises `_TimedOutError`.
 
-    After that `end` is called until the block ends: what it closes may not have been opened the first time.
+    After that, `end` is called repeatedly until the block ends: the channel that it closes may not be open yet at
+    the first call.
     """
     if timeout is None:
         yield
         return
-    late, over = threading.Event(), threading.Event()
+    timed_out, finished = threading.Event(), threading.Event()
 
-    def watch() -> None:
-        if over.wait(timeout):
+    def enforce() -> None:
+        if finished.wait(timeout):
             return
-        late.set()
+        timed_out.set()
         while True:
-            with suppress(paramiko.SSHException, OSError, EOFError):  # it has ended meanwhile, and with it all waits
+            with suppress(paramiko.SSHException, OSError, EOFError):  # already closed
                 end()
-            if over.wait(_END_AGAIN_SECONDS):
+            if finished.wait(_CLOSE_RETRY_SECONDS):
                 return
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=enforce, daemon=True).start()
     try:
         yield
     except Exception as error:
-        if late.is_set():
-            raise _TooLateError from error
+        if timed_out.is_set():
+            raise _TimedOutError from error
         raise
     finally:
-        over.set()
-    if late.is_set():
-        raise _TooLateError
+        finished.set()
+    if timed_out.is_set():
+        raise _TimedOutError
 
 
 @contextmanager
 def _connected(target: Target, timeout: float | None = None) -> Iterator[paramiko.SSHClient]:
-    """An authenticated connection whose host key is the pinned one.
+    """Open an authenticated connection and check the host key.
 
-    `timeout` is for the connection and all that is done with it. Raises `_TooLateError`.
+    `timeout` limits the login and everything done with the connection. Raises `_TimedOutError`.
     """
     client = paramiko.SSHClient()
-    with _in_time(timeout, client.close):
+    with _time_limit(timeout, client.close):
         try:
             _log_in(client, target, CONNECT_SECONDS if timeout is None else min(timeout, CONNECT_SECONDS))
             yield client
@@ -104,7 +105,7 @@ def _log_in(client: paramiko.SSHClient, target: Target, timeout: float) -> None:
     if target.known_hosts is None:
         client.set_missing_host_key_policy(paramiko.MissingHostKeyPolicy())
     else:
-        client.set_missing_host_key_policy(_Learning(target) if target.learn else paramiko.RejectPolicy())
+        client.set_missing_host_key_policy(_PinFirstKey(target) if target.learn else paramiko.RejectPolicy())
         if target.known_hosts.exists():
             pinned = paramiko.HostKeys(str(target.known_hosts)).lookup(target.host_alias)
             for kind, key in (pinned or {}).items():
@@ -120,25 +121,25 @@ def _log_in(client: paramiko.SSHClient, target: Target, timeout: float) -> None:
             timeout=timeout,
         )
     except paramiko.BadHostKeyException as error:
-        raise changed_key(target, f"It shows {error.key.fingerprint}.") from error
+        raise changed_key_error(target, f"It shows {error.key.fingerprint}.") from error
     except paramiko.AuthenticationException as error:
-        raise refused_login(target, str(error)) from error
+        raise refused_login_error(target, str(error)) from error
     except (paramiko.SSHException, OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be looked up
         raise UnreachableError(f"SSH to {target.alias} ({target.host}:{target.port}) failed: {error}") from error
 
 
 @contextmanager
 def connection(target: Target) -> Iterator[Connection]:
-    """One connection for many commands; see `pymachine.ssh.connection`."""
+    """Open one connection for many commands; see `pymachine.ssh.connection.connected`."""
     with _connected(target) as client:
         transport = client.get_transport()
         if transport is not None:
-            transport.set_keepalive(ALIVE_SECONDS)
+            transport.set_keepalive(KEEPALIVE_SECONDS)
         yield Connection(target, client)
 
 
 class Connection:
-    """A `pymachine.ssh.connection.Connection` of paramiko's."""
+    """A `pymachine.ssh.connection.Connection` that uses paramiko."""
 
     def __init__(self, target: Target, client: paramiko.SSHClient) -> None:
         self._target = target
@@ -150,20 +151,20 @@ class Connection:
         self.commands += 1
         try:
             return _execute(self._client, command, stdin, timeout, line)
-        except _TooLateError as error:
+        except _TimedOutError as error:
             raise SshError(f"{self._target.alias}: a command did not end within {timeout:g} seconds") from error
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise ConnectionLostError(
-                f"the SSH connection to {where(self._target)} was lost", details=str(error)
+                f"the SSH connection to {describe(self._target)} was lost", details=str(error)
             ) from error
 
 
 def _execute(
     client: paramiko.SSHClient, command: str, stdin: str | bytes, timeout: float | None, line: Line | None = None
 ) -> Result:
-    """Run a command to its end.
+    """Run a command to its end. `timeout` limits the whole run.
 
-    `timeout` is for the whole. Raises `_TooLateError`, what paramiko raises, and OSError.
+    Raises `_TimedOutError`, paramiko's exceptions and OSError.
     """
     opened: list[paramiko.Channel] = []
 
@@ -171,49 +172,49 @@ def _execute(
         for channel in opened:
             channel.close()
 
-    with _in_time(timeout, end):
-        # A server that does not open it is to be too late, and no error of its own.
-        channel = _open(client, None if timeout is None else timeout + 2 * _END_AGAIN_SECONDS)
+    with _time_limit(timeout, end):
+        # A server that never opens the channel must count as a timeout, so paramiko's own limit is longer.
+        channel = _open(client, None if timeout is None else timeout + 2 * _CLOSE_RETRY_SECONDS)
         opened.append(channel)
-        return _follow(channel, command, stdin, line)
+        return _stream_output(channel, command, stdin, line)
 
 
-def _follow(channel: paramiko.Channel, command: str, stdin: str | bytes, line: Line | None) -> Result:
+def _stream_output(channel: paramiko.Channel, command: str, stdin: str | bytes, line: Line | None) -> Result:
     errors = bytearray()
 
     def collect() -> None:
-        with suppress(OSError):  # too slow, or cut: the other stream tells
+        with suppress(OSError):  # timed out or disconnected; reading stdout reports it
             while data := channel.recv_stderr(CHUNK):
                 errors.extend(data)
                 if len(errors) > MOST_OUTPUT:
                     channel.close()
 
     reader = threading.Thread(target=collect)
-    said = []
+    output = []
     try:
         channel.exec_command(command)
         reader.start()
         channel.sendall(stdin.encode() if isinstance(stdin, str) else stdin)
         channel.shutdown_write()
-        lines, came = channel.makefile("rb"), 0
+        lines, received = channel.makefile("rb"), 0
         while raw := lines.readline(MOST_OUTPUT):
-            came += len(raw)
-            if came >= MOST_OUTPUT:
-                raise too_much()
+            received += len(raw)
+            if received >= MOST_OUTPUT:
+                raise output_limit_error()
             text = raw.decode(errors="replace")
-            said.append(text)
+            output.append(text)
             if line:
                 line(text.rstrip("\n"))
         code = channel.recv_exit_status()
     finally:
-        channel.close()  # or the reader would wait for ever
+        channel.close()  # ends the reader
         if reader.ident is not None:
             reader.join()
         if len(errors) > MOST_OUTPUT:
-            raise too_much()
-    if code == -1:  # paramiko's word for a channel that ended without one
+            raise output_limit_error()
+    if code == -1:  # paramiko's value for a channel closed without an exit code
         raise EOFError("the channel was closed before the command had ended")
-    return Result((command,), code, "".join(said), errors.decode(errors="replace"))
+    return Result((command,), code, "".join(output), errors.decode(errors="replace"))
 
 
 def run(target: Target, command: str, *, stdin: str | bytes, timeout: float | None) -> Result:
@@ -221,14 +222,14 @@ def run(target: Target, command: str, *, stdin: str | bytes, timeout: float | No
     try:
         with _connected(target, timeout) as client:
             return _execute(client, command, stdin, None)
-    except _TooLateError as error:
+    except _TimedOutError as error:
         raise SshError(f"SSH to {target.alias}: the command did not end within {timeout:g} seconds") from error
     except (paramiko.SSHException, OSError, EOFError) as error:
         raise SshError(f"SSH to {target.alias}: {error}") from error
 
 
 def session(target: Target, arguments: Sequence[str], *, out: Sink | None = None, errors: Sink | None = None) -> int:
-    """Log in, or run a command, on our own streams; see `pymachine.ssh.client.Client.session`."""
+    """Log in or run a command on our own streams; see `pymachine.ssh.client.Client.session`."""
     words = list(arguments)
     force_tty = bool(words) and words[0] in {"-t", "-tt"}
     if force_tty:
@@ -251,22 +252,22 @@ def session(target: Target, arguments: Sequence[str], *, out: Sink | None = None
         else:
             channel.invoke_shell()
         if terminal:
-            with _raw_terminal(), _resizing(channel):
-                _pump(channel, out, errors)
+            with _raw_terminal(), _forward_window_size(channel):
+                _copy_streams(channel, out, errors)
         else:
-            _pump(channel, out, errors)
+            _copy_streams(channel, out, errors)
         return channel.recv_exit_status()
 
 
 def _open(client: paramiko.SSHClient, timeout: float | None = None) -> paramiko.Channel:
     transport = client.get_transport()
     if transport is None:
-        raise SshError("the SSH connection was lost as soon as it was made")
+        raise SshError("the SSH connection was lost immediately after the login")
     return transport.open_session(timeout=timeout)
 
 
-def _pump(channel: paramiko.Channel, out: Sink | None, errors: Sink | None) -> None:
-    """Carry our input to the channel and its output to us until the other side has ended."""
+def _copy_streams(channel: paramiko.Channel, out: Sink | None, errors: Sink | None) -> None:
+    """Copy our input to the channel and its output to our streams until the remote side ends."""
     sender = threading.Thread(target=_send_input, args=(channel,), daemon=True)
     reader = threading.Thread(
         target=_copy_errors, args=(channel, errors or _descriptor(sys.stderr.fileno())), daemon=True
@@ -294,14 +295,14 @@ def _copy(receive: Callable[[int], bytes], sink: Sink) -> None:
 
 
 def _copy_errors(channel: paramiko.Channel, sink: Sink) -> None:
-    with suppress(OSError):  # our stderr takes no more: there is no other place for it
+    with suppress(OSError):  # our stderr cannot be written, and there is nowhere to report that
         _copy(channel.recv_stderr, sink)
-    while channel.recv_stderr(CHUNK):  # or the other side would wait for us
+    while channel.recv_stderr(CHUNK):  # keep reading, or the remote side would block
         pass
 
 
 def _send_input(channel: paramiko.Channel) -> None:
-    with suppress(OSError):  # the other side has ended; what we would have sent has no reader
+    with suppress(OSError):  # the remote side has ended and reads no more
         while not channel.closed:
             ready, _, _ = select.select([0], [], [], 0.5)
             if not ready:
@@ -314,7 +315,7 @@ def _send_input(channel: paramiko.Channel) -> None:
 
 
 def _size() -> os.terminal_size:
-    """The size of our terminal; not `shutil`'s, which prefers COLUMNS and LINES, however old they are."""
+    """Return the size of our terminal. `shutil` would prefer COLUMNS and LINES, which may be outdated."""
     try:
         return os.get_terminal_size(0)
     except OSError:
@@ -331,14 +332,14 @@ def _raw_terminal() -> Iterator[None]:
 
     before = termios.tcgetattr(0)
     try:
-        tty.setraw(0, termios.TCSADRAIN)  # what was typed ahead is for the machine
+        tty.setraw(0, termios.TCSADRAIN)  # keeps input typed ahead, for the machine
         yield
     finally:
         termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
 @contextmanager
-def _resizing(channel: paramiko.Channel) -> Iterator[None]:
+def _forward_window_size(channel: paramiko.Channel) -> Iterator[None]:
     if sys.platform == "win32":  # which sends no signal for it
         yield
         return

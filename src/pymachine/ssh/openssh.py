@@ -1,4 +1,4 @@
-"""The command lines for OpenSSH's ssh and scp, and for rsync over it: pure functions."""
+"""Build command lines for OpenSSH's ssh, for sshfs, and for rsync over ssh."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _OPTIONS = {
     "ConnectTimeout": "10",
     "ControlMaster": "no",
     "ControlPath": "none",
-    # docker-machine says "quiet", which hides why a connection failed.
+    # docker-machine uses "quiet", which hides why a connection failed.
     "LogLevel": "ERROR",
     "PasswordAuthentication": "no",
     "ServerAliveInterval": "60",
@@ -19,7 +19,7 @@ _OPTIONS = {
 
 
 def settings(target: Target) -> dict[str, str]:
-    """What ssh is told of `target`, as in its configuration file; the host key is checked. No key and no port here."""
+    """Return the ssh_config settings for `target`, without key and port. A pinned host key is checked."""
     values = dict(_OPTIONS)
     if target.known_hosts is None:
         values |= {"StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null"}
@@ -35,7 +35,7 @@ def settings(target: Target) -> dict[str, str]:
 
 
 def options(target: Target) -> list[str]:
-    """The options of ssh and scp alike, without the port: no configuration file, and what `settings` has."""
+    """Return the options that ssh and scp share: no configuration file, and `settings`. The port is not included."""
     words = ["-F", "/dev/null"]
     for name, value in settings(target).items():
         words += ["-o", f"{name}={value}"]
@@ -45,12 +45,12 @@ def options(target: Target) -> list[str]:
 
 
 def ssh(program: str, target: Target, rest: Sequence[str]) -> list[str]:
-    """The command line that logs in, or that runs `rest` (which goes to ssh as it is: options may be in front)."""
+    """Return the command line that logs in or runs `rest`, which ssh gets unchanged: it may begin with options."""
     return [program, *options(target), f"{target.user}@{target.host}", "-p", str(target.port), *rest]
 
 
 def sshfs(program: str, target: Target, path: str, point: str) -> list[str]:
-    """The command line that mounts the folder `path` of `target` at `point`; sshfs knows ssh's settings by ``-o``."""
+    """Return the command line that mounts the folder `path` of `target` at `point`."""
     values = {**settings(target), "Port": str(target.port)}
     if target.key is not None:
         values |= {"IdentitiesOnly": "yes", "IdentityFile": f'"{target.key}"'}
@@ -59,19 +59,19 @@ def sshfs(program: str, target: Target, path: str, point: str) -> list[str]:
         escaped = value.replace("\\", "\\\\").replace(",", "\\,")  # a comma would end the option
         words += ["-o", f"{name}={escaped}"]
     host = f"[{target.host}]" if ":" in target.host else target.host
-    if ":" in target.user:  # for SSHFS the host would end there
-        raise SshError(f"SSHFS cannot log in as {target.user!r}: there is a colon in the name")
+    if ":" in target.user:  # SSHFS would split the address there
+        raise SshError(f"SSHFS cannot log in as {target.user!r}: the name contains a colon")
     return [*words, f"{target.user}@{host}:{path}", point]
 
 
 def rsync_shell(target: Target) -> str:
-    """The value of rsync's ``-e`` that reaches `target`."""
+    """Return the value of rsync's ``-e`` that connects to `target`."""
     words = ["ssh", *options(target), "-p", str(target.port)]
     return " ".join(_quoted(word) for word in words)
 
 
 def _quoted(word: str) -> str:
-    """`word` as rsync splits it: rsync knows quotes, but no backslashes."""
+    """Quote `word` for rsync, which understands quotes but not backslashes."""
     if word and not set(word) & set(" '\""):
         return word
     if "'" not in word:

@@ -1,4 +1,4 @@
-"""Copying between machines and this host: the command lines of scp and rsync."""
+"""Copy files between machines and this computer: command lines of scp and rsync."""
 
 from __future__ import annotations
 
@@ -13,45 +13,48 @@ LOCALHOST = "localhost"
 
 
 @dataclass(frozen=True)
-class Place:
-    """One end of a copy: a path here (`target` is None), or on a machine."""
+class Location:
+    """One end of a copy: a local path (`target` is None) or a path on a machine."""
 
     path: str
     target: Target | None = None
 
 
-def parse(argument: str, resolve: Callable[[str, str | None], Target]) -> Place:
-    """``[[user@]machine:]path``; ``localhost:`` is here. `resolve` gives the target of a machine and a user."""
+def parse(argument: str, resolve: Callable[[str, str | None], Target]) -> Location:
+    """Parse ``[[user@]machine:]path``. ``localhost:`` means a local path.
+
+    `resolve` returns the target for a machine and a user.
+    """
     head, colon, path = argument.partition(":")
     if not colon or "/" in head:
-        return Place(argument)
+        return Location(argument)
     user, at, machine = head.rpartition("@")
     if machine == LOCALHOST and not at:
-        return Place(path)
-    return Place(path, resolve(machine, user or None))
+        return Location(path)
+    return Location(path, resolve(machine, user or None))
 
 
-def scp(program: str, places: Sequence[Place], *, config_file: str, recursive: bool, quiet: bool) -> list[str]:
-    """The command line of scp. ``-3`` sends what goes between two machines through this host.
+def scp(program: str, locations: Sequence[Location], *, config_file: str, recursive: bool, quiet: bool) -> list[str]:
+    """Return scp's command line. ``-3`` sends a copy between two machines through this computer.
 
-    Two machines differ in key, port and pinned host key, and scp's options are for both alike: `config_file` has
-    the text of `config`, a section for each.
+    scp's options apply to both machines, which differ in key, port and pinned host key. So `config_file`, with the
+    text of `config`, has one section for each machine.
     """
     words = [program, "-3", "-F", config_file]
     if recursive:
         words.append("-r")
     if quiet:
         words.append("-q")
-    return [*words, *(_remote(place) for place in places)]
+    return [*words, *(_remote(location) for location in locations)]
 
 
 def config(targets: Sequence[Target]) -> str:
-    """An ssh_config with one Host a machine: what differs between the two ends of a copy."""
+    """Return an ssh_config with one Host section for each machine."""
     blocks = []
     for target in {target.host_alias: target for target in targets}.values():
         lines = [
             f"Host {target.host_alias}",
-            f"  HostName {target.host.replace('%', '%%')}",  # the zone of an address
+            f"  HostName {target.host.replace('%', '%%')}",  # an IPv6 zone may follow a "%"
             f"  Port {target.port}",
             f"  User {target.user}",
         ]
@@ -63,10 +66,10 @@ def config(targets: Sequence[Target]) -> str:
     return "\n".join(blocks) + "\n"
 
 
-def rsync(program: str, places: Sequence[Place], *, shell: str = "", recursive: bool, quiet: bool) -> list[str]:
-    """The command line of rsync, which copies only what differs, to the last of `places`; `shell` is for its ``-e``.
+def rsync(program: str, locations: Sequence[Location], *, shell: str = "", recursive: bool, quiet: bool) -> list[str]:
+    """Return rsync's command line. It copies only differences, to the last of `locations`. `shell` is for ``-e``.
 
-    rsync itself cannot copy between two machines: see `relay`.
+    rsync cannot copy directly between two machines; see `relay`.
     """
     words = [program]
     if not quiet:
@@ -75,8 +78,8 @@ def rsync(program: str, places: Sequence[Place], *, shell: str = "", recursive: 
         words += ["-e", shell]
     if recursive:
         words.append("-r")
-    for place in places:
-        words.append(_rsync_remote(place.target, place.path) if place.target else local(place.path))
+    for location in locations:
+        words.append(_rsync_remote(location.target, location.path) if location.target else local_path(location.path))
     return words
 
 
@@ -85,21 +88,21 @@ def _rsync_remote(target: Target, path: str) -> str:
     return f"{target.user}@{host}:{path}"
 
 
-def relay(source: Place, folder: Path) -> list[Place]:
-    """What to send on of `source`, a place on a machine, once it has been copied into `folder`."""
+def relay(source: Location, folder: Path) -> list[Location]:
+    """Return what to copy to the second machine after `source`, on the first one, was copied into `folder`."""
     if source.path.endswith("/"):
-        return [Place(f"{folder}/")]  # rsync takes what is in a folder whose name ends so
-    return [Place(str(path)) for path in sorted(folder.iterdir())]
+        return [Location(f"{folder}/")]  # a trailing slash makes rsync copy the folder's contents
+    return [Location(str(path)) for path in sorted(folder.iterdir())]
 
 
-def _remote(place: Place) -> str:
-    if place.target is not None:
-        return f"{place.target.host_alias}:{place.path}"
-    return local(place.path)
+def _remote(location: Location) -> str:
+    if location.target is not None:
+        return f"{location.target.host_alias}:{location.path}"
+    return local_path(location.path)
 
 
-def local(path: str) -> str:
-    """`path`, so that programs take it for one here: not its head for a host, and not a dash for an option."""
+def local_path(path: str) -> str:
+    """Return `path` so that programs read it as a local path, not as ``host:path`` or an option."""
     if ":" in path.partition("/")[0] or path.startswith("-"):
         return f"./{path}"
     return path or "."

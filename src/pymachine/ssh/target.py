@@ -1,4 +1,4 @@
-"""Where and as whom to log in, and what must be right about the key before anything is tried."""
+"""The address, user and key for SSH to one machine, and the checks before connecting."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class HostKeyError(SshError):
 
 @dataclass(frozen=True)
 class Target:
-    """One machine, as SSH sees it."""
+    """The SSH endpoint of one machine."""
 
     alias: str
     """The machine's name."""
@@ -38,31 +38,31 @@ class Target:
     user: str
     key: Path | None
     known_hosts: Path | None
-    """None: the host key is not known (a machine that docker-machine made), and is not checked, as there."""
+    """None if the host key is unknown: docker-machine made the machine, and like there the key is not checked."""
     learn: bool = False
-    """Pin whatever key the host shows if none is pinned yet."""
+    """Pin the first key that the host presents, if none is pinned yet."""
 
     @property
     def host_alias(self) -> str:
-        """The name under which the host key is pinned: one that needs no quotes, whatever the machine is called."""
+        """The name under which the host key is pinned. It needs no quoting, whatever the machine's name."""
         return host_name(self.alias)
 
     def __post_init__(self) -> None:
-        """Raise `SshError` for a user, a host or a port that a program of SSH could take for something else."""
-        fitting = (
+        """Raise `SshError` for a user, host or port that an SSH program could read as something else."""
+        checks = (
             ("user", self.user, fields.is_user(self.user)),
             ("host", self.host, fields.is_host(self.host)),
             ("port", self.port, 0 < self.port < 65536),
         )
-        for what, value, fits in fitting:
-            if not fits:
+        for what, value, is_valid in checks:
+            if not is_valid:
                 raise SshError(
                     f"cannot log in to {self.alias}: {fields.shown(value)} is not the {what} of an SSH server",
                     hint=f"Look at the record of the machine: pymachine inspect {shlex.quote(self.alias)}",
                 )
 
     def check(self) -> None:
-        """Raise `SshError` for a key that is missing or that others can read, with docker-machine's texts."""
+        """Raise `SshError`, with docker-machine's text, if the key is missing or other users can read it."""
         if self.key is None:
             return
         try:
