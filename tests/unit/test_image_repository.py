@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pysequoia import Tsk
 
-from pymachine.image import build, lock
+from pymachine.image import build, package_lock
 from pymachine.image.debian import mirror
 from pymachine.image.debian.download import Cache, Downloader, Item
 from pymachine.image.debian.repository import Repository as Chain, verify_signature
@@ -212,12 +212,14 @@ def test_a_lock_file_names_packages_exactly(
     wanted = recipe(repository, server, tmp_path)
     packages = build.resolve(wanted, sources=sources, reporter=Silent())
     path = tmp_path / "image.lock"
-    lock.write(path, {"architecture": "amd64", "packages": [lock.to_json(package) for package in packages]})
+    package_lock.write(
+        path, {"architecture": "amd64", "packages": [package_lock.to_json(package) for package in packages]}
+    )
     repository.add("tool", "2.0", {"usr/bin/tool": b"new"})
     repository.publish()
     newest = build.resolve(wanted, sources=sources, reporter=Silent())
     assert [package.version for package in newest if package.name == "tool"] == ["2.0"]
-    locked = lock.read(path, architecture="amd64")
+    locked = package_lock.read(path, architecture="amd64")
     assert locked == packages
     assert [file.read_bytes() for file in build.fetch(wanted, locked, sources=sources, reporter=Silent())][2] == (
         repository.files[DEB]
@@ -229,13 +231,13 @@ def test_what_is_no_lock_file_is_told(tmp_path: Path, text: str) -> None:
     path = tmp_path / "lock"
     path.write_text(text)
     with pytest.raises(RecipeError, match="not a lock file"):
-        lock.read(path, architecture="amd64")
+        package_lock.read(path, architecture="amd64")
 
 
 def test_a_lock_file_of_another_architecture_is_refused(tmp_path: Path) -> None:
-    lock.write(tmp_path / "lock", {"architecture": "arm64", "packages": []})
+    package_lock.write(tmp_path / "lock", {"architecture": "arm64", "packages": []})
     with pytest.raises(RecipeError, match="for arm64, not for amd64"):
-        lock.read(tmp_path / "lock", architecture="amd64")
+        package_lock.read(tmp_path / "lock", architecture="amd64")
 
 
 def test_a_lock_file_cannot_bring_in_a_source(sources: build.Sources) -> None:

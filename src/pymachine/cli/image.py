@@ -10,7 +10,7 @@ import click
 
 from pymachine.cli.context import App, json_option, pass_app
 from pymachine.cli.tables import table
-from pymachine.image import cache, lock
+from pymachine.image import cache, package_lock
 from pymachine.image.recipe import ARCHITECTURES
 from pymachine.system import printable
 from pymachine.system.progress import human
@@ -32,15 +32,15 @@ def command() -> None:
 @pass_app
 def build(app: App, *, arch: str | None, mirror: str | None, lock_file: Path | None, write_lock: Path | None) -> None:
     """Build an image from the newest packages, or from those of a lock file."""
-    from pymachine.image import builder  # noqa: PLC0415 (only this command builds)
+    from pymachine.image.build import build_into_cache  # noqa: PLC0415 (only this command builds)
 
     architecture = arch or cache.host_architecture()
     with cache.locked(app.store_root, architecture):
-        image = builder.build_into_cache(
+        image = build_into_cache(
             architecture, store=app.store_root, reporter=app.reporter, mirror_url=mirror, lock_file=lock_file
         )
     if write_lock:
-        lock.write(write_lock, image.manifest)
+        package_lock.write(write_lock, image.manifest)
     app.show(image.name, _summary(image))
 
 

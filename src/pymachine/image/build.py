@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pymachine
-from pymachine.image import boot, lock, rootfs
+from pymachine.image import boot, cache, package_lock, rootfs
 from pymachine.image.debian import deb
 from pymachine.image.debian.download import Cache, Downloader, Item
 from pymachine.image.debian.mirror import Mirrors, choose
@@ -47,6 +47,40 @@ class Sources:
     def url(self, source: Source) -> str:
         """The URL of `source`, below which are ``dists`` and ``pool``."""
         return {"main": self.mirrors.main, "security": self.mirrors.security}.get(source.url, source.url)
+
+
+def build_into_cache(
+    architecture: str,
+    *,
+    store: Path,
+    reporter: Reporter,
+    mirror_url: str | None = None,
+    lock_file: Path | None = None,
+) -> cache.Image:
+    """Build the default recipe's image, with the newest packages or a lock file's, and put it into the cache.
+
+    Call it under `cache.locked`. Raises the errors of `pymachine.image.errors`.
+    """
+    recipe = Recipe(architecture=architecture)
+    packages = package_lock.read(lock_file, architecture=architecture) if lock_file else None
+    sources = Sources(choose(mirror_url), Cache(paths.cache(store) / "packages"))
+    reporter.info(f"Packages come from {sources.mirrors.main} ({sources.mirrors.origin}).")
+    return cache.add(store, lambda folder: build(recipe, folder, sources=sources, reporter=reporter, packages=packages))
+
+
+def refresh_cache(architecture: str, *, store: Path, reporter: Reporter) -> cache.Image:
+    """The image of today's packages: the newest in the cache if it has them, else one that is built now.
+
+    Call it under `cache.locked`. Raises the errors of `pymachine.image.errors`.
+    """
+    recipe = Recipe(architecture=architecture)
+    sources = Sources(choose(None), Cache(paths.cache(store) / "packages"))
+    reporter.info(f"Packages come from {sources.mirrors.main} ({sources.mirrors.origin}).")
+    packages = resolve(recipe, sources=sources, reporter=reporter)
+    found = cache.intact(cache.newest(store, architecture, recipe=recipe.whole_digest()), reporter)
+    if found and found.manifest["packages"] == [package_lock.to_json(package) for package in packages]:
+        return found
+    return cache.add(store, lambda folder: build(recipe, folder, sources=sources, reporter=reporter, packages=packages))
 
 
 def build(
@@ -171,7 +205,7 @@ def describe(recipe: Recipe, packages: Sequence[Package], *, kernel: str) -> dic
         "version": pymachine.__version__,
         "recipe": recipe.whole_digest(),
         "command_line": recipe.command_line,
-        "packages": [lock.to_json(package) for package in packages],
+        "packages": [package_lock.to_json(package) for package in packages],
     }
 
 

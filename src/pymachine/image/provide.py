@@ -27,10 +27,10 @@ def find_or_build(request: ImageRequest, *, store: Path, reporter: Reporter) -> 
         with cache.locked(store, architecture):
             found = cache.intact(cache.newest(store, architecture, recipe=wanted), reporter)
             if found is None:
-                from pymachine.image import builder  # noqa: PLC0415 (its imports take 50 ms)
+                from pymachine.image import build  # noqa: PLC0415 (its imports take 50 ms)
 
                 reporter.info(f"Building the guest image for {architecture} (once; later machines use the same)...")
-                found = builder.build_into_cache(architecture, store=store, reporter=reporter)
+                found = build.build_into_cache(architecture, store=store, reporter=reporter)
     return found.files()
 
 
@@ -43,12 +43,12 @@ def refresh(request: ImageRequest, *, store: Path, reporter: Reporter) -> ImageF
         from pymachine.image import imported  # noqa: PLC0415 (pycdlib, requests)
 
         return imported.ensure(request.source, store=store, reporter=reporter, again=True).files()
-    from pymachine.image import builder  # noqa: PLC0415 (its imports take 50 ms)
+    from pymachine.image import build  # noqa: PLC0415 (its imports take 50 ms)
 
     architecture = request.architecture or cache.host_architecture()
     with cache.locked(store, architecture):
         try:
-            found = builder.refresh_cache(architecture, store=store, reporter=reporter)
+            found = build.refresh_cache(architecture, store=store, reporter=reporter)
         except MirrorError as error:
             known = cache.newest(store, architecture, recipe=Recipe(architecture=architecture).whole_digest())
             if known is None:
