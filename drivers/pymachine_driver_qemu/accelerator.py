@@ -1,8 +1,6 @@
-"""Which accelerator to use: one that has booted the machine's own kernel, else software emulation.
+"""Choose the accelerator: one that has booted the machine's own kernel, else software emulation.
 
-That /dev/kvm opens says little: on some hosts, CI's among them, it opens and even runs a boot sector, and Linux never
-gets past its first instructions. So each is tried once with the image's kernel, and the answer is kept for as long as
-the host does not reboot.
+See `pymachine.driver.kit.accelerator`. A result is kept until the host reboots.
 """
 
 from __future__ import annotations
@@ -20,20 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pymachine.driver.errors import DriverError
+from pymachine.driver.kit.accelerator import PROOF, TRIAL_MEMORY_MIB, TRIAL_SECONDS, decide, trial_parameters
 from pymachine.driver.kit.system import Deadline, Reporter
-from pymachine_driver_qemu import command_line, probe_cache, runtime
+from pymachine_driver_qemu import command_line, runtime
 from pymachine_driver_qemu.binary import Qemu
 from pymachine_driver_qemu.options import host_architecture
 
-# Software emulation needs about three seconds for it on an idle host; an accelerator that needs longer is none.
-TRIAL_SECONDS = 5.0
 KVM_DEVICE = Path("/dev/kvm")
-_MEMO = "accelerators.json"
-_MEMORY_MIB = 256
+_CACHE = "accelerators.json"
 _TRIAL_PROCESSOR_SECONDS = 20
-# The kernel runs a program that ends at once, then has no more to run, and resets: proof of it all in a second.
-_TRIAL_INIT = "/usr/bin/busybox"
-_PROOF = b"Attempted to kill init"
 
 log = logging.getLogger(__name__)
 
@@ -68,14 +61,14 @@ def choose(asked: str, trial: Trial, *, reporter: Reporter) -> str:
     problem = unavailable(native, trial.architecture) if native else "this system has none that QEMU can use"
     if not problem:
         problem = _tried(native, trial)
-    if not problem:
-        return native
-    if asked != "auto":
-        raise AcceleratorError(
-            f"accelerator {asked} does not work here: {problem}", hint="Use --qemu-accelerator auto, or tcg."
-        )
-    reporter.info(f"No hardware virtualisation ({problem}): using software emulation.")
-    return "tcg"
+    return decide(
+        native,
+        problem,
+        is_required=asked != "auto",
+        flag="qemu-accelerator",
+        error=AcceleratorError,
+        reporter=reporter,
+    )
 
 
 def native_accelerator() -> str:
@@ -126,8 +119,8 @@ def boots(accelerator: str, trial: Trial, *, seconds: float = TRIAL_SECONDS) -> 
 def _tried(accelerator: str, trial: Trial) -> str:
     """What a trial says against `accelerator`; remembered, and made by one process at a time."""
     status = trial.qemu.path.stat()
-    key = probe_cache.key(accelerator, trial.qemu.path, status.st_size, status.st_mtime_ns, trial.image)
-    with probe_cache.answers(_MEMO) as known:
+    key = runtime.probe_key(accelerator, trial.qemu.path, status.st_size, status.st_mtime_ns, trial.image)
+    with runtime.probe_results(_CACHE) as known:
         if not isinstance(known.get(key), bool):
             known[key] = boots(accelerator, trial)
         return "" if known[key] else f"{accelerator} is there, but does not boot Linux on this host"
@@ -135,9 +128,9 @@ def _tried(accelerator: str, trial: Trial) -> str:
 
 def _trial_arguments(accelerator: str, trial: Trial, console: Path) -> list[str]:
     hardware = command_line.Hardware(
-        architecture=trial.architecture, accelerator=accelerator, cpus=1, memory_mib=_MEMORY_MIB
+        architecture=trial.architecture, accelerator=accelerator, cpus=1, memory_mib=TRIAL_MEMORY_MIB
     )
-    append = f"console={command_line.kernel_console(trial.architecture)} quiet panic=-1 rdinit={_TRIAL_INIT} -- true"
+    append = trial_parameters(command_line.kernel_console(trial.architecture), panic=-1)
     boot = command_line.Boot(kernel=trial.kernel, initrd=trial.initrd, append=append)
     return command_line.trial(hardware, boot, console=console)
 
@@ -156,7 +149,7 @@ def _proven(process: subprocess.Popen[bytes], console: Path, deadline: Deadline)
     while True:
         ended = process.poll() is not None or deadline.expired
         with contextlib.suppress(FileNotFoundError):
-            if _PROOF in console.read_bytes():
+            if PROOF in console.read_bytes():
                 return True
         if ended:
             return False

@@ -5,8 +5,7 @@ Loaded by reading commands too, so that what only changes need is imported where
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,7 +143,10 @@ class QemuMachine(Driver):
 
         spec = self._spec()
         self._check_ports()
-        with boot_slots.slot(boot_slots.boots(spec.accelerator), reporter=self.reporter), self._ended_on_failure():
+        with (
+            boot_slots.for_boot(spec.accelerator, self.reporter),
+            crashes.ended_on_failure(self.kill),
+        ):
             crashes.retry_once(lambda: self._boot_spec(spec, request), reporter=self.reporter)
 
     def _boot_spec(self, spec: MachineSpec, request: BootRequest) -> None:
@@ -158,14 +160,6 @@ class QemuMachine(Driver):
         boot.deliver(started, self._folder, self.endpoint(), request, deadline=deadline, reporter=self.reporter)
         with boot.news(started.sockets) as news:
             forwarder_process.start(self._folder, self._listen_address, news=news)
-
-    @contextmanager
-    def _ended_on_failure(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self.kill()
-            raise
 
 
 def image_of(request: BootRequest) -> ImageFiles:

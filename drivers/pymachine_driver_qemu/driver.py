@@ -93,10 +93,10 @@ class QemuDriver(modify.ModifiableMachine, snapshots_and_templates.CopyableMachi
 
     def precreate_check(self) -> None:
         """A QEMU that runs, room on the disk, ports that are free."""
-        from pymachine_driver_qemu import disk  # noqa: PLC0415
+        from pymachine.driver.kit import machine_files  # noqa: PLC0415
 
         self._qemu()
-        disk.check_space(self.machine.directory)
+        machine_files.check_space(self.machine.directory)
         self._check_ports()
 
     def create(self, request: BootRequest) -> None:

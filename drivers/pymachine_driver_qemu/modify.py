@@ -70,9 +70,10 @@ class ModifiableMachine(QemuMachine):
 
     def portable_files(self) -> Mapping[str, int]:
         """The disk, as large as the record says, and what is booted."""
+        from pymachine.driver.kit import machine_files  # noqa: PLC0415
         from pymachine_driver_qemu import disk  # noqa: PLC0415
 
-        return {**dict.fromkeys(disk.IMAGE, disk.LARGEST_IMAGE), disk.DISK: self._disk_mb * disk.MEBIBYTE}
+        return {**dict.fromkeys(disk.IMAGE, disk.LARGEST_IMAGE), disk.DISK: self._disk_mb * machine_files.MEBIBYTE}
 
     def imported(self, siblings: Sequence[Config]) -> None:
         """A machine of its own: the one that it was copied from may still be there.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pymachine.driver import fields
 from pymachine.driver.abilities import HardwareChange, PortableField
 from pymachine.driver.contract import Config, Json
-from pymachine.driver.errors import UsageError
+from pymachine.driver.kit import option_checks
 from pymachine.driver.options import Option, OptionKind
 
 ACCELERATORS = ("auto", "kvm", "hvf", "tcg")
@@ -140,30 +140,22 @@ class Choices:
 def check(values: Mapping[str, Json]) -> Choices:
     """The checked form of `values`, which has every option by name. Raises `UsageError` naming the flag at fault."""
     return Choices(
-        cpus=_cpus(values["qemu-cpu-count"]),
-        memory_mib=_at_least(values, "qemu-memory", LEAST_MEMORY_MIB, "MB"),
-        disk_mb=_at_least(values, "qemu-disk-size", LEAST_DISK_MB, "MB"),
-        image=_image(values["qemu-boot2docker-url"]),
-        accelerator=_one_of("qemu-accelerator", values["qemu-accelerator"] or "auto", ACCELERATORS),
+        cpus=_cpus("qemu-cpu-count", values["qemu-cpu-count"]),
+        memory_mib=option_checks.integer("qemu-memory", values["qemu-memory"], least=LEAST_MEMORY_MIB),
+        disk_mb=option_checks.integer("qemu-disk-size", values["qemu-disk-size"], least=LEAST_DISK_MB),
+        image=option_checks.image_source(values["qemu-boot2docker-url"]),
+        accelerator=option_checks.one_of("qemu-accelerator", values["qemu-accelerator"] or "auto", ACCELERATORS),
         binary=str(values["qemu-binary"] or ""),
         architecture=_architecture(values["qemu-arch"]),
-        tb_mib=_tb_size(values),
+        tb_mib=option_checks.integer("qemu-tb-size", values["qemu-tb-size"], least=LEAST_TB_MIB, most=MOST_TB_MIB),
     )
 
 
 def changed_hardware(config: Mapping[str, Json], change: HardwareChange) -> Config:
-    """What of a machine's configuration `change` changes. Raises `UsageError` for what cannot be."""
-    changed: Config = {}
-    if change.cpus is not None:
-        changed["CPU"] = _cpus(change.cpus, flag="cpus")
-    if change.memory_mib is not None:
-        changed["Memory"] = _at_least({"memory": change.memory_mib}, "memory", LEAST_MEMORY_MIB, "MB")
-    if change.disk_mb is not None:
-        changed["DiskSize"] = change.disk_mb
-        now = int(config.get("DiskSize", DEFAULT_DISK_MB))
-        if change.disk_mb < now:
-            raise UsageError(f"--disk-size is {change.disk_mb}, but the disk has {now} MB, and a disk cannot shrink")
-    return changed
+    """Return the fields of `config` that `change` changes. Raises `UsageError`."""
+    return option_checks.changed_hardware(
+        config, change, cpus=_cpus, least_memory_mib=LEAST_MEMORY_MIB, default_disk_mb=DEFAULT_DISK_MB
+    )
 
 
 def new_ids() -> Config:
@@ -178,51 +170,12 @@ def host_architecture() -> str:
     return ARCHITECTURES.get(platform.machine().lower(), "amd64")
 
 
-def _cpus(value: Json, *, flag: str = "qemu-cpu-count") -> int:
-    host = os.cpu_count() or 1
-    count = _integer(flag, value)
-    if count == -1:
-        return min(host, MOST_CPUS)
-    if not 1 <= count <= MOST_CPUS:
-        raise UsageError(f"--{flag} is {count}, expected 1 to {MOST_CPUS}, or -1 for all that the host has")
-    # More CPUs than the host has only wait for each other; the default must not ask for that.
-    return min(count, host) if count == DEFAULT_CPUS else count
-
-
-def _at_least(values: Mapping[str, Json], name: str, least: int, unit: str) -> int:
-    number = _integer(name, values[name])
-    if number < least:
-        raise UsageError(f"--{name} is {number}, expected at least {least} {unit}")
-    return number
-
-
-def _tb_size(values: Mapping[str, Json]) -> int:
-    size = _at_least(values, "qemu-tb-size", LEAST_TB_MIB, "MB")
-    if size > MOST_TB_MIB:
-        raise UsageError(f"--qemu-tb-size is {size}, expected at most {MOST_TB_MIB} MB")
-    return size
-
-
-def _integer(name: str, value: Json) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageError(f"--{name} is {value!r}, expected a number")
-    return value
-
-
-def _one_of(name: str, value: Json, known: tuple[str, ...]) -> str:
-    word = str(value).lower()
-    if word not in known:
-        raise UsageError(f"--{name} is {value!r}, expected one of {', '.join(known)}")
-    return word
+def _cpus(flag: str, value: Json) -> int:
+    count = option_checks.cpu_count(flag, value, most=MOST_CPUS)
+    return option_checks.cpus_of_host(count, host=os.cpu_count() or 1, default=DEFAULT_CPUS, most=MOST_CPUS)
 
 
 def _architecture(value: Json) -> str:
     if not value:
         return host_architecture()
-    return ARCHITECTURES[_one_of("qemu-arch", value, tuple(ARCHITECTURES))]
-
-
-def _image(value: Json) -> str:
-    """A path is kept absolute: `start` may be called from another folder."""
-    text = str(value or "")
-    return text if not text or "://" in text else os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111
+    return ARCHITECTURES[option_checks.one_of("qemu-arch", value, tuple(ARCHITECTURES))]

@@ -14,9 +14,12 @@ import shutil
 import stat
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from pymachine.driver.contract import Json
 from pymachine.driver.errors import DriverError
+from pymachine.driver.kit import probe_cache
 from pymachine.driver.kit.system import files, os_errors
 
 LINK = "run"
@@ -206,3 +209,13 @@ def _is_ours(folder: Path) -> bool:
 def _told(folder: Path) -> str:
     status = folder.lstat()
     return f"{stat.filemode(status.st_mode)} of user {status.st_uid}"
+
+
+def probe_key(*parts: object) -> str:
+    """Return the name of a probe's result. Another boot of the host has other results."""
+    return " ".join([probe_cache.boot_id(), *(str(part) for part in parts)])
+
+
+def probe_results(name: str) -> AbstractContextManager[dict[str, Json]]:
+    """Open the results of this boot in the file `name`: see `pymachine.driver.kit.probe_cache`."""
+    return probe_cache.results(base() / name, is_current=lambda key, _: key.startswith(probe_cache.boot_id()))

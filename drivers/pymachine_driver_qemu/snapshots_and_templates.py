@@ -33,11 +33,12 @@ class CopyableMachine(QemuMachine):
 
         image = image_of(request)
         spec = self._spec(image)
-        with boot_slots.slot(boot_slots.boots(spec.accelerator), reporter=self.reporter):
+        with boot_slots.for_boot(spec.accelerator, self.reporter):
             template.make(spec, folder.absolute(), image, request, reporter=self.reporter)
 
     def create_from_template(self, folder: Path, request: BootRequest) -> None:
         """Resume the template in `folder` as this machine."""
+        from pymachine.driver.kit import crashes  # noqa: PLC0415
         from pymachine_driver_qemu import boot_slots, forwarder_process, template  # noqa: PLC0415
 
         image = image_of(request)
@@ -45,7 +46,10 @@ class CopyableMachine(QemuMachine):
         self._check_ports()
         self._remember(image)
         template.prepare(folder, self._folder, image)
-        with boot_slots.slot(boot_slots.resumes(), reporter=self.reporter, kind="resume"), self._ended_on_failure():
+        with (
+            boot_slots.for_resume(self.reporter),
+            crashes.ended_on_failure(self.kill),
+        ):
             began = time.monotonic()
             news = template.resume(
                 spec,
@@ -75,6 +79,7 @@ class CopyableMachine(QemuMachine):
 
     def restore_snapshot(self, folder: Path, facts: Mapping[str, Json], request: BootRequest) -> None:
         """Put disk and image back, and load the memory if there is any."""
+        from pymachine.driver.kit import crashes  # noqa: PLC0415
         from pymachine_driver_qemu import boot, boot_slots, forwarder_process, snapshot  # noqa: PLC0415
 
         with self.reporter.task("Restoring the machine's state"):
@@ -84,7 +89,10 @@ class CopyableMachine(QemuMachine):
                 return
             spec = self._spec()
             self._check_ports()
-            with boot_slots.slot(boot_slots.resumes(), reporter=self.reporter, kind="resume"), self._ended_on_failure():
+            with (
+                boot_slots.for_resume(self.reporter),
+                crashes.ended_on_failure(self.kill),
+            ):
                 sockets = snapshot.load(
                     spec, self.machine.name, self._folder, self._listen_address, folder, facts, self.endpoint(),
                     request, reporter=self.reporter,

@@ -85,9 +85,10 @@ class VirtualBoxDriver(ModifiableMachine):
 
     def precreate_check(self) -> None:
         """Check for disk space, for 64-bit guests, and that the host-only network can be created."""
-        from pymachine_driver_virtualbox import checks, files  # noqa: PLC0415
+        from pymachine.driver.kit import machine_files  # noqa: PLC0415
+        from pymachine_driver_virtualbox import checks  # noqa: PLC0415
 
-        files.check_space(self.machine.directory)
+        machine_files.check_space(self.machine.directory)
         checks.before_create(self.vbox(), self.config, reporter=self.reporter)
 
     def create(self, request: BootRequest) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 from pymachine.driver.contract import ImageFiles
-from pymachine.driver.errors import PrecreateError
+from pymachine.driver.kit import machine_files
+from pymachine.driver.kit.machine_files import MEBIBYTE
 from pymachine.driver.kit.system import os_errors
 from pymachine_driver_virtualbox.errors import VirtualBoxError
 from pymachine_driver_virtualbox.machine import Files
@@ -17,11 +17,8 @@ ISO = "boot2docker.iso"
 DISK = "disk.vmdk"
 CONSOLE = "console.log"
 ASIDE = ".previous"
-MEBIBYTE = 1 << 20
 # The largest ISO accepted in an export. Even Debian's live images with a desktop are smaller.
 LARGEST_IMAGE = 4 << 30
-# Space that a new machine soon uses on its sparse disk, and for its image where a hard link is impossible.
-FIRST_NEED = 1024 * MEBIBYTE
 DISK_SECONDS = 600.0
 _TAIL = 4096
 
@@ -38,31 +35,11 @@ def of(folder: Path) -> Files:
     return Files(folder=own, iso=own / ISO, disk=own / DISK, console=own / CONSOLE)
 
 
-def check_space(folder: Path) -> None:
-    """Raise `PrecreateError` if `folder` has too little space for a new machine."""
-    try:
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise os_errors.wrapped(PrecreateError, f"cannot determine the free space of {folder}", error) from error
-    if free < FIRST_NEED:
-        raise PrecreateError(
-            f"not enough disk space in {folder}: {free // MEBIBYTE} MB free, {FIRST_NEED // MEBIBYTE} MB needed",
-            hint="Free some space, or keep machines elsewhere with --storage-path.",
-        )
-
-
 def keep_image(image: ImageFiles, target: Path) -> None:
     """Put the image's ISO into the machine's folder: as a hard link if possible, else as a copy."""
-    fresh = target.with_name(f".{target.name}.new")
     try:
-        fresh.unlink(missing_ok=True)
-        try:
-            os.link(image.iso, fresh)
-        except OSError:
-            shutil.copyfile(image.iso, fresh)  # another file system, or one without hard links
-        fresh.replace(target)
+        machine_files.put(image.iso, target)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
         raise os_errors.wrapped(DiskError, f"cannot put {image.iso.name} into {target.parent}", error) from error
 
 
@@ -81,9 +58,7 @@ def drop_aside(target: Path) -> None:
 
 def bring_back(target: Path) -> None:
     """Put what was set aside for `target` back in its place."""
-    aside = target.with_name(target.name + ASIDE)
-    if aside.exists():
-        aside.replace(target)
+    machine_files.bring_back(target, aside=target.with_name(target.name + ASIDE))
 
 
 def make_disk(vbox: VBoxManage, path: Path, *, size_mb: int, beginning: bytes) -> None:

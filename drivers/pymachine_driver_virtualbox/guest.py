@@ -7,10 +7,9 @@ import io
 import tarfile
 from collections.abc import Iterable, Mapping
 
+from pymachine.driver.kit.machine_files import FORMAT_MARKER
 from pymachine_driver_virtualbox.shares import Share
 
-# The guest formats a disk that begins with this text of boot2docker's.
-MAGIC = "boot2docker, please format-me"
 # A member of the tar at the start of the disk. The image's `usr/lib/pymachine/userdata` looks for it.
 IDENTITY = "pymachine-identity.tar"
 # Members of the identity. The image's `usr/lib/pymachine/surroundings` reads them.
@@ -40,8 +39,8 @@ def userdata(public_key: bytes, identity: bytes | None) -> bytes:
     """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        # docker-machine's entries. The name of the first one makes the disk begin with MAGIC.
-        _add(archive, {MAGIC: MAGIC.encode()}, mode=0o000)
+        # docker-machine's entries. The name of the first one makes the disk begin with it.
+        _add(archive, {FORMAT_MARKER: FORMAT_MARKER.encode()}, mode=0o000)
         folder = tarfile.TarInfo(".ssh")
         folder.type, folder.mode = tarfile.DIRTYPE, 0o700
         archive.addfile(folder)

@@ -52,17 +52,19 @@ class ModifiableMachine(VirtualBoxMachine):
 
     def portable_files(self) -> Mapping[str, int]:
         """Return the largest sizes of disk and image that an import accepts."""
+        from pymachine.driver.kit.machine_files import MEBIBYTE  # noqa: PLC0415
         from pymachine_driver_virtualbox import files, options, vmdk  # noqa: PLC0415
 
-        size = int(self.config.get("DiskSize", options.DEFAULT_DISK_MB)) * files.MEBIBYTE
+        size = int(self.config.get("DiskSize", options.DEFAULT_DISK_MB)) * MEBIBYTE
         return {files.DISK: vmdk.largest(size), files.ISO: files.LARGEST_IMAGE}
 
     def imported(self, siblings: Sequence[Config]) -> None:
         """Register the imported machine in VirtualBox with ids of its own: the original may be registered too."""
+        from pymachine.driver.kit.machine_files import MEBIBYTE  # noqa: PLC0415
         from pymachine_driver_virtualbox import files, options, vm, vmdk  # noqa: PLC0415
 
         self.config.update({**options.IMPORTED, **self.config})
-        size = int(self.config["DiskSize"]) * files.MEBIBYTE
+        size = int(self.config["DiskSize"]) * MEBIBYTE
         vmdk.check(files.of(self.machine.directory).disk, largest=size)
         self.config.update(options.own(self.machine, self.config, siblings))
         vm.take_in(self, self.vbox())

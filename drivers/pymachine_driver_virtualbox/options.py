@@ -7,12 +7,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pymachine.driver import fields
 from pymachine.driver.abilities import HardwareChange, PortableField
 from pymachine.driver.contract import Config, Json, MachineRef
 from pymachine.driver.errors import UsageError
+from pymachine.driver.kit import option_checks
 from pymachine.driver.options import Option, OptionKind
 from pymachine_driver_virtualbox import shares
 
@@ -232,10 +232,10 @@ class Choices:
 def check(values: Mapping[str, Json]) -> Choices:
     """Check `values`, which maps each option's name to its value. Raises `UsageError` that names the wrong option."""
     return Choices(
-        cpus=_cpus(values["virtualbox-cpu-count"]),
-        memory_mib=_at_least(values, "virtualbox-memory", LEAST_MEMORY_MIB),
-        disk_mb=_at_least(values, "virtualbox-disk-size", LEAST_DISK_MB),
-        image=_image(values["virtualbox-boot2docker-url"]),
+        cpus=_cpus("virtualbox-cpu-count", values["virtualbox-cpu-count"]),
+        memory_mib=option_checks.integer("virtualbox-memory", values["virtualbox-memory"], least=LEAST_MEMORY_MIB),
+        disk_mb=option_checks.integer("virtualbox-disk-size", values["virtualbox-disk-size"], least=LEAST_DISK_MB),
+        image=option_checks.image_source(values["virtualbox-boot2docker-url"]),
         import_vm=str(values["virtualbox-import-boot2docker-vm"] or ""),
         nat_nic_type=_one_of(values, "virtualbox-nat-nictype", NIC_TYPES),
         host_only=cidr(str(values["virtualbox-hostonly-cidr"] or DEFAULT_CIDR)),
@@ -285,17 +285,9 @@ def own(machine: MachineRef, config: Mapping[str, Json], siblings: Sequence[Conf
 
 def changed_hardware(config: Mapping[str, Json], change: HardwareChange) -> Config:
     """Return the fields of `config` that `change` changes. Raises `UsageError`."""
-    changed: Config = {}
-    if change.cpus is not None:
-        changed["CPU"] = _cpus(change.cpus)
-    if change.memory_mib is not None:
-        changed["Memory"] = _at_least({"virtualbox-memory": change.memory_mib}, "virtualbox-memory", LEAST_MEMORY_MIB)
-    if change.disk_mb is not None:
-        current_mb = int(config.get("DiskSize") or DEFAULT_DISK_MB)
-        if change.disk_mb < current_mb:
-            raise UsageError(f"the disk has {current_mb} MB and cannot shrink to {change.disk_mb} MB")
-        changed["DiskSize"] = change.disk_mb
-    return changed
+    return option_checks.changed_hardware(
+        config, change, cpus=_cpus, least_memory_mib=LEAST_MEMORY_MIB, default_disk_mb=DEFAULT_DISK_MB
+    )
 
 
 def host_cpus() -> int:
@@ -303,40 +295,15 @@ def host_cpus() -> int:
     return min(os.cpu_count() or 1, MOST_CPUS)
 
 
-def _cpus(value: Json) -> int:
-    count = _integer("virtualbox-cpu-count", value)
+def _cpus(flag: str, value: Json) -> int:
+    count = option_checks.integer(flag, value)
     if count > MOST_CPUS:
-        raise UsageError(f"--virtualbox-cpu-count is {count}, expected at most {MOST_CPUS}")
+        raise UsageError(f"--{flag} is {count}, expected at most {MOST_CPUS}")
     return count if count >= 1 else host_cpus()
 
 
-def _at_least(values: Mapping[str, Json], name: str, least: int) -> int:
-    number = _integer(name, values[name])
-    if number < least:
-        raise UsageError(f"--{name} is {number}, expected at least {least} MB")
-    return number
-
-
-def _integer(name: str, value: Json) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageError(f"--{name} is {value!r}, expected a whole number")
-    return value
-
-
-def _one_of(values: Mapping[str, Json], name: str, words: tuple[str, ...]) -> str:
-    given = str(values[name] or "")
-    for word in words:
-        if given.lower() == word.lower():
-            return word
-    raise UsageError(f"--{name} is {given!r}, expected one of: {', '.join(words)}")
-
-
-def _image(value: Json) -> str:
-    """Return the image's URL, or its path made absolute: a later upgrade may run in another directory."""
-    source = str(value or "")
-    if not source or "://" in source:
-        return source
-    return str(Path(source).expanduser().absolute())
+def _one_of(values: Mapping[str, Json], flag: str, words: tuple[str, ...]) -> str:
+    return option_checks.one_of(flag, values[flag] or "", words)
 
 
 def _share(text: str) -> str:

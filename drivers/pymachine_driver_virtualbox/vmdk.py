@@ -10,7 +10,8 @@ import re
 import struct
 from pathlib import Path
 
-from pymachine_driver_virtualbox.files import MEBIBYTE, DiskError
+from pymachine.driver.kit.machine_files import MEBIBYTE
+from pymachine_driver_virtualbox.files import DiskError
 
 SECTOR = 512
 # Magic, version, flags, capacity, grain size, descriptor offset, descriptor size; the last four in sectors.

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pymachine.driver.contract import ImageFiles
+from pymachine.driver.kit import machine_files
 from pymachine.errors import DriverError, PrecreateError, TimeoutExpiredError
 from pymachine.system import manifests
 from pymachine.system.progress import Silent
@@ -54,9 +55,9 @@ def test_a_packed_disk_that_is_not_whole_is_told(tmp_path: Path, harm: bytes) ->
 
 
 def test_a_full_disk_is_a_precreate_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk, "FIRST_NEED", 1 << 60)
+    monkeypatch.setattr(machine_files, "FIRST_NEED", 1 << 60)
     with pytest.raises(PrecreateError, match=r"not enough disk space in .*MB free, 1\d* MB needed"):
-        disk.check_space(tmp_path)
+        machine_files.check_space(tmp_path)
 
 
 def test_the_image_is_linked_and_an_older_one_replaced(tmp_path: Path) -> None:

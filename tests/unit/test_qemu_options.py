@@ -31,8 +31,8 @@ def test_the_defaults_are_valid() -> None:
     [
         ("qemu_memory", 511, "--qemu-memory is 511, expected at least 512 MB"),
         ("qemu_memory", -1, "--qemu-memory is -1"),
-        ("qemu_memory", "1G", "--qemu-memory is '1G', expected a number"),
-        ("qemu_memory", True, "--qemu-memory is True, expected a number"),
+        ("qemu_memory", "1G", "--qemu-memory is '1G', expected a whole number"),
+        ("qemu_memory", True, "--qemu-memory is True, expected a whole number"),
         ("qemu_disk_size", 10, "--qemu-disk-size is 10, expected at least 1000 MB"),
         ("qemu_cpu_count", 0, "--qemu-cpu-count is 0"),
         ("qemu_cpu_count", 256, "--qemu-cpu-count is 256"),

@@ -18,7 +18,6 @@ import os
 import re
 import secrets
 import struct
-import sys
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,7 +28,7 @@ from typing import Any, BinaryIO
 import zstandard
 
 from pymachine.errors import PymachineError
-from pymachine.system import os_errors
+from pymachine.system import os_errors, sparse_files
 from pymachine.system.files import try_lock
 
 MANIFEST = "pymachine.json"
@@ -183,7 +182,9 @@ class _Source:
             size = len(file.data)
         else:
             with file.open("rb") as opened:
-                self.extents = _merged(list(_extents(opened.fileno())))
+                self.extents = _merged(
+                    [(begin, end - begin) for begin, end in sparse_files.data_ranges(opened.fileno())]
+                )
                 status = os.fstat(opened.fileno())
                 size, self.mtime = status.st_size, int(status.st_mtime)
         self.member = Member(file.name, size, sum(length for _, length in self.extents))
@@ -238,23 +239,6 @@ def _sparse_headers(name: str, size: int) -> dict[str, str]:
         "GNU.sparse.name": name,
         "GNU.sparse.realsize": str(size),
     }
-
-
-def _extents(handle: int) -> Iterator[tuple[int, int]]:
-    """Offset and length of each stretch of a file that is not a hole."""
-    size = os.fstat(handle).st_size
-    if sys.platform == "win32" or not hasattr(os, "SEEK_DATA"):  # which report no holes
-        yield from [(0, size)] if size else []
-        return
-    at = 0
-    while at < size:
-        try:
-            begin = os.lseek(handle, at, os.SEEK_DATA)
-            end = os.lseek(handle, begin, os.SEEK_HOLE)
-        except OSError:  # ENXIO: only a hole is left
-            return
-        yield begin, end - begin
-        at = end
 
 
 def _merged(extents: list[tuple[int, int]], *, most: int = _MOST_EXTENTS) -> list[tuple[int, int]]:

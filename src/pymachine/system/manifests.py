@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pymachine.errors import PymachineError
-from pymachine.system import files, os_errors
+from pymachine.system import files, os_errors, sparse_files
 
 CHECKED = ".checked.json"
 _BLOCK = 1 << 20
@@ -41,24 +41,19 @@ def sparse_digest(path: Path) -> str:
         handle = file.fileno()
         size = os.fstat(handle).st_size
         whole.update(f"{size}\n".encode())
-        for block in pool.map(lambda position: _block_digest(handle, position), _positions(handle, size)):
+        for block in pool.map(lambda position: _block_digest(handle, position), _positions(handle)):
             whole.update(block)
     return whole.hexdigest()
 
 
-def _positions(handle: int, size: int) -> Iterator[int]:
+def _positions(handle: int) -> Iterator[int]:
     """Yield the offsets of the blocks that are not holes."""
     position = 0
-    while position < size:
-        if hasattr(os, "SEEK_DATA"):
-            try:
-                position = os.lseek(handle, position, os.SEEK_DATA) // _BLOCK * _BLOCK
-            except OSError as error:
-                if error.errno != errno.ENXIO:
-                    raise
-                return  # a hole up to the end
-        yield position
-        position += _BLOCK
+    for begin, end in sparse_files.data_ranges(handle):
+        position = max(position, begin // _BLOCK * _BLOCK)
+        while position < end:
+            yield position
+            position += _BLOCK
 
 
 def _block_digest(handle: int, position: int) -> bytes:

@@ -6,7 +6,8 @@ to a device of which QEMU had just changed the address (``memory_region_dispatch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from pymachine.errors import DriverError
@@ -38,3 +39,13 @@ def retry_once(boot: Callable[[], T], *, reporter: Reporter) -> T:
     except CrashedError as error:
         reporter.warn(f"{error.brief}: booting again.")
     return boot()
+
+
+@contextmanager
+def ended_on_failure(end: Callable[[], object]) -> Iterator[None]:
+    """Call `end`, which switches the machine off, if the block fails or is interrupted."""
+    try:
+        yield
+    except BaseException:
+        end()
+        raise

@@ -1,0 +1,78 @@
+"""Checks of the values that a driver's flags and `modify` take. They raise `UsageError` and name the flag."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+from pymachine.driver.abilities import HardwareChange
+from pymachine.driver.contract import Config, Json
+from pymachine.driver.errors import UsageError
+
+ALL_CPUS = -1
+"""Asks for as many CPUs as the host has."""
+
+
+def integer(flag: str, value: Json, *, least: int | None = None, most: int | None = None) -> int:
+    """Return `value`, which must be a whole number of MB within the bounds."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageError(f"--{flag} is {value!r}, expected a whole number")
+    if least is not None and value < least:
+        raise UsageError(f"--{flag} is {value}, expected at least {least} MB")
+    if most is not None and value > most:
+        raise UsageError(f"--{flag} is {value}, expected at most {most} MB")
+    return value
+
+
+def cpu_count(flag: str, value: Json, *, most: int) -> int:
+    """Return `value`, which must be a number of CPUs or `ALL_CPUS`."""
+    count = integer(flag, value)
+    if count != ALL_CPUS and not 1 <= count <= most:
+        raise UsageError(f"--{flag} is {count}, expected 1 to {most}, or -1 for all that the host has")
+    return count
+
+
+def cpus_of_host(count: int, *, host: int, default: int, most: int) -> int:
+    """Return how many CPUs a machine gets on a host with `host` of them, for a `count` that `cpu_count` returned."""
+    if count == ALL_CPUS:
+        return min(host, most)
+    # More CPUs than the host has only wait for each other. The default must not ask for that.
+    return min(count, host) if count == default else count
+
+
+def one_of(flag: str, value: Json, words: Sequence[str]) -> str:
+    """Return the one of `words` that `value` is, in letters of either case."""
+    for word in words:
+        if str(value).lower() == word.lower():
+            return word
+    raise UsageError(f"--{flag} is {value!r}, expected one of {', '.join(words)}")
+
+
+def image_source(value: Json) -> str:
+    """Return the image's URL, or its path made absolute: a later command may run in another folder."""
+    text = str(value or "")
+    return text if not text or "://" in text else os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111
+
+
+def changed_hardware(
+    config: Mapping[str, Json],
+    change: HardwareChange,
+    *,
+    cpus: Callable[[str, int], int],
+    least_memory_mib: int,
+    default_disk_mb: int,
+) -> Config:
+    """Return the fields of `config` that `change` changes. `cpus` checks a number of CPUs, with the flag to name."""
+    changed: Config = {}
+    if change.cpus is not None:
+        changed["CPU"] = cpus("cpus", change.cpus)
+    if change.memory_mib is not None:
+        changed["Memory"] = integer("memory", change.memory_mib, least=least_memory_mib)
+    if change.disk_mb is not None:
+        current_mb = int(config.get("DiskSize") or default_disk_mb)
+        if change.disk_mb < current_mb:
+            raise UsageError(
+                f"--disk-size is {change.disk_mb}, but the disk has {current_mb} MB, and a disk cannot shrink"
+            )
+        changed["DiskSize"] = change.disk_mb
+    return changed
