@@ -1,4 +1,4 @@
-"""The driver ``generic``: a Linux host that is there already and can be reached over SSH."""
+"""The driver ``generic``: an existing Linux host that is reached over SSH."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Driver"]
 
 
 def __getattr__(name: str) -> object:
-    """Import the driver when it is first used: `create` looks at each package for the default driver."""
+    """Import the driver when it is first used, since `create` imports each package to find the default driver."""
     if name == "Driver":
         from pymachine_driver_generic.driver import Driver  # noqa: PLC0415
 

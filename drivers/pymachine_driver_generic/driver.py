@@ -1,4 +1,4 @@
-"""A host that is there already: nothing is made, and what is done to it goes over SSH."""
+"""The driver for an existing Linux host. It creates nothing, and controls the host over SSH."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from pymachine.driver.kit.system import wait
 from pymachine.driver.options import Option, OptionKind
 
 DIAL_SECONDS = 3.0
-# C's `struct linger`: on, and for no time.
+# C's `struct linger`: on, with a timeout of 0.
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 KILL_SECONDS = 30.0
 COMMAND_SECONDS = 60.0
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
-# Names in the machine's folder that are not a key's.
+# Names in the machine's folder that a key must not have.
 TAKEN = {
     "config.json",
     "pymachine.json",
@@ -50,7 +50,7 @@ TAKEN = {
 
 
 class Driver(BaseDriver):
-    """A host known by its address. It is switched on by other means, so `start` is refused."""
+    """An existing host, known by its address. It cannot be switched on, so `start` is refused."""
 
     config_fields: ClassVar[Mapping[str, fields.Field]] = {
         "IPAddress": fields.HOST,
@@ -61,7 +61,7 @@ class Driver(BaseDriver):
 
     @classmethod
     def options(cls) -> Sequence[Option]:
-        """docker-machine's options, and their variables."""
+        """Return docker-machine's options."""
         return [
             Option(
                 name="generic-engine-port",
@@ -90,12 +90,12 @@ class Driver(BaseDriver):
 
     @classmethod
     def health(cls) -> Health:
-        """Nothing is needed: without OpenSSH's client, pymachine's own SSH is used."""
+        """Report that the driver is usable. Without OpenSSH's client, pymachine's own SSH is used."""
         return Health(usable=True)
 
     @classmethod
     def configure(cls, machine: MachineRef, options: Mapping[str, Json], siblings: Sequence[Config]) -> Config:
-        """Check the options. Raises `UsageError` for a missing address, a bad port, or a host that is taken."""
+        """Check the options. Raises `UsageError` for a wrong option, or if another machine has this host."""
         address = str(options.get("generic-ip-address") or "").strip()
         if not address:
             raise UsageError("generic driver requires the --generic-ip-address option")
@@ -111,7 +111,7 @@ class Driver(BaseDriver):
             if (sibling.get("IPAddress"), sibling.get("SSHPort", 22)) == (address, ssh_port):
                 raise UsageError(
                     f'the host at {address} is the machine "{sibling.get("MachineName")}" already',
-                    hint="An engine has one set of certificates. Use that machine, or remove it first.",
+                    hint="An engine has only one set of certificates. Use that machine, or remove it first.",
                 )
         key = str(options.get("generic-ssh-key") or "")
         return {
@@ -124,7 +124,7 @@ class Driver(BaseDriver):
         }
 
     def precreate_check(self) -> None:
-        """Refuse a key that is not there, or not ours to read."""
+        """Raise `DriverError` if the key does not exist or cannot be read."""
         key = self.config.get("SSHKey")
         if not key:
             return
@@ -134,7 +134,7 @@ class Driver(BaseDriver):
             raise DriverError(f'SSH key cannot be read: "{key}"')
 
     def create(self, request: BootRequest) -> None:  # noqa: ARG002 (the host has an identity of its own)
-        """Copy the key into the machine's folder; the core does the rest over SSH."""
+        """Copy the key into the machine's folder. The core provisions the host over SSH."""
         key = self.config.get("SSHKey")
         if not key:
             self.reporter.info("No SSH key specified. Assuming an existing key at the default location.")
@@ -146,7 +146,7 @@ class Driver(BaseDriver):
                 _copy_private(source, copy)
 
     def start(self, request: BootRequest) -> None:  # noqa: ARG002
-        """Refused: what switches a host on is not known here."""
+        """Raise `UnsupportedError`: the driver cannot switch a host on."""
         raise self.unsupported("start")
 
     def stop(self, timeout: float) -> None:
@@ -154,13 +154,13 @@ class Driver(BaseDriver):
         self.reporter.warn("The host is switched off; pymachine cannot switch it on again.")
         log = self._as_root("shutdown -h now", "poweroff")
         if not self._gone(timeout):
-            self.reporter.warn(f"It is still there after {timeout:g} seconds: switching it off by force.")
+            self.reporter.warn(f"The host still runs after {timeout:g} seconds. Switching it off by force.")
             for line in self._read(log).splitlines():
                 self.reporter.warn(f"The host says: {line}")
             self.kill()
 
     def kill(self) -> None:
-        """Switch the host off at once, without an orderly end of what runs on it."""
+        """Switch the host off immediately, without stopping its services."""
         log = self._as_root("systemctl poweroff --force --force", "poweroff -f")
         if not self._gone(KILL_SECONDS):
             raise DriverError(
@@ -187,24 +187,24 @@ class Driver(BaseDriver):
             raise
 
     def remove(self) -> None:
-        """Nothing exists outside the record that is ours to remove: the host stays as it is."""
+        """Do nothing: the host stays as it is."""
 
     def state(self) -> State:
-        """Running if something answers at the SSH port, as docker-machine has it.
+        """Return RUNNING if the SSH port accepts a connection, as docker-machine does.
 
-        The connection is reset, not closed: sshd (9.8 and later) counts a connection that ends without a login, and
-        shuts out an address with too many of them. It does not notice a connection that is reset at once.
+        The connection is reset, not closed: sshd 9.8 and later counts connections that end without a login, and blocks
+        addresses with too many of them. It does not notice a connection that is reset at once.
         """
         endpoint = self.endpoint()
         try:
             with socket.create_connection((endpoint.address, endpoint.ssh_port), timeout=DIAL_SECONDS) as connection:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        except (OSError, UnicodeError):  # UnicodeError: a name that cannot be looked up
+        except (OSError, UnicodeError):  # UnicodeError: an invalid host name
             return State.STOPPED
         return State.RUNNING
 
     def endpoint(self) -> Endpoint:
-        """What the options said."""
+        """Return the address and ports from the options."""
         return Endpoint(
             str(self.config.get("IPAddress") or ""),
             docker_port=int(self.config.get("EnginePort") or DOCKER_PORT),
@@ -213,11 +213,12 @@ class Driver(BaseDriver):
         )
 
     def _as_root(self, *commands: str) -> str:
-        """Run as root, a second after our connection has gone, the first of `commands` that works.
+        """Run the first of `commands` that works as root on the host, a second after this connection has ended.
 
-        Returns the path on the host of what they said, for `_read`. Raises DriverError if root cannot be had.
+        Return the path of the commands' output on the host, for `_read`. Raises `DriverError` if the user can neither
+        log in as root nor use sudo.
         """
-        # No nohup: busybox has it in some builds only. What ends a session sends a hang-up, which is ignored.
+        # Not nohup, which some builds of busybox lack. The end of the session sends a hang-up, which is ignored.
         tries = " || ".join(commands)
         script = (
             'if [ "$(id -u)" -eq 0 ]; then s=; else s="sudo -n"; fi; $s true && log=$(mktemp) && { '
@@ -227,11 +228,11 @@ class Driver(BaseDriver):
         return self._run(f"sh -c {shlex.quote(script)}").strip()
 
     def _run(self, command: str) -> str:
-        """Run a command on the host, and return what it printed."""
+        """Run a command on the host, and return its output."""
         return self.run_in_guest(self.endpoint(), command, timeout=COMMAND_SECONDS)
 
     def _read(self, log: str) -> str:
-        """Return what the commands of `_as_root` said, or why that cannot be had."""
+        """Return the output of the commands of `_as_root`, or why it cannot be read."""
         if not self._greets():
             return "The host does not answer over SSH."
         try:
@@ -240,12 +241,12 @@ class Driver(BaseDriver):
             return f"{error.brief}\n{error.details}".strip()
 
     def _greets(self) -> bool:
-        """Whether an SSH server is there already: what forwards a port takes connections for a host that is down."""
+        """Return whether an SSH server answers. A forwarded port accepts connections even if the host is down."""
         endpoint = self.endpoint()
         try:
             with socket.create_connection((endpoint.address, endpoint.ssh_port), timeout=DIAL_SECONDS) as connection:
                 return connection.recv(4) == b"SSH-"
-        except (OSError, UnicodeError):  # UnicodeError: a name that cannot be looked up
+        except (OSError, UnicodeError):  # UnicodeError: an invalid host name
             return False
 
     def _gone(self, timeout: float) -> bool:
@@ -275,7 +276,7 @@ def _key_name(key: str) -> str:
 
 
 def _copy_private(source: Path, target: Path) -> None:
-    """Copy a file so that nobody else can read it, from its first byte on."""
+    """Copy a file so that other users can never read the copy."""
     handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "wb") as stream, source.open("rb") as original:
         shutil.copyfileobj(original, stream)

@@ -1,4 +1,4 @@
-"""The driver ``none``: an engine somewhere, known by its URL, that is not for us to start or stop."""
+"""The driver ``none``: an existing engine, known by its URL, that pymachine neither starts nor stops."""
 
 from __future__ import annotations
 
@@ -24,26 +24,24 @@ from pymachine_driver_none import urls
 
 
 class Driver(BaseDriver):
-    """A record of a URL; nothing is made and nothing is removed but the record."""
+    """A machine that is only a record of a URL."""
 
     config_fields: ClassVar[Mapping[str, fields.Field]] = {"URL": fields.STRING}
-    info = DriverInfo(
-        "none", "An engine that is there already, by its URL", Capability.FIXED_ADDRESS | Capability.NO_SSH
-    )
+    info = DriverInfo("none", "An existing engine, by its URL", Capability.FIXED_ADDRESS | Capability.NO_SSH)
 
     @classmethod
     def options(cls) -> Sequence[Option]:
-        """docker-machine's one option, with its name, which has no prefix."""
+        """Return docker-machine's only option, whose name has no prefix."""
         return [Option(name="url", default="", help="URL of host when no driver is selected")]
 
     @classmethod
     def options_for_url(cls, url: str) -> Mapping[str, Json]:
-        """Return what `configure` needs."""
+        """Return the options for `configure`."""
         return {"url": url}
 
     @classmethod
     def health(cls) -> Health:
-        """There is nothing here that could be missing."""
+        """Report that the driver is usable: it needs nothing."""
         return Health(usable=True)
 
     @classmethod
@@ -53,7 +51,7 @@ class Driver(BaseDriver):
         options: Mapping[str, Json],
         siblings: Sequence[Config],  # noqa: ARG003
     ) -> Config:
-        """Check the URL, as docker-machine does. Raises `UsageError` for a text that is none."""
+        """Check the URL, as docker-machine does. Raises `UsageError`."""
         url = str(options.get("url") or "")
         if not url:
             raise UsageError("--url option is required when no driver is selected")
@@ -61,39 +59,39 @@ class Driver(BaseDriver):
         return {"URL": url, "IPAddress": _parse(url).host}
 
     def precreate_check(self) -> None:
-        """Nothing to check; an engine may be switched on later."""
+        """Check nothing: the engine may be started later."""
 
     def create(self, request: BootRequest) -> None:
-        """Nothing to make."""
+        """Do nothing: the engine exists."""
 
     def start(self, request: BootRequest) -> None:  # noqa: ARG002
-        """Refused."""
+        """Raise `UnsupportedError`."""
         raise _cannot("started")
 
     def stop(self, timeout: float) -> None:  # noqa: ARG002
-        """Refused."""
+        """Raise `UnsupportedError`."""
         raise _cannot("stopped")
 
     def kill(self) -> None:
-        """Refused."""
+        """Raise `UnsupportedError`."""
         raise _cannot("killed")
 
     def restart(self, request: BootRequest, timeout: float) -> None:  # noqa: ARG002
-        """Refused."""
+        """Raise `UnsupportedError`."""
         raise _cannot("restarted")
 
     def renamed(self, before: MachineRef) -> None:
-        """Nothing outside has the name."""
+        """Do nothing: only the record has the name."""
 
     def remove(self) -> None:
-        """Nothing exists outside the record."""
+        """Do nothing: there is only the record."""
 
     def state(self) -> State:
-        """Always running, as docker-machine has it: whether it answers is for `env` and `ls` to say."""
+        """Return RUNNING, as docker-machine does. `env` and `ls` show whether the engine answers."""
         return State.RUNNING
 
     def endpoint(self) -> Endpoint:
-        """What the URL says; it need not lead to an engine."""
+        """Return the address and port of the URL. No engine has to answer there."""
         url = str(self.config.get("URL") or "")
         parsed = _parse(url)
         ip = str(self.config.get("IPAddress") or "")

@@ -1,6 +1,6 @@
-"""URLs as docker-machine takes them: by the rules of Go's package net/url, which are looser than other parsers'.
+"""Parse URLs as docker-machine does: by the rules of Go's package net/url, which are looser than other parsers'.
 
-Everything that Go parses is a machine's URL, ``unix:///run/docker.sock`` and a bare word among them.
+A machine's URL can be anything that Go parses, such as ``unix:///run/docker.sock`` or a bare word.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class UrlError(ValueError):
 
 @dataclass(frozen=True)
 class Url:
-    """The parts of a URL that say where an engine is."""
+    """The parts of a URL that locate an engine."""
 
     scheme: str
     host: str
-    """Host and port as they were given; empty where there is none."""
+    """Host and port as in the URL; empty if it has none."""
 
     @property
     def address(self) -> str:
@@ -37,9 +37,9 @@ class Url:
 
     @property
     def port(self) -> int:
-        """The port; the scheme's own where none is given, and 2376 for ``tcp``."""
+        """The port, by default the scheme's, and 2376 for ``tcp``."""
         port = self.host.rpartition("]")[2].rpartition(":")[2] if ":" in self.host.rpartition("]")[2] else ""
-        # Ten digits are more than any port has, and what is too large is refused when it is connected to.
+        # Ten digits are enough: a port that is too large is refused when a client connects.
         return int(port[:10]) if port else PORTS.get(self.scheme, DOCKER_PORT)
 
 
@@ -56,7 +56,7 @@ def parse(text: str) -> Url:
 
 
 def _quoted(text: str) -> str:
-    """`text` as Go prints it with %q, for what can be in a word of a command line."""
+    """Quote `text` as Go's %q does, for characters that are possible in a command-line argument."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + re.sub("[\\x00-\\x1f\\x7f]", lambda found: f"\\x{ord(found[0]):02x}", escaped) + '"'
 
@@ -81,7 +81,7 @@ def _parse(url: str) -> Url:
 
 
 def _scheme(url: str) -> tuple[str, str]:
-    """The scheme in lower case, and what follows it."""
+    """Return the scheme in lower case, and the rest of the URL."""
     if url.startswith(":"):
         raise UrlError("missing protocol scheme")
     match = re.match(r"([a-zA-Z][a-zA-Z0-9+.\-]*):", url)
@@ -110,7 +110,7 @@ def _check_host(host: str) -> None:
     for at, character in enumerate(host):
         escape = host[at : at + 3]
         if character == "%":
-            # Only a zone's percent sign, and characters that are not ASCII, may be escaped in a host.
+            # In a host, only a zone's percent sign and non-ASCII characters may be escaped.
             if not re.fullmatch("%(25|[89a-fA-F][0-9a-fA-F])", escape):
                 raise UrlError(f"invalid URL escape {_quoted(escape)}")
         elif character.isascii() and character not in _IN_HOSTS:

@@ -206,9 +206,9 @@ def test_a_taken_port_is_reported_and_forwarded_once_it_is_free(host: Pymachine,
             return [port["Problem"] for port in ports if port["Port"] == 8098]
 
         until(lambda: any(problems()), deadline=60, what="the problem to be reported")
-        assert "taken by another program" in problems()[0]
+        assert "in use by another program" in problems()[0]
         row = json.loads(host("ls", "--json").stdout)[0]
-        assert "8098/tcp: taken by another program" in row["Error"]
+        assert "8098/tcp: in use by another program" in row["Error"]
         assert "8098/tcp" in host("doctor", code=None).stdout
         assert "8098/tcp" in host("logs", "intro").stdout
         other.close()

@@ -321,7 +321,7 @@ def test_the_port_forwarder_follows_reports_and_ends_with_its_machine(running: D
         until(lambda: len(problems()) == 3, deadline=30.0, what="the forwarder")
         assert not listen_address.is_free(listen.address, 23460)
         assert problems()[23460] == ""
-        assert "taken by another program" in problems()[23461]
+        assert "in use by another program" in problems()[23461]
         assert "SSH" in problems()[listen.ssh_port]
         other.close()
         until(lambda: problems()[23461] == "", deadline=30.0, what="the port that became free")

@@ -142,7 +142,7 @@ def test_every_port_of_qemu_takes_a_burst_of_clients(user: int, folder: Path) ->
     ("error", "scope", "reason"),
     [
         (38, 0, "no pidfd_getfd"),
-        (1, 0, "containers do so by default"),
+        (1, 0, "as is the default in containers"),
         (1, 1, "kernel.yama.ptrace_scope is 1 and another program has started the hypervisor"),
         (1, 2, "kernel.yama.ptrace_scope is 2"),
     ],
@@ -168,7 +168,7 @@ def test_a_python_without_pidfds_raises_backlog_error(monkeypatch: pytest.Monkey
 
 def test_a_process_of_another_user_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "iterdir", Mock(side_effect=PermissionError(13, "Permission denied")))
-    with pytest.raises(listen_queues.BacklogError, match=f"process {os.getpid()} is another user's"):
+    with pytest.raises(listen_queues.BacklogError, match=f"process {os.getpid()} belongs to another user"):
         listen_queues.lengthen(os.getpid())
 
 

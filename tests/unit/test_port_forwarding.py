@@ -72,8 +72,8 @@ def test_a_full_disk_does_not_end_the_forwarder(tmp_path: Path, free: int, monke
         full.setattr(forwarded_ports, "save", Mock(side_effect=OSError(28, "No space left on device")))
         machine.report(free)
         machine.report(free)
-    assert [line for line in machine.logged if "note" in line] == [
-        "cannot note what is forwarded: No space left on device"
+    assert [line for line in machine.logged if "record" in line] == [
+        "cannot record the forwarded ports: No space left on device"
     ]
     machine.report(free)
     assert [row["Port"] for row in machine.saved()] == [free]
@@ -111,7 +111,7 @@ def test_a_port_that_another_program_uses_is_retried(tmp_path: Path, monkeypatch
         machine.report(port)
         assert machine.commands == []
         assert machine.forwarder.wants_retry
-        assert "taken by another program" in machine.saved()[0]["Problem"]
+        assert "in use by another program" in machine.saved()[0]["Problem"]
         machine.forwarder.retry()
     machine.forwarder.retry()
     # It was tried a moment ago.
@@ -131,7 +131,7 @@ def test_the_machines_own_ports_are_never_forwarded(tmp_path: Path, port: int, w
     machine.report(port)
     machine.forwarder.retry()
     assert machine.commands == []
-    assert machine.saved()[0]["Problem"] == f"the machine's own {whose} is there"
+    assert machine.saved()[0]["Problem"] == f"the machine's own {whose} uses it"
 
 
 USERNET = """\
@@ -172,5 +172,5 @@ def test_too_many_ports_are_reported_once(tmp_path: Path) -> None:
     machine.report(*range(3000, 3300))
     machine.report(*range(3000, 3300))
     assert len(machine.commands) == guest_listeners.MOST_PORTS
-    assert [line for line in machine.logged if line.startswith("44 more ports are open")] != []
-    assert len([line for line in machine.logged if "more ports" in line]) == 1
+    assert [line for line in machine.logged if line.startswith("44 open ports of the guest are not forwarded")] != []
+    assert len([line for line in machine.logged if "are not forwarded" in line]) == 1

@@ -1,7 +1,7 @@
-"""Boot a machine once more if its hypervisor crashed; for drivers.
+"""Boot a machine again if its hypervisor crashed.
 
-Measured with QEMU 7.2 (Debian 12's) in emulation: 3 crashes in a day of test runs on a busy host, each of them a write
-to a device of which QEMU had just changed the address (``memory_region_dispatch_write`` without a region).
+Measured with QEMU 7.2 (Debian 12) in emulation: 3 crashes in a day of test runs on a busy host. Each was a write to a
+device whose address QEMU had just changed (``memory_region_dispatch_write`` without a region).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class CrashedError(DriverError):
 
 
 def retry_once(boot: Callable[[], T], *, reporter: Reporter) -> T:
-    """Call `boot`, a second time if it raises `CrashedError`, and return its result.
+    """Call `boot`, and once more if it raises `CrashedError`; return its result.
 
-    `boot` itself removes the remains of an earlier call. A second `CrashedError` is raised.
+    `boot` must clean up after an earlier call. A second `CrashedError` is raised.
     """
     try:
         return boot()

@@ -1,7 +1,6 @@
-"""Forwarded ports of a machine: keep them equal to what is wanted, and note them in a file.
+"""Update a machine's forwarded ports, and record them in a file for the commands that show them.
 
-`pymachine.driver.kit.port_forwarding` forwards what the guest reports. A file keeps the result for the commands that
-show it.
+`pymachine.driver.kit.port_forwarding` chooses the ports by the guest's reports.
 """
 
 from __future__ import annotations
@@ -14,12 +13,13 @@ from pymachine.driver.abilities import ForwardedPort
 from pymachine.driver.kit.user_network import Published, UserNetwork
 
 FILE = "forwards.json"
+"""The file's name in the machine's folder."""
 LONGEST = 1 << 20
-"""In the machine's folder."""
+"""In bytes."""
 
 
 class Forwards:
-    """The forwards in a user network, kept equal to what is wanted."""
+    """The forwarded ports of a user network."""
 
     def __init__(
         self,
@@ -28,23 +28,23 @@ class Forwards:
         say: Callable[[str], None],
         obstacle: Callable[[Published], str] = lambda _: "",
     ) -> None:
-        """`say` takes one line for the log; `obstacle` says why a port cannot be had, where that is known."""
+        """`say` logs one line. `obstacle` returns why a port cannot be forwarded, or "" if no reason is known."""
         self._network = network
         self._address = network.address
         self._say = say
         self._obstacle = obstacle
         self.active: set[Published] = set()
-        """What is forwarded."""
+        """The ports that are forwarded."""
         self.refused: dict[Published, str] = {}
-        """What is wanted and cannot be had, with the reason."""
+        """The ports that cannot be forwarded, with the reason."""
 
     def adopt(self) -> None:
-        """Take over the forwards that the network has: an earlier forwarder may have crashed."""
+        """Read the network's forwarded ports: an earlier forwarder may have crashed."""
         self.active = self._network.forwards()
         self.refused = {port: reason for port, reason in self.refused.items() if port not in self.active}
 
     def follow(self, wanted: set[Published]) -> None:
-        """Add and remove what is needed; see `refused` for what cannot be had."""
+        """Forward exactly the ports `wanted`. Those that cannot be forwarded are in `refused` afterwards."""
         self.refused = {port: reason for port, reason in self.refused.items() if port in wanted}
         for port in sorted(self.active - wanted):
             self._remove(port)
@@ -52,7 +52,7 @@ class Forwards:
             self._add(port)
 
     def retry(self) -> None:
-        """Try again what was refused: the program that had the port may have ended."""
+        """Try refused ports again: the program that used the port may have ended."""
         for port in sorted(self.refused):
             self._add(port)
 
@@ -61,7 +61,7 @@ class Forwards:
         if not reason:
             reason = self._network.add(port)
             if reason:
-                reason += "; is it taken, or below 1024 and not allowed to users?"
+                reason += "; the port may be in use, or below 1024 and reserved for root"
         if not reason:
             self.active.add(port)
             self.refused.pop(port, None)
@@ -71,13 +71,13 @@ class Forwards:
             self._say(f"cannot forward {self._address}:{port}: {reason}")
 
     def _remove(self, port: Published) -> None:
-        said = self._network.remove(port)
+        reply = self._network.remove(port)
         self.active.discard(port)
-        self._say(f"no longer forwarding {self._address}:{port} ({said})")
+        self._say(f"no longer forwarding {self._address}:{port} ({reply})")
 
 
 def save(folder: Path, address: str, forwards: Forwards) -> None:
-    """Note in the machine's `folder` what is forwarded to `address`, and what cannot be. Raises OSError."""
+    """Record the forwarded and refused ports of `address` in the machine's `folder`. Raises OSError."""
     from pymachine.system.files import atomic_write  # noqa: PLC0415
 
     ports = dict.fromkeys(forwards.active, "") | forwards.refused
@@ -95,7 +95,7 @@ def save(folder: Path, address: str, forwards: Forwards) -> None:
 
 
 def load(folder: Path) -> list[ForwardedPort]:
-    """Return what `save` noted; nothing if there is no such note, or no readable one."""
+    """Return the ports that `save` recorded; none if the file is missing or damaged."""
     from pymachine.system.files import read_regular  # noqa: PLC0415
 
     try:

@@ -1,7 +1,7 @@
-"""Which ports to forward, by what the guest reports to listen in it; for drivers with QEMU's user network.
+"""Choose the ports to forward from the guest's reports of its open ports; for drivers with QEMU's user network.
 
-A report is a line: the word ``listening``, and for each socket its protocol and its local address as Linux has it in
-``/proc/net/tcp`` and the files beside it, ``tcp/00000000:1F90``. A guest may send anything: nothing of it is trusted.
+A report is a line with the word ``listening`` and, for each socket, its protocol and local address in the format of
+``/proc/net/tcp``, such as ``tcp/00000000:1F90``. Reports are not trusted, since a guest may send anything.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pymachine.driver.kit.user_network import Published
 WORD = "listening"
 LONGEST_REPORT = 64 * 1024
 MOST_PORTS = 256
-"""How many ports of a machine are forwarded at most."""
+"""The largest number of forwarded ports of a machine."""
 # The address that QEMU's user network gives its guest.
 _GUEST = "10.0.2.15"
 _EVERYWHERE = frozenset({"0.0.0.0", "::", _GUEST})  # noqa: S104
-# The guest's own services: SSH, the engine, the DHCP client, and what the engine talks with others of a swarm.
+# The guest's own services: SSH, the engine, the DHCP client, and the engine's swarm ports.
 _OWN = frozenset(
     {("tcp", 22), ("tcp", DOCKER_PORT), ("udp", 68), ("tcp", 2377), ("tcp", 7946), ("udp", 7946), ("udp", 4789)}
 )
@@ -29,14 +29,14 @@ _SOCKET = re.compile(r"(tcp|udp)/([0-9A-F]{8}|[0-9A-F]{32}):([0-9A-F]{4})")
 
 
 class Reports:
-    """Takes what the guest sends, in pieces of any size, and has the newest report."""
+    """Splits the guest's data, in pieces of any size, into reports."""
 
     def __init__(self) -> None:
         self._buffer = b""
         self._is_overlong = False
 
     def feed(self, data: bytes) -> str | None:
-        """Take more bytes; return the newest report that they complete, None if they complete none."""
+        """Add data; return the newest report that it completes, or None."""
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         newest = None
         for line in lines:
@@ -49,10 +49,10 @@ class Reports:
 
 
 def wanted(report: str, *, own: str, kept: Collection[Published] = ()) -> tuple[set[Published], int]:
-    """Return which ports to forward for a `report`, and how many were left out because there are too many.
+    """Return the ports to forward for a `report`, and the number of ports left out because there are too many.
 
-    `own` is the machine's address on the host: what the guest binds to that address is meant for the host too. Other
-    addresses of the guest's loopback, and of its containers' networks, are not. Of too many ports those in `kept` stay.
+    `own` is the machine's address on the host. Ports that the guest opens on that address are forwarded too, but not
+    those on other addresses of its loopback or its containers' networks. If there are too many, those in `kept` stay.
     """
     found = set(_ports(report.split(), own))
     # A port that is open on every address is open on the machine's own.
@@ -76,7 +76,7 @@ def _ports(words: Iterable[str], own: str) -> Iterator[Published]:
 
 
 def _address(digits: str) -> str:
-    """The address that `digits` are: words of 32 bits in the byte order of the guest's processor, which is little."""
+    """Decode an address from 32-bit words in the byte order of the guest's processor, which is little-endian."""
     data = bytes.fromhex(digits)
     data = b"".join(data[at : at + 4][::-1] for at in range(0, len(data), 4))
     family = socket.AF_INET if len(data) == _IPV4_BYTES else socket.AF_INET6

@@ -1,9 +1,8 @@
-"""The identity channel's protocol, as both ends of a virtio-serial port speak it; for drivers that have such a port.
+"""The protocol between host and guest on a virtio-serial port, the identity channel; for drivers with such a port.
 
-To the guest: ``IDENTITY 1 <bytes> <sha256> <unix time>`` and the tar; ``SEED`` with the same instead, to a guest that
-is to be a template; and to a template that was resumed the words of its shell by which it becomes a machine. From the
-guest, a line each: ``STAGE <name> <seconds since power-on>``, ``OK <sha256>``, ``ERROR <text>``. How the bytes get
-there is the driver's business.
+To the guest: ``IDENTITY 1 <bytes> <sha256> <unix time>`` and the tar; ``SEED`` with the same arguments for a guest that
+becomes a template; and for a resumed template the shell script that makes it a machine. From the guest, one line each:
+``STAGE <name> <seconds since power-on>``, ``OK <sha256>``, ``ERROR <text>``. Each driver transports the bytes itself.
 """
 
 from __future__ import annotations
@@ -19,31 +18,31 @@ from pymachine.errors import DriverError
 from pymachine.system.wait import Deadline
 
 PORT = "org.pymachine.identity"
-"""The port's name: the guest has it as /dev/virtio-ports/org.pymachine.identity."""
+"""The port's name, in the guest /dev/virtio-ports/org.pymachine.identity."""
 CONTAINERS_PORT = "org.pymachine.containers"
-"""Another port's name: the guest reports there what listens in it while it has containers, see `listeners`."""
+"""The name of the port on which a guest with containers reports its open ports; see `guest_listeners`."""
 VERSION = 1
 _LONGEST_LINE = 4096
-# An image has a dozen; a hostile guest could report new ones without end.
+# An image has about twelve. The limit is for hostile guests, which could report new ones without end.
 _MOST_STAGES = 100
 FIRST_STAGE = "init"
-# The guest's engine answers once one of these was said; OK alone is about the identity.
+# The guest's engine answers from these stages on. OK alone only confirms the identity.
 ENGINE_STAGES = frozenset({"engine", "ready"})
 SSH_STAGES = frozenset({"ssh"})
-# Nothing moves any more in a guest with a seed.
+# A guest with a seed is idle, ready to be frozen.
 SETTLED_STAGES = frozenset({"settled"})
-# What a clone need not be told if its template knows it already; the last one tells whether the engine has to restart.
+# The engine's settings, which a clone keeps if its template has the same. If the last one differs, the engine restarts.
 _ENGINE_MEMBERS = ("daemon.json", "engine.env", "engine.args", "engine.restart")
 
 
 class GuestError(DriverError):
-    """The guest did not come up, or did not accept its identity."""
+    """The guest did not start, or did not accept its identity."""
 
     code = "guest"
 
 
 class GuestReportedError(GuestError):
-    """The guest reports that it cannot use its identity or its engine options."""
+    """The guest reports that it cannot apply its identity or its engine's options."""
 
     code = "guest-report"
 
@@ -53,13 +52,13 @@ class GuestEndedError(GuestError):
 
 
 class GuestTimeoutError(GuestError):
-    """The guest did not come up in time."""
+    """The guest did not start in time."""
 
     code = "guest-timeout"
 
 
 def message(tar: bytes, *, now: float, word: str = "IDENTITY") -> bytes:
-    """What is sent for an identity, or (`word` SEED) for what a template has; `now` is in seconds since 1970."""
+    """Return the message that sends an identity, or a template's seed (`word` SEED); `now` is in seconds since 1970."""
     return f"{word} {VERSION} {len(tar)} {digest(tar)} {int(now)}\n".encode() + tar
 
 
@@ -90,50 +89,50 @@ def _members(tar: bytes) -> dict[str, bytes]:
 
 
 def digest(tar: bytes) -> str:
-    """What the guest's OK must name."""
+    """Return the digest with which the guest's OK must confirm."""
     return hashlib.sha256(tar).hexdigest()
 
 
 class Progress:
-    """What the guest has said so far; pure, so that it can be tested without one."""
+    """The guest's reports so far. It does no input or output, so tests need no guest."""
 
     def __init__(self, expected: str, *, stages: Collection[str] = ENGINE_STAGES) -> None:
-        """`expected` is the identity's digest; one of `stages`, if there are any, is awaited beside it."""
+        """Expect the identity's digest `expected` and, unless `stages` is empty, one of these stages."""
         self.stages: dict[str, float] = {}
-        """Seconds since power-on at which each stage was reached, in the order in which the guest told."""
+        """When each stage was reached, in seconds since power-on, in the order of the guest's reports."""
         self._expected = expected
         self._awaited = frozenset(stages)
         self._applied = False
         self._buffer = b""
 
     def await_one_of(self, stages: Collection[str]) -> None:
-        """Await another stage than before."""
+        """Expect one of `stages` instead of the earlier ones."""
         self._awaited = frozenset(stages)
 
     @property
     def is_up(self) -> bool:
-        """Whether the identity is in place, and an awaited stage was reached."""
+        """Whether the identity is applied and one of the expected stages was reached."""
         return self._applied and (not self._awaited or bool(self._awaited & self.stages.keys()))
 
     @property
     def last_stage(self) -> str:
-        """The stage that was reached last; empty before the first."""
+        """The stage that was reached last, or "" before the first."""
         return next(reversed(self.stages), "")
 
     def feed(self, data: bytes) -> bool:
-        """Take what the guest sent, in whatever pieces. Raises `GuestReportedError` when it reports an error.
+        """Process the guest's data, in pieces of any size. Raises `GuestReportedError` if it reports an error.
 
-        Returns whether the guest has begun anew (its kernel panicked, say): what it was sent before is lost.
+        Return whether the guest has restarted, for example after a kernel panic. Data sent before is lost then.
         """
-        anew = False
+        restarted = False
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         self._buffer = self._buffer[-_LONGEST_LINE:]
         for line in lines:
-            anew = self._line(line[:_LONGEST_LINE].decode(errors="replace").strip()) or anew
-        return anew
+            restarted = self._line(line[:_LONGEST_LINE].decode(errors="replace").strip()) or restarted
+        return restarted
 
     def durations(self) -> dict[str, float]:
-        """How many seconds passed from one stage to the next, by the later one's name."""
+        """Return the seconds from each stage's predecessor to the stage, by stage name."""
         passed: dict[str, float] = {}
         before = 0.0
         for name, at in sorted(self.stages.items(), key=lambda item: item[1]):
@@ -142,33 +141,33 @@ class Progress:
         return passed
 
     def _line(self, line: str) -> bool:
-        anew = False
+        restarted = False
         word, _, rest = line.partition(" ")
         if word == "STAGE":
             stage = re.fullmatch(r"([a-z-]{1,40}) (\d{1,7}(?:\.\d{1,6})?)", rest)
             if stage:
-                anew = stage[1] == FIRST_STAGE and FIRST_STAGE in self.stages
-                if anew:
+                restarted = stage[1] == FIRST_STAGE and FIRST_STAGE in self.stages
+                if restarted:
                     self.stages.clear()
                     self._applied = False
                 if len(self.stages) < _MOST_STAGES:
                     self.stages[stage[1]] = float(stage[2])
         elif word == "OK":
-            # Another digest is the answer to an identity that somebody sent before us.
+            # Another digest confirms an identity that another process sent before.
             self._applied = self._applied or rest.strip() == self._expected
         elif word == "ERROR":
             raise GuestReportedError(f"the guest reports: {rest or 'an error'}")
-        return anew
+        return restarted
 
 
 def ended(progress: Progress, *, details: str = "") -> GuestEndedError:
-    """The error of a guest whose end of the channel went away."""
+    """Return the error for a guest that closed the channel."""
     stage = progress.last_stage or "none"
     return GuestEndedError(f"the machine switched itself off while it booted (last stage: {stage})", details=details)
 
 
 def too_late(progress: Progress, deadline: Deadline) -> str:
-    """What to say of a guest that was not up at the `deadline`."""
+    """Return the message about a guest that was not up at the `deadline`."""
     stage = progress.last_stage
     how_far = f"its last stage was {stage!r}" if stage else "it reported no stage at all"
     return f"the guest did not come up within {deadline.seconds:g} seconds: {how_far}"

@@ -1,7 +1,7 @@
-"""Where a machine is reached whose ports are forwarded on this host's loopback; for drivers that do so.
+"""Choose loopback addresses and ports for machines; for drivers that forward ports on this host's loopback.
 
-On Linux all of 127.0.0.0/8 is this host, so each machine has an address of its own there, and Docker's port is 2376
-on every one. Elsewhere only 127.0.0.1 is: there each machine has ports of its own.
+On Linux, all of 127.0.0.0/8 belongs to this host, so each machine has its own address, and Docker's port is always
+2376. Other systems have only 127.0.0.1, so each machine has its own ports.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from pymachine.driver.contract import DOCKER_PORT, Json
 from pymachine.errors import DriverError
 from pymachine.system import os_errors
 
-# Not 22: ports below 1024 are for root. Not 2222, which much else takes.
+# Not 22: ports below 1024 are reserved for root. Not 2222, which many other programs use.
 SSH_PORT = 22022
 LOOPBACK = "127.0.0.1"
-# 127.64.0.0 to 127.127.255.255: away from 127.0.0.0/16, where resolvers (127.0.0.53) and name tricks (127.0.53.53,
-# 127.0.1.1) live.
+# 127.64.0.0 to 127.127.255.255: outside 127.0.0.0/16, with the addresses of resolvers (127.0.0.53) and special names
+# (127.0.53.53, 127.0.1.1).
 _SECOND_BYTES = range(64, 128)
 _ATTEMPTS = 16
 
 
 @dataclass(frozen=True)
 class ListenAddress:
-    """An address with the two ports that every machine has."""
+    """A machine's address, Docker port and SSH port."""
 
     address: str
     docker_port: int
@@ -34,12 +34,12 @@ class ListenAddress:
 
     @property
     def ports(self) -> tuple[int, int]:
-        """Both ports."""
+        """The Docker port and the SSH port."""
         return self.docker_port, self.ssh_port
 
 
 def of(config: Mapping[str, Json]) -> ListenAddress:
-    """Return the address that a machine's configuration has."""
+    """Return a machine's address from its configuration."""
     return ListenAddress(
         str(config.get("IPAddress", "")),
         int(config.get("EnginePort", DOCKER_PORT)),
@@ -48,7 +48,7 @@ def of(config: Mapping[str, Json]) -> ListenAddress:
 
 
 def of_all(configs: Iterable[Mapping[str, Json]]) -> list[ListenAddress]:
-    """Return the addresses of machines, from their configurations; leave out what is missing or wrong."""
+    """Return the addresses of machines from their configurations; skip missing and wrong ones."""
     found = []
     for config in configs:
         try:
@@ -66,15 +66,18 @@ def has_own_addresses() -> bool:
 
 
 def allocate(taken: Iterable[ListenAddress], *, own_address: bool) -> ListenAddress:
-    """Return an address that is not in `taken` and where nothing listens now. Raises `DriverError` if there is none."""
+    """Choose an address that is not in `taken` and where nothing listens. Raises `DriverError` if there is none.
+
+    `own_address` says whether each machine can have its own address.
+    """
     others = list(taken)
     return _own_address({listen.address for listen in others}) if own_address else _own_ports(others)
 
 
 def is_free(address: str, port: int) -> bool:
-    """Whether one could listen on that TCP port now."""
+    """Return whether a program could listen on that TCP port now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # QEMU sets it too; without it a connection that ended a moment ago makes the port look taken.
+        # QEMU sets this too. Without it, the port looks in use shortly after a connection ended.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
@@ -89,7 +92,7 @@ def _own_address(taken: Collection[str]) -> ListenAddress:
         address = _random_address()
         if address not in taken and is_free(address, DOCKER_PORT) and is_free(address, SSH_PORT):
             return ListenAddress(address, DOCKER_PORT, SSH_PORT)
-    # Something listens on one of the ports on every address (0.0.0.0): keep to an address, take other ports.
+    # A program listens on one of the ports on every address (0.0.0.0): choose other ports.
     address = _random_address()
     docker_port = DOCKER_PORT if is_free(address, DOCKER_PORT) else _free_port(address, ())
     ssh_port = SSH_PORT if is_free(address, SSH_PORT) else _free_port(address, (docker_port,))
@@ -105,8 +108,8 @@ def _own_ports(others: Iterable[ListenAddress]) -> ListenAddress:
 
 
 def _random_address() -> str:
-    """No byte is at the edge of its range: x.0 and x.255 look like a network's own addresses to some programs."""
-    import secrets  # noqa: PLC0415 (of 10 ms, and only `create` comes here)
+    """Return a random address without bytes 0 and 255, which some programs take for a network's own addresses."""
+    import secrets  # noqa: PLC0415 (10 ms, and only `create` needs it)
 
     second = secrets.choice(_SECOND_BYTES)
     return f"127.{second}.{1 + secrets.randbelow(254)}.{1 + secrets.randbelow(254)}"

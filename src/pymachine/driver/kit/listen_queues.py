@@ -1,8 +1,8 @@
-"""Longer queues for the ports that a QEMU listens on; for drivers with QEMU's user network.
+"""Lengthen the listen queues of QEMU's forwarded ports; for drivers with QEMU's user network.
 
-QEMU's user network listens with a queue of one connection. Linux drops what arrives while the queue is full: of 50
-clients at once, a dozen wait for seconds or in vain. A process that has the same socket open can call listen() again
-with a longer queue. Linux 5.6 and later give a process the sockets of another process that it may trace.
+QEMU's user network listens with a queue of one connection. Linux drops connections while the queue is full: of 50
+clients at once, about twelve wait for seconds or fail. Another process that has the socket open can call listen()
+again with a longer queue. In Linux 5.6 and later, a process can get the sockets of a process that it may trace.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# The kernel takes net.core.somaxconn instead where that is less.
+# The kernel limits this to net.core.somaxconn.
 LENGTH = 4096
-# The number in asm-generic/unistd.h, which holds for all architectures. Python has no function for it.
+# The system call's number in asm-generic/unistd.h, the same on all architectures. Python has no function for it.
 _PIDFD_GETFD = 438
 # From linux/prctl.h.
 _PR_SET_PTRACER = 0x59616D61
@@ -27,7 +27,7 @@ _NO_WAY = f"{sys.platform} does not give a process the sockets of another proces
 
 
 class BacklogError(Exception):
-    """This host does not give a process the sockets of another process."""
+    """This host does not allow a process to get the sockets of another process; `fix` says what would."""
 
     def __init__(self, text: str, *, fix: str = "") -> None:
         super().__init__(text)
@@ -42,7 +42,9 @@ def lengthen(pid: int) -> int:
     if sys.platform != "linux":
         raise BacklogError(_NO_WAY)
     if not hasattr(os, "pidfd_open"):
-        raise BacklogError("this Python was built without os.pidfd_open", fix="Use one that was built for Linux 5.3.")
+        raise BacklogError(
+            "this Python was built without os.pidfd_open", fix="Use a Python built for Linux 5.3 or later."
+        )
     count = 0
     try:
         handle = os.pidfd_open(pid)
@@ -59,15 +61,15 @@ def lengthen(pid: int) -> int:
 
 
 def allowance() -> Callable[[], None]:
-    """Return what a child calls, on Linux, before it becomes QEMU, so that the user's other processes may trace it.
+    """Return a function for a child process to call before it becomes QEMU, so that the user's processes may trace it.
 
-    Without that, Yama (``kernel.yama.ptrace_scope=1``, the default of Ubuntu) allows it to ancestors only. It gives
-    away nothing: the user's processes control QEMU through its monitor anyway.
+    For Linux only. Without it, Yama (``kernel.yama.ptrace_scope=1``, Ubuntu's default) allows only ancestors to trace
+    it. This is no risk: the user's processes control QEMU through its monitor anyway.
     """
     prctl = ctypes.CDLL(None).prctl
 
     def allow() -> None:
-        # Fails where there is no Yama, which forbids nothing then.
+        # This fails without Yama, where it is not needed.
         prctl(_PR_SET_PTRACER, _ANY_PROCESS, 0, 0, 0)
 
     return allow
@@ -95,8 +97,10 @@ def _sockets(pid: int) -> Iterator[int]:
     try:
         entries = list(Path(f"/proc/{pid}/fd").iterdir())
     except PermissionError as error:
-        raise BacklogError(f"process {pid} is another user's", fix="Run both as one user, or as root.") from error
-    except FileNotFoundError:  # it has ended
+        raise BacklogError(
+            f"process {pid} belongs to another user", fix="Run both as the same user, or as root."
+        ) from error
+    except FileNotFoundError:  # the process has ended
         return
     for entry in entries:
         try:
@@ -129,12 +133,12 @@ def _explained(error: OSError) -> BacklogError:
     scope = _yama()
     if scope > 1:
         return BacklogError(
-            f"kernel.yama.ptrace_scope is {scope}, so that no process may have the sockets of another one",
+            f"kernel.yama.ptrace_scope is {scope}, so no process may get the sockets of another one",
             fix="Set it to 1, or run as root.",
         )
     or_yama = ", or kernel.yama.ptrace_scope is 1 and another program has started the hypervisor" if scope == 1 else ""
     return BacklogError(
-        f"pidfd_getfd is refused ({error.strerror}): containers do so by default{or_yama}",
+        f"pidfd_getfd is refused ({error.strerror}), as is the default in containers{or_yama}",
         fix="Give the container the capability: docker run --cap-add SYS_PTRACE.",
     )
 

@@ -1,6 +1,6 @@
-"""Forward what the guest reports to listen in it; for drivers with QEMU's user network.
+"""Forward the open ports that the guest reports; for drivers with QEMU's user network.
 
-The forwarded ports, and those that cannot be forwarded, are in ``forwards.json`` in the machine's folder: see
+The forwarded ports, and those that cannot be forwarded, are recorded in ``forwards.json`` in the machine's folder: see
 `pymachine.driver.kit.forwarded_ports`.
 """
 
@@ -22,7 +22,7 @@ from pymachine.driver.kit.user_network import Published, UserNetwork
 LARGEST_LOG = 1024 * 1024
 """In bytes."""
 RETRY_SECONDS = 2.0
-"""After how long a refused port is tried again: the program that has it may end."""
+"""The interval at which refused ports are tried again, since the program that uses one may end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +37,13 @@ class Target:
     """The id of the user network."""
 
     def own(self, port: Published) -> str:
-        """Name what the machine itself has on `port`; empty for other ports."""
+        """Return the machine's own service on `port`, or "" for other ports."""
         own = {("tcp", self.docker_port): "engine", ("tcp", self.ssh_port): "SSH"}
         return own.get((port.protocol, port.port), "")
 
 
 class Forwarder:
-    """The forwards of one machine, by what its guest reports."""
+    """Forwards one machine's ports by its guest's reports."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Forwarder:
         lengthen: Callable[[], object],
         say: Callable[[str], None],
     ) -> None:
-        """`monitor` runs a command of QEMU's monitor for people, and `lengthen` may raise `backlog.BacklogError`."""
+        """`monitor` runs a command of QEMU's human monitor. `lengthen` may raise `listen_queues.BacklogError`."""
         self._folder = folder
         self._target = target
         self._lengthen = lengthen
@@ -76,39 +76,39 @@ class Forwarder:
         return bool(self._forwards.refused)
 
     def adopt(self) -> None:
-        """Take over the forwards that QEMU has: this forwarder, or an earlier one, may have lost its connection."""
+        """Read QEMU's forwarded ports: this forwarder, or an earlier one, may have lost its connection."""
         self._forwards.adopt()
-        # The machine's own are not the forwarder's.
+        # The forwarder does not manage the machine's own ports.
         self._forwards.active = {port for port in self._forwards.active if not self._target.own(port)}
         self._note()
 
     def hear(self, data: bytes) -> bool:
-        """Take bytes that the guest sent, and follow the newest report; return whether they completed one."""
+        """Process the guest's data, and apply the newest report; return whether there was one."""
         report = self._reports.feed(data)
         if report is None:
             return False
         ports, left_out = guest_listeners.wanted(report, own=self._target.address, kept=self._forwards.active)
         if left_out and left_out != self._left_out:
             self._say(
-                f"{left_out} more ports are open in the guest than the {guest_listeners.MOST_PORTS} that are forwarded"
+                f"{left_out} open ports of the guest are not forwarded: the limit is {guest_listeners.MOST_PORTS} ports"
             )
         self._left_out = left_out
         self._follow(ports)
         return True
 
     def clear(self) -> None:
-        """Remove all forwards: the guest has restarted, say, and QEMU would go on taking connections."""
+        """Remove all forwarded ports, for example if the guest restarts: QEMU would still accept connections."""
         self._follow(set())
 
     def retry(self) -> None:
-        """Try again what was refused, unless it was tried a moment ago."""
+        """Try refused ports again, at most every `RETRY_SECONDS`."""
         if self._forwards.refused and time.monotonic() >= self._retry_at:
             self._forwards.retry()
             self._retry_at = time.monotonic() + RETRY_SECONDS
             self._note()
 
     def lengthen_queues(self) -> None:
-        """Let many clients connect at once, where the host allows that; see `backlog`."""
+        """Let many clients connect at once, if the host allows it; see `listen_queues`."""
         try:
             self._lengthen()
         except listen_queues.BacklogError as error:
@@ -133,44 +133,44 @@ class Forwarder:
             forwarded_ports.save(self._folder, self._target.address, self._forwards)
         except OSError as error:
             if self._folder.is_dir():  # otherwise the machine is being removed
-                self._complain(f"cannot note what is forwarded: {error.strerror}")
+                self._complain(f"cannot record the forwarded ports: {error.strerror}")
             return
         self._noted = (active, refused)
 
     def _obstacle(self, port: Published) -> str:
         own = self._target.own(port)
         if own:
-            return f"the machine's own {own} is there"
-        # What another host refuses only its QEMU knows.
+            return f"the machine's own {own} uses it"
+        # For another host, only its QEMU can report the reason.
         return refusal(self._target.address, port) if self._target.address else ""
 
 
 def refusal(address: str, port: Published) -> str:
-    """Say why this host does not let a program listen on `port` now; empty if it does."""
+    """Return why a program cannot listen on `port` of this host now, or "" if it can."""
     kind = socket.SOCK_STREAM if port.protocol == "tcp" else socket.SOCK_DGRAM
     with socket.socket(socket.AF_INET, kind) as probe:
         if port.protocol == "tcp":
-            # QEMU sets it too; without it a connection that ended a moment ago makes the port look taken.
+            # QEMU sets this too. Without it, the port looks in use shortly after a connection ended.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port.port))
             if port.protocol == "tcp":
                 probe.listen(1)
         except PermissionError:
-            return "ports below net.ipv4.ip_unprivileged_port_start are root's"
+            return "ports below net.ipv4.ip_unprivileged_port_start are reserved for root"
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 option = "t" if port.protocol == "tcp" else "u"
-                return f"taken by another program (ss -ln{option}p 'sport = :{port.port}' says which)"
+                return f"in use by another program (to find it: ss -ln{option}p 'sport = :{port.port}')"
             return error.strerror or str(error)
     return ""
 
 
 def log(text: str) -> None:
-    """Print a line with the time: a forwarder's standard output is its log.
+    """Print a line with the time. A forwarder's standard output is its log.
 
-    The log begins anew at `LARGEST_LOG`: a guest can have ports opened and closed without end. That it cannot be
-    written, to a full disk for example, does not end the forwarder.
+    At `LARGEST_LOG` bytes the log is emptied, since a guest can open and close ports without end. If the log cannot be
+    written, for example because the disk is full, the forwarder continues.
     """
     with contextlib.suppress(OSError):
         if os.fstat(1).st_size > LARGEST_LOG:

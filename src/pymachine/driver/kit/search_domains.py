@@ -1,7 +1,7 @@
-"""The host's DNS search domains, for guests in QEMU's user network, which resolves as the host does, but passes none.
+"""Add the host's DNS search domains to an identity.
 
-They are part of the identity and not of QEMU's command line: a template has none, so that its clones have the host's
-current ones, without a DHCP lease of their own.
+QEMU's user network uses the host's resolver, but does not pass its search domains to the guest. They are part of the
+identity instead of QEMU's command line, so that clones get the host's current ones, not their template's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pymachine.driver.contract import BootRequest, Endpoint
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 MEMBER = "search"
-# A resolver takes no more: musl's has room for 256 bytes, glibc before 2.26 for six domains; others for more.
+# More than some resolvers accept: musl takes 256 bytes, glibc before 2.26 six domains.
 MOST_DOMAINS = 32
 MOST_BYTES = 1000
 _LARGEST_FILE = 65536
@@ -25,7 +25,7 @@ _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 
 
 def identity(request: BootRequest, endpoint: Endpoint) -> bytes:
-    """Return the machine's identity, with the host's search domains in it if there are any."""
+    """Return the machine's identity, with the host's search domains added if there are any."""
     tar = request.identity(endpoint)
     domains = host_domains()
     return with_domains(tar, domains) if domains else tar
@@ -41,9 +41,9 @@ def host_domains(path: Path = RESOLV_CONF) -> list[str]:
 
 
 def parse(text: str) -> list[str]:
-    """Return the domains of the last ``search`` or ``domain`` line of a resolv.conf, without what is no domain name.
+    """Return the domains of the last ``search`` or ``domain`` line of a resolv.conf, without invalid names.
 
-    At most `MOST_DOMAINS`, of at most `MOST_BYTES` together.
+    They are at most `MOST_DOMAINS`, of at most `MOST_BYTES` together.
     """
     words: list[str] = []
     for line in text.splitlines():
@@ -64,7 +64,7 @@ def parse(text: str) -> list[str]:
 
 
 def with_domains(tar: bytes, domains: Sequence[str]) -> bytes:
-    """Return the identity `tar` with `domains` in it."""
+    """Return the identity `tar` with `domains` added."""
     content = (" ".join(domains) + "\n").encode()
     buffer = io.BytesIO(tar)
     with tarfile.open(fileobj=buffer, mode="a", format=tarfile.USTAR_FORMAT) as archive:

@@ -1,6 +1,6 @@
 """Helpers for the operating system: run programs, wait, write files, report progress.
 
-Each name is imported when it is first used: a process that only waits does not pay for running programs.
+Each name is imported when it is first used, so that a process imports only what it needs.
 """
 
 from __future__ import annotations

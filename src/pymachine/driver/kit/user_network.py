@@ -1,4 +1,4 @@
-"""QEMU's user network: list, add and remove its forwards through QEMU's monitor."""
+"""List, add and remove the forwarded ports of QEMU's user network, through QEMU's monitor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Published:
     protocol: str
     port: int
     guest: str = ""
-    """The address in the guest at which it is open, if not at that of its network interface."""
+    """The address in the guest at which it is open; "" for that of its network interface."""
 
     def __str__(self) -> str:
         return f"{self.port}/{self.protocol}"
@@ -30,14 +30,14 @@ class UserNetwork:
     """The user network of one QEMU."""
 
     monitor: Callable[[str], str]
-    """Runs a command of QEMU's monitor for people and returns what it printed."""
+    """Runs a command of QEMU's human monitor and returns its output."""
     netdev: str
     """The network's id."""
     address: str
     """The address on the host; empty for all addresses."""
 
     def forwards(self) -> set[Published]:
-        """Return what is forwarded from the address."""
+        """Return the ports that are forwarded from the address."""
         found = set()
         for line in self.monitor("info usernet").splitlines():
             forward = _FORWARD.match(line.strip())
@@ -48,10 +48,10 @@ class UserNetwork:
         return found
 
     def add(self, port: Published) -> str:
-        """Forward a port; return why QEMU refuses it, or an empty text."""
+        """Forward a port; return why QEMU refuses it, or ""."""
         ends = f"{port.protocol}:{self.address}:{port.port}-{port.guest}:{port.port}"
         return self.monitor(f"hostfwd_add {self.netdev} {ends}")
 
     def remove(self, port: Published) -> str:
-        """Stop forwarding a port; return what QEMU says."""
+        """Stop forwarding a port; return QEMU's reply."""
         return self.monitor(f"hostfwd_remove {self.netdev} {port.protocol}:{self.address}:{port.port}")
