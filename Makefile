@@ -1,14 +1,14 @@
-# One line a target; the work is in scripts/ and tox.ini.
+# One line for each target. The work is done in scripts/ and tox.ini.
 .PHONY: help intro test test-quick endurance test-generic test-libvirt test-virtualbox test-virtualbox-nested install lint types docs bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' $(MAKEFILE_LIST)
 
-intro: ## Set up all that is needed, make the machine "intro", and run a container in it
+intro: ## Install what is needed, create the machine "intro", and run a container in it
 	@scripts/setup
 	@scripts/intro
 
-test: ## Run all tests, in real virtual machines too
+test: ## Run all tests, including those with real virtual machines
 	@scripts/setup --tests
 	@scripts/test
 
@@ -16,24 +16,24 @@ test-quick: ## Run the unit and contract tests, lint, types, and one real machin
 	@scripts/setup --tests
 	@scripts/test -e lint,types,py,machine
 
-test-generic: ## Run the tests of the driver generic alone, with a real host
+test-generic: ## Run only the tests of the driver generic, with a real host
 	@scripts/setup --tests
 	@scripts/test -e generic
 
-test-virtualbox: ## Run the tests of the driver virtualbox alone
+test-virtualbox: ## Run only the tests of the driver virtualbox
 	@scripts/setup --tests
 	@scripts/test -e virtualbox
 
-test-virtualbox-nested: ## Run machines in VirtualBox in QEMU: half an hour, not part of "test"
+test-virtualbox-nested: ## Run guests in VirtualBox in an emulated computer (half an hour, not part of "test")
 	@scripts/setup --tests
 	@scripts/virtualbox-chroot nested
 	@scripts/test -e virtualbox-nested
 
-test-libvirt: ## Run the tests of the driver libvirt alone
+test-libvirt: ## Run only the tests of the driver libvirt
 	@scripts/setup --tests
 	@scripts/test -e libvirt,libvirt-more
 
-install: ## Make .venv/bin/pymachine, and nothing else
+install: ## Create only .venv/bin/pymachine
 	@scripts/setup --python
 
 lint: ## Check the style of Python and shell files and of commit messages
@@ -48,13 +48,13 @@ docs: ## Check the documentation against the code
 	@scripts/setup --tests
 	@.venv/bin/tox -q -e docs
 
-endurance: ## Kill, fill up and confuse pymachine for an hour; ENDURANCE_OPTIONS=--help lists the options
+endurance: ## Run the endurance campaign for an hour (ENDURANCE_OPTIONS=--help lists its options)
 	@scripts/setup --tests
 	@PYTHONPATH=tests .venv/bin/python -m endurance $(ENDURANCE_OPTIONS)
 
-bench: ## Measure, and write docs/explanation/benchmarks.md
+bench: ## Run the benchmarks and write docs/explanation/benchmarks.md
 	@scripts/setup --tests
 	@.venv/bin/python benchmarks/run.py
 
-clean: ## Remove what the other targets made in this folder (no machine)
+clean: ## Remove the files that the other targets created here (but no machines)
 	@rm -rf .venv .tox .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

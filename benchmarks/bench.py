@@ -1,4 +1,4 @@
-"""What the measurements share: running the program, medians, and the table."""
+"""Helpers of the measurements: run the program, compute medians, write the table."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PROGRAM = Path(sys.executable).parent / "pymachine"
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds on the clock, and seconds of processor time of the process and its children."""
+    """Elapsed seconds, and seconds of processor time of the process and its children."""
 
     wall: float
     cpu: float
 
 
 class Bench:
-    """Runs the program on a store of its own."""
+    """Runs the program on a separate store, and collects the results."""
 
     def __init__(self, folder: Path, rounds: int) -> None:
         self.folder = folder
@@ -35,12 +35,12 @@ class Bench:
         self.cold_create = float("nan")
         cache = os.environ.get("PYMACHINE_CACHE") or str(Path.home() / ".cache" / "pymachine-benchmarks")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "MACHINE_"))}
-        # As installed programs run: with their modules compiled.
+        # Let Python write compiled modules, as for an installed program.
         kept.pop("PYTHONDONTWRITEBYTECODE", None)
         self.env = {**kept, "MACHINE_STORAGE_PATH": str(folder / "store"), "PYMACHINE_CACHE": cache, "SHELL": "/bin/sh"}
 
     def call(self, *words: str, program: Path | str = PROGRAM, env: dict[str, str] | None = None) -> tuple[Cost, str]:
-        """Run a command and return what it cost and printed."""
+        """Run a command and return its cost and its output."""
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         began = time.perf_counter()
         done = subprocess.run(
@@ -51,17 +51,17 @@ class Bench:
         return Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime), done.stdout
 
     def median(self, times: int, act: Callable[[], Cost]) -> Cost:
-        """The medians over `times` calls."""
+        """Return the median cost of `times` calls."""
         costs = [act() for _ in range(times)]
         return Cost(statistics.median(cost.wall for cost in costs), statistics.median(cost.cpu for cost in costs))
 
     def row(self, what: str, value: str, note: str = "") -> None:
-        """Add a line to the table, and show it."""
+        """Add a line to the table, and print it."""
         self.rows.append((what, value, note))
         print(f"{what:44} {value:>12}  {note}", flush=True)
 
     def document(self) -> str:
-        """The table, with what it was measured on."""
+        """Return the table, with a description of this computer."""
         cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
         version, _ = self.call("--version", program="qemu-system-x86_64")[1].split("\n", 1)
         processor = cpu[1] if cpu else platform.machine()
@@ -72,7 +72,7 @@ class Bench:
 
 
 def available_mib() -> float:
-    """How much memory the host has left, by its own account."""
+    """Return the available memory of the host (MemAvailable)."""
     found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
     assert found
     return int(found[1]) / 1024

@@ -1,4 +1,4 @@
-"""Machines that are resumed from a template, beside those that are booted."""
+"""Measure machines that are cloned from a template, compared with those that are booted."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SETTLE_SECONDS = 30.0
 
 
 def template(bench: Bench) -> None:
-    """The first create of a shape, which makes its template."""
+    """Measure the first create of a shape, which builds its template."""
     cost, _ = bench.call("create", "clone")
     bench.row("first create of a shape", f"{cost.wall:.1f} s", "boots, freezes, and resumes what it froze")
 
 
 def warm(bench: Bench) -> None:
-    """Further creates, in parts."""
+    """Measure later creates, step by step."""
     walls, cpus = [], []
     parts: dict[str, list[float]] = {}
     for _ in range(RUNS):
@@ -42,13 +42,13 @@ def warm(bench: Bench) -> None:
 
 
 def run(bench: Bench) -> None:
-    """From nothing to nothing."""
+    """Measure `run`, from creation to removal."""
     cost = bench.median(RUNS, lambda: bench.call("run", "--", "true")[0])
     bench.row("run -- true", f"{cost.wall:.2f} s", "reach: 2 s")
 
 
 def at_once(bench: Bench) -> None:
-    """Five with one command."""
+    """Measure the creation of five machines with one command."""
     names = [f"m{number}" for number in range(5)]
     walls = []
     for _ in range(bench.rounds):
@@ -58,11 +58,11 @@ def at_once(bench: Bench) -> None:
 
 
 def memory(bench: Bench) -> None:
-    """What idle machines take of the host's memory together, as they are by default and as small as they get."""
+    """Measure the host's memory that idle machines take together, with the default and the smallest settings."""
     names = [f"idle{number}" for number in range(IDLE)]
     small = ("--qemu-tb-size", "24")
     for flags, note in (((), "reach: 80 MiB"), (small, f"with {' '.join(small)}")):
-        bench.call("create", *flags, "first")  # makes the template
+        bench.call("create", *flags, "first")  # builds the template
         before = available_mib()
         bench.call("create", *flags, *names)
         time.sleep(SETTLE_SECONDS)
@@ -72,7 +72,7 @@ def memory(bench: Bench) -> None:
 
 
 def later(bench: Bench) -> None:
-    """What containers cost in a clone and in a machine that was booted: after a while they are the same."""
+    """Measure containers in a clone and in a machine that was booted."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from support import images, registry  # noqa: PLC0415 (the tests' own registry)
 

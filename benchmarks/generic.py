@@ -1,7 +1,7 @@
-"""Measure `create` on a host whose engine is there, beside docker-machine's steps on the same host.
+"""Measure `create` on a host with an installed engine, compared with docker-machine's steps on the same host.
 
-Prints a table for docs/explanation/provisioning.md. The host is the tests' Debian system in an emulator; the steps are
-those that docker-machine 0.16.2 took on Debian with systemd, each over an SSH connection of its own, as it took them.
+Print a table for docs/explanation/provisioning.md. The host is the tests' Debian system in an emulator. The steps are
+those of docker-machine 0.16.2 on Debian with systemd, each over its own SSH connection.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PACKAGES = "docker.io docker-cli"
 
 
 def docker_machines_steps(host: Host, folder: Path) -> list[str]:
-    """The commands, in order; `folder` has the certificates."""
+    """Return docker-machine's commands, in order. `folder` has the certificates."""
     unit = "/etc/systemd/system/docker.service.d/10-machine.conf"
     flags = "--tlsverify --tlscacert /etc/docker/ca.pem --tlscert /etc/docker/server.pem "
     flags += "--tlskey /etc/docker/server-key.pem"
@@ -44,7 +44,7 @@ def docker_machines_steps(host: Host, folder: Path) -> list[str]:
         "sudo hostname found && echo found | sudo tee /etc/hostname",
         "grep -xq '127.0.1.1.*' /etc/hosts || echo '127.0.1.1 found' | sudo tee -a /etc/hosts",
         "sudo apt-get update",
-        # It installed curl; here it is another package that is there already, as curl is on most hosts.
+        # docker-machine installed curl. Use another installed package here, as curl is installed on most hosts.
         "sudo DEBIAN_FRONTEND=noninteractive apt-get install -y tar",
         "if ! type docker; then curl -sSL https://get.example.org | sh -; fi",
         "sudo docker version",
@@ -60,7 +60,7 @@ def docker_machines_steps(host: Host, folder: Path) -> list[str]:
 
 
 def ours(host: Host, program: Pymachine) -> tuple[float, int, int]:
-    """Seconds, connections and round trips of one `create`, and the same of a second `provision`."""
+    """Return seconds, connections and round trips of one `create` and of a second `provision`."""
     words = ["create", "--driver", "generic", "--generic-ip-address", "127.0.0.1", "--generic-ssh-user", "admin"]
     words += ["--generic-ssh-port", str(host.ssh_port), "--generic-engine-port", str(host.engine_port)]
     began = time.monotonic()
@@ -72,7 +72,7 @@ def ours(host: Host, program: Pymachine) -> tuple[float, int, int]:
 
 
 def main() -> None:
-    """Measure, and print the table."""
+    """Measure and print the table."""
     built = build.ensure()
     folder = Path(tempfile.mkdtemp(prefix="pm-bench-", dir="/tmp"))
     with packages.serving(built.packages, USER_NETWORK_HOST) as port, private_store() as program:

@@ -1,7 +1,7 @@
-"""What a cold create costs with the driver libvirt, and how often it calls libvirt; prints JSON.
+"""Measure a cold create with the driver libvirt, and count its calls of libvirt. Print JSON.
 
-Run by run.py in the namespaces of tests/support/in-namespaces, with a private libvirtd. Requires root and what
-`scripts/setup --tests` installs.
+run.py runs it in the namespaces of tests/support/in-namespaces, with a private libvirtd. It needs root, and the
+packages that `scripts/setup --tests` installs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from support import libvirtd
 from support.libvirtd import SYSTEM
 
 PROGRAM = Path(sys.executable).parent / "pymachine"
-# Calls that do not leave the process, or are counted under another name too.
+# Calls that do not leave the process, or that are also counted under another name.
 LOCAL = re.compile(
     r"Free$|New$|GetName$|GetUUIDString$|GetConnect$|ByUUID$|Internal$|^virGlobalInit|^virRegister|^virStream"
 )
@@ -26,7 +26,7 @@ CALL = re.compile(r"debug : (vir[A-Z]\w+):\d+ :")
 
 
 def once(folder: Path, number: int) -> dict[str, object]:
-    """One create in a store of its own; the first one on a libvirt also uploads the image."""
+    """Create one machine in a separate store. The first one on a libvirt also uploads the image."""
     log = folder / f"calls-{number}.log"
     env = {
         **os.environ,
@@ -45,7 +45,7 @@ def once(folder: Path, number: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Measure as often as the second argument says, in the folder that is the first."""
+    """Measure in the folder given as the first argument, as often as the second argument says."""
     folder, rounds = Path(sys.argv[1]), int(sys.argv[2])
     with libvirtd.running(SYSTEM):
         libvirtd.define_network(libvirtd.network_xml())

@@ -1,4 +1,4 @@
-"""A cold create with the driver libvirt, in the same run as the qemu driver's."""
+"""Measure a cold create with the driver libvirt, in the same run as that of the driver qemu."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def create(bench: Bench) -> None:
-    """In parts, with the calls that it makes; where this host has what the driver's tests use."""
+    """Measure the steps of a create and its calls of libvirt, if this host can run the driver's tests."""
     if os.geteuid() or not Path("/usr/sbin/libvirtd").exists():
         bench.row("libvirt: cold create, whole", "-", "not measured: needs root, and scripts/setup --tests")
         return

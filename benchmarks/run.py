@@ -1,8 +1,8 @@
 """Measure pymachine on this host, and write the table of docs/explanation/benchmarks.md.
 
-Everything is measured in one run; what depends on the host is also given as a ratio to something of the same run.
-Medians; machines are the default ones (1 GiB, software emulation unless KVM boots Linux here). Takes about ten minutes
-on two cores. Nothing but this should run on the host meanwhile.
+Everything is measured in one run. Values that depend on the host are also shown as a ratio to another value of the
+same run. The results are medians. Machines have the default settings (1 GiB, software emulation unless KVM boots Linux
+here). A run takes about ten minutes on two cores. Nothing else should run on the host meanwhile.
 
     python benchmarks/run.py [--rounds 3] [--only clones | --without libvirt] [--write docs/explanation/benchmarks.md]
 """
@@ -34,8 +34,8 @@ def main() -> None:
     """Measure everything and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=STEPS, help="measure that alone, and write no table")
-    parser.add_argument("--without", choices=STEPS, help="what this host cannot do")
+    parser.add_argument("--only", choices=STEPS, help="measure only this, and write no table")
+    parser.add_argument("--without", choices=STEPS, help="skip this")
     parser.add_argument("--write", type=Path, default=Path(__file__).parents[1] / "docs/explanation/benchmarks.md")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pymachine-bench-") as folder:

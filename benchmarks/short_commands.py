@@ -1,8 +1,8 @@
-"""Measure what runs in prompts and scripts: `env`, and `ls` of fifty machines, beside programs that are not Python.
+"""Measure commands that run in prompts and scripts: `env`, and `ls` of fifty machines, compared with other programs.
 
-The machines are records and an engine's door on loopback, so that nothing is measured but the commands. In one run:
-the bare interpreter, one handshake in a process that is warm, `curl` as a native program that shakes hands once as
-docker-machine's `env` did, and ours.
+The machines are records, and a TLS server on the loopback takes the place of an engine, so that only the commands are
+measured. One run measures the bare interpreter, one TLS handshake in a warm process, `curl` as a native program that
+makes one handshake as docker-machine's `env` did, and pymachine's commands.
 
     python benchmarks/short_commands.py [--rounds 30] [--write docs/explanation/benchmarks.md]
 """
@@ -30,7 +30,7 @@ TABLE = re.compile(r"(?<=<!-- short commands -->\n).*?(?=<!-- end of short comma
 
 
 def milliseconds(rounds: int, argv: list[str], env: dict[str, str]) -> float:
-    """The median time on the clock of `argv`."""
+    """Return the median elapsed time of `argv`."""
     times = []
     for _ in range(rounds):
         began = time.perf_counter()
@@ -40,7 +40,7 @@ def milliseconds(rounds: int, argv: list[str], env: dict[str, str]) -> float:
 
 
 def handshake_ms(rounds: int, folder: Path, port: int) -> float:
-    """The median time of a handshake in this process."""
+    """Return the median time of a handshake in this process."""
     times = []
     for _ in range(rounds):
         began = time.perf_counter()
@@ -50,7 +50,7 @@ def handshake_ms(rounds: int, folder: Path, port: int) -> float:
 
 
 def measure(rounds: int) -> list[tuple[str, str, str]]:
-    """The rows of the table."""
+    """Return the rows of the table."""
     with tempfile.TemporaryDirectory(prefix="pm-bench-") as scratch:
         root = Path(scratch) / "store"
         with fifty_machines.created(root) as port:
@@ -73,7 +73,7 @@ def measure(rounds: int) -> list[tuple[str, str, str]]:
 
 
 def main() -> None:
-    """Measure, print, and write the table."""
+    """Measure, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--write", type=Path, default=Path(__file__).parents[1] / "docs/explanation/benchmarks.md")

@@ -1,4 +1,4 @@
-"""One machine: its image, its creation from power-on, what it takes, what the short commands cost."""
+"""Measure one machine: its image, its cold creation, its memory, and short commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench import Bench, Cost
 
 
 def image(bench: Bench) -> None:
-    """From an empty package cache once, and from a full one."""
+    """Measure a build with an empty package cache, and builds with a full one."""
     cold = {"PYMACHINE_CACHE": str(bench.folder / "cold")}
     first, _ = bench.call("image", "build", env=cold)
     bench.row("image build, empty package cache", f"{first.wall:.1f} s", "with the downloads of this host's connection")
@@ -29,7 +29,7 @@ def image(bench: Bench) -> None:
 
 
 def create(bench: Bench) -> None:
-    """Cold creates in parts; the last machine stays for what follows."""
+    """Measure cold creates, step by step. The last machine is kept for the next measurements."""
     parts: dict[str, list[float]] = {}
     walls = []
     for number in range(bench.rounds):
@@ -46,7 +46,7 @@ def create(bench: Bench) -> None:
 
 
 def lifecycle(bench: Bench) -> None:
-    """Stop and start."""
+    """Measure stop and start."""
     stops, starts = [], []
     for _ in range(bench.rounds):
         stops.append(bench.call("stop", "bench")[0].wall)
@@ -56,7 +56,7 @@ def lifecycle(bench: Bench) -> None:
 
 
 def commands(bench: Bench) -> None:
-    """Short commands as whole processes, beside the interpreter that does nothing."""
+    """Measure short commands as whole processes, compared with an interpreter that does nothing."""
     times = 20
     bare = bench.median(times, lambda: bench.call("-c", "pass", program=sys.executable)[0])
     bench.row("python -c pass", f"{bare.wall * 1000:.0f} ms", f"{bare.cpu * 1000:.0f} ms CPU")
@@ -68,7 +68,7 @@ def commands(bench: Bench) -> None:
 
 
 def memory(bench: Bench) -> None:
-    """What the processes of an idle machine take of the host's memory."""
+    """Measure the host's memory that the processes of an idle machine take."""
     time.sleep(20)
     total = {"QEMU": 0, "port watcher": 0}
     for entry in Path("/proc").iterdir():
@@ -78,7 +78,7 @@ def memory(bench: Bench) -> None:
             command = (entry / "cmdline").read_bytes().decode(errors="replace")
             pss = re.search(r"^Pss:\s+(\d+)", (entry / "smaps_rollup").read_text(), re.MULTILINE)
         except OSError:
-            continue  # it has ended meanwhile
+            continue  # the process has ended
         if str(bench.folder) in command and pss:
             total["QEMU" if "qemu-system" in command else "port watcher"] += int(pss[1])
     for name, kib in total.items():

@@ -1,8 +1,8 @@
-"""Entry point: a short path for `env`, which runs in every prompt and script, and the full CLI for all else.
+"""Entry point: a fast path for `env`, which runs in shell prompts and scripts, and the full CLI for everything else.
 
-The short path answers the plain case (a known address, a machine that answers) without click, pathlib or dataclasses,
-which together cost more than the TLS handshake. It says nothing itself about what goes wrong: then the full CLI does
-the same again, and finds the words. A test holds what it may import.
+The fast path handles the usual case (a known address, a machine that answers) without click, pathlib and dataclasses,
+which together take longer than the TLS handshake. It reports no errors: if anything goes wrong, the full CLI does the
+same again and reports it. A test lists the modules that the fast path may import.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 HANDSHAKE_SECONDS = 20.0
-# Flags with a value that mean something to `env`, or nothing at all.
+# Flags with a value that the fast path uses or ignores.
 _VALUE_FLAGS = {"s": "storage-path", "storage-path": "storage-path", "shell": "shell", "bugsnag-api-token": "ignored"}
 
 
@@ -32,13 +32,16 @@ def main() -> int:
         text = quick_env(argv)
         if text:
             return _printed(text)
-    from pymachine.cli.main import main as full  # noqa: PLC0415 (click is what the short path does without)
+    from pymachine.cli.main import main as full  # noqa: PLC0415 (the fast path does not need click)
 
     return full(argv)
 
 
 def as_called(program: str, path: str) -> str:
-    """How the user called `program`: by its name alone if PATH leads to it, which is all that a script is not told."""
+    """Return `program` as the user typed it: only its name if PATH leads to it.
+
+    The system passes the whole path to a script in both cases.
+    """
     folder, _, name = program.rpartition("/")
     for place in path.split(os.pathsep) if folder else ():
         if place == folder:
@@ -54,14 +57,14 @@ def _printed(text: str) -> int:
         sys.stdout.write(text)
         sys.stdout.flush()
     except streams.OutputError as lost:
-        from pymachine.cli import errors  # noqa: PLC0415 (click is what the short path does without)
+        from pymachine.cli import errors  # noqa: PLC0415 (the fast path does not need click)
 
         return errors.report(lost)
     return 0
 
 
 def quick_env(argv: Sequence[str]) -> str | None:
-    """What `env` prints for `argv`, or None when anything about it is out of the ordinary."""
+    """Return the output of `env` for `argv`, or None if the full CLI has to handle it."""
     parsed = _scan(argv[1:])
     if parsed is None or "MACHINE_DEBUG" in os.environ:
         return None
@@ -74,7 +77,7 @@ def quick_env(argv: Sequence[str]) -> str | None:
     try:
         directory = _directory(options.get("storage-path"), name)
         url, address, certificates = _shake_hands(directory)
-    except Exception:  # noqa: BLE001 (whatever it is, the full CLI meets it again and tells of it)
+    except Exception:  # noqa: BLE001 (the full CLI meets the same error, and reports it)
         return None
     variables = shells.connection(url, certificates, name, windows=sys.platform == "win32")
     if "no-proxy" in options:
@@ -83,7 +86,7 @@ def quick_env(argv: Sequence[str]) -> str | None:
 
 
 def _scan(words: Sequence[str]) -> tuple[dict[str, str], str] | None:
-    """The options and the machine's name, or None if there is a word that the short path does not know."""
+    """Return the options and the machine's name, or None if the fast path does not know a word."""
     options: dict[str, str] = {}
     names: list[str] = []
     rest = iter(words)
@@ -95,7 +98,7 @@ def _scan(words: Sequence[str]) -> tuple[dict[str, str], str] | None:
         if flag == "no-proxy" and not equals:
             options[flag] = ""
         elif flag in _VALUE_FLAGS and (bool(names) == (flag == "shell")):
-            # Global flags come before the command, and its own after it.
+            # Global flags come before the command, and the command's own flags after it.
             given = value if equals else next(rest, None)
             if given is None:
                 return None
@@ -109,7 +112,7 @@ def _scan(words: Sequence[str]) -> tuple[dict[str, str], str] | None:
 
 
 def _directory(option: str | None, name: str) -> str:
-    """The machine's folder; the rules for the store's root are those of `pymachine.store.paths.storage_root`."""
+    """Return the machine's folder, by the rules of `pymachine.store.paths.storage_root`."""
     chosen = option or os.environ.get("MACHINE_STORAGE_PATH")
     if chosen:
         root = os.path.abspath(chosen)  # noqa: PTH100 (as in pymachine.store.paths)
@@ -120,10 +123,10 @@ def _directory(option: str | None, name: str) -> str:
 
 
 def _shake_hands(directory: str) -> tuple[str, str, str]:
-    """Reach the machine's engine; return its URL, its address and the folder of the client's certificates."""
+    """Make a TLS handshake with the engine. Return its URL, its address and the folder of the client's certificates."""
     record = _read(f"{directory}/config.json")
     if "Endpoint" not in record:
-        # docker-machine drops it when it writes the record: see `pymachine.store.extra_fields`.
+        # docker-machine drops this field when it writes the record: see `pymachine.store.extra_fields`.
         extra = _read(f"{directory}/pymachine.json")
         if extra["Driver"]["IPAddress"] != record["Driver"]["IPAddress"]:
             raise ValueError(record["Driver"]["IPAddress"])
@@ -145,7 +148,7 @@ def _shake_hands(directory: str) -> tuple[str, str, str]:
     url = endpoint.get("DockerUrl") or f"tcp://{host}:{port}"
     if not url.isprintable():
         raise ValueError(url)
-    from pymachine.tls import handshake  # noqa: PLC0415 (ssl, only now that there is something to connect to)
+    from pymachine.tls import handshake  # noqa: PLC0415 (imports ssl, which is not needed before)
 
     handshake.check(
         address,
@@ -159,9 +162,9 @@ def _shake_hands(directory: str) -> tuple[str, str, str]:
 
 
 def _read(path: str) -> dict[str, Any]:
-    import json  # noqa: PLC0415 (not for the full CLI's sake)
+    import json  # noqa: PLC0415 (the full CLI does not need it here)
 
-    # A pipe in its place would never end: the full CLI refuses it.
+    # Do not wait for a pipe at this path. The full CLI refuses it.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with open(handle, "rb") as stream:  # noqa: PTH123 (pathlib costs 8 ms)
         text = stream.read(limits.LONGEST_RECORD_BYTES) or b""
@@ -170,9 +173,9 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def _certificates(auth: dict[str, Any], directory: str) -> str:
-    """Return the folder of the client's certificates; the rules are those of `Machine.client_files`.
+    """Return the folder of the client's certificates, by the rules of `Machine.client_files`.
 
-    Raises ValueError where the full CLI has to look: the store was moved, or the files have unusual names.
+    Raises ValueError if the full CLI has to find it: the store was moved, or the files have unusual names.
     """
     if all(os.path.isfile(f"{directory}/{name}") for name in ("ca.pem", "cert.pem", "key.pem")):  # noqa: PTH113
         return directory

@@ -1,7 +1,7 @@
-"""Errors as part of the interface: every one carries a stable code, and `cli` alone turns it into text.
+"""The base class of all errors, and errors that several packages raise. Only `cli` turns them into text.
 
-A module that has errors of its own subclasses `PymachineError` there and sets `code`; codes are unique
-(a test holds that) and never change once released, since scripts match on them in ``--json`` output.
+A module defines its own errors as subclasses of `PymachineError` with a `code`. A test checks that codes are unique.
+They never change once released, since scripts match them in ``--json`` output.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ EXIT_PRECREATE = 3
 class PymachineError(Exception):
     """An error that the user can act on.
 
-    `brief` is one line: what happened, with the value at fault; docker-machine's own sentence where it has
-    one. `details` is what an outside program said, or other lines that help. `hint` says how to mend it.
+    `brief` is one line: what happened, with the wrong value. It is docker-machine's message where it has one.
+    `details` is the output of an outside program, or other helpful lines. `hint` says how to fix it.
     """
 
     code: ClassVar[str] = "error"
     exit_code: int = EXIT_ERROR
     has_lines: bool = False
-    """Whether the brief has line breaks of its own. Where it has none, one that comes from a value is escaped."""
+    """Whether the brief may have line breaks. If not, a line break in a value is escaped."""
 
     def __init__(self, brief: str, *, details: str = "", hint: str = "", exit_code: int | None = None) -> None:
         super().__init__(brief)
@@ -35,7 +35,7 @@ class PymachineError(Exception):
             self.exit_code = exit_code
 
     def prefixed(self, prefix: str) -> PymachineError:
-        """The same error with `prefix` in front of its brief, as docker-machine's wrapped errors read."""
+        """Put `prefix` before the brief, as in docker-machine's wrapped errors, and return this error."""
         self.brief = prefix + self.brief
         self.args = (self.brief,)
         return self
@@ -53,7 +53,7 @@ class MachineNotFoundError(PymachineError):
     code = "machine-not-found"
 
     def __init__(self, name: str) -> None:
-        # docker-machine's text, to the letter when called by that name (see `cli.errors`): CI runners match on it.
+        # docker-machine's message, byte for byte when called by that name (see `cli.errors`): CI runners match it.
         super().__init__(
             f'Docker machine "{name}" does not exist. Use "pymachine ls" to list machines. '
             'Use "pymachine create" to add a new one.'
@@ -126,8 +126,8 @@ class DriverError(PymachineError):
 class TemplateError(DriverError):
     """A template cannot be built or resumed. The machine is booted instead.
 
-    A driver raises it for failures that may be the template's: its files, its state, a guest that does not answer.
-    What is wrong with the machine itself (its identity, its engine's options, its ports) is any other error.
+    A driver raises it for failures that the template may cause: its files, its state, a guest that does not answer.
+    Problems of the machine itself (its identity, its engine options, its ports) are other errors.
     """
 
     code = "machine-template"
