@@ -1,41 +1,31 @@
 """Choose the accelerator: KVM if it boots the machine's own kernel on libvirt's host, else software emulation.
 
-It is not enough that libvirt offers KVM. On some hosts, such as CI runners, /dev/kvm opens and even runs a boot sector,
-but Linux never gets past its first instructions. Therefore KVM is tried once with the image's kernel, in a transient
-domain. The result is kept until this host boots again; for another host, whose boots are not visible from here, for a
-day.
+See `pymachine.driver.kit.accelerator`. The trial runs in a transient domain. Its result is kept until this host boots
+again; for another host, whose boots are not visible from here, for a day.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import logging
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from pymachine.driver.contract import Json
 from pymachine.driver.errors import DriverError
+from pymachine.driver.kit import probe_cache
+from pymachine.driver.kit.accelerator import PROOF, TRIAL_MEMORY_MIB, TRIAL_SECONDS, decide, trial_parameters
 from pymachine.driver.kit.system import Deadline, Reporter
 from pymachine_driver_libvirt import connection as libvirts, domain as domains, guest, hosts, patch
 from pymachine_driver_libvirt.connection import Connection, Waker
 from pymachine_driver_libvirt.volumes import ImageSet
 
-# Software emulation takes about three seconds for the trial on an idle host. KVM must be faster.
-TRIAL_SECONDS = 5.0
-_MEMO = "libvirt-accelerators.json"
-_MEMORY_MIB = 256
+_CACHE = "libvirt-accelerators.json"
 _DAY = 24 * 3600.0
-# The trial's init ends at once, and the kernel's panic about that is the proof that it booted. The kernel resets much
-# later, since console output from the end of a domain can get lost.
+# The kernel resets long after its panic, since console output from the end of a domain can get lost.
 _PANIC_SECONDS = 60
-_TRIAL_INIT = "/usr/bin/busybox"
-_PROOF = b"Attempted to kill init"
-_FIELDS = frozenset({"at", "works"})
 
 log = logging.getLogger(__name__)
 
@@ -68,14 +58,14 @@ def choose(asked: str, trial: Trial, *, reporter: Reporter) -> str:
     if asked == "tcg":
         return asked
     problem = _unavailable(trial) or _tried(trial)
-    if not problem:
-        return "kvm"
-    if asked == "kvm":
-        raise AcceleratorError(
-            f"accelerator kvm does not work on that host: {problem}", hint="Use --libvirt-accelerator auto, or tcg."
-        )
-    reporter.info(f"No hardware virtualisation ({problem}): using software emulation.")
-    return "tcg"
+    return decide(
+        "kvm",
+        problem,
+        is_required=asked == "kvm",
+        flag="libvirt-accelerator",
+        error=AcceleratorError,
+        reporter=reporter,
+    )
 
 
 def boots(trial: Trial, accelerator: str, *, seconds: float = TRIAL_SECONDS) -> bool:
@@ -95,7 +85,7 @@ def boots(trial: Trial, accelerator: str, *, seconds: float = TRIAL_SECONDS) -> 
             console.listen()
             domain.resume()
             deadline = Deadline(seconds)
-            while _PROOF not in proof and waker.wait(deadline):
+            while PROOF not in proof and waker.wait(deadline):
                 while data := console.read():
                     proof += data
                 if data == b"":
@@ -106,14 +96,14 @@ def boots(trial: Trial, accelerator: str, *, seconds: float = TRIAL_SECONDS) -> 
     finally:
         with contextlib.suppress(libvirt.libvirtError):
             domain.destroy()
-    return _PROOF in proof
+    return PROOF in proof
 
 
 def _trial_xml(trial: Trial, accelerator: str) -> str:
     hardware = domains.Hardware(
-        architecture=trial.architecture, accelerator=accelerator, cpus=1, memory_mib=_MEMORY_MIB
+        architecture=trial.architecture, accelerator=accelerator, cpus=1, memory_mib=TRIAL_MEMORY_MIB
     )
-    append = f"console={domains.console(trial.architecture)} quiet panic={_PANIC_SECONDS} rdinit={_TRIAL_INIT} -- true"
+    append = trial_parameters(domains.console(trial.architecture), panic=_PANIC_SECONDS)
     boot = domains.Boot(kernel=trial.image.kernel, initrd=trial.image.initrd, command_line=append)
     machine_id = uuid.uuid4()
     return domains.trial(hardware, boot, name=f"pymachine-trial-{machine_id.hex[:8]}", machine_id=str(machine_id))
@@ -132,7 +122,8 @@ def _unavailable(trial: Trial) -> str:
 
 def _tried(trial: Trial) -> str:
     """Return why KVM failed its trial, or "". The result is cached, and only one process at a time runs a trial."""
-    with _memo(trial.store) as known:
+    trial.store.mkdir(parents=True, exist_ok=True)
+    with probe_cache.results(trial.store / _CACHE, is_current=_is_current) as known:
         key = _key(trial)
         entry = known.get(key)
         if entry is None or (not hosts.is_local(trial.uri) and time.time() - entry["at"] > _DAY):
@@ -145,35 +136,11 @@ def _key(trial: Trial) -> str:
     with libvirts.doing("cannot read libvirt's versions"):
         host = patch.parse(trial.connection.getCapabilities()).findtext("host/uuid", "")
         versions = f"{trial.connection.getLibVersion()} {trial.connection.getVersion()}"
-    boot = _boot_id() if hosts.is_local(trial.uri) else ""
+    boot = probe_cache.boot_id() if hosts.is_local(trial.uri) else ""
     return f"{trial.uri} {host} {boot} {versions} {trial.digest}"
 
 
-def _boot_id() -> str:
-    """Return the id of this host's current boot, or ""."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-
-
-@contextlib.contextmanager
-def _memo(store: Path) -> Iterator[dict[str, Any]]:
-    """Lock the cache of results and yield it; write it back at the end. A damaged file counts as empty."""
-    store.mkdir(parents=True, exist_ok=True)
-    with (store / _MEMO).open("a+", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        try:
-            known = json.load(file)
-        except ValueError:
-            known = {}
-        entries = known.items() if isinstance(known, dict) else ()
-        answers = {str(key): entry for key, entry in entries if isinstance(entry, dict) and entry.keys() >= _FIELDS}
-        before = dict(answers)
-        yield answers
-        if answers != before:
-            file.seek(0)
-            file.truncate()
-            # Drop results that are too old to be used.
-            json.dump({key: entry for key, entry in answers.items() if time.time() - entry["at"] < 30 * _DAY}, file)
+def _is_current(_: str, result: Json) -> bool:
+    if not isinstance(result, dict) or not isinstance(result.get("at"), int | float) or "works" not in result:
+        return False
+    return bool(time.time() - result["at"] < 30 * _DAY)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pymachine.driver.abilities import ForwardedPort
@@ -26,6 +25,7 @@ from pymachine.driver.contract import (
     State,
 )
 from pymachine.driver.errors import EXIT_PRECREATE, DriverError, PymachineError
+from pymachine.driver.kit import option_checks
 from pymachine.driver.options import Option
 from pymachine_driver_libvirt import connection as libvirts, modify, options
 
@@ -93,7 +93,9 @@ class LibvirtDriver(modify.ModifiableMachine):
             "Network": found.network,
             "MachineID": str(machine_id),
             "MACAddress": ":".join([_MAC_PREFIX, *(f"{byte:02x}" for byte in machine_id.bytes[:3])]),
-            "CPU": options.cpu_count(choices.cpus, processors),
+            "CPU": option_checks.cpus_of_host(
+                choices.cpus, host=processors, default=options.DEFAULT_CPUS, most=options.MOST_CPUS
+            ),
             "Memory": choices.memory_mib,
             "DiskSize": choices.disk_mb,
             "StoragePool": choices.pool,
@@ -119,13 +121,12 @@ class LibvirtDriver(modify.ModifiableMachine):
 
     def precreate_check(self) -> None:
         """Check the connection, that the name is free, the space in the pool, and the address and ports."""
+        from pymachine.driver.kit.machine_files import FIRST_NEED  # noqa: PLC0415
         from pymachine_driver_libvirt import volumes  # noqa: PLC0415
 
         connection = self._connect()
         self._check_name(connection)
-        volumes.check_pool(
-            connection, self._pool_name, may_make=bool(self._default_pool_path()), need=volumes.FIRST_NEED
-        )
+        volumes.check_pool(connection, self._pool_name, may_make=bool(self._default_pool_path()), need=FIRST_NEED)
         self._check_listen_address(connection)
 
     def create(self, request: BootRequest) -> None:
@@ -326,7 +327,7 @@ class LibvirtDriver(modify.ModifiableMachine):
         if resumed:
             self._boot_domain(connection, domain, request, resumed=True)
             return
-        with self._ended_on_failure():
+        with crashes.ended_on_failure(self.kill):
             crashes.retry_once(
                 lambda: self._boot_domain(connection, domain, request, resumed=False), reporter=self.reporter
             )
@@ -382,11 +383,3 @@ class LibvirtDriver(modify.ModifiableMachine):
         forwards = self._listen_address.forwards(self._uri)
         if forwards is not None:
             ports.start(self.machine.directory.absolute(), uri=self._uri, machine_id=self._id, forwards=forwards)
-
-    @contextmanager
-    def _ended_on_failure(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self.kill()
-            raise

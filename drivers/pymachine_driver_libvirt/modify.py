@@ -50,7 +50,8 @@ class ModifiableMachine(Base):
 
     def resize(self, change: HardwareChange) -> None:
         """Change the domain and the volume. The disk's file system grows at the guest's next boot."""
-        from pymachine_driver_libvirt import options, volumes  # noqa: PLC0415
+        from pymachine.driver.kit.machine_files import MEBIBYTE  # noqa: PLC0415
+        from pymachine_driver_libvirt import options  # noqa: PLC0415
 
         changed = options.changed_hardware(self.config, change)
         connection = self._connect()
@@ -66,7 +67,7 @@ class ModifiableMachine(Base):
                 domain.setMemoryFlags(kibibytes, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
             if change.disk_mb is not None:
                 pool = connection.storagePoolLookupByName(self._pool_name)
-                pool.storageVolLookupByName(self._disk_name).resize(changed["DiskSize"] * volumes.MEBIBYTE)
+                pool.storageVolLookupByName(self._disk_name).resize(changed["DiskSize"] * MEBIBYTE)
         self.config.update(changed)
 
     def renamed(self, before: MachineRef) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ from pathlib import Path
 
 from pymachine.driver import fields
 from pymachine.driver.abilities import HardwareChange
-from pymachine.driver.contract import Json
+from pymachine.driver.contract import Config, Json
 from pymachine.driver.errors import UsageError
+from pymachine.driver.kit import option_checks
 from pymachine.driver.options import Option, OptionKind
 
 DEFAULT_URI = "qemu:///system"
@@ -175,65 +175,31 @@ def check(values: Mapping[str, Json]) -> Choices:
     """Check `values`, which maps each option's name to its value. Raises `UsageError` that names the wrong option."""
     return Choices(
         host=str(values["libvirt-uri"] or DEFAULT_URI),
-        cpus=_cpus(values["libvirt-cpu-count"]),
-        memory_mib=_at_least(values, "libvirt-memory", LEAST_MEMORY_MIB),
-        disk_mb=_at_least(values, "libvirt-disk-size", LEAST_DISK_MB),
-        image=_image(values["libvirt-boot2docker-url"]),
+        cpus=option_checks.cpu_count("libvirt-cpu-count", values["libvirt-cpu-count"], most=MOST_CPUS),
+        memory_mib=option_checks.integer("libvirt-memory", values["libvirt-memory"], least=LEAST_MEMORY_MIB),
+        disk_mb=option_checks.integer("libvirt-disk-size", values["libvirt-disk-size"], least=LEAST_DISK_MB),
+        image=option_checks.image_source(values["libvirt-boot2docker-url"]),
         pool=str(values["libvirt-storage-pool"] or DEFAULT_POOL),
         network=str(values["libvirt-network"] or ""),
         machine_type=_word(values, "libvirt-machine-type"),
         cpu_mode=_word(values, "libvirt-cpu-mode") or AUTO,
-        accelerator=_accelerator(values["libvirt-accelerator"]),
+        accelerator=option_checks.one_of("libvirt-accelerator", values["libvirt-accelerator"] or AUTO, ACCELERATORS),
         patches=tuple(_patch(str(path)) for path in values["libvirt-xml-patch"] or ()),
         autostart=bool(values["libvirt-autostart"]),
     )
 
 
-def cpu_count(asked: int, host: int) -> int:
-    """Return the machine's number of CPUs on a host with `host` CPUs."""
-    if asked == -1:
-        return min(host, MOST_CPUS)
-    # More CPUs than the host has only wait for each other, so the default does not exceed them.
-    return min(asked, host) if asked == DEFAULT_CPUS else asked
-
-
-def changed_hardware(config: Mapping[str, Json], change: HardwareChange) -> dict[str, int]:
+def changed_hardware(config: Mapping[str, Json], change: HardwareChange) -> Config:
     """Return the fields of `config` that `change` changes. Raises `UsageError`."""
-    changed: dict[str, int] = {}
-    if change.cpus is not None:
-        if not 1 <= change.cpus <= MOST_CPUS:
-            raise UsageError(f"{change.cpus} CPUs are not possible, expected 1 to {MOST_CPUS}")
-        changed["CPU"] = change.cpus
-    if change.memory_mib is not None:
-        if change.memory_mib < LEAST_MEMORY_MIB:
-            raise UsageError(f"{change.memory_mib} MB of memory are too little, expected at least {LEAST_MEMORY_MIB}")
-        changed["Memory"] = change.memory_mib
-    if change.disk_mb is not None:
-        current_mb = int(config.get("DiskSize", DEFAULT_DISK_MB))
-        if change.disk_mb < current_mb:
-            raise UsageError(f"a disk of {current_mb} MB cannot shrink to {change.disk_mb} MB")
-        changed["DiskSize"] = change.disk_mb
-    return changed
+    return option_checks.changed_hardware(
+        config, change, cpus=_fixed_cpus, least_memory_mib=LEAST_MEMORY_MIB, default_disk_mb=DEFAULT_DISK_MB
+    )
 
 
-def _cpus(value: Json) -> int:
-    count = _integer("libvirt-cpu-count", value)
-    if count != -1 and not 1 <= count <= MOST_CPUS:
-        raise UsageError(f"--libvirt-cpu-count is {count}, expected 1 to {MOST_CPUS}, or -1 for all of the host's")
+def _fixed_cpus(flag: str, count: int) -> int:
+    if not 1 <= count <= MOST_CPUS:
+        raise UsageError(f"--{flag} is {count}, expected 1 to {MOST_CPUS}")
     return count
-
-
-def _at_least(values: Mapping[str, Json], name: str, least: int) -> int:
-    number = _integer(name, values[name])
-    if number < least:
-        raise UsageError(f"--{name} is {number}, expected at least {least} MB")
-    return number
-
-
-def _integer(name: str, value: Json) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageError(f"--{name} is {value!r}, expected a number")
-    return value
 
 
 def _word(values: Mapping[str, Json], name: str) -> str:
@@ -241,19 +207,6 @@ def _word(values: Mapping[str, Json], name: str) -> str:
     if word and not _WORD.match(word):
         raise UsageError(f"--{name} is {word!r}, expected a name that has only letters, digits, '.', '_' and '-'")
     return word
-
-
-def _accelerator(value: Json) -> str:
-    word = str(value or AUTO).lower()
-    if word not in ACCELERATORS:
-        raise UsageError(f"--libvirt-accelerator is {value!r}, expected one of {', '.join(ACCELERATORS)}")
-    return word
-
-
-def _image(value: Json) -> str:
-    """Return the image's URL, or its path made absolute, since `start` may run in another directory."""
-    text = str(value or "")
-    return text if not text or "://" in text else os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111
 
 
 def _patch(path: str) -> str:

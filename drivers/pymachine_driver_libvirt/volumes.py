@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +18,17 @@ from xml.etree.ElementTree import Element, SubElement
 
 from pymachine.driver.contract import ImageFiles
 from pymachine.driver.errors import DriverError
+from pymachine.driver.kit.machine_files import MEBIBYTE, format_marker
 from pymachine.driver.kit.system import Reporter
 from pymachine_driver_libvirt import connection as libvirts, domain as domains, patch, state
 from pymachine_driver_libvirt.connection import Connection
 
-MEBIBYTE = 1024 * 1024
-# Space that a new machine soon uses on its sparse disk.
-FIRST_NEED = 1024 * MEBIBYTE
 # Kernels must be files. The volumes of other pools are block devices, or not on the host.
 _FILE_POOLS = frozenset({"dir", "fs", "netfs"})
 _SUFFIXES = ("iso", "vmlinuz", "initrd")
 _COMPLETE = "complete"
 _SET_VOLUME = r"(pymachine-[0-9a-f]{{12}}-{})\.[a-z]+"
 _CHUNK = 1024 * 1024
-# The guest formats only a disk that begins with this text of boot2docker's.
-_MAGIC = "boot2docker, please format-me"
 # Where virt-manager and virt-install create the pool called default.
 _SYSTEM_POOL = "/var/lib/libvirt/images"
 
@@ -179,7 +174,7 @@ def bring_image(connection: Connection, pool: Any, image: ImageFiles, name: str,
 def make_disk(connection: Connection, pool: Any, name: str, *, size_mb: int) -> str:
     """Create a sparse disk, marked for the guest to format, and return its path. An old one is replaced."""
     remove(pool, [name])
-    marker = io.BytesIO(_marker())
+    marker = io.BytesIO(format_marker())
     for _ in _upload(connection, pool, name, marker, len(marker.getvalue()), capacity=size_mb * MEBIBYTE):
         pass
     return path_of(pool, name)
@@ -291,11 +286,3 @@ def _abort(stream: Any) -> None:
     except libvirt.libvirtError:
         # The stream had ended, and the error that is being raised says why.
         return
-
-
-def _marker() -> bytes:
-    """Return a tar with one empty member of the magic name, the relevant part of docker-machine's tar."""
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        archive.addfile(tarfile.TarInfo(_MAGIC))
-    return data.getvalue()

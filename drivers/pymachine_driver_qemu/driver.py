@@ -67,7 +67,7 @@ class QemuDriver(modify.ModifiableMachine, snapshots_and_templates.CopyableMachi
 
     @classmethod
     def configure(cls, machine: MachineRef, values: Mapping[str, Json], siblings: Sequence[Config]) -> Config:  # noqa: ARG003
-        """Check the flags; choose an address, a MAC address and an id for the machine."""
+        """Check the flags; choose an address and an id for the machine."""
         choices = options.check(values)
         taken = listen_address.of_all(siblings)
         listen = listen_address.allocate(taken, own_address=listen_address.has_own_addresses())

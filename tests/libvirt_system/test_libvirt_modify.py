@@ -46,7 +46,7 @@ def test_a_hardware_change_keeps_the_edits(stopped: LibvirtDriver) -> None:
     assert EDITED in xml
     assert "Capacity:       29.30 GiB" in virsh("vol-info", stopped.config["DiskVolume"], "default")
     assert [stopped.config[key] for key in ("CPU", "Memory", "DiskSize")] == [1, 768, 30000]
-    with pytest.raises(UsageError, match="a disk of 30000 MB cannot shrink to 20000 MB"):
+    with pytest.raises(UsageError, match="--disk-size is 20000, but the disk has 30000 MB"):
         stopped.resize(HardwareChange(disk_mb=20000))
 
 

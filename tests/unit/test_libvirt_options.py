@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pymachine.driver.contract import BootRequest, Endpoint, MachineRef
-from pymachine.driver.kit import search_domains
+from pymachine.driver.kit import option_checks, search_domains
 from pymachine.driver.testing import defaults
 from pymachine.errors import UsageError
 from pymachine_driver_libvirt import Driver, connection, hosts, listen_address, network, options
@@ -78,9 +78,10 @@ def test_the_defaults_are_fine_and_a_path_is_kept_absolute(monkeypatch: pytest.M
 
 
 def test_processors_are_those_of_libvirts_host() -> None:
-    assert options.cpu_count(options.DEFAULT_CPUS, 1) == 1
-    assert options.cpu_count(-1, 16) == 16
-    assert options.cpu_count(8, 4) == 8
+    most, default = options.MOST_CPUS, options.DEFAULT_CPUS
+    assert option_checks.cpus_of_host(default, host=1, default=default, most=most) == 1
+    assert option_checks.cpus_of_host(-1, host=16, default=default, most=most) == 16
+    assert option_checks.cpus_of_host(8, host=4, default=default, most=most) == 8
 
 
 # -- hosts --------------------------------------------------------------------------------------------------------
