@@ -1,4 +1,4 @@
-"""The certificates that a client of one machine uses."""
+"""The certificate files that a client of one machine uses."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class ClientFiles(NamedTuple):
 
     @property
     def folder(self) -> Path | None:
-        """The folder to name in DOCKER_CERT_PATH; None if the docker client would not find the files."""
+        """The folder for DOCKER_CERT_PATH, or None if the docker client would not find the files."""
         folder = self.ca.parent
         return folder if self == ClientFiles.in_folder(folder) else None
 
     def exist(self) -> bool:
-        """Whether all three are there."""
+        """Return whether all three files exist."""
         return all(path.is_file() for path in self)

@@ -1,7 +1,7 @@
-"""Records of docker-machine's older versions, and records whose store was moved: made into what holds here and now.
+"""Convert records of docker-machine's older versions, and records whose store was moved.
 
-Pure functions on JSON. What an older version had in another place is kept where it was, too: nothing is lost by a
-rewrite. The shapes are those that docker-machine 0.1 (version 0), 0.2 (1), 0.3 to 0.4 (2) and 0.5 (3) wrote.
+Pure functions on JSON. Values that older versions had in other places are also kept there, so that nothing is lost.
+Versions are those of docker-machine 0.1 (version 0), 0.2 (1), 0.3 to 0.4 (2) and 0.5 (3).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pymachine.store import paths
 
 CONFIG_VERSION = 3
 INSTALL_URL = "https://get.docker.com"
-# Version 0 had these beside the driver; since then they are in HostOptions.AuthOptions.
+# Version 0 had these at the top level; later versions have them in HostOptions.AuthOptions.
 _FLAT = (
     "StorePath",
     "CaCertPath",
@@ -28,7 +28,7 @@ _FLAT = (
 
 
 def version_of(record: Mapping[str, Json], name: str) -> int:
-    """The version of a record; version 0 did not say. Raises `RecordError` for one from the future, or for none."""
+    """Return the version of a record; without a number it is 0. Raises `RecordError` if it is not supported."""
     version = record.get("ConfigVersion", 0)
     if isinstance(version, bool) or not isinstance(version, int) or version < 0:
         raise RecordError(f'machine "{name}": config.json has no version that is known: {version!r}')
@@ -38,7 +38,7 @@ def version_of(record: Mapping[str, Json], name: str) -> int:
 
 
 def migrate(record: Mapping[str, Json], *, name: str) -> dict[str, Json]:
-    """`record` as version 3 has it. Raises `RecordError` if it is no record of any version."""
+    """Return `record` in version 3. Raises `RecordError` if it is not a record of any version."""
     version = version_of(record, name)
     migrated = dict(record)
     if version < 1:
@@ -51,7 +51,7 @@ def migrate(record: Mapping[str, Json], *, name: str) -> dict[str, Json]:
 
 
 def _from_0(record: dict[str, Json], name: str) -> dict[str, Json]:
-    """What was beside the driver goes into the options, unless it is there already."""
+    """Move top-level values into the options, unless those have them already."""
     host = _object(record, "HostOptions", name)
     engine = _object(host, "EngineOptions", name)
     engine.setdefault("InstallURL", INSTALL_URL)
@@ -68,7 +68,7 @@ def _from_0(record: dict[str, Json], name: str) -> dict[str, Json]:
 
 
 def _from_1(record: dict[str, Json], name: str) -> dict[str, Json]:
-    """PrivateKeyPath becomes CaPrivateKeyPath; the folder of certificates and the machine's own are named."""
+    """Rename PrivateKeyPath to CaPrivateKeyPath, and add the folders of the certificates and of the machine."""
     host = _object(record, "HostOptions", name)
     auth = _object(host, "AuthOptions", name)
     if not auth.get("CaPrivateKeyPath") and auth.get("PrivateKeyPath"):
@@ -81,7 +81,7 @@ def _from_1(record: dict[str, Json], name: str) -> dict[str, Json]:
 
 
 def _from_2(record: dict[str, Json], name: str) -> dict[str, Json]:
-    """The driver knows the store's root."""
+    """Add the store's root to the driver's configuration."""
     driver = _object(record, "Driver", name)
     root = next((root for root, _ in _old_places(record)), "")
     if root and not driver.get("StorePath"):
@@ -90,10 +90,10 @@ def _from_2(record: dict[str, Json], name: str) -> dict[str, Json]:
 
 
 def relocate(record: Mapping[str, Json], *, folder: Path) -> dict[str, Json]:
-    """`record` with its absolute paths as they are now that the machine's folder is `folder`.
+    """Return `record` with its absolute paths adjusted to the machine's current `folder`.
 
-    A store that was moved, copied or brought from another system has paths of its old place in every record; what
-    lay under the old root or the old folder is read as lying under those of today.
+    The records of a store that was moved, copied or brought from another system have paths of its old place. Paths
+    below the old root or the old folder are replaced by those below the current ones.
     """
     root = str(folder.parent.parent)
     moved: list[tuple[str, str]] = []
@@ -120,7 +120,7 @@ def relocate(record: Mapping[str, Json], *, folder: Path) -> dict[str, Json]:
 
 
 def _old_places(record: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
-    """Each root that the record's paths name, with the machine's folder in it (empty if not named)."""
+    """Yield each root in the record's paths, with the machine's folder below it (empty if unknown)."""
     driver = record.get("Driver")
     host = record.get("HostOptions")
     auth = host.get("AuthOptions") if isinstance(host, dict) else None
@@ -138,7 +138,7 @@ def _old_places(record: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
 
 
 def _split(path: Json) -> tuple[str, str, str]:
-    """Head, last part and separator of an absolute path of this or another system; all empty for anything else."""
+    """Return head, last part and separator of an absolute path of any system, or three empty texts."""
     if not isinstance(path, str) or not (path.startswith("/") or path[1:3] == ":\\"):
         return "", "", ""
     separator = "/" if path.startswith("/") else "\\"
@@ -147,7 +147,7 @@ def _split(path: Json) -> tuple[str, str, str]:
 
 
 def _replaced(value: Json, moved: list[tuple[str, str]]) -> Json:
-    """`value` with every path in it that lies under an old place put under the new one."""
+    """Return `value` with every path in it below an old place moved to the new one."""
     if isinstance(value, dict):
         return {key: _replaced(entry, moved) for key, entry in value.items()}
     if isinstance(value, list):
@@ -164,7 +164,7 @@ def _replaced(value: Json, moved: list[tuple[str, str]]) -> Json:
 
 
 def _object(parent: Mapping[str, Json], key: str, name: str) -> dict[str, Json]:
-    """A copy of the object at `key`, empty if there is none."""
+    """Return a copy of the object at `key`, or an empty one."""
     found = parent.get(key) or {}
     if not isinstance(found, dict):
         raise RecordError(f'machine "{name}": config.json: {key} is not a JSON object')

@@ -1,4 +1,4 @@
-"""The storage root and every file name in it, in one place. The layout is docker-machine's."""
+"""The storage root and the file names below it. The layout is docker-machine's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CERTS = "certs"
 MACHINES = "machines"
 CONFIG = "config.json"
 CONFIG_BACKUP = "config.json.bak"
-# A copy of what docker-machine drops from config.json: see `pymachine.store.extra_fields`.
+# The fields that docker-machine drops from config.json; see `pymachine.store.extra_fields`.
 EXTRA = "pymachine.json"
 CA_CERT = "ca.pem"
 CA_KEY = "ca-key.pem"
@@ -18,12 +18,12 @@ CLIENT_CERT = "cert.pem"
 CLIENT_KEY = "key.pem"
 SERVER_CERT = "server.pem"
 SERVER_KEY = "server-key.pem"
-# The key inside is Ed25519; the name is docker-machine's, since scripts have it written down.
+# The key is Ed25519. The name is docker-machine's, since scripts use it.
 SSH_KEY = "id_rsa"
 SSH_HOST_KEY = "ssh_host_ed25519_key"
 KNOWN_HOSTS = "known_hosts"
 SNAPSHOTS = "snapshots"
-# The script of --engine-install-url, as it was run on the host.
+# The script of --engine-install-url that was run on the host.
 INSTALL_SCRIPT = "install-script.sh"
 
 ENV_STORAGE_PATH = "MACHINE_STORAGE_PATH"
@@ -31,38 +31,38 @@ ENV_CACHE = "PYMACHINE_CACHE"
 
 
 def default_root() -> Path:
-    """The store when neither an option nor MACHINE_STORAGE_PATH names one: ``~/.docker/machine``."""
+    """Return the default root of the store: ``~/.docker/machine``."""
     home = os.environ.get("USERPROFILE" if sys.platform == "win32" else "HOME")
     return (Path(home) if home else Path.home()) / ".docker" / "machine"
 
 
 def storage_root(option: str | None = None) -> Path:
-    """The store's root as an absolute path: `option`, else MACHINE_STORAGE_PATH, else the default."""
+    """Return the root of the store as an absolute path: `option`, else MACHINE_STORAGE_PATH, else the default."""
     chosen = option or os.environ.get(ENV_STORAGE_PATH)
     return Path(os.path.abspath(chosen)) if chosen else default_root()  # noqa: PTH100 (resolve() follows links)
 
 
 def certs(root: Path) -> Path:
-    """The folder of the store's own CA and client certificate."""
+    """Return the folder of the store's own CA and client certificate."""
     return root / CERTS
 
 
 def cache(root: Path) -> Path:
-    """The folder of images and downloaded packages; PYMACHINE_CACHE puts it elsewhere, for several stores."""
+    """Return the folder of images and packages. PYMACHINE_CACHE sets another one, for several stores."""
     chosen = os.environ.get(ENV_CACHE)
     return Path(os.path.abspath(chosen)) if chosen else root / "cache"  # noqa: PTH100
 
 
 def machines(root: Path) -> Path:
-    """The folder that has one folder a machine."""
+    """Return the folder that has one folder per machine."""
     return root / MACHINES
 
 
 def machine(root: Path, name: str) -> Path:
-    """The folder of one machine."""
+    """Return the folder of one machine."""
     return machines(root) / name
 
 
 def locks(root: Path) -> Path:
-    """The folder of the locks between processes."""
+    """Return the folder of the locks between processes."""
     return root / "locks"

@@ -1,7 +1,7 @@
-"""The record of one machine: docker-machine's config.json, version 3, to and from dataclasses.
+"""The record of one machine: docker-machine's config.json, version 3, as dataclasses.
 
-What this version does not know is kept and written back: a record may have been written by docker-machine, by a
-newer pymachine, or by a driver that is not installed here.
+Unknown fields are kept and written back: a record may come from docker-machine, from a newer pymachine, or from a
+driver that is not installed here.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ T = TypeVar("T")
 
 
 def _key(name: str) -> dict[str, str]:
-    """The JSON key of a field, where it is not the CamelCase of its name."""
+    """Set the JSON key of a field that is not the CamelCase of its name."""
     return {"json": name}
 
 
 @dataclass
 class EngineOptions:
-    """How the engine is to be run. `arbitrary_flags` are ``--engine-opt`` values: dockerd flags without dashes."""
+    """The engine's options. `arbitrary_flags` are ``--engine-opt`` values: flags of dockerd without dashes."""
 
     arbitrary_flags: list[str] = field(default_factory=list)
     dns: list[str] | None = None
@@ -48,7 +48,7 @@ class EngineOptions:
 
 @dataclass
 class SwarmOptions:
-    """Swarm standalone's options: kept in the record for docker-machine's sake, never acted on."""
+    """The options of standalone Swarm. They are kept in the record for docker-machine, and have no effect."""
 
     is_swarm: bool = False
     address: str = ""
@@ -68,7 +68,7 @@ class SwarmOptions:
 
 @dataclass
 class AuthOptions:
-    """Where the certificates are; absolute paths, as docker-machine writes them."""
+    """The paths of the certificates, absolute as in docker-machine."""
 
     cert_dir: str = ""
     ca_cert_path: str = ""
@@ -86,7 +86,7 @@ class AuthOptions:
 
 @dataclass
 class Machine:
-    """One machine: its name, its driver and the driver's configuration, and the options it was made with."""
+    """The record of one machine: its name, driver, driver configuration and options."""
 
     name: str
     driver_name: str
@@ -95,31 +95,31 @@ class Machine:
     swarm: SwarmOptions = field(default_factory=SwarmOptions)
     auth: AuthOptions = field(default_factory=AuthOptions)
     endpoint: Endpoint | None = None
-    """Where it is reached, if that never changes; lets `env` connect without asking the driver."""
+    """The endpoint, if it never changes. `env` connects to it without calling the driver."""
     certificates_expire: int | None = None
-    """When the first of its certificates does, in seconds since 1970; `ls` and `env` warn without opening them."""
+    """When the first certificate expires, in seconds since 1970. `ls` and `env` warn without reading the files."""
     context: str = ""
-    """The docker context that was made for it, and goes with it."""
+    """The docker context of the machine, which is removed with it."""
     expires: int | None = None
-    """When its time to live ends, in seconds since 1970; `prune` and every `create` remove it then."""
+    """The end of its time to live, in seconds since 1970. Then `prune` and every `create` remove it."""
     owner: str = ""
-    """What it was made for and goes with: see `pymachine.hosts.prune`."""
+    """The command whose end removes it; see `pymachine.hosts.prune`."""
     install_script: str = ""
-    """The URL of the script that is to install the engine; `engine.install_url` has docker-machine's unless asked."""
+    """The URL of the script that installs the engine. Without one, `engine.install_url` is docker-machine's default."""
     raw: dict[str, Json] = field(default_factory=dict, repr=False, compare=False)
-    """The record as it was read, for the fields that are not known here."""
+    """The record as it was read, for its unknown fields."""
 
     @property
     def ssh_key(self) -> Path:
-        """The private key that opens the machine; docker-machine's place for it where the record has none."""
+        """The private SSH key of the machine. If the record has none, its place in docker-machine."""
         recorded = self.driver.get("SSHKeyPath")
         return Path(recorded) if recorded else Path(self.auth.store_path) / paths.SSH_KEY
 
     def client_files(self, folder: Path) -> ClientFiles:
         """Return the certificates that a client of the machine uses; `folder` is the machine's own.
 
-        A machine that was set up has copies in its folder, which fit its engine even after the store got a new CA.
-        Without copies (driver `none`) they are where the record says.
+        A machine has copies in its folder, which fit its engine even after the store got a new CA. Without copies
+        (driver `none`) they are at the paths in the record.
         """
         copies = ClientFiles.in_folder(folder)
         auth = self.auth
@@ -128,7 +128,7 @@ class Machine:
         return ClientFiles(Path(auth.ca_cert_path), Path(auth.client_cert_path), Path(auth.client_key_path))
 
     def to_json(self) -> dict[str, Json]:
-        """The record as config.json has it, with unknown fields as they were read."""
+        """Return the content of config.json, with unknown fields as they were read."""
         host = dict(self.raw.get("HostOptions") or {})
         host = {"Driver": "", "Memory": 0, "Disk": 0, **host}
         host["EngineOptions"] = _dump(self.engine, host.get("EngineOptions"))
@@ -158,11 +158,10 @@ class Machine:
 
     @classmethod
     def from_json(cls, record: Json, *, name: str, folder: Path | None = None) -> Machine:
-        """Read a record of any version; `name` is its folder's, and wins over the name inside (it may be a copy).
+        """Read a record of any version. `name` is that of its folder, which may differ from the one in a copied record.
 
-        With `folder`, absolute paths of another place are read as lying there: see
-        `pymachine.store.migrations.relocate`.
-        Raises `RecordError`, naming the field, for anything that is not a record.
+        With `folder`, absolute paths are adjusted to it; see `pymachine.store.migrations.relocate`. Raises
+        `RecordError`, naming the field, if it is not a valid record.
         """
         fields: Mapping[str, Json] = migrations.migrate(_object(record, "the whole", name), name=name)
         if folder is not None:
@@ -193,7 +192,7 @@ class Machine:
 
 
 def _own(fields: Mapping[str, Json], key: str, kind: kinds.Field, name: str) -> Json:
-    """A field that only pymachine writes, None where there is none."""
+    """Return a field that only pymachine writes, or None."""
     value = fields.get(key)
     if value is not None:
         kinds.require(kind, value, key, name)
@@ -201,7 +200,7 @@ def _own(fields: Mapping[str, Json], key: str, kind: kinds.Field, name: str) -> 
 
 
 def json_name(item: dataclasses.Field[Json]) -> str:
-    """The key of an option in JSON."""
+    """Return the JSON key of an option."""
     return str(item.metadata.get("json") or "".join(word.capitalize() for word in item.name.split("_")))
 
 
@@ -211,7 +210,7 @@ def _dump(options: EngineOptions | SwarmOptions | AuthOptions | Endpoint, old: J
 
 
 def _load(kind: type[T], data: Json, name: str) -> T:
-    """An options object from its JSON; what is missing or null keeps its default, a wrong type is an error."""
+    """Return an options object from JSON. Missing and null values keep their defaults, a wrong type is an error."""
     given = _object(data or {}, kind.__name__, name)
     attributes, expected = _layout(kind)  # type: ignore[arg-type]  # a class is hashable
     values = kinds.checked(given, expected, where=kind.__name__, name=name)
@@ -220,7 +219,7 @@ def _load(kind: type[T], data: Json, name: str) -> T:
 
 @functools.cache  # `ls` of 50 machines reads 200 of these objects
 def _layout(kind: type) -> tuple[Mapping[str, str], Mapping[str, kinds.Field]]:
-    """The attribute and the kind of value for each key in JSON of an options class."""
+    """Return the attribute and the kind of value for each JSON key of an options class."""
     items = dataclasses.fields(kind)
     return {json_name(item): item.name for item in items}, {json_name(item): _kind(kind, item) for item in items}
 
@@ -232,12 +231,12 @@ _KINDS = {
     "float": kinds.NUMBER,
     "list[str]": kinds.STRINGS,
 }
-# A URL may have a port of more digits than any port has: see the driver none.
+# A URL may have a port above 65535: see the driver none.
 _KINDS_BY_NAME = {"docker_port": kinds.integer(0), "ssh_port": kinds.PORT_OR_NONE, "ssh_user": kinds.USER}
 
 
 def _kind(options: type, item: dataclasses.Field[Json]) -> kinds.Field:
-    """What the value of an option must be."""
+    """Return which values an option may have."""
     annotation = str(item.type).removesuffix(" | None")
     kind = kinds.PATH if options is AuthOptions and annotation == "str" else _KINDS[annotation]
     kind = _KINDS_BY_NAME.get(item.name, kind)

@@ -32,30 +32,30 @@ from pymachine.store.record import Machine
 from pymachine.system import atomic_dirs, files, os_errors
 from pymachine.system.limits import LONGEST_RECORD_BYTES
 
-# docker-machine's words in front of everything that is wrong in a record.
+# docker-machine's prefix for errors in a record.
 _MIGRATED = "Error getting migrated host: "
 DEEPEST_RECORD = 50
 
 
 class Store(StoreLocks):
-    """The machines under one root. Nothing is made on disk before the first `save` or lock."""
+    """The machines below one root. Nothing is created on disk before the first `save` or lock."""
 
     def machine_dir(self, name: str) -> Path:
-        """The folder of machine `name`. Raises `MachineNotFoundError` for what cannot be a folder's name."""
+        """Return the folder of machine `name`. Raises `MachineNotFoundError` if that cannot be a folder's name."""
         if not names.is_folder_name(name):
             raise MachineNotFoundError(name)
         return paths.machine(self.root, name)
 
     def names(self) -> list[str]:
-        """All machines' names in case-insensitive natural order, those that cannot be read among them."""
+        """Return the names of all machines, including unreadable ones, in case-insensitive natural order."""
         return [name for name, is_machine in self._entries() if is_machine]
 
     def strays(self) -> list[str]:
-        """What is among the machines' folders and is none: files, and links to files."""
+        """Return the names among the machines' folders that are not folders: files, and links to files."""
         return [name for name, is_machine in self._entries() if not is_machine]
 
     def _entries(self) -> list[tuple[str, bool]]:
-        """Each name among the machines' folders that is not hidden, and whether it stands for a machine."""
+        """Return each name among the machines' folders that is not hidden, and whether it is a machine."""
         folder = paths.machines(self.root)
         try:
             with os.scandir(folder) as entries:
@@ -67,11 +67,11 @@ class Store(StoreLocks):
         return sorted(found, key=lambda entry: (natural_key(entry[0]), entry[0]))
 
     def exists(self, name: str) -> bool:
-        """Whether the name is taken: by a machine, loadable or not, or by anything else in its place."""
+        """Return whether the name is taken by a machine, readable or not, or by any other file."""
         return names.is_folder_name(name) and os.path.lexists(paths.machine(self.root, name))
 
     def load(self, name: str) -> Machine:
-        """The record of machine `name`.
+        """Return the record of machine `name`.
 
         Raises `MachineNotFoundError`, `StoreError` if its folder cannot be read, or `RecordError` if there is no
         record in it.
@@ -95,11 +95,10 @@ class Store(StoreLocks):
             raise error.prefixed(_MIGRATED) from error.__cause__
 
     def save(self, machine: Machine) -> None:
-        """Write the record of `machine`, making its folder if it is not there. Raises `StoreError`.
+        """Write the record of `machine`, and make its folder if it is missing. Raises `StoreError`.
 
-        A folder that was made for a record that cannot be written is removed again. A record that an older version
-        wrote is kept beside, as ``config.json.bak``; what docker-machine would drop from the record, as
-        ``pymachine.json``.
+        If the record cannot be written, a folder that was made for it is removed. An older version's record is kept as
+        ``config.json.bak``. The fields that docker-machine would drop are also written to ``pymachine.json``.
         """
         folder = self.machine_dir(machine.name)
         record = machine.to_json()
@@ -115,7 +114,7 @@ class Store(StoreLocks):
             undo.pop_all()
 
     def add(self, machine: Machine) -> None:
-        """Write the record of a new machine, with the note that its `create` is unfinished, in one step.
+        """Write the record of a new machine in one step, with a note that its `create` is unfinished.
 
         Raises `MachineExistsError` or `StoreError`.
         """
@@ -133,10 +132,10 @@ class Store(StoreLocks):
             raise os_errors.wrapped(StoreError, f"cannot write {folder / paths.CONFIG}", error) from error
 
     def rename(self, name: str, new: str) -> None:
-        """Move the folder of machine `name`, in one step. Hold the locks of both names."""
+        """Rename the folder of machine `name` in one step. Hold the locks of both names."""
         folder = self.machine_dir(name)
         try:
-            # A folder, even an empty one, must not be replaced.
+            # `rename` would replace an empty folder.
             if self.exists(new):
                 raise MachineExistsError(new)
             folder.rename(self.machine_dir(new))
@@ -146,10 +145,10 @@ class Store(StoreLocks):
             raise os_errors.wrapped(StoreError, f"cannot rename {folder}", error) from error
 
     def delete(self, name: str) -> None:
-        """Remove the folder of machine `name`: gone from the list at once, then from the disk.
+        """Remove the folder of machine `name`: first from the list, then from the disk. Raises `StoreError`.
 
-        Of a machine whose folder is a symbolic link, the link is removed; the folder that it leads to stays, as with
-        docker-machine. What cannot be removed has its name again, so that it is seen. Raises `StoreError`.
+        Of a symbolic link, only the link is removed, as in docker-machine. A folder that cannot be removed gets its
+        name back, so that it is visible.
         """
         folder = self.machine_dir(name)
         try:
@@ -167,7 +166,7 @@ def _write(folder: Path, record: Mapping[str, Json]) -> None:
 
 
 def _keep_older(folder: Path) -> None:
-    """Copy the record in `folder` if it is of an older version; a copy that is there already stays."""
+    """Copy the record in `folder` if it has an older version. Existing copies are kept."""
     path = folder / paths.CONFIG
     try:
         text = files.read_regular(path, longest=LONGEST_RECORD_BYTES)
@@ -186,10 +185,10 @@ def _keep_older(folder: Path) -> None:
 
 
 def _read_json(path: Path) -> Json:
-    """Return what a file of a record has. Raises OSError, ValueError, and RecursionError for JSON that is too deep."""
+    """Return the content of a record's file. Raises OSError, ValueError, and RecursionError if it is too deep."""
     value = json.loads(files.read_regular(path, longest=LONGEST_RECORD_BYTES), parse_constant=_no_constant)
     _check_depth(value)
-    # Half of a surrogate pair, which JSON can write and no output takes. Bytes of paths are fine.
+    # Refuse half of a surrogate pair, which JSON can contain but no output encodes. Bytes of paths are fine.
     json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")
     return value
 
@@ -199,7 +198,7 @@ def _no_constant(name: str) -> None:
 
 
 def _check_depth(value: Json) -> None:
-    """Raise RecursionError for objects and lists in each other that are deeper than any record's."""
+    """Raise RecursionError if objects and lists are nested deeper than in any record."""
     level = [value]
     for _ in range(DEEPEST_RECORD):
         level = [entry for each in level if isinstance(each, dict | list) for entry in _entries(each)]
@@ -213,9 +212,9 @@ def _entries(value: dict[str, Json] | list[Json]) -> list[Json]:
 
 
 def _extra(folder: Path) -> dict[str, Json]:
-    """Return what `_save_extra` wrote into `folder`, empty if nothing. Raises `RecordError`.
+    """Return the fields that `_save_extra` wrote into `folder`, if any. Raises `RecordError`.
 
-    Without the date of certificates that were replaced since then.
+    Leave out the date of certificates that were replaced since then.
     """
     path = folder / paths.EXTRA
     try:
@@ -240,7 +239,7 @@ def _extra(folder: Path) -> dict[str, Json]:
 
 
 def _save_extra(folder: Path, extra: Mapping[str, Json]) -> None:
-    """Write the copy of what docker-machine drops, unless it is there already. Raises OSError."""
+    """Write the fields that docker-machine drops, unless the file has them already. Raises OSError."""
     path = folder / paths.EXTRA
     text = json.dumps(extra, indent=4).encode()
     try:
@@ -252,7 +251,7 @@ def _save_extra(folder: Path, extra: Mapping[str, Json]) -> None:
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """A sort key under which ``host2`` comes before ``Host10``."""
+    """Return a sort key that puts ``host2`` before ``Host10``."""
     return [
         (0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part.lower())
         for part in re.split(r"([0-9]+)", name)
@@ -261,15 +260,15 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 
 
 def _is_machine(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is shown as a machine: a folder, or a link to anything but a file."""
+    """Return whether an entry is shown as a machine: a folder, or a link to anything but a file."""
     try:
         return entry.is_dir() or (entry.is_symlink() and not entry.is_file())
-    except OSError:  # a link in a circle, or through a folder that may not be read
+    except OSError:  # a circular link, or one through an unreadable folder
         return True
 
 
 def _missing_record(name: str, folder: Path) -> PymachineError:
-    """Why there is no record of machine `name`."""
+    """Return the error for a machine without record."""
     if not os.path.lexists(folder):
         return MachineNotFoundError(name)
     if folder.is_dir():
@@ -283,7 +282,7 @@ def _missing_record(name: str, folder: Path) -> PymachineError:
     return RecordError(f"{folder} is a file and no machine", hint=f"Move it out of {folder.parent}.")
 
 
-# What Python's decoder expects, and what Go's calls the place.
+# Messages of Python's JSON decoder, and Go's text for the same place.
 _GO_PLACES = {
     "Expecting property name enclosed in double quotes": "looking for beginning of object key string",
     "Illegal trailing comma before end of object": "looking for beginning of object key string",
@@ -295,10 +294,10 @@ _GO_PLACES = {
 
 
 def _not_json(error: ValueError | RecursionError) -> str:
-    """What is wrong with a text that is not JSON, as docker-machine says it."""
+    """Return docker-machine's text for an error in JSON."""
     if not isinstance(error, json.JSONDecodeError):
         return str(error)
-    # Where Python 3.13 names the comma, and Go what comes after it.
+    # Python 3.13 points to the comma, Go to the character after it.
     comma = 1 if error.msg.startswith("Illegal trailing comma") else 0
     rest = error.doc[error.pos + comma :].lstrip()
     if not rest or "Unterminated string" in error.msg:

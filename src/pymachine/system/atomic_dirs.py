@@ -38,7 +38,7 @@ def making(root: Path, *, private: bool) -> Iterator[Path]:
 
 
 def publish(folder: Path, target: Path) -> None:
-    """Rename a folder from `making` to `target`, replacing what is there. Raises OSError."""
+    """Rename a folder from `making` to `target`, replacing an existing one. Raises OSError."""
     if os.path.lexists(target):
         # Another user's folder may be movable but not removable; `sweep` tries again.
         with suppress(OSError), _set_aside(target) as aside:

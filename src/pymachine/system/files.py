@@ -198,7 +198,7 @@ def old_locks(folder: Path, *, seconds: float) -> list[Path]:
 
 
 def _hand_over(path: Path) -> None:
-    """Give what root makes in another user's folder to that user, who needs the same locks after `sudo`."""
+    """Give a file that root makes in another user's folder to that user: without `sudo` they need the same locks."""
     if sys.platform == "win32" or os.geteuid() != 0:
         return
     owner, made = path.parent.stat(), path.lstat()
