@@ -136,7 +136,7 @@ def test_a_bare_host_becomes_a_docker_host(host: Host, provisioned: Pymachine) -
 
     state, since = host.run(LISTING), host.run(UP_SINCE)
     again = provisioned("provision", "far").stdout
-    assert "The host is set up already: nothing was changed." in again
+    assert "The host is already set up: nothing was changed." in again
     assert (host.run(LISTING), host.run(UP_SINCE)) == (state, since)
 
 
@@ -187,7 +187,7 @@ def test_an_existing_engine_keeps_its_settings_and_containers(lived_in: Host, pr
     output = done.stdout
     assert re.search(r"^provisioning\t\d+\.\d\d$", output, re.MULTILINE)
     assert "Installing Docker" not in output
-    assert "1 container is running: it goes on while the engine restarts" in output
+    assert "1 container keeps running while the engine restarts" in output
     assert "far: 2 round trips over one connection" in done.stderr  # inspect, set up
     assert container(lived_in) == old
     merged = settings(lived_in)

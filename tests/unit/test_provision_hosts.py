@@ -25,7 +25,7 @@ from pymachine.provision.errors import (
 )
 from pymachine.provision.facts import os_release
 from pymachine.provision.host import Host, InstallScript
-from pymachine.provision.plan import Wanted
+from pymachine.provision.plan import EngineSettings
 from pymachine.provision.remote import Remote
 from pymachine.ssh.connection import ConnectionLostError
 from pymachine.system.progress import Silent
@@ -46,7 +46,7 @@ class Remembering(Silent):
         self.lines.append(text)
 
 
-def wanted(**changed: Any) -> Wanted:
+def wanted(**changed: Any) -> EngineSettings:
     given: dict[str, Any] = {
         "machine": "far",
         "port": 2376,
@@ -54,7 +54,7 @@ def wanted(**changed: Any) -> Wanted:
         "daemon": {"labels": ["provider=generic"]},
         **changed,
     }
-    return Wanted(**given)
+    return EngineSettings(**given)
 
 
 def provision(fake: FakeHost, *, script: InstallScript | None = None, **changed: Any) -> list[str]:
@@ -124,7 +124,7 @@ def test_the_engine_comes_with_the_systems_packages(kind: str, commands: list[st
     drop_in = fake.written()[unit.DROP_IN]
     assert "\nExecStart=\nExecStart=/usr/bin/" in drop_in
     assert drop_in.rstrip().endswith("-H tcp://0.0.0.0:2376")
-    assert "into_force restart" in fake.body("apply")
+    assert "activate restart" in fake.body("apply")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_flatcar_has_its_engine_already() -> None:
 
 
 def test_flatcar_without_an_engine_cannot_be_given_one() -> None:
-    with pytest.raises(ProvisionError, match="a system with an engine of its own, but there is none"):
+    with pytest.raises(ProvisionError, match="normally includes an engine, but this host has none"):
         provision(FakeHost("flatcar"))
 
 
@@ -278,7 +278,7 @@ def test_an_answer_that_is_cut_short_is_not_taken() -> None:
     fake = FakeHost("ubuntu")
     whole = fake._facts()
     fake._facts = lambda: whole.removesuffix("end\n")  # type: ignore[method-assign]
-    with pytest.raises(ProvisionError, match="not what the script prints"):
+    with pytest.raises(ProvisionError, match="the output of the script on the host is incomplete"):
         provision(fake)
 
 
@@ -298,7 +298,7 @@ def test_a_second_time_changes_nothing() -> None:
     set_up(fake)
     said = provision(fake)
     assert fake.scripts == []
-    assert "The host is set up already: nothing was changed." in said
+    assert "The host is already set up: nothing was changed." in said
 
 
 def test_a_hosts_own_settings_are_merged_and_kept_beside() -> None:
@@ -329,7 +329,7 @@ def test_options_that_can_be_reloaded_restart_nothing() -> None:
     fake = FakeHost("ubuntu", engine=True, containers=2)
     set_up(fake)
     provision(fake, daemon={"labels": ["provider=generic", "a=b"]})
-    assert "into_force reload" in fake.body("apply")
+    assert "activate reload" in fake.body("apply")
     assert '"$STATE/pending"' not in fake.body("apply")
 
 
@@ -348,7 +348,7 @@ def test_containers_go_on_while_the_engine_restarts() -> None:
     assert json.loads(fake.written()[JSON])["live-restore"] is True
     body = fake.body("apply")
     assert body.index("commit_state\n") < body.index(f"keep_containers {JSON}") < body.index("\ncommit\n")
-    assert any(line.startswith("3 containers are running: they go on") for line in said)
+    assert any(line.startswith("3 containers keep running while the engine restarts") for line in said)
     fake.scripts.clear()
     set_up(fake)
     provision(fake)
@@ -371,12 +371,12 @@ def test_live_restore_is_not_switched_on_against_the_host(fake: FakeHost) -> Non
     assert "keep_containers" not in fake.body("apply")
 
 
-def test_what_was_put_into_place_but_not_into_force_is_so_the_next_time() -> None:
+def test_what_was_put_into_place_but_not_activate_is_so_the_next_time() -> None:
     fake = FakeHost("ubuntu", engine=True)
     set_up(fake)
     fake.files["/var/lib/pymachine/pending"] = ""
     provision(fake)
-    assert "into_force restart" in fake.body("apply")
+    assert "activate restart" in fake.body("apply")
 
 
 def test_an_installation_that_was_cut_short_is_done_again() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from pymachine.provision.errors import StepError
 from pymachine.provision.host import Host, InstallScript
-from pymachine.provision.plan import Wanted
+from pymachine.provision.plan import EngineSettings
 from pymachine.provision.remote import Remote
 from pymachine.system.progress import Silent
 from support.local_host import OPENRC, LocalHost
@@ -36,7 +36,7 @@ def provision(
         "daemon": {"labels": ["provider=generic"]},
         **changed,
     }
-    host(fake, warnings=warnings).provision(Wanted(**given), install_script=lambda: script)
+    host(fake, warnings=warnings).provision(EngineSettings(**given), install_script=lambda: script)
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_an_engine_that_does_not_start_gets_its_old_files_back(lived_in: LocalHo
     before = {path: entry for path, entry in lived_in.tree().items() if not path.startswith("var/lib/pymachine")}
     with pytest.raises(StepError, match='the step "Setting Docker configuration" failed') as caught:
         provision(lived_in, daemon={"labels": ["provider=generic"], "storage-driver": "nonsense"})
-    assert "the old one was put back" in caught.value.details
+    assert "the old one was restored" in caught.value.details
     assert "unknown storage driver" in caught.value.details
     assert lived_in.get("active") == "active\n"
     after = {path: entry for path, entry in lived_in.tree().items() if not path.startswith("var/lib/pymachine")}
@@ -150,7 +150,7 @@ def test_a_disk_that_is_full_on_the_way_changes_nothing(lived_in: LocalHost) -> 
     provision(lived_in)
 
 
-@pytest.mark.parametrize("cut", ["back_up\n", "commit_state\n", "commit\n", "into_force restart\n"])
+@pytest.mark.parametrize("cut", ["back_up\n", "commit_state\n", "commit\n", "activate restart\n"])
 def test_a_host_that_went_down_in_the_middle_is_finished(lived_in: LocalHost, cut: str) -> None:
     lived_in.alter_script = lambda text: text.replace(f"\n{cut}", f"\ntrap - EXIT; exit 9\n{cut}")
     with pytest.raises(StepError):

@@ -1,5 +1,5 @@
-"""Hosts that exist already: the engine is installed and set up over SSH, without fighting what is there.
+"""Set up the engine on an existing host over SSH, leaving the host's own settings in place.
 
-`provisioner` is the way in. What a host is (`facts`) and what it is to be (`plan`) meet in pure functions; only
-`remote` talks to the host, over one connection.
+`session` is the entry point. `facts` describes the host, and `plan` derives the changes from it in pure functions.
+Only `remote` runs commands on the host, over one connection.
 """

@@ -1,4 +1,4 @@
-"""boot2docker's way of life: a profile that its init script reads. The file is docker-machine's, to the letter."""
+"""boot2docker's profile, which its init script reads. The file is byte for byte docker-machine's."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def profile(
     environment: Sequence[str],
     without: Collection[str] = (),
 ) -> str:
-    """``/var/lib/boot2docker/profile``: the engine's flags, one a line, and its environment.
+    """Return ``/var/lib/boot2docker/profile``: the engine's flags, one per line, and its environment.
 
-    The keys of daemon.json in `without` are said there.
+    Keys in `without` are left out, because the host's daemon.json sets them.
     """
     given = [
         flag
@@ -30,7 +30,7 @@ def profile(
         for flag in daemon_json.as_flags(key, value)
     ]
     storage = "auto" if "storage-driver" in without else daemon.get("storage-driver") or "overlay2"
-    # A shell reads the file.
+    # A shell reads the file, so quotes must be escaped.
     words = [flag.replace("'", r"'\''") for flag in (*given, *flags)]
     lines = ["", "EXTRA_ARGS='", *words, "", "'"]
     lines += [

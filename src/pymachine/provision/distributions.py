@@ -1,7 +1,7 @@
 """The operating systems that can be provisioned, as data, in the order in which they are tried.
 
-A package can add others: an entry point of the group ``pymachine.provisioners`` names a `Provisioner`. Those come
-first, by their entry points' names, since whoever installs one wants it used.
+A package can add others with an entry point of the group ``pymachine.provisioners`` that names a `Provisioner`.
+Those are tried first, ordered by entry point name, since they were installed on purpose.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ GROUP = "pymachine.provisioners"
 
 
 class Service(Enum):
-    """What starts the engine, and so where its settings go."""
+    """The service manager that starts the engine. It decides where the settings go."""
 
     SYSTEMD = "systemd"
     OPENRC = "openrc"
@@ -26,22 +26,22 @@ class Service(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class PackageManager:
-    """Shell commands, run by root; package names are appended to `install`, `upgrade` and `remove`."""
+    """A package manager's shell commands, run by root. Package names are appended to `install`, `upgrade`, `remove`."""
 
     name: str
     installed: str
-    """Prints the names of the installed packages, one a line."""
+    """Prints the names of the installed packages, one per line."""
     refresh: str
-    """Brings the lists of packages up to date; it may fail, if what is needed is known all the same."""
+    """Updates the package lists. It may fail: the existing lists may suffice."""
     available: str
-    """Succeeds if the package whose name takes the place of ``{}`` can be installed."""
+    """Succeeds if the package whose name replaces ``{}`` can be installed."""
     install: str
     upgrade: str
-    """Brings installed packages to the newest version that there is, and installs no others for their own sake."""
+    """Upgrades installed packages to the newest available version. It installs no new ones but dependencies."""
     remove: str
-    """Removes packages with their configuration, but none that another package needs: that is an error."""
+    """Removes packages with their configuration. It fails if another package needs one of them."""
     repair: str = ":"
-    """Finishes what an interrupted run left half-done."""
+    """Completes an interrupted run of the package manager."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,21 +49,21 @@ class Provisioner:
     """One family of operating systems."""
 
     name: str
-    """As it is said in "Provisioning with ..."."""
+    """The name in the message "Provisioning with ..."."""
     ids: tuple[str, ...]
-    """Values of ID in os-release(5), and words of ID_LIKE, that mean this family."""
+    """Values of ID in os-release(5), and words of ID_LIKE, that select this family."""
     variants: tuple[str, ...] = ()
-    """Values of VARIANT_ID that mean it, whatever ID is."""
+    """Values of VARIANT_ID that select it, whatever ID is."""
     manager: PackageManager | None = None
-    """None: the engine is part of the system."""
+    """None if the engine is part of the system."""
     packages: tuple[tuple[str, ...], ...] = ()
-    """Sets of packages that have the engine; the first of which all can be installed is taken."""
+    """Sets of packages that contain the engine. The first set that can be installed completely is used."""
     beside: tuple[str, ...] = ()
-    """Packages that are installed with it where the distribution has them."""
+    """Packages that are installed with the engine where the distribution has them."""
     service: Service = Service.SYSTEMD
     certificates: str = "/etc/docker"
     state: str = "/var/lib/pymachine"
-    """The folder on the host where it is written down what was found there."""
+    """The folder on the host that records its state before the changes."""
 
 
 APT = PackageManager(
@@ -99,11 +99,11 @@ ZYPPER = PackageManager(
 PACMAN = PackageManager(
     name="pacman",
     installed="pacman -Qq",
-    # Lists that are newer than the system would make it a partial upgrade, which Arch does not support.
+    # Package lists newer than the system would lead to a partial upgrade, which Arch does not support.
     refresh='test -n "$(ls /var/lib/pacman/sync 2>/dev/null)" || pacman -Sy --noconfirm',
     available="pacman -Si {}",
     install="pacman -S --noconfirm --needed",
-    # Of some packages alone it would be a partial upgrade; this one is the newest that the lists of now know.
+    # Installs the newest version in the present lists. Refreshing them first would cause a partial upgrade.
     upgrade="pacman -S --noconfirm --needed",
     remove="pacman -Rn --noconfirm",
 )
@@ -143,7 +143,7 @@ BUILT_IN = (
     Provisioner(
         name="fedora", ids=("fedora",), manager=DNF, packages=(("moby-engine",), ("docker-ce",)), beside=("docker-cli",)
     ),
-    # Their own archives have no engine: one from Docker's repository, or from another that is configured.
+    # Their own archives have no engine. It comes from Docker's repository or another configured one.
     Provisioner(
         name="redhat",
         ids=("rhel", "rocky", "almalinux", "centos", "ol"),
@@ -169,7 +169,7 @@ BUILT_IN = (
 
 
 def known() -> list[Provisioner]:
-    """Every provisioner, in the order in which they are tried. Raises `ProvisionError` for a broken plug-in."""
+    """Return every provisioner in the order in which they are tried. Raises `ProvisionError` for a broken plug-in."""
     found: list[Provisioner] = []
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
@@ -183,9 +183,9 @@ def known() -> list[Provisioner]:
 
 
 def choose(os_release: Mapping[str, str], provisioners: Sequence[Provisioner]) -> Provisioner:
-    """The provisioner for a host with that os-release: by VARIANT_ID, by ID, then by each word of ID_LIKE.
+    """Return the provisioner for an os-release: by VARIANT_ID, by ID, then by each word of ID_LIKE.
 
-    Raises `UnknownSystemError` with docker-machine's words if there is none.
+    Raises `UnknownSystemError` with docker-machine's text if there is none.
     """
     variant = os_release.get("VARIANT_ID", "")
     for candidate in provisioners:
@@ -199,11 +199,11 @@ def choose(os_release: Mapping[str, str], provisioners: Sequence[Provisioner]) -
     names = ", ".join(dict.fromkeys(name for candidate in provisioners for name in candidate.ids))
     raise UnknownSystemError(
         f"OS type not recognized: {os_release.get('PRETTY_NAME') or words[0]} (ID {words[0]})",
-        hint=f"Known are {names}, and what says in ID_LIKE that it is like one of them. Others can be added through "
+        hint=f"Supported are {names}, and systems whose ID_LIKE names one of them. Packages can add others with "
         f"the entry-point group {GROUP}.",
     )
 
 
 def folders(provisioners: Iterable[Provisioner]) -> list[str]:
-    """The folders of all `provisioners` in which their state is kept."""
+    """Return the state folders of all `provisioners`."""
     return list(dict.fromkeys(provisioner.state for provisioner in provisioners))

@@ -1,4 +1,4 @@
-"""What can go wrong while a host is provisioned."""
+"""Errors while a host is provisioned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a host is: the answer of ``scripts/facts.sh``, read."""
+"""Facts about a host, parsed from the output of ``scripts/facts.sh``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pymachine.provision.errors import ProvisionError
 DAEMON_JSON = "/etc/docker/daemon.json"
 PROFILE = "/var/lib/boot2docker/profile"
 OPENRC = "/etc/conf.d/docker"
-KEPT = ".before-pymachine"
+BACKUP_SUFFIX = ".before-pymachine"
 CERTIFICATES = ("ca.pem", "server.pem", "server-key.pem")
-# What an engine makes where it is new: removed with it, if it was not there before.
+# Folders that an engine creates. They are removed with it, unless they existed before.
 ENGINE_FOLDERS = ("/etc/docker", "/var/lib/docker", "/var/lib/containerd", "/etc/containerd", "/etc/cni", unit.FOLDER)
 STATE = "state.json"
 INSTALLED = "installed"
@@ -25,45 +25,45 @@ SWARM = "/var/lib/docker/swarm/docker-state.json"
 
 @dataclass(frozen=True)
 class Facts:
-    """One look at a host."""
+    """The state of a host at one moment."""
 
     os_release: dict[str, str]
     init: str = ""
-    """``systemd``, ``openrc``, ``sysv``, or nothing that is known."""
+    """``systemd``, ``openrc``, ``sysv``, or empty if unknown."""
     dockerd: str = ""
-    """Where the engine's program is; empty if there is none."""
+    """The path of the engine's program; empty if there is none."""
     active: bool = False
     enabled: bool = False
     unit: str = ""
-    """What ``systemctl cat`` prints of the engine's unit."""
+    """The output of ``systemctl cat`` for the engine's unit."""
     containers: int = 0
-    """How many are running."""
+    """The number of running containers."""
     present: frozenset[str] = frozenset()
-    """Which of the files and folders that were asked for are there."""
+    """Those of the requested files and folders that exist."""
     files: dict[str, str] = field(default_factory=dict)
-    """The contents of those watched files that are there."""
+    """The contents of those watched files that exist."""
     digests: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of those secret files that are there."""
+    """The SHA-256 of those secret files that exist."""
 
 
 def watched(provisioners: Sequence[Provisioner]) -> list[str]:
-    """The files whose contents matter."""
+    """Return the files whose contents are needed."""
     own = [f"{folder}/{name}" for folder in folders(provisioners) for name in (STATE, INSTALLED, PENDING)]
     ours = [DAEMON_JSON, unit.DROP_IN, unit.DOCKER_MACHINE, PROFILE, OPENRC]
-    return [*ours, *(path + KEPT for path in ours), *own]
+    return [*ours, *(path + BACKUP_SUFFIX for path in ours), *own]
 
 
 def secret(provisioners: Sequence[Provisioner]) -> list[str]:
-    """The files of which a digest is enough."""
+    """Return the files of which only a digest is read, since they are secret."""
     places = dict.fromkeys(provisioner.certificates for provisioner in provisioners)
     return [f"{place}/{name}" for place in places for name in CERTIFICATES]
 
 
 def parse(text: str) -> Facts:
-    """Read the script's answer. Raises `ProvisionError` for one that is cut short, or no answer at all."""
+    """Parse the script's output. Raises `ProvisionError` if it is incomplete or missing."""
     lines = text.partition("pymachine-begin\n")[2].splitlines()
     if not lines or lines[-1] != "end":
-        raise ProvisionError("the host's answer is not what the script prints", details=text[-2000:])
+        raise ProvisionError("the output of the script on the host is incomplete", details=text[-2000:])
     words: dict[str, str] = {}
     blocks: dict[str, list[str]] = {}
     digests: dict[str, str] = {}
@@ -99,7 +99,7 @@ def parse(text: str) -> Facts:
 
 
 def os_release(text: str) -> dict[str, str]:
-    """The variables of os-release(5): values may be quoted as a shell would."""
+    """Parse the variables of os-release(5). Values may have shell quotes."""
     found = {}
     for line in text.splitlines():
         name, equals, value = line.partition("=")
@@ -113,7 +113,7 @@ def os_release(text: str) -> dict[str, str]:
 
 
 def check_service(facts: Facts, provisioner: Provisioner) -> None:
-    """Raise `ProvisionError` if the host does not start services as its family does."""
+    """Raise `ProvisionError` if the host does not run its family's service manager."""
     wanted = provisioner.service
     if wanted is Service.BOOT2DOCKER or facts.init == wanted.value:
         return

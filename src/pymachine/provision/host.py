@@ -1,4 +1,4 @@
-"""The order of the steps on one host: look, install, set up; and, if asked, give it back."""
+"""The steps on one host: read its state, install the engine, set it up, upgrade it, and restore the host."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pymachine.driver.contract import Json
 from pymachine.provision import facts as facts_module, merge, plan as plans
 from pymachine.provision.distributions import PackageManager, Provisioner, Service, choose, folders, known
 from pymachine.provision.errors import ProvisionError, StepError
-from pymachine.provision.facts import DAEMON_JSON, ENGINE_FOLDERS, INSTALLED, KEPT, SWARM, Facts
-from pymachine.provision.plan import LIVE_RESTORE, Plan, Wanted
+from pymachine.provision.facts import BACKUP_SUFFIX, DAEMON_JSON, ENGINE_FOLDERS, INSTALLED, SWARM, Facts
+from pymachine.provision.plan import LIVE_RESTORE, EngineSettings, Plan
 from pymachine.provision.remote import BEGIN, Remote, here, script
 from pymachine.system.progress import Reporter
 
-LOOK_SECONDS = 1000.0  # another pymachine may be at work: see `lock` in common.sh
+LOOK_SECONDS = 1000.0  # includes waiting for another pymachine; see `lock` in common.sh
 INSTALL_SECONDS = 3600.0
 SET_UP_SECONDS = 1200.0
 DONE = "install.done"
 FOUND = "found"
-# What an engine runs on, under the names that distributions have for it: upgraded with it where it is a package.
+# Packages that the engine runs on, by all distributions' names. Those that are installed are upgraded with it.
 RUNTIME = ("containerd", "containerd.io", "runc")
 
 
@@ -34,7 +34,7 @@ class InstallScript:
 
 
 class Host:
-    """One host, being made a Docker host."""
+    """A host that is set up as a Docker host."""
 
     def __init__(self, remote: Remote, *, reporter: Reporter) -> None:
         self._remote = remote
@@ -42,7 +42,7 @@ class Host:
         self._provisioners = known()
 
     def look(self) -> tuple[Facts, Provisioner]:
-        """What the host is. Raises `UnknownSystemError`, `SudoError`, `ProvisionError`; changes nothing."""
+        """Read the host's state, changing nothing. Raises `UnknownSystemError`, `SudoError`, `ProvisionError`."""
         states = folders(self._provisioners)
         present = [SWARM, *ENGINE_FOLDERS, *(f"{folder}/{name}" for folder in states for name in (DONE, FOUND))]
         text = script(
@@ -60,14 +60,14 @@ class Host:
 
     def provision(
         self,
-        wanted: Wanted,
+        wanted: EngineSettings,
         *,
         install_script: Callable[[], InstallScript | None] = lambda: None,
         before_changes: Callable[[], object] | None = None,
     ) -> Plan:
-        """Install the engine if there is none, and set it up as `wanted`; what is right already is left alone.
+        """Install the engine if there is none, and set it up as `wanted`. Correct settings are left alone.
 
-        `before_changes` is called before the first change, if there is any.
+        `before_changes` is called before the first change.
         """
         self._reporter.info("Detecting the provisioner...")
         facts, provisioner = self.look()
@@ -85,7 +85,7 @@ class Host:
         for note in plan.notes:
             self._reporter.info(note)
         if plan.empty:
-            self._reporter.info("The host is set up already: nothing was changed.")
+            self._reporter.info("The host is already set up: nothing was changed.")
             return plan
         if before_changes:
             before_changes()
@@ -93,14 +93,15 @@ class Host:
         return plan
 
     def upgrade(self) -> None:
-        """Bring the engine's packages to their newest version, and restart it. Raises `ProvisionError` without any.
+        """Upgrade the engine's packages to their newest version and restart the engine.
 
-        What is installed of an engine is upgraded, whoever installed it; one that is part of its system is not.
+        Packages that pymachine did not install are upgraded too. Raises `ProvisionError` if none is installed, or if
+        the engine is part of the system.
         """
         facts, provisioner = self.look()
         if provisioner.manager is None:
             raise ProvisionError(
-                f"the engine is a part of {provisioner.name}", hint="Upgrade the host's system by its own means."
+                f"the engine is a part of {provisioner.name}", hint="Upgrade the host's system instead."
             )
         manager = provisioner.manager
         facts_module.check_service(facts, provisioner)
@@ -123,9 +124,9 @@ class Host:
         self._remote.run("Restarting Docker", text, timeout=SET_UP_SECONDS)
 
     def restore(self) -> bool:
-        """Give the host back as it was found; False if pymachine changed nothing on it.
+        """Restore the host's former state. Return False if pymachine changed nothing on it.
 
-        An engine that pymachine installed is removed, with its images, containers and volumes.
+        An engine that pymachine installed is removed with its images, containers and volumes.
         """
         facts, provisioner = self.look()
         state = plans.state(facts, provisioner)
@@ -176,7 +177,7 @@ class Host:
                 self._remote.run("Installing Docker", text, timeout=INSTALL_SECONDS, line=_noting(task.note))
             except StepError as error:
                 error.hint = error.hint or (
-                    "Mend that on the host and run `pymachine provision`, or install the engine by a script "
+                    "Fix the problem on the host and run `pymachine provision`, or install the engine with a script "
                     "(create --engine-install-url URL)."
                 )
                 raise
@@ -187,7 +188,7 @@ class Host:
         self._reporter.info("Setting Docker configuration on the remote daemon...")
         body = ["lock", _note_found(), "trap clean EXIT"]
         if plan.action == "restart":
-            # As long as it is there, a later run knows that files are in place which are not in force.
+            # While this file exists, a later run knows that the engine has not read the new files yet.
             body.append(': > "$STATE/pending"')
         body += [f"stage {file.path} {file.mode:o} {here(file.content)}" for file in plan.write]
         body += [f"withdraw {path}" for path in plan.remove]
@@ -199,7 +200,7 @@ class Host:
         if any(file.path == DAEMON_JSON for file in plan.write):
             body.append(f"validate {DAEMON_JSON}")
         if plan.action:
-            body.append(f"into_force {plan.action}")
+            body.append(f"activate {plan.action}")
         if not facts.enabled:
             body.append("at_boot yes")
         variables = _variables(provisioner) | {"WAS_ACTIVE": "yes" if facts.active else "no"}
@@ -208,7 +209,7 @@ class Host:
 
 
 def _needs_engine(facts: Facts, provisioner: Provisioner) -> bool:
-    """There is none, or an installation of ours was cut short; but one that runs is one, whoever finished it."""
+    """Whether the host has no engine, or only a stopped one whose installation by pymachine was interrupted."""
     cut_short = f"{provisioner.state}/{INSTALLED}" in facts.files and f"{provisioner.state}/{DONE}" not in facts.present
     return (cut_short and not facts.active) or not (facts.dockerd or facts.unit.strip())
 
@@ -216,8 +217,8 @@ def _needs_engine(facts: Facts, provisioner: Provisioner) -> bool:
 def _manager(provisioner: Provisioner) -> PackageManager:
     if provisioner.manager is None:
         raise ProvisionError(
-            f"{provisioner.name} is a system with an engine of its own, but there is none on this host",
-            hint="Choose a variant of it that has one.",
+            f"{provisioner.name} normally includes an engine, but this host has none",
+            hint="Use a variant of the system that includes one.",
         )
     return provisioner.manager
 
@@ -233,7 +234,7 @@ def _note_found() -> str:
 
 
 def _packages(provisioner: Provisioner, manager: PackageManager) -> str:
-    """Shell that installs the first set of packages that can be had, and what is good to have beside it."""
+    """Return shell code that installs the first available set of packages, and the optional packages."""
     choices = []
     for names in provisioner.packages:
         tests = " && ".join(f"{_can_install(manager, name)}" for name in names)
@@ -250,9 +251,9 @@ def _can_install(manager: PackageManager, name: str) -> str:
 
 
 def _install_job(manager: PackageManager, state: str, *, commands: str) -> str:
-    """What installs the engine, in a session of its own on the host.
+    """Return the shell code that installs the engine, in a session of its own on the host.
 
-    It takes note itself of what came, since nobody else may be there any more to do it.
+    It records the installed packages itself, since the connection may have ended by then.
     """
     return f"""{_package_job(manager, commands)}
 {{ {manager.installed}; }} | sort > {state}/packages.after
@@ -260,28 +261,28 @@ def _install_job(manager: PackageManager, state: str, *, commands: str) -> str:
 
 
 def _package_job(manager: PackageManager, commands: str) -> str:
-    """Shell that does `commands` with the package manager in order, and its lists as new as can be had."""
+    """Return shell code that repairs the package manager, refreshes its lists if possible, and runs `commands`."""
     return f"""set -e
 umask 022
 export DEBIAN_FRONTEND=noninteractive
 {manager.repair}
-{{ {manager.refresh}; }} || echo 'The lists of packages cannot be refreshed; going on with those that are there'
+{{ {manager.refresh}; }} || echo 'The package lists cannot be refreshed; using the existing ones'
 {commands}"""
 
 
 def _restored(facts: Facts, state: dict[str, Json]) -> list[str]:
-    """Shell that gives the files of an engine back that was there before, and lets it take them over."""
+    """Return shell code that restores the files of an engine that existed before, and makes the engine read them."""
     applied = merge.Applied.from_json(state.get("applied"))
     managed = state.get("managed") or {}
     lines = [f"put_back {path}" for path in managed if path != DAEMON_JSON]
     rest = merge.strip(merge.read(facts.files.get(DAEMON_JSON, ""), path=DAEMON_JSON), applied)
     if DAEMON_JSON in managed:
-        original = facts.files.get(DAEMON_JSON + KEPT)
-        if merge.same(rest, merge.read(original or "", path=DAEMON_JSON + KEPT)):
+        original = facts.files.get(DAEMON_JSON + BACKUP_SUFFIX)
+        if merge.same(rest, merge.read(original or "", path=DAEMON_JSON + BACKUP_SUFFIX)):
             daemon = [f"put_back {DAEMON_JSON}"]
         else:
-            # Somebody changed it since: only what is ours goes.
-            daemon = [f"cat > {DAEMON_JSON} {here(merge.write(rest))}", f"rm -f {DAEMON_JSON}{KEPT}"]
+            # The file was changed since then: remove only pymachine's settings.
+            daemon = [f"cat > {DAEMON_JSON} {here(merge.write(rest))}", f"rm -f {DAEMON_JSON}{BACKUP_SUFFIX}"]
     else:
         daemon = []
     if not state.get("active"):
@@ -296,7 +297,7 @@ def _restored(facts: Facts, state: dict[str, Json]) -> list[str]:
 
 
 def _noting(note: Callable[[str], None]) -> Callable[[str], None]:
-    """Show the package manager's last line whenever it is another one."""
+    """Return a function that passes a line on to `note` if it differs from the previous one."""
     last = ""
 
     def line(text: str) -> None:

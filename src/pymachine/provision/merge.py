@@ -1,4 +1,4 @@
-"""daemon.json: our settings laid into the host's own, and taken out again."""
+"""Merge pymachine's settings into the host's daemon.json, and remove them again."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ Settings = Mapping[str, Json]
 
 @dataclass(frozen=True)
 class Applied:
-    """What a merge did: what it added, and the host's own values that it took away."""
+    """The changes of a merge: the values added, and the host's own values that they replaced."""
 
     added: dict[str, Json] = field(default_factory=dict)
     replaced: dict[str, Json] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Json]:
-        """For the state that is kept on the host."""
+        """Return the JSON for the state file on the host."""
         return {"added": self.added, "replaced": self.replaced}
 
     @classmethod
     def from_json(cls, data: Json) -> Applied:
-        """From the state that was kept on the host; nothing was applied where there is none."""
+        """Read it from the state file on the host; without one, nothing was applied."""
         known = data if isinstance(data, dict) else {}
         return cls(dict(known.get("added") or {}), dict(known.get("replaced") or {}))
 
 
 def read(text: str, *, path: str) -> dict[str, Json]:
-    """The settings in a host's daemon.json; an empty file has none. Raises `HostConfigError`."""
+    """Parse a host's daemon.json; an empty file has no settings. Raises `HostConfigError`."""
     if not text.strip():
         return {}
     try:
@@ -48,12 +48,12 @@ def read(text: str, *, path: str) -> dict[str, Json]:
 
 
 def write(settings: Settings) -> str:
-    """`settings` as the text of a file, keys in the order in which they came."""
+    """Return `settings` as the text of a file, in the order of their keys."""
     return json.dumps(settings, indent=2) + "\n"
 
 
 def merge(found: Settings, ours: Settings) -> tuple[dict[str, Json], Applied]:
-    """`found` with `ours` laid over: lists and objects are joined, of other values ours hold."""
+    """Merge `ours` into `found`. Lists and objects are joined, and other values are replaced by ours."""
     merged, applied = deepcopy(dict(found)), Applied()
     for key, value in deepcopy(dict(ours)).items():
         new, gone = _difference(key, found.get(key), value) if key in found else (value, None)
@@ -73,7 +73,7 @@ def merge(found: Settings, ours: Settings) -> tuple[dict[str, Json], Applied]:
 
 
 def _difference(key: str, own: Json, value: Json) -> tuple[Json, Json]:
-    """Of our `value` what the host's `own` lacks, and of `own` what it takes the place of; None for nothing."""
+    """Return what our `value` adds to the host's `own`, and what it replaces in `own`. None means nothing."""
     if own == value:
         return None, None
     if isinstance(value, list) and isinstance(own, list):
@@ -87,16 +87,16 @@ def _difference(key: str, own: Json, value: Json) -> tuple[Json, Json]:
 
 
 def strip(current: Settings, applied: Applied) -> dict[str, Json]:
-    """`current` without what was `applied`; what somebody has changed since then stays as it is.
+    """Return `current` without the `applied` changes. Values that were changed since then stay.
 
-    Of what was applied any part may not be there: the host may have gone down in the middle.
+    Any part of the changes may be missing, since the host may have failed while they were written.
     """
     rest = dict(current)
     for key, value in applied.added.items():
         if key not in current:
             continue
         own, before = current[key], applied.replaced.get(key)
-        # One of another kind was replaced as a whole, and not joined.
+        # A value of another type was replaced, not joined.
         joined = type(own) is type(value) and (key not in applied.replaced or type(before) is type(value))
         if joined and isinstance(value, list):
             kept = [entry for entry in own if entry not in value]
@@ -108,19 +108,19 @@ def strip(current: Settings, applied: Applied) -> dict[str, Json]:
             rest[key] = before
         else:
             continue
-        # A list that was empty when it was found is not told from one that was not there: it says the same.
+        # A list or object that was empty before is removed too: it means the same as a missing one.
         if rest[key] in (None, [], {}):
             del rest[key]
     return rest
 
 
 def same(left: Settings, right: Settings) -> bool:
-    """Whether two files say the same, in whatever order."""
+    """Whether two files have the same settings, in any order."""
     return not changed_keys(left, right)
 
 
 def changed_keys(left: Settings, right: Settings) -> set[str]:
-    """The keys whose values differ, but for the order in lists."""
+    """Return the keys whose values differ, ignoring the order of lists."""
     keys = {*left, *right}
     return {key for key in keys if (key in left) != (key in right) or _sorted(left[key]) != _sorted(right[key])}
 
@@ -134,7 +134,7 @@ def _sorted(value: Json) -> Json:
 
 
 def _same_label(key: str, entry: Json, value: list[Json]) -> bool:
-    """Whether `entry` is a label whose name has another value in `value`: the engine refuses to have both."""
+    """Whether `entry` is a label whose name has another value in `value`. The engine refuses to have both."""
     if key != "labels" or not isinstance(entry, str):
         return False
     return entry.partition("=")[0] in {str(other).partition("=")[0] for other in value}

@@ -1,4 +1,4 @@
-"""From what a host is, and what it is to be, to what has to be changed: pure functions."""
+"""Derive the changes on a host from its facts and the desired engine settings. These functions are pure."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ OPENRC_MARK = "# pymachine:"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What the host's engine is to be."""
+class EngineSettings:
+    """The desired settings of the host's engine."""
 
     machine: str
     port: int
-    """Where it listens, on all addresses, with mutual TLS."""
+    """The port on which the engine listens on all addresses, with mutual TLS."""
     ipv6: bool = False
-    """Whether it is reached by an IPv6 address."""
+    """Whether the host is reached by an IPv6 address."""
     certificates: Mapping[str, str] = field(repr=False)
     """The contents of ca.pem, server.pem and server-key.pem."""
     daemon: Mapping[str, Json]
-    """What daemon.json is to have of ours."""
+    """pymachine's settings for daemon.json."""
     flags: Sequence[str] = ()
-    """Flags of dockerd that daemon.json has no key for."""
+    """Flags of dockerd without a key in daemon.json."""
     environment: Sequence[str] = ()
-    """``NAME=value``, for the engine."""
+    """The engine's environment variables, as ``NAME=value``."""
 
     @property
     def address(self) -> str:
-        """The address to listen on, as dockerd takes it."""
+        """The address to listen on, in dockerd's syntax."""
         return f"tcp://{'[::]' if self.ipv6 else '0.0.0.0'}:{self.port}"  # noqa: S104 (what a Docker host is for)
 
 
 @dataclass(frozen=True)
 class File:
-    """One file as it is to be."""
+    """A file with its desired content."""
 
     path: str
     content: str = field(repr=False)
@@ -54,22 +54,22 @@ class File:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is to be done. Nothing at all, on a host that is as it should be."""
+    """The changes to make. The plan is empty if the host is already set up."""
 
     write: tuple[File, ...] = ()
     remove: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
-    """Files of which the host's own version is kept beside."""
+    """Files whose original version is kept as a backup."""
     action: str = ""
-    """What brings it into force: ``restart``, ``reload``, or nothing."""
+    """What makes the engine read the changes: ``restart``, ``reload``, or nothing."""
     interim: str = ""
-    """A daemon.json to be reloaded first, so that containers go on while the engine restarts."""
+    """A daemon.json to reload first, so that containers keep running while the engine restarts."""
     notes: tuple[str, ...] = ()
-    """What the user should know."""
+    """Messages for the user."""
 
     @property
     def empty(self) -> bool:
-        """Whether the host is as it should be."""
+        """Whether the host is already set up."""
         return not (self.write or self.remove or self.action)
 
 
@@ -81,8 +81,8 @@ class _Desired:
     applied: merge.Applied = field(default_factory=merge.Applied)
 
 
-def make(facts: Facts, wanted: Wanted, provisioner: Provisioner) -> Plan:
-    """The plan for a host with an engine. Raises `HostConfigError` for a daemon.json that is none."""
+def make(facts: Facts, wanted: EngineSettings, provisioner: Provisioner) -> Plan:
+    """Return the plan for a host with an engine. Raises `HostConfigError` for an invalid daemon.json."""
     before = state(facts, provisioner)
     applied = merge.Applied.from_json(before.get("applied"))
     keeping = LIVE_RESTORE in applied.added
@@ -98,7 +98,7 @@ def make(facts: Facts, wanted: Wanted, provisioner: Provisioner) -> Plan:
 
 
 def state(facts: Facts, provisioner: Provisioner) -> dict[str, Json]:
-    """What earlier runs wrote down on the host. Raises `HostConfigError` if that cannot be read."""
+    """Return the state that earlier runs saved on the host. Raises `HostConfigError` if it cannot be read."""
     path = f"{provisioner.state}/{STATE}"
     text = facts.files.get(path, "")
     try:
@@ -109,7 +109,7 @@ def state(facts: Facts, provisioner: Provisioner) -> dict[str, Json]:
 
 
 def _desired(
-    facts: Facts, wanted: Wanted, provisioner: Provisioner, applied: merge.Applied, *, live_restore: bool
+    facts: Facts, wanted: EngineSettings, provisioner: Provisioner, applied: merge.Applied, *, live_restore: bool
 ) -> _Desired:
     place = provisioner.certificates
     certificates = [
@@ -148,7 +148,7 @@ def _desired(
     if not command:
         raise HostConfigError(
             "the host has an engine, but no docker.service that starts it",
-            hint="It may be a snap, or rootless. Remove it, and pymachine installs the distribution's own.",
+            hint="It may be a snap, or rootless. If you remove it, pymachine installs the distribution's engine.",
         )
     adapted = unit.with_address(command, keys=ours, address=None if in_file else wanted.address, flags=wanted.flags)
     for key, values in adapted.moved.items():
@@ -163,13 +163,13 @@ def _with_daemon(
     files: list[File], remove: list[str], found: dict[str, Json], current: dict[str, Json], ours: dict[str, Json]
 ) -> _Desired:
     merged, applied = merge.merge(found, ours)
-    # Whatever order it has: a file that says the right thing is not written again.
+    # A file with the right settings is not written again, whatever their order.
     daemon = current if merge.same(merged, current) else merged
     return _Desired(files, remove, daemon, applied)
 
 
-def _openrc(facts: Facts, wanted: Wanted) -> str | None:
-    """/etc/conf.d/docker, a shell script that the service reads, with our lines; None if it has none to have."""
+def _openrc(facts: Facts, wanted: EngineSettings) -> str | None:
+    """Return /etc/conf.d/docker, a shell script that the service reads, with our lines. None if it needs no change."""
     text = facts.files.get(OPENRC, "")
     lines = text.splitlines()
     own: list[str] = []
@@ -237,7 +237,7 @@ def _is_there(facts: Facts, file: File) -> bool:
 
 
 def _should_keep_containers(facts: Facts, provisioner: Provisioner, desired: _Desired) -> bool:
-    """Containers run, and nothing speaks against their going on: no choice of the host's own, no swarm."""
+    """Whether to keep containers running: the host has some, has no live-restore setting of its own, and no swarm."""
     return (
         facts.active
         and facts.containers > 0
@@ -248,12 +248,12 @@ def _should_keep_containers(facts: Facts, provisioner: Provisioner, desired: _De
 
 
 def _with_interim(plan: Plan, interim: str, containers: int) -> Plan:
-    many = "1 container is running: it goes" if containers == 1 else f"{containers} containers are running: they go"
+    many = "1 container keeps" if containers == 1 else f"{containers} containers keep"
     return Plan(
         write=plan.write,
         remove=plan.remove,
         keep=plan.keep,
         action=plan.action,
         interim=interim,
-        notes=(f"{many} on while the engine restarts (live-restore is switched on in {DAEMON_JSON}).",),
+        notes=(f"{many} running while the engine restarts (live-restore is switched on in {DAEMON_JSON}).",),
     )

@@ -1,4 +1,4 @@
-"""The host's end of the steps: scripts that run as root there, over one connection."""
+"""Run scripts as root on a host, over one connection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pymachine.provision.errors import InterruptedStepError, StepError, SudoErro
 from pymachine.ssh.connection import Connection, ConnectionLostError
 
 NO_SUDO = 77
-# The script comes on stdin: what is secret in it is on no command line, and no login shell reads it.
+# The script is sent on stdin, so that its secrets are on no command line and no login shell reads them.
 ROOT_SHELL = (
     f"sh -c 'if [ \"$(id -u)\" -eq 0 ]; then exec sh -s; fi; sudo -n true || exit {NO_SUDO}; exec sudo -n sh -s'"
 )
@@ -22,19 +22,19 @@ Line = Callable[[str], None]
 
 
 def part(name: str) -> str:
-    """One of the scripts in ``scripts/``."""
+    """Return the text of one of the scripts in ``scripts/``."""
     return (resources(__package__) / "scripts" / f"{name}.sh").read_text(encoding="utf-8")
 
 
 def script(body: str, *, parts: tuple[str, ...], variables: Mapping[str, str]) -> str:
-    """A whole script: the `parts`' functions, then `body` in a function that only the last line calls."""
+    """Return a complete script: the functions of `parts`, then `body` in a function that the last line calls."""
     settings = "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
     functions = "".join(part(name) for name in ("common", *parts))
     return f"{settings}{functions}\npymachine_main() {{\n{body}\n}}\npymachine_main\n"
 
 
 def here(text: str) -> str:
-    """`text` as a here-document, behind the command that reads it."""
+    """Return `text` as a here-document, to append to the command that reads it."""
     if END_OF_FILE in text:
         raise ValueError(f"a file has the line {END_OF_FILE}")
     end = "" if text.endswith("\n") or not text else "\n"
@@ -42,19 +42,19 @@ def here(text: str) -> str:
 
 
 class Remote:
-    """Runs steps on one host."""
+    """Runs the steps on one host."""
 
     def __init__(self, connection: Connection, *, name: str, warn: Callable[[str], object]) -> None:
-        """Take the machine's `name`, for errors; `warn` is called with what a script warns of."""
+        """`name` is the machine's, for errors. `warn` is called with the warnings of a script."""
         self._connection = connection
         self._name = name
         self._warn = warn
 
     def run(self, step: str, text: str, *, timeout: float, line: Line | None = None) -> str:
-        """Run a script as root and return what it printed, from its first line on.
+        """Run a script as root and return its output, from the line `BEGIN` on.
 
-        `step` is what it is for, as an error should say it. Raises `SudoError` if root cannot be had, `StepError` if
-        the script fails, and `InterruptedStepError` if the connection breaks.
+        `step` names the step in errors. Raises `SudoError` if the user cannot become root, `StepError` if the script
+        fails, and `InterruptedStepError` if the connection breaks.
         """
         try:
             result = self._connection.run(ROOT_SHELL, stdin=text, timeout=timeout, line=line)
@@ -62,10 +62,10 @@ class Remote:
             raise InterruptedStepError(
                 f'the SSH connection to "{self._name}" was lost during the step "{step}"',
                 details=error.details,
-                hint=f"What was done on the host stays. When it can be reached again, finish the job with: "
+                hint=f"The changes made so far stay on the host. When it can be reached again, complete them with: "
                 f"pymachine provision {self._name}",
             ) from error
-        _, begun, said = result.stdout.partition(BEGIN + "\n")
+        _, begun, output = result.stdout.partition(BEGIN + "\n")
         if result.returncode == NO_SUDO and not begun:
             raise SudoError(
                 f'the SSH user of "{self._name}" cannot become root without a password; nothing was changed',
@@ -76,9 +76,9 @@ class Remote:
         if result.returncode != 0:
             raise StepError(
                 f'the step "{step}" failed on "{self._name}" with exit code {result.returncode}',
-                details=result.stderr.strip() or said.strip()[-2000:],
+                details=result.stderr.strip() or output.strip()[-2000:],
             )
-        for each in said.splitlines():
+        for each in output.splitlines():
             if each.startswith(WARNING):
                 self._warn(f"On the host, {each.removeprefix(WARNING)}")
-        return BEGIN + "\n" + said
+        return BEGIN + "\n" + output

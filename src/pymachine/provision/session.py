@@ -1,4 +1,4 @@
-"""One session with a host: the connection, its host key, and the steps on it."""
+"""A session with one host: the connection, the host key, and the steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pymachine.driver.contract import Endpoint
 from pymachine.provision.errors import ProvisionError
 from pymachine.provision.facts import CERTIFICATES
 from pymachine.provision.host import Host, InstallScript
-from pymachine.provision.plan import Plan, Wanted
+from pymachine.provision.plan import EngineSettings, Plan
 from pymachine.provision.remote import Remote
 from pymachine.ssh.client import connected
 from pymachine.ssh.connection import Connection, UnreachableError
@@ -30,14 +30,14 @@ SCRIPT_BYTES = 1 << 20
 
 
 class Session:
-    """Work on one host over one connection. Make it with `opened`."""
+    """Steps on one host over one connection. Create it with `opened`."""
 
     def __init__(self, connection: Connection, target: Target, *, reporter: Reporter) -> None:
         self._host = Host(Remote(connection, name=target.alias, warn=reporter.warn), reporter=reporter)
 
     def provision(
         self,
-        wanted: Wanted,
+        wanted: EngineSettings,
         *,
         install_script: Callable[[], InstallScript | None] = lambda: None,
         before_changes: Callable[[], object] | None = None,
@@ -56,7 +56,7 @@ class Session:
 
 @contextmanager
 def opened(target: Target, *, reporter: Reporter, timeout: float, native: bool = False) -> Iterator[Session]:
-    """A session with `target`, waiting up to `timeout` seconds for its SSH server. A new host key is told of.
+    """Open a session with `target`, waiting up to `timeout` seconds for its SSH server. A new host key is reported.
 
     Raises the errors of `pymachine.ssh.client.connected`.
     """
@@ -76,9 +76,9 @@ def opened(target: Target, *, reporter: Reporter, timeout: float, native: bool =
 def interruptible(
     name: str, before_changes: Callable[[], object] | None, *, reporter: Reporter
 ) -> Iterator[Callable[[], None]]:
-    """A block that an interrupt may end: if the host was changed by then, it is said how to go on.
+    """Warn, if the block is interrupted after the first change, how to complete the setup.
 
-    What is yielded has to be called before the first change; it calls `before_changes`.
+    Yields a function that must be called before the first change. It calls `before_changes`.
     """
     begun = False
 
@@ -92,13 +92,13 @@ def interruptible(
         yield begin
     except (KeyboardInterrupt, SystemExit):
         if begun:
-            reporter.warn(f"The host is half set up. Finish the job with: pymachine provision {name}")
+            reporter.warn(f"The host is only partly set up. Complete it with: pymachine provision {name}")
         raise
 
 
 @contextmanager
 def _connected_in_time(target: Target, *, timeout: float, native: bool) -> Iterator[Connection]:
-    """A connection, once the host lets us have one. What goes wrong while it is used is not tried again."""
+    """Connect, retrying until the host answers. Errors while the connection is used are not retried."""
     deadline = Deadline(timeout)
     while True:
         context = connected(target, native=native)
@@ -122,16 +122,16 @@ def _pinned(target: Target) -> set[str]:
 
 
 def fingerprint(key: str) -> str:
-    """A public key in OpenSSH's base64 as OpenSSH shows it."""
+    """Return the fingerprint of a public key, given in OpenSSH's base64, in OpenSSH's format."""
     digest = hashlib.sha256(base64.b64decode(key)).digest()
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
 
-def wanted(machine: Machine, endpoint: Endpoint, *, directory: Path) -> Wanted:
-    """What the host of `machine` is to be, with the certificates in the machine's folder. Raises `UsageError`."""
+def wanted(machine: Machine, endpoint: Endpoint, *, directory: Path) -> EngineSettings:
+    """Return the engine settings for `machine`'s host, with the certificates in `directory`. Raises `UsageError`."""
     daemon, flags = daemon_json.content(machine.engine, driver_name=machine.driver_name)
     daemon_json.files(machine.engine, driver_name=machine.driver_name)  # checks the environment too
-    return Wanted(
+    return EngineSettings(
         machine=machine.name,
         port=endpoint.docker_port,
         ipv6=":" in endpoint.address,
@@ -143,14 +143,15 @@ def wanted(machine: Machine, endpoint: Endpoint, *, directory: Path) -> Wanted:
 
 
 def install_script(machine: Machine, *, keep: Path) -> InstallScript | None:
-    """The script that the user asked for; None where the distribution's packages are wanted."""
+    """Return the install script that the user chose; None to install the distribution's packages."""
     return fetch_script(machine.install_script, keep=keep) if machine.install_script else None
 
 
 def fetch_script(url: str, *, keep: Path) -> InstallScript:
-    """The script at `url`, kept in the file `keep` so that one can read what was run. Raises `ProvisionError`.
+    """Fetch the script at `url`, and save it as the file `keep` so that it can be read later.
 
-    It is fetched here and not by the host: what runs there is what has this digest.
+    It is fetched here and not by the host, so that the reported digest is that of the script that runs there. Raises
+    `ProvisionError`.
     """
     from pymachine.system.http_client import FetchError, Session, TooLargeError  # noqa: PLC0415 (heavy)
 
@@ -163,21 +164,21 @@ def fetch_script(url: str, *, keep: Path) -> InstallScript:
         raise ProvisionError(
             f"the install script {url} cannot be fetched",
             details=str(error),
-            hint="Check --engine-install-url; without it the distribution's own packages are installed.",
+            hint="Check --engine-install-url. Without it, the distribution's own packages are installed.",
         ) from error
     if not data.startswith(b"#!"):
         raise _not_a_script(url, data[:200].decode(errors="replace"))
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        raise ProvisionError(f"what is at {url} is not text") from error
+        raise ProvisionError(f"the file at {url} is not text") from error
     files.atomic_write(keep, data)
     return InstallScript(url, text, hashlib.sha256(data).hexdigest())
 
 
 def _not_a_script(url: str, details: str) -> ProvisionError:
     return ProvisionError(
-        f"what is at {url} is not a shell script",
+        f"the file at {url} is not a shell script",
         details=details,
         hint="An install script begins with #! and has at most 1 MiB.",
     )

@@ -1,4 +1,4 @@
-"""The engine's systemd unit: which command line is in force, and the drop-in that adds ours to it.
+"""The engine's systemd unit: its effective command line, and the drop-in that adds pymachine's settings.
 
 Formats: systemd.unit(5), systemd.service(5), systemd.syntax(7).
 """
@@ -13,9 +13,9 @@ from pymachine.docker import daemon_json
 from pymachine.driver.contract import Json
 
 FOLDER = "/etc/systemd/system/docker.service.d"
-# After all others by its name, since the last ExecStart holds.
+# The name sorts after all others, since the last ExecStart wins.
 DROP_IN = f"{FOLDER}/zz-pymachine.conf"
-# What docker-machine writes; its settings are in the machine's record as well.
+# The drop-in that docker-machine writes. The machine's record has its settings too.
 DOCKER_MACHINE = f"{FOLDER}/10-machine.conf"
 SOCKET = "unix:///var/run/docker.sock"
 WORD = re.compile(r"""(?:[^\s"']|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')+""")
@@ -23,14 +23,14 @@ WORD = re.compile(r"""(?:[^\s"']|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')+""")
 
 @dataclass(frozen=True)
 class Command:
-    """The engine's command line with our address, and what it said that belongs into daemon.json now."""
+    """The engine's command line with our address, and the list values that move from it into daemon.json."""
 
     line: str
     moved: dict[str, list[str]] = field(default_factory=dict)
 
 
 def files(text: str) -> list[tuple[str, str]]:
-    """The unit and its drop-ins in the order in which they are read, from what ``systemctl cat`` prints."""
+    """Split the output of ``systemctl cat`` into the unit and its drop-ins, in the order in which they are read."""
     found: list[tuple[str, list[str]]] = []
     for line in text.splitlines():
         if match := re.fullmatch(r"# (/\S+\.(?:service|conf))", line):
@@ -41,7 +41,7 @@ def files(text: str) -> list[tuple[str, str]]:
 
 
 def exec_start(text: str, *, without: Collection[str]) -> str:
-    """The command line that holds, leaving aside the files in `without`; empty if there is none."""
+    """Return the effective command line, ignoring the files in `without`; empty if there is none."""
     command = ""
     for path, content in files(text):
         if path in without:
@@ -54,10 +54,10 @@ def exec_start(text: str, *, without: Collection[str]) -> str:
 
 
 def with_address(command: str, *, keys: Collection[str], address: str | None, flags: Sequence[str]) -> Command:
-    """`command` so that it listens on `address` too, and says nothing twice.
+    """Return `command` changed to listen on `address` too, without settings that daemon.json will have.
 
-    `keys` are those that daemon.json will have from us: the engine refuses a setting that is both there and on its
-    command line. Values of lists are not lost; they are in `moved`. `address` is None where daemon.json has it.
+    `keys` are pymachine's keys in daemon.json: the engine refuses a setting that is also on its command line. List
+    values are kept, in `moved`. `address` is None if daemon.json has it.
     """
     words = WORD.findall(command)
     kept: list[str] = []
@@ -93,10 +93,10 @@ def with_address(command: str, *, keys: Collection[str], address: str | None, fl
 
 
 def drop_in(command: str, *, environment: Sequence[str]) -> str:
-    """The text of our drop-in; empty if there is nothing to say."""
+    """Return the text of our drop-in; empty if none is needed."""
     lines = [f"Environment={quoted(entry)}" for entry in environment]
     if command:
-        # The empty one takes back the unit's own: it would be a second command otherwise.
+        # The empty ExecStart clears the unit's own. Otherwise there would be two commands.
         lines += ["ExecStart=", f"ExecStart={command}"]
     return (
         "# Written by pymachine; `pymachine provision` writes it anew.\n[Service]\n" + "\n".join(lines) + "\n"
@@ -106,12 +106,12 @@ def drop_in(command: str, *, environment: Sequence[str]) -> str:
 
 
 def quoted(text: str) -> str:
-    """`text` as one word of a unit file."""
+    """Quote `text` as one word of a unit file."""
     safe = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{safe}"'
 
 
 def hosts(settings: Json) -> list[str] | None:
-    """Where daemon.json says that the engine listens; None if it leaves that to the command line."""
+    """Return the addresses in daemon.json on which the engine listens; None if the command line has them."""
     value = settings.get("hosts") if isinstance(settings, dict) else None
     return [str(host) for host in value] if isinstance(value, list) else None

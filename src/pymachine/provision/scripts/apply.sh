@@ -1,13 +1,13 @@
 # shellcheck shell=sh
-# Puts files into place, all or none, and brings them into force. What was there is kept beside.
+# Installs files, all or none, and makes the engine read them. The originals are kept as backups.
 
-KEPT=.before-pymachine
+BACKUP_SUFFIX=.before-pymachine
 staged=
 withdrawn=
 keeping=
 kept=
 
-stage() { # stage PATH MODE < CONTENT: write the new file beside the old one, whose owner and mode it keeps
+stage() { # stage PATH MODE < CONTENT: write PATH.pymachine-new, with the owner and mode of an existing PATH
     parent=${1%/*}
     [ -d "$parent" ] || (umask 022 && mkdir -p "$parent")
     staged="$staged $1"
@@ -20,14 +20,14 @@ stage() { # stage PATH MODE < CONTENT: write the new file beside the old one, wh
     fi
 }
 
-withdraw() { # withdraw PATH: it is to be gone
+withdraw() { # withdraw PATH: mark it for removal
     withdrawn="$withdrawn $1"
 }
 
-keep() { # keep PATH: remember how it was found, beside it
-    if [ -e "$1" ] && [ ! -e "$1$KEPT" ]; then
+keep() { # keep PATH: back up the original, once
+    if [ -e "$1" ] && [ ! -e "$1$BACKUP_SUFFIX" ]; then
         kept="$kept $1"
-        cp -p "$1" "$1$KEPT"
+        cp -p "$1" "$1$BACKUP_SUFFIX"
     fi
 }
 
@@ -44,7 +44,7 @@ back_up() {
     done
 }
 
-commit_state() { # before all others: whoever gives the host back must know of every file that was changed
+commit_state() { # runs first, since `restore` must know every file that was changed
     mv -f "$STATE/state.json.pymachine-new" "$STATE/state.json"
 }
 
@@ -59,36 +59,36 @@ undo() {
     for each in $staged $withdrawn; do
         if [ -e "$each.pymachine-old" ]; then mv -f "$each.pymachine-old" "$each"; else rm -f "$each"; fi
     done
-    for each in $kept; do rm -f "$each$KEPT"; done
+    for each in $kept; do rm -f "$each$BACKUP_SUFFIX"; done
 }
 
-validate() { # validate PATH: ask dockerd what it thinks of that daemon.json; versions before 23 cannot be asked
+validate() { # validate PATH: let dockerd check that daemon.json; versions before 23 cannot
     if [ ! -e "$1" ] || ! dockerd --help 2>&1 | grep -q -e '--validate'; then return 0; fi
     dockerd --validate --config-file "$1" > /dev/null || {
         undo
         rm -f "$STATE/pending"
-        fail "The engine would not take the new $1; the old one was put back"
+        fail "The engine rejects the new $1; the old one was restored"
     }
 }
 
-keep_containers() { # keep_containers PATH < CONTENT: daemon.json with live-restore on, taken over without a restart
+keep_containers() { # keep_containers PATH < CONTENT: reload daemon.json with live-restore on, without a restart
     cat > "$STATE/live.json"
     keeping=$1
     live_restore on "$1" || {
         undo
         service reload
         rm -f "$STATE/pending"
-        fail "The engine does not switch live-restore on, without which the running containers would be stopped"
+        fail "The engine does not enable live-restore, and without it the running containers would stop"
     }
 }
 
-into_force() { # into_force restart|reload
+activate() { # activate restart|reload
     if service "$1"; then
         rm -f "$STATE/pending"
         return
     fi
     {
-        echo "The engine does not start with the new configuration, so the old one was put back. It said:"
+        echo "The engine does not start with the new configuration, so the old one was restored. Its log:"
         case $SERVICE in
             systemd) journalctl -q --no-pager -o cat -n 30 -u docker.service || true ;;
             openrc) tail -n 30 /var/log/docker.log || true ;;

@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# Prints what a host is, a word and a value a line; changes nothing. WATCHED and SECRET are lists of files.
+# Prints facts about a host, one word and value per line, and changes nothing. WATCHED and SECRET are lists of files.
 
 lines() { sed 's/^/|/' "$1" && echo; }
 
@@ -22,7 +22,7 @@ init_system() {
     fi
 }
 
-containers() { # how many run; the engine is not asked where that would start it
+containers() { # the number of running ones; does not call an inactive engine, which would start it
     if [ "$1" = systemd ] && has docker && systemctl -q is-active docker.service; then
         docker ps -q | wc -l
     else
@@ -35,7 +35,7 @@ engine_state() {
         systemd)
             echo "active $(systemctl is-active docker.service 2> /dev/null || true)"
             echo "enabled $(systemctl is-enabled docker.service 2> /dev/null || true)"
-            # What is in force after a daemon-reload, drop-ins included.
+            # The unit as it is after a daemon-reload, drop-ins included.
             echo unit
             systemctl cat docker.service 2> /dev/null > "$scratch" || true
             lines "$scratch"
@@ -50,17 +50,17 @@ engine_state() {
     esac
 }
 
-# A package manager that a broken connection left behind may still be at work: what is there is known when it has ended.
-await_others() {
+# A package manager left running by a broken connection may still change the host. Wait until it has ended.
+wait_for_others() {
     for each in $STATES; do
         if [ -e "$each/lock" ] && has flock; then
-            flock -w 900 "$each/lock" true || fail "another pymachine has been at work on this host for 15 minutes"
+            flock -w 900 "$each/lock" true || fail "another pymachine has been working on this host for 15 minutes"
         fi
     done
 }
 
 facts() {
-    await_others
+    wait_for_others
     scratch=$(mktemp /tmp/pymachine.XXXXXX)
     trap 'rm -f "$scratch"' EXIT
     release=/etc/os-release

@@ -1,6 +1,6 @@
 # shellcheck shell=sh
-# Installs the engine. The package manager writes to a file and runs in a session of its own, so that it comes to its
-# end when the connection does not; what it is at is shown from there.
+# Installs the engine. The package manager writes to a file and runs in a session of its own, so that it completes
+# even if the connection breaks. Its progress is shown from that file.
 
 follow() { # follow COMMAND: run it in the background, show its last line each second, and return its exit code
     log=$STATE/install.log

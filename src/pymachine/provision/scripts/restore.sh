@@ -1,11 +1,11 @@
 # shellcheck shell=sh
-# Gives the host back as it was found.
+# Restores the host's former state.
 
-KEPT=.before-pymachine
+BACKUP_SUFFIX=.before-pymachine
 
-put_back() { # put_back PATH: as it was before, or gone if it was not there
-    if [ -e "$1$KEPT" ]; then
-        mv -f "$1$KEPT" "$1"
+put_back() { # put_back PATH: restore the backup, or remove PATH if there was no original
+    if [ -e "$1$BACKUP_SUFFIX" ]; then
+        mv -f "$1$BACKUP_SUFFIX" "$1"
     else
         rm -f "$1"
     fi
@@ -19,15 +19,15 @@ stop_engine() { # before its packages are removed
             ;;
         *) set -- service stop ;;
     esac
-    said=$("$@" 2>&1) || warn "the engine could not be stopped: $said"
+    output=$("$@" 2>&1) || warn "the engine could not be stopped: $output"
     at_boot no
     if has ip; then ip link delete docker0 > /dev/null 2>&1 || true; fi
 }
 
-remove_packages() { # remove_packages LISTING COMMAND NAMES: those that came with the engine
+remove_packages() { # remove_packages LISTING COMMAND NAMES: remove the packages that were installed with the engine
     sh -c "$1" | sort > "$STATE/packages.now"
     if [ ! -e "$STATE/packages.after" ]; then
-        # The installation never came to its end: only those that were asked for are surely ours.
+        # The installation did not complete: only the packages that it requested are certainly ours.
         printf '%s\n' "$3" | tr ' ' '\n' | sort > "$STATE/packages.after"
     fi
     came=$(comm -13 "$STATE/packages.before" "$STATE/packages.after" | comm -12 - "$STATE/packages.now" | tr '\n' ' ')
@@ -38,13 +38,13 @@ remove_packages() { # remove_packages LISTING COMMAND NAMES: those that came wit
     }
 }
 
-remove_leftovers() { # remove_leftovers FOLDER...: those that were not there before
+remove_leftovers() { # remove_leftovers FOLDER...: remove folders that did not exist before
     for each in "$@"; do
         grep -qxF "$each" "$STATE/found" || rm -rf "$each"
     done
 }
 
-remove_group() { # distributions leave it behind
+remove_group() { # distributions do not remove it with the package
     if grep -q '^docker:' /etc/group && ! grep -qxF docker: "$STATE/found"; then
         groupdel docker 2> /dev/null || delgroup docker
     fi

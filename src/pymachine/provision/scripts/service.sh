@@ -1,11 +1,11 @@
 # shellcheck shell=sh
-# The engine as a service, whatever starts it. What is started must not hold the lock (descriptor 9) for its life.
+# The engine as a service of any service manager. A started process must not inherit the lock (descriptor 9).
 
 service() { # service start|stop|restart|reload
     case $SERVICE in
         systemd)
             systemctl daemon-reload
-            # A unit that failed five times in ten seconds is not tried again before that is forgotten.
+            # systemd refuses a unit that failed five times in ten seconds until its failures are reset.
             systemctl reset-failed docker.service 2> /dev/null || true
             systemctl "$1" docker.service 9>&-
             ;;
@@ -14,14 +14,14 @@ service() { # service start|stop|restart|reload
                 kill -HUP "$(cat /run/docker.pid)"
             else
                 rc-service docker "$1" 9>&- || return 1
-                [ "$1" = stop ] || await_socket
+                [ "$1" = stop ] || wait_for_socket
             fi
             ;;
         boot2docker) /etc/init.d/docker "$1" 9>&- ;;
     esac
 }
 
-await_socket() {
+wait_for_socket() {
     tries=0
     while [ ! -S /var/run/docker.sock ]; do
         tries=$((tries + 1))
@@ -30,7 +30,7 @@ await_socket() {
     done
 }
 
-at_boot() { # at_boot yes|no: whether the engine starts with the host; if that fails, the rest is done all the same
+at_boot() { # at_boot yes|no: whether the engine starts with the host; a failure is only a warning
     case $SERVICE-$1 in
         systemd-yes) set -- systemctl enable docker.service ;;
         systemd-no) set -- systemctl disable docker.service ;;
@@ -38,17 +38,17 @@ at_boot() { # at_boot yes|no: whether the engine starts with the host; if that f
         openrc-no) set -- rc-update del docker default ;;
         *) return 0 ;;
     esac
-    said=$("$@" 2>&1) || warn "\`$*\` failed: $said"
+    output=$("$@" 2>&1) || warn "\`$*\` failed: $output"
 }
 
-put() { # put SOURCE PATH: the content of SOURCE at PATH in one step, with the owner and mode of what is there
+put() { # put SOURCE PATH: replace PATH by SOURCE's content in one step, keeping PATH's owner and mode
     if [ -e "$2" ]; then cp -p "$2" "$2.pymachine-put"; fi
     cat "$1" > "$2.pymachine-put"
     mv -f "$2.pymachine-put" "$2"
 }
 
-# live_restore on|off PATH: let the engine take over $STATE/live.json at PATH, with live-restore switched so. While it
-# is on, containers go on when the engine restarts.
+# live_restore on|off PATH: make the engine read $STATE/live.json at PATH, with live-restore switched on or off. While
+# it is on, containers keep running when the engine restarts.
 live_restore() {
     case $1 in on) value=true ;; *) value=false ;; esac
     sed "s/\"live-restore\": true/\"live-restore\": $value/" "$STATE/live.json" > "$STATE/switched.json"
@@ -67,6 +67,6 @@ live_restore_is() {
     if has docker; then
         docker info --format '{{.LiveRestoreEnabled}}' 2> /dev/null | grep -q "$1"
     else
-        sleep 5 # without a client there is nobody to ask
+        sleep 5 # there is no client to query the engine
     fi
 }
