@@ -3,6 +3,7 @@
 - `contract`: `Driver`, and what it is given and returns
 - `options`: the flags that a driver adds to `create`
 - `abilities`: what only some drivers can do
+- `base_config`: the fields of docker-machine's that every machine has
 - `errors`: the errors to raise
 - `fields`: what each value of a driver's record must be
 - `names`: which names machines may have, and the host name of each

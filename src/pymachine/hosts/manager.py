@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from pymachine.driver import fields, registry
 from pymachine.driver.abilities import IdentityUpdatable, Recoverable, Templatable
+from pymachine.driver.base_config import BaseConfig
 from pymachine.driver.contract import (
     BootRequest,
     Capability,
@@ -577,8 +578,8 @@ class Manager:
         from pymachine.hosts import identity  # noqa: PLC0415 (cryptography)
 
         folder = self.store.machine_dir(machine.name)
-        own_key = machine.driver.get("SSHKeyPath") != str(folder / paths.SSH_KEY)
-        if Capability.NO_SSH in driver.info.capabilities or own_key:
+        is_given_key = machine.base.ssh_key != folder / paths.SSH_KEY
+        if Capability.NO_SSH in driver.info.capabilities or is_given_key:
             return
         driver.reporter.info("Creating SSH key...")
         if driver.info.capabilities & SETS_UP_ENGINE == Capability.PROVISION:
@@ -801,7 +802,7 @@ class Manager:
             host=endpoint.ssh_host or endpoint.address,
             port=endpoint.ssh_port,
             user=user or endpoint.ssh_user,
-            key=machine.ssh_key if machine.driver.get("SSHKeyPath") != "" else None,
+            key=machine.base.ssh_key,
             known_hosts=known_hosts if learn or (pinned and known_hosts.exists()) else None,
             learn=learn,
         )
@@ -1060,15 +1061,8 @@ def with_base_fields(config: Config, ref: MachineRef, *, ssh: bool) -> Config:
 
     Without `ssh` those of SSH are empty.
     """
-    base: Config = {
-        "IPAddress": "",
-        "MachineName": ref.name,
-        "SSHUser": "docker" if ssh else "",
-        "SSHPort": 22 if ssh else 0,
-        "SSHKeyPath": str(ref.ssh_key) if ssh else "",
-        "StorePath": str(ref.store),
-        "SwarmMaster": False,
-        "SwarmHost": "",
-        "SwarmDiscovery": "",
-    }
-    return {**base, **config}
+    if ssh:
+        base = BaseConfig(machine_name=ref.name, store=str(ref.store), ssh_key=ref.ssh_key)
+    else:
+        base = BaseConfig(machine_name=ref.name, store=str(ref.store), ssh_user="", ssh_port=0, ssh_key=None)
+    return {**base.to_config(), **config}

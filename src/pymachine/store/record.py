@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pymachine.driver import fields as kinds
+from pymachine.driver.base_config import BaseConfig
 from pymachine.driver.contract import Config, Endpoint, Json
 from pymachine.errors import RecordError
 from pymachine.store import migrations, paths
@@ -110,10 +111,19 @@ class Machine:
     """The record as it was read, for its unknown fields."""
 
     @property
+    def base(self) -> BaseConfig:
+        """docker-machine's base fields of the driver's configuration."""
+        return BaseConfig.of(self.driver, own_key=self.own_key)
+
+    @property
+    def own_key(self) -> Path:
+        """Where the machine's own private key is, if pymachine or docker-machine made it."""
+        return Path(self.auth.store_path) / paths.SSH_KEY
+
+    @property
     def ssh_key(self) -> Path:
-        """The private SSH key of the machine. If the record has none, its place in docker-machine."""
-        recorded = self.driver.get("SSHKeyPath")
-        return Path(recorded) if recorded else Path(self.auth.store_path) / paths.SSH_KEY
+        """The private key that opens the machine."""
+        return self.base.ssh_key or self.own_key
 
     def client_files(self, folder: Path) -> ClientFiles:
         """Return the certificates that a client of the machine uses; `folder` is the machine's own.
