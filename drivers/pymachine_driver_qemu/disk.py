@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -131,7 +132,9 @@ def _copy(old: int, new: int, begin: int, end: int, *, to: int | None = None) ->
 
 
 def _copy_some(old: int, new: int, length: int, position: int, to: int) -> int:
-    if hasattr(os, "copy_file_range"):
+    if sys.platform == "win32":
+        raise OSError(errno.ENOSYS, "Windows has no reading at a position")
+    if sys.platform == "linux":
         try:
             return os.copy_file_range(old, new, length, position, to)
         except OSError as error:
