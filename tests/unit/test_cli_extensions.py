@@ -207,7 +207,7 @@ def test_doctor_names_problems_that_would_make_create_fail(
         'note driver lost Driver "lost" not found.',
         "note machine intro the certificates of intro expire in 3 days",
         "Fix: Run: pymachine regenerate-certs intro",
-        "note docker not found: nothing here to use machines with",
+        "note docker not found: machines cannot be used without it",
     ):
         assert expected in lines
     assert any(line.startswith("problem store") for line in lines)
@@ -243,7 +243,7 @@ def test_logs_prints_the_last_lines_of_the_console(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ("logs intro", 'There are no logs of machine "intro" to be had: it is running'),
+        ("logs intro", 'No logs of machine "intro" are available: it is running'),
         ("logs --console intro", "none driver does not support reading the console"),
         ("logs -f --json intro", '{"error": {"code": "failed"'),
         ("logs a b", "Error: Expected one machine name as an argument"),
@@ -255,12 +255,12 @@ def test_logs_prints_the_last_lines_of_the_console(tmp_path: Path) -> None:
         ("rename intro", "Error: Expected a machine name and its new name as arguments"),
         ("rename intro a_b", "Error creating machine: Invalid hostname specified"),
         ("rename nosuch other", 'Docker machine "nosuch" does not exist.'),
-        ("export", "Error: Expected a machine name, and a file at most, as arguments"),
+        ("export", "Error: Expected a machine name and an optional file as arguments"),
         ("export intro", "none driver does not support export of a whole machine"),
-        ("import", "Error: Expected a file, and a name at most, as arguments"),
+        ("import", "Error: Expected a file and an optional name as arguments"),
         ("import /nosuch/file", "cannot read /nosuch/file: No such file or directory"),
         ("doctor x", "Error: Too many arguments given"),
-        ("context create --name a b c", "Error: --name is for one machine at a time"),
+        ("context create --name a b c", "Error: --name can be used with only one machine"),
         ("mount nosuch:/x", 'Error loading host: Error loading host: Docker machine "nosuch" does not exist.'),
     ],
 )
@@ -281,7 +281,7 @@ def test_an_exported_connection_can_be_imported(call: Call, store: Store, port: 
         f"Exporting intro 0% (0 B of 1 KiB)\nExported intro to {file}\n",
     )
     refused = call("export", "--connection", "intro", str(file))
-    assert refused[2] == f"{file} already exists\nHint: Choose another file, or overwrite it: --force.\n"
+    assert refused[2] == f"{file} already exists\nHint: Choose another file, or overwrite it with --force.\n"
     assert call("export", "--connection", "--force", "intro", str(file))[0] == 0
     assert call("export", "--connection", "intro", str(tmp_path))[0] == 0
     assert (tmp_path / "intro.pymachine.tar.zst").exists()

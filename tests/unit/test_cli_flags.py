@@ -221,7 +221,7 @@ def test_json_errors(run) -> None:  # type: ignore[no-untyped-def]
             1,
             "Permission denied: /s/x\nHint: / belongs",
         ),
-        (ZeroDivisionError("ups"), 1, "internal error: ZeroDivisionError: ups\nHint: This is a fault of pymachine."),
+        (ZeroDivisionError("ups"), 1, "internal error: ZeroDivisionError: ups\nHint: This is a bug in pymachine."),
         (errors.joined([DriverError("a", hint="h"), PrecreateError("b", hint="h")]), 3, "a\nb\nHint: h\n"),
     ],
 )

@@ -118,7 +118,7 @@ def test_odd_entries_stop_no_command_on_other_machines(program: Pymachine) -> No
     found = run(program, "doctor", "--driver", "none", code=None).stdout
     for _, shown in ODD.values():
         assert f"machine {shown}" in found or shown.endswith("-")
-    assert "notes.txt is a file and no machine" in found
+    assert "notes.txt is a file, not a machine" in found
     assert len(json.loads(run(program, "ls", "--json").stdout)) == len(ODD) + 2
     run(program, "prune")
     run(program, "context", "ls")
@@ -381,7 +381,7 @@ def test_a_record_in_a_file_is_no_machine(tmp_path: Path) -> None:
     (tmp_path / "machines/notes").write_text("")
     assert store.names() == []
     assert store.strays() == ["notes"]
-    with pytest.raises(RecordError, match="is a file and no machine"):
+    with pytest.raises(RecordError, match="is a file, not a machine"):
         store.load("notes")
     assert store.exists("notes")
 

@@ -28,7 +28,7 @@ def create(app: App, names: tuple[str, ...], *, context: str) -> None:
     """Create docker contexts for running machines."""
     chosen = app.names(names)
     if context and len(chosen) > 1:
-        raise RunError("Error: --name is for one machine at a time")
+        raise RunError("Error: --name can be used with only one machine")
     for name in chosen:
         made = app.upkeep.make_context(name, context or name)
         app.reporter.info(f'Created the docker context "{made}". Use it: docker --context {made} info')

@@ -74,9 +74,12 @@ def examine(app: App, needed: str) -> Iterator[Finding]:
     yield _store(app.store_root)
     yield from _records(app)
     yield from _drivers(needed)
-    yield _program("ssh", OK, "", "pymachine's own SSH client is used; OpenSSH's options are not there")
+    yield _program("ssh", OK, "", "pymachine's own SSH client is used, without OpenSSH's options")
     yield _program(
-        "docker", NOTE, "apt-get install docker-cli, or see Docker's own packages", "nothing here to use machines with"
+        "docker",
+        NOTE,
+        "apt-get install docker-cli, or see Docker's own packages",
+        "machines cannot be used without it",
     )
     yield _program("rsync", NOTE, "apt-get install rsync", "`scp --delta` needs it")
     yield _program("sshfs", NOTE, "apt-get install sshfs", "`mount` needs it")
@@ -87,7 +90,12 @@ def _store(root: Path) -> Finding:
     if not os.path.isdir(there):  # noqa: PTH112
         return Finding("store", PROBLEM, f"{there} is not a folder", "Choose another with --storage-path.")
     if not os.access(there, os.W_OK | os.X_OK):
-        return Finding("store", PROBLEM, f"{there} cannot be written to", "Own it, or choose another: --storage-path.")
+        return Finding(
+            "store",
+            PROBLEM,
+            f"{there} cannot be written to",
+            "Make it writable, or use --storage-path.",
+        )
     free = shutil.disk_usage(there).free
     if free < LEAST_FREE:
         return Finding(
@@ -108,9 +116,9 @@ def _records(app: App) -> Iterator[Finding]:
         return
     folder = paths.machines(app.store_root)
     if any(atomic_dirs.is_abandoned(left) for left in atomic_dirs.leftovers(folder)):
-        yield Finding("machines", NOTE, f"commands that were killed left files in {folder}", f"Run: {_PRUNE}")
+        yield Finding("machines", NOTE, f"killed commands left files in {folder}", f"Run: {_PRUNE}")
     for name in strays:
-        yield Finding("machines", NOTE, f"{folder / name} is a file and no machine", f"Move it out of {folder}.")
+        yield Finding("machines", NOTE, f"{folder / name} is a file, not a machine", f"Move it out of {folder}.")
     for name in names:
         try:
             warning = certificate_warnings.warning(app, app.store.load(name), read_files=True)
@@ -150,7 +158,7 @@ def _ports(app: App, name: str) -> Iterator[Finding]:
         return
     for port in refused:
         text = f"port {port.port}/{port.protocol} is not forwarded to {port.address}: {port.problem}"
-        yield Finding(f"machine {name}", NOTE, text, "Free the port: it is forwarded within seconds then.")
+        yield Finding(f"machine {name}", NOTE, text, "Free the port. It is then forwarded within seconds.")
 
 
 def _drivers(needed: str) -> Iterator[Finding]:

@@ -89,7 +89,7 @@ def known(error: BaseException) -> PymachineError:
         return OperatingSystemError(os_errors.reason(error), hint=os_errors.hint(error))
     return InternalError(
         f"internal error: {type(error).__name__}: {error}",
-        hint="This is a fault of pymachine. Run the command again with --debug to see where, and report it.",
+        hint="This is a bug in pymachine. Run the command again with --debug to see where, and report it.",
     )
 
 

@@ -26,7 +26,7 @@ def command(ctx: click.Context, names: tuple[str, ...], *, connection: bool, for
     """
     if not 1 <= len(names) <= 2:
         raise HelpfulUsageError(
-            "Error: Expected a machine name, and a file at most, as arguments", usage=ctx.get_help()
+            "Error: Expected a machine name and an optional file as arguments", usage=ctx.get_help()
         )
     from pymachine.hosts.export_import import Porter  # noqa: PLC0415 (zstandard)
 
@@ -36,7 +36,7 @@ def command(ctx: click.Context, names: tuple[str, ...], *, connection: bool, for
     if target.is_dir():
         target /= name + SUFFIX
     if target.exists() and not force:
-        raise RunError(f"{target} already exists", hint="Choose another file, or overwrite it: --force.")
+        raise RunError(f"{target} already exists", hint="Choose another file, or overwrite it with --force.")
     porter = Porter(app.store, reporter=app.reporter, authority=app.authority)
     if connection:
         porter.export_connection(name, target)

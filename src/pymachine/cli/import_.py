@@ -23,7 +23,7 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     machine that clients can use, but that cannot be started or stopped.
     """
     if not 1 <= len(words) <= 2:
-        raise HelpfulUsageError("Error: Expected a file, and a name at most, as arguments", usage=ctx.get_help())
+        raise HelpfulUsageError("Error: Expected a file and an optional name as arguments", usage=ctx.get_help())
     from pymachine.hosts.export_import import Porter  # noqa: PLC0415 (zstandard)
 
     app = current(ctx)

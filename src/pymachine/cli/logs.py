@@ -54,7 +54,7 @@ def command(
     lines = max(tail, 0)
     if follow:
         if app.structured:
-            raise RunError("Error: --follow prints lines as they come, and no JSON")
+            raise RunError("Error: --follow cannot print JSON")
         if console:
             _follow(_console_file(driver), lines)
         ctx.exit(_follow_engine(app, name, lines))
@@ -67,7 +67,7 @@ def command(
     if engine or (both and _is_reachable(driver)):
         parts["Engine"] = _engine_lines(app, name, lines)
     if not parts:
-        raise RunError(f'There are no logs of machine "{name}" to be had: it is {driver.state().word.lower()}')
+        raise RunError(f'No logs of machine "{name}" are available: it is {driver.state().word.lower()}')
     app.show("\n".join(_text(parts)), {title: [_as_text(line) for line in lines] for title, lines in parts.items()})
 
 
@@ -108,7 +108,7 @@ def _console_file(driver: Driver) -> Path:
         raise driver.unsupported("reading the console")
     path = driver.console_log()
     if not path.exists():
-        raise RunError(f"there is no console yet: {path} is missing", hint="The machine has not run.")
+        raise RunError(f"no console log exists yet: {path} is missing", hint="The machine has not run.")
     return path
 
 
@@ -151,7 +151,7 @@ def _engine_lines(app: App, name: str, count: int) -> list[str]:
     client = Client(app.manager.ssh_target(name), native=app.native_ssh)
     result = client.run(_ENGINE.format(file=_FILE, lines=count, follow=""))
     if result.returncode != 0:
-        raise RunError(f'machine "{name}" has no log of its engine', details=(result.stderr or result.stdout).strip())
+        raise RunError(f'machine "{name}" has no engine log', details=(result.stderr or result.stdout).strip())
     return _lines(result.stdout)
 
 

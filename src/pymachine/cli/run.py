@@ -67,7 +67,7 @@ def _run(app: App, request: CreateRequest, words: Sequence[str]) -> int:
     try:
         held = prune.hold(app.store, request.name)
     except TimeoutError as error:
-        raise RunError(f'Another `run` has a machine called "{request.name}"') from error
+        raise RunError(f'Another `run` uses a machine called "{request.name}"') from error
     with held:
         create_options.prune_expired(app)
         manager.create(request)

@@ -42,7 +42,7 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     app = current(ctx)
     name = app.names(words[:1])[0]
     if name.startswith("-"):
-        raise HelpfulUsageError("Error: Expected a machine name in front of ssh's options", usage=ctx.get_help())
+        raise HelpfulUsageError("Error: Expected a machine name before ssh's options", usage=ctx.get_help())
     try:
         target = app.manager.ssh_target(name)
     except HostNotRunningError as error:

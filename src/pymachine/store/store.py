@@ -279,7 +279,7 @@ def _missing_record(name: str, folder: Path) -> PymachineError:
             f'the folder of machine "{name}" is a link to {folder.readlink()}, which does not exist',
             hint=f"Restore or mount what it leads to, or remove the link: pymachine rm -f {shlex.quote(name)}",
         )
-    return RecordError(f"{folder} is a file and no machine", hint=f"Move it out of {folder.parent}.")
+    return RecordError(f"{folder} is a file, not a machine", hint=f"Move it out of {folder.parent}.")
 
 
 # Messages of Python's JSON decoder, and Go's text for the same place.
