@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-HANDSHAKE_SECONDS = 20.0
 # Flags with a value that the fast path uses or ignores.
 _VALUE_FLAGS = {"s": "storage-path", "storage-path": "storage-path", "shell": "shell", "bugsnag-api-token": "ignored"}
 
@@ -156,7 +155,6 @@ def _shake_hands(directory: str) -> tuple[str, str, str]:
         ca=f"{folder}/ca.pem",
         cert=f"{folder}/cert.pem",
         key=f"{folder}/key.pem",
-        timeout=HANDSHAKE_SECONDS,
     )
     return url, address, folder
 

@@ -27,7 +27,7 @@ class EngineError(PymachineError):
 
 
 def get(
-    endpoint: Endpoint, *, certificates: ClientFiles, path: str = "/version", timeout: float = 20.0
+    endpoint: Endpoint, *, certificates: ClientFiles, path: str = "/version", timeout: float = handshake.ANSWER_SECONDS
 ) -> Mapping[str, Json]:
     """GET `path` of the engine's API with `certificates` and return the JSON object of the answer.
 
@@ -123,14 +123,14 @@ def _unexpected(endpoint: Endpoint, path: str, status: int, body: bytes) -> Engi
     )
 
 
-def ping(endpoint: Endpoint, *, certificates: ClientFiles, timeout: float = 20.0) -> None:
+def ping(endpoint: Endpoint, *, certificates: ClientFiles, timeout: float = handshake.ANSWER_SECONDS) -> None:
     """Check that the engine answers. Raises as `get` does."""
     status, body = _request(endpoint, certificates, "/_ping", timeout)
     if status != 200:
         raise _unexpected(endpoint, "/_ping", status, body)
 
 
-def version(endpoint: Endpoint, *, certificates: ClientFiles, timeout: float = 20.0) -> str:
+def version(endpoint: Endpoint, *, certificates: ClientFiles, timeout: float = handshake.ANSWER_SECONDS) -> str:
     """Return the engine's version, such as ``26.1.5``. Raises `EngineError` with docker-machine's text."""
     try:
         answer = get(endpoint, certificates=certificates, timeout=timeout)

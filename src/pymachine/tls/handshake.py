@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     Connection = TypeVar("Connection")
 
 
+ANSWER_SECONDS = 20.0
+"""How long to wait for an engine by default."""
 _LAST_PORT = 65535
 
 
@@ -91,7 +93,9 @@ def context(*, ca: Path | str, cert: Path | str, key: Path | str) -> ssl.SSLCont
     return made
 
 
-def check(host: str, port: int, *, ca: Path | str, cert: Path | str, key: Path | str, timeout: float = 20.0) -> None:
+def check(
+    host: str, port: int, *, ca: Path | str, cert: Path | str, key: Path | str, timeout: float = ANSWER_SECONDS
+) -> None:
     """Check the certificates by a handshake with the engine, within `timeout` seconds. Raises `TlsError`.
 
     It offers TLS 1.2, as docker-machine does: there a server refuses a client's certificate before the handshake is
@@ -113,7 +117,7 @@ def connect(
     ca: Path | str,
     cert: Path | str,
     key: Path | str,
-    timeout: float = 20.0,
+    timeout: float = ANSWER_SECONDS,
     newest: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED,
 ) -> ssl.SSLSocket:
     """Connect and complete the handshake. Raises `TlsError`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -11,7 +12,7 @@ from pymachine.image.filesystem.tree import Kind, Node, Tree
 from pymachine.image.kernel.modules import Module, in_load_order
 from pymachine.image.recipe import Recipe
 
-TYPES = {Kind.FILE: 0o100000, Kind.DIRECTORY: 0o040000, Kind.LINK: 0o120000}
+TYPES = {Kind.FILE: stat.S_IFREG, Kind.DIRECTORY: stat.S_IFDIR, Kind.LINK: stat.S_IFLNK}
 FOLDERS = ("dev", "proc", "sys")
 BUSYBOX = "usr/bin/busybox"
 MODULES = "usr/lib/modules"

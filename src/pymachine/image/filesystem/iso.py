@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import stat
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,8 +25,6 @@ LAST_DESCRIPTOR = 255
 MODIFICATION_DATE = 830
 BLOCK = 2048
 SECTOR = 512
-FILE_TYPE = 0o100000
-DIRECTORY_TYPE = 0o040000
 
 
 class _BlobReader(io.RawIOBase):
@@ -190,14 +189,14 @@ def _add(iso: Any, names: _IsoNames, path: str, node: Node, files: dict[Path, Bi
     leaf = path.rpartition("/")[2]
     if node.kind is Kind.DIRECTORY:
         iso_path = names.folder(path)
-        iso.add_directory(iso_path, rr_name=leaf, file_mode=DIRECTORY_TYPE | node.mode)
+        iso.add_directory(iso_path, rr_name=leaf, file_mode=stat.S_IFDIR | node.mode)
     elif node.kind is Kind.LINK:
         iso_path = names.file(path)
         iso.add_symlink(iso_path, leaf, node.target)
     else:
         iso_path = names.file(path)
         blob = node.blob or Blob.of(b"")
-        iso.add_fp(_open(blob, files, stack), blob.length, iso_path, rr_name=leaf, file_mode=FILE_TYPE | node.mode)
+        iso.add_fp(_open(blob, files, stack), blob.length, iso_path, rr_name=leaf, file_mode=stat.S_IFREG | node.mode)
     if node.uid or node.gid:
         record = iso.get_record(iso_path=iso_path)
         _own(record, node)
