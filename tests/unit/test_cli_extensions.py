@@ -222,7 +222,7 @@ def test_doctor_checks_the_store(call: Call, tmp_path: Path, monkeypatch: pytest
     else:
         path.mkdir()
         monkeypatch.setattr(os, "access", lambda *asked, **more: False)
-    finding = doctor._store(path)
+    finding = doctor._check_store(path)
     assert finding.verdict == doctor.PROBLEM
     assert finding.fix
 

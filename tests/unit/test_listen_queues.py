@@ -155,7 +155,9 @@ def test_doctor_says_why_queues_cannot_be_lengthened(
 
     monkeypatch.setattr(listen_queues, "_lengthen", refuse)
     monkeypatch.setattr(listen_queues, "_yama", lambda: scope)
-    notes = [found for found in doctor._drivers("qemu") if found.verdict == doctor.NOTE and "at once" in found.text]
+    notes = [
+        found for found in doctor._check_drivers("qemu") if found.verdict == doctor.NOTE and "at once" in found.text
+    ]
     assert [note.subject for note in notes] == ["driver qemu"]
     assert reason in notes[0].text
 

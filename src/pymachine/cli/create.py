@@ -52,7 +52,7 @@ def command(ctx: click.Context, /, names: tuple[str, ...], **given: Any) -> None
             return _create(app, app.manager_with(reporter, labelled=True), requests[name])
 
         results, errors = parallel.run_in_processes(list(requests), create, reporter=app.reporter)
-    _tell(app, results, timings=given["timings"])
+    _print_results(app, results, timings=given["timings"])
     machine_args.raise_all(errors)
 
 
@@ -62,7 +62,7 @@ def _create(app: App, manager: Manager, request: CreateRequest) -> Json:
     return {**machine_args.summary(app, request.name), "Timings": manager.timings}
 
 
-def _tell(app: App, results: list[Json], *, timings: bool) -> None:
+def _print_results(app: App, results: list[Json], *, timings: bool) -> None:
     if app.structured:
         app.show("", results)
         return

@@ -33,14 +33,14 @@ def create(app: App, names: tuple[str, ...], *, context: str) -> None:
         made = app.upkeep.make_context(name, context or name)
         app.reporter.info(f'Created the docker context "{made}". Use it: docker --context {made} info')
     if app.structured:
-        app.show("", _listed(app, chosen))
+        app.show("", _rows(app, chosen))
 
 
 @command.command("ls", cls=goflags.GoCommand)
 @pass_app
 def list_(app: App) -> None:
     """List the machines that have a docker context."""
-    rows = _listed(app, app.store.names())
+    rows = _rows(app, app.store.names())
     app.show("\n".join("\t".join(printable.line(str(value)) for value in row.values()) for row in rows), rows)
 
 
@@ -55,7 +55,7 @@ def remove(app: App, names: tuple[str, ...]) -> None:
     app.show(text, [{"Name": name, "DockerContext": context} for name, context in removed.items()])
 
 
-def _listed(app: App, names: list[str]) -> list[dict[str, Any]]:
+def _rows(app: App, names: list[str]) -> list[dict[str, Any]]:
     from pymachine.errors import PymachineError  # noqa: PLC0415
 
     rows = []

@@ -51,7 +51,7 @@ def command(app: App, words: tuple[str, ...], *, driver: str) -> None:
     """
     if words:
         raise RunError("Error: Too many arguments given")
-    findings = list(examine(app, driver))
+    findings = list(run_checks(app, driver))
     rows = [{"Subject": item.subject, "Verdict": item.verdict, "Text": item.text, "Fix": item.fix} for item in findings]
     app.show(app.named("\n".join(_lines(findings))), rows)
     problems = [item for item in findings if item.verdict == PROBLEM]
@@ -68,24 +68,24 @@ def _lines(findings: list[Finding]) -> Iterator[str]:
             yield f"{'':8} {'':{width}}  Fix: {printable.line(line)}"
 
 
-def examine(app: App, needed: str) -> Iterator[Finding]:
+def run_checks(app: App, needed: str) -> Iterator[Finding]:
     """Yield the result of every check, in the order in which `create` needs what is checked."""
     yield Finding("python", OK, f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    yield _store(app.store_root)
-    yield from _records(app)
-    yield from _drivers(needed)
-    yield _program("ssh", OK, "", "pymachine's own SSH client is used, without OpenSSH's options")
-    yield _program(
+    yield _check_store(app.store_root)
+    yield from _check_machines(app)
+    yield from _check_drivers(needed)
+    yield _check_program("ssh", OK, "", "pymachine's own SSH client is used, without OpenSSH's options")
+    yield _check_program(
         "docker",
         NOTE,
         "apt-get install docker-cli, or see Docker's own packages",
         "machines cannot be used without it",
     )
-    yield _program("rsync", NOTE, "apt-get install rsync", "`scp --delta` needs it")
-    yield _program("sshfs", NOTE, "apt-get install sshfs", "`mount` needs it")
+    yield _check_program("rsync", NOTE, "apt-get install rsync", "`scp --delta` needs it")
+    yield _check_program("sshfs", NOTE, "apt-get install sshfs", "`mount` needs it")
 
 
-def _store(root: Path) -> Finding:
+def _check_store(root: Path) -> Finding:
     there = next(folder for folder in (root, *root.parents) if os.path.exists(folder))  # noqa: PTH110 (never raises)
     if not os.path.isdir(there):  # noqa: PTH112
         return Finding("store", PROBLEM, f"{there} is not a folder", "Choose another with --storage-path.")
@@ -107,7 +107,7 @@ def _store(root: Path) -> Finding:
     return Finding("store", OK, f"{root}, {free // 1024**3} GB free")
 
 
-def _records(app: App) -> Iterator[Finding]:
+def _check_machines(app: App) -> Iterator[Finding]:
     """Yield machines that cannot be read, certificates that expire soon, and files that are not machines."""
     try:
         names, strays = app.store.names(), app.store.strays()
@@ -126,14 +126,14 @@ def _records(app: App) -> Iterator[Finding]:
             known = errors.known(error)
             yield Finding(f"machine {name}", NOTE, known.brief, known.hint)
             continue
-        yield from _unfinished(app, name)
+        yield from _check_unfinished_changes(app, name)
         if warning:
             text, _, fix = warning.partition(": ")
             yield Finding(f"machine {name}", NOTE, text, f"Run: {fix}")
-        yield from _ports(app, name)
+        yield from _check_ports(app, name)
 
 
-def _unfinished(app: App, name: str) -> Iterator[Finding]:
+def _check_unfinished_changes(app: App, name: str) -> Iterator[Finding]:
     """Yield changes of a machine that are in progress, or that were interrupted."""
     from pymachine.driver.kit import transactions  # noqa: PLC0415 (only needed here)
 
@@ -144,7 +144,7 @@ def _unfinished(app: App, name: str) -> Iterator[Finding]:
         )
 
 
-def _ports(app: App, name: str) -> Iterator[Finding]:
+def _check_ports(app: App, name: str) -> Iterator[Finding]:
     """Yield the ports of a running machine that cannot be forwarded."""
     try:
         driver = app.manager.driver(app.store.load(name))
@@ -161,7 +161,7 @@ def _ports(app: App, name: str) -> Iterator[Finding]:
         yield Finding(f"machine {name}", NOTE, text, "Free the port. It is then forwarded within seconds.")
 
 
-def _drivers(needed: str) -> Iterator[Finding]:
+def _check_drivers(needed: str) -> Iterator[Finding]:
     for name in sorted({*registry.names(), needed}):
         subject = f"driver {name}"
         try:
@@ -177,6 +177,6 @@ def _drivers(needed: str) -> Iterator[Finding]:
             yield Finding(subject, PROBLEM if name == needed else NOTE, health.problem, health.fix)
 
 
-def _program(name: str, verdict: str, fix: str, without: str) -> Finding:
+def _check_program(name: str, verdict: str, fix: str, without: str) -> Finding:
     path = shutil.which(name)
     return Finding(name, OK, path) if path else Finding(name, verdict, f"not found: {without}", fix)

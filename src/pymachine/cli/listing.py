@@ -49,14 +49,14 @@ def rows(app: App, names: Sequence[str], *, timeout: float, engine: bool = True)
     With `engine`, query the engine version of running machines.
     """
     results: dict[str, Row] = {}
-    machines = {name: _loaded(app, name, results) for name in names}
+    machines = {name: _load_or_add_error(app, name, results) for name in names}
     app.manager  # noqa: B018 (create it here, before the threads use it)
     threads = []
     seconds = min(timeout, _LONGEST_SECONDS)
     socket_seconds = max(seconds, 0.0) + _SOCKET_MARGIN_SECONDS
     for machine in filter(None, machines.values()):
         # Daemon threads, so that a machine that never answers does not keep the program running.
-        thread = threading.Thread(target=_into, args=(results, app, machine, socket_seconds, engine), daemon=True)
+        thread = threading.Thread(target=_query_into, args=(results, app, machine, socket_seconds, engine), daemon=True)
         thread.start()
         threads.append(thread)
     end = time.monotonic() + seconds
@@ -67,7 +67,7 @@ def rows(app: App, names: Sequence[str], *, timeout: float, engine: bool = True)
     return found
 
 
-def _loaded(app: App, name: str, results: dict[str, Row]) -> Machine | None:
+def _load_or_add_error(app: App, name: str, results: dict[str, Row]) -> Machine | None:
     """Return the machine's record, or add an error row and return None if it cannot be read."""
     try:
         return app.store.load(name)
@@ -76,11 +76,11 @@ def _loaded(app: App, name: str, results: dict[str, Row]) -> Machine | None:
         return None
 
 
-def _into(results: dict[str, Row], app: App, machine: Machine, timeout: float, engine: bool) -> None:  # noqa: FBT001
+def _query_into(results: dict[str, Row], app: App, machine: Machine, timeout: float, engine: bool) -> None:  # noqa: FBT001
     began = time.monotonic()
     row = Row(machine.name, driver=machine.driver_name, docker="Unknown", machine=machine, labels=machine.engine.labels)
     try:
-        _fill(row, app, machine, timeout, engine=engine)
+        _fill_row(row, app, machine, timeout, engine=engine)
     except PymachineError as error:
         row.error = error.brief
         if row.state is State.NONE:
@@ -91,7 +91,7 @@ def _into(results: dict[str, Row], app: App, machine: Machine, timeout: float, e
     results[machine.name] = row
 
 
-def _fill(row: Row, app: App, machine: Machine, timeout: float, *, engine: bool) -> None:
+def _fill_row(row: Row, app: App, machine: Machine, timeout: float, *, engine: bool) -> None:
     driver = app.manager.driver(machine)
     # First, since the calls below may hang if the host does not answer.
     row.host = driver.location() if isinstance(driver, Locatable) else ""

@@ -66,13 +66,13 @@ def command(
 ) -> None:
     """List machines."""
     # `words` are ignored, as docker-machine does.
-    wanted = _parse(filters)
+    wanted = _parse_filters(filters)
     form = _Format(template) if template and not quiet and not app.structured else None
 
     def listed() -> str:
         if quiet and not wanted:
-            return _lines(_loadable(app))
-        found = [row for row in rows(app, app.store.names(), timeout=timeout, engine=not quiet) if _passes(row, wanted)]
+            return _lines(_readable_names(app))
+        found = [row for row in rows(app, app.store.names(), timeout=timeout, engine=not quiet) if _fits(row, wanted)]
         if app.structured:
             # With --watch, each list is one line, so that a program can read list by list.
             return json_text([fields(row) for row in found], indent=None if watch else 2) + "\n"
@@ -129,7 +129,7 @@ def _lines(names: Iterable[str]) -> str:
     return "".join(f"{name}\n" for name in sorted(names))
 
 
-def _loadable(app: App) -> list[str]:
+def _readable_names(app: App) -> list[str]:
     """Return the names of all machines whose record can be read, without querying any machine."""
     from pymachine.errors import PymachineError  # noqa: PLC0415
 
@@ -143,7 +143,7 @@ def _loadable(app: App) -> list[str]:
     return names
 
 
-def _parse(filters: Sequence[str]) -> dict[str, list[str]]:
+def _parse_filters(filters: Sequence[str]) -> dict[str, list[str]]:
     wanted: dict[str, list[str]] = {}
     for text in filters:
         key, equals, value = text.partition("=")
@@ -153,12 +153,12 @@ def _parse(filters: Sequence[str]) -> dict[str, list[str]]:
         if key not in FILTERS:
             raise RunError(f"Unsupported filter key '{key}'", hint=f"Filters: {', '.join(FILTERS)}.")
         if key == "name":
-            _pattern(value)
+            _compile_pattern(value)
         wanted.setdefault(key, []).append(value)
     return wanted
 
 
-def _pattern(pattern: str) -> re.Pattern[str]:
+def _compile_pattern(pattern: str) -> re.Pattern[str]:
     from pymachine.cli import goregexp  # noqa: PLC0415 (only this filter needs it)
 
     try:
@@ -167,23 +167,23 @@ def _pattern(pattern: str) -> re.Pattern[str]:
         raise RunError(f"the filter name={pattern} is not a regular expression: {error}") from error
 
 
-def _passes(row: Row, wanted: dict[str, list[str]]) -> bool:
+def _fits(row: Row, wanted: dict[str, list[str]]) -> bool:
     """Return whether to show a row: it must match one value of each key. Unreadable machines are always shown."""
     if row.driver == NOT_FOUND:
         return True
     tests: dict[str, Callable[[str], bool]] = {
         "driver": lambda value: row.driver.lower() == value.lower(),
         "state": lambda value: row.state.word.lower() == value.lower(),
-        "name": lambda value: _pattern(value).search(row.name) is not None,
+        "name": lambda value: _compile_pattern(value).search(row.name) is not None,
         "label": lambda value: any(_same_label(value, label) for label in row.labels),
         "swarm": lambda value: row.swarm.removesuffix(" (master)").lower() == value.lower() != "",
     }
     return all(any(tests[key](value) for value in values) for key, values in wanted.items())
 
 
-def _same_label(asked: str, label: str) -> bool:
+def _same_label(wanted: str, label: str) -> bool:
     """Compare labels: keys exactly, values regardless of case."""
-    (key, _, value), (own_key, _, own_value) = asked.partition("="), label.partition("=")
+    (key, _, value), (own_key, _, own_value) = wanted.partition("="), label.partition("=")
     return key == own_key and value.lower() == own_value.lower()
 
 

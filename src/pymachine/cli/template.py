@@ -72,7 +72,7 @@ def remove(app: App, *, names: tuple[str, ...]) -> None:
     found = [templates.find(app.store_root, name) for name in names]
     for template in found:
         templates.remove(template)
-    _tell_removed(app, found)
+    _print_removed(app, found)
 
 
 @command.command(name="prune")
@@ -86,10 +86,10 @@ def prune(app: App, *, unused_for: str, everything: bool) -> None:
         seconds = 0.0 if everything else durations.parse(unused_for)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--unused-for") from error
-    _tell_removed(app, templates.prune(app.store_root, unused_seconds=seconds))
+    _print_removed(app, templates.prune(app.store_root, unused_seconds=seconds))
 
 
-def _tell_removed(app: App, removed: Iterable[templates.Template]) -> None:
+def _print_removed(app: App, removed: Iterable[templates.Template]) -> None:
     names = [template.name for template in removed]
     app.show("\n".join(f"Removed {name}" for name in names), [{"Name": name, "Removed": True} for name in names])
 
