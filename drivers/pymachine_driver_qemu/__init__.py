@@ -1,4 +1,4 @@
-"""The embedded default driver: one rootless QEMU process a machine."""
+"""The default driver ``qemu``: each machine is a QEMU process without root."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IS_DEFAULT = True
 
 
 def __getattr__(name: str) -> object:
-    """Import the driver when it is first used: the port forwarder of each machine is in this package too, and small."""
+    """Import the driver when it is first used, to keep small the port forwarder, which is in this package too."""
     if name == "Driver":
         from pymachine_driver_qemu.driver import QemuDriver  # noqa: PLC0415
 

@@ -39,14 +39,14 @@ class AcceleratorError(DriverError):
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What an accelerator is tried with."""
+    """The parameters of a trial of an accelerator."""
 
     qemu: Qemu
     architecture: str
     kernel: Path
     initrd: Path
     image: str
-    """What tells this kernel from others: the image's digest."""
+    """The image's digest, which identifies the kernel."""
 
 
 def choose(asked: str, trial: Trial, *, reporter: Reporter) -> str:
@@ -58,7 +58,7 @@ def choose(asked: str, trial: Trial, *, reporter: Reporter) -> str:
     if asked == "tcg":
         return asked
     native = asked if asked != "auto" else native_accelerator()
-    problem = unavailable(native, trial.architecture) if native else "this system has none that QEMU can use"
+    problem = unavailable(native, trial.architecture) if native else "this system has no accelerator that QEMU can use"
     if not problem:
         problem = _tried(native, trial)
     return decide(
@@ -72,14 +72,12 @@ def choose(asked: str, trial: Trial, *, reporter: Reporter) -> str:
 
 
 def native_accelerator() -> str:
-    """The accelerator that belongs to this system; empty if none does."""
+    """Return the accelerator of this operating system, or "" if it has none."""
     return {"linux": "kvm", "darwin": "hvf"}.get(sys.platform, "")
 
 
 def unavailable(accelerator: str, architecture: str) -> str:
-    """Why `accelerator` cannot be used here at all, as far as can be told without a trial; empty if nothing speaks
-    against it.
-    """
+    """Return why `accelerator` cannot be used on this host, or "" if only a trial can tell."""
     if accelerator != native_accelerator():
         return f"{accelerator} is not for this system"
     if architecture != host_architecture():
@@ -87,17 +85,17 @@ def unavailable(accelerator: str, architecture: str) -> str:
     if accelerator != "kvm":
         return ""
     if not KVM_DEVICE.exists():
-        return f"there is no {KVM_DEVICE}"
+        return f"{KVM_DEVICE} does not exist"
     if not os.access(KVM_DEVICE, os.R_OK | os.W_OK):
-        return f"no permission for {KVM_DEVICE}; be a member of the group kvm to have it"
+        return f"no permission for {KVM_DEVICE}; members of the group kvm have it"
     return ""
 
 
 def boots(accelerator: str, trial: Trial, *, seconds: float = TRIAL_SECONDS) -> bool:
-    """Whether the kernel comes to run a program under `accelerator` within `seconds`."""
+    """Return whether the kernel starts its first program under `accelerator` within `seconds`."""
     with tempfile.TemporaryDirectory(dir=runtime.base(), prefix=runtime.TRIAL) as folder:
-        console, said = Path(folder) / "console", Path(folder) / "said"
-        with said.open("wb") as output:
+        console, messages = Path(folder) / "console", Path(folder) / "messages"
+        with messages.open("wb") as output:
             process = subprocess.Popen(
                 [str(trial.qemu.path), *trial.qemu.arguments, *_trial_arguments(accelerator, trial, console)],
                 stdin=subprocess.DEVNULL,
@@ -113,17 +111,18 @@ def boots(accelerator: str, trial: Trial, *, seconds: float = TRIAL_SECONDS) -> 
         finally:
             process.kill()
             process.wait()
-            log.debug("trial of %s: %s", accelerator, said.read_text(errors="replace").strip() or "QEMU said nothing")
+            text = messages.read_text(errors="replace").strip()
+            log.debug("trial of %s: %s", accelerator, text or "QEMU printed nothing")
 
 
 def _tried(accelerator: str, trial: Trial) -> str:
-    """What a trial says against `accelerator`; remembered, and made by one process at a time."""
+    """Return why `accelerator` failed its trial, or "". The result is cached, and only one process at a time tries."""
     status = trial.qemu.path.stat()
     key = runtime.probe_key(accelerator, trial.qemu.path, status.st_size, status.st_mtime_ns, trial.image)
     with runtime.probe_results(_CACHE) as known:
         if not isinstance(known.get(key), bool):
             known[key] = boots(accelerator, trial)
-        return "" if known[key] else f"{accelerator} is there, but does not boot Linux on this host"
+        return "" if known[key] else f"{accelerator} is available, but does not boot Linux on this host"
 
 
 def _trial_arguments(accelerator: str, trial: Trial, console: Path) -> list[str]:
@@ -136,9 +135,9 @@ def _trial_arguments(accelerator: str, trial: Trial, console: Path) -> list[str]
 
 
 def _limit(pid: int) -> None:
-    """Let the trial end by itself if we are killed meanwhile: a guest that is stuck burns its time soon.
+    """Limit the trial's CPU time, which ends a stuck guest even if this process is killed.
 
-    Where the accelerator is broken QEMU may abort; nobody wants the core.
+    Also prevent a core dump, since QEMU may abort if the accelerator is broken.
     """
     if sys.platform == "linux":
         resource.prlimit(pid, resource.RLIMIT_CPU, (_TRIAL_PROCESSOR_SECONDS, _TRIAL_PROCESSOR_SECONDS))

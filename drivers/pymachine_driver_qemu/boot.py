@@ -1,4 +1,4 @@
-"""Bringing a machine up: its QEMU started, by power-on or from a state, and its guest given its identity."""
+"""Start a machine's QEMU, by power-on or from a saved state, and send the guest its identity."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pymachine_driver_qemu.machine_spec import MachineSpec
 
 @dataclass(frozen=True)
 class Started:
-    """A QEMU that this process has started: the folder of its sockets, and its process id."""
+    """A QEMU that this process has started, by the folder of its sockets and its process id."""
 
     sockets: Path
     pid: int
@@ -37,7 +37,7 @@ def launch(
     tied: bool = False,
     timings: MutableMapping[str, float] | None = None,
 ) -> Started:
-    """Start the QEMU of the machine in `folder`. `tied`: it ends with us."""
+    """Start the QEMU of the machine in `folder`. If `tied`, it ends with this process."""
     began = time.monotonic()
     refuse_links(folder, (*disk.IMAGE, disk.DISK, process.CONSOLE_LOG, process.QEMU_LOG))
     sockets = runtime.make(folder, str(spec.config.get("MachineID", "")))
@@ -46,10 +46,10 @@ def launch(
         argv,
         directory=folder,
         sockets=sockets,
-        # An allocator with one arena: with one for each thread more stays unused.
+        # With one arena instead of one per thread, the allocator leaves less memory unused.
         environment={"MALLOC_ARENA_MAX": "1", **spec.qemu.environment},
         tied=tied,
-        # An emulator's own memory is in many small pieces. Guests under hardware virtualisation gain by huge pages.
+        # An emulator uses many small pieces of memory. Guests under hardware virtualisation profit from huge pages.
         small_pages=spec.accelerator == "tcg",
     )
     started = Started(sockets, pid)
@@ -62,16 +62,16 @@ def launch(
 
 
 def lengthen_queues(sockets: Path) -> None:
-    """Let many clients connect at once to the machine's own ports, where the host allows that; see `backlog`."""
+    """Let many clients connect to the machine's own ports at once, if the host allows it; see `listen_queues`."""
     with qmp.Qmp(sockets / runtime.CONTROL) as monitor, suppress(listen_queues.BacklogError):
-        # `doctor` and the port forwarder report a host that does not.
+        # If the host does not allow it, `doctor` and the port forwarder report that.
         listen_queues.lengthen(monitor.pid())
 
 
 def deliver(
     started: Started, folder: Path, endpoint: Endpoint, request: BootRequest, *, deadline: Deadline, reporter: Reporter
 ) -> None:
-    """Give a guest that boots its identity, and wait until it is up with it.
+    """Send the booting guest its identity, and wait until it is up with it.
 
     Raises `GuestError`, or `CrashedError` if QEMU crashed.
     """
@@ -91,7 +91,7 @@ def news(sockets: Path) -> socket.socket:
 
 
 def is_followed(monitor: qmp.Qmp) -> bool:
-    """Whether something reads the guest's reports of its ports: the port forwarder, or what waits to start it."""
+    """Return whether the port forwarder, or the shell that waits to start it, reads the guest's reports."""
     devices = monitor.execute("query-chardev")
     return not any(
         device.get("label") == command_line.CONTAINERS and str(device.get("filename", "")).startswith("disconnected:")
@@ -101,7 +101,7 @@ def is_followed(monitor: qmp.Qmp) -> bool:
 
 @contextmanager
 def channel(started: Started, folder: Path) -> Iterator[identity.Channel]:
-    """The identity channel; failures of a guest that does not say why have the end of its console with them.
+    """Open the identity channel. Add the end of the console to a `GuestError` that has no details.
 
     Raises `CrashedError` if QEMU crashes in the block, or has crashed before it.
     """
@@ -112,7 +112,7 @@ def channel(started: Started, folder: Path) -> Iterator[identity.Channel]:
         raise
     except GuestError as error:
         error.details = error.details or process.last_words(folder)
-        error.hint = error.hint or f"The whole console is in {folder / process.CONSOLE_LOG}"
+        error.hint = error.hint or f"See the console log, {folder / process.CONSOLE_LOG}."
         raise
 
 
@@ -123,7 +123,7 @@ def _end_noticed(started: Started, folder: Path) -> Iterator[None]:
         yield
     except (GuestEndedError, qmp.QmpError) as error:
         code = process.exit_code(started.pid)
-        # After a shutdown, the error of a guest that was heard already names the last stage of its boot.
+        # After a shutdown, a `GuestEndedError` already names the last stage of the boot.
         if code is None or (code == 0 and isinstance(error, GuestEndedError)):
             raise
         reason = process.end_error(code, details=process.last_words(folder))

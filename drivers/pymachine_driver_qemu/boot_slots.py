@@ -1,7 +1,7 @@
-"""Boot slots: limit how many guests boot at a time on this host.
+"""Boot slots, which limit how many guests boot at the same time on this host.
 
-A boot in software emulation keeps a processor busy. Twenty at once would not be ready sooner than twenty in turn, but
-each would look as if it hung.
+In software emulation, a boot keeps a CPU busy. Twenty boots at once would not finish sooner than twenty in a row, but
+each would seem to hang.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import BinaryIO
 from pymachine.driver.kit.system import Reporter, files, until
 from pymachine_driver_qemu import runtime
 
-# Longer than any queue of boots that ends.
+# Longer than any real queue of boots.
 PATIENCE_SECONDS = 4 * 3600.0
 _LEAST = 2
 
@@ -32,7 +32,7 @@ def for_resume(reporter: Reporter) -> AbstractContextManager[None]:
 
 @contextmanager
 def slot(count: int, *, reporter: Reporter, kind: str = "boot", patience: float = PATIENCE_SECONDS) -> Iterator[None]:
-    """Hold one of `count` slots of a `kind`, waiting for one if need be; a process that ends gives its slot back.
+    """Hold one of `count` slots of a `kind`; wait until one is free. A slot is also freed when its process ends.
 
     Raises `pymachine.errors.TimeoutExpiredError` after `patience` seconds.
     """

@@ -1,7 +1,7 @@
-"""QEMU's command line, as a pure function of what the machine is.
+"""QEMU's command line, as pure functions of the machine's description.
 
-Each device is written out (``-nodefaults``), so that a machine is the same under every version of QEMU and under
-every user's configuration.
+All devices are explicit (``-nodefaults``), so that a machine is the same in every version of QEMU and for every user's
+configuration.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ MEMORY = "ram"
 CONTAINERS = "containers"
 GUEST_SSH_PORT = 22
 
-# The same for all, each of which is alone in its network: a guest that was resumed still has its template's, and with
-# another one after a restart QEMU would give it another address than the one that its forwards lead to.
+# All machines have the same MAC address, since each is alone in its network. A resumed guest has its template's. With a
+# different one after a restart, QEMU would give the guest an IP address that is not forwarded to.
 _MAC = "52:54:00:12:34:56"
 _CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """The machine's spec, as far as it decides how a kernel boots; the accelerator's trial uses it too."""
+    """The hardware that decides how a kernel boots. The trial of an accelerator uses it too."""
 
     architecture: str
-    """Debian's word."""
+    """Debian's name for it."""
     accelerator: str
     cpus: int
     memory_mib: int
     tb_mib: int = options.DEFAULT_TB_MIB
-    """What translated code may take; it matters in software emulation only."""
+    """The limit of translated code, which matters only in software emulation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Where the memory of a machine is that comes from a template in the end."""
+    """The memory of a template, or of a machine resumed from one."""
 
     path: Path | None = None
-    """The file that it is in; None: anonymous memory, in a machine that is otherwise as if it were in a file."""
+    """The file with the memory. None means anonymous memory, with the same devices as for a file."""
     shared: bool = False
-    """Whether the machine writes to the file, as a template does; a clone only reads it, and keeps what it changes."""
+    """Whether the machine writes to the file, as a template does. A clone only reads it, and keeps changes private."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Boot:
-    """What is booted."""
+    """The kernel to boot."""
 
     kernel: Path
     initrd: Path
@@ -61,7 +61,7 @@ class Boot:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineLine:
-    """All that a machine's command line says beyond its hardware and what it boots."""
+    """The rest of a machine's command line, besides hardware and kernel."""
 
     name: str
     machine_id: str
@@ -70,15 +70,15 @@ class MachineLine:
     console: Path
     sockets: Path
     listen: ListenAddress | None
-    """Where it is reached; None for a machine that is not."""
+    """The machine's address and ports; None for a template, which has none."""
     sandbox: bool
     memory: Memory | None = None
     resumed: bool = False
-    """Whether it waits for a state instead of booting."""
+    """Whether it waits for a saved state instead of booting."""
 
 
 def machine(hardware: Hardware, boot: Boot, line: MachineLine) -> list[str]:
-    """The arguments, without the program, of a machine that runs."""
+    """Return a machine's arguments, without the program."""
     return [
         *("-name", f"guest={escape(line.name)},process=pymachine-{line.machine_id[:8]}"),
         *("-uuid", line.machine_id),
@@ -94,7 +94,7 @@ def machine(hardware: Hardware, boot: Boot, line: MachineLine) -> list[str]:
 
 
 def trial(hardware: Hardware, boot: Boot, *, console: Path) -> list[str]:
-    """The arguments of a machine that only boots a kernel, says on `console` how far it got, and ends at a reset."""
+    """Return the arguments of a machine that only boots a kernel, with its output in `console`, and ends at a reset."""
     return [
         *_spec(hardware),
         *_boot(boot),
@@ -104,12 +104,12 @@ def trial(hardware: Hardware, boot: Boot, *, console: Path) -> list[str]:
 
 
 def kernel_console(architecture: str) -> str:
-    """The kernel's name for the first serial port."""
+    """Return the kernel's name for the first serial port."""
     return _CONSOLES[architecture]
 
 
 def escape(value: str) -> str:
-    """`value` for use inside a comma-separated option."""
+    """Escape `value` for a comma-separated option."""
     return value.replace(",", ",,")
 
 
@@ -143,7 +143,7 @@ def _memory(memory: Memory, size_mib: int) -> list[str]:
 def _cpu_model(hardware: Hardware) -> str:
     if hardware.accelerator != "tcg":
         return "host"
-    # Page tables of five levels, and signing pointers as the architecture says, only cost an emulator time.
+    # Page tables of five levels, and the architecture's algorithm for signing pointers, only slow emulation down.
     return "max,la57=off" if hardware.architecture == "amd64" else "max,pauth-impdef=on"
 
 
@@ -152,7 +152,7 @@ def _boot(boot: Boot) -> list[str]:
 
 
 def _storage(line: MachineLine) -> Sequence[str]:
-    """The image first (the guest's vda), the data disk second (vdb); what the guest discards is freed on the host."""
+    """Return the image (vda in the guest) and the data disk (vdb), whose discarded blocks are freed on the host."""
     return [
         *("-drive", f"if=none,id=iso,file={escape(str(line.iso))},format=raw,readonly=on"),
         *("-device", "virtio-blk-pci,drive=iso"),
@@ -162,7 +162,7 @@ def _storage(line: MachineLine) -> Sequence[str]:
 
 
 def _network(line: MachineLine) -> Sequence[str]:
-    # With IPv6 the guest would wait for an address that most hosts cannot route.
+    # With IPv6, the guest would wait for an address that most hosts cannot route.
     words = ["user", f"id={NETDEV}", "ipv6=off", f"hostname={host_name(line.name)}"]
     if line.listen:
         words += [
@@ -171,13 +171,13 @@ def _network(line: MachineLine) -> Sequence[str]:
         ]
     return [
         *("-netdev", ",".join(words)),
-        # No boot ROM: nothing is booted from the network, and not every build of QEMU has the file.
+        # No boot ROM: machines do not boot from the network, and not every build of QEMU has the file.
         *("-device", f"virtio-net-pci,netdev={NETDEV},mac={_MAC},romfile="),
     ]
 
 
 def _channels(line: MachineLine) -> Sequence[str]:
-    """Two monitors, since each serves one client at a time; the console's log; the identity's way in; news out."""
+    """Return two monitors (each serves one client at a time), the console log, and the identity and report ports."""
     control, ports, identity, containers = (
         escape(str(line.sockets / name))
         for name in (runtime.CONTROL, runtime.PORTS, runtime.IDENTITY, runtime.CONTAINERS)
@@ -196,8 +196,8 @@ def _channels(line: MachineLine) -> Sequence[str]:
 
 
 def _helpers(architecture: str, memory: Memory | None) -> Sequence[str]:
-    # The guest says which of its pages are free, and the host takes them back. Not where memory is a file: QEMU would
-    # punch holes into it, a template's too.
+    # The guest reports free pages, and the host reclaims them. Not if the memory is a file: QEMU would punch holes into
+    # it, even into a template's.
     reporting = "" if memory else "free-page-reporting=on,"
     words = [
         *("-rtc", "base=utc"),
@@ -206,10 +206,10 @@ def _helpers(architecture: str, memory: Memory | None) -> Sequence[str]:
         *("-device", f"virtio-balloon-pci,{reporting}deflate-on-oom=on"),
     ]
     if architecture == "amd64":
-        # A machine resumed from another's memory gets another number, and its kernel new randomness.
+        # A machine resumed from another's memory gets a new id, from which its kernel reseeds its random numbers.
         words += ["-device", "vmgenid,guid=auto"]
     return words
 
 
-# As libvirt confines its machines.
+# The same restrictions as libvirt's.
 _SANDBOX = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")

@@ -1,4 +1,4 @@
-"""The machine's files: the data disk, and the image that it boots from."""
+"""The machine's files: the data disk and the image that it boots."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ ISO = "boot2docker.iso"
 KERNEL = "vmlinuz"
 INITRD = "initrd.img"
 IMAGE = (ISO, KERNEL, INITRD)
-# Of any of these three, in an export; Debian's live images with a desktop are smaller.
+# The largest size accepted in an export for each of these. Even Debian's live images with a desktop are smaller.
 LARGEST_IMAGE = 4 << 30
 
 _CHUNK = 16 * MEBIBYTE
-# Between two file systems, or on one that has no such thing.
+# Errors if the two files are on different file systems, or the file system does not support it.
 _NO_COPY_IN_KERNEL = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
@@ -36,7 +36,7 @@ class DiskError(DriverError):
 
 
 def make_data_disk(path: Path, *, size_mb: int) -> None:
-    """A sparse disk of `size_mb` MiB, marked for the guest to format. Raises `DiskError`; an old one is replaced."""
+    """Create a sparse disk of `size_mb` MiB, marked for the guest to format; replace an old one. Raises `DiskError`."""
     marker = machine_files.format_marker()
     try:
         with path.open("wb") as disk:
@@ -44,17 +44,17 @@ def make_data_disk(path: Path, *, size_mb: int) -> None:
             disk.write(marker)
             disk.truncate(size_mb * MEBIBYTE)
     except OSError as error:
-        raise os_errors.wrapped(DiskError, f"cannot make the disk {path}", error) from error
+        raise os_errors.wrapped(DiskError, f"cannot create the disk {path}", error) from error
 
 
 def copy_image(source: Path, target: Path) -> None:
-    """Have in folder `target` what the machine in `source` boots from. Raises `DiskError`."""
+    """Link or copy the image of the machine in `source` into `target`. Raises `DiskError`."""
     for name in IMAGE:
         _put(source / name, target / name)
 
 
 def allocated(path: Path) -> int:
-    """How many bytes a sparse file takes of the disk. Raises `DiskError`."""
+    """Return the bytes that a sparse file occupies. Raises `DiskError`."""
     try:
         return files.allocated(path.stat())
     except OSError as error:
@@ -62,7 +62,7 @@ def allocated(path: Path) -> int:
 
 
 def must_fit(folder: Path, size: int) -> None:
-    """Raise `DiskError` unless `folder` has room for `size` bytes more."""
+    """Raise `DiskError` unless `folder` has `size` bytes of free space."""
     free = shutil.disk_usage(folder).free
     if free < size:
         raise DiskError(
@@ -72,7 +72,7 @@ def must_fit(folder: Path, size: int) -> None:
 
 
 def copy_disk(source: Path, target: Path) -> None:
-    """Copy a sparse disk; file systems that can share blocks do so. Raises `DiskError`."""
+    """Copy a sparse disk, sharing blocks if the file system supports it. Raises `DiskError`."""
     try:
         with source.open("rb") as old, target.open("wb") as new:
             target.chmod(0o600)
@@ -85,7 +85,7 @@ def copy_disk(source: Path, target: Path) -> None:
 
 
 def pack(source: Path, target: Path) -> None:
-    """Write a sparse disk to `target` without its holes: a line of JSON that says where the data was, and the data.
+    """Write a sparse disk to `target` without its holes: a line of JSON with the positions of the data, then the data.
 
     Raises `DiskError`.
     """
@@ -105,7 +105,7 @@ def pack(source: Path, target: Path) -> None:
 
 
 def unpack(source: Path, target: Path) -> None:
-    """Make the sparse disk again that was packed into `source`. Raises `DiskError`."""
+    """Restore the sparse disk that was packed into `source`. Raises `DiskError`."""
     try:
         with source.open("rb") as packed, target.open("wb") as disk:
             target.chmod(0o600)
@@ -122,11 +122,11 @@ def unpack(source: Path, target: Path) -> None:
 
 
 def _copy(old: int, new: int, begin: int, end: int, *, to: int | None = None) -> None:
-    """Copy a stretch of one file into another, to the same place unless `to` names one."""
+    """Copy a range of one file into another, to the same position or to `to`."""
     position, shift = begin, (begin if to is None else to) - begin
     while position < end:
         done = _copy_some(old, new, min(end - position, _CHUNK), position, position + shift)
-        if not done:  # it became shorter meanwhile
+        if not done:  # the file became shorter meanwhile
             raise OSError(errno.EIO, "the file ends early")
         position += done
 
@@ -144,16 +144,13 @@ def _copy_some(old: int, new: int, length: int, position: int, to: int) -> int:
 
 
 def keep_image(image: ImageFiles, folder: Path) -> None:
-    """Put the image into the machine's folder, without a copy where the file system allows it.
-
-    So that a machine starts with the image it was created with, whatever becomes of the cache.
-    """
+    """Link or copy the image into the machine's folder, so that the machine does not depend on the image cache."""
     for source, name in ((image.iso, ISO), (image.kernel, KERNEL), (image.initrd, INITRD)):
         _put(source, folder / name)
 
 
 def check_image(folder: Path) -> None:
-    """Raise `DiskError` if a file that the machine boots from is missing."""
+    """Raise `DiskError` if the disk or a file of the image is missing."""
     earlier = folder / f"{DISK}.old"  # a restore by an earlier version that was killed between two renames
     if earlier.exists() and not (folder / DISK).exists():
         earlier.rename(folder / DISK)
@@ -166,7 +163,7 @@ def check_image(folder: Path) -> None:
 
 
 def grow(path: Path, *, size_mb: int) -> None:
-    """Make the disk `size_mb` MiB large; the guest grows what is on it. Raises `DriverError`; it never shrinks."""
+    """Grow the disk to `size_mb` MiB; never shrink it. The guest grows the file system. Raises `DriverError`."""
     refuse_links(path.parent, [path.name])
     try:
         with path.open("r+b") as disk:
@@ -177,25 +174,25 @@ def grow(path: Path, *, size_mb: int) -> None:
 
 
 def set_image_aside(folder: Path) -> None:
-    """Keep what is booted now beside what will be. Raises `DiskError`."""
+    """Keep the current image under other names. Raises `DiskError`."""
     for name in IMAGE:
         _put(folder / name, aside(folder / name))
 
 
 def drop_aside(folder: Path, names: Iterable[str]) -> None:
-    """Remove what was set aside for the files `names`."""
+    """Remove the kept versions of the files `names`."""
     for name in names:
         aside(folder / name).unlink(missing_ok=True)
 
 
 def bring_back(folder: Path, names: Iterable[str]) -> None:
-    """Put what was set aside for the files `names` back in place of the new ones."""
+    """Restore the kept versions of the files `names`."""
     for name in names:
         machine_files.bring_back(folder / name, aside=aside(folder / name))
 
 
 def aside(path: Path) -> Path:
-    """Where a file is kept that another one replaces."""
+    """Return the path at which the old version of a file is kept."""
     return path.with_name(f"{path.name}.aside")
 
 

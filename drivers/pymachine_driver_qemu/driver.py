@@ -1,6 +1,7 @@
-"""The driver: a machine's life in terms of the other modules.
+"""The driver's main class: each operation on a machine, in terms of the other modules.
 
-Loaded by reading commands too (`status`, `ls`, `ip`), so that what only `create` and `start` need is imported there.
+Commands that only read (`status`, `ls`, `ip`) load this module too, so modules for `create` and `start` are imported
+where they are used.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ STOP_SECONDS = 60.0
 
 
 class QemuDriver(modify.ModifiableMachine, snapshots_and_templates.CopyableMachine):
-    """One machine is one QEMU process of the user's, with a folder of sockets and an address on the loopback."""
+    """A machine as the user's QEMU process, with a folder of sockets and a loopback address."""
 
     config_fields = options.FIELDS
     info: ClassVar[DriverInfo] = DriverInfo(
@@ -40,12 +41,12 @@ class QemuDriver(modify.ModifiableMachine, snapshots_and_templates.CopyableMachi
 
     @classmethod
     def options(cls) -> Sequence[Option]:
-        """The flags; see `pymachine_driver_qemu.options`."""
+        """Return the driver's options."""
         return options.OPTIONS
 
     @classmethod
     def health(cls) -> Health:
-        """Whether there is a QEMU for this host's architecture that runs."""
+        """Report whether a QEMU for this host's architecture is installed and runs."""
         from pymachine_driver_qemu import binary  # noqa: PLC0415
 
         try:
@@ -61,13 +62,13 @@ class QemuDriver(modify.ModifiableMachine, snapshots_and_templates.CopyableMachi
         try:
             listen_queues.probe()
         except listen_queues.BacklogError as error:
-            text = f"of many clients that connect to a machine at once, some wait for seconds or in vain: {error}"
+            text = f"if many clients connect to a machine at once, some wait for seconds or fail: {error}"
             return (Note(text, fix=error.fix),)
         return ()
 
     @classmethod
     def configure(cls, machine: MachineRef, values: Mapping[str, Json], siblings: Sequence[Config]) -> Config:  # noqa: ARG003
-        """Check the flags; choose an address and an id for the machine."""
+        """Check the options; choose an address, ports and an id for the machine."""
         choices = options.check(values)
         taken = listen_address.of_all(siblings)
         listen = listen_address.allocate(taken, own_address=listen_address.has_own_addresses())
@@ -88,11 +89,11 @@ class QemuDriver(modify.ModifiableMachine, snapshots_and_templates.CopyableMachi
         }
 
     def image_request(self) -> ImageRequest:
-        """The image that was asked for, of the machine's architecture."""
+        """Return the chosen image, for the machine's architecture."""
         return ImageRequest(source=str(self.config.get("Boot2DockerURL", "")), architecture=self._architecture)
 
     def precreate_check(self) -> None:
-        """A QEMU that runs, room on the disk, ports that are free."""
+        """Check that a QEMU runs, that there is disk space, and that the ports are free."""
         from pymachine.driver.kit import machine_files  # noqa: PLC0415
 
         self._qemu()
@@ -100,7 +101,7 @@ class QemuDriver(modify.ModifiableMachine, snapshots_and_templates.CopyableMachi
         self._check_ports()
 
     def create(self, request: BootRequest) -> None:
-        """Make the machine's files and boot it; returns once the guest has its identity and its engine answers."""
+        """Create the machine's files and boot it; return once the guest has its identity and its engine answers."""
         from pymachine_driver_qemu import disk  # noqa: PLC0415
 
         image = base.image_of(request)
@@ -110,32 +111,34 @@ class QemuDriver(modify.ModifiableMachine, snapshots_and_templates.CopyableMachi
         self._boot(request)
 
     def start(self, request: BootRequest) -> None:
-        """Boot a stopped machine from what `create` kept; one that is paused goes on."""
+        """Boot a stopped machine, or resume a paused one."""
         from pymachine_driver_qemu import disk  # noqa: PLC0415
 
         sockets = runtime.find(self._folder)
         if sockets is not None and self.state() is State.PAUSED:
             self._tell(sockets, "cont")
             return
-        if self.state() is State.STOPPING:  # a `stop` was interrupted while it waited
+        if self.state() is State.STOPPING:  # `stop` was interrupted while it waited
             self.stop(STOP_SECONDS)
         self._must_be_stopped()
         disk.check_image(self._folder)
         self._boot(request)
 
     def stop(self, timeout: float) -> None:
-        """Press the power button; after `timeout` seconds, switch off."""
+        """Press the machine's power button; end QEMU after `timeout` seconds."""
         from pymachine_driver_qemu import process  # noqa: PLC0415
 
         sockets = runtime.find(self._folder)
         if sockets is not None:
-            if self.state() is State.PAUSED:  # it cannot see the button
+            if self.state() is State.PAUSED:  # a paused guest does not notice the button
                 self._tell(sockets, "cont")
             if not process.power_down(sockets, timeout=timeout):
-                self.reporter.warn(f"The guest did not shut down within {timeout:g} seconds: switching it off.")
+                self.reporter.warn(
+                    f"The guest did not shut down within {timeout:g} seconds. Switching the machine off."
+                )
                 process.end(sockets)
         runtime.remove(self._folder)
 
     def remove(self) -> None:
-        """End QEMU and remove its sockets; all else is in the machine's folder."""
+        """End QEMU and remove its sockets. Everything else is in the machine's folder."""
         self.kill()

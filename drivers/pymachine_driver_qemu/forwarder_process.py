@@ -18,16 +18,16 @@ LOG = "ports.log"
 SETTINGS = "ports.json"
 
 
-# A shell waits for the guest's first line: it takes a fiftieth of the memory that Python does, and most machines of a
-# CI job never publish a port. It starts the forwarder again if that fails. The lines end when QEMU does, and then the
-# shell ends too. If a guest sends a line without end, the shell ends at its memory limit (in KiB).
+# A shell waits for the guest's first line, since it needs a fiftieth of Python's memory, and most machines of a CI job
+# never publish a port. It starts the forwarder again if that fails. When QEMU ends, so do the lines, and the shell. If
+# a guest sends an endless line, the shell ends at its memory limit (in KiB).
 _WAIT = 'all=$(ulimit -v); ulimit -S -v 65536; while read -r line; do (ulimit -S -v "$all"; exec "$@") || sleep 5; done'
 
 
 def start(folder: Path, listen: ListenAddress, *, news: socket.socket) -> None:
-    """Start a forwarder that outlives us and ends with the machine's QEMU.
+    """Start a forwarder in the background, which ends with the machine's QEMU.
 
-    It does nothing until a line comes from `news`. Raises `DriverError` if it cannot start.
+    It waits for the first line from `news`. Raises `DriverError` if it cannot start.
     """
     fields = {
         "address": listen.address,
@@ -41,9 +41,9 @@ def start(folder: Path, listen: ListenAddress, *, news: socket.socket) -> None:
     except OSError as error:
         raise os_errors.wrapped(DriverError, f"cannot write {folder / SETTINGS}", error) from error
     process.trim(folder / LOG)
-    # -P: the working folder is not to be searched for modules.
+    # -P: do not search the working directory for modules.
     argv = [sys.executable, "-P", "-m", "pymachine_driver_qemu.ports", str(folder)]
     waiting = ["/bin/sh", "-c", _WAIT, "pymachine-ports", *argv]
     forwarder = process.spawn(waiting, log=folder / LOG, environment={}, stdin=news.fileno())
-    # It is no child to wait for: it ends when QEMU does.
+    # Prevent the warning about a child that was not waited for: the forwarder runs as long as QEMU.
     forwarder.returncode = 0

@@ -1,6 +1,6 @@
-"""The host's end of the identity channel: a virtio-serial port whose other side is a Unix socket of QEMU.
+"""The host's end of the identity channel: a Unix socket of QEMU, connected to a virtio-serial port of the guest.
 
-What goes over it is in `pymachine.driver.kit.identity_channel`. QEMU keeps what is sent until the guest reads.
+The protocol is in `pymachine.driver.kit.identity_channel`. QEMU keeps sent data until the guest reads it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pymachine.driver.kit.system import Deadline, Silent, Task
 from pymachine_driver_qemu import monitor, qmp
 
 CONNECT_SECONDS = 5.0
-# A guest that says nothing for so long may be held still.
+# After this silence, check whether QEMU has paused the guest.
 _SILENT_SECONDS = 2.0
 _CHUNK = 65536
 
@@ -41,18 +41,18 @@ class Channel:
     """A connection to the guest's identity port."""
 
     def __init__(self, path: Path) -> None:
-        """Connect to QEMU's socket at `path`; raises `qmp.QmpError` if there is no QEMU."""
+        """Connect to QEMU's socket at `path`. Raises `qmp.QmpError` if QEMU does not run."""
         self._socket = qmp.connect(path, Deadline(CONNECT_SECONDS))
         self._sockets = path.parent
 
     def close(self) -> None:
-        """Let go of the port."""
+        """Close the connection."""
         self._socket.close()
 
     def deliver(self, tar: bytes, *, deadline: Deadline, task: Task, timings: MutableMapping[str, float]) -> None:
-        """Send the identity and wait until the guest says that it is up with it.
+        """Send the identity and wait until the guest reports that it is up with it.
 
-        Notes each stage in `task` and `timings`. Raises `GuestError` when the guest reports one or QEMU ends, and
+        Each stage is noted in `task` and `timings`. Raises `GuestError` if the guest reports an error or QEMU ends, and
         `GuestTimeoutError` at the `deadline`.
         """
         progress = Progress(digest(tar))
@@ -62,16 +62,16 @@ class Channel:
             timings.update(progress.durations())
 
     def send_seed(self, seed: bytes, *, deadline: Deadline, task: Task) -> None:
-        """Send the seed, and wait until the guest is a template and nothing moves in it. Raises as `deliver`."""
-        words = message(seed, now=time.time(), word="SEED")
-        self._exchange(Progress(digest(seed), stages=SETTLED_STAGES), words, deadline, task)
+        """Send the seed, and wait until the guest is idle, ready to be frozen. Raises the errors of `deliver`."""
+        outgoing = message(seed, now=time.time(), word="SEED")
+        self._exchange(Progress(digest(seed), stages=SETTLED_STAGES), outgoing, deadline, task)
 
     def activate_clone(
         self, tar: bytes, *, seed: bytes, wait_for_engine: Callable[[], None], deadline: Deadline, task: Task
     ) -> None:
-        """Turn a resumed template into the machine whose identity is `tar`. Raises as `deliver`.
+        """Turn a resumed template into the machine whose identity is `tar`. Raises the errors of `deliver`.
 
-        Calls `wait_for_engine` when the engine is about to answer. Once this returns one can also log in.
+        `wait_for_engine` is called when the engine is about to answer. When this returns, SSH works too.
         """
         progress = Progress(digest(tar), stages=())
         self._exchange(progress, activation_script(tar, seed=seed, now=time.time()), deadline, task)
@@ -80,12 +80,12 @@ class Channel:
         self._exchange(progress, b"", deadline, task)
 
     def sync(self, *, deadline: Deadline) -> None:
-        """Have a guest that is up write out what it holds. Raises as `deliver`."""
+        """Make a running guest flush its buffers to its disk. Raises the errors of `deliver`."""
         with Silent().task("") as task:
             self._exchange(Progress("sync", stages=()), b"SYNC\n", deadline, task)
 
     def update_identity(self, tar: bytes, *, deadline: Deadline, task: Task) -> None:
-        """Give a running machine another identity. Raises as `deliver`."""
+        """Send a running machine another identity. Raises the errors of `deliver`."""
         self._exchange(Progress(digest(tar), stages=()), message(tar, now=time.time()), deadline, task)
 
     def _exchange(self, progress: Progress, outgoing: bytes, deadline: Deadline, task: Task) -> None:
@@ -116,8 +116,8 @@ class Channel:
         if reason:
             raise PausedByDiskError(
                 f"QEMU has paused the guest, since it cannot write to the machine's disk: {reason}",
-                hint="Free some space on that disk, and run the command again. A machine that stays paused goes on by "
-                "pymachine start.",
+                hint="Free some space on that disk, and run the command again. If the machine stays paused, resume it "
+                "with pymachine start.",
             )
 
     def _receive(self, progress: Progress) -> bytes:

@@ -1,4 +1,4 @@
-"""What a machine consists of, and its command line: from a configuration to `command_line`'s terms."""
+"""A machine's spec, and its translation into QEMU's command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pymachine_driver_qemu.binary import Qemu
 
 @dataclass(frozen=True, kw_only=True)
 class MachineSpec:
-    """A QEMU and a machine's configuration, perhaps with keys missing that a later version brought."""
+    """A QEMU and a machine's configuration. Keys that a later version added may be missing."""
 
     qemu: Qemu
     accelerator: str
@@ -22,7 +22,7 @@ class MachineSpec:
     config: Mapping[str, Json]
 
     def as_machine(self, machine_id: str) -> MachineSpec:
-        """The same for a machine of another id."""
+        """Return the same spec with another machine id."""
         return replace(self, config={**self.config, "MachineID": machine_id})
 
     def argv(
@@ -35,7 +35,7 @@ class MachineSpec:
         memory: command_line.Memory | None = None,
         resumed: bool = False,
     ) -> list[str]:
-        """The whole command for a machine whose files are in `folder`."""
+        """Return the whole command for a machine whose files are in `folder`."""
         hardware = command_line.Hardware(
             architecture=self.architecture,
             accelerator=self.accelerator,
@@ -64,7 +64,7 @@ class MachineSpec:
 
 
 def append(hardware: command_line.Hardware, of_image: str) -> str:
-    """The kernel's parameters; `of_image` are those that the image itself needs."""
+    """Return the kernel's parameters; `of_image` are those that the image needs."""
     words = [
         f"console={command_line.kernel_console(hardware.architecture)}",
         "quiet",
@@ -72,7 +72,7 @@ def append(hardware: command_line.Hardware, of_image: str) -> str:
         "pymachine.identity=channel",
     ]
     if hardware.accelerator == "tcg":
-        # The emulator gains nothing by huge pages, and forgets all addresses that it knows when one of theirs changes.
-        # Security modules that no policy is there for are left away: an emulator translates, and keeps, what they do.
+        # Huge pages do not help the emulator: it flushes all cached addresses when one of them changes. Security
+        # modules without a policy are omitted, since the emulator would translate and keep their code.
         words += ["transparent_hugepage=never", "lsm=lockdown,capability,landlock,yama,apparmor,bpf"]
     return " ".join([*words, *of_image.split()])

@@ -1,6 +1,6 @@
-"""The state of a stopped machine, out of its QEMU and into another: QEMU's migration, through a pipe.
+"""Save and load the state of a stopped machine with QEMU's migration, through a pipe.
 
-Memory that is in a file can be left out of it (capability ``x-ignore-shared``): the other QEMU has the same file.
+Memory in a file can be left out (capability ``x-ignore-shared``), since the other QEMU uses the same file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pymachine_driver_qemu.qmp import Qmp
 
 _PIPE = "state"
 _CHUNK = 1 << 20
-# QEMU has a default that is meant for networks.
+# QEMU's default is meant for networks.
 _BYTES_PER_SECOND = 1 << 40
 _CANCEL_SECONDS = 20.0
 
@@ -50,12 +50,12 @@ def cancel(monitor: Qmp) -> None:
 
 
 def load(monitor: Qmp, source: BinaryIO, *, without_memory: bool, seconds: float) -> None:
-    """Give the state in `source` to a machine that waits for one; it is stopped then. Raises `MigrationError`."""
+    """Load the state in `source` into a machine that waits for one, and leave it stopped. Raises `MigrationError`."""
     _prepare(monitor, without_memory=without_memory)
     reading, writing = os.pipe()
 
     def feed() -> None:
-        # QEMU closes its end when it has had enough; what that means it says itself.
+        # QEMU closes its end when it is done or fails, and reports which through its monitor.
         with suppress(BrokenPipeError), os.fdopen(writing, "wb") as target:
             shutil.copyfileobj(source, target, _CHUNK)
             target.flush()
@@ -78,25 +78,25 @@ def _prepare(monitor: Qmp, *, without_memory: bool) -> None:
 def _await(monitor: Qmp, seconds: float) -> None:
     answer = _await_end(monitor, seconds)
     if answer["status"] != "completed":
-        raise MigrationError(f"QEMU could not move its state: {answer.get('error-desc', answer['status'])}")
+        raise MigrationError(f"QEMU could not transfer its state: {answer.get('error-desc', answer['status'])}")
 
 
 def _await_end(monitor: Qmp, seconds: float) -> dict[str, object]:
-    """Wait until QEMU has moved its state, or given up. Raises `MigrationError` if that takes longer."""
+    """Wait until QEMU has transferred its state, or has failed. Raises `MigrationError` after `seconds`."""
 
     def ended() -> dict[str, object] | None:
         answer: dict[str, object] = monitor.execute("query-migrate")
         return answer if answer.get("status") in ("completed", "failed", "cancelled") else None
 
     try:
-        return until(ended, deadline=Deadline(seconds), what="QEMU to move its state", interval=0.002, longest=0.05)
+        return until(ended, deadline=Deadline(seconds), what="QEMU to transfer its state", interval=0.002, longest=0.05)
     except TimeoutExpiredError as error:
         raise MigrationError(error.brief) from error
 
 
 @contextmanager
 def _pumping(work: Callable[[], None]) -> Iterator[None]:
-    """Do `work` beside the block; its failure is raised at the end, if the block had none."""
+    """Do `work` in a thread during the block. Raise its failure at the end, unless the block failed itself."""
     problems: list[OSError] = []
 
     def guarded() -> None:
@@ -110,4 +110,4 @@ def _pumping(work: Callable[[], None]) -> Iterator[None]:
     yield
     thread.join()
     if problems:
-        raise os_errors.wrapped(MigrationError, "cannot move the machine's state", problems[0]) from problems[0]
+        raise os_errors.wrapped(MigrationError, "cannot transfer the machine's state", problems[0]) from problems[0]

@@ -1,7 +1,7 @@
-"""What can be done to a machine after it was made: the driver's optional abilities.
+"""The driver's abilities to change, rename, export and upgrade a machine.
 
-Everything of a machine is in its folder, so that most of them are a few lines. Imported with the driver by reading
-commands too: what only changes need is imported where it is used.
+Since all of a machine is in its folder, most of them are short. Commands that only read import this module too, so
+modules for changes are imported where they are used.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pymachine_driver_qemu.base import SSH_USER, QemuMachine
 
 
 class ModifiableMachine(QemuMachine):
-    """The abilities; `QemuDriver` has them."""
+    """The abilities of `QemuDriver` to change a machine."""
 
     def apply_identity(self, request: BootRequest) -> None:
-        """Send the identity to the guest, which reloads what can be reloaded."""
+        """Send the running guest its identity."""
         from pymachine.driver.kit import search_domains  # noqa: PLC0415
         from pymachine.driver.kit.system import wait  # noqa: PLC0415
         from pymachine_driver_qemu import identity  # noqa: PLC0415
@@ -30,20 +30,20 @@ class ModifiableMachine(QemuMachine):
             raise HostNotRunningError(name=self.machine.name)
         channel = identity.Channel(sockets / runtime.IDENTITY)
         try:
-            with self.reporter.task("Waiting for the machine to take over its new identity") as task:
+            with self.reporter.task("Waiting for the machine to apply its new identity") as task:
                 tar = search_domains.identity(request, self.endpoint())
                 channel.update_identity(tar, deadline=wait.Deadline(request.timeout), task=task)
         finally:
             channel.close()
 
     def check_resize(self, change: HardwareChange) -> None:
-        """What `create` would refuse, and a disk that shrinks."""
+        """Raise `UsageError` for values that `create` would refuse, and for a disk that would shrink."""
         from pymachine_driver_qemu import options  # noqa: PLC0415
 
         options.changed_hardware(self.config, change)
 
     def resize(self, change: HardwareChange) -> None:
-        """Change the configuration; the disk's file grows at once, its file system in the guest's next boot."""
+        """Change the machine's hardware. The disk grows now, its file system at the guest's next boot."""
         from pymachine_driver_qemu import disk, options  # noqa: PLC0415
 
         changed = options.changed_hardware(self.config, change)
@@ -52,10 +52,10 @@ class ModifiableMachine(QemuMachine):
         self.config.update(changed)
 
     def renamed(self, before: MachineRef) -> None:
-        """Nothing outside the folder has the name of a machine that is stopped."""
+        """Do nothing: the name of a stopped machine is only in its folder."""
 
     def exported(self) -> Sequence[str]:
-        """The disk and what is booted."""
+        """Return the files of an export: the disk and the image."""
         from pymachine_driver_qemu import disk  # noqa: PLC0415
 
         disk.check_image(self._folder)
@@ -63,22 +63,22 @@ class ModifiableMachine(QemuMachine):
 
     @classmethod
     def portable_fields(cls) -> Mapping[str, PortableField | None]:
-        """Hardware and image; see `pymachine_driver_qemu.options`."""
+        """Return the fields that an import accepts: hardware and image."""
         from pymachine_driver_qemu import options  # noqa: PLC0415
 
         return options.PORTABLE
 
     def portable_files(self) -> Mapping[str, int]:
-        """The disk, as large as the record says, and what is booted."""
+        """Return the largest sizes of disk and image that an import accepts."""
         from pymachine.driver.kit import machine_files  # noqa: PLC0415
         from pymachine_driver_qemu import disk  # noqa: PLC0415
 
         return {**dict.fromkeys(disk.IMAGE, disk.LARGEST_IMAGE), disk.DISK: self._disk_mb * machine_files.MEBIBYTE}
 
     def imported(self, siblings: Sequence[Config]) -> None:
-        """A machine of its own: the one that it was copied from may still be there.
+        """Give the imported machine an address and ids of its own, since the original may exist on this host.
 
-        QEMU takes all of its files as raw, whatever is in them: none leads it to another file.
+        QEMU opens all of its files as raw, so their content cannot refer to other files.
         """
         from pymachine.driver.kit import listen_address  # noqa: PLC0415
         from pymachine_driver_qemu import options  # noqa: PLC0415
@@ -101,11 +101,11 @@ class ModifiableMachine(QemuMachine):
         )
 
     def image_digest(self) -> str:
-        """What `create` or the last upgrade noted."""
+        """Return the digest recorded by `create` or the last upgrade."""
         return str(self.config.get("ImageDigest", ""))
 
     def swap_image(self, image: ImageFiles) -> None:
-        """Put the new image in the old one's place; the old one is beside it."""
+        """Replace the image, and keep the old one until `commit_image` or `rollback_image`."""
         from pymachine_driver_qemu import disk  # noqa: PLC0415
 
         disk.set_image_aside(self._folder)
@@ -114,21 +114,21 @@ class ModifiableMachine(QemuMachine):
         self.config.update({"ImageDigest": image.digest, "KernelCommandLine": image.command_line})
 
     def commit_image(self) -> None:
-        """Drop the image that was set aside."""
+        """Delete the old image."""
         from pymachine_driver_qemu import disk  # noqa: PLC0415
 
         disk.drop_aside(self._folder, disk.IMAGE)
         self.config.pop("PreviousImage", None)
 
     def rollback_image(self) -> None:
-        """Put the image back that was set aside."""
+        """Restore the old image."""
         from pymachine_driver_qemu import disk  # noqa: PLC0415
 
         disk.bring_back(self._folder, disk.IMAGE)
         self.config.update(self.config.pop("PreviousImage", {}))
 
     def console_log(self) -> Path:
-        """QEMU appends to it."""
+        """Return the path of the console log, to which QEMU appends."""
         from pymachine_driver_qemu import process  # noqa: PLC0415
 
         return self._folder / process.CONSOLE_LOG

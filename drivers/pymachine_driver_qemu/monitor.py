@@ -1,4 +1,4 @@
-"""What a machine's QEMU is doing, by its monitor. Apart from `process`, since reading commands need only this."""
+"""Read a machine's state from QEMU's monitor. Apart from `process`, since commands that only read need only this."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from pymachine.driver.contract import State
 from pymachine_driver_qemu import qmp, runtime
 
-# QEMU's run states that are not some kind of pause.
+# QEMU's run states. All others are kinds of pauses.
 _STATES = {
     "running": State.RUNNING,
     "inmigrate": State.STARTING,
@@ -23,7 +23,7 @@ _STATES = {
 
 
 def state(sockets: Path | None) -> State:
-    """What the QEMU behind `sockets` is doing; STOPPED if there is none. Raises `QmpTimeoutError` if it hangs."""
+    """Return the state of the QEMU with `sockets`; STOPPED if it does not run. Raises `QmpTimeoutError` if it hangs."""
     if sockets is None:
         return State.STOPPED
     try:
@@ -36,9 +36,9 @@ def state(sockets: Path | None) -> State:
 
 
 def disk_problem(sockets: Path) -> str:
-    """Why QEMU has paused the guest, if it was an error of a disk; else, or if QEMU does not answer, empty.
+    """Return the disk error because of which QEMU has paused the guest, or "" if there is none or QEMU does not answer.
 
-    The guest does not notice, and goes on when it is told to: QEMU tries again then.
+    The guest does not notice the pause. When it is resumed, QEMU tries the operation again.
     """
     with suppress(qmp.QmpError), qmp.Qmp(sockets / runtime.CONTROL, timeout=1.0) as monitor:
         if monitor.execute("query-status")["status"] != "io-error":

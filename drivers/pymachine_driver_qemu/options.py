@@ -1,4 +1,4 @@
-"""The flags of the driver, their defaults and their checks."""
+"""The driver's options, their defaults and their checks."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from pymachine.driver.kit import option_checks
 from pymachine.driver.options import Option, OptionKind
 
 ACCELERATORS = ("auto", "kvm", "hvf", "tcg")
-# Debian's word for each word that users and `uname -m` have.
+# Debian's names for the architectures, by the names that users and `uname -m` use.
 ARCHITECTURES = {"amd64": "amd64", "x86_64": "amd64", "arm64": "arm64", "aarch64": "arm64"}
 
 DEFAULT_CPUS = 2
 DEFAULT_MEMORY_MIB = 1024
 DEFAULT_DISK_MB = 20000
-# With four times as much containers start no sooner in software emulation; with a tenth of it they take more than twice
-# as long, since QEMU forgets all that it has translated whenever there is no room.
+# In software emulation, containers start no sooner with four times as much. With a tenth, they take more than twice as
+# long, since QEMU discards all translated code when it runs out of space.
 DEFAULT_TB_MIB = 256
 LEAST_TB_MIB = 16
 MOST_TB_MIB = 2047
-# Below this the kernel, the overlay in memory and dockerd do not fit.
+# The kernel, the overlay in memory and dockerd need at least this.
 LEAST_MEMORY_MIB = 512
 LEAST_DISK_MB = 1000
-# What q35 and virt take without further options.
+# The limit of q35 and virt without further options.
 MOST_CPUS = 255
-# More than any host has, and little enough for QEMU's own numbers.
+# More than any host has, but within the range of QEMU's numbers.
 MOST_MEMORY_MIB = 16 << 20
 MOST_DISK_MB = 64 << 20
 
-# What an import takes over. The address and the ids are chosen again; the accelerator, the program and the image's
-# source are this host's business.
+# What an import copies from the export. Address and ids (None) are chosen again. Accelerator, program and the image's
+# source depend on this host.
 PORTABLE: dict[str, PortableField | None] = {
     "CPU": PortableField(kind=int, least=1, most=MOST_CPUS),
     "Memory": PortableField(kind=int, least=LEAST_MEMORY_MIB, most=MOST_MEMORY_MIB),
@@ -68,13 +68,13 @@ OPTIONS = (
         kind=OptionKind.INTEGER,
         default=DEFAULT_DISK_MB,
         env="QEMU_DISK_SIZE",
-        help="Size of disk for the machine in MB; it takes room on the host only as it fills",
+        help="Size of disk for the machine in MB; it uses space on the host only as it fills",
     ),
     Option(
         name="qemu-boot2docker-url",
         default="",
         env="QEMU_BOOT2DOCKER_URL",
-        help="Path or URL of the image; by default one is built on this host",
+        help="Path or URL of the image; by default, one is built on this host",
     ),
     Option(
         name="qemu-accelerator",
@@ -92,19 +92,19 @@ OPTIONS = (
         name="qemu-arch",
         default="",
         env="QEMU_ARCH",
-        help="Architecture of the machine: amd64 or arm64; by default the host's",
+        help="Architecture of the machine: amd64 or arm64; by default, the host's",
     ),
     Option(
         name="qemu-tb-size",
         kind=OptionKind.INTEGER,
         default=DEFAULT_TB_MIB,
         env="QEMU_TB_SIZE",
-        help="In software emulation, how much translated code QEMU keeps, in MB; less is smaller when idle, and slower",
+        help="Size of QEMU's cache of translated code in MB, for software emulation; less saves memory, but is slower",
     ),
 )
 
 _IMAGE_FIELDS = {"ImageDigest": fields.DIGEST, "KernelCommandLine": fields.TEXT}
-# QEMU listens on the address, and runs the binary; the other values are words and numbers of its command line.
+# QEMU listens on the address, and the binary is run. The other values are arguments of QEMU's command line.
 FIELDS = {
     **_IMAGE_FIELDS,
     "IPAddress": fields.LOOPBACK,
@@ -125,7 +125,7 @@ FIELDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """The flags' values, checked."""
+    """The checked values of the options."""
 
     cpus: int
     memory_mib: int
@@ -138,7 +138,7 @@ class Choices:
 
 
 def check(values: Mapping[str, Json]) -> Choices:
-    """The checked form of `values`, which has every option by name. Raises `UsageError` naming the flag at fault."""
+    """Check `values`, which maps each option's name to its value. Raises `UsageError` that names the wrong option."""
     return Choices(
         cpus=_cpus("qemu-cpu-count", values["qemu-cpu-count"]),
         memory_mib=option_checks.integer("qemu-memory", values["qemu-memory"], least=LEAST_MEMORY_MIB),
@@ -159,14 +159,14 @@ def changed_hardware(config: Mapping[str, Json], change: HardwareChange) -> Conf
 
 
 def new_ids() -> Config:
-    """What no two machines share."""
+    """Choose the values that no two machines share."""
     import uuid  # noqa: PLC0415
 
     return {"MachineID": str(uuid.uuid4())}
 
 
 def host_architecture() -> str:
-    """Debian's word for this host's architecture; what is unknown here is emulated, as amd64."""
+    """Return Debian's name for this host's architecture, or amd64 (emulated) if the driver does not know it."""
     return ARCHITECTURES.get(platform.machine().lower(), "amd64")
 
 

@@ -1,9 +1,9 @@
-"""The port forwarder: makes the ports that are open in the guest appear on the machine's address.
+"""The port forwarder: forwards the guest's open ports to the machine's address.
 
-One small process a machine, started when the guest has its first container and ending with QEMU: ``python -m
-pymachine_driver_qemu.ports MACHINE_FOLDER``, with the connection to the guest's port `channel.CONTAINERS_PORT` as its
-standard input. It tells QEMU, through a monitor of its own, which ports to forward. What it does is logged in
-``ports.log`` in the machine's folder; what is forwarded now, and what cannot be, is in ``forwards.json``.
+Each machine has one small process, which starts with the guest's first container and ends with QEMU: ``python -m
+pymachine_driver_qemu.ports MACHINE_FOLDER``. Its standard input is the connection to the guest's port
+`identity_channel.CONTAINERS_PORT`. It changes the forwarded ports through a QEMU monitor of its own. Its log is
+``ports.log`` in the machine's folder; the forwarded and refused ports are in ``forwards.json``.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from pymachine_driver_qemu import qmp, runtime
 _GUEST_RESTARTS = frozenset({"RESET", "SHUTDOWN"})
 _PAUSE_SECONDS = 0.02
 _CHUNK = 65536
-# A guest that is busy, in emulation, may keep QEMU busy.
+# In emulation, a busy guest may keep QEMU busy.
 _MONITOR_SECONDS = 60.0
 _SETTINGS = "ports.json"
 
 
 def follow(guest: socket.socket, monitor: qmp.Qmp, forwarder: Forwarder) -> NoReturn:
-    """Follow the guest until QEMU ends. Raises `qmp.QmpGoneError` then."""
+    """Follow the guest until QEMU ends, and raise `qmp.QmpGoneError` then."""
     forwarder.adopt()
     with selectors.DefaultSelector() as selector:
         selector.register(monitor, selectors.EVENT_READ)
@@ -44,7 +44,7 @@ def follow(guest: socket.socket, monitor: qmp.Qmp, forwarder: Forwarder) -> NoRe
                 if not data:
                     raise qmp.QmpGoneError("QEMU has ended")
                 forwarder.hear(data)
-                # A guest that reports without end does not take a processor of the host; the newest report counts.
+                # A guest that reports without end must not occupy a CPU of the host.
                 time.sleep(_PAUSE_SECONDS)
             forwarder.retry()
 
@@ -68,7 +68,7 @@ def _monitor(folder: Path) -> Path:
 
 
 def main(arguments: list[str]) -> int:
-    """The program: one argument, the machine's folder."""
+    """Run the program, whose argument is the machine's folder."""
     folder = Path(arguments[0])
     try:
         with (

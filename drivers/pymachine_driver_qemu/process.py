@@ -1,7 +1,7 @@
-"""One QEMU process: started so that it outlives us, found again, and ended.
+"""Start a QEMU process in the background, find it again, and end it.
 
-Alive means that something listens on its socket. Process ids do not tell: where nothing reaps the dead (PID 1 of many
-containers), an ended QEMU keeps its id for good.
+QEMU counts as running if a process listens on its socket. Process ids do not show this: if nothing reaps ended
+processes, as PID 1 of many containers, an ended QEMU keeps its id forever.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CONSOLE_LOG = "console.log"
 QEMU_LOG = "qemu.log"
 LAUNCH_SECONDS = 20.0
 QUIT_SECONDS = 5.0
-# Guests may miss the button while they boot.
+# A guest may miss the button press while it boots.
 _PRESS_AGAIN_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 # From linux/prctl.h.
@@ -40,11 +40,11 @@ _KEPT_OF_LOG = 256 * 1024
 _TAIL = 4096
 
 
-# Signals that end QEMU because of its own fault. SIGBUS has another cause: the disk with a template's memory is full.
+# Signals of a crash of QEMU itself. SIGBUS has another cause: the disk with a template's memory is full.
 CRASHES = frozenset({"SIGSEGV", "SIGABRT"})
 _SIGNAL_HINTS = {
-    "SIGKILL": "The kernel ends programs so when memory runs out; see: sudo dmesg",
-    "SIGBUS": "QEMU ends so when the disk is full; see: df -h",
+    "SIGKILL": "The kernel does this when memory runs out; see: sudo dmesg",
+    "SIGBUS": "This happens when the disk is full; see: df -h",
 }
 _REAP_SECONDS = 2.0
 
@@ -64,11 +64,11 @@ def launch(
     tied: bool = False,
     small_pages: bool = False,
 ) -> int:
-    """Start QEMU in a session of its own, and return its process id once its monitor answers.
+    """Start QEMU in its own session, and return its process id once its monitor answers.
 
-    What it says goes to ``qemu.log`` in `directory`. `tied`: it ends with us, however we end (on Linux). `small_pages`:
-    the host's kernel gives it no huge ones, of which much stays unused. Raises `LaunchError` with the end of that
-    log, or the error of `end_error` if QEMU ended before its monitor answered.
+    Its output goes to ``qemu.log`` in `directory`. If `tied`, QEMU ends with this process, even if that is killed (on
+    Linux). With `small_pages`, the kernel gives it no huge pages, of which much would stay unused. Raises `LaunchError`
+    with the end of that log, or the error of `end_error` if QEMU ended before its monitor answered.
     """
     log = directory / QEMU_LOG
     for path in (log, directory / CONSOLE_LOG):
@@ -85,17 +85,17 @@ def launch(
             if code is not None and (error := end_error(code, details=said_since_start(log))):
                 raise error
             why = f"ended with exit code {code}" if code is not None else f"did not answer in {LAUNCH_SECONDS:g} s"
-            raise LaunchError(f"QEMU {why}", details=said_since_start(log), hint=f"All that it said is in {log}")
+            raise LaunchError(f"QEMU {why}", details=said_since_start(log), hint=f"Its whole output is in {log}")
         time.sleep(0.005)
-    # Whoever starts it need not wait for it; without this its end would be a warning about a running child.
+    # Prevent the warning about a child that was not waited for.
     process.returncode = 0
     return process.pid
 
 
 def exit_code(pid: int) -> int | None:
-    """Return the exit code of a QEMU that has ended, negative for a signal; None if it still runs after 2 seconds.
+    """Return the exit code of an ended QEMU, negative for a signal, or None if it still runs after 2 seconds.
 
-    `pid` is what `launch` returned. A second call for the same QEMU returns None.
+    `pid` is the result of `launch`. A second call for the same QEMU returns None.
     """
 
     if sys.platform == "win32":
@@ -120,7 +120,7 @@ def spawn(
     preparation: Callable[[], None] | None = None,
     stdin: int = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
-    """Start a program that outlives us: no terminal, no folder kept in use, output to `log`.
+    """Start a program in the background: without a terminal, in the root directory, with its output in `log`.
 
     `preparation` is called in the child before it becomes the program.
     """
@@ -144,17 +144,17 @@ def spawn(
 
 
 def _preparation(*, tied: bool, small_pages: bool) -> Callable[[], None] | None:
-    """Return what a child does before it becomes QEMU; None where the host has no such settings."""
+    """Return a function for the child to call before it becomes QEMU, or None if this is not Linux."""
     if sys.platform != "linux":
         return None
     wanted = ((tied, _PR_SET_PDEATHSIG, int(signal.SIGKILL)), (small_pages, _PR_SET_THP_DISABLE, 1))
     calls = [(option, value, 0, 0, 0) for is_wanted, option, value in wanted if is_wanted]
     allow = listen_queues.allowance()
-    import ctypes  # noqa: PLC0415 (only for this)
+    import ctypes  # noqa: PLC0415 (used only here)
 
     prctl = ctypes.CDLL(None).prctl
 
-    # The child must do no more than these calls: other threads of ours may have held locks when it was forked.
+    # The child must only make these calls, since other threads may have held locks when it was forked.
     def prepare() -> None:
         for call in calls:
             prctl(*call)
@@ -164,7 +164,7 @@ def _preparation(*, tied: bool, small_pages: bool) -> Callable[[], None] | None:
 
 
 def power_down(sockets: Path, *, timeout: float) -> bool:
-    """Press the power button and wait for the end; whether it came within `timeout` seconds."""
+    """Press the power button and wait for QEMU's end; return whether it ended within `timeout` seconds."""
     deadline = Deadline(timeout)
     runtime.note_stop(sockets, seconds=timeout)
     while True:
@@ -180,16 +180,16 @@ def power_down(sockets: Path, *, timeout: float) -> bool:
 
 
 def end(sockets: Path) -> None:
-    """End QEMU at once: by its monitor, or by a signal when that does not answer. Ended already is success.
+    """End QEMU immediately, if it runs: by its monitor, or by SIGKILL if that does not answer.
 
-    Raises `DriverError` if it is still there after all that.
+    Raises `DriverError` if it does not end.
     """
     control = sockets / runtime.CONTROL
     try:
         with qmp.Qmp(control) as monitor:
             monitor.execute("quit")
     except qmp.QmpError:
-        # It hangs, or is gone, or has started and has no socket yet.
+        # QEMU hangs, has ended, or has no socket yet.
         _signal(control)
     if not await_end(sockets, seconds=QUIT_SECONDS):
         _signal(control)
@@ -198,7 +198,7 @@ def end(sockets: Path) -> None:
 
 
 def await_end(sockets: Path, *, seconds: float) -> bool:
-    """Wait until nothing listens on QEMU's socket; whether that came in time."""
+    """Wait until nothing listens on QEMU's socket; return whether that happened within `seconds`."""
     control = sockets / runtime.CONTROL
     try:
         return until(
@@ -209,21 +209,21 @@ def await_end(sockets: Path, *, seconds: float) -> bool:
 
 
 def monitor_argument(control: Path) -> str:
-    """What QEMU's command line says of its monitor; no other process has that among its arguments."""
+    """Return the argument for QEMU's monitor, which no other process has."""
     return f"unix:{escape(str(control))},server=on,wait=off"
 
 
 def find_pids(argument: str) -> list[int]:
-    """The processes that have `argument` in their command lines; the dead have none.
+    """Return the running processes with `argument` in their command lines.
 
-    The last resort for a QEMU that hangs: its socket's queue may be full, so that the kernel cannot be asked.
+    This is the last resort for a QEMU that hangs: if its socket's queue is full, the kernel cannot tell its process id.
     """
     if not Path("/proc/self/cmdline").exists():
         lines = run.run(["ps", "-axo", "pid=,command="]).stdout.splitlines()
         return [int(line.split(None, 1)[0]) for line in lines if argument in line.split()]
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        # Processes of others, and those that end meanwhile, cannot be read.
+        # Other users' processes, and those that end meanwhile, cannot be read.
         with contextlib.suppress(OSError):
             if argument.encode() in path.read_bytes().split(b"\0"):
                 found.append(int(path.parent.name))
@@ -231,7 +231,7 @@ def find_pids(argument: str) -> list[int]:
 
 
 def tail(path: Path, *, length: int = _TAIL) -> str:
-    """The last lines of a log, at most `length` bytes; empty if there is none."""
+    """Return the last `length` bytes of a log, or "" if it cannot be read."""
     try:
         with path.open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - length))
@@ -241,13 +241,13 @@ def tail(path: Path, *, length: int = _TAIL) -> str:
 
 
 def last_words(directory: Path) -> str:
-    """What the console and QEMU said last."""
+    """Return the ends of the console log and QEMU's log."""
     parts = [(CONSOLE_LOG, tail(directory / CONSOLE_LOG)), (QEMU_LOG, said_since_start(directory / QEMU_LOG))]
     return "\n".join(f"--- {name}\n{text}" for name, text in parts if text)
 
 
 def trim(path: Path) -> None:
-    """Keep only the end of a log that has grown long; logs are appended to, and nothing else ends their growth."""
+    """Shorten a long log to its end, since programs only append to it."""
     try:
         if path.stat().st_size <= _LONGEST_LOG:
             return
@@ -260,7 +260,7 @@ def trim(path: Path) -> None:
 
 
 def said_since_start(log: Path) -> str:
-    """What QEMU said since its last start; the line with its command is not for the user."""
+    """Return QEMU's output since its last start, without the line with its command."""
     lines = tail(log).splitlines()
     starts = [number for number, line in enumerate(lines) if " -uuid " in line or " -name guest=" in line]
     return "\n".join(lines[starts[-1] + 1 :] if starts else lines)
@@ -275,9 +275,9 @@ def _opened_log(path: Path) -> BinaryIO:
 
 
 def end_error(code: int, *, details: str) -> GuestEndedError | CrashedError | None:
-    """Return the error for a QEMU that ended with exit code `code`; None if QEMU itself reports what is wrong.
+    """Return the error for a QEMU that ended with exit code `code`, or None if QEMU itself reports the reason.
 
-    A signal has a negative code. QEMU ends with 0 when the guest switches itself off.
+    The code of a signal is negative. QEMU exits with 0 if the guest switches itself off.
     """
     if code == 0:
         return ended(Progress(""), details=details)
@@ -298,7 +298,7 @@ def _answers(control: Path) -> bool:
 
 
 def _signal(control: Path) -> None:
-    """SIGKILL to the QEMU whose monitor is `control`."""
+    """Send SIGKILL to the QEMU whose monitor is `control`."""
     if sys.platform == "win32":
         return
     for pid in find_pids(monitor_argument(control)):

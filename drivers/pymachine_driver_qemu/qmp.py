@@ -1,7 +1,7 @@
-"""A small client for QMP, QEMU's own protocol: JSON lines on a Unix socket.
+"""A small client for QMP, QEMU's protocol of JSON lines on a Unix socket.
 
-A socket of QEMU serves one client at a time and lets the others wait, so that connections here are short: connect,
-ask, close. Source: QEMU's "QEMU Machine Protocol Specification".
+Connections are short (connect, send commands, close), since each of QEMU's sockets serves one client at a time while
+the others wait. Source: QEMU's "QEMU Machine Protocol Specification".
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pymachine.driver.errors import DriverError
 from pymachine.driver.kit.system import Deadline
 
 TIMEOUT = 5.0
-# No answer that is asked for here is longer than a few kilobytes.
+# No expected answer is longer than a few kilobytes.
 _LONGEST_LINE = 4 * 1024 * 1024
-# QEMU limits how often it reports what a guest can bring about; a machine has some dozens in its life.
+# A machine has a few dozen events in its life. QEMU limits the rate of those that a guest can cause.
 _MOST_EVENTS = 10_000
 _CONNECT_PAUSE = 0.02
 # Process, user, group.
@@ -48,10 +48,13 @@ class QmpTimeoutError(QmpError):
 
 
 class Qmp:
-    """A connection that has negotiated its capabilities; a context manager."""
+    """A connection to QEMU's monitor; a context manager."""
 
     def __init__(self, path: Path, *, timeout: float = TIMEOUT) -> None:
-        """Connect, or raise a `QmpError`; `timeout` (seconds) is for this and for each command's answer."""
+        """Connect and negotiate. Raises `QmpError`.
+
+        `timeout` (seconds) limits the connection and each command.
+        """
         self._timeout = timeout
         self._buffer = b""
         self._events: list[str] = []
@@ -77,11 +80,11 @@ class Qmp:
         self._socket.close()
 
     def fileno(self) -> int:
-        """The socket's number, for `selectors`."""
+        """Return the socket's descriptor, for `selectors`."""
         return self._socket.fileno()
 
     def pid(self) -> int:
-        """Return the id of the process that listens on the socket; 0 where the kernel does not say."""
+        """Return the id of the process that listens on the socket, or 0 if the system does not report it."""
         if sys.platform != "linux":
             return 0
         credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
@@ -90,21 +93,21 @@ class Qmp:
     def execute(
         self, command: str, *, timeout: float | None = None, handle: int | None = None, **arguments: Any
     ) -> Any:
-        """Run `command` and return its answer. Events that come meanwhile are kept for `events`.
+        """Run `command` and return its answer. Events that arrive meanwhile are kept for `events`.
 
-        Argument names have underscores where QMP has dashes. `handle` is a file descriptor that QEMU is given a copy
-        of, for commands such as ``getfd``. Raises `QmpError` with QEMU's own words.
+        Argument names have underscores instead of QMP's dashes. `handle` is a file descriptor to pass to QEMU, for
+        commands such as ``getfd``. Raises `QmpError` with QEMU's message.
         """
         deadline = Deadline(self._timeout if timeout is None else timeout)
         named = {name.replace("_", "-"): value for name, value in arguments.items()}
         return self._command(command, named, deadline, handle)
 
     def human(self, line: str) -> str:
-        """Run a command of the human monitor, for what QMP has no command for; returns what it printed."""
+        """Run a command of the human monitor, which has some that QMP lacks; return its output."""
         return str(self.execute("human-monitor-command", command_line=line)).strip()
 
     def events(self) -> list[str]:
-        """The names of the events that came since the last call; does not wait. Raises `QmpGoneError` at the end."""
+        """Return the names of new events without waiting. Raises `QmpGoneError` if QEMU has ended."""
         while True:
             try:
                 message = self._message(Deadline(0.0))
@@ -140,7 +143,7 @@ class Qmp:
         if "event" in message:
             self._events.append(str(message["event"]))
             if len(self._events) > _MOST_EVENTS:
-                raise QmpError("QEMU reports events without end")
+                raise QmpError("QEMU reports too many events")
 
     def _send(self, data: bytes, deadline: Deadline, handle: int | None = None) -> None:
         try:
@@ -153,10 +156,10 @@ class Qmp:
             raise QmpGoneError("QEMU has ended") from error
 
     def _message(self, deadline: Deadline) -> dict[str, Any]:
-        """The next line as an object."""
+        """Read the next line, which must be a JSON object."""
         while b"\n" not in self._buffer:
             if len(self._buffer) > _LONGEST_LINE:
-                raise QmpError("QEMU's answer does not end")
+                raise QmpError("QEMU's answer is too long")
             self._receive(deadline)
             if deadline.expired and b"\n" not in self._buffer:
                 raise _late(deadline)
@@ -194,9 +197,9 @@ def _send_with_handle(connection: socket.socket, data: bytes, handle: int) -> in
 
 
 def connect(path: Path, deadline: Deadline) -> socket.socket:
-    """A stream connection to the Unix socket at `path`.
+    """Connect to the Unix socket at `path`.
 
-    Raises `QmpGoneError` if nothing listens there, `QmpTimeoutError` if there is no place in its queue in time.
+    Raises `QmpGoneError` if nothing listens there, and `QmpTimeoutError` if its queue stays full until the `deadline`.
     """
     if sys.platform == "win32":
         raise QmpGoneError(f"Windows has no Unix sockets: {path}")
@@ -215,9 +218,9 @@ def _connect(connection: socket.socket, path: Path, deadline: Deadline) -> None:
         try:
             connection.connect(str(path))
         except (BlockingIOError, TimeoutError) as error:
-            # Linux says at once that the queue is full, whatever the timeout.
+            # Linux reports a full queue at once, regardless of the timeout.
             if deadline.expired:
-                raise QmpTimeoutError(f"QEMU serves others on {path.name} for too long") from error
+                raise QmpTimeoutError(f"QEMU is busy with other clients on {path.name}") from error
             time.sleep(_CONNECT_PAUSE)
         except OSError as error:
             raise QmpGoneError(f"nothing listens on {path.name}") from error
@@ -226,7 +229,7 @@ def _connect(connection: socket.socket, path: Path, deadline: Deadline) -> None:
 
 
 def is_listening(path: Path) -> bool:
-    """Whether a process, busy or not, listens on the Unix socket at `path`; a dead one, even unreaped, does not."""
+    """Return whether a process listens on the Unix socket at `path`, even a busy one, but not an unreaped one."""
     try:
         connect(path, Deadline(0.0)).close()
     except QmpTimeoutError:

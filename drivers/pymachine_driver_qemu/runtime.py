@@ -1,7 +1,8 @@
 """The folder of a machine's sockets.
 
-A Unix socket's path has at most 107 bytes (103 on macOS), less than many a store's path, so that the sockets are in a
-short folder elsewhere. The link ``run`` in the machine's folder says where, for processes with another environment.
+A Unix socket's path has at most 107 bytes (103 on macOS), fewer than the paths of many stores. Therefore the sockets
+are in another folder with a short path. The link ``run`` in the machine's folder leads there, for processes with
+another environment.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ CONTROL = "control.sock"
 PORTS = "ports.sock"
 IDENTITY = "identity.sock"
 CONTAINERS = "containers.sock"
-# Until when the guest may take to shut down, in seconds since 1970.
+# Contains the deadline of the guest's shutdown, in seconds since 1970.
 STOPPING = "stopping"
-# In the socket folder, and leads back: a machine's folder may be a copy of another's, with that one's link in it.
+# A link from the socket folder back to the machine's folder. A copied machine folder contains the original's ``run``.
 OWNER = "machine"
 # The prefix of the folders of accelerator trials.
 TRIAL = "trial-"
-# Longer than it takes to make a socket folder, or to finish a trial.
+# Longer than it takes to create a socket folder, or to finish a trial.
 _OLD_SECONDS = 3600.0
 _LONGEST_PATH = 103
 _LONGEST_NAME = max(map(len, (CONTROL, PORTS, IDENTITY, CONTAINERS))) + 1
@@ -48,16 +49,19 @@ class RuntimeFolderError(DriverError):
 
 
 def base() -> Path:
-    """The user's folder for all machines: in XDG_RUNTIME_DIR if that is the user's own, else in /tmp. Made, 0700."""
+    """Return the user's folder for all machines, with mode 0700; create it if it does not exist.
+
+    It is in XDG_RUNTIME_DIR if that is the user's own and short enough, else in /tmp.
+    """
     given = os.environ.get("XDG_RUNTIME_DIR", "")
     if given and _is_ours(Path(given)) and len(given) + len("/pymachine/") + _ID_LENGTH + _LONGEST_NAME < _LONGEST_PATH:
         return _made(Path(given) / "pymachine")
-    # /tmp by name: TMPDIR may be long, and may differ between the user's sessions.
+    # Not TMPDIR, which may be long, and may differ between the user's sessions.
     return _made(Path(f"/tmp/pymachine-{_user()}"))  # noqa: S108 (owner and mode are checked)
 
 
 def make(directory: Path, machine_id: str) -> Path:
-    """An empty socket folder for the machine whose folder is `directory`, with the link to it."""
+    """Create an empty socket folder for the machine in `directory`, and the link to it."""
     sweep()
     remove(directory)
     folder = _made(base() / _name(directory, machine_id))
@@ -72,27 +76,27 @@ def make(directory: Path, machine_id: str) -> Path:
 
 
 def find(directory: Path) -> Path | None:
-    """The socket folder of the machine, None if it has none or it is not ours, or another machine's.
+    """Return the machine's socket folder, or None if it has none of its own.
 
-    The link may have come from elsewhere with the machine's folder: it is followed only to a folder that has the name
-    and the place of such a folder, and that leads back.
+    The link may have been copied with the machine's folder. It is followed only to a private folder with a valid name
+    and location, and with a link back to this machine.
     """
     try:
         folder = (directory / LINK).readlink()
     except OSError:
         return None
-    # XDG_RUNTIME_DIR may have been another one when the folder was made: the names of `base` are all that is known.
+    # XDG_RUNTIME_DIR may have been different when the folder was created, so only the names of `base` are known.
     named = _NAME.match(folder.name) and folder.parent.name in {"pymachine", f"pymachine-{_user()}"}
     placed = named and folder.is_absolute() and _is_ours(folder.parent) and _is_ours(folder)
     return folder if placed and _is_of(folder, directory) else None
 
 
 def remove(directory: Path) -> None:
-    """Remove the socket folder and the link to it, if they are there."""
+    """Remove the socket folder and the link to it, if they exist."""
     folder = find(directory)
     if folder is not None:
         _empty(folder)
-        with contextlib.suppress(OSError):  # something else is in it, which is not ours to remove
+        with contextlib.suppress(OSError):  # it contains files that are not pymachine's
             folder.rmdir()
     link = directory / LINK
     if link.is_symlink():
@@ -113,9 +117,9 @@ def sweep() -> None:
 
 
 def _is_abandoned(folder: Path, old: float) -> bool:
-    """Whether a socket folder has no machine and no QEMU.
+    """Return whether a socket folder has neither a machine nor a QEMU.
 
-    A folder without a link back that was changed after `old` is just being made.
+    A folder without a link back that was changed after `old` is just being created.
     """
     from pymachine_driver_qemu import qmp  # noqa: PLC0415 (commands that only read need none)
 
@@ -130,10 +134,10 @@ def _is_abandoned(folder: Path, old: float) -> bool:
 
 
 def _name(directory: Path, machine_id: str) -> str:
-    """The name of the machine's socket folder: by its id, or by its folder if a copy of the machine has that one."""
+    """Return the socket folder's name: from the machine's id, or from its folder if a copy of it uses the id."""
     name = machine_id.replace("-", "").lower()[:_ID_LENGTH]
     if not _NAME.match(name):
-        raise RuntimeFolderError(f"no folder for sockets can be named after the machine's id {machine_id!r}")
+        raise RuntimeFolderError(f"the machine's id {machine_id!r} is not valid as the name of a socket folder")
     folder = base() / name
     if (folder / OWNER).is_symlink() and not _is_of(folder, directory):
         return hashlib.sha256(os.fsencode(directory)).hexdigest()[:_ID_LENGTH]
@@ -141,20 +145,20 @@ def _name(directory: Path, machine_id: str) -> str:
 
 
 def _empty(folder: Path) -> None:
-    """Remove the sockets, the note of a stop, and the link to the machine: nothing else is ever in a socket folder."""
+    """Remove all that a socket folder contains: sockets, the note of a stop, and the link to the machine."""
     for name in (CONTROL, PORTS, IDENTITY, CONTAINERS, STOPPING, OWNER):
         with contextlib.suppress(FileNotFoundError):
             (folder / name).unlink()
 
 
 def note_stop(sockets: Path, *, seconds: float) -> None:
-    """Note that the guest was asked to shut down, which it has `seconds` for."""
-    with contextlib.suppress(OSError):  # it has ended already; or the disk is full, which must not keep it running
+    """Note that the guest is shutting down, for which it has `seconds`."""
+    with contextlib.suppress(OSError):  # the machine has ended; or the disk is full, which must not prevent the stop
         files.atomic_write(sockets / STOPPING, f"{time.time() + seconds}", durable=False)
 
 
 def is_stopping(sockets: Path) -> bool:
-    """Whether the guest was asked to shut down and has time left for it."""
+    """Return whether the guest is shutting down and still has time for it."""
     try:
         return time.time() < float((sockets / STOPPING).read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -162,14 +166,14 @@ def is_stopping(sockets: Path) -> bool:
 
 
 def _is_of(folder: Path, directory: Path) -> bool:
-    """Whether the sockets are those of the machine in `directory`, which may have been moved while it ran."""
+    """Return whether the sockets belong to the machine in `directory`, which may have been moved while it ran."""
     try:
         inode, _, path = str((folder / OWNER).readlink()).partition(":")
         own = directory.stat().st_ino
     except OSError:
         return False
-    # A folder that is moved keeps its inode, and a copy of it has another, even in its place; but to another file
-    # system a folder is moved by copying it.
+    # A moved folder keeps its inode, and a copy has another one, even at the same path. A move to another file system
+    # is a copy, after which the original is gone.
     return inode == str(own) or not (Path(path) / LINK).is_symlink()
 
 
@@ -177,15 +181,15 @@ def _made(folder: Path) -> Path:
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
-        pass  # a folder, or what another user has put there; see below
+        pass  # the folder, or something of another user's; checked below
     except OSError as error:
-        raise os_errors.wrapped(RuntimeFolderError, f"cannot make {folder}", error) from error
+        raise os_errors.wrapped(RuntimeFolderError, f"cannot create {folder}", error) from error
     if not _is_ours(folder):
         raise RuntimeFolderError(
-            f"{folder} is not a folder of this user alone",
+            f"{folder} is not a private folder of this user",
             details=f"It is {_told(folder)}.",
-            hint="Set XDG_RUNTIME_DIR to a folder of yours with mode 0700 and a short path. Only its owner and root "
-            "can remove what is in the way.",
+            hint="Set XDG_RUNTIME_DIR to a folder of yours with mode 0700 and a short path. Only the owner of "
+            f"{folder}, and root, can remove it.",
         )
     return folder
 
@@ -198,7 +202,7 @@ def _user() -> int:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether it is a real folder (no link) that nobody else can enter: in /tmp others may have made it first."""
+    """Return whether it is a folder, not a link, that only this user can enter. In /tmp, others may have created it."""
     try:
         status = folder.lstat()
     except OSError:

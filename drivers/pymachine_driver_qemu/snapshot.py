@@ -1,4 +1,4 @@
-"""Snapshots: a machine's disk, the image that it boots, and its memory if it runs, at one moment."""
+"""Save and restore snapshots: a machine's disk, its image, and its memory if it runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pymachine_driver_qemu import boot, command_line, disk, migration, qmp, runt
 from pymachine_driver_qemu.machine_spec import MachineSpec
 
 STATE = "state"
-# What of a configuration decides how the machine is built: it has to be so again for the memory to fit.
+# The fields that decide the machine's hardware, which must be the same for the memory to fit.
 HARDWARE = ("CPU", "Memory", "DiskSize", "ImageDigest", "KernelCommandLine", "Arch")
 _MOVE_SECONDS = 1800.0
 
@@ -26,7 +26,7 @@ class SnapshotError(DriverError):
 
 
 def save(folder: Path, sockets: Path | None, target: Path) -> dict[str, Json]:
-    """Save the machine in `folder` into `target`, its memory too if it has a QEMU (which is held still)."""
+    """Save the machine in `folder` into `target`, with its memory if it has a QEMU, whose guest must be paused."""
     needed = disk.allocated(folder / disk.DISK)
     facts: dict[str, Json] = {"Memory": sockets is not None}
     if sockets is not None:
@@ -45,9 +45,9 @@ def save(folder: Path, sockets: Path | None, target: Path) -> dict[str, Json]:
 
 
 def swap(folder: Path, snapshot: Path, *, end: Callable[[], None]) -> None:
-    """Give the machine in `folder` the snapshot's disk and image, and keep its own beside them for `settle`.
+    """Replace the disk and the image by the snapshot's; keep the old ones until `commit` or `rollback`.
 
-    Everything that can fail for want of space is done before the machine is ended by `end`.
+    All that needs disk space is done before the machine is ended by `end`.
     """
     own, aside = folder / disk.DISK, disk.aside(folder / disk.DISK)
     new = files.temporary(own)
@@ -64,12 +64,12 @@ def swap(folder: Path, snapshot: Path, *, end: Callable[[], None]) -> None:
 
 
 def commit(folder: Path) -> None:
-    """Drop the disk and the image that `swap` set aside."""
+    """Delete the disk and the image that `swap` kept."""
     disk.drop_aside(folder, (disk.DISK, *disk.IMAGE))
 
 
 def rollback(folder: Path) -> None:
-    """Put the disk and the image back that `swap` set aside."""
+    """Restore the disk and the image that `swap` kept."""
     disk.bring_back(folder, (disk.DISK, *disk.IMAGE))
 
 
@@ -85,10 +85,9 @@ def load(
     *,
     reporter: Reporter,
 ) -> Path:
-    """Start the machine from the snapshot's memory, and give it its current identity; return its sockets' folder.
+    """Start the machine from the snapshot's memory, and send it its current identity; return its sockets' folder.
 
-    Raises `DriverError`.
-    What runs when this raises is the caller's to end.
+    Raises `DriverError`. The caller must end QEMU then.
     """
     memory = command_line.Memory() if facts.get("Backed") else None
     started = boot.launch(spec, name, folder, listen=listen, memory=memory, resumed=True, timings=request.timings)
@@ -99,17 +98,17 @@ def load(
             monitor.execute("cont")
     except (qmp.QmpError, migration.MigrationError, OSError) as error:
         raise SnapshotError(
-            f"the memory of the snapshot does not go into this QEMU: {error}",
+            f"this QEMU cannot load the memory of the snapshot: {error}",
             details=f"it was saved by QEMU {facts.get('Qemu', 'of unknown version')}, this one is "
             f"{spec.qemu.version_text}",
-            hint="Restore its disk alone: pymachine snapshot restore --disk-only",
+            hint="Restore only its disk: pymachine snapshot restore --disk-only",
         ) from error
-    with boot.channel(started, folder) as port, reporter.task("Waiting for the machine to go on") as task:
+    with boot.channel(started, folder) as port, reporter.task("Waiting for the machine to resume") as task:
         tar = search_domains.identity(request, endpoint)
         port.update_identity(tar, deadline=Deadline(request.timeout), task=task)
     return sockets
 
 
 def _is_backed(monitor: qmp.Qmp) -> bool:
-    """Whether the machine has its memory as one that was resumed from a template."""
+    """Return whether the machine's memory is a file, as in a machine resumed from a template."""
     return any(device.get("id") == command_line.MEMORY for device in monitor.execute("query-memdev"))

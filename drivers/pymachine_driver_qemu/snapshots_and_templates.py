@@ -1,4 +1,4 @@
-"""The driver's abilities to make machines of what others were: templates, snapshots, copies of disks."""
+"""The driver's abilities for templates, snapshots and clones."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ SYNC_SECONDS = 10.0
 
 
 class CopyableMachine(QemuMachine):
-    """The abilities; `QemuDriver` has them."""
+    """The abilities of `QemuDriver` for templates, snapshots and clones."""
 
     # -- templates ---------------------------------------------------------------------------------------------
 
     def template_shape(self, request: BootRequest) -> Mapping[str, Json] | None:
-        """What a template for this machine has to be like."""
+        """Return the shape of a template for this machine, or None if there can be none."""
         from pymachine_driver_qemu import template  # noqa: PLC0415
 
         return template.shape(self._spec(image_of(request)))
 
     def make_template(self, folder: Path, request: BootRequest) -> None:
-        """Boot a guest, and freeze it into `folder`."""
+        """Boot a guest, and freeze it as a template in `folder`."""
         from pymachine_driver_qemu import boot_slots, template  # noqa: PLC0415
 
         image = image_of(request)
@@ -68,7 +68,7 @@ class CopyableMachine(QemuMachine):
     # -- snapshots ---------------------------------------------------------------------------------------------
 
     def save_snapshot(self, folder: Path) -> Mapping[str, Json]:
-        """Save disk and image, and of a machine that runs or is paused its memory too."""
+        """Save disk and image, and the memory if the machine runs or is paused."""
         from pymachine_driver_qemu import snapshot  # noqa: PLC0415
 
         sockets = self._alive()
@@ -78,7 +78,7 @@ class CopyableMachine(QemuMachine):
         return {**facts, "Hardware": hardware, "Qemu": self._qemu().version_text}
 
     def restore_snapshot(self, folder: Path, facts: Mapping[str, Json], request: BootRequest) -> None:
-        """Put disk and image back, and load the memory if there is any."""
+        """Restore disk and image, and the memory if the snapshot has it."""
         from pymachine.driver.kit import crashes  # noqa: PLC0415
         from pymachine_driver_qemu import boot, boot_slots, forwarder_process, snapshot  # noqa: PLC0415
 
@@ -101,16 +101,16 @@ class CopyableMachine(QemuMachine):
                     forwarder_process.start(self._folder, self._listen_address, news=news)
 
     def commit_restore(self) -> None:
-        """Drop the disk and the image that were replaced."""
+        """Delete the replaced disk and image."""
         from pymachine_driver_qemu import snapshot  # noqa: PLC0415
 
         snapshot.commit(self._folder)
 
     def rollback_restore(self) -> None:
-        """Put the disk and the image back that were replaced."""
+        """Restore the replaced disk and image."""
         from pymachine_driver_qemu import disk, snapshot  # noqa: PLC0415
 
-        # Nothing is aside if the restore ended before it touched the machine, which may run on.
+        # If the restore failed before it changed the machine, nothing was kept, and the machine may still run.
         if disk.aside(self._folder / disk.DISK).exists():
             self.kill()
         snapshot.rollback(self._folder)
@@ -118,7 +118,7 @@ class CopyableMachine(QemuMachine):
     # -- after a crash -----------------------------------------------------------------------------------------
 
     def recover(self) -> None:
-        """Let a guest go on that was held still, and start a port forwarder where none is connected to it."""
+        """Resume a guest that a killed command left paused, and start the port forwarder if it is missing."""
         from pymachine.driver.kit import transactions  # noqa: PLC0415
         from pymachine_driver_qemu import boot, forwarder_process, migration  # noqa: PLC0415
         from pymachine_driver_qemu.qmp import Qmp  # noqa: PLC0415
@@ -139,7 +139,7 @@ class CopyableMachine(QemuMachine):
     # -- copies ------------------------------------------------------------------------------------------------
 
     def copy_config(self, machine: MachineRef, siblings: Sequence[Config]) -> Config:  # noqa: ARG002
-        """The same hardware and image, another address, other ids."""
+        """Return the configuration of a clone: the same hardware and image, another address and other ids."""
         taken = listen_address.of_all([*siblings, self.config])
         listen = listen_address.allocate(taken, own_address=listen_address.has_own_addresses())
         own = {"IPAddress": listen.address, "EnginePort": listen.docker_port, "SSHPort": listen.ssh_port}
@@ -147,12 +147,12 @@ class CopyableMachine(QemuMachine):
         return {**kept, **own, **options.new_ids()}
 
     def create_copy(self, source: Driver, request: BootRequest) -> None:
-        """Copy disk and image of `source`, and boot."""
+        """Copy disk and image of `source`, and boot the clone."""
         from pymachine_driver_qemu import disk  # noqa: PLC0415
 
         if not isinstance(source, CopyableMachine):
             raise DriverError(f"{source.machine.name} is not a machine of this driver")
-        sockets = source._alive()  # noqa: SLF001 (of our own class)
+        sockets = source._alive()  # noqa: SLF001 (the same class)
         if sockets is not None:
             source.sync()
         with self.reporter.task("Copying the disk"), source._held(sockets) if sockets else nullcontext():  # noqa: SLF001
@@ -161,7 +161,7 @@ class CopyableMachine(QemuMachine):
         self._boot(request)
 
     def sync(self) -> None:
-        """Have the guest write out what it holds in memory; one that does not say that it did so is told of."""
+        """Make the guest flush its buffers to its disk. If it does not confirm that, warn."""
         from pymachine.driver.kit.identity_channel import GuestError  # noqa: PLC0415
         from pymachine.driver.kit.system import wait  # noqa: PLC0415
         from pymachine_driver_qemu import identity  # noqa: PLC0415
@@ -173,17 +173,19 @@ class CopyableMachine(QemuMachine):
         try:
             port.sync(deadline=wait.Deadline(SYNC_SECONDS))
         except GuestError as error:
-            self.reporter.warn(f"The guest did not write out its disk ({error.brief}): it is as after a power cut.")
+            self.reporter.warn(
+                f"The guest did not flush its buffers ({error.brief}): its disk is as after a power cut."
+            )
         finally:
             port.close()
 
     def _alive(self) -> Path | None:
-        """The sockets of a QEMU that is there, running or paused."""
+        """Return the folder of QEMU's sockets if the machine runs or is paused, else None."""
         return runtime.find(self._folder) if self.state() is not State.STOPPED else None
 
     @contextmanager
     def _held(self, sockets: Path) -> Iterator[None]:
-        """Hold the guest still for the block; one that was paused stays so."""
+        """Pause the guest during the block. A guest that was paused stays paused."""
         from pymachine.driver.kit import transactions  # noqa: PLC0415
 
         was_running = self.state() in (State.RUNNING, State.STOPPING)
@@ -205,5 +207,5 @@ class CopyableMachine(QemuMachine):
             monitor.execute(command)
 
 
-# What the base record has of one machine, and the core fills in.
+# Fields that belong to one machine only. The core sets them.
 _OF_ONE_MACHINE = frozenset({"IPAddress", "MachineName", "SSHKeyPath", "StorePath", "PreviousImage"})

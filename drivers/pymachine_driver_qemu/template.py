@@ -1,9 +1,9 @@
-"""Templates: a guest that was frozen before it became anybody, and machines that are resumed from it.
+"""Templates: guests frozen before they have an identity, and machines resumed from them.
 
-The guest's memory is a file. While the template boots, QEMU writes to it; afterwards it is never written to again: the
-machines that are resumed map it privately, and share all pages that they do not change. The rest of the state is
-small. The template's disk is copied, so that a machine depends on its template only for as long as its QEMU runs. It
-is kept packed, without its holes: programs that save and restore a CI cache would write them out, 20 GB of zeros.
+The guest's memory is a file. QEMU writes to it only while the template boots. The machines resumed from it map it
+privately, and share all pages that they do not change. The rest of the state is small. The template's disk is copied,
+so that a machine depends on its template only while its QEMU runs. The disk is stored packed, without holes: programs
+that save and restore a CI cache would write the holes as 20 GB of zeros.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ MEMORY = "memory"
 STATE = "state"
 DISK = "disk.packed"
 _FREEZE_SECONDS = 60.0
-# Kernels on arm64 are not told that they were resumed: two clones would draw the same random numbers.
+# Kernels on arm64 do not notice that they were resumed, so two clones would draw the same random numbers.
 _ARCHITECTURES = frozenset({"amd64"})
 
 
 def shape(spec: MachineSpec) -> dict[str, Json] | None:
-    """All that a template's state depends on; None where there can be no template."""
+    """Return everything that a template's state depends on, or None if there can be no template."""
     if spec.architecture not in _ARCHITECTURES:
         return None
     status = spec.qemu.path.stat()
     nowhere = Path("/")
-    anybody = replace(spec, config={**spec.config, "MachineID": str(uuid.UUID(int=0))})
+    anonymous = replace(spec, config={**spec.config, "MachineID": str(uuid.UUID(int=0))})
     memory = command_line.Memory(path=nowhere / MEMORY, shared=True)
-    line = "\0".join(anybody.argv("", nowhere, nowhere, listen=None, memory=memory))
+    line = "\0".join(anonymous.argv("", nowhere, nowhere, listen=None, memory=memory))
     return {
         "cpus": spec.config.get("CPU", options.DEFAULT_CPUS),
         "memory_mib": spec.config.get("Memory", options.DEFAULT_MEMORY_MIB),
@@ -58,19 +58,19 @@ def shape(spec: MachineSpec) -> dict[str, Json] | None:
 
 
 def make(spec: MachineSpec, folder: Path, image: ImageFiles, request: BootRequest, *, reporter: Reporter) -> None:
-    """Boot a guest with the seed in `folder`, and freeze it there. Nothing of it runs afterwards."""
+    """Boot a guest with the seed in `folder`, freeze it there, and end its QEMU."""
     size_mb = int(spec.config.get("DiskSize", options.DEFAULT_DISK_MB))
     disk.keep_image(image, folder)
     disk.make_data_disk(folder / disk.DISK, size_mb=size_mb)
     retry_once(lambda: _boot_and_freeze(spec, folder, request, reporter), reporter=reporter)
     disk.pack(folder / disk.DISK, folder / DISK)
-    # A machine that is resumed has links to the image of its own.
+    # A resumed machine has its own links to the image.
     for name in (disk.DISK, disk.ISO, disk.KERNEL, disk.INITRD):
         (folder / name).unlink()
 
 
 def _boot_and_freeze(spec: MachineSpec, folder: Path, request: BootRequest, reporter: Reporter) -> None:
-    # After a crash this has the memory of the guest that is gone.
+    # After a crash, this contains the memory of the crashed guest.
     (folder / MEMORY).unlink(missing_ok=True)
     memory = command_line.Memory(path=folder / MEMORY, shared=True)
     try:
@@ -89,7 +89,7 @@ def _freeze(folder: Path, started: boot.Started, request: BootRequest, reporter:
     with boot.channel(started, folder) as port, boot.news(sockets):
         with reporter.task("Waiting for the template to start") as task:
             port.send_seed(request.seed, deadline=Deadline(request.timeout), task=task)
-        # The channels stay open: the guest is frozen in the belief that its host listens.
+        # Keep the ports connected while the state is saved, since a resumed guest must find them so.
         with qmp.Qmp(sockets / runtime.CONTROL) as monitor, (folder / STATE).open("wb") as state:
             (folder / STATE).chmod(0o600)
             monitor.execute("stop")
@@ -97,7 +97,7 @@ def _freeze(folder: Path, started: boot.Started, request: BootRequest, reporter:
 
 
 def prepare(template: Path, folder: Path, image: ImageFiles) -> None:
-    """Make the files of a machine that is to be resumed. Raises `TemplateError`."""
+    """Create the files of a machine that is to be resumed. Raises `TemplateError`."""
     try:
         disk.keep_image(image, folder)
         disk.unpack(template / DISK, folder / disk.DISK)
@@ -116,10 +116,10 @@ def resume(
     *,
     reporter: Reporter,
 ) -> socket.socket:
-    """Start the machine from the template's state, and have it become itself.
+    """Start the machine from the template's state, and send it its identity.
 
-    Raise `TemplateError` where the template may be at fault. Return the connection on which the guest reports its
-    first container. What runs when this raises is the caller's to end.
+    Return the connection on which the guest reports its first container. Raises `TemplateError` if the template may be
+    the cause of a failure. The caller must end QEMU on any error.
     """
     memory = command_line.Memory(path=template / MEMORY)
     deadline = Deadline(request.timeout)
@@ -127,7 +127,7 @@ def resume(
     with _template_at_fault(template, folder):
         started = boot.launch(spec, name, folder, listen=listen, memory=memory, resumed=True, timings=request.timings)
         sockets = started.sockets
-        # The ports are open before the state comes, which has it that somebody listens.
+        # Connect the ports before the state is loaded, in which they are connected.
         with boot.channel(started, folder) as port, ExitStack() as kept:
             news = kept.enter_context(boot.news(sockets))
             with qmp.Qmp(sockets / runtime.CONTROL) as monitor, (template / STATE).open("rb") as state:
@@ -143,10 +143,10 @@ def resume(
 
 @contextmanager
 def _template_at_fault(template: Path, folder: Path) -> Iterator[None]:
-    """Raise failures of QEMU and of a guest that does not answer as `TemplateError`.
+    """Convert errors of QEMU, and of a guest that does not answer, to `TemplateError`.
 
-    What the guest reports is about its identity, and what `BootRequest.wait_for_engine` raises is the core's. A disk
-    that is full is the machine's.
+    Not converted are errors that the guest reports about its identity, a full disk, and errors that the core raises in
+    `BootRequest.wait_for_engine`.
     """
     try:
         yield
@@ -159,7 +159,7 @@ def _template_at_fault(template: Path, folder: Path) -> Iterator[None]:
 
 
 def _host() -> str:
-    """What decides, under hardware virtualisation, what a guest sees of the processor."""
+    """Return what determines the guest's view of the processor under hardware virtualisation: kernel and CPU flags."""
     try:
         flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
     except (OSError, StopIteration):

@@ -249,7 +249,7 @@ def test_a_hanging_qemu_fails_state_but_can_be_removed(running: Driver, monkeypa
 
 
 def test_a_second_start_is_refused_and_the_machine_keeps_running(running: Driver) -> None:
-    with pytest.raises(DriverError, match="has a QEMU already"):
+    with pytest.raises(DriverError, match="already has a QEMU process"):
         reread(running).start(request())
     assert running.state() is State.RUNNING
 
@@ -417,7 +417,7 @@ def test_an_accelerator_that_does_not_boot_is_tried_only_once(
         pytest.skip("no accelerator to try")
     recorder = Recorder()
     assert accelerator.choose("auto", trial, reporter=recorder) == "tcg"
-    assert "kvm is there, but does not boot Linux on this host" in recorder.lines[0]
+    assert "kvm is available, but does not boot Linux on this host" in recorder.lines[0]
     monkeypatch.setattr(accelerator, "boots", None)
     assert accelerator.choose("auto", trial, reporter=recorder) == "tcg"
     with pytest.raises(accelerator.AcceleratorError, match="accelerator kvm does not work:"):

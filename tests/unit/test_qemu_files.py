@@ -156,7 +156,7 @@ def test_a_folder_that_others_can_enter_is_not_used(tmp_path: Path, monkeypatch:
     folder.chmod(0o755)
     assert runtime.find(machine) is None
     (given / "pymachine").chmod(0o777)
-    with pytest.raises(runtime.RuntimeFolderError, match="not a folder of this user alone") as caught:
+    with pytest.raises(runtime.RuntimeFolderError, match="not a private folder of this user") as caught:
         runtime.make(machine, ID)
     assert "drwxrwxrwx" in caught.value.details
     assert "Set XDG_RUNTIME_DIR" in caught.value.hint
@@ -181,7 +181,7 @@ def test_what_is_no_folder_is_described_with_the_way_out(
         planted.write_text("")
     else:
         planted.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(runtime.RuntimeFolderError, match="not a folder of this user alone") as caught:
+    with pytest.raises(runtime.RuntimeFolderError, match="not a private folder of this user") as caught:
         runtime.make(machine, ID)
     assert "of user" in caught.value.details
     assert "Set XDG_RUNTIME_DIR" in caught.value.hint
@@ -263,7 +263,7 @@ def test_a_copy_does_not_take_the_sockets_of_the_machine_that_runs(
 @pytest.mark.parametrize("machine_id", ["../../x", "", "/etc", "..", "0c6f1a52"])
 def test_an_id_that_is_a_path_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine_id: str) -> None:
     _, machine = make_runtime(tmp_path, monkeypatch)
-    with pytest.raises(runtime.RuntimeFolderError, match="no folder for sockets"):
+    with pytest.raises(runtime.RuntimeFolderError, match="not valid as the name of a socket folder"):
         runtime.make(machine, machine_id)
 
 
@@ -322,7 +322,7 @@ def script(path: Path, text: str) -> str:
 
 def test_a_qemu_that_does_not_run_says_why(tmp_path: Path) -> None:
     program = script(tmp_path / "q", "echo 'libc.so.6: version GLIBC_2.38 not found' >&2; exit 1")
-    with pytest.raises(binary.QemuNotFoundError, match="no QEMU that runs here") as caught:
+    with pytest.raises(binary.QemuNotFoundError, match="no QEMU runs on this host") as caught:
         binary.find("amd64", asked=program)
     assert "GLIBC_2.38 not found" in caught.value.details
     assert "--qemu-binary" in caught.value.hint

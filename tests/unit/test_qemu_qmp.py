@@ -94,7 +94,7 @@ def test_an_answer_without_end_is_refused(serve: Serve, monkeypatch: pytest.Monk
         connection.sendall(b"x" * 5000)
         connection.recv(1)
 
-    with pytest.raises(qmp.QmpError, match="does not end"):
+    with pytest.raises(qmp.QmpError, match="is too long"):
         qmp.Qmp(serve(peer))
 
 
@@ -177,7 +177,7 @@ def test_a_flood_of_events_is_given_up(serve: Serve, way: str) -> None:
             while True:
                 connection.sendall(b'{"event": "RESET"}\n' * 1000)
 
-    with qmp.Qmp(serve(peer)) as monitor, pytest.raises(qmp.QmpError, match="events without end"):
+    with qmp.Qmp(serve(peer)) as monitor, pytest.raises(qmp.QmpError, match="too many events"):
         monitor.execute("query-status", timeout=60.0) if way == "execute" else monitor.events()
 
 

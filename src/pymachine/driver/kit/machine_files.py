@@ -1,4 +1,4 @@
-"""Files in a machine's folder: room for them, the marker of a new disk, and files that are replaced."""
+"""Files in a machine's folder: check for space, mark new disks, and replace files safely."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pymachine.system import files, os_errors
 
 MEBIBYTE = 1 << 20
 FIRST_NEED = 1024 * MEBIBYTE
-"""How many bytes a new machine soon uses on its sparse disk."""
-# The guest formats a disk only if it begins with these words. They are boot2docker's.
+"""The bytes that a new machine soon uses on its sparse disk."""
+# The guest formats only a disk that begins with this text of boot2docker's.
 FORMAT_MARKER = "boot2docker, please format-me"
 
 
@@ -32,7 +32,7 @@ def check_space(folder: Path) -> None:
 
 
 def format_marker() -> bytes:
-    """Return the beginning of a new disk: as docker-machine's, a tar with an empty member called `FORMAT_MARKER`."""
+    """Return the beginning of a new disk: a tar with an empty member `FORMAT_MARKER`, as docker-machine writes it."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         archive.addfile(tarfile.TarInfo(FORMAT_MARKER))
@@ -40,7 +40,7 @@ def format_marker() -> bytes:
 
 
 def put(source: Path, target: Path) -> None:
-    """Put a file at `target`: as a hard link if possible, else as a copy. Raises OSError without a change."""
+    """Put a file at `target`: as a hard link if possible, else as a copy. On OSError, `target` is unchanged."""
     fresh = files.temporary(target)
     try:
         try:
@@ -50,13 +50,13 @@ def put(source: Path, target: Path) -> None:
             shutil.copyfile(source, fresh)
         fresh.replace(target)
     finally:
-        # A rename of one link of a file to another leaves both.
+        # Renaming a hard link to another link of the same file leaves both.
         fresh.unlink(missing_ok=True)
 
 
 def bring_back(path: Path, *, aside: Path) -> None:
-    """Put the file `aside`, if it exists, back in place of the one at `path`."""
+    """Replace the file at `path` by the one kept at `aside`, if that exists."""
     if aside.exists():
         aside.replace(path)
-    # A rename of one link of a file to another leaves both.
+    # Renaming a hard link to another link of the same file leaves both.
     aside.unlink(missing_ok=True)

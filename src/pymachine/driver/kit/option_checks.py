@@ -1,4 +1,4 @@
-"""Checks of the values that a driver's flags and `modify` take. They raise `UsageError` and name the flag."""
+"""Check the values of a driver's options and of `modify`. All checks raise `UsageError`, which names the option."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pymachine.driver.contract import Config, Json
 from pymachine.driver.errors import UsageError
 
 ALL_CPUS = -1
-"""Asks for as many CPUs as the host has."""
+"""The value that stands for all CPUs of the host."""
 
 
 def integer(flag: str, value: Json, *, least: int | None = None, most: int | None = None) -> int:
@@ -28,20 +28,20 @@ def cpu_count(flag: str, value: Json, *, most: int) -> int:
     """Return `value`, which must be a number of CPUs or `ALL_CPUS`."""
     count = integer(flag, value)
     if count != ALL_CPUS and not 1 <= count <= most:
-        raise UsageError(f"--{flag} is {count}, expected 1 to {most}, or -1 for all that the host has")
+        raise UsageError(f"--{flag} is {count}, expected 1 to {most}, or -1 for all of the host's")
     return count
 
 
 def cpus_of_host(count: int, *, host: int, default: int, most: int) -> int:
-    """Return how many CPUs a machine gets on a host with `host` of them, for a `count` that `cpu_count` returned."""
+    """Return a machine's number of CPUs on a host with `host` CPUs, for a `count` that `cpu_count` returned."""
     if count == ALL_CPUS:
         return min(host, most)
-    # More CPUs than the host has only wait for each other. The default must not ask for that.
+    # More CPUs than the host has only wait for each other, so the default does not exceed them.
     return min(count, host) if count == default else count
 
 
 def one_of(flag: str, value: Json, words: Sequence[str]) -> str:
-    """Return the one of `words` that `value` is, in letters of either case."""
+    """Return the element of `words` that equals `value`, ignoring case."""
     for word in words:
         if str(value).lower() == word.lower():
             return word
@@ -49,7 +49,7 @@ def one_of(flag: str, value: Json, words: Sequence[str]) -> str:
 
 
 def image_source(value: Json) -> str:
-    """Return the image's URL, or its path made absolute: a later command may run in another folder."""
+    """Return the image's URL, or its path made absolute, since a later command may run in another directory."""
     text = str(value or "")
     return text if not text or "://" in text else os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111
 
@@ -62,7 +62,7 @@ def changed_hardware(
     least_memory_mib: int,
     default_disk_mb: int,
 ) -> Config:
-    """Return the fields of `config` that `change` changes. `cpus` checks a number of CPUs, with the flag to name."""
+    """Return the fields of `config` that `change` changes. `cpus` checks an option's name and its number of CPUs."""
     changed: Config = {}
     if change.cpus is not None:
         changed["CPU"] = cpus("cpus", change.cpus)

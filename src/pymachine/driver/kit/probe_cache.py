@@ -1,4 +1,4 @@
-"""Results of probes of a host, in one small file for all processes."""
+"""Cache the results of slow checks of a host, in one small file for all processes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pymachine.driver.contract import Json
 
 
 def boot_id() -> str:
-    """Return what tells this boot of the host from others."""
+    """Return the id of the host's current boot."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
-        # Elsewhere the moment of booting, to ten minutes, since clocks are set.
+        # Elsewhere, the time of the boot, rounded to ten minutes since clocks are adjusted.
         return str(int((time.time() - time.monotonic()) // 600))
 
 
@@ -25,7 +25,7 @@ def boot_id() -> str:
 def results(path: Path, *, is_current: Callable[[str, Json], bool]) -> Iterator[dict[str, Json]]:
     """Yield the results in the file at `path`, under a lock, and write them back if they change.
 
-    Only those that are current, by name and value, are yielded and kept. A file that cannot be read counts as empty.
+    Only results for which `is_current` is true, by name and value, are kept. A damaged file counts as empty.
     """
     with path.open("a+", encoding="utf-8") as file:
         if sys.platform != "win32":
