@@ -98,7 +98,7 @@ def started_with(settings: dict[str, Any], *, profile: str = "", folder: Path) -
     assert jq, "jq is missing: scripts/setup --tests"
     script = script.replace("/usr/bin/jq", jq).replace("/usr/lib/pymachine/engine.jq", str(PROGRAM))
     (folder / "daemon.json").write_text(json.dumps(settings) if settings else "")
-    names = {"SETTINGS": "daemon.json", "FLAGS": "flags", "MERGED": "merged.json", "KEPT": "kept"}
+    names = {"SETTINGS": "daemon.json", "FLAGS": "flags", "MERGED": "merged.json", "IDENTITY_DIR": "identity"}
     variables = {name: str(folder / file) for name, file in names.items()} | {"SOCKET": "/s"}
     subprocess.run(["dash", "-c", f"{script}\n{profile}\nconfigure"], env=variables, check=True)
     flags = (folder / "flags").read_text().splitlines()

@@ -65,7 +65,7 @@ def message(tar: bytes, *, now: float, word: str = "IDENTITY") -> bytes:
 def activation_script(tar: bytes, *, seed: bytes, now: float) -> bytes:
     """Return the script that turns a template made with `seed` into the machine whose identity is `tar`.
 
-    See ``await_life`` in the guest's ``channel``. Raises `GuestReportedError` for an identity that is not text.
+    See ``await_activation`` in the guest's ``channel``. Raises `GuestReportedError` for an identity that is not text.
     """
     members, common = _members(tar), _members(seed)
     engine = {name: members.get(name) for name in _ENGINE_MEMBERS}

@@ -1,9 +1,8 @@
-# The settings of daemon.json (the input) with dockerd's flags ($words, one a line) laid over them: dockerd refuses to
-# start when a setting is in both. Lists are joined; of a single value that is set twice, and of a label, the flag's
-# wins.
-# Says the settings in one line, and then the flags that daemon.json has no key for, one a line.
+# Merges dockerd's flags ($words, one per line) into the settings of daemon.json (the input), since dockerd refuses to
+# start when a setting is in both. Lists are joined. For a single value or a label, the flag wins.
+# Prints the settings on one line, and then the flags without a key in daemon.json, one per line.
 
-# By flag, the key of daemon.json: pymachine.engine has the same tables.
+# The keys of daemon.json by flag. pymachine.docker.daemon_json has the same tables.
 def lists: {
     "add-cdi-spec-dir": "cdi-spec-dirs",
     "allow-nondistributable-artifacts": "allow-nondistributable-artifacts",
@@ -40,7 +39,7 @@ def long: {
 };
 def bare: . as $name | booleans + ["tls", "tlsverify", "validate"] | index($name) != null;
 
-# The words as flags: their name, their value (null where there is none), and the words themselves.
+# Parse the words into flags: name, value (null if there is none), and the words themselves.
 def flags:
     if length == 0 then [] else
         .[0] as $first | .[1:] as $rest |
@@ -63,7 +62,7 @@ def ulimit: (after_equals | split(":")) as $limits | {
     Name: before_equals, Soft: ($limits[0] | tonumber), Hard: ($limits[-1] | tonumber)
 };
 
-def lay($flag): # .settings with one flag in it, or .flags with it
+def apply_flag($flag): # add one flag to .settings, or to .flags
     $flag.name as $name | $flag.value as $value |
     if $name != null and lists[$name] != null and $value != null then
         if $name == "label" then .settings.labels = ((.settings.labels // [] | without_value($value)) + [$value])
@@ -81,5 +80,5 @@ def lay($flag): # .settings with one flag in it, or .flags with it
     else .flags += $flag.words | if $name == null then . else del(.settings[$name]) end
     end;
 
-reduce ($words | split("\n") | map(select(. != "")) | flags)[] as $flag ({settings: ., flags: []}; lay($flag)) |
+reduce ($words | split("\n") | map(select(. != "")) | flags)[] as $flag ({settings: ., flags: []}; apply_flag($flag)) |
 (.settings | tojson), .flags[]
