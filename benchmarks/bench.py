@@ -39,20 +39,22 @@ class Bench:
         kept.pop("PYTHONDONTWRITEBYTECODE", None)
         self.env = {**kept, "MACHINE_STORAGE_PATH": str(folder / "store"), "PYMACHINE_CACHE": cache, "SHELL": "/bin/sh"}
 
-    def call(self, *words: str, program: Path | str = PROGRAM, env: dict[str, str] | None = None) -> tuple[Cost, str]:
+    def call(
+        self, *arguments: str, program: Path | str = PROGRAM, env: dict[str, str] | None = None
+    ) -> tuple[Cost, str]:
         """Run a command and return its cost and its output."""
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         began = time.perf_counter()
-        done = subprocess.run(
-            [str(program), *words], env={**self.env, **(env or {})}, check=True, capture_output=True, text=True
+        finished = subprocess.run(
+            [str(program), *arguments], env={**self.env, **(env or {})}, check=True, capture_output=True, text=True
         )
         wall = time.perf_counter() - began
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime), done.stdout
+        return Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime), finished.stdout
 
-    def median(self, times: int, act: Callable[[], Cost]) -> Cost:
-        """Return the median cost of `times` calls."""
-        costs = [act() for _ in range(times)]
+    def median(self, times: int, action: Callable[[], Cost]) -> Cost:
+        """Return the median cost of `times` calls of `action`."""
+        costs = [action() for _ in range(times)]
         return Cost(statistics.median(cost.wall for cost in costs), statistics.median(cost.cpu for cost in costs))
 
     def row(self, what: str, value: str, note: str = "") -> None:

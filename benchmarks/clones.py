@@ -19,7 +19,7 @@ SETTLE_SECONDS = 30.0
 def template(bench: Bench) -> None:
     """Measure the first create of a shape, which builds its template."""
     cost, _ = bench.call("create", "clone")
-    bench.row("first create of a shape", f"{cost.wall:.1f} s", "boots, freezes, and resumes what it froze")
+    bench.row("first create of a shape", f"{cost.wall:.1f} s", "boots and freezes the template, and resumes a clone")
 
 
 def warm(bench: Bench) -> None:
@@ -34,7 +34,7 @@ def warm(bench: Bench) -> None:
         for name, seconds in re.findall(r"^(\w+)\t([0-9.]+)$", text, re.MULTILINE):
             parts.setdefault(name, []).append(float(seconds))
     wall = statistics.median(walls)
-    note = f"1/{bench.cold_create / wall:.0f} of a cold one (reach: 1/15); reach: 1.0 s; best {min(walls):.2f} s"
+    note = f"1/{bench.cold_create / wall:.0f} of a cold one (goal: 1/15); goal: 1.0 s; best {min(walls):.2f} s"
     bench.row("warm create, whole", f"{wall:.2f} s", note)
     for name, seconds in parts.items():
         bench.row(f"- {name}", f"{statistics.median(seconds):.2f} s")
@@ -44,7 +44,7 @@ def warm(bench: Bench) -> None:
 def run(bench: Bench) -> None:
     """Measure `run`, from creation to removal."""
     cost = bench.median(RUNS, lambda: bench.call("run", "--", "true")[0])
-    bench.row("run -- true", f"{cost.wall:.2f} s", "reach: 2 s")
+    bench.row("run -- true", f"{cost.wall:.2f} s", "goal: 2 s")
 
 
 def at_once(bench: Bench) -> None:
@@ -58,16 +58,16 @@ def at_once(bench: Bench) -> None:
 
 
 def memory(bench: Bench) -> None:
-    """Measure the host's memory that idle machines take together, with the default and the smallest settings."""
+    """Measure the memory that idle machines use on the host, with the default and the smallest settings."""
     names = [f"idle{number}" for number in range(IDLE)]
     small = ("--qemu-tb-size", "24")
-    for flags, note in (((), "reach: 80 MiB"), (small, f"with {' '.join(small)}")):
+    for flags, note in (((), "goal: 80 MiB"), (small, f"with {' '.join(small)}")):
         bench.call("create", *flags, "first")  # builds the template
         before = available_mib()
         bench.call("create", *flags, *names)
         time.sleep(SETTLE_SECONDS)
         each = (before - available_mib()) / IDLE
-        bench.row(f"memory of each of {IDLE} idle clones", f"{each:.0f} MiB", f"of MemAvailable; {note}")
+        bench.row(f"memory of each of {IDLE} idle clones", f"{each:.0f} MiB", f"by MemAvailable; {note}")
         bench.call("rm", "-y", "first", *names)
 
 
@@ -90,5 +90,5 @@ def later(bench: Bench) -> None:
 
 
 def _inside(bench: Bench, name: str, command: str) -> float:
-    bench.call("ssh", name, command)  # once more than is counted
+    bench.call("ssh", name, command)  # a warm-up, which is not counted
     return bench.median(5, lambda: bench.call("ssh", name, command)[0]).wall

@@ -59,14 +59,14 @@ def docker_machines_steps(host: Host, folder: Path) -> list[str]:
     ]
 
 
-def ours(host: Host, program: Pymachine) -> tuple[float, int, int]:
-    """Return seconds, connections and round trips of one `create` and of a second `provision`."""
-    words = ["create", "--driver", "generic", "--generic-ip-address", "127.0.0.1", "--generic-ssh-user", "admin"]
-    words += ["--generic-ssh-port", str(host.ssh_port), "--generic-engine-port", str(host.engine_port)]
+def measure_create(host: Host, program: Pymachine) -> tuple[float, int, int]:
+    """Return seconds, connections and round trips of one `create`."""
+    arguments = ["create", "--driver", "generic", "--generic-ip-address", "127.0.0.1", "--generic-ssh-user", "admin"]
+    arguments += ["--generic-ssh-port", str(host.ssh_port), "--generic-engine-port", str(host.engine_port)]
     began = time.monotonic()
-    said = program("--debug", *words, "--generic-ssh-key", str(host.built.key), "far")
+    finished = program("--debug", *arguments, "--generic-ssh-key", str(host.built.key), "far")
     seconds = time.monotonic() - began
-    trips = re.search(r"far: (\d+) round trips over one connection", said.stderr)
+    trips = re.search(r"far: (\d+) round trips over one connection", finished.stderr)
     assert trips
     return seconds, 1, int(trips[1])
 
@@ -86,7 +86,7 @@ def main() -> None:
             rows = []
             for _ in range(ROUNDS):
                 host.restore("prepared")
-                create = ours(host, program)
+                create = measure_create(host, program)
                 began = time.monotonic()
                 program("provision", "far")
                 again = time.monotonic() - began

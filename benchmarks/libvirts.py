@@ -24,16 +24,16 @@ def create(bench: Bench) -> None:
         sys.executable,
         str(ROOT / "benchmarks" / "libvirt_create.py"),
     ]
-    said = subprocess.run(
+    output = subprocess.run(
         [*command, str(bench.folder), str(bench.rounds)],
         env={**bench.env, "PYTHONPATH": str(ROOT / "tests")},
         check=True,
         stdout=subprocess.PIPE,
         text=True,
     ).stdout
-    runs = json.loads(said)
+    runs = json.loads(output)
     bench.row("libvirt: cold create, whole", f"{statistics.median(run['wall'] for run in runs):.1f} s")
     for name in runs[0]["parts"]:
         bench.row(f"- {name}", f"{statistics.median(run['parts'].get(name, 0.0) for run in runs):.2f} s")
-    note = "pieces of the image's upload not counted"
+    note = "without the pieces of the image's upload"
     bench.row("- calls to libvirt", f"{statistics.median(run['calls'] for run in runs):.0f}", note)

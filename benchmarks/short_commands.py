@@ -65,10 +65,14 @@ def measure(rounds: int) -> list[tuple[str, str, str]]:
             listed = milliseconds(max(rounds // 3, 1), [str(PROGRAM), "ls"], env)
     return [
         ("`python -c pass`", f"{bare:.0f} ms", "the interpreter's own start"),
-        ("a handshake", f"{shake:.1f} ms", "mutual TLS, in a process that is warm"),
-        ("`curl`, one request", f"{native:.0f} ms", "a native program that shakes hands once"),
-        ("`pymachine env`", f"{ours:.0f} ms", f"{ours - shake:.0f} ms above the handshake; reach: 30"),
-        ("`pymachine ls`, 50 machines", f"{listed:.0f} ms", "12 answer, 12 are dead, 24 stopped, 2 broken; reach: 300"),
+        ("a handshake", f"{shake:.1f} ms", "mutual TLS, in a warm process"),
+        ("`curl`, one request", f"{native:.0f} ms", "a native program with one handshake"),
+        ("`pymachine env`", f"{ours:.0f} ms", f"{ours - shake:.0f} ms above the handshake; goal: 30"),
+        (
+            "`pymachine ls`, 50 machines",
+            f"{listed:.0f} ms",
+            "12 running, 12 dead, 24 stopped, 2 broken; goal: 300",
+        ),
     ]
 
 
@@ -79,7 +83,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, default=Path(__file__).parents[1] / "docs/explanation/benchmarks.md")
     options = parser.parse_args()
     if shutil.which("curl") is None:
-        sys.exit("curl is missing: it is what env is compared to")
+        sys.exit("curl is missing: env is compared with it")
     rows = measure(options.rounds)
     lines = ["| what | median | |", "|---|---:|---|", *(f"| {what} | {value} | {note} |" for what, value, note in rows)]
     print("\n".join(lines))

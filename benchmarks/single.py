@@ -16,14 +16,16 @@ def image(bench: Bench) -> None:
     """Measure a build with an empty package cache, and builds with a full one."""
     cold = {"PYMACHINE_CACHE": str(bench.folder / "cold")}
     first, _ = bench.call("image", "build", env=cold)
-    bench.row("image build, empty package cache", f"{first.wall:.1f} s", "with the downloads of this host's connection")
+    bench.row(
+        "image build, empty package cache", f"{first.wall:.1f} s", "including downloads over this host's connection"
+    )
 
     def again() -> Cost:
         shutil.rmtree(bench.folder / "cold" / "images")
         return bench.call("image", "build", env=cold)[0]
 
     warm = bench.median(bench.rounds, again)
-    bench.row("image build, full package cache", f"{warm.wall:.1f} s", "reach: 15 s on two cores")
+    bench.row("image build, full package cache", f"{warm.wall:.1f} s", "goal: 15 s on two cores")
     shutil.rmtree(bench.folder / "cold")
     bench.call("image", "build")
 
@@ -40,7 +42,7 @@ def create(bench: Bench) -> None:
         for name, seconds in re.findall(r"^(\w+)\t([0-9.]+)$", text, re.MULTILINE):
             parts.setdefault(name, []).append(float(seconds))
     bench.cold_create = statistics.median(walls)
-    bench.row("cold create, whole", f"{bench.cold_create:.1f} s", "reach: 25 s in software emulation")
+    bench.row("cold create, whole", f"{bench.cold_create:.1f} s", "goal: 25 s in software emulation")
     for name, seconds in parts.items():
         bench.row(f"- {name}", f"{statistics.median(seconds):.2f} s")
 
@@ -60,17 +62,17 @@ def commands(bench: Bench) -> None:
     times = 20
     bare = bench.median(times, lambda: bench.call("-c", "pass", program=sys.executable)[0])
     bench.row("python -c pass", f"{bare.wall * 1000:.0f} ms", f"{bare.cpu * 1000:.0f} ms CPU")
-    for words in (("env", "bench"), ("ip", "bench"), ("status", "bench"), ("ls",)):
-        cost = bench.median(times, lambda words=words: bench.call(*words)[0])
-        reach = "; reach: 40 ms CPU" if words[0] == "env" else ""
-        note = f"{cost.cpu * 1000:.0f} ms CPU, {cost.cpu / bare.cpu:.1f} times the bare interpreter's{reach}"
-        bench.row(" ".join(["pymachine", *words]), f"{cost.wall * 1000:.0f} ms", note)
+    for command in (("env", "bench"), ("ip", "bench"), ("status", "bench"), ("ls",)):
+        cost = bench.median(times, lambda command=command: bench.call(*command)[0])
+        goal = "; goal: 40 ms CPU" if command[0] == "env" else ""
+        note = f"{cost.cpu * 1000:.0f} ms CPU, {cost.cpu / bare.cpu:.1f} times the bare interpreter's{goal}"
+        bench.row(" ".join(["pymachine", *command]), f"{cost.wall * 1000:.0f} ms", note)
 
 
 def memory(bench: Bench) -> None:
-    """Measure the host's memory that the processes of an idle machine take."""
+    """Measure the memory that the processes of an idle machine use on the host."""
     time.sleep(20)
-    total = {"QEMU": 0, "port watcher": 0}
+    total = {"QEMU": 0, "port forwarder": 0}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -80,6 +82,6 @@ def memory(bench: Bench) -> None:
         except OSError:
             continue  # the process has ended
         if str(bench.folder) in command and pss:
-            total["QEMU" if "qemu-system" in command else "port watcher"] += int(pss[1])
+            total["QEMU" if "qemu-system" in command else "port forwarder"] += int(pss[1])
     for name, kib in total.items():
         bench.row(f"memory of an idle machine: {name}", f"{kib / 1024:.0f} MiB", "proportional set size")

@@ -1,7 +1,7 @@
 """Check the messages of the commits that are not on the main branch yet.
 
-On the main branch itself, check all commits since the one that added this script: which of them are new cannot be seen
-there. A shallow clone is checked as far as its history reaches.
+On the main branch itself, check all commits since the one that added this script, since git cannot tell there which are
+new. In a shallow clone, check as much of the history as there is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ UNFINISHED = re.compile(r"(?:wip|fixup|squash|amend)\b", re.IGNORECASE)
 
 
 def main(root: Path = ROOT) -> int:
-    """Print what is wrong with which commit. Return 1 if anything is."""
+    """Print the problems of each commit. Return 1 if there are any."""
     try:
         messages = messages_to_check(root)
     except GitError as error:
@@ -88,14 +88,14 @@ def exists(root: Path, reference: str) -> bool:
 
 
 def git(root: Path, *arguments: str) -> str:
-    """Return what ``git`` prints. Raise `GitError` if it fails."""
+    """Return the output of ``git``. Raise `GitError` if it fails."""
     try:
-        ended = subprocess.run(["git", "-C", root, *arguments], capture_output=True, check=True)
+        finished = subprocess.run(["git", "-C", root, *arguments], capture_output=True, check=True)
     except FileNotFoundError as error:
         raise GitError("git is not installed") from error
     except subprocess.CalledProcessError as error:
         raise GitError(error.stderr.decode(errors="replace").strip()) from error
-    return ended.stdout.decode(errors="replace")
+    return finished.stdout.decode(errors="replace")
 
 
 if __name__ == "__main__":

@@ -40,17 +40,19 @@ def main() -> int:
     return 1
 
 
-def sections(command: click.Command, words: list[str], parent: click.Context | None) -> Iterator[str]:
+def sections(command: click.Command, command_line: list[str], parent: click.Context | None) -> Iterator[str]:
     """Yield the section of `command`, then those of its subcommands."""
-    context = click.Context(command, info_name=words[-1], parent=parent, **app.CONTEXT_SETTINGS)
-    heading = "#" * min(len(words) + 1, 3)
-    result = CliRunner().invoke(app.group, [*words[1:], "--help"], prog_name=words[0], catch_exceptions=False)
-    yield f"\n{heading} `{' '.join(words)}`\n\n```text\n{result.stdout.rstrip()}\n```\n"
+    context = click.Context(command, info_name=command_line[-1], parent=parent, **app.CONTEXT_SETTINGS)
+    heading = "#" * min(len(command_line) + 1, 3)
+    result = CliRunner().invoke(
+        app.group, [*command_line[1:], "--help"], prog_name=command_line[0], catch_exceptions=False
+    )
+    yield f"\n{heading} `{' '.join(command_line)}`\n\n```text\n{result.stdout.rstrip()}\n```\n"
     if isinstance(command, click.Group):
         for name in command.list_commands(context):
             sub = command.get_command(context, name)
             if sub is not None and not sub.hidden:
-                yield from sections(sub, [*words, name], context)
+                yield from sections(sub, [*command_line, name], context)
 
 
 if __name__ == "__main__":

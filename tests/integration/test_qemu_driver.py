@@ -224,7 +224,7 @@ def test_a_guest_that_ignores_the_power_button_is_switched_off_with_a_message(ru
     running.stop(1.0)
     assert running.state() is State.STOPPED
     assert isinstance(running.reporter, Recorder)
-    assert running.reporter.lines == ["The guest did not shut down within 1 seconds: switching it off."]
+    assert running.reporter.lines == ["The guest did not shut down within 1 seconds. Switching the machine off."]
 
 
 def test_a_killed_qemu_counts_as_stopped_even_as_a_zombie(running: Driver) -> None:
