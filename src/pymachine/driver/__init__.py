@@ -1,12 +1,12 @@
-"""What drivers import, and the registry that finds them. All other packages of pymachine may change at any time.
+"""The public package for drivers, and the registry that finds them. All other packages may change at any time.
 
-- `contract`: `Driver`, and what it is given and returns
-- `options`: the flags that a driver adds to `create`
-- `abilities`: what only some drivers can do
-- `base_config`: the fields of docker-machine's that every machine has
+- `contract`: the class `Driver`, with its arguments and results
+- `options`: the options that a driver adds to `create`
+- `abilities`: optional abilities
+- `base_config`: the fields of docker-machine that every machine has
 - `errors`: the errors to raise
-- `fields`: what each value of a driver's record must be
-- `names`: which names machines may have, and the host name of each
-- `testing`: the suite of tests that every driver must pass
-- `kit`: modules for what many drivers need, see there
+- `fields`: the types of the values in a driver's configuration
+- `names`: which machine names are allowed, and the host name of each
+- `testing`: the test suite that every driver must pass
+- `kit`: building blocks that many drivers need
 """

@@ -1,7 +1,7 @@
-"""What only some drivers can do, as small protocols.
+"""Optional abilities of drivers, as small protocols.
 
-A driver has an ability if it has its methods: `isinstance(driver, Resizable)` tells. Each is named by what can be done
-to the machine and ends in "able".
+A driver has an ability if it has the methods of the protocol: `isinstance(driver, Resizable)`. The names describe what
+can be done to the machine, and end in "able".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pymachine.driver.contract import BootRequest, Config, Driver, ImageFiles, J
 
 @dataclass(frozen=True, kw_only=True)
 class HardwareChange:
-    """What of a machine's hardware is to change; None leaves it as it is."""
+    """Changes of a machine's hardware. None means no change."""
 
     cpus: int | None = None
     memory_mib: int | None = None
@@ -26,74 +26,74 @@ class HardwareChange:
 
 @runtime_checkable
 class IdentityUpdatable(Protocol):
-    """A running machine takes over a new identity: certificates and engine options change without a restart of it."""
+    """A running machine can get a new identity: certificates and engine options change without restarting it."""
 
     def apply_identity(self, request: BootRequest) -> None:
-        """Give the running machine the identity that `request` makes, and wait until it is in force.
+        """Send the identity of `request` to the running machine, and wait until it is in force.
 
-        The engine restarts only for options that it cannot reload. Raises `DriverError` if the guest does not take
-        it; what is in force then is the old one.
+        The engine restarts only for options that it cannot reload. Raises `DriverError` if the guest refuses the
+        identity, and the old one stays in force.
         """
 
 
 @runtime_checkable
 class Resizable(Protocol):
-    """The hardware of a machine can be changed after it was made."""
+    """The hardware of an existing machine can be changed."""
 
     def resize(self, change: HardwareChange) -> None:
-        """Change a stopped machine's configuration and files; it is so from its next start on.
+        """Change a stopped machine's configuration and files, from its next start on.
 
-        Raises `UsageError` for what cannot be (a disk that shrinks), and then nothing was changed.
+        Raises `UsageError` for an impossible change, such as a smaller disk, and changes nothing then.
         """
 
 
 @runtime_checkable
 class ResizeCheckable(Protocol):
-    """Beside `Resizable`: what cannot be is told before a running machine is stopped for it."""
+    """A change for `Resizable` can be checked before a running machine is stopped."""
 
     def check_resize(self, change: HardwareChange) -> None:
-        """Raise `UsageError` for what `resize` would refuse; asked while the machine may run."""
+        """Raise `UsageError` for changes that `resize` would refuse. The machine may be running."""
 
 
 @runtime_checkable
 class Renamable(Protocol):
-    """A machine can be given another name."""
+    """A machine can be renamed."""
 
     def renamed(self, before: MachineRef) -> None:
-        """The stopped machine was `before`, and is `self.machine` now: its folder has been moved.
+        """Rename the machine outside of its folder and in `config`.
 
-        Follow outside the folder and in `config`. Raises `DriverError` if that fails; the core then moves it back.
+        It is stopped. It was `before`, and is `self.machine` now: its folder has been moved. Raises `DriverError` on
+        failure, and the core then moves the folder back.
         """
 
 
 @runtime_checkable
 class Portable(Protocol):
-    """All that a stopped machine is lies in its folder, so that it can be taken to another store or host."""
+    """A stopped machine is completely in its folder, so it can be moved to another store or host."""
 
     def exported(self) -> Sequence[str]:
-        """The files in the folder, relative to it, without which there is no machine (record and keys not counted)."""
+        """Return the files that the machine needs, relative to its folder, apart from record and keys."""
 
     def imported(self, siblings: Sequence[Config]) -> None:
-        """The folder came from elsewhere: make `config` fit this host and differ from `siblings`, as in `configure`.
+        """Adapt `config` of an imported machine to this host. It must differ from `siblings`, as in `configure`.
 
-        `config` has what `ConfigPortable` lets in, and nothing without it. The files may be anybody's: raise
-        `DriverError` for one that leads the hypervisor to another file. What was made outside the folder is undone by
-        then.
+        `config` has only the fields that `ConfigPortable` allows. The files are not trusted: raise `DriverError` for a
+        file that refers the hypervisor to another file, and undo everything outside of the folder before.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class PortableField:
-    """What a field of a driver's configuration must be to travel in an export; data, as `Option` is."""
+    """The values that an import accepts for a field of a driver's configuration."""
 
     kind: type[int | str | bool]
     least: int = 0
     most: int = 2**31 - 1
     pattern: str = ""
-    """Of a text: a regular expression that all of it matches."""
+    """For a text: a regular expression that must match all of it."""
 
     def problem(self, value: Json) -> str:
-        """What is expected in place of `value`; empty if it is right."""
+        """Return what is expected instead of `value`, or an empty text if it is right."""
         if self.kind is bool:
             return "" if isinstance(value, bool) else "true or false"
         if self.kind is int:
@@ -105,56 +105,57 @@ class PortableField:
 
 @runtime_checkable
 class ConfigPortable(Protocol):
-    """Beside `Portable`: which fields of `config` and which files travel. Without it no field does.
+    """The fields of `config` and the files that an import accepts. Without this ability it accepts no field.
 
-    Leave out what decides which program runs or which file of the host is used: `imported` sets that for this host.
+    Leave out fields that decide which program runs or which file of the host is used. `imported` sets them for this
+    host.
     """
 
     @classmethod
     def portable_fields(cls) -> Mapping[str, PortableField | None]:
-        """The fields that an import takes over; None for one that `imported` sets again for every machine."""
+        """Return the fields that an import accepts, or None for a field that `imported` always sets."""
 
     def portable_files(self) -> Mapping[str, int]:
-        """The files that an import takes, and how many bytes each may have at most, by `config`."""
+        """Return the files that an import accepts, with the most bytes that each may have by `config`."""
 
 
 @runtime_checkable
 class ConnectionImportable(Protocol):
-    """The ability to make a machine of an engine's URL and certificates alone."""
+    """A machine can be created from only an engine's URL and certificates."""
 
     @classmethod
     def options_for_url(cls, url: str) -> Mapping[str, Json]:
-        """Return the options with which `configure` makes a machine for the engine at `url`."""
+        """Return the options of `configure` for a machine with the engine at `url`."""
 
 
 @runtime_checkable
 class Upgradable(Protocol):
-    """The image of a stopped machine can be changed under its data."""
+    """The image of a stopped machine can be replaced, and its data is kept."""
 
     def image_digest(self) -> str:
-        """SHA-256 of the image that the machine boots."""
+        """Return the SHA-256 of the image that the machine boots."""
 
     def swap_image(self, image: ImageFiles) -> None:
-        """Boot `image` from the next start on, and keep the current one beside it."""
+        """Boot `image` from the next start on, and keep the current one."""
 
     def commit_image(self) -> None:
-        """Drop the image that `swap_image` kept: the new one has answered."""
+        """Remove the image that `swap_image` kept, since the new one works."""
 
     def rollback_image(self) -> None:
-        """Bring back the image that `swap_image` kept; that may have failed halfway."""
+        """Restore the image that `swap_image` kept, even if `swap_image` failed halfway."""
 
 
 @runtime_checkable
 class Locatable(Protocol):
-    """Machines may be on other hosts than this one."""
+    """A machine may be on another host."""
 
     def location(self) -> str:
-        """The host that the machine is on, as the user calls it; empty for this one. Asks nobody."""
+        """Return the user's name for the machine's host, or an empty text for this host. Contacts no host."""
 
 
 @dataclass(frozen=True)
 class ForwardedPort:
-    """A port of a machine that is forwarded to this host, or that cannot be."""
+    """A port of a machine that is forwarded to this host, or cannot be forwarded."""
 
     protocol: str
     """``tcp`` or ``udp``."""
@@ -162,82 +163,81 @@ class ForwardedPort:
     address: str
     """The address on the host."""
     problem: str = ""
-    """Why it is not forwarded; empty if it is."""
+    """Why it is not forwarded, or an empty text."""
 
 
 @runtime_checkable
 class PortForwardable(Protocol):
-    """The ability to forward the ports that are open in a machine to this host."""
+    """The ports that are open in a machine are forwarded to this host."""
 
     def forwarded_ports(self) -> Sequence[ForwardedPort]:
-        """Return the ports of a machine that runs, those that cannot be forwarded too; quickly."""
+        """Return the ports of a running machine, including those that cannot be forwarded. Must be fast."""
 
 
 @runtime_checkable
 class ConsoleLoggable(Protocol):
-    """What the guest writes on its console is kept in a file."""
+    """The output of the guest's console is kept in a file."""
 
     def console_log(self) -> Path:
-        """Where; the file is there once the machine has run."""
+        """Return the path of the file, which exists once the machine has run."""
 
 
 @runtime_checkable
 class Templatable(Protocol):
-    """The ability to make machines by resuming a template, for drivers that have it.
+    """Machines can be cloned from a template.
 
-    A template is a machine that was frozen once its engine answered, before it had an identity. The core keeps it in
-    a folder of its own, sees to it that nothing in there is written to once it is in place, and removes it only by
-    unlinking, perhaps while machines that were resumed from it run.
+    A template is a machine that was frozen when its engine answered, before it had an identity. The core keeps it in a
+    separate folder, whose files never change, and removes it by unlinking, perhaps while clones are running.
     """
 
     def template_shape(self, request: BootRequest) -> Mapping[str, Json] | None:
-        """All that the state of a template for this machine depends on; None if there can be no template.
+        """Return everything that the state of this machine's template depends on, or None if it can have no template.
 
-        Two machines of one shape can be resumed from one template. The image and the seed are added by the core.
+        Machines of the same shape can be cloned from one template. The core adds the image and the seed.
         """
 
     def make_template(self, folder: Path, request: BootRequest) -> None:
-        """Boot a guest with `request.seed`, and freeze it into `folder`, which is empty.
+        """Boot a guest with `request.seed`, and freeze it into the empty `folder`.
 
-        Nothing runs any more afterwards, whether this raises or not.
+        No process is left running, even if this raises.
         """
 
     def create_from_template(self, folder: Path, request: BootRequest) -> None:
-        """As `Driver.create`, by resuming the template in `folder`.
+        """Create the machine as `Driver.create` does, by cloning the template in `folder`.
 
-        Raises `TemplateError` for failures that may be the template's: the core removes what was made and calls
+        Raises `TemplateError` for failures that the template may have caused. The core then removes the machine, calls
         `Driver.create`, and removes the template if that succeeds. Other errors end the `create`.
         """
 
 
 @runtime_checkable
 class Snapshottable(Protocol):
-    """The ability to note all of a machine's state, its memory included, and to go back to it."""
+    """The state of a machine, including its memory, can be saved and restored."""
 
     def save_snapshot(self, folder: Path) -> Mapping[str, Json]:
-        """Save the machine as it is now into `folder`, which is empty; a running one goes on afterwards.
+        """Save the machine's current state into the empty `folder`. A running machine keeps running.
 
-        Returns what `restore_snapshot` needs to know; ``Memory`` tells whether the machine's memory is in it, as it
-        is for one that runs. Raises `DriverError`; the machine is as it was then.
+        Returns the facts for `restore_snapshot`. ``Memory`` says whether they include memory, as for a running machine.
+        Raises `DriverError`, and the machine is unchanged then.
         """
 
     def restore_snapshot(self, folder: Path, facts: Mapping[str, Json], request: BootRequest) -> None:
-        """Bring the machine, running or not, to the state in `folder`: running if it was, else stopped.
+        """Restore the machine to the state in `folder`. It runs afterwards if it ran when it was saved.
 
-        Its identity is that of `request`, whatever it was then. Raises `DriverError`; the machine is stopped then. Its
-        disk is as it was before, or will be after `Restorable.rollback_restore`.
+        Its identity is that of `request`, not the saved one. Raises `DriverError`, and the machine is stopped then. Its
+        disk is unchanged, or will be after `Restorable.rollback_restore`.
         """
 
 
 @runtime_checkable
 class Restorable(Protocol):
-    """Beside `Snapshottable`: what a restore replaces is kept until the core has saved the result."""
+    """For `Snapshottable`: the replaced state is kept until the core has saved the result of a restore."""
 
     def commit_restore(self) -> None:
-        """Drop what `restore_snapshot` set aside, if anything."""
+        """Remove the state that `restore_snapshot` kept, if any."""
 
     def rollback_restore(self) -> None:
-        """Bring back what `restore_snapshot` set aside, if anything; the machine is stopped then.
+        """Put back the state that `restore_snapshot` kept, if any, and leave the machine stopped.
 
         Also called after a process was killed at any point of a restore.
         """
@@ -245,24 +245,25 @@ class Restorable(Protocol):
 
 @runtime_checkable
 class Recoverable(Protocol):
-    """The ability to put a machine in order after a command was killed."""
+    """A machine can be repaired after a command was killed."""
 
     def recover(self) -> None:
-        """Let a machine go on that was held for a copy, and start what forwards its ports if that does not run.
+        """Resume a machine that was paused for a copy, and restart its port forwarder if it has ended.
 
-        Does nothing for a machine that is stopped or in order; called whenever one may not be.
+        Does nothing for a machine that is stopped or in order.
         """
 
 
 @runtime_checkable
 class Clonable(Protocol):
-    """The ability to make a machine of another one's disk."""
+    """A machine can be created from another one's disk."""
 
     def copy_config(self, machine: MachineRef, siblings: Sequence[Config]) -> Config:
-        """The configuration for a copy called `machine`: as this one, and of its own what no two machines share."""
+        """Return the configuration of a copy called `machine`: the same as this one, except for unique values."""
 
     def create_copy(self, source: Driver, request: BootRequest) -> None:
-        """As `Driver.create`, with the disk as `source` (of the same driver) has it now, running or stopped.
+        """Create the machine as `Driver.create` does, with a copy of the current disk of `source`.
 
-        The core holds the locks of both. What runs on `source` is held up for as long as the copy takes.
+        `source` has the same driver, and may be running. It is paused while its disk is copied. The core holds the
+        locks of both machines.
         """

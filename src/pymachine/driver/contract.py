@@ -1,8 +1,8 @@
-"""What a driver is: `Driver`, and what it is given and returns.
+"""The driver contract: the class `Driver`, with the types of its arguments and results.
 
-A driver is a subclass of `Driver`, registered under the entry-point group ``pymachine.drivers``. It imports nothing of
-pymachine but the package `pymachine.driver`, which lists its public modules. The core never imports a driver by name.
-What only some drivers can do is in `pymachine.driver.abilities`.
+A driver is a subclass of `Driver`, registered under the entry-point group ``pymachine.drivers``. Of pymachine it
+imports only the package `pymachine.driver`, which lists its public modules. The core never imports a driver by name.
+Optional abilities are in `pymachine.driver.abilities`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pymachine.system.progress import Reporter, Silent
 
 API_VERSION = 1
 
-# What JSON can hold. `Any`, since a recursive alias makes every reader of a record cast.
+# Any JSON value. A recursive alias would force every reader of a record to cast.
 Json: TypeAlias = Any
 Config: TypeAlias = dict[str, Json]
 DOCKER_PORT = 2376
@@ -29,7 +29,7 @@ DOCKER_PORT = 2376
 
 
 class State(enum.IntEnum):
-    """docker-machine's states; the numbers are its own."""
+    """The state of a machine, with docker-machine's numbers."""
 
     NONE = 0
     RUNNING = 1
@@ -43,29 +43,29 @@ class State(enum.IntEnum):
 
     @property
     def word(self) -> str:
-        """How `status` and `ls` print it."""
+        """The state as `status` and `ls` print it."""
         return "" if self is State.NONE else self.name.capitalize()
 
 
 class Capability(enum.Flag):
-    """What a driver is able to do, for the core to choose its steps by."""
+    """Properties of a driver that decide which steps the core takes."""
 
     NONE = 0
     IMAGE = enum.auto()
-    """Boots pymachine's image: `BootRequest.image` is needed, and `Driver.image_request` says which."""
+    """The driver boots pymachine's image: `BootRequest.image` is set, as `Driver.image_request` requests."""
     IDENTITY = enum.auto()
-    """Carries the identity into the guest by itself, in `create` and `start`."""
+    """The driver sends the identity to the guest, in `create` and `start`."""
     PROVISION = enum.auto()
-    """The engine is to be installed and set up over SSH after `create`."""
+    """The core installs and sets up the engine over SSH after `create`."""
     FIXED_ADDRESS = enum.auto()
-    """`endpoint` is known from `configure` on and never changes: `env` may use it without asking the driver."""
+    """`endpoint` is known after `configure` and never changes, so `env` may read it from the record."""
     NO_SSH = enum.auto()
-    """There is no SSH to the machine."""
+    """The machine has no SSH."""
 
 
 @dataclass(frozen=True)
 class DriverInfo:
-    """What a driver is."""
+    """A driver's name, summary and capabilities."""
 
     name: str
     summary: str
@@ -75,7 +75,7 @@ class DriverInfo:
 
 @dataclass(frozen=True)
 class Note:
-    """What a driver that can be used does less well on this host, and how to mend that."""
+    """A limitation of a usable driver on this host, and how to fix it."""
 
     text: str
     fix: str = ""
@@ -83,7 +83,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Health:
-    """Whether a driver can be used on this host, and if not, why and how to mend that."""
+    """Whether a driver can be used on this host, and if not, why and how to fix it."""
 
     usable: bool
     version: str = ""
@@ -94,76 +94,76 @@ class Health:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a machine is reached."""
+    """The address and the ports of a machine."""
 
     address: str
     docker_port: int = DOCKER_PORT
     ssh_port: int = 22
     ssh_user: str = "docker"
     ssh_host: str = ""
-    """Where SSH is, if not at `address` (VirtualBox forwards it on 127.0.0.1)."""
+    """The address of SSH, if it is not `address` (VirtualBox forwards SSH on 127.0.0.1)."""
     docker_url: str = ""
-    """The engine's URL, if the user gave one: it is printed as it was given."""
+    """The engine's URL if the user gave one. It is printed unchanged."""
     printed_ip: str | None = None
-    """What `ip` prints, if not `address` (docker-machine's driver `none` has host and port there)."""
+    """The output of `ip`, if it is not `address` (docker-machine's driver `none` prints host and port)."""
 
     @property
     def url(self) -> str:
-        """The engine's URL, as DOCKER_HOST takes it."""
+        """The engine's URL, for DOCKER_HOST."""
         return self.docker_url or f"tcp://{self.engine}"
 
     @property
     def engine(self) -> str:
-        """Host and port of the engine, as they stand in a URL."""
+        """Host and port of the engine, as in a URL."""
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"{host}:{self.docker_port}"
 
     @property
     def ip(self) -> str:
-        """What `ip` prints."""
+        """The output of `ip`."""
         return self.address if self.printed_ip is None else self.printed_ip
 
 
 @dataclass(frozen=True)
 class MachineRef:
-    """One machine, as its driver sees it."""
+    """The name and the paths of a machine."""
 
     name: str
     directory: Path
-    """The machine's own folder in the store, 0700; the driver may keep files and folders in it."""
+    """The machine's folder in the store, with mode 0700. The driver may keep files and folders in it."""
     store: Path
     """The root of the store."""
     ssh_key: Path
-    """The private key whose public half is in ``<ssh_key>.pub`` by the time of `create`."""
+    """The private key. Its public half is in ``<ssh_key>.pub`` when `create` is called."""
 
 
 def refuse_links(folder: Path, names: Sequence[str]) -> None:
     """Raise `DriverError` if one of the files `names` in a machine's `folder` is a link.
 
-    The folder may have come from elsewhere. A hypervisor would write into the file that the link leads to.
+    The folder may come from another computer. A hypervisor would write to the target of the link.
     """
     for name in names:
         path = folder / name
         if path.is_symlink():
             raise DriverError(
-                f"{path} is a link to {str(path.readlink())!r}, and not a file of the machine's own",
-                hint="Put the file itself there, or remove the link.",
+                f"{path} is a link to {str(path.readlink())!r}, not a file of the machine",
+                hint="Replace the link by the file, or remove it.",
             )
 
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """Which image a machine wants."""
+    """The image that a machine needs."""
 
     source: str = ""
-    """A path or URL of an ISO that `pymachine image export` wrote; empty: build one, or use the one built."""
+    """Path or URL of an ISO that `pymachine image export` wrote. If empty, the image is built or found in the cache."""
     architecture: str = ""
-    """Debian's word for it (``amd64``, ``arm64``); empty: this host's."""
+    """Debian's name of the architecture (``amd64``, ``arm64``). If empty, this host's."""
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """A guest image on this host. The files are never changed in place: hard links to them are safe."""
+    """A guest image on this host. Its files never change, so hard links to them are safe."""
 
     digest: str
     """SHA-256 of the ISO, in hexadecimal."""
@@ -172,7 +172,7 @@ class ImageFiles:
     kernel: Path
     initrd: Path
     command_line: str = ""
-    """Kernel parameters that the image needs whoever boots it."""
+    """Kernel parameters that the image needs with every driver."""
 
 
 class RunInGuest(Protocol):
@@ -187,48 +187,48 @@ class RunInGuest(Protocol):
         timeout: float | None = None,
         pinned: bool = True,
     ) -> str:
-        """Run `command` as the endpoint's user and return what it printed; `timeout` is in seconds.
+        """Run `command` as the endpoint's user and return its output. `timeout` is in seconds.
 
-        Without `pinned` the guest's host key is not checked: for a guest that has not been given one by pymachine.
+        Without `pinned` the guest's host key is not checked, for a guest that has no host key of pymachine's yet.
         Raises `DriverError` if the command fails, and `PymachineError` if there is no connection.
         """
 
 
 @dataclass(frozen=True)
 class BootRequest:
-    """What a driver is given to bring a machine up, in `create` and in `start`."""
+    """The arguments of `create` and `start`."""
 
     identity: Callable[[Endpoint], bytes]
-    """Makes the machine's identity for an endpoint: one uncompressed tar (see `pymachine.hosts.identity`)."""
+    """Build the machine's identity for an endpoint: one uncompressed tar (see `pymachine.hosts.identity`)."""
     image: ImageFiles | None = None
-    """Set in `create` for drivers with `Capability.IMAGE`; None in `start`, which uses what `create` kept."""
+    """Set in `create` for drivers with `Capability.IMAGE`. None in `start`, which uses the files that `create` kept."""
     seed: bytes = b""
-    """What all machines of this driver have in common, as one uncompressed tar: a template is given it."""
+    """The files that all machines of this driver share, as one uncompressed tar. A template gets them."""
     timeout: float = 300.0
-    """Seconds after which a guest that does not come up is given up on."""
+    """Seconds that a guest may take to come up."""
     wait_for_engine: Callable[[], None] = lambda: None
-    """Block until the engine answers; a driver may call it early to overlap waits. The core calls it afterwards."""
+    """Block until the engine answers. A driver may call it early to overlap waits. The core calls it afterwards."""
     timings: dict[str, float] = field(default_factory=dict)
-    """The driver may note how many seconds each part took; `create --timings` prints it."""
+    """The driver may store the seconds that each step took. `create --timings` prints them."""
 
 
 class Driver(ABC):
-    """One machine's hypervisor.
+    """The operations of one machine's hypervisor.
 
-    Methods raise `pymachine.errors.DriverError` (or a subclass) when the hypervisor does not do as told. After any
-    method that changes `config`, the core saves it in the machine's record.
+    Methods raise `pymachine.driver.errors.DriverError` (or a subclass) if the hypervisor fails. The core saves `config`
+    in the machine's record after any method that changes it.
     """
 
     info: ClassVar[DriverInfo]
     config_fields: ClassVar[Mapping[str, Field]] = {}
-    """What each value in `config` must be, by its key: see `pymachine.driver.fields`.
+    """The type of each value in `config`, by its key: see `pymachine.driver.fields`.
 
-    A record may come from elsewhere. The core checks it before it makes the driver, drops values that are null, and
-    refuses a record with any other value. docker-machine's base fields are checked for every driver.
+    A record may come from another computer. The core checks it before it creates the driver, drops null values, and
+    refuses a record with a wrong value. It checks docker-machine's base fields for every driver.
     """
 
     def __init__(self, machine: MachineRef, config: Config, *, reporter: Reporter | None = None) -> None:
-        """`config` is what `configure` returned, perhaps by an older version: tolerate missing keys."""
+        """`config` was returned by `configure`, perhaps of an older version, so keys may be missing."""
         self.machine = machine
         self.config = config
         self.reporter: Reporter = reporter or Silent()
@@ -238,73 +238,73 @@ class Driver(ABC):
     @classmethod
     @abstractmethod
     def options(cls) -> Sequence[Option]:
-        """The flags this driver adds to `create`."""
+        """Return the options that this driver adds to `create`."""
 
     @classmethod
     @abstractmethod
     def health(cls) -> Health:
-        """Whether the driver can be used here. Quick (under a second), changes nothing, never raises."""
+        """Return whether the driver can be used here. Takes less than a second, changes nothing, never raises."""
 
     @classmethod
     @abstractmethod
     def configure(cls, machine: MachineRef, options: Mapping[str, Json], siblings: Sequence[Config]) -> Config:
-        """Check `options` (by `Option.name`; every option is present) and return the machine's configuration.
+        """Check `options` (all of them, by `Option.name`) and return the machine's configuration.
 
-        Changes nothing outside. `siblings` are the configurations of the store's other machines with this driver
-        (what must be unique, such as an address, must differ from theirs); the core holds a lock around this and
-        the saving of the result. Raises `pymachine.errors.UsageError` for a bad value.
+        This changes nothing else. `siblings` are the configurations of the store's other machines with this driver.
+        Unique values, such as an address, must differ from theirs. The core holds a lock until it has saved the result.
+        Raises `pymachine.driver.errors.UsageError` for a wrong value.
 
-        The core adds docker-machine's base fields (IPAddress, MachineName, SSHUser, SSHPort, SSHKeyPath,
-        StorePath) to what is returned where they are missing; those of SSH are empty with `Capability.NO_SSH`.
+        The core adds missing base fields of docker-machine (IPAddress, MachineName, SSHUser, SSHPort, SSHKeyPath,
+        StorePath) to the result. Those of SSH are empty with `Capability.NO_SSH`.
         """
 
     def image_request(self) -> ImageRequest:
-        """Which image the machine wants; asked only of drivers with `Capability.IMAGE`."""
+        """Return the image that the machine needs. Only called with `Capability.IMAGE`."""
         return ImageRequest()
 
     @abstractmethod
     def precreate_check(self) -> None:
-        """Raise `pymachine.errors.PrecreateError` if a create cannot work here; change nothing."""
+        """Raise `pymachine.driver.errors.PrecreateError` if a create cannot work here. Changes nothing."""
 
     @abstractmethod
     def create(self, request: BootRequest) -> None:
-        """Make the machine and bring it up, until its engine can be asked for (or provisioned).
+        """Create the machine and start it, until its engine can answer (or be provisioned).
 
-        What was made is left for `remove` when this raises; the core calls that.
+        If this raises, the core calls `remove`.
         """
 
     @abstractmethod
     def start(self, request: BootRequest) -> None:
-        """Bring a stopped machine up again, with the same endpoint where the capability says so."""
+        """Start a stopped machine. With `Capability.FIXED_ADDRESS`, its endpoint is the same as before."""
 
     @abstractmethod
     def stop(self, timeout: float) -> None:
-        """Shut down in an orderly way; after `timeout` seconds, by force (and say so through the reporter)."""
+        """Shut down gracefully. After `timeout` seconds, switch off and report that."""
 
     @abstractmethod
     def kill(self) -> None:
-        """Switch off at once."""
+        """Switch off immediately."""
 
     @abstractmethod
     def remove(self) -> None:
-        """Remove all that exists outside the machine's folder, running or not; already gone is success."""
+        """Remove everything outside the machine's folder, running or not. Succeeds if nothing is left."""
 
     @abstractmethod
     def state(self) -> State:
-        """The state now. Must not take longer than a few seconds; raises `DriverError` if it cannot be told."""
+        """Return the current state within a few seconds. Raises `DriverError` if it cannot be determined."""
 
     @abstractmethod
     def endpoint(self) -> Endpoint:
-        """Where the machine is reached. Raises `HostNotRunningError` where only a running one has an address."""
+        """Return the endpoint. Raises `HostNotRunningError` if the machine only has an address while it runs."""
 
     def restart(self, request: BootRequest, timeout: float) -> None:
-        """Shut down in an orderly way and bring up again."""
+        """Shut down gracefully and start again."""
         if self.state() is State.RUNNING:
             self.stop(timeout)
         self.start(request)
 
     def unsupported(self, action: str) -> UnsupportedError:
-        """The error for an action that this driver cannot do by its nature."""
+        """Return the error for an action that this driver does not support."""
         return UnsupportedError(f"{self.info.name} driver does not support {action}")
 
 

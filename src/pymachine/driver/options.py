@@ -1,4 +1,4 @@
-"""The flags that a driver adds to `create`, as data."""
+"""The options that a driver adds to `create`, as data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class OptionKind(enum.Enum):
-    """The four types of docker-machine's driver flags."""
+    """The four types of docker-machine's driver options."""
 
     STRING = "string"
     STRINGS = "strings"
@@ -17,10 +17,10 @@ class OptionKind(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One flag that a driver adds to `create`; data, so that any front end can show it."""
+    """One option that a driver adds to `create`. It is data, so any front end can show it."""
 
     name: str
-    """Without dashes, beginning with the driver's name: ``qemu-memory``."""
+    """The name without dashes, starting with the driver's name: ``qemu-memory``."""
     kind: OptionKind = OptionKind.STRING
     default: str | int | bool | tuple[str, ...] | None = None
     env: str | None = None

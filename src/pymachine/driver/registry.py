@@ -1,4 +1,4 @@
-"""Finds drivers through the entry-point group ``pymachine.drivers``; no driver is known here by name."""
+"""Find drivers through the entry-point group ``pymachine.drivers``. No driver is known by name here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DuplicateDriverError(DriverNotFoundError):
 
 
 def names() -> list[str]:
-    """The names of all registered drivers, sorted."""
+    """Return the names of all registered drivers, sorted."""
     return sorted({entry.name for entry in entry_points(group=GROUP)})
 
 
@@ -28,7 +28,7 @@ def names() -> list[str]:
 def default_name() -> str:
     """Return the name of the driver that is used if none is named: the one whose package has ``IS_DEFAULT``."""
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
-        with suppress(ImportError):  # said by `load`, if the driver is named
+        with suppress(ImportError):  # `load` reports it if the driver is used
             if getattr(import_module(entry.module), "IS_DEFAULT", False):
                 return entry.name
     return ""
@@ -45,10 +45,10 @@ def name_with(ability: type) -> str:
 
 @cache
 def load(name: str) -> type[Driver]:
-    """The driver registered as `name`.
+    """Return the driver class registered as `name`.
 
-    Raises `DriverNotFoundError` with docker-machine's text if there is none, if its import fails or if it was made
-    for another version of the contract, and `DuplicateDriverError` if two packages claim the name.
+    Raises `DriverNotFoundError` with docker-machine's message if there is none, if its import fails, or if it needs
+    another version of the contract. Raises `DuplicateDriverError` if two packages register the name.
     """
     found = {entry.value: entry for entry in entry_points(group=GROUP) if entry.name == name}
     if not found:
@@ -62,7 +62,7 @@ def load(name: str) -> type[Driver]:
 
 
 def load_for_machine(name: str) -> type[Driver]:
-    """As `load`, for a machine that exists: there docker-machine's text does not name the program."""
+    """Return the driver class of an existing machine, as `load`, with docker-machine's message for that case."""
     try:
         return load(name)
     except DriverNotFoundError:

@@ -1,15 +1,12 @@
-"""The contract suite: what every driver must do, for drivers of ours and of others alike.
+"""The contract suite, which every driver must pass, including those of third parties.
 
-Subclass `DriverContract` in a test module, name it ``Test...`` and say how a driver is made; pytest collects the rest::
+Subclass `DriverContract` in a test module, call the class ``Test...``, and set the driver::
 
     class TestMine(DriverContract):
         driver = MyDriver
 
-        @pytest.fixture
-        def boot(self): ...
-
-`LiveDriverContract` adds what needs a machine that really runs: one machine is made for the class and goes through
-its life in the order of the tests.
+`LiveDriverContract` adds tests on a real machine. One machine is created for the class, and goes through its life in
+the order of the tests. The subclass defines `boot_request`.
 """
 
 from __future__ import annotations
@@ -36,7 +33,7 @@ _TYPES: Mapping[OptionKind, tuple[type, ...]] = {
 
 
 def defaults(driver: type[Driver], **changed: Json) -> dict[str, Json]:
-    """A value for every option of `driver`: its default, or the one in `changed` (by name with underscores)."""
+    """Return a value for every option of `driver`: from `changed` (by name with underscores), or its default."""
     values: dict[str, Json] = {option.name: option.default for option in driver.options()}
     for name, value in changed.items():
         key = name.replace("_", "-")
@@ -46,26 +43,26 @@ def defaults(driver: type[Driver], **changed: Json) -> dict[str, Json]:
 
 
 def reference(folder: Path, name: str = "contract") -> MachineRef:
-    """A machine's place in a store that is `folder`, with its folder made."""
+    """Create a machine's folder in the store `folder`, and return its reference."""
     directory = folder / "machines" / name
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     return MachineRef(name, directory, folder, directory / "id_rsa")
 
 
 def reread(driver: Driver) -> Driver:
-    """The same machine as another process would see it: a new object from the configuration as JSON."""
+    """Return the machine as another process would load it: a new object from the configuration as JSON."""
     config: Config = json.loads(json.dumps(driver.config))
     return type(driver)(driver.machine, config)
 
 
 class DriverContract:
-    """What holds for a driver before any machine is made. Set `driver`, and `changed` if the defaults do not do."""
+    """Tests that need no machine. Set `driver`, and `changed` if the default options do not suffice."""
 
     driver: ClassVar[type[Driver]]
     changed: ClassVar[Mapping[str, Any]] = {}
 
     def make(self, folder: Path, name: str = "contract") -> Driver:
-        """A configured driver whose machine was not created."""
+        """Return a configured driver whose machine was not created."""
         ref = reference(folder, name)
         return self.driver(ref, dict(self.driver.configure(ref, defaults(self.driver, **self.changed), [])))
 
@@ -129,16 +126,16 @@ class DriverContract:
 
 
 class LiveDriverContract(DriverContract):
-    """What holds for a machine that runs; give `request` what the driver boots from, and mind the order."""
+    """Tests on a running machine. Define `request` for the driver. The tests run in their order."""
 
     live: ClassVar[Driver]
 
     def boot_request(self, driver: Driver) -> BootRequest:
-        """What the driver is given in `create` and `start`."""
+        """Return the arguments for `create` and `start`."""
         raise NotImplementedError
 
     def check_running(self) -> None:
-        """What else a driver promises of a machine that runs (`live`); a test of its own would come after `remove`."""
+        """Check further guarantees on the running machine `live`. A separate test would run after `remove`."""
 
     def test_a_machine_that_was_not_created_is_stopped(self, tmp_path: Path) -> None:
         assert self.make(tmp_path).state() is State.STOPPED
