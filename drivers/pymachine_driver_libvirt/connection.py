@@ -99,8 +99,8 @@ class _Pool:
 
     def get(self, uri: str, seconds: float) -> Connection:
         with self._lock:
-            own = self._locks.setdefault(uri, threading.Lock())
-        with own:
+            uri_lock = self._locks.setdefault(uri, threading.Lock())
+        with uri_lock:
             connection = self._open.get(uri)
             if connection is None or not _alive(connection):
                 connection = self._open[uri] = _open(uri, seconds)

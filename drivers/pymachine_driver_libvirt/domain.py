@@ -135,8 +135,14 @@ def containers_port() -> str:
 
 def command_line(architecture: str, of_image: str) -> str:
     """Return the kernel's parameters; `of_image` are those that the image needs."""
-    words = [f"console={console(architecture)}", "quiet", "loglevel=3", "pymachine.identity=channel", *of_image.split()]
-    return " ".join(words)
+    parameters = [
+        f"console={console(architecture)}",
+        "quiet",
+        "loglevel=3",
+        "pymachine.identity=channel",
+        *of_image.split(),
+    ]
+    return " ".join(parameters)
 
 
 def console(architecture: str) -> str:
@@ -263,7 +269,7 @@ def _interface(devices: Element, made: Machine) -> None:
 
 def _user_network(domain: Element, made: Machine, forwards: Forwards) -> None:
     """Add QEMU's user network. libvirt itself supports it only without forwarded ports."""
-    words = [
+    parts = [
         # With IPv6, the guest would wait for an address that most hosts cannot route.
         f"user,id={NETDEV},ipv6=off,hostname={host_name(made.name)}",
         f"hostfwd=tcp:{forwards.address}:{forwards.docker_port}-:{DOCKER_PORT}",
@@ -271,8 +277,8 @@ def _user_network(domain: Element, made: Machine, forwards: Forwards) -> None:
     ]
     device = f"virtio-net-pci,netdev={NETDEV},mac={made.mac},addr={_USER_NETWORK_SLOT},romfile="
     line = SubElement(domain, f"{{{QEMU_NAMESPACE}}}commandline")
-    for word in ("-netdev", ",".join(words), "-device", device):
-        SubElement(line, f"{{{QEMU_NAMESPACE}}}arg", value=word)
+    for argument in ("-netdev", ",".join(parts), "-device", device):
+        SubElement(line, f"{{{QEMU_NAMESPACE}}}arg", value=argument)
 
 
 def _port(name: str) -> Element:

@@ -164,19 +164,19 @@ class LibvirtDriver(modify.ModifiableMachine):
 
         connection = self._connect()
         domain = self._own_domain(connection)
-        now = state.of(domain)
-        if now is State.PAUSED and domain is not None:
+        current = state.of(domain)
+        if current is State.PAUSED and domain is not None:
             with libvirts.doing("cannot resume the machine"):
                 domain.resume()
             return
-        if now is State.ERROR and domain is not None:
+        if current is State.ERROR and domain is not None:
             # It crashed, and libvirt kept it for inspection.
             state.switch_off(domain)
-        elif now not in {State.STOPPED, State.SAVED}:
-            raise DriverError(f"{self.machine.name} already has a running domain; it is {now.word}")
-        if now is not State.SAVED:
+        elif current not in {State.STOPPED, State.SAVED}:
+            raise DriverError(f"{self.machine.name} already has a running domain; it is {current.word}")
+        if current is not State.SAVED:
             self._prepare_start(connection, domain)
-        self._boot(connection, request, resumed=now is State.SAVED)
+        self._boot(connection, request, resumed=current is State.SAVED)
 
     def stop(self, timeout: float) -> None:
         """Press the machine's power button; switch it off after `timeout` seconds."""
@@ -185,10 +185,10 @@ class LibvirtDriver(modify.ModifiableMachine):
 
         connection = self._connect()
         domain = self._own_domain(connection)
-        now = state.of(domain)
-        if domain is None or now in {State.STOPPED, State.SAVED}:
+        current = state.of(domain)
+        if domain is None or current in {State.STOPPED, State.SAVED}:
             return
-        if now is State.PAUSED:
+        if current is State.PAUSED:
             # A paused guest does not notice the power button.
             with libvirts.doing("cannot resume the machine"):
                 domain.resume()

@@ -155,8 +155,8 @@ def release(connection: Connection, name: str, mac: str, *, machine_id: str) -> 
         return
     with libvirts.doing(f"cannot read network {name}"):
         found = parse(handle.XMLDesc(_inactive(handle))).reservations
-    own = [reservation for reservation in found if reservation.mac == mac.lower()]
-    if not own:
+    reservations = [reservation for reservation in found if reservation.mac == mac.lower()]
+    if not reservations:
         return
     users = state.others(connection, machine_id, lambda xml: _has_mac(xml, mac))
     if users:
@@ -164,7 +164,7 @@ def release(connection: Connection, name: str, mac: str, *, machine_id: str) -> 
             f"the reservation for {mac} on network {name} is used by another domain, {users[0]}",
             hint=state.hint(connection, users[0]),
         )
-    for reservation in own:
+    for reservation in reservations:
         _update(connection, name, "DELETE", reservation)
 
 

@@ -108,10 +108,10 @@ def parse_version(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in found[1].split(".")) if found else ()
 
 
-def _version_output(candidate: Qemu, words: list[str], *, check: bool = False) -> str:
+def _version_output(candidate: Qemu, arguments: list[str], *, check: bool = False) -> str:
     try:
         result = run.run(
-            [candidate.path, *candidate.arguments, *words],
+            [candidate.path, *candidate.arguments, *arguments],
             env={**os.environ, **candidate.environment},
             timeout=_SECONDS,
             check=False,

@@ -163,14 +163,14 @@ def _storage(line: MachineLine) -> Sequence[str]:
 
 def _network(line: MachineLine) -> Sequence[str]:
     # With IPv6, the guest would wait for an address that most hosts cannot route.
-    words = ["user", f"id={NETDEV}", "ipv6=off", f"hostname={host_name(line.name)}"]
+    parts = ["user", f"id={NETDEV}", "ipv6=off", f"hostname={host_name(line.name)}"]
     if line.listen:
-        words += [
+        parts += [
             f"hostfwd=tcp:{line.listen.address}:{line.listen.docker_port}-:{DOCKER_PORT}",
             f"hostfwd=tcp:{line.listen.address}:{line.listen.ssh_port}-:{GUEST_SSH_PORT}",
         ]
     return [
-        *("-netdev", ",".join(words)),
+        *("-netdev", ",".join(parts)),
         # No boot ROM: machines do not boot from the network, and not every build of QEMU has the file.
         *("-device", f"virtio-net-pci,netdev={NETDEV},mac={_MAC},romfile="),
     ]
@@ -199,7 +199,7 @@ def _helpers(architecture: str, memory: Memory | None) -> Sequence[str]:
     # The guest reports free pages, and the host reclaims them. Not if the memory is a file: QEMU would punch holes into
     # it, even into a template's.
     reporting = "" if memory else "free-page-reporting=on,"
-    words = [
+    arguments = [
         *("-rtc", "base=utc"),
         *("-object", "rng-random,id=random,filename=/dev/urandom"),
         *("-device", "virtio-rng-pci,rng=random"),
@@ -207,8 +207,8 @@ def _helpers(architecture: str, memory: Memory | None) -> Sequence[str]:
     ]
     if architecture == "amd64":
         # A machine resumed from another's memory gets a new id, from which its kernel reseeds its random numbers.
-        words += ["-device", "vmgenid,guid=auto"]
-    return words
+        arguments += ["-device", "vmgenid,guid=auto"]
+    return arguments
 
 
 # The same restrictions as libvirt's.

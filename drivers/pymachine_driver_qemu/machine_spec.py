@@ -65,7 +65,7 @@ class MachineSpec:
 
 def append(hardware: command_line.Hardware, of_image: str) -> str:
     """Return the kernel's parameters; `of_image` are those that the image needs."""
-    words = [
+    parameters = [
         f"console={command_line.kernel_console(hardware.architecture)}",
         "quiet",
         "loglevel=3",
@@ -74,5 +74,5 @@ def append(hardware: command_line.Hardware, of_image: str) -> str:
     if hardware.accelerator == "tcg":
         # Huge pages do not help the emulator: it flushes all cached addresses when one of them changes. Security
         # modules without a policy are omitted, since the emulator would translate and keep their code.
-        words += ["transparent_hugepage=never", "lsm=lockdown,capability,landlock,yama,apparmor,bpf"]
-    return " ".join([*words, *of_image.split()])
+        parameters += ["transparent_hugepage=never", "lsm=lockdown,capability,landlock,yama,apparmor,bpf"]
+    return " ".join([*parameters, *of_image.split()])

@@ -169,12 +169,12 @@ def _is_of(folder: Path, directory: Path) -> bool:
     """Return whether the sockets belong to the machine in `directory`, which may have been moved while it ran."""
     try:
         inode, _, path = str((folder / OWNER).readlink()).partition(":")
-        own = directory.stat().st_ino
+        current_inode = directory.stat().st_ino
     except OSError:
         return False
     # A moved folder keeps its inode, and a copy has another one, even at the same path. A move to another file system
     # is a copy, after which the original is gone.
-    return inode == str(own) or not (Path(path) / LINK).is_symlink()
+    return inode == str(current_inode) or not (Path(path) / LINK).is_symlink()
 
 
 def _made(folder: Path) -> Path:

@@ -49,16 +49,16 @@ def swap(folder: Path, snapshot: Path, *, end: Callable[[], None]) -> None:
 
     All that needs disk space is done before the machine is ended by `end`.
     """
-    own, aside = folder / disk.DISK, disk.aside(folder / disk.DISK)
-    new = files.temporary(own)
+    current, aside = folder / disk.DISK, disk.aside(folder / disk.DISK)
+    new = files.temporary(current)
     disk.must_fit(folder, disk.allocated(snapshot / disk.DISK))
     try:
         disk.copy_disk(snapshot / disk.DISK, new)
         disk.set_image_aside(folder)
         end()
         disk.copy_image(snapshot, folder)
-        own.rename(aside)
-        new.rename(own)
+        current.rename(aside)
+        new.rename(current)
     finally:
         new.unlink(missing_ok=True)
 

@@ -142,9 +142,9 @@ class CopyableMachine(QemuMachine):
         """Return the configuration of a clone: the same hardware and image, another address and other ids."""
         taken = listen_address.of_all([*siblings, self.config])
         listen = listen_address.allocate(taken, own_address=listen_address.has_own_addresses())
-        own = {"IPAddress": listen.address, "EnginePort": listen.docker_port, "SSHPort": listen.ssh_port}
+        addresses = {"IPAddress": listen.address, "EnginePort": listen.docker_port, "SSHPort": listen.ssh_port}
         kept = {key: value for key, value in self.config.items() if key not in _OF_ONE_MACHINE}
-        return {**kept, **own, **options.new_ids()}
+        return {**kept, **addresses, **options.new_ids()}
 
     def create_copy(self, source: Driver, request: BootRequest) -> None:
         """Copy disk and image of `source`, and boot the clone."""

@@ -40,10 +40,10 @@ def shape(spec: MachineSpec) -> dict[str, Json] | None:
     if spec.architecture not in _ARCHITECTURES:
         return None
     status = spec.qemu.path.stat()
-    nowhere = Path("/")
+    placeholder = Path("/")
     anonymous = replace(spec, config={**spec.config, "MachineID": str(uuid.UUID(int=0))})
-    memory = command_line.Memory(path=nowhere / MEMORY, shared=True)
-    line = "\0".join(anonymous.argv("", nowhere, nowhere, listen=None, memory=memory))
+    memory = command_line.Memory(path=placeholder / MEMORY, shared=True)
+    line = "\0".join(anonymous.argv("", placeholder, placeholder, listen=None, memory=memory))
     return {
         "cpus": spec.config.get("CPU", options.DEFAULT_CPUS),
         "memory_mib": spec.config.get("Memory", options.DEFAULT_MEMORY_MIB),

@@ -95,9 +95,9 @@ def _join_network(driver: VirtualBoxMachine, vbox: VBoxManage, interface: networ
     driver.reporter.info("Check network to re-create if needed...")
     found = interface or host_network(vbox, driver.config)
     driver.reporter.info(f'Found host-only adapter "{found.name}" ({found.address})')
-    words = machine.host_only(driver.vm, driver.config, found.name, network=vbox.traits.host_only_networks)
-    _, said = vbox.said(*words)
-    for warning in output.warnings(said):
+    arguments = machine.host_only(driver.vm, driver.config, found.name, network=vbox.traits.host_only_networks)
+    _, stderr = vbox.run_with_stderr(*arguments)
+    for warning in output.warnings(stderr):
         if "doesn't seem to exist" in warning:
             raise HostNetworkError(
                 f'the host-only adapter "{found.name}" disappeared while the machine was being started: {warning}',
@@ -196,14 +196,14 @@ def _await_lease(driver: VirtualBoxMachine, vbox: VBoxManage, deadline: Deadline
 
 
 def _guest_error(driver: VirtualBoxMachine, vbox: VBoxManage, brief: str) -> GuestError:
-    own = files.of(driver.machine.directory)
+    paths = files.of(driver.machine.directory)
     problem = hardware.in_log(vbox_log(vbox, driver.vm))
     return GuestError(
         f"{brief}{f' ({problem.what})' if problem else ''}",
-        details=files.tail(own.console),
+        details=files.tail(paths.console),
         hint=problem.fix
         if problem
-        else f"See its console log, {own.console}. On a slow host, set PYMACHINE_BOOT_TIMEOUT=900.",
+        else f"See its console log, {paths.console}. On a slow host, set PYMACHINE_BOOT_TIMEOUT=900.",
     )
 
 

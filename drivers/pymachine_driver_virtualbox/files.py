@@ -31,8 +31,8 @@ class DiskError(VirtualBoxError):
 
 def of(folder: Path) -> Files:
     """Return the paths of the machine's files; absolute, since VirtualBox runs in another working directory."""
-    own = folder.absolute()
-    return Files(folder=own, iso=own / ISO, disk=own / DISK, console=own / CONSOLE)
+    root = folder.absolute()
+    return Files(folder=root, iso=root / ISO, disk=root / DISK, console=root / CONSOLE)
 
 
 def keep_image(image: ImageFiles, target: Path) -> None:

@@ -54,8 +54,8 @@ def _host_only(info: Mapping[str, str]) -> tuple[str, str]:
 
 def _by_property(vbox: VBoxManage, machine: str, mac: str) -> str | None:
     """Return the address that the guest additions report."""
-    said = vbox("guestproperty", "enumerate", machine)
-    values = dict(re.findall(r"/VirtualBox/GuestInfo/Net/(\d+/\w+(?:/\w+)?)\W+(?:value: |= ')([^,']+)", said))
+    printed = vbox("guestproperty", "enumerate", machine)
+    values = dict(re.findall(r"/VirtualBox/GuestInfo/Net/(\d+/\w+(?:/\w+)?)\W+(?:value: |= ')([^,']+)", printed))
     for name, value in values.items():
         if name.endswith("/MAC") and value.upper() == mac:
             found = values.get(name.replace("/MAC", "/V4/IP"), "")
@@ -70,12 +70,12 @@ def _by_ssh(config: Mapping[str, Json], mac: str, key: Path) -> str | None:
         return None
     user = ("-l", str(config.get("SSHUser") or "docker"))
     port = ("-p", str(config.get("SSHPort") or 22))
-    words: list[str | Path] = [ssh, *_SSH, "-i", key, *port, *user, "--", "127.0.0.1", "ip addr show"]
+    argv: list[str | Path] = [ssh, *_SSH, "-i", key, *port, *user, "--", "127.0.0.1", "ip addr show"]
     try:
-        said = run.run(words, timeout=SSH_SECONDS).stdout
+        printed = run.run(argv, timeout=SSH_SECONDS).stdout
     except CommandError:
         return None
-    for part in _INTERFACE.split(said):
+    for part in _INTERFACE.split(printed):
         ether, inet = _ETHER.search(part), _INET.search(part)
         if ether and inet and ether[1].replace(":", "").upper() == mac:
             return inet[1]
@@ -86,10 +86,10 @@ def _by_lease(vbox: VBoxManage, interface: str, mac: str) -> str | None:
     """Return the address that VirtualBox's DHCP server leased last."""
     dashed = ":".join(mac[index : index + 2] for index in range(0, 12, 2))
     try:
-        said = vbox("dhcpserver", "findlease", "--interface", interface, "--mac-address", dashed)
+        printed = vbox("dhcpserver", "findlease", "--interface", interface, "--mac-address", dashed)
     except VirtualBoxError:
         return None  # VirtualBox is older than 6.1, or there is no lease
-    found = next(iter(output.blocks(said)), {}).get("IP Address", "")
+    found = next(iter(output.blocks(printed)), {}).get("IP Address", "")
     return found if _is_address(found) else None
 
 

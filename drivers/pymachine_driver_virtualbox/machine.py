@@ -69,8 +69,8 @@ def _dns(config: Mapping[str, Json]) -> list[str]:
 
 def attach(machine: str, port: str, kind: str, medium: str) -> list[str]:
     """Return the command that attaches a medium (a path, or ``none``) to a port of the controller."""
-    words = ["storageattach", machine, "--storagectl", CONTROLLER, "--port", port, "--device", "0"]
-    return [*words, "--type", kind, "--medium", medium]
+    arguments = ["storageattach", machine, "--storagectl", CONTROLLER, "--port", port, "--device", "0"]
+    return [*arguments, "--type", kind, "--medium", medium]
 
 
 def host_only(machine: str, config: Mapping[str, Json], interface: str, *, network: bool) -> list[str]:
@@ -79,11 +79,11 @@ def host_only(machine: str, config: Mapping[str, Json], interface: str, *, netwo
     With `network`, `interface` is the name of a host-only network, as on macOS.
     """
     kind, option = ("hostonlynet", "--host-only-net2") if network else ("hostonly", "--hostonlyadapter2")
-    words = ["modifyvm", machine, "--nic2", kind, "--nictype2", str(config.get("HostOnlyNicType") or "82540EM")]
-    words += ["--nicpromisc2", str(config.get("HostOnlyPromiscMode") or "deny"), option, interface]
-    words += ["--cableconnected2", "on"]
+    arguments = ["modifyvm", machine, "--nic2", kind, "--nictype2", str(config.get("HostOnlyNicType") or "82540EM")]
+    arguments += ["--nicpromisc2", str(config.get("HostOnlyPromiscMode") or "deny"), option, interface]
+    arguments += ["--cableconnected2", "on"]
     mac = str(config.get("MACAddress", ""))
-    return [*words, "--macaddress2", mac.replace(":", "").upper()] if mac else words
+    return [*arguments, "--macaddress2", mac.replace(":", "").upper()] if mac else arguments
 
 
 def forward_ssh(machine: str, port: int) -> list[str]:

@@ -130,9 +130,9 @@ def allowed_networks(conf: Path = NETWORKS_CONF) -> list[ipaddress.IPv4Network] 
 
 def check_collisions(vbox: VBoxManage, wanted: ipaddress.IPv4Interface) -> None:
     """Raise `HostNetworkError` if another network of this host overlaps with `wanted`."""
-    own = {interface.name for interface in interfaces(vbox("list", "hostonlyifs"))}
+    host_only = {interface.name for interface in interfaces(vbox("list", "hostonlyifs"))}
     for interface in interfaces(vbox("list", "bridgedifs")):
-        if interface.name in own or interface.address is None:
+        if interface.name in host_only or interface.address is None:
             continue
         if interface.address.network.overlaps(wanted.network):
             raise HostNetworkError(
@@ -156,13 +156,13 @@ def _create(vbox: VBoxManage, wanted: ipaddress.IPv4Interface) -> Interface:
     if vbox.traits.limits_host_only:
         check_allowed(wanted)
     try:
-        said = vbox("hostonlyif", "create")
+        printed = vbox("hostonlyif", "create")
     except VirtualBoxError as error:
         error.hint = error.hint or _interface_hint(error)
         raise
-    match = _CREATED.search(said)
+    match = _CREATED.search(printed)
     if match is None:
-        raise HostNetworkError(f"VirtualBox created a host-only adapter, but did not print its name: {said.strip()}")
+        raise HostNetworkError(f"VirtualBox created a host-only adapter, but did not print its name: {printed.strip()}")
     try:
         vbox("hostonlyif", "ipconfig", match[1], "--ip", str(wanted.ip), "--netmask", str(wanted.netmask))
     except VirtualBoxError as error:
@@ -185,8 +185,8 @@ def _ensure_network(vbox: VBoxManage, wanted: ipaddress.IPv4Interface) -> tuple[
         return found, False
     name = f"pymachine-{wanted.ip}"
     last = str(wanted.network.broadcast_address - 1)
-    words = ["--name", name, "--netmask", str(wanted.netmask), "--lower-ip", str(wanted.ip), "--upper-ip", last]
-    vbox("hostonlynet", "add", *words, "--enable")
+    arguments = ["--name", name, "--netmask", str(wanted.netmask), "--lower-ip", str(wanted.ip), "--upper-ip", last]
+    vbox("hostonlynet", "add", *arguments, "--enable")
     return Interface(name, wanted), True
 
 
@@ -206,9 +206,9 @@ def ensure_dhcp(vbox: VBoxManage, interface: Interface) -> None:
         if server is not None:
             vbox("dhcpserver", "modify", "--netname", name, "--enable")
             return
-        own, first, last = dhcp_range(interface.address)
-        words = ["--netname", name, "--ip", str(own), "--netmask", str(interface.address.netmask)]
-        vbox("dhcpserver", "add", *words, "--lowerip", str(first), "--upperip", str(last), "--enable")
+        server_address, first, last = dhcp_range(interface.address)
+        arguments = ["--netname", name, "--ip", str(server_address), "--netmask", str(interface.address.netmask)]
+        vbox("dhcpserver", "add", *arguments, "--lowerip", str(first), "--upperip", str(last), "--enable")
 
 
 def dhcp_range(host: ipaddress.IPv4Interface) -> tuple[ipaddress.IPv4Address, ...]:

@@ -302,8 +302,8 @@ def _cpus(flag: str, value: Json) -> int:
     return count if count >= 1 else host_cpus()
 
 
-def _one_of(values: Mapping[str, Json], flag: str, words: tuple[str, ...]) -> str:
-    return option_checks.one_of(flag, values[flag] or "", words)
+def _one_of(values: Mapping[str, Json], flag: str, allowed: tuple[str, ...]) -> str:
+    return option_checks.one_of(flag, values[flag] or "", allowed)
 
 
 def _share(text: str) -> str:

@@ -35,10 +35,10 @@ def save(driver: VirtualBoxMachine, vbox: VBoxManage) -> Mapping[str, Json]:
     if state not in (*_WITH_MEMORY, State.STOPPED):
         raise DriverError(f"no snapshot can be taken of a machine that is {state.word.lower()}")
     name = f"{PREFIX}{secrets.token_hex(4)}"
-    said = vbox("snapshot", driver.vm, "take", name, timeout=_SECONDS)
-    uuid = output.uuid(said)
+    printed = vbox("snapshot", driver.vm, "take", name, timeout=_SECONDS)
+    uuid = output.uuid(printed)
     if not uuid:
-        raise VirtualBoxError(f"VirtualBox took a snapshot, but did not print its UUID: {said.strip()}")
+        raise VirtualBoxError(f"VirtualBox took a snapshot, but did not print its UUID: {printed.strip()}")
     return {FACT: uuid, "Memory": state in _WITH_MEMORY}
 
 

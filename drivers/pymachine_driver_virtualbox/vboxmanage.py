@@ -112,20 +112,22 @@ class VBoxManage:
             self._traits = versions.Traits(output.version(self("--version")))
         return self._traits
 
-    def __call__(self, *words: str | Path, stdin: bytes | None = None, timeout: float | None = None) -> str:
-        """Run ``VBoxManage WORDS`` and return its stdout. Failures that may pass are retried for some seconds."""
-        return self.said(*words, stdin=stdin, timeout=timeout)[0]
+    def __call__(self, *arguments: str | Path, stdin: bytes | None = None, timeout: float | None = None) -> str:
+        """Run ``VBoxManage ARGUMENTS`` and return its stdout. Failures that may pass are retried for some seconds."""
+        return self.run_with_stderr(*arguments, stdin=stdin, timeout=timeout)[0]
 
-    def said(self, *words: str | Path, stdin: bytes | None = None, timeout: float | None = None) -> tuple[str, str]:
-        """Run ``VBoxManage WORDS`` and return its stdout and stderr, for callers that look at warnings."""
+    def run_with_stderr(
+        self, *arguments: str | Path, stdin: bytes | None = None, timeout: float | None = None
+    ) -> tuple[str, str]:
+        """Run ``VBoxManage ARGUMENTS`` and return its stdout and stderr, for callers that look at warnings."""
         end = time.monotonic() + self._patience
         pause = _PAUSE_SECONDS
         for attempt in itertools.count(1):
-            result = self._run(words, stdin=stdin, timeout=timeout)
+            result = self._run(arguments, stdin=stdin, timeout=timeout)
             if result.returncode == 0 and not output.errors(result.stderr):
                 return output.without_wrapper(result.stdout), result.stderr
             out_of_patience = time.monotonic() > end and attempt >= LEAST_ATTEMPTS
-            if not _passes(words, result) or out_of_patience:
+            if not _passes(arguments, result) or out_of_patience:
                 raise failure(result)
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
@@ -135,9 +137,9 @@ class VBoxManage:
         """Return the properties of a machine. Raises `VmNotFoundError`."""
         return output.properties(self("showvminfo", machine, "--machinereadable"))
 
-    def _run(self, words: Sequence[str | Path], *, stdin: bytes | None, timeout: float | None) -> run.Result:
+    def _run(self, arguments: Sequence[str | Path], *, stdin: bytes | None, timeout: float | None) -> run.Result:
         try:
-            return run.run([self.program, *words], stdin=stdin, timeout=timeout or call_seconds(), check=False)
+            return run.run([self.program, *arguments], stdin=stdin, timeout=timeout or call_seconds(), check=False)
         except run.CommandNotFoundError as error:
             raise NotInstalledError(error.brief, hint=error.hint) from error
         except run.CommandTimeoutError as error:
@@ -148,24 +150,24 @@ class VBoxManage:
             ) from error
 
 
-def _passes(words: Sequence[str | Path], result: run.Result) -> bool:
+def _passes(arguments: Sequence[str | Path], result: run.Result) -> bool:
     """Return whether a failed call can be repeated safely and is likely to succeed."""
     complaints = output.errors(result.stderr)
     if any(text in line for line in complaints for text in PASSING):
         return True
     died = output.code(result.stderr) in DIED or (result.returncode < 0 and not complaints)
-    return died and words[0] in REPEATABLE and not any(word in words for word in NOT_TWICE)
+    return died and arguments[0] in REPEATABLE and not any(word in arguments for word in NOT_TWICE)
 
 
 def failure(result: run.Result) -> VirtualBoxError:
     """Return the error for a failed call."""
-    said = output.errors(result.stderr) or [result.stderr.strip() or output.without_wrapper(result.stdout).strip()]
-    brief, reason = said[0], output.code(result.stderr)
+    messages = output.errors(result.stderr) or [result.stderr.strip() or output.without_wrapper(result.stdout).strip()]
+    brief, reason = messages[0], output.code(result.stderr)
     if "Could not find a registered machine" in brief:
         return VmNotFoundError(
             "machine does not exist",
             reason=reason,
-            details="\n".join(said),
+            details="\n".join(messages),
             hint="VirtualBox does not know it any more. `rm` removes its record.",
         )
     if result.returncode < 0:
@@ -174,7 +176,7 @@ def failure(result: run.Result) -> VirtualBoxError:
         brief = f"{brief} ({reason})"
     return VirtualBoxError(
         f"VBoxManage {_subcommand(result.argv)}: {brief or run.describe_exit(result.returncode)}",
-        details="\n".join(said[1:]),
+        details="\n".join(messages[1:]),
         hint=_HINTS.get(reason, ""),
         reason=reason,
     )

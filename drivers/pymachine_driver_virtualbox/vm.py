@@ -26,12 +26,12 @@ _KEPT = ("ImageDigest", "IdentityDigest", "FixedAddress", "IPAddress")
 
 def make(driver: VirtualBoxMachine, vbox: VBoxManage, request: BootRequest) -> None:
     """Create the machine's files and register the machine. On failure, leftovers are for `remove` to clean up."""
-    own = files.of(driver.machine.directory)
+    paths = files.of(driver.machine.directory)
     if request.image is None:
         raise PrecreateError("no image to boot from")
     driver.config["ImageDigest"] = request.image.digest
     driver.reporter.info("Creating VirtualBox VM...")
-    files.keep_image(request.image, own.iso)
+    files.keep_image(request.image, paths.iso)
     shared = chosen_shares(driver)
     if driver.config.get("Boot2DockerImportVM"):
         _import(driver, vbox)
@@ -39,7 +39,7 @@ def make(driver: VirtualBoxMachine, vbox: VBoxManage, request: BootRequest) -> N
         identity = boot.complete(driver, request.identity(driver.endpoint()), {}, shared)
         key = driver.machine.ssh_key.with_name(driver.machine.ssh_key.name + ".pub").read_bytes()
         size = int(driver.config["DiskSize"])
-        files.make_disk(vbox, own.disk, size_mb=size, beginning=guest.userdata(key, identity))
+        files.make_disk(vbox, paths.disk, size_mb=size, beginning=guest.userdata(key, identity))
         driver.config["IdentityDigest"] = guest.digest(identity)
     define(driver, vbox, shared)
 
@@ -48,9 +48,9 @@ def define(driver: VirtualBoxMachine, vbox: VBoxManage, shared: Sequence[Share])
     """Register the machine in VirtualBox. Its files must exist."""
     # Set before the first call, since the machine may exist from then on.
     driver.config["Made"] = True
-    own = files.of(driver.machine.directory)
-    for words in machine.made(driver.vm, driver.machine.name, driver.config, own, shared):
-        vbox(*words)
+    paths = files.of(driver.machine.directory)
+    for arguments in machine.made(driver.vm, driver.machine.name, driver.config, paths, shared):
+        vbox(*arguments)
 
 
 def chosen_shares(driver: VirtualBoxMachine) -> list[Share]:
@@ -69,9 +69,9 @@ def _import(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
     if disk is None or not key.is_file():
         missing = "has no disk" if disk is None else f"needs the SSH key {key}, which does not exist"
         raise PrecreateError(f"{name} cannot be imported: it {missing}")
-    own = files.of(driver.machine.directory)
+    paths = files.of(driver.machine.directory)
     driver.reporter.info(f"Cloning the disk of {name}...")
-    vbox("clonemedium", "disk", disk, own.disk, "--format", "VMDK", timeout=files.DISK_SECONDS)
+    vbox("clonemedium", "disk", disk, paths.disk, "--format", "VMDK", timeout=files.DISK_SECONDS)
     for suffix in ("", ".pub"):
         target = driver.machine.ssh_key.with_name(driver.machine.ssh_key.name + suffix)
         shutil.copyfile(key.with_name(key.name + suffix), target)
@@ -79,28 +79,30 @@ def _import(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
     driver.config["CPU"], driver.config["Memory"] = int(info.get("cpus", 1)), int(info.get("memory", 1024))
 
 
-def remove(vbox: VBoxManage, vm: str, own: machine.Files) -> None:
+def remove(vbox: VBoxManage, vm: str, paths: machine.Files) -> None:
     """Remove the machine and its disks, and its image from VirtualBox's list. Do nothing for parts already gone."""
     try:
         info = vbox.info(vm)
-        _refuse_foreign(info, vm, own)
+        _refuse_foreign(info, vm, paths)
         if output.state(info) in {State.RUNNING, State.PAUSED, State.STARTING, State.STOPPING, State.ERROR}:
             _force_off(vbox, vm)
         vbox("unregistervm", vm, "--delete", timeout=files.DISK_SECONDS)
     except VmNotFoundError:
-        if own.disk.exists():  # create was interrupted after it made the disk, or another front end removed the machine
-            _forget_medium(vbox, "disk", own.disk)
+        if (
+            paths.disk.exists()
+        ):  # create was interrupted after it made the disk, or another front end removed the machine
+            _forget_medium(vbox, "disk", paths.disk)
         return
-    _forget_medium(vbox, "dvd", own.iso)
+    _forget_medium(vbox, "dvd", paths.iso)
 
 
-def _refuse_foreign(info: Mapping[str, str], vm: str, own: machine.Files) -> None:
+def _refuse_foreign(info: Mapping[str, str], vm: str, paths: machine.Files) -> None:
     """Raise `DriverError` if the machine's settings are outside its folder: a record may name any VirtualBox machine.
 
     If the settings file does not exist any more, the store was moved, and the machine is accepted.
     """
     settings = Path(info.get("CfgFile", ""))
-    if settings.is_file() and own.folder.resolve() not in settings.resolve().parents:
+    if settings.is_file() and paths.folder.resolve() not in settings.resolve().parents:
         raise DriverError(
             f"VirtualBox's machine {vm} is not this one: its settings are in {settings}",
             hint="To remove only the record: pymachine rm -f.",
@@ -173,27 +175,27 @@ def _forget(vbox: VBoxManage, vm: str, old: machine.Files) -> None:
 
 def take_in(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
     """Register an imported machine. Its disk gets a new UUID, since VirtualBox may know the original."""
-    own = files.of(driver.machine.directory)
-    vbox("internalcommands", "sethduuid", own.disk)
+    paths = files.of(driver.machine.directory)
+    vbox("internalcommands", "sethduuid", paths.disk)
     with ExitStack() as undo:
-        undo.callback(remove, vbox, driver.vm, own)
+        undo.callback(remove, vbox, driver.vm, paths)
         define(driver, vbox, chosen_shares(driver))
         undo.pop_all()
 
 
 def swap_image(driver: VirtualBoxMachine, vbox: VBoxManage, image: ImageFiles) -> None:
     """Boot `image` from the next start on. A machine that docker-machine created also gets a fixed address."""
-    own = files.of(driver.machine.directory)
+    paths = files.of(driver.machine.directory)
     config = driver.config
     config["PreviousImage"] = {key: config[key] for key in _KEPT if key in config}
-    files.set_aside(own.iso)
-    files.keep_image(image, own.iso)
+    files.set_aside(paths.iso)
+    files.keep_image(image, paths.iso)
     config["ImageDigest"] = image.digest
     # VirtualBox registers media by path: forget this one, or it would keep the old size.
     vbox(*machine.attach(driver.vm, machine.ISO_PORT, "dvddrive", "none"))
-    _forget_medium(vbox, "dvd", own.iso)
-    vbox(*machine.attach(driver.vm, machine.ISO_PORT, "dvddrive", str(own.iso)))
-    vbox("modifyvm", driver.vm, *machine.SERIAL, own.console)
+    _forget_medium(vbox, "dvd", paths.iso)
+    vbox(*machine.attach(driver.vm, machine.ISO_PORT, "dvddrive", str(paths.iso)))
+    vbox("modifyvm", driver.vm, *machine.SERIAL, paths.console)
     if not config.get("FixedAddress"):
         host = options.cidr(str(config.get("HostOnlyCIDR") or boot.OLD_CIDR))
         seed = sum(str(driver.machine.directory).encode())
@@ -208,12 +210,12 @@ def commit_image(driver: VirtualBoxMachine) -> None:
 
 def rollback_image(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
     """Restore the old image that `swap_image` kept, and the facts recorded about it."""
-    own = files.of(driver.machine.directory)
+    paths = files.of(driver.machine.directory)
     previous = driver.config.pop("PreviousImage", {})
     vbox(*machine.attach(driver.vm, machine.ISO_PORT, "dvddrive", "none"))
-    _forget_medium(vbox, "dvd", own.iso)
-    files.bring_back(own.iso)
-    vbox(*machine.attach(driver.vm, machine.ISO_PORT, "dvddrive", str(own.iso)))
+    _forget_medium(vbox, "dvd", paths.iso)
+    files.bring_back(paths.iso)
+    vbox(*machine.attach(driver.vm, machine.ISO_PORT, "dvddrive", str(paths.iso)))
     for key in _KEPT:
         driver.config.pop(key, None)
     driver.config.update(previous)

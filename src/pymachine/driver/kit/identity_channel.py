@@ -76,11 +76,11 @@ def activation_script(tar: bytes, *, seed: bytes, now: float) -> bytes:
     try:
         changed = {name: content for name, content in members.items() if common.get(name) != content}
         gone = {name: b"" for name in common if name not in members}
-        words = [f"put {name} {shlex.quote(content.decode())}" for name, content in (changed | gone).items()]
+        commands = [f"put {name} {shlex.quote(content.decode())}" for name, content in (changed | gone).items()]
         name = shlex.quote(members["hostname"].decode().strip())
     except (UnicodeDecodeError, KeyError) as error:
         raise GuestReportedError("the identity is not text, or has no hostname") from error
-    return "\n".join([*words, f"become {name} {int(now)} {digest(tar)} {change}", ""]).encode()
+    return "\n".join([*commands, f"become {name} {int(now)} {digest(tar)} {change}", ""]).encode()
 
 
 def _members(tar: bytes) -> dict[str, bytes]:

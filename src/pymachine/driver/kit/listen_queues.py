@@ -112,18 +112,18 @@ def _sockets(pid: int) -> Iterator[int]:
 
 def _lengthen(handle: int, number: int) -> bool:
     """Lengthen the queue of the process's descriptor `number`; return whether it is a TCP socket that listens."""
-    ours = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, handle, number, 0)
-    if ours < 0:
+    descriptor = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, handle, number, 0)
+    if descriptor < 0:
         code = ctypes.get_errno()
         if code == errno.EBADF:  # a connection that has ended meanwhile
             return False
         raise OSError(code, os.strerror(code))
-    with socket.socket(fileno=ours) as theirs:
-        if theirs.family not in {socket.AF_INET, socket.AF_INET6} or theirs.type != socket.SOCK_STREAM:
+    with socket.socket(fileno=descriptor) as server:
+        if server.family not in {socket.AF_INET, socket.AF_INET6} or server.type != socket.SOCK_STREAM:
             return False
-        if not theirs.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        if not server.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             return False
-        theirs.listen(LENGTH)
+        server.listen(LENGTH)
     return True
 
 

@@ -40,12 +40,12 @@ def cpus_of_host(count: int, *, host: int, default: int, most: int) -> int:
     return min(count, host) if count == default else count
 
 
-def one_of(flag: str, value: Json, words: Sequence[str]) -> str:
+def one_of(flag: str, value: Json, allowed: Sequence[str]) -> str:
     """Return the element of `words` that equals `value`, ignoring case."""
-    for word in words:
-        if str(value).lower() == word.lower():
-            return word
-    raise UsageError(f"--{flag} is {value!r}, expected one of {', '.join(words)}")
+    for name in allowed:
+        if str(value).lower() == name.lower():
+            return name
+    raise UsageError(f"--{flag} is {value!r}, expected one of {', '.join(allowed)}")
 
 
 def image_source(value: Json) -> str:

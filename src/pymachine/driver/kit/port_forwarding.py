@@ -38,8 +38,8 @@ class Target:
 
     def own(self, port: Published) -> str:
         """Return the machine's own service on `port`, or "" for other ports."""
-        own = {("tcp", self.docker_port): "engine", ("tcp", self.ssh_port): "SSH"}
-        return own.get((port.protocol, port.port), "")
+        services = {("tcp", self.docker_port): "engine", ("tcp", self.ssh_port): "SSH"}
+        return services.get((port.protocol, port.port), "")
 
 
 class Forwarder:
@@ -138,9 +138,9 @@ class Forwarder:
         self._noted = (active, refused)
 
     def _obstacle(self, port: Published) -> str:
-        own = self._target.own(port)
-        if own:
-            return f"the machine's own {own} uses it"
+        service = self._target.own(port)
+        if service:
+            return f"the machine's own {service} uses it"
         # For another host, only its QEMU can report the reason.
         return refusal(self._target.address, port) if self._target.address else ""
 
