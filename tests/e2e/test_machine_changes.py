@@ -23,7 +23,7 @@ from pymachine.hosts.upkeep import Upkeep
 from pymachine.image import provide
 from pymachine.store.store import Store
 from support import tls_clients
-from support.runner import Pymachine, private_store
+from support.runner import DEFAULT_CPUS, Pymachine, private_store
 
 NAME = "keeper"
 ENGINE = [
@@ -50,7 +50,7 @@ INFO = "{{.Labels}} {{.RegistryConfig.Mirrors}} {{.HTTPProxy}} {{.Debug}} {{.Dri
 
 @pytest.fixture(scope="module")
 def program() -> Iterator[Pymachine]:
-    with private_store() as store:
+    with private_store(**DEFAULT_CPUS) as store:  # `modify` reduces them
         store("create", "--docker-context", *ENGINE, NAME)
         yield store
 

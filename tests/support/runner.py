@@ -19,8 +19,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAM = Path(sys.executable).parent / "pymachine"
 # For software emulation on a busy host: far above measured times, below pytest's time limit for a test.
 BOOT_SECONDS = "600"
-# A boot in emulation takes 26 seconds of processor time with one CPU and 31 with two. Tests run side by side, so that a
-# second CPU makes no machine quicker. The tutorial's machine has the default number.
+# A boot in emulation takes 26 seconds of processor time with one CPU and 31 with two. Since tests run in parallel, a
+# second CPU makes no machine faster. The tutorial's machine has the default number.
 ONE_CPU = {"QEMU_CPU_COUNT": "1"}
 DEFAULT_CPUS = {"QEMU_CPU_COUNT": "2"}
 
