@@ -1,4 +1,4 @@
-"""The values that a machine's record may have: types, ranges, and words that other programs take for what they are.
+"""The values that a machine's record may have: types, ranges, and words that are safe on command lines.
 
 A record may come from elsewhere, so its values are input. They are checked here once, when they are read. `check` is
 for a driver's whole configuration; `is_user` and `is_host` are for the words that end up on a command line of SSH.
@@ -15,10 +15,10 @@ from typing import Any
 from pymachine.errors import RecordError
 
 MOST_INTEGER = 2**53  # what every reader of JSON can hold
-# The end of the year 9999, the last one that Python's calendar has.
+# The end of the year 9999, the last year that Python supports.
 LAST_SECOND = 253402300799
 _SHOWN_CHARACTERS = 80
-# Without what OpenSSH itself refuses in a user's name. Jump hosts have users such as ``anna:target``.
+# Characters that OpenSSH accepts in a user's name. Jump hosts have users such as ``anna:target``.
 _USER = re.compile(r"(?![-#])[^\s'`\";&<>|(){}/]*[^\s'`\";&<>|(){}/\\]\Z")
 # Names, names with underscores, and addresses with a zone.
 _HOST = re.compile(r"(?!-)[\w.:%-]+\Z")
@@ -31,7 +31,7 @@ _CONTEXT = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.+-]+\Z")
 
 
 class Field:
-    """What one value must be: a sentence for people, and the test."""
+    """The rule for one value: a description for people, and a test."""
 
     __slots__ = ("expected", "fits", "required")
 
@@ -41,29 +41,29 @@ class Field:
         self.required = required
 
     def needed(self) -> Field:
-        """Return the same field, without which there is no machine."""
+        """Return the same field as a required one."""
         return Field(self.expected, self.fits, required=True)
 
 
 def is_user(word: str) -> bool:
-    """Whether SSH takes `word` for a user, and for nothing else: ``DOMAIN\\user`` is one."""
+    """Return whether SSH reads `word` only as a user, such as ``DOMAIN\\user``."""
     return word.isprintable() and _USER.match(word) is not None
 
 
 def is_host(word: str) -> bool:
-    """Whether SSH, scp, rsync and SSHFS take `word` for a host, and for nothing else."""
+    """Return whether SSH, scp, rsync and SSHFS read `word` only as a host."""
     return _HOST.match(word) is not None
 
 
 def is_context(word: str) -> bool:
-    """Whether docker takes `word` for the name of a context."""
+    """Return whether docker accepts `word` as the name of a context."""
     return _CONTEXT.match(word) is not None
 
 
 def _is_text(value: Any) -> bool:
-    """Whether `value` is one line: no control characters, and nothing that UTF-8 does not have but for bytes of paths.
+    """Return whether `value` is one line of UTF-8 text without control characters.
 
-    A path of this system that is not UTF-8 has its bytes as U+DC80 to U+DCFF.
+    U+DC80 to U+DCFF are allowed: they stand for bytes of a path that are not UTF-8.
     """
     return isinstance(value, str) and not any(
         character < " "
@@ -152,7 +152,7 @@ def section(fields: Mapping[str, Field]) -> Field:
     )
 
 
-# What every driver has in its configuration: docker-machine's base driver writes them.
+# Fields of every driver's configuration. docker-machine's base driver writes them.
 BASE: Mapping[str, Field] = {
     "IPAddress": STRING,
     "MachineName": TEXT,
@@ -170,10 +170,10 @@ BASE: Mapping[str, Field] = {
 
 
 def check(kind: type[Any], config: Mapping[str, Any], *, name: str) -> dict[str, Any]:
-    """Return `config`, that of machine `name` with the driver of class `kind`, without fields that are null.
+    """Return `config` of machine `name` without null fields. `kind` is the class of its driver.
 
-    Fields that neither `kind` nor docker-machine's base driver has are kept as they are: `known` tells them apart.
-    Raises `RecordError` that names the field and its value.
+    Fields that neither `kind` nor docker-machine's base driver has (see `known`) are kept unchanged. Raises
+    `RecordError`, which names the field and its value.
     """
     return checked(config, known(kind), where="Driver", name=name)
 
@@ -184,9 +184,9 @@ def known(kind: type[Any]) -> dict[str, Field]:
 
 
 def checked(values: Mapping[str, Any], fields: Mapping[str, Field], *, where: str, name: str) -> dict[str, Any]:
-    """Return `values` without those of `fields` that are null, as which a missing one is written.
+    """Return `values` without null `fields`. Writers use null for a missing value.
 
-    Raises `RecordError` for a value that is not what its field says, or that is missing and needed.
+    Raises `RecordError` for a wrong value, or for a missing value of a required field.
     """
     kept = {key: value for key, value in values.items() if value is not None or key not in fields}
     for key, field in fields.items():
@@ -198,13 +198,13 @@ def checked(values: Mapping[str, Any], fields: Mapping[str, Field], *, where: st
 
 
 def require(field: Field, value: Any, where: str, name: str) -> None:
-    """Raise `RecordError` unless `value`, which is at `where` in the record of machine `name`, is as `field` says."""
+    """Raise `RecordError` unless `value` fits `field`. `where` is its place in the record of machine `name`."""
     if not field.fits(value):
         raise RecordError(f'machine "{name}": config.json: {where} is {shown(value)}, expected {field.expected}')
 
 
 def shown(value: Any) -> str:
-    """`value` for a message: short, however large it is, and without control characters."""
+    """Return `value` for a message: shortened, and without control characters."""
     return _SHORT.repr(value)
 
 
@@ -213,7 +213,7 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = _SHOWN_CHARACTERS
 
 
 def _is_encodable(path: str) -> bool:
-    """Whether the system can have a file of that name."""
+    """Return whether the system can have a file of that name."""
     try:
         path.encode(errors="surrogateescape")
     except UnicodeEncodeError:

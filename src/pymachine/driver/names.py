@@ -7,16 +7,16 @@ import re
 
 from pymachine.errors import InvalidNameError
 
-# docker-machine's own pattern; the length is what a Linux hostname can have.
+# docker-machine's own pattern, with the maximum length of a Linux host name.
 NAME_PATTERN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9\-.]*\Z")
 NAME_LENGTH = 63
-# What older versions of docker-machine made, and what still is a host name to Linux and a word to OpenSSH.
+# Names that older versions of docker-machine allowed, and that Linux accepts as host names and OpenSSH as words.
 _WORD = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_\-.]*\Z")
 _DIGEST_LENGTH = 6
 
 
 def check_new_name(name: str) -> None:
-    """Raise `InvalidNameError` unless a new machine can be called `name`: it becomes a host name and a folder."""
+    """Raise `InvalidNameError` unless a new machine can be called `name`, which becomes a host name and a folder."""
     if not NAME_PATTERN.match(name):
         raise InvalidNameError(
             "Error creating machine: Invalid hostname specified. Allowed hostname chars are: 0-9a-zA-Z . -",
@@ -30,7 +30,7 @@ def check_new_name(name: str) -> None:
 
 
 def is_folder_name(name: str) -> bool:
-    """Whether a machine called `name` can exist: one component of a path, and not hidden.
+    """Return whether a machine called `name` can exist: one component of a path, and not hidden.
 
     Everything else (``..``, a path, NUL) must not be joined to a path.
     """
@@ -39,13 +39,13 @@ def is_folder_name(name: str) -> bool:
 
 
 def host_name(name: str) -> str:
-    """A host name for the machine `name`: the name itself where it can be one, else one made of it.
+    """Return a host name for the machine `name`: the name itself if it is valid, or otherwise one made from it.
 
     A digest keeps host names of different machines apart.
     """
     if _WORD.match(name) and len(name) <= NAME_LENGTH:
         return name
-    import hashlib  # noqa: PLC0415 (OpenSSL, which most names do without)
+    import hashlib  # noqa: PLC0415 (loads OpenSSL, which most names do not need)
 
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:_DIGEST_LENGTH]
     kept = re.sub(r"[^a-zA-Z0-9\-.]+", "-", name).strip("-.")[: NAME_LENGTH - _DIGEST_LENGTH - 1]

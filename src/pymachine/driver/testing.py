@@ -126,7 +126,7 @@ class DriverContract:
 
 
 class LiveDriverContract(DriverContract):
-    """Tests on a running machine. Define `request` for the driver. The tests run in their order."""
+    """Tests on a running machine. Define `boot_request` for the driver. The tests run in their order."""
 
     live: ClassVar[Driver]
 
