@@ -97,7 +97,7 @@ def test_what_is_no_url_is_refused(text: str) -> None:
 
 def test_a_folder_is_no_mirror(tmp_path: Path) -> None:
     """Nothing fetches from it; of this host's apt sources, another one is used."""
-    with pytest.raises(RecipeError, match="--mirror: not a mirror's URL: file:///srv/debian") as caught:
+    with pytest.raises(RecipeError, match="--mirror: not the URL of a mirror: file:///srv/debian") as caught:
         choose("file:///srv/debian")
     assert "http://" in caught.value.hint
     folder = apt(tmp_path, DIRa__list="deb file:///srv/debian bookworm main\n")

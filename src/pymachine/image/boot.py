@@ -1,7 +1,7 @@
-"""What makes the ISO start by itself: isolinux for BIOS, shim and GRUB for UEFI, all of them Debian's own binaries.
+"""Make the ISO bootable: isolinux for BIOS, shim and GRUB for UEFI, all of them Debian's own binaries.
 
-The same ISO starts from a CD drive and, written to a USB stick, from that: it begins with a master boot record.
-QEMU and libvirt are given kernel and RAM disk, and need none of this.
+The ISO boots from a CD drive and from a USB stick, since it begins with a master boot record. QEMU and libvirt load
+kernel and RAM disk directly and need none of this.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pymachine.image.filesystem import fat
 from pymachine.image.filesystem.tree import Node, Tree
 from pymachine.image.layout import ISO_INITRD, ISO_KERNEL
 
-# inside the ISO; loaders find them by these names
+# Paths inside the ISO. Loaders look for these names.
 FOLDER = "boot"
 ISOLINUX = f"{FOLDER}/isolinux/isolinux.bin"
 LDLINUX = f"{FOLDER}/isolinux/ldlinux.c32"
@@ -22,7 +22,7 @@ ISOLINUX_CONFIG = f"{FOLDER}/isolinux/isolinux.cfg"
 CATALOG = f"{FOLDER}/boot.cat"
 EFI_IMAGE = f"{FOLDER}/efi.img"
 GRUB_CONFIG = f"{FOLDER}/grub/grub.cfg"
-# Debian's GRUB for CDs takes the file system that has this one.
+# Debian's GRUB for CDs uses the file system that has this file.
 GRUB_MARKER = ".disk/info"
 
 BIOS_FILES = {
@@ -30,7 +30,7 @@ BIOS_FILES = {
     LDLINUX: "usr/lib/syslinux/modules/bios/ldlinux.c32",
 }
 MBR_CODE = "usr/lib/ISOLINUX/isohdpfx.bin"
-# UEFI's name for the architecture: shim (which Secure Boot trusts), and the GRUB that shim trusts.
+# By architecture: shim, which Secure Boot trusts, and the GRUB that shim trusts, under UEFI's names.
 EFI_FILES = {
     "amd64": {
         "EFI/BOOT/BOOTX64.EFI": "usr/lib/shim/shimx64.efi.signed",
@@ -41,14 +41,14 @@ EFI_FILES = {
         "EFI/BOOT/GRUBAA64.EFI": "usr/lib/grub/arm64-efi-signed/gcdaa64.efi.signed",
     },
 }
-# Where the loaders' packages install to; nothing of that is for the guest.
+# Folders of the loaders' packages. The guest needs nothing in them.
 PACKAGE_FOLDERS = ("usr/lib/ISOLINUX", "usr/lib/syslinux", "usr/lib/grub", "usr/lib/shim")
 SERIAL_SPEED = 115200
 CONSOLES = {
     "amd64": f"console=tty0 console=ttyS0,{SERIAL_SPEED}",
     "arm64": f"console=tty0 console=ttyAMA0,{SERIAL_SPEED}",
 }
-# GRUB's own words on a serial line: UEFI firmware of arm64 virtual machines has its console there already.
+# GRUB's output on a serial line. UEFI firmware of arm64 virtual machines has its console there already.
 GRUB_SERIAL = f"""\
 if serial --unit=0 --speed={SERIAL_SPEED}; then
     terminal_input console serial
@@ -61,27 +61,27 @@ MBR = struct.Struct(f"<{MBR_CODE_SIZE}sIIIH64sH")
 MBR_SIGNATURE = 0xAA55
 MBR_ID = 0x504D0001
 PARTITION = struct.Struct("<B3sB3sII")
-HIDDEN_NTFS = 0x17  # isohybrid's own choice: no system makes anything of it
+HIDDEN_NTFS = 0x17  # isohybrid's choice: no system interprets it
 EFI_SYSTEM = 0xEF
-# Cylinders of 64 heads and 32 sectors, as isohybrid has them: some firmware takes only whole ones.
+# A cylinder of 64 heads and 32 sectors, as in isohybrid: some firmware accepts only whole cylinders.
 CYLINDER = 1 << 20
 NO_CHS = b"\xfe\xff\xff"
-# Of an entry with the other one, pycdlib thinks that there must be a GPT too, and does not open the ISO.
+# For the EFI entry: with NO_CHS, pycdlib expects a GPT too and does not open the ISO.
 NO_CHS_EITHER = b"\xff\xff\xff"
 
 
 @dataclass(frozen=True)
 class Loaders:
-    """How an ISO starts: whether it has isolinux, and the code of its master boot record."""
+    """The loaders in an ISO: whether it has isolinux, and the code of its master boot record."""
 
     bios: bool
     mbr_code: bytes
 
 
 def install(tree: Tree, architecture: str, *, command_line: str) -> Loaders:
-    """Put the loaders in `tree` where firmware looks for them, and take their packages' own files away.
+    """Put the loaders in `tree` where firmware looks for them, and remove their packages' files.
 
-    Call it once kernel and RAM disk are in the tree. Raises `PackageError` if a loader is not in its package.
+    Call it after kernel and RAM disk are in the tree. Raises `PackageError` if a loader is missing in its package.
     """
     efi = {name: _contents(tree, source) for name, source in EFI_FILES[architecture].items()}
     bios = {name: _contents(tree, source) for name, source in BIOS_FILES.items()} if architecture == "amd64" else {}
@@ -101,12 +101,12 @@ def install(tree: Tree, architecture: str, *, command_line: str) -> Loaders:
 def _contents(tree: Tree, path: str) -> bytes:
     node = tree.get(path)
     if node is None:
-        raise PackageError(f"no /{path} in the packages of boot loaders", hint="The recipe needs another one of them.")
+        raise PackageError(f"no /{path} in the boot loaders' packages", hint="The recipe needs another package.")
     return node.contents()
 
 
 def isolinux_config(options: str) -> str:
-    """The text of ``isolinux.cfg``: one entry, started at once."""
+    """Return the text of ``isolinux.cfg``: one entry, booted immediately."""
     return (
         f"SERIAL 0 {SERIAL_SPEED}\nDEFAULT pymachine\nPROMPT 0\nLABEL pymachine\n"
         f"    LINUX /{ISO_KERNEL}\n    INITRD /{ISO_INITRD}\n    APPEND {options}\n"
@@ -114,7 +114,7 @@ def isolinux_config(options: str) -> str:
 
 
 def grub_config(options: str, architecture: str) -> str:
-    """The text of ``grub.cfg``: one entry, started at once."""
+    """Return the text of ``grub.cfg``: one entry, booted immediately."""
     serial = GRUB_SERIAL if architecture == "amd64" else ""
     return (
         f"{serial}set timeout=0\nmenuentry pymachine {{\n"
@@ -123,10 +123,10 @@ def grub_config(options: str, architecture: str) -> str:
 
 
 def master_boot_record(code: bytes, *, sectors: int, isolinux: int, efi: tuple[int, int]) -> bytes:
-    """The first 512 bytes of an ISO that also starts from a USB stick.
+    """Return the first 512 bytes of an ISO that also boots from a USB stick.
 
-    All numbers are in sectors of 512 bytes: the size of the ISO, where isolinux is, and where the UEFI file system
-    is with its size. Source of the form: isohybrid of the Syslinux project.
+    All numbers are in sectors of 512 bytes: the size of the ISO, the position of isolinux, and the position and size
+    of the UEFI file system. Source of the format: isohybrid of the Syslinux project.
     """
     whole = PARTITION.pack(0x80, b"\0\1\0", HIDDEN_NTFS, NO_CHS, 0, sectors)
     esp = PARTITION.pack(0, NO_CHS_EITHER, EFI_SYSTEM, NO_CHS_EITHER, *efi)

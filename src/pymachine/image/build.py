@@ -1,4 +1,4 @@
-"""Building an image: the order of the steps, from a recipe to the files of a folder."""
+"""Build an image: the steps from a recipe to the files in a folder."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a build takes packages from: the mirrors, and the cache of what has been fetched."""
+    """Where a build gets packages: the mirrors, and the cache of fetched files."""
 
     mirrors: Mirrors
     cache: Cache
 
     def url(self, source: Source) -> str:
-        """The URL of `source`, below which are ``dists`` and ``pool``."""
+        """Return the URL of `source`, with ``dists`` and ``pool`` below it."""
         return {"main": self.mirrors.main, "security": self.mirrors.security}.get(source.url, source.url)
 
 
@@ -57,7 +57,7 @@ def build_into_cache(
     mirror_url: str | None = None,
     lock_file: Path | None = None,
 ) -> cache.Image:
-    """Build the default recipe's image, with the newest packages or a lock file's, and put it into the cache.
+    """Build the default recipe's image with the newest packages, or those of a lock file, and put it into the cache.
 
     Call it under `cache.locked`. Raises the errors of `pymachine.image.errors`.
     """
@@ -69,7 +69,7 @@ def build_into_cache(
 
 
 def refresh_cache(architecture: str, *, store: Path, reporter: Reporter) -> cache.Image:
-    """The image of today's packages: the newest in the cache if it has them, else one that is built now.
+    """Return an image of today's packages: the newest in the cache if it has them, else one that is built now.
 
     Call it under `cache.locked`. Raises the errors of `pymachine.image.errors`.
     """
@@ -88,7 +88,7 @@ def build(
 ) -> dict[str, Any]:
     """Build the image of `recipe` into the existing folder `out`, and return its manifest.
 
-    `packages` are a lock file's; without them the newest are taken. Raises the errors of `pymachine.image.errors`.
+    `packages` come from a lock file; None selects the newest. Raises the errors of `pymachine.image.errors`.
     """
     chosen = list(packages) if packages is not None else resolve(recipe, sources=sources, reporter=reporter)
     files = fetch(recipe, chosen, sources=sources, reporter=reporter)
@@ -100,7 +100,7 @@ def build(
 
 
 def resolve(recipe: Recipe, *, sources: Sources, reporter: Reporter) -> list[Package]:
-    """The newest packages of the recipe's closure, by verified indices."""
+    """Return the newest packages of the recipe and their dependencies, from verified indices."""
     repositories = [
         Repository(source, sources.url(source), cache=sources.cache, reporter=reporter) for source in recipe.sources
     ]
@@ -111,7 +111,7 @@ def resolve(recipe: Recipe, *, sources: Sources, reporter: Reporter) -> list[Pac
 
 
 def fetch(recipe: Recipe, packages: Sequence[Package], *, sources: Sources, reporter: Reporter) -> list[Path]:
-    """The .deb of each package, from the cache or its mirror."""
+    """Return the .deb file of each package, fetched unless it is in the cache."""
     urls = {source.name: sources.url(source) for source in recipe.sources}
     unknown = {package.source for package in packages} - set(urls)
     if unknown:
@@ -125,11 +125,11 @@ def fetch(recipe: Recipe, packages: Sequence[Package], *, sources: Sources, repo
 
 @contextmanager
 def _pool() -> Iterator[Executor]:
-    """Several processes to unpack in, or this one alone where the system has no semaphores for more.
+    """Return a pool of processes, or of one thread if the system has no semaphores.
 
-    Semaphores are files in /dev/shm, where small containers and chroots may not let a user write.
+    Semaphores are files in /dev/shm, which a user may not write in small containers and chroots.
     """
-    # "spawn": the threads of downloads may be alive, and a fork would copy their locks.
+    # "spawn", since download threads may be running, and a fork would copy their locks.
     context = multiprocessing.get_context("spawn")
     try:
         context.Semaphore()
@@ -149,7 +149,7 @@ def unpack(
     work: Path,
     done: Callable[[], None],
 ) -> list[list[tuple[str, Node]]]:
-    """What each package installs, read by several processes, the largest package first."""
+    """Return the files that each package installs. Several processes read them, the largest package first."""
     order = sorted(range(len(packages)), key=lambda number: -packages[number].size)
     results: list[list[tuple[str, Node]]] = [[] for _ in packages]
     with _pool() as pool:
@@ -195,7 +195,7 @@ def write(recipe: Recipe, packages: Sequence[Package], tree: Tree, out: Path) ->
 
 
 def describe(recipe: Recipe, packages: Sequence[Package], *, kernel: str) -> dict[str, Any]:
-    """The manifest, but for the digests of the files."""
+    """Return the manifest without the digests of the image's files."""
     engine = next((package.version for package in packages if package.name == "docker.io"), "0")
     return {
         "format": MANIFEST_FORMAT,
@@ -210,12 +210,12 @@ def describe(recipe: Recipe, packages: Sequence[Package], *, kernel: str) -> dic
 
 
 def upstream(version: str) -> str:
-    """The upstream part of a Debian version: ``26.1.5`` of ``1:26.1.5+dfsg1-9``."""
+    """Return the upstream part of a Debian version: ``26.1.5`` of ``1:26.1.5+dfsg1-9``."""
     return version.rpartition(":")[2].partition("-")[0].partition("+")[0].partition("~")[0]
 
 
 def substitutions(manifest: dict[str, Any]) -> dict[str, str]:
-    """What ``@NAME@`` in the overlay's ``.in`` files stands for."""
+    """Return the values of ``@NAME@`` in the overlay's ``.in`` files."""
     return {
         "ENGINE_VERSION": manifest["engine"],
         "IMAGE_VERSION": manifest["version"],
@@ -225,7 +225,7 @@ def substitutions(manifest: dict[str, Any]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Build into a folder, for work on the image itself: ``python -m pymachine.image.build --out DIR``."""
+    """Build an image into a folder, for developing the image: ``python -m pymachine.image.build --out DIR``."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--arch", default="amd64")

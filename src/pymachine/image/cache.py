@@ -1,7 +1,7 @@
-"""The images on this host: built once, found again, listed, checked, removed, taken elsewhere.
+"""The images on this host: add, find, list, verify, remove and export them.
 
 Layout: ``CACHE/images/<architecture>-<first 12 digits of the ISO's SHA-256>/``. A folder is renamed into place when
-it is whole, and its files never change after that.
+it is complete, and its files never change after that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pymachine.system.files import atomic_write
 from pymachine.system.folder_collection import DIGITS, FolderCollection, ManifestFolder
 from pymachine.system.progress import Reporter
 
-# Its own file, since the times of files do not survive every copy, and the newest image is the one that is used.
+# The time is kept in a file, since not every copy preserves files' times, and the newest image is used.
 BUILT = "built"
 ARCHITECTURES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 
@@ -36,24 +36,24 @@ class Image(ManifestFolder):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the ISO."""
+        """The SHA-256 of the ISO."""
         return str(self.manifest["digest"])
 
     @property
     def architecture(self) -> str:
-        """Debian's word for its architecture."""
+        """Its architecture, by Debian's name."""
         return str(self.manifest["architecture"])
 
     @property
     def built(self) -> float:
-        """When it was put here, in seconds since the epoch."""
+        """When it was added, in seconds since the epoch."""
         try:
             return float((self.directory / BUILT).read_text())
         except (OSError, ValueError):  # an older version made it
             return self.directory.joinpath(MANIFEST).stat().st_mtime
 
     def files(self) -> ImageFiles:
-        """As drivers are given it."""
+        """Return the image's files in the form that drivers use."""
         return ImageFiles(
             digest=self.digest,
             architecture=self.architecture,
@@ -86,12 +86,12 @@ class Images(FolderCollection[Image]):
 
 
 def images_dir(store: Path) -> Path:
-    """The folder of all images, for the store at `store`."""
+    """Return the folder of all images, for the store at `store`."""
     return paths.cache(store) / "images"
 
 
 def host_architecture() -> str:
-    """This host's architecture in Debian's words. Raises `RecipeError` if there is no image for it."""
+    """Return this host's architecture by Debian's name. Raises `RecipeError` if there is no image for it."""
     machine = platform.machine().lower()
     if machine not in ARCHITECTURES:
         raise RecipeError(f"no image can be built for this host's architecture, {machine}")
@@ -99,7 +99,7 @@ def host_architecture() -> str:
 
 
 def newest(store: Path, architecture: str, *, recipe: str = "") -> Image | None:
-    """The image that was put here last, of that recipe if one is named."""
+    """Return the image that was added last, of that `recipe` digest if one is given."""
     fitting = [
         image
         for image in list_images(store)
@@ -114,12 +114,12 @@ def intact(image: Image | None, reporter: Reporter) -> Image | None:
 
 
 def list_images(store: Path) -> list[Image]:
-    """All images, by name; a folder that is not one is passed over."""
+    """Return all images by name. Folders that are not images are skipped."""
     return Images(images_dir(store)).all()
 
 
 def find(store: Path, name: str) -> Image:
-    """The image of that name, or whose digest begins so. Raises `ImageNotFoundError`."""
+    """Return the image with this name, or whose digest begins with it. Raises `ImageNotFoundError`."""
     images = list_images(store)
     fitting = [image for image in images if image.name == name] or [
         image for image in images if name and image.digest.startswith(name)
@@ -131,14 +131,14 @@ def find(store: Path, name: str) -> Image:
 
 
 def locked(store: Path, key: str) -> AbstractContextManager[None]:
-    """Hold the lock under which images of `key` (an architecture, or a source) are made."""
+    """Hold the lock for making images of `key`, which is an architecture or a source."""
     return Images(images_dir(store)).locked(key, what="an image")
 
 
 def add(store: Path, fill: Callable[[Path], dict[str, Any]]) -> Image:
-    """Put the image that `fill` makes (it is given an empty folder, and returns the manifest) into the cache.
+    """Add an image to the cache. `fill` writes its files into an empty folder and returns the manifest.
 
-    What `fill` left is removed if it raises. Call it under `locked`.
+    The folder is removed if `fill` raises. Call this under `locked`.
     """
     images = Images(images_dir(store))
     try:
@@ -147,7 +147,7 @@ def add(store: Path, fill: Callable[[Path], dict[str, Any]]) -> Image:
             name = f"{manifest['architecture']}-{manifest['digest'][:DIGITS]}"
             if not images.open(name):
                 images.publish(folder, name)
-            # If these are the same bytes again, now they are the newest.
+            # If the cache has this image already, it is now the newest.
             atomic_write(images.root / name / BUILT, f"{time.time()}\n", mode=0o644)
     except OSError as error:
         where = f"cannot make an image in {images.root}"
@@ -159,7 +159,7 @@ def add(store: Path, fill: Callable[[Path], dict[str, Any]]) -> Image:
 
 
 def verify(image: Image) -> None:
-    """Raise `DigestError`, naming the file, unless every file is as its manifest says."""
+    """Raise `DigestError`, naming the file, if a file differs from the manifest."""
     for name, expected in image.manifest["files"].items():
         path = image.directory / name
         if not path.is_file():
@@ -175,7 +175,7 @@ def verify(image: Image) -> None:
 
 
 def _rebuild(image: Image) -> str:
-    return f"Remove it (pymachine image rm {image.name}); the next create builds it anew."
+    return f"Remove it (pymachine image rm {image.name}); the next create builds it again."
 
 
 def remove(image: Image) -> None:
@@ -184,9 +184,9 @@ def remove(image: Image) -> None:
 
 
 def export(image: Image, target: Path) -> Path:
-    """Copy the ISO to `target` (a file, or a folder to put ``boot2docker.iso`` in) and return where it is.
+    """Copy the ISO to `target` (a file, or a folder for ``boot2docker.iso``) and return its path.
 
-    The ISO has kernel, RAM disk and manifest in it: `ImageRequest.source` takes it back.
+    The ISO contains kernel, RAM disk and manifest, and can be imported with `ImageRequest.source`.
     """
     path = target / ISO if target.is_dir() else target
     part = path.with_name(f".{path.name}.{os.getpid()}.part")

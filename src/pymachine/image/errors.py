@@ -1,4 +1,4 @@
-"""What can go wrong with an image."""
+"""Errors of building and using images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images that were exported elsewhere: an ISO by path or URL, taken into the cache."""
+"""Import images that were exported elsewhere: an ISO by path or URL."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from pymachine.system import os_errors
 from pymachine.system.folder_collection import DIGITS
 from pymachine.system.progress import Reporter
 
-# An image has some 200 MB.
+# An image has about 200 MB.
 LARGEST_IMAGE = 4 << 30
 _CHECK_URL = "Check the image's URL."
 
 
 def ensure(source: str, *, store: Path, reporter: Reporter, again: bool = False) -> cache.Image:
-    """The image in the ISO at `source`, a path or an http(s) or file URL; kept, so that it is read once.
+    """Return the image in the ISO at `source`, a path or an http, https or file URL. It is kept in the cache.
 
-    With `again` a URL is fetched even if what it led to once is here.
-    Raises `ImageError` if it cannot be read, or is not an image that `pymachine image export` wrote.
+    With `again`, a URL is fetched even if its image is in the cache.
+    Raises `ImageError` if the ISO cannot be read, or was not written by `pymachine image export`.
     """
     key = "source-" + hashlib.sha256(source.encode()).hexdigest()[:DIGITS]
     with cache.locked(store, key):
@@ -41,7 +41,7 @@ def ensure(source: str, *, store: Path, reporter: Reporter, again: bool = False)
 
 
 def _known(path: Path, store: Path) -> cache.Image | None:
-    """The image in the cache that has the same bytes as the file at `path`."""
+    """Return the image in the cache with the same bytes as the file at `path`, or None."""
     try:
         size = path.stat().st_size
         fitting = [image for image in cache.list_images(store) if image.manifest["files"][ISO]["size"] == size]
@@ -89,7 +89,7 @@ def _fetch(url: str, target: Path, reporter: Reporter) -> None:
 
 
 def _take(path: Path, folder: Path, *, source: str = "") -> dict[str, Any]:
-    """Put the ISO at `path`, and what is in it, into `folder`."""
+    """Put the ISO at `path`, and the kernel and RAM disk in it, into `folder`."""
     manifest = read_manifest(path)
     kernel, ramdisk = (_extract(path, inside) for inside in (ISO_KERNEL, ISO_INITRD))
     kernel_packing.write(kernel, ramdisk, folder, architecture=manifest["architecture"])
@@ -103,7 +103,7 @@ def _take(path: Path, folder: Path, *, source: str = "") -> dict[str, Any]:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest in the ISO at `path`. Raises `ImageError` if it is not an image of pymachine's."""
+    """Return the manifest in the ISO at `path`. Raises `ImageError` if it is not pymachine's image."""
     try:
         manifest = json.loads(_extract(path, ISO_MANIFEST))
     except (ValueError, RecursionError) as error:
@@ -135,7 +135,7 @@ def _extract(path: Path, inside: str) -> bytes:
 
 def _not_an_image(path: Path, details: str) -> ImageError:
     return ImageError(
-        f"{path} is not an image of pymachine's",
+        f"{path} is not an image of pymachine",
         details=details,
-        hint="Give an ISO that `pymachine image export` wrote, or leave the option away.",
+        hint="Name an ISO that `pymachine image export` wrote, or omit the option.",
     )

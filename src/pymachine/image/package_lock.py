@@ -1,4 +1,4 @@
-"""Lock files: the exact packages of an image, so that another host, or another day, builds the same bytes."""
+"""Lock files: the exact packages of an image, so that another host builds the same bytes at any time."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ FIELDS = ("name", "version", "architecture", "sha256", "size", "filename", "sour
 
 
 def to_json(package: Package) -> dict[str, Any]:
-    """What names one package exactly, and where it was found."""
+    """Return the JSON that identifies one package and its source."""
     return {name: value for name, value in asdict(package).items() if name in FIELDS}
 
 
 def read(path: Path, *, architecture: str) -> list[Package]:
-    """The packages of the lock file at `path`. Raises `RecipeError` if it is not one, or for another architecture.
+    """Read the packages of the lock file at `path`. Raises `RecipeError` if it is invalid or for another architecture.
 
     The digests in it are trusted as the user's own file is: no index is asked, so that packages which the
     mirror has replaced since can come from the cache.
@@ -43,7 +43,7 @@ def read(path: Path, *, architecture: str) -> list[Package]:
 
 
 def write(path: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the packages of an image's manifest to a lock file. Raises `RecipeError` if that cannot be done."""
+    """Write the packages of an image's manifest to a lock file. Raises `RecipeError` if that fails."""
     document = {"architecture": manifest["architecture"], "packages": manifest["packages"]}
     try:
         atomic_write(path, json.dumps(document, indent=1) + "\n", mode=0o644)

@@ -1,4 +1,4 @@
-"""The Debian packages in the image, and the files of theirs that are left out."""
+"""The Debian packages in the image, and their files that are left out."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ PACKAGES = (
     "sudo",
 )
 KERNEL = {"amd64": "linux-image-amd64", "arm64": "linux-image-arm64"}
-# They make the ISO bootable; see pymachine.image.boot.
+# Packages that make the ISO bootable; see pymachine.image.boot.
 LOADERS = {
     "amd64": ("grub-efi-amd64-signed", "isolinux", "shim-signed", "syslinux-common"),
     "arm64": ("grub-efi-arm64-signed", "shim-signed"),
 }
 
-# Dependencies that only maintainer scripts need, none of which runs, or that busybox and the overlay replace.
+# Dependencies that are not installed: busybox or the overlay replaces them, or only maintainer scripts need them, and
+# none of those runs.
 EXCLUDED = (
     "adduser",
     "awk",
@@ -80,7 +81,7 @@ EXCLUDED = (
     "util-linux",
 )
 
-# Files of the packages that are left out, as the beginnings of their paths.
+# Files of the packages that are left out, by the start of their paths.
 LEFT_OUT = (
     "etc/apparmor.d/",
     "etc/cron.daily/",

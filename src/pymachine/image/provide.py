@@ -53,6 +53,6 @@ def refresh(request: ImageRequest, *, store: Path, reporter: Reporter) -> ImageF
             known = cache.newest(store, architecture, recipe=Recipe(architecture=architecture).whole_digest())
             if known is None:
                 raise
-            reporter.warn(f"No newer image could be looked for: {error.brief}")
+            reporter.warn(f"Cannot check for newer packages: {error.brief}")
             found = known
     return found.files()

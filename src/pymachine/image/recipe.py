@@ -1,4 +1,4 @@
-"""What is in an image, as data: sources, packages, what is left out, and which kernel modules are kept."""
+"""The contents of an image, as data: sources, packages, omitted files, and kernel modules."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ SECURITY_KEYS = (KEYS / "debian-archive-trixie-security-automatic.asc",)
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One apt repository. `url` may be ``main`` or ``security``: the chosen Debian mirror's."""
+    """One apt repository. `url` may be ``main`` or ``security``, for the chosen Debian mirror."""
 
     name: str
     url: str
     suite: str
     components: tuple[str, ...] = ("main",)
     keyring: tuple[Path, ...]
-    """OpenPGP keys, binary or ASCII-armoured, one of which must have signed."""
+    """OpenPGP keys, binary or ASCII-armoured. One of them must have signed InRelease."""
 
 
 DEBIAN = (
@@ -42,20 +42,20 @@ DEBIAN = (
     Source(name="debian-security", url="security", suite=f"{RELEASE}-security", keyring=SECURITY_KEYS),
 )
 
-# The kernel's parameters that the image needs wherever it runs. A kernel that panics starts again after two seconds,
-# with the machine's identity and data. It does once in a hundred boots on QEMU 7.2: while it starts it rewrites code of
-# its own, and an emulator with several processors may run on one of them what another has just replaced, an `int3`
-# that is nobody's. (A start with `maxcpus=1` prevents it, but to bring in the others takes each boot three seconds.)
+# Kernel parameters that the image needs everywhere. A kernel that panics reboots after two seconds, with the machine's
+# identity and data. That happens once in a hundred boots on QEMU 7.2: the kernel patches its own code while it starts,
+# and in an emulator with several processors one may run an `int3` that another has just replaced, which no handler
+# expects. (`maxcpus=1` prevents it, but enabling the other processors later costs each boot three seconds.)
 COMMAND_LINE = "panic=2"
-# The kernel's parameters where the ISO starts by itself, beside its consoles. Without audit, and without tests of each
-# cipher by itself, it is up a minute sooner where a hypervisor is emulated.
+# Further kernel parameters where the ISO boots with its own loaders. Without audit and the self-tests of ciphers, the
+# guest boots a minute faster in an emulated hypervisor.
 BOOT_COMMAND_LINE = f"quiet loglevel=3 audit=0 cryptomgr.notests=1 {COMMAND_LINE}"
 
 LINKS = {
     "bin": "usr/bin",
     "sbin": "usr/sbin",
     "lib": "usr/lib",
-    # update-alternatives' part. Legacy: dockerd has its chains up a second sooner than with nft, in emulation.
+    # Debian's alternatives. In emulation dockerd sets up its chains a second faster with legacy iptables than with nft.
     "usr/sbin/iptables": "iptables-legacy",
     "usr/sbin/iptables-restore": "iptables-legacy-restore",
     "usr/sbin/iptables-save": "iptables-legacy-save",
@@ -67,7 +67,7 @@ LINKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All that an image's bytes depend on, besides the packages themselves and the files of ``rootfs/``."""
+    """Everything that determines an image's bytes, except the packages' content and the files of ``rootfs/``."""
 
     architecture: str
     sources: tuple[Source, ...] = DEBIAN
@@ -92,16 +92,16 @@ class Recipe:
 
     @property
     def roots(self) -> tuple[str, ...]:
-        """The packages that are asked for by name, the kernel's and the boot loaders' among them."""
+        """The packages requested by name, including the kernel's and the boot loaders'."""
         return (*self.packages, KERNEL[self.architecture], *self.loaders[self.architecture])
 
     def digest(self) -> str:
-        """SHA-256 over the recipe's data, to tell whether an image is of this recipe."""
+        """Return the SHA-256 of the recipe's data."""
         text = json.dumps(asdict(self), sort_keys=True, default=lambda path: path.name)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def whole_digest(self) -> str:
-        """SHA-256 over the recipe and the files of ``rootfs/``: what an image is made of besides its packages."""
+        """Return the SHA-256 of the recipe and the files of ``rootfs/``, which identifies the images built from it."""
         digest = hashlib.sha256(f"{__version__}\n{self.digest()}\n".encode())
         for path in sorted(path for path in ROOTFS.rglob("*") if path.is_file()):
             name = path.relative_to(ROOTFS).as_posix()

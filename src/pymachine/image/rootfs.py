@@ -1,4 +1,4 @@
-"""The guest's root file system: packages, what their scripts would have done, and the overlay of ``rootfs/root``."""
+"""The guest's root file system: the packages, the effects of their scripts, and the overlay of ``rootfs/root``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUNDLE = "etc/ssl/certs/ca-certificates.crt"
 
 
 def assemble(recipe: Recipe, packages: Iterable[list[tuple[str, Node]]]) -> Tree:
-    """Lay the packages over each other, and make the links that their scripts would have made."""
+    """Combine the packages, and create the links that their scripts would have created."""
     tree = Tree()
     for name, target in recipe.links.items():
         tree.put(name, Node.link(target))
@@ -30,21 +30,21 @@ def assemble(recipe: Recipe, packages: Iterable[list[tuple[str, Node]]]) -> Tree
 
 
 def _bundle(tree: Tree) -> bytes:
-    """All certificates in one file, as update-ca-certificates(8) writes it."""
+    """Return all certificates in one file, as update-ca-certificates(8) writes it."""
     return b"".join(
         node.contents().rstrip() + b"\n" for path, node in tree.below(CERTIFICATES) if path.endswith(".crt")
     )
 
 
 def overlay(tree: Tree, folder: Path, substitutions: Mapping[str, str]) -> None:
-    """Lay the files below `folder` over `tree`, as root's, 0755 or 0644 by their executable bit.
+    """Copy the files below `folder` into `tree`, owned by root, with mode 0755 if they are executable, else 0644.
 
-    In a file whose name ends in ``.in``, ``@NAME@`` is replaced for each of `substitutions`; the suffix goes away.
+    In a file whose name ends in ``.in``, ``@NAME@`` is replaced for each of `substitutions`, and the suffix dropped.
     """
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_dir() or path.name == ".gitignore":
-            continue  # directories are made as needed, and the manifest names the empty ones
+            continue  # directories are created as needed, and the manifest lists the empty ones
         data = path.read_bytes()
         if name.endswith(TEMPLATE):
             name = name.removesuffix(TEMPLATE)
@@ -53,14 +53,14 @@ def overlay(tree: Tree, folder: Path, substitutions: Mapping[str, str]) -> None:
 
 
 def substitute(text: str, substitutions: Mapping[str, str]) -> str:
-    """`text` with each ``@NAME@`` replaced."""
+    """Return `text` with each ``@NAME@`` replaced."""
     for name, value in substitutions.items():
         text = text.replace(f"@{name}@", value)
     return text
 
 
 def apply_manifest(tree: Tree, text: str) -> None:
-    """Apply the lines of ``root.manifest`` (their forms are told there). Raises `RecipeError` for a wrong line."""
+    """Apply the lines of ``root.manifest``, which describes their syntax. Raises `RecipeError` for an invalid line."""
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.partition("#")[0].split()
         if not words:
@@ -84,7 +84,7 @@ def _apply(tree: Tree, words: list[str]) -> None:
         case [mode, uid, gid, path]:
             tree.change(path.strip("/"), mode=int(mode, 8), uid=int(uid), gid=int(gid))
         case _:
-            raise ValueError("not one of the forms")
+            raise ValueError("unknown syntax")
 
 
 def _set(tree: Tree, path: str, node: Node, mode: str, uid: str, gid: str) -> None:

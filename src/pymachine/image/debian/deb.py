@@ -1,10 +1,10 @@
-"""Reading .deb files: an ar archive with a compressed tar in it (deb(5)).
+"""Read .deb files: an ar archive that contains a compressed tar (deb(5)).
 
 python-debian reads the ar archive. Its DebFile is not used: it puts no limit on what a tar unpacks to, and runs a
 program for zstd.
 
-Contents go to a spool file, one a package, so that packages can be read in several processes and hundreds of
-megabytes need not be held in memory.
+Contents go to one spool file per package, so that several processes can read packages and hundreds of megabytes need
+not stay in memory.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from pymachine.image.errors import DigestError, PackageError
 from pymachine.image.filesystem.tree import Blob, Kind, Node
 
 TAR_BUFFER = 1 << 20
-# In bytes. An image is unpacked into memory; the largest package in one, the kernel's, has some 0.3 GiB.
+# In bytes. An image is unpacked into memory. Its largest package, the kernel's, has about 0.3 GiB.
 LARGEST_TAR = 2 << 30
-# A tar has headers and padding, which an Installed-Size has not, and makers of packages estimate it.
+# Installed-Size is an estimate, and does not include the tar's headers and padding.
 _MARGIN = 64 << 20
 
 
@@ -63,7 +63,7 @@ def find_member(file: BinaryIO, prefix: str) -> ArMember:
 
 @contextlib.contextmanager
 def open_tar(path: Path, prefix: str = "data.tar", *, most: int = LARGEST_TAR) -> Iterator[tarfile.TarFile]:
-    """The tar in the package at `path` whose member begins with `prefix`, as a stream of at most `most` bytes."""
+    """Open the tar in the package's member that begins with `prefix`, as a stream of at most `most` bytes."""
     with path.open("rb") as file:
         member = find_member(file, prefix)
         name = member.name
@@ -88,21 +88,21 @@ def _decompressed(member: ArMember) -> IO[bytes]:
             return zstandard.ZstdDecompressor().stream_reader(raw)
         case "tar":
             return raw
-    raise PackageError(f"{member.name}: a compression that is not known")
+    raise PackageError(f"{member.name}: unknown compression")
 
 
 def largest_tar(installed_kib: int | None) -> int:
-    """Return how many bytes the files of a package may have, by its Installed-Size if it has one."""
+    """Return the maximum size of a package's tar in bytes, from its Installed-Size if it has one."""
     return LARGEST_TAR if installed_kib is None else min(LARGEST_TAR, 2 * 1024 * installed_kib + _MARGIN)
 
 
 def unpack(
     path: Path, spool: Path, keep: Callable[[str], bool], *, installed_kib: int | None = None
 ) -> list[tuple[str, Node]]:
-    """What the package at `path` installs, in its own order; contents of files are put into `spool`.
+    """Return the files that the package at `path` installs, in its order. Their contents are written to `spool`.
 
-    `keep` is asked with each path, and decides whether that one is wanted. Devices and pipes, which no package of
-    Debian has, raise `PackageError`, and so does more than a package of `installed_kib` can have in it.
+    `keep` decides for each path whether it is included. Raises `PackageError` for devices and pipes, which no package
+    of Debian has, and for more data than a package of `installed_kib` can have.
     """
     found: dict[str, Node] = {}
     with open_tar(path, most=largest_tar(installed_kib)) as tar, spool.open("wb") as out:
@@ -111,7 +111,7 @@ def unpack(
             if name in {"", "."} or not keep(name):
                 continue
             if entry.islnk():
-                # The original may have been left out while the link is wanted.
+                # The link is skipped if its original was left out.
                 original = found.get(entry.linkname.removeprefix("./").strip("/"))
                 if original:
                     found[name] = original
@@ -135,7 +135,7 @@ def _node(path: Path, tar: tarfile.TarFile, entry: tarfile.TarInfo, spool: Path,
 
 
 def check_digest(path: Path, sha256: str) -> None:
-    """Raise `DigestError` unless the file at `path` has that SHA-256."""
+    """Raise `DigestError` unless the file at `path` has this SHA-256."""
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if actual != sha256:

@@ -1,4 +1,4 @@
-"""Fetching files by digest: side by side, resumed after a cut, verified, and kept for the next time."""
+"""Fetch files by digest: in parallel, resumed after interruptions, verified, and cached."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ MIRROR_HINT = "Check the network, or choose another mirror: --mirror URL, or PYM
 
 @dataclass(frozen=True)
 class Item:
-    """One file that is wanted. `size` is in bytes. Raises `ImageError` for a digest or a size that is none."""
+    """A file to fetch. `size` is in bytes. Raises `ImageError` for an invalid digest or size."""
 
     url: str
     sha256: str
     size: int
     suffix: str = ""
-    """How the cached file's name ends, for people who look into the cache."""
+    """The suffix of the cached file's name, for people who look into the cache."""
 
     def __post_init__(self) -> None:
-        # The digest becomes a file's name; it comes from an index or a lock file.
+        # The digest comes from an index or a lock file, and becomes a file name.
         if not re.fullmatch(r"[0-9a-f]{64}", str(self.sha256)):
             raise ImageError(f"{self.url}: {self.sha256!r} is not a SHA-256")
         if not re.fullmatch(r"[0-9]{1,18}", str(self.size)):
@@ -47,17 +47,17 @@ class Item:
 
 
 class Cache:
-    """Files under ``<first two digits>/<digest><suffix>``; a file there is whole, since it was renamed into place."""
+    """Files under ``<first two digits>/<digest><suffix>``. They are complete, since they are renamed into place."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def path(self, item: Item) -> Path:
-        """Where the file of `item` is, or will be."""
+        """Return the path of the cached file for `item`, whether it exists or not."""
         return self.directory / item.sha256[:2] / (item.sha256 + item.suffix)
 
     def has(self, item: Item) -> bool:
-        """Whether the file is there with the right size. Whoever reads it checks its digest."""
+        """Whether the file exists with the right size. Readers must check its digest."""
         try:
             return self.path(item).stat().st_size == item.size
         except OSError:
@@ -65,7 +65,7 @@ class Cache:
 
 
 class Downloader:
-    """Brings items into a cache."""
+    """Fetches items into a cache."""
 
     def __init__(self, cache: Cache, *, reporter: Reporter, pause: float = PAUSE_SECONDS) -> None:
         self.cache = cache
@@ -73,10 +73,10 @@ class Downloader:
         self._pause = pause
 
     def fetch(self, items: Sequence[Item], *, title: str) -> list[Path]:
-        """Where each item is, after those that were missing have been fetched.
+        """Fetch the missing items, and return the path of each item.
 
-        Raises `MirrorError` if the mirror does not answer or does not have a file, and `DigestError` for a file
-        that is not the one described.
+        Raises `MirrorError` if the mirror does not answer or lacks a file, and `DigestError` for a file that does not
+        match its digest or size.
         """
         missing = list({item.sha256: item for item in items if not self.cache.has(item)}.values())
         if missing:
@@ -87,7 +87,7 @@ class Downloader:
 
     @staticmethod
     def _all(items: Sequence[Item], fetch: Callable[[Item], None]) -> None:
-        """Call `fetch` for each item, several at once; the first that raises stops those not begun."""
+        """Call `fetch` for each item in parallel. The first that raises cancels those that have not started."""
         with ThreadPoolExecutor(PARALLEL) as pool:
             jobs = [pool.submit(fetch, item) for item in items]
             try:
@@ -116,7 +116,7 @@ class Downloader:
 
 
 def _adopt(part: Path) -> None:
-    """Go on with what an interrupted process left of the same file, if there is such a thing."""
+    """Rename a partial file of an ended process to `part`, to resume its download."""
     name = part.name.rsplit(".", 2)[0]
     for left in part.parent.glob(f"{name}.*.part"):
         pid = left.name.rsplit(".", 2)[1]
@@ -126,16 +126,16 @@ def _adopt(part: Path) -> None:
 
 
 def session() -> Session:
-    """Connections to mirrors, whose answers are of bounded size, and do not stall."""
+    """Return an HTTP session for mirrors, which limits the size of answers and ends stalled transfers."""
     from pymachine.system.http_client import Session  # noqa: PLC0415 (heavy)
 
     return Session()
 
 
 def get(http: Session, item: Item, part: Path, task: Task) -> None:
-    """Append to `part` what is missing of `item`; never more is read than that.
+    """Append the missing part of `item` to the file `part`, and never read more than that.
 
-    Raises `MirrorError` if it does not all come, and `DigestError` for an answer of another size.
+    Raises `MirrorError` if the transfer is incomplete, and `DigestError` for an answer of another size.
     """
     from pymachine.system.http_client import FetchError, TooLargeError  # noqa: PLC0415
 
@@ -175,15 +175,15 @@ def _verify(part: Path, item: Item) -> None:
 
 def _not_the_file(item: Item, details: str) -> DigestError:
     return DigestError(
-        f"{item.url}: not the file that the signed index describes",
+        f"{item.url}: does not match the signed index",
         details=details,
-        hint="The mirror may be in the middle of an update, or the file tampered with: "
-        "try again later, or choose another mirror with --mirror.",
+        hint="The mirror may be updating, or the file was tampered with. "
+        "Try again later, or choose another mirror with --mirror.",
     )
 
 
 def fetch_text(http: Session, url: str) -> bytes:
-    """A small file that is verified by other means. Raises `MirrorError`."""
+    """Fetch a small file that the caller verifies. Raises `MirrorError`."""
     from pymachine.system.http_client import FetchError  # noqa: PLC0415
 
     try:

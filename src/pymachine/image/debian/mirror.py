@@ -1,4 +1,4 @@
-"""Which mirror packages come from: an argument, a variable, this host's own apt sources, or Debian's own."""
+"""Choose the mirror for packages: from an argument, a variable, this host's apt sources, or Debian's default."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ONE_LINE = re.compile(r"^deb\s+(?:\[(?P<options>[^\]]*)\]\s+)?(?P<uri>\S+)\s+(?P
 
 @dataclass(frozen=True)
 class Mirrors:
-    """Where Debian's two archives are taken from, without a trailing slash, and who said so."""
+    """The URLs of Debian's two archives, without a trailing slash, and where the choice comes from."""
 
     main: str
     security: str
@@ -29,7 +29,7 @@ class Mirrors:
 
 @dataclass(frozen=True)
 class AptSource:
-    """One repository of this host's own apt."""
+    """One repository in this host's apt sources."""
 
     uri: str
     suite: str
@@ -37,43 +37,43 @@ class AptSource:
 
 
 def choose(argument: str | None = None, *, env: Mapping[str, str] | None = None, apt: Path = APT) -> Mirrors:
-    """The mirrors to use. One that is given by name stands for both archives if it ends in ``/debian``.
+    """Return the mirrors to use. A chosen URL that ends in ``/debian`` serves both archives.
 
-    A given mirror may be two URLs with a space between them: the archive's, and that of security updates. Raises
-    `RecipeError` for something that is not a URL.
+    A choice may be two URLs separated by a space: the archive's and that of security updates. Raises `RecipeError` for
+    an invalid URL.
     """
     variables = os.environ if env is None else env
     for text, origin in ((argument, "--mirror"), (variables.get(ENV_MIRROR), ENV_MIRROR)):
         if text:
-            return _given(text, origin)
+            return _chosen(text, origin)
     return from_apt(apt) or Mirrors(MAIN, SECURITY, "Debian's own mirror")
 
 
-def _given(text: str, origin: str) -> Mirrors:
+def _chosen(text: str, origin: str) -> Mirrors:
     urls = [url.rstrip("/") for url in text.split()]
     if not 1 <= len(urls) <= 2 or not all(url.startswith(SCHEMES) for url in urls):
         raise RecipeError(
-            f"{origin}: not a mirror's URL: {text}",
-            hint=f"Give a URL such as {MAIN}, or two with a space between them: the archive's and the security one's.",
+            f"{origin}: not the URL of a mirror: {text}",
+            hint=f"Use a URL such as {MAIN}, or two URLs separated by a space, the second for security updates.",
         )
     main = urls[0]
-    return Mirrors(main, urls[1] if len(urls) == 2 else _security_beside(main), origin)
+    return Mirrors(main, urls[1] if len(urls) == 2 else _security_url(main), origin)
 
 
-def _security_beside(main: str) -> str:
-    """Mirrors that carry the security archive have it beside the main one; for the others there is Debian's own."""
+def _security_url(main: str) -> str:
+    """Return the security archive's URL: next to a main archive named ``debian``, else Debian's own."""
     return f"{main}-security" if main.endswith("/debian") and main != MAIN else SECURITY
 
 
 def from_apt(apt: Path = APT) -> Mirrors | None:
-    """The mirrors that this host's apt uses for Debian, of whatever release; None if it uses none."""
+    """Return the mirrors that this host's apt uses for any release of Debian; None if it uses none."""
     sources = list(apt_sources(apt))
     debian = [source for source in sources if "main" in source.components and _is_debian(source.uri)]
     security = [source.uri for source in debian if _is_security(source)]
     main = [source.uri for source in debian if not _is_security(source)]
     if not main:
         return None
-    return Mirrors(main[0], security[0] if security else _security_beside(main[0]), "this host's apt sources")
+    return Mirrors(main[0], security[0] if security else _security_url(main[0]), "this host's apt sources")
 
 
 def _is_debian(uri: str) -> bool:
@@ -85,12 +85,12 @@ def _is_security(source: AptSource) -> bool:
 
 
 def apt_sources(apt: Path) -> Iterator[AptSource]:
-    """What is enabled in ``sources.list`` and ``sources.list.d``, one-line and deb822 formats alike."""
+    """Yield the enabled entries of ``sources.list`` and ``sources.list.d``, in one-line and deb822 format."""
     for path in [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*"))]:
         try:
             text = path.read_text(errors="replace")
         except OSError:
-            continue  # not there, or not ours to read: there is a default
+            continue  # missing or unreadable: other sources or the default are used
         if path.suffix == ".sources":
             yield from _deb822(text)
         elif path.suffix == ".list":

@@ -1,4 +1,4 @@
-"""The verified chain of an apt repository: signature of InRelease, digest of Packages, digest of each .deb.
+"""Read an apt repository and verify it: the signature of InRelease, the digests of Packages and of each .deb.
 
 Formats: https://wiki.debian.org/DebianRepository/Format.
 """
@@ -34,7 +34,7 @@ from pymachine.system.progress import Reporter
 
 # apt's tolerance (Acquire::Max-FutureTime).
 FUTURE = timedelta(seconds=10)
-# Debian's largest has some 60 MB.
+# Debian's largest has about 60 MB.
 LARGEST_INDEX = 256 << 20
 LOCK_SECONDS = 60.0
 _STAMP = "%a, %d %b %Y %H:%M:%S UTC"
@@ -54,7 +54,7 @@ class Release:
 
 @dataclass(frozen=True)
 class Index:
-    """One verified Packages file, and where its packages are fetched from."""
+    """One verified Packages file, and the URL of its packages."""
 
     source: Source
     url: str
@@ -62,7 +62,7 @@ class Index:
 
 
 def verify_signature(data: bytes, keyring: Sequence[Path], *, name: str) -> bytes:
-    """The signed text in `data`. Raises `SignatureError` unless a key of `keyring` made one of its signatures."""
+    """Return the signed text in `data`. Raises `SignatureError` unless a key of `keyring` has signed it."""
     import pysequoia  # noqa: PLC0415 (heavy)
 
     try:
@@ -72,7 +72,7 @@ def verify_signature(data: bytes, keyring: Sequence[Path], *, name: str) -> byte
     try:
         result = pysequoia.verify(data, lambda _ids: certs)
     except RuntimeError as error:
-        # The library's text goes on with its own stack; the first line says it.
+        # The library appends its own stack trace to the message.
         raise SignatureError(
             f"{name}: InRelease is not signed by a key that is trusted for it",
             details=str(error).partition("\n\nStack")[0],
@@ -93,7 +93,7 @@ def _certs(path: Path) -> list[object]:
 
 
 def parse_release(data: bytes, *, name: str) -> Release:
-    """The fields of a Release file that matter here. Raises `ReleaseError`, naming the field and its value."""
+    """Parse a Release file. Raises `ReleaseError`, naming the field and its value."""
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -125,12 +125,12 @@ def _date(field: str, value: str, *, name: str) -> datetime:
     try:
         found = parsedate_to_datetime(value.replace("UTC", "+0000"))
     except (ValueError, TypeError, OverflowError) as error:
-        raise ReleaseError(f"{name}: the Release field {field} is {value[:200]!r}, which is no date") from error
+        raise ReleaseError(f"{name}: the Release field {field} is {value[:200]!r}, which is not a date") from error
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def check_valid(release: Release, *, name: str, suite: str, now: datetime) -> None:
-    """Raise `ReleaseError` or `ExpiredError` unless the release is of `suite`, and may be used `now`."""
+    """Raise `ReleaseError` or `ExpiredError` unless the release is of `suite` and valid `now`."""
     if suite not in {release.suite, release.codename}:
         raise ReleaseError(
             f"{name}: its Release file is of suite {release.suite!r}, codename {release.codename!r}, not of {suite!r}",
@@ -152,7 +152,7 @@ def check_valid(release: Release, *, name: str, suite: str, now: datetime) -> No
 
 
 def check_newest(release: Release, seen: Path, *, name: str) -> None:
-    """Note in the file `seen` the newest release of a source. Raises `RollbackError` for an older one."""
+    """Record the newest release of a source in the file `seen`. Raises `RollbackError` for an older release."""
     with acquire_lock(seen.with_suffix(".lock"), timeout=LOCK_SECONDS):
         try:
             newest = datetime.fromisoformat(seen.read_text())
@@ -165,7 +165,7 @@ def check_newest(release: Release, seen: Path, *, name: str) -> None:
                 f"{name}: its Release file is older than one that was seen there before",
                 details=f"made on {release.date:{_STAMP}}, the newer one on {newest:{_STAMP}}",
                 hint="Servers behind one name may lag: try again later, or choose another mirror with --mirror. "
-                f"If the older state is wanted: rm {seen}",
+                f"To accept the older release: rm {seen}",
             )
         atomic_write(seen, release.date.isoformat())
 
@@ -184,7 +184,7 @@ class Repository:
         return f"{self.url}/dists/{self.source.suite}"
 
     def release(self, *, now: datetime | None = None) -> Release:
-        """The verified release: from the mirror, or, when that does not answer, the last one that was seen.
+        """Return the verified release from the mirror, or the last one fetched if the mirror does not answer.
 
         Raises `MirrorError`, `SignatureError`, `ReleaseError`, `RollbackError`, `ExpiredError`.
         """
@@ -197,7 +197,7 @@ class Repository:
         except MirrorError:
             if not kept.is_file():
                 raise
-            self._reporter.warn(f"{self.url} does not answer; using what was fetched from it last time.")
+            self._reporter.warn(f"{self.url} does not answer; using the release that was last fetched.")
             data, fresh = kept.read_bytes(), False
         release = self._verified(data, name=name, now=now)
         if fresh:
@@ -216,9 +216,9 @@ class Repository:
         return release
 
     def _newer(self, kept: Path, than: Release, error: RollbackError, *, now: datetime | None) -> Release:
-        """The release that was fetched before `than`, which is older, as apt does; raises `error` if it is not there.
+        """Return the kept release if it is newer than `than`, as apt does. Raises `error` otherwise.
 
-        One of the servers behind a mirror's name may lag.
+        One of the servers behind a mirror's name may lag behind.
         """
         try:
             release = self._verified(kept.read_bytes(), name=str(kept), now=now)
@@ -230,7 +230,7 @@ class Repository:
         return release
 
     def indices(self, architecture: str) -> list[Index]:
-        """The verified Packages files of the source's components. Raises as `release`, and `DigestError`."""
+        """Return the verified Packages files of the source's components. Raises like `release`, and `DigestError`."""
         release = self.release()
         items = [self._item(release, component, architecture) for component in self.source.components]
         paths = Downloader(self._cache, reporter=self._reporter).fetch(
@@ -254,7 +254,7 @@ def _read(path: Path, item: Item) -> bytes:
         actual = hashlib.file_digest(whole, "sha256").hexdigest()
     if actual != item.sha256:
         path.unlink()
-        raise DigestError(f"{path}: damaged in the cache; it was removed", hint="Try again: it will be fetched anew.")
+        raise DigestError(f"{path}: damaged in the cache; it was removed", hint="Try again: it will be fetched again.")
     try:
         with _decompressed(path) as file:
             data = file.read(LARGEST_INDEX + 1)

@@ -1,4 +1,4 @@
-"""From package roots to the closure of what they need, by Depends and Pre-Depends.
+"""Resolve packages and their dependencies, by Depends and Pre-Depends.
 
 python-debian would parse the whole of Debian's Packages (56 MB). One regular expression finds the names instead, and
 only the paragraphs that are needed are parsed.
@@ -26,7 +26,7 @@ RELATION = re.compile(r"^(?P<name>[^\s:(\[]+)(?::\S+)?\s*(?:\((?P<op><<|<=|=|>=|
 
 @dataclass(frozen=True)
 class Relation:
-    """One alternative of a dependency: a name, and perhaps a bound on its version."""
+    """One alternative of a dependency: a name, and optionally a bound on the version."""
 
     name: str
     operator: str = ""
@@ -63,17 +63,17 @@ class Package:
     sha256: str
     size: int
     filename: str
-    """Its path on the mirror, below the source's URL."""
+    """The path on the mirror, relative to the source's URL."""
     source: str
-    """Which of the recipe's sources it is from."""
+    """The name of its source in the recipe."""
     depends: tuple[tuple[Relation, ...], ...] = field(default=(), compare=False)
     provides: tuple[Relation, ...] = field(default=(), compare=False)
     installed_kib: int | None = field(default=None, compare=False)
-    """What its files take once they are installed, by its maker's estimate."""
+    """The installed size of its files, as its maintainer estimated it."""
 
 
 def compare(left: str, right: str) -> int:
-    """Debian's order of versions: negative, zero or positive."""
+    """Compare two Debian versions: negative, zero or positive."""
     first, second = _version(left), _version(right)
     return (first > second) - (first < second)
 
@@ -85,7 +85,7 @@ def _version(text: str) -> Version:
 
 
 def parse_relations(text: str) -> tuple[tuple[Relation, ...], ...]:
-    """A Depends field: groups, of which each needs one of its alternatives."""
+    """Parse a Depends field into groups. Each group needs one of its alternatives."""
     return tuple(
         tuple(_relation(alternative) for alternative in group.split("|")) for group in text.split(",") if group.strip()
     )
@@ -99,7 +99,7 @@ def _relation(text: str) -> Relation:
 
 
 class Universe:
-    """All packages of all indices, found by name and read when asked for."""
+    """All packages of all indices, found by name and parsed on demand."""
 
     def __init__(self, indices: Sequence[Index]) -> None:
         self._indices = indices
@@ -107,7 +107,7 @@ class Universe:
 
     @cached_property
     def _places(self) -> tuple[dict[str, list[tuple[int, int]]], dict[str, list[tuple[int, int]]]]:
-        """Where each real name and each provided name is: (index, offset of its paragraph's Package line)."""
+        """The positions of real and of provided names: (index, offset of the paragraph's Package line)."""
         real: dict[str, list[tuple[int, int]]] = {}
         virtual: dict[str, list[tuple[int, int]]] = {}
         for number, index in enumerate(self._indices):
@@ -122,12 +122,12 @@ class Universe:
         return real, virtual
 
     def named(self, name: str) -> list[Package]:
-        """The packages of that name, the newest version first."""
+        """Return the packages of this name, the newest version first."""
         found = [self._read(place) for place in self._places[0].get(name, ())]
         return sorted(found, key=lambda package: _version(package.version), reverse=True)
 
     def satisfying(self, relation: Relation) -> list[Package]:
-        """Packages that meet `relation`, best first: by their own name, then by what they provide."""
+        """Return the packages that satisfy `relation`: first by their name, then by the names that they provide."""
         real = [package for package in self.named(relation.name) if relation.accepts(package.version)]
         provided = [self._read(place) for place in self._places[1].get(relation.name, ())]
         newest = {package.name: package for package in provided if self._newest(package)}
@@ -146,7 +146,7 @@ class Universe:
 
         number, offset = place
         index = self._indices[number]
-        # Package is a paragraph's first field in what dpkg-scanpackages, apt-ftparchive and dak write; be exact anyway.
+        # The usual tools write Package as a paragraph's first field, but the format does not require it.
         begin = index.data.rfind(b"\n\n", 0, offset) + 2 if index.data.rfind(b"\n\n", 0, offset) >= 0 else 0
         end = index.data.find(b"\n\n", offset)
         fields = Deb822(index.data[begin : end if end >= 0 else None].decode())
@@ -169,7 +169,7 @@ class Universe:
 
 
 def provides(package: Package, relation: Relation) -> bool:
-    """Whether `package` provides the name, in a version that fits if one is asked for (policy 7.5)."""
+    """Whether `package` provides the name, in a matching version if the relation has one (Debian policy 7.5)."""
     return any(
         own.name == relation.name and (not relation.operator or (own.operator == "=" and relation.accepts(own.version)))
         for own in package.provides
@@ -177,9 +177,9 @@ def provides(package: Package, relation: Relation) -> bool:
 
 
 def closure(universe: Universe, roots: Iterable[str], *, excluded: Iterable[str] = ()) -> list[Package]:
-    """`roots` and all that they need, ordered by name.
+    """Return `roots` and all their dependencies, ordered by name.
 
-    What is `excluded` counts as there. Raises `ResolveError` naming the package, and which one wanted it.
+    Packages in `excluded` count as installed. Raises `ResolveError`, naming the package and the one that needs it.
     """
     without = set(excluded)
     chosen: dict[str, Package] = {}
@@ -210,5 +210,5 @@ def _choose(universe: Universe, group: tuple[Relation, ...], wanted_by: str) -> 
     wanted = " | ".join(str(relation) for relation in group)
     raise ResolveError(
         f"no package for {wanted}, which {wanted_by} needs",
-        hint="The mirror may be in the middle of an update: try again later, or choose another with --mirror.",
+        hint="The mirror may be updating. Try again later, or choose another mirror with --mirror.",
     )

@@ -1,6 +1,6 @@
-"""A FAT16 file system with a few files: what UEFI firmware reads its boot loader from (UEFI specification, 13.3).
+"""Write a FAT16 file system with a few files, from which UEFI firmware reads its boot loader (UEFI spec, 13.3).
 
-One sector a cluster, 8.3 names, no clocks: the same files are the same bytes.
+It has one sector per cluster, 8.3 names and no times, so the same files give the same bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ENTRY = struct.Struct("<11sBBBHHHHHHHI")
 DIRECTORY = 0x10
 ARCHIVE = 0x20
 END = 0xFFFF
-# By the number of clusters a driver knows which FAT it is.
+# Drivers derive the FAT type from the number of clusters.
 LEAST_CLUSTERS = 4085
 MOST_CLUSTERS = 65524
 SERIAL = 0x504D0001
@@ -33,7 +33,7 @@ class _Folder:
 
 
 def build(files: Mapping[str, bytes]) -> bytes:
-    """The file system with `files` (``EFI/BOOT/BOOTX64.EFI``) in it. Raises `RecipeError` if they do not fit."""
+    """Return a file system with `files`, such as ``EFI/BOOT/BOOTX64.EFI``. Raises `RecipeError` if they do not fit."""
     root = _Folder()
     for path, data in sorted(files.items()):
         *parents, leaf = path.split("/")
@@ -47,14 +47,14 @@ def build(files: Mapping[str, bytes]) -> bytes:
 
 
 class _Clusters:
-    """The data region as it grows, and the table of which cluster follows which."""
+    """The growing data region, and the allocation table."""
 
     def __init__(self) -> None:
         self.table = [0xFFF8, END]
         self.data = bytearray()
 
     def reserve(self, size: int) -> int:
-        """Chain so many bytes' clusters, and return the first; 0 for none."""
+        """Chain the clusters for that many bytes, and return the first; 0 for none."""
         count = -(-size // SECTOR)
         first = len(self.table)
         self.table += [*range(first + 1, first + count), END] if count else []
@@ -62,12 +62,12 @@ class _Clusters:
         return first if count else 0
 
     def put(self, cluster: int, content: bytes) -> None:
-        """Write what was reserved."""
+        """Write data into reserved clusters."""
         begin = (cluster - 2) * SECTOR
         self.data[begin : begin + len(content)] = content
 
     def image(self, root: bytes) -> bytes:
-        """The whole file system, as large as its files need."""
+        """Return the file system, as large as its files need."""
         used = len(self.table) - 2
         if used > MOST_CLUSTERS or len(root) > ROOT_ENTRIES * ENTRY.size:
             raise RecipeError("the boot loaders for UEFI do not fit into a FAT16 file system")
@@ -86,7 +86,7 @@ def _boot_sector(total: int, sectors_of_table: int) -> bytes:
         b"\xeb\x3c\x90",
         b"PYMACHIN",
         SECTOR,
-        1,  # sectors a cluster
+        1,  # sectors per cluster
         RESERVED,
         FATS,
         ROOT_ENTRIES,
@@ -103,7 +103,7 @@ def _boot_sector(total: int, sectors_of_table: int) -> bytes:
 
 
 def _entries(folder: _Folder, clusters: _Clusters, *, parent: int | None) -> bytes:
-    """The entries of a folder, with all below it written."""
+    """Write everything below a folder, and return the folder's entries."""
     entries = []
     for name, inner in sorted(folder.folders.items()):
         size = (2 + len(inner.folders) + len(inner.files)) * ENTRY.size

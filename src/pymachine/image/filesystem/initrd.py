@@ -19,10 +19,10 @@ MODULES = "usr/lib/modules"
 
 
 def build(root: Tree, modules: Mapping[str, Module], recipe: Recipe, init: Path) -> Tree:
-    """The tree of the RAM disk: static busybox, `init`, and the modules that find and mount the ISO.
+    """Return the tree of the RAM disk: static busybox, `init`, and the modules that find and mount the ISO.
 
-    Modules are in ``/usr/lib/modules``; ``load`` beside them names those that are always needed, ``load.more`` those
-    for other disks, both in the order to insert them in.
+    Modules are in ``/usr/lib/modules``. The file ``load`` there lists the modules that are always needed, and
+    ``load.more`` those for other disks, both in load order.
     """
     busybox = root.get(BUSYBOX)
     if busybox is None:

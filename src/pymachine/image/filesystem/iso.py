@@ -1,6 +1,6 @@
-"""The ISO 9660 file system with Rock Ridge names, modes and owners; its bytes depend on the tree alone.
+"""Write an ISO 9660 file system with Rock Ridge names, modes and owners. Its bytes depend only on the tree.
 
-With boot loaders it starts by itself: El Torito for CD drives, a master boot record for all else.
+With boot loaders it is bootable: El Torito for CD drives, a master boot record for other media.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SECTOR = 512
 
 
 class _BlobReader(io.RawIOBase):
-    """A blob of a spool file as a file of its own. pycdlib seeks before it reads, so they can share one open file."""
+    """A part of a spool file as a file. pycdlib seeks before it reads, so several can share one open file."""
 
     def __init__(self, file: BinaryIO, offset: int, length: int) -> None:
         super().__init__()
@@ -60,9 +60,9 @@ class _BlobReader(io.RawIOBase):
 
 
 class _IsoNames:
-    """Unique ISO 9660 names, short and plain: the guest sees only the Rock Ridge ones.
+    """Unique short ISO 9660 names. The guest sees only the Rock Ridge names.
 
-    isolinux reads these alone, so what it opens is called here as it is there.
+    isolinux reads only the ISO 9660 names, so the files that it opens keep their names.
     """
 
     def __init__(self) -> None:
@@ -149,10 +149,10 @@ def write(tree: Tree, path: Path, *, volume: str, loaders: boot.Loaders | None =
 
 
 def _add_el_torito(iso: Any, loaders: boot.Loaders) -> None:
-    """The catalog of what a CD starts with: BIOS first, since old firmware reads only one entry."""
+    """Add the boot catalog. BIOS comes first, since old firmware reads only one entry."""
     catalog = {"bootcatfile": _iso_path(boot.CATALOG), "rr_bootcatname": boot.CATALOG.rpartition("/")[2]}
     if loaders.bios:
-        # Four sectors of 512 bytes are what isolinux wants loaded; it finds the rest of itself by the table.
+        # isolinux needs its first four sectors of 512 bytes loaded, and finds the rest with the table.
         iso.add_eltorito(_iso_path(boot.ISOLINUX), boot_load_size=4, boot_info_table=True, **catalog)
         iso.add_eltorito(_iso_path(boot.EFI_IMAGE), efi=True, **catalog)
     else:
@@ -160,7 +160,7 @@ def _add_el_torito(iso: Any, loaders: boot.Loaders) -> None:
 
 
 def _add_boot_record(iso: Any, loaders: boot.Loaders, path: Path) -> None:
-    """Make the ISO at `path` start from a USB stick too."""
+    """Make the ISO at `path` bootable from a USB stick too."""
     per_block = BLOCK // SECTOR
 
     def place(name: str) -> tuple[int, int]:
@@ -181,7 +181,7 @@ def _add_boot_record(iso: Any, loaders: boot.Loaders, path: Path) -> None:
 
 
 def _iso_path(path: str) -> str:
-    """The ISO 9660 name of a file that loaders open."""
+    """Return the ISO 9660 name of a file that loaders open."""
     return "/" + path.upper() + ";1"
 
 
@@ -201,7 +201,7 @@ def _add(iso: Any, names: _IsoNames, path: str, node: Node, files: dict[Path, Bi
         record = iso.get_record(iso_path=iso_path)
         _own(record, node)
         if node.kind is Kind.DIRECTORY:
-            _own(record.children[0], node)  # ".": where Linux looks for a folder's owner
+            _own(record.children[0], node)  # ".", where Linux looks for a folder's owner
 
 
 def _open(blob: Blob, files: dict[Path, BinaryIO], stack: ExitStack) -> Any:

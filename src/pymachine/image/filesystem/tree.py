@@ -1,7 +1,7 @@
-"""A file tree held as data: names, modes and owners in memory, contents in files beside it.
+"""A file tree as data: names, modes and owners in memory, contents in spool files.
 
-Unpacking as an ordinary user cannot make root's files, setuid programs or devices; so nothing is unpacked at all.
-A path has no leading slash (``usr/bin/sudo``); the root is the empty string.
+An ordinary user cannot create root's files or setuid programs, so packages are not unpacked to the disk.
+A path has no leading slash (``usr/bin/sudo``). The root is the empty string.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-# What Debian moved into /usr (the "merged /usr"). Packages of other origin may still name the old places.
+# Folders that Debian moved into /usr ("merged /usr"). Other packages may still use the old paths.
 MERGED = frozenset({"bin", "sbin", "lib", "lib32", "lib64", "libx32", "libo32"})
 
 
 class Kind(enum.Enum):
-    """What a path is."""
+    """The type of a path."""
 
     FILE = "file"
     DIRECTORY = "directory"
@@ -34,11 +34,11 @@ class Blob:
 
     @classmethod
     def of(cls, data: bytes) -> Blob:
-        """Contents that are held in memory."""
+        """Return a blob in memory."""
         return cls(length=len(data), data=data)
 
     def read(self) -> bytes:
-        """All of it."""
+        """Return all bytes."""
         if self.path is None:
             return self.data
         with self.path.open("rb") as file:
@@ -59,26 +59,26 @@ class Node:
 
     @classmethod
     def file(cls, data: bytes | Blob, *, mode: int = 0o644) -> Node:
-        """A regular file of root's."""
+        """Return a regular file owned by root."""
         return cls(Kind.FILE, mode, blob=data if isinstance(data, Blob) else Blob.of(data))
 
     @classmethod
     def directory(cls, *, mode: int = 0o755) -> Node:
-        """A directory of root's."""
+        """Return a directory owned by root."""
         return cls(Kind.DIRECTORY, mode)
 
     @classmethod
     def link(cls, target: str) -> Node:
-        """A symbolic link."""
+        """Return a symbolic link."""
         return cls(Kind.LINK, 0o777, target=target)
 
     def contents(self) -> bytes:
-        """A regular file's contents; nothing for other kinds."""
+        """Return a regular file's contents; empty for other kinds."""
         return b"" if self.blob is None else self.blob.read()
 
 
 class Tree:
-    """Paths and their nodes. Later ones replace earlier ones; missing parents are made."""
+    """Paths and their nodes. A later node replaces an earlier one, and missing parents are created."""
 
     def __init__(self) -> None:
         self._nodes: dict[str, Node] = {"": Node.directory()}
@@ -93,11 +93,11 @@ class Tree:
         return len(self._nodes)
 
     def get(self, path: str) -> Node | None:
-        """The node at `path`, or None."""
+        """Return the node at `path`, or None."""
         return self._nodes.get(path)
 
     def put(self, path: str, node: Node) -> None:
-        """Set what `path` is. A directory laid over a directory changes its mode; over the merged links, nothing."""
+        """Set the node at `path`. A directory does not replace a link of the merged /usr."""
         path = in_merged_usr(path)
         if node.kind is Kind.DIRECTORY and path in MERGED:
             return
@@ -107,28 +107,28 @@ class Tree:
         self._nodes[path] = node
 
     def change(self, path: str, *, mode: int, uid: int, gid: int) -> None:
-        """Give an existing path another mode and owner."""
+        """Change the mode and owner of an existing path."""
         self._nodes[path] = replace(self._nodes[path], mode=mode, uid=uid, gid=gid)
 
     def remove(self, path: str) -> None:
-        """Take away `path` and all below it."""
+        """Remove `path` and everything below it."""
         for name in [name for name in self._nodes if name == path or name.startswith(path + "/")]:
             del self._nodes[name]
 
     def walk(self) -> Iterator[tuple[str, Node]]:
-        """Every path but the root, parents before children, in an order that depends on the names alone."""
+        """Yield every path except the root, parents before children, in an order that depends only on the names."""
         for path in sorted(self._nodes):
             if path:
                 yield path, self._nodes[path]
 
     def below(self, folder: str) -> Iterator[tuple[str, Node]]:
-        """Every path under `folder`, in order."""
+        """Yield every path under `folder`, in order."""
         prefix = folder + "/"
         for path in sorted(name for name in self._nodes if name.startswith(prefix)):
             yield path, self._nodes[path]
 
 
 def in_merged_usr(path: str) -> str:
-    """`path` as it is once /bin, /sbin and /lib* are links into /usr."""
+    """Return the path with /bin, /sbin and /lib* moved into /usr."""
     first, slash, _ = path.partition("/")
     return f"usr/{path}" if slash and first in MERGED else path

@@ -1,8 +1,8 @@
-"""Kernel and RAM disk for hypervisors that are given them as files, so that a host's machines share their pages.
+"""Pack kernel and RAM disk for hypervisors that load them as files, so that machines share their memory pages.
 
-QEMU keeps a copy of its own of the file that is its ``-kernel``, for as long as a machine runs, but maps the one that
-is its ``-initrd``. So the kernel comes behind the RAM disk, and in its place is a loader that moves it to where it
-belongs and starts it, which a kernel does not notice.
+While a machine runs, QEMU keeps a copy of its ``-kernel`` file, but maps its ``-initrd`` file. So the kernel is
+appended to the RAM disk and replaced by a small loader, which moves it to its address and starts it. The kernel does
+not notice.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 from pymachine.image.errors import PackageError
 from pymachine.image.layout import INITRD, KERNEL
 
-# Fields of the setup header and of the boot parameters that begin with it, by their offsets; the source of all that is
-# told here of them: Documentation/arch/x86/boot.rst of Linux.
+# Offsets of fields in the setup header, with which the boot parameters begin. Source of everything about them here:
+# Documentation/arch/x86/boot.rst of Linux.
 _SETUP_SECTORS = 0x1F1
 _SYSSIZE = 0x1F4
 _MAGIC = 0x202
@@ -29,21 +29,21 @@ _MAGIC_WORD = b"HdrS"
 _SECTOR = 512
 _PARAGRAPH = 16
 _PAGE = 4096
-# The preferred address came with it.
+# The first version with the preferred address.
 _OLDEST_VERSION = 0x20A
 
 
 def write(kernel: bytes, ramdisk: bytes, folder: Path, *, architecture: str) -> None:
-    """Write what `pack` makes of the two into an image's `folder`."""
+    """Pack kernel and RAM disk, and write both files into an image's `folder`."""
     for name, data in zip((KERNEL, INITRD), pack(kernel, ramdisk, architecture=architecture), strict=True):
         (folder / name).write_bytes(data)
 
 
 def pack(kernel: bytes, ramdisk: bytes, *, architecture: str) -> tuple[bytes, bytes]:
-    """What to give a hypervisor as its kernel and its RAM disk, so that `kernel` starts with `ramdisk`.
+    """Return the kernel and RAM disk to pass to a hypervisor, so that `kernel` starts with `ramdisk`.
 
-    Both as they are where there is nothing to gain: Linux on other architectures than amd64 is not loaded in two parts.
-    Raises `PackageError` if `kernel` is not what Linux's boot protocol says.
+    Both are returned unchanged on other architectures than amd64, where Linux is not loaded in two parts.
+    Raises `PackageError` if `kernel` does not follow Linux's boot protocol.
     """
     if architecture != "amd64":
         return kernel, ramdisk
@@ -51,7 +51,7 @@ def pack(kernel: bytes, ramdisk: bytes, *, architecture: str) -> tuple[bytes, by
     version = struct.unpack_from("<H", header, _VERSION)[0]
     if header[_MAGIC : _MAGIC + len(_MAGIC_WORD)] != _MAGIC_WORD or version < _OLDEST_VERSION:
         raise PackageError("the kernel is not a bzImage of Linux", hint="The recipe needs another package of it.")
-    # The part that starts in real mode, and asks the firmware about the machine, stays: it ends by entering the other.
+    # The real-mode part, which queries the firmware, stays. It ends by entering the protected-mode part.
     setup_size = (header[_SETUP_SECTORS] + 1) * _SECTOR
     setup, protected = bytearray(kernel[:setup_size]), _padded(kernel[setup_size:], _PAGE)
     front = _padded(ramdisk, _PAGE)
@@ -64,10 +64,10 @@ def pack(kernel: bytes, ramdisk: bytes, *, architecture: str) -> tuple[bytes, by
 
 
 def _loader(*, address: int, offset: int, size: int, ramdisk_size: int) -> bytes:
-    """Code for the 32-bit entry of the boot protocol: esi has the boot parameters, all segments are flat.
+    """Return machine code for the boot protocol's 32-bit entry: esi has the boot parameters, and all segments are flat.
 
-    It moves the `size` bytes that are `offset` bytes into the RAM disk to `address`, makes the RAM disk as short as it
-    should be, and enters the kernel with the registers as it found them.
+    It moves `size` bytes at `offset` in the RAM disk to `address`, corrects the RAM disk's size, and enters the kernel
+    with unchanged registers.
     """
     parts = (
         (b"\xfc", ()),  # cld

@@ -1,6 +1,6 @@
-"""kmod's indices (``modules.dep.bin`` and the like): a trie on disk, big-endian, as depmod(8) of kmod writes it.
+"""Write kmod's indices (``modules.dep.bin`` and similar): a big-endian trie, as kmod's depmod(8) writes it.
 
-kmod's modprobe reads only these, not the texts beside them. Source: ``libkmod/libkmod-index.c`` of kmod.
+kmod's modprobe reads only these, not the text files. Source: ``libkmod/libkmod-index.c`` of kmod.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _Node:
 
 
 def normalize_alias(alias: str) -> str:
-    """An alias with underscores, outside brackets, where a dash could be: so kmod asks for it."""
+    """Replace the dashes outside brackets by underscores, as kmod does before a lookup."""
     parts = []
     inside = False
     for character in alias:
@@ -35,7 +35,7 @@ def normalize_alias(alias: str) -> str:
 
 
 def build(entries: Iterable[tuple[str, str]]) -> bytes:
-    """The index in which each key finds its values, in the order in which they were given (its priority)."""
+    """Return the index of these (key, value) pairs. Their order is their priority."""
     root = _Node()
     priorities: dict[int, list[int]] = {}
     for priority, (key, value) in enumerate(entries):
@@ -52,7 +52,7 @@ def build(entries: Iterable[tuple[str, str]]) -> bytes:
 
 
 def _write(node: _Node, prefix: bytes, out: bytearray, priorities: dict[int, list[int]]) -> int:
-    """Append `node` after its children, and return its offset with the flags of its parts."""
+    """Append `node` after its children, and return its offset and flags."""
     while len(node.children) == 1 and not node.values:
         ((character, node),) = node.children.items()
         prefix += bytes([character])

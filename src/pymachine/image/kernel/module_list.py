@@ -37,7 +37,7 @@ MODULES = (
     "drivers/virt/{vmgenid,vboxguest/*}",
     "drivers/virt/coco/*",
     "fs/vboxsf/*",
-    # the rest of a small machine
+    # other modules for small machines
     "arch/*/crypto/*",
     "crypto/*",
     "lib/{crc*,crypto/*,libcrc32c,lru_cache,lz4/*,raid6/*,reed_solomon/*,ts_*,xxhash,zlib_*,zstd/*,objagg,parman}",

@@ -1,6 +1,6 @@
-"""Kernel modules: which ones are kept, and the tables that modprobe reads, made from their ``.modinfo``.
+"""Select kernel modules, and write modprobe's tables from the modules' ``.modinfo``.
 
-What depmod(8) would write is made here from the modules themselves, since depmod belongs to the guest.
+This does the work of depmod(8), which the host may not have.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
 
 @dataclass(frozen=True)
 class Module:
-    """One module: where it is (below the version's folder, uncompressed name), its contents and its modinfo."""
+    """One module: its uncompressed path below the version's folder, its contents and its modinfo."""
 
     path: str
     data: bytes
@@ -31,11 +31,11 @@ class Module:
 
     @property
     def name(self) -> str:
-        """As the kernel calls it."""
+        """The kernel's name for it."""
         return module_name(self.path)
 
     def values(self, key: str) -> list[str]:
-        """All values of one modinfo key."""
+        """Return all values of one modinfo key."""
         return [value for name, value in self.info if name == key]
 
     @property
@@ -45,23 +45,23 @@ class Module:
 
     @property
     def softdeps(self) -> list[str]:
-        """The names of the modules that it wants loaded, before or after it."""
+        """The names of the modules that should be loaded before or after it."""
         words = [word for text in self.values("softdep") for word in text.split()]
         return [normalize_name(word) for word in words if word not in {"pre:", "post:"}]
 
 
 def normalize_name(name: str) -> str:
-    """A module's name with underscores, as the kernel has it."""
+    """Return a module's name with underscores, as the kernel writes it."""
     return name.replace("-", "_")
 
 
 def module_name(path: str) -> str:
-    """The kernel's name for the module in the file at `path`."""
+    """Return the kernel's name for the module in the file at `path`."""
     return normalize_name(path.rpartition("/")[2].partition(".ko")[0])
 
 
 def modinfo(data: bytes) -> tuple[tuple[str, str], ...]:
-    """The keys and values in the ``.modinfo`` section of a 64-bit little-endian ELF object."""
+    """Return the keys and values in the ``.modinfo`` section of a 64-bit little-endian ELF object."""
     if data[:6] != b"\x7fELF\x02\x01":
         raise PackageError("a kernel module is not a 64-bit little-endian ELF object")
     try:
@@ -85,7 +85,7 @@ def _section(data: bytes, name: bytes) -> bytes:
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
-    """`pattern` for each of the words between its braces, as a shell would."""
+    """Expand the braces in `pattern`, as a shell does."""
     before, brace, rest = pattern.partition("{")
     if not brace:
         yield pattern
@@ -96,8 +96,8 @@ def expand_braces(pattern: str) -> Iterator[str]:
 
 
 def select(paths: Iterable[str], patterns: Sequence[str]) -> list[str]:
-    """Those of `paths` (below ``kernel/``) that a pattern matches, in order."""
-    # One expression for all patterns: thousands of modules by hundreds of patterns would take a second.
+    """Return those of `paths` (below ``kernel/``) that match a pattern, in order."""
+    # One expression for all patterns: matching thousands of modules with hundreds of patterns would take a second.
     matches = re.compile("|".join(translate(single) for pattern in patterns for single in expand_braces(pattern))).match
     return sorted(path for path in paths if matches(_stem(path)))
 
@@ -107,7 +107,7 @@ def _stem(path: str) -> str:
 
 
 def kernel_version(tree: Tree) -> str:
-    """The one kernel's version. Raises `RecipeError` if there is none, or more than one."""
+    """Return the kernel's version. Raises `RecipeError` unless there is exactly one kernel."""
     versions = sorted({path.split("/")[3] for path, _ in tree.below(ROOT) if path.count("/") >= 3})
     if len(versions) != 1:
         raise RecipeError(f"an image has one kernel, not {len(versions)}: {', '.join(versions)}")
@@ -115,7 +115,7 @@ def kernel_version(tree: Tree) -> str:
 
 
 def prune(tree: Tree, patterns: Sequence[str]) -> dict[str, Module]:
-    """Leave in `tree` only the modules that match and what those need, uncompressed, with modprobe's tables."""
+    """Keep only matching modules and their dependencies in `tree`, uncompressed, and add modprobe's tables."""
     base = f"{ROOT}/{kernel_version(tree)}"
     found = {path.removeprefix(base + "/"): node for path, node in tree.below(f"{base}/kernel") if ".ko" in path}
     kept = load(found, select(found, patterns))
@@ -131,7 +131,7 @@ def prune(tree: Tree, patterns: Sequence[str]) -> dict[str, Module]:
 
 
 def load(found: Mapping[str, Node], wanted: Iterable[str]) -> dict[str, Module]:
-    """The `wanted` modules by name, and those that they depend on, ordered by path."""
+    """Return the `wanted` modules and their dependencies by name, ordered by path."""
     by_name = {module_name(path): path for path in found}
     queue = list(wanted)
     loaded: dict[str, Module] = {}
@@ -156,9 +156,9 @@ def _load(path: str, node: Node) -> Module:
 
 
 def in_load_order(modules: Mapping[str, Module], names: Iterable[str]) -> list[Module]:
-    """The modules of those names and all that they depend on, each after its own dependencies.
+    """Return the modules of these names and their dependencies, each module after its own dependencies.
 
-    Names that are not there are left out: they are built into the kernel, or not of this architecture.
+    Unknown names are skipped: they are built into the kernel, or missing on this architecture.
     """
     ordered: dict[str, Module] = {}
 
@@ -176,7 +176,7 @@ def in_load_order(modules: Mapping[str, Module], names: Iterable[str]) -> list[M
 
 
 def modprobe_tables(modules: Mapping[str, Module], builtin: Builtin) -> dict[str, bytes]:
-    """The contents of modprobe's tables by file name: as text, and as the indices that kmod reads instead."""
+    """Return modprobe's tables by file name: as text, and as the indices that kmod reads."""
     needs = {module.name: _dep_line(modules, module) for module in modules.values()}
     aliases = [(value, module.name) for module in modules.values() for value in module.values("alias")]
     softdeps = (f"softdep {module.name} {value}" for module in modules.values() for value in module.values("softdep"))
@@ -186,7 +186,7 @@ def modprobe_tables(modules: Mapping[str, Module], builtin: Builtin) -> dict[str
         "modules.alias": _text(f"alias {alias} {name}" for alias, name in aliases),
         "modules.alias.bin": kmod_index.build((kmod_index.normalize_alias(alias), name) for alias, name in aliases),
         "modules.softdep": _text(softdeps),
-        "modules.symbols.bin": kmod_index.build(()),  # looked up only for names that begin with "symbol:"
+        "modules.symbols.bin": kmod_index.build(()),  # only used for names that begin with "symbol:"
         "modules.builtin.bin": kmod_index.build((name, "") for name in builtin.names),
         "modules.builtin.alias.bin": kmod_index.build(
             (kmod_index.normalize_alias(alias), name) for alias, name in builtin.aliases
@@ -195,7 +195,7 @@ def modprobe_tables(modules: Mapping[str, Module], builtin: Builtin) -> dict[str
 
 
 def _dep_line(modules: Mapping[str, Module], module: Module) -> str:
-    # depmod's order: the nearest dependency first; modprobe inserts from the end.
+    # depmod's order has the nearest dependency first. modprobe inserts modules from the end.
     needed = [other.path for other in reversed(in_load_order(modules, [module.name])) if other is not module]
     return f"{module.path}:{''.join(' ' + path for path in needed)}"
 
@@ -206,14 +206,14 @@ def _text(lines: Iterable[str]) -> bytes:
 
 @dataclass(frozen=True)
 class Builtin:
-    """What is built into the kernel: the names of such modules, and (alias, name) pairs."""
+    """The modules built into the kernel: their names, and (alias, name) pairs."""
 
     names: tuple[str, ...]
     aliases: tuple[tuple[str, str], ...]
 
 
 def read_builtin(listing: bytes, info: bytes) -> Builtin:
-    """From the kernel package's modules.builtin (paths) and modules.builtin.modinfo (``name.key=value``)."""
+    """Parse the kernel package's modules.builtin (paths) and modules.builtin.modinfo (``name.key=value``)."""
     pairs = (entry.decode("utf-8", "replace").partition("=") for entry in info.split(b"\0"))
     aliases = tuple(
         (value, name) for left, _, value in pairs for name, _, key in [left.partition(".")] if key == "alias"
