@@ -50,7 +50,7 @@ class Trial:
 
 
 def choose(asked: str, trial: Trial, *, reporter: Reporter) -> str:
-    """The accelerator to use: `asked`, or the host's if that is ``auto`` and it works, or ``tcg``.
+    """Return the accelerator to use: `asked`, or if that is ``auto``, the host's if it works, else ``tcg``.
 
     Says so when it is software emulation against expectation. Raises `AcceleratorError` if `asked` is one that does
     not work.

@@ -34,8 +34,8 @@ MOST_CPUS = 255
 MOST_MEMORY_MIB = 16 << 20
 MOST_DISK_MB = 64 << 20
 
-# What an import copies from the export. Address and ids (None) are chosen again. Accelerator, program and the image's
-# source depend on this host.
+# The fields that an import copies from the export. Address and ids (None) are chosen again. Accelerator, program and
+# the image's source depend on this host.
 PORTABLE: dict[str, PortableField | None] = {
     "CPU": PortableField(kind=int, least=1, most=MOST_CPUS),
     "Memory": PortableField(kind=int, least=LEAST_MEMORY_MIB, most=MOST_MEMORY_MIB),

@@ -35,7 +35,7 @@ MOST_DISK_MB = 64 << 20
 _SWITCH = PortableField(kind=bool)
 _NIC_TYPE = PortableField(kind=str, pattern="|".join(NIC_TYPES))
 _DIGEST = PortableField(kind=str, pattern="[0-9a-f]{64}|")
-# What an import copies from the export. Addresses and ids (None) are chosen again.
+# The fields that an import copies from the export. Addresses and ids (None) are chosen again.
 PORTABLE: dict[str, PortableField | None] = {
     "CPU": PortableField(kind=int, least=1, most=MOST_CPUS),
     "Memory": PortableField(kind=int, least=LEAST_MEMORY_MIB, most=MOST_MEMORY_MIB),

@@ -39,8 +39,8 @@ class TestLiveSession(LiveDriverContract):
         log = self.live.machine.directory / "ports.log"
         wait_for(lambda: "following the guest" in log.read_text(), "the port forwarder")
 
-    def test_remove_leaves_nothing_and_may_be_repeated(self) -> None:
-        super().test_remove_leaves_nothing_and_may_be_repeated()
+    def test_remove_leaves_nothing_and_can_be_repeated(self) -> None:
+        super().test_remove_leaves_nothing_and_can_be_repeated()
         assert virsh("list", "--all", "--name", uri=SESSION) == ""
         assert virsh("vol-list", "default", uri=SESSION) == ""
         log = self.live.machine.directory / "ports.log"

@@ -53,10 +53,10 @@ class TestLiveLibvirt(LiveDriverContract):
             assert re.search(f"<host mac='{mac}' name='contract' ip='{address}'", xml)
         assert re.search(rf"{mac} +ipv4 +{re.escape(address)}/", virsh("net-dhcp-leases", "default"))
 
-    def test_remove_leaves_nothing_and_may_be_repeated(self) -> None:
+    def test_remove_leaves_nothing_and_can_be_repeated(self) -> None:
         name = self.live.machine.name
         assert name in virsh("list", "--all", "--name")
-        super().test_remove_leaves_nothing_and_may_be_repeated()
+        super().test_remove_leaves_nothing_and_can_be_repeated()
         assert name not in virsh("list", "--all", "--name")
         assert "<host" not in virsh("net-dumpxml", "default")
         assert virsh("vol-list", "default") == ""

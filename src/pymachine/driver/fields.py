@@ -20,7 +20,7 @@ LAST_SECOND = 253402300799
 _SHOWN_CHARACTERS = 80
 # Characters that OpenSSH accepts in a user's name. Jump hosts have users such as ``anna:target``.
 _USER = re.compile(r"(?![-#])[^\s'`\";&<>|(){}/]*[^\s'`\";&<>|(){}/\\]\Z")
-# Names, names with underscores, and addresses with a zone.
+# Includes names with underscores, and addresses with a zone.
 _HOST = re.compile(r"(?!-)[\w.:%-]+\Z")
 _IPV4 = re.compile(r"(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.|\Z)){4}(?<!\.)\Z", re.ASCII)
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
@@ -131,19 +131,19 @@ DISK_MB = integer(1, 1 << 32)
 
 
 def one_of(*words: str) -> Field:
-    """Return a field that is one of `words`, in letters of either case."""
+    """Return a field that is one of `words`, ignoring case."""
     known = {word.lower() for word in words}
     named = ", ".join(word for word in words if word)
     return Field(f"one of {named}", lambda value: isinstance(value, str) and value.lower() in known)
 
 
 def matching(pattern: re.Pattern[str], expected: str) -> Field:
-    """Return a field that is a text which `pattern` matches."""
+    """Return a field that is a text matching `pattern`."""
     return Field(expected, lambda value: isinstance(value, str) and pattern.match(value) is not None)
 
 
 def section(fields: Mapping[str, Field]) -> Field:
-    """Return a field that is an object with these fields, each of which may be missing, and no others."""
+    """Return a field that is an object with some of these fields and no others."""
     return Field(
         f"an object of {', '.join(fields)}",
         lambda value: (

@@ -1,4 +1,4 @@
-"""Machine names: which ones `create` allows, which ones can be a folder, and the host name of each."""
+"""Check machine names, and derive host names from them."""
 
 from __future__ import annotations
 

@@ -66,14 +66,14 @@ class DriverContract:
         ref = reference(folder, name)
         return self.driver(ref, dict(self.driver.configure(ref, defaults(self.driver, **self.changed), [])))
 
-    def test_says_what_it_is(self) -> None:
+    def test_info_is_complete(self) -> None:
         info = self.driver.info
         assert info.api_version == API_VERSION
         assert re.fullmatch(r"[a-z][a-z0-9-]*", info.name)
         assert info.summary
         assert isinstance(info.capabilities, Capability)
 
-    def test_options_are_data_that_a_command_line_can_show(self) -> None:
+    def test_options_fit_a_command_line(self) -> None:
         names = [option.name for option in self.driver.options()]
         assert len(names) == len(set(names))
         for option in self.driver.options():
@@ -82,17 +82,17 @@ class DriverContract:
             assert option.env is None or re.fullmatch(r"[A-Z][A-Z0-9_]*", option.env), option.name
             assert option.default is None or isinstance(option.default, _TYPES[option.kind]), option.name
 
-    def test_health_is_quick_and_says_how_to_mend(self) -> None:
+    def test_health_is_fast_and_names_a_fix(self) -> None:
         began = time.monotonic()
         health = self.driver.health()
         assert time.monotonic() - began < HEALTH_SECONDS
         assert health.usable or (health.problem and health.fix)
 
-    def test_configuration_is_json_and_survives_it(self, tmp_path: Path) -> None:
+    def test_configuration_survives_json(self, tmp_path: Path) -> None:
         config = self.make(tmp_path).config
         assert json.loads(json.dumps(config)) == config
 
-    def test_what_it_configures_may_travel(self, tmp_path: Path) -> None:
+    def test_configuration_may_be_imported(self, tmp_path: Path) -> None:
         driver = self.make(tmp_path)
         if isinstance(driver, ConfigPortable):
             for key, field in driver.portable_fields().items():
@@ -111,15 +111,15 @@ class DriverContract:
         ref = reference(tmp_path, "two")
         values = defaults(self.driver, **self.changed)
         second = self.driver(ref, dict(self.driver.configure(ref, values, [first.config])))
-        ours, theirs = first.endpoint(), second.endpoint()
-        assert (ours.address, ours.docker_port) != (theirs.address, theirs.docker_port)
+        one, two = first.endpoint(), second.endpoint()
+        assert (one.address, one.docker_port) != (two.address, two.docker_port)
 
     def test_address_is_known_before_create(self, tmp_path: Path) -> None:
         if Capability.FIXED_ADDRESS in self.driver.info.capabilities:
             driver = self.make(tmp_path)
             assert driver.endpoint() == reread(driver).endpoint()
 
-    def test_removing_what_was_never_made_succeeds(self, tmp_path: Path) -> None:
+    def test_removing_a_machine_that_was_never_created_succeeds(self, tmp_path: Path) -> None:
         driver = self.make(tmp_path)
         driver.remove()
         driver.remove()
@@ -140,7 +140,7 @@ class LiveDriverContract(DriverContract):
     def test_a_machine_that_was_not_created_is_stopped(self, tmp_path: Path) -> None:
         assert self.make(tmp_path).state() is State.STOPPED
 
-    def test_create_brings_it_up(self, tmp_path_factory: Any) -> None:
+    def test_create_starts_the_machine(self, tmp_path_factory: Any) -> None:
         driver = self.make(tmp_path_factory.mktemp("live"))
         type(self).live = driver
         driver.precreate_check()
@@ -148,7 +148,7 @@ class LiveDriverContract(DriverContract):
         assert driver.state() is State.RUNNING
         assert driver.endpoint().address
 
-    def test_another_process_sees_it(self) -> None:
+    def test_another_process_sees_the_machine(self) -> None:
         other = reread(self.live)
         began = time.monotonic()
         assert other.state() is State.RUNNING
@@ -165,11 +165,11 @@ class LiveDriverContract(DriverContract):
         if Capability.FIXED_ADDRESS in self.driver.info.capabilities:
             assert self.live.endpoint() == before
 
-    def test_kill_is_at_once(self) -> None:
+    def test_kill_is_immediate(self) -> None:
         self.live.kill()
         assert reread(self.live).state() is State.STOPPED
 
-    def test_remove_leaves_nothing_and_may_be_repeated(self) -> None:
+    def test_remove_leaves_nothing_and_can_be_repeated(self) -> None:
         self.live.remove()
         assert reread(self.live).state() is State.STOPPED
         self.live.remove()
