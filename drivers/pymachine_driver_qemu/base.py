@@ -158,8 +158,8 @@ class QemuMachine(Driver):
             spec, self.machine.name, self._folder, listen=self._listen_address, timings=request.timings
         )
         boot.deliver(started, self._folder, self.endpoint(), request, deadline=deadline, reporter=self.reporter)
-        with boot.news(started.sockets) as news:
-            forwarder_process.start(self._folder, self._listen_address, news=news)
+        with boot.report_socket(started.sockets) as reports:
+            forwarder_process.start(self._folder, self._listen_address, reports=reports)
 
 
 def image_of(request: BootRequest) -> ImageFiles:

@@ -80,7 +80,7 @@ def deliver(
         port.deliver(tar, deadline=deadline, task=task, timings=request.timings)
 
 
-def news(sockets: Path) -> socket.socket:
+def report_socket(sockets: Path) -> socket.socket:
     """Return the socket on which the guest reports its containers. Raises `qmp.QmpError`.
 
     See `pymachine.driver.kit.identity_channel.CONTAINERS_PORT`.

@@ -24,10 +24,10 @@ SETTINGS = "ports.json"
 _WAIT = 'all=$(ulimit -v); ulimit -S -v 65536; while read -r line; do (ulimit -S -v "$all"; exec "$@") || sleep 5; done'
 
 
-def start(folder: Path, listen: ListenAddress, *, news: socket.socket) -> None:
+def start(folder: Path, listen: ListenAddress, *, reports: socket.socket) -> None:
     """Start a forwarder in the background, which ends with the machine's QEMU.
 
-    It waits for the first line from `news`. Raises `DriverError` if it cannot start.
+    It waits for the first line from `reports`. Raises `DriverError` if it cannot start.
     """
     fields = {
         "address": listen.address,
@@ -44,6 +44,6 @@ def start(folder: Path, listen: ListenAddress, *, news: socket.socket) -> None:
     # -P: do not search the working directory for modules.
     argv = [sys.executable, "-P", "-m", "pymachine_driver_qemu.ports", str(folder)]
     waiting = ["/bin/sh", "-c", _WAIT, "pymachine-ports", *argv]
-    forwarder = process.spawn(waiting, log=folder / LOG, environment={}, stdin=news.fileno())
+    forwarder = process.spawn(waiting, log=folder / LOG, environment={}, stdin=reports.fileno())
     # Prevent the warning about a child that was not waited for: the forwarder runs as long as QEMU.
     forwarder.returncode = 0

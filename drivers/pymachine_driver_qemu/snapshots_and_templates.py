@@ -51,7 +51,7 @@ class CopyableMachine(QemuMachine):
             crashes.ended_on_failure(self.kill),
         ):
             began = time.monotonic()
-            news = template.resume(
+            reports = template.resume(
                 spec,
                 folder.absolute(),
                 self.machine.name,
@@ -62,8 +62,8 @@ class CopyableMachine(QemuMachine):
                 reporter=self.reporter,
             )
             request.timings["resume"] = round(time.monotonic() - began, 2)
-            with news:
-                forwarder_process.start(self._folder, self._listen_address, news=news)
+            with reports:
+                forwarder_process.start(self._folder, self._listen_address, reports=reports)
 
     # -- snapshots ---------------------------------------------------------------------------------------------
 
@@ -97,8 +97,8 @@ class CopyableMachine(QemuMachine):
                     spec, self.machine.name, self._folder, self._listen_address, folder, facts, self.endpoint(),
                     request, reporter=self.reporter,
                 )  # fmt: skip
-                with boot.news(sockets) as news:
-                    forwarder_process.start(self._folder, self._listen_address, news=news)
+                with boot.report_socket(sockets) as reports:
+                    forwarder_process.start(self._folder, self._listen_address, reports=reports)
 
     def commit_restore(self) -> None:
         """Delete the replaced disk and image."""
@@ -133,8 +133,8 @@ class CopyableMachine(QemuMachine):
                 control.execute("cont")
             is_followed = boot.is_followed(control)
         if not is_followed and self.state() is State.RUNNING:
-            with boot.news(sockets) as news:
-                forwarder_process.start(self._folder, self._listen_address, news=news)
+            with boot.report_socket(sockets) as reports:
+                forwarder_process.start(self._folder, self._listen_address, reports=reports)
 
     # -- copies ------------------------------------------------------------------------------------------------
 

@@ -86,7 +86,7 @@ def _boot_and_freeze(spec: MachineSpec, folder: Path, request: BootRequest, repo
 
 def _freeze(folder: Path, started: boot.Started, request: BootRequest, reporter: Reporter) -> None:
     sockets = started.sockets
-    with boot.channel(started, folder) as port, boot.news(sockets):
+    with boot.channel(started, folder) as port, boot.report_socket(sockets):
         with reporter.task("Waiting for the template to start") as task:
             port.send_seed(request.seed, deadline=Deadline(request.timeout), task=task)
         # Keep the ports connected while the state is saved, since a resumed guest must find them so.
@@ -129,7 +129,7 @@ def resume(
         sockets = started.sockets
         # Connect the ports before the state is loaded, in which they are connected.
         with boot.channel(started, folder) as port, ExitStack() as kept:
-            news = kept.enter_context(boot.news(sockets))
+            reports = kept.enter_context(boot.report_socket(sockets))
             with qmp.Qmp(sockets / runtime.CONTROL) as monitor, (template / STATE).open("rb") as state:
                 migration.load(monitor, state, without_memory=True, seconds=deadline.remaining())
                 monitor.execute("cont")
@@ -138,7 +138,7 @@ def resume(
                     tar, seed=request.seed, wait_for_engine=request.wait_for_engine, deadline=deadline, task=task
                 )
             kept.pop_all()
-            return news
+            return reports
 
 
 @contextmanager

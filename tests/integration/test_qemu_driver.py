@@ -303,7 +303,7 @@ def test_the_port_forwarder_follows_reports_and_ends_with_its_machine(running: D
 
     folder, endpoint = running.machine.directory, running.endpoint()
     listen = listen_address.ListenAddress(endpoint.address, endpoint.docker_port, endpoint.ssh_port)
-    guest, news = socket.socketpair()
+    guest, reports = socket.socketpair()
 
     def problems() -> dict[int, str]:
         return {port.port: port.problem for port in forwarded_ports.load(folder)}
@@ -313,8 +313,8 @@ def test_the_port_forwarder_follows_reports_and_ends_with_its_machine(running: D
         guest.sendall(f"listening{sockets}\n".encode())
 
     with guest, socket.create_server((listen.address, 23461)) as other:
-        with news:
-            forwarder_process.start(folder, listen, news=news)
+        with reports:
+            forwarder_process.start(folder, listen, reports=reports)
         # The shell takes the first line.
         report()
         report(23460, 23461, listen.ssh_port)

@@ -132,7 +132,7 @@ def test_a_guests_line_without_end_ends_the_shell_that_waits_for_one(tmp_path: P
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            forwarder_process.start(tmp_path, ListenAddress("127.0.0.1", 2376, 22022), news=theirs)
+            forwarder_process.start(tmp_path, ListenAddress("127.0.0.1", 2376, 22022), reports=theirs)
         with pytest.raises(OSError, match="Broken pipe|Connection reset"):
             for _ in range(1000):
                 ours.sendall(b"x" * 1024 * 1024)
@@ -151,7 +151,7 @@ def test_a_watcher_with_news_waits_for_them_and_ends_without(tmp_path: Path, mon
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                forwarder_process.start(folder, listen, news=theirs)
+                forwarder_process.start(folder, listen, reports=theirs)
             if folder.name == "told":
                 ours.sendall(b"containers\n")
                 until((tmp_path / "told.ran").exists, deadline=10, what="the watcher")
