@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pymachine.provision import distributions, remote, unit
-from pymachine.provision.distributions import Provisioner, choose, known
+from pymachine.provision.distributions import Provisioner, all_provisioners, choose
 from pymachine.provision.errors import (
     HostConfigError,
     InterruptedStepError,
@@ -24,7 +24,7 @@ from pymachine.provision.errors import (
     UnknownSystemError,
 )
 from pymachine.provision.facts import os_release
-from pymachine.provision.host import Host, InstallScript
+from pymachine.provision.host_setup import HostSetup, InstallScript
 from pymachine.provision.plan import EngineSettings
 from pymachine.provision.remote import Remote
 from pymachine.ssh.connection import ConnectionLostError
@@ -60,7 +60,7 @@ def wanted(**changed: Any) -> EngineSettings:
 def provision(fake: FakeHost, *, script: InstallScript | None = None, **changed: Any) -> list[str]:
     """Provision, check every script's syntax, and return what was said."""
     reporter = Remembering()
-    host = Host(Remote(fake, name="far", warn=[].append), reporter=reporter)
+    host = HostSetup(Remote(fake, name="far", warn=[].append), reporter=reporter)
     host.provision(wanted(**changed), install_script=lambda: script)
     return reporter.lines
 
@@ -85,7 +85,7 @@ def provision(fake: FakeHost, *, script: InstallScript | None = None, **changed:
     ],
 )
 def test_each_system_has_its_provisioner(kind: str, name: str) -> None:
-    assert choose(os_release(OS_RELEASE[kind]), known()).name == name
+    assert choose(os_release(OS_RELEASE[kind]), all_provisioners()).name == name
 
 
 def test_an_unknown_system_is_left_alone() -> None:
@@ -138,7 +138,7 @@ def test_the_engine_comes_with_the_systems_packages(kind: str, commands: list[st
 )
 def test_an_upgrade_is_of_what_is_installed_of_the_engine(kind: str, command: str) -> None:
     fake = FakeHost(kind, engine=True, init="openrc" if kind == "alpine" else "systemd")
-    Host(Remote(fake, name="far", warn=[].append), reporter=Remembering()).upgrade()
+    HostSetup(Remote(fake, name="far", warn=[].append), reporter=Remembering()).upgrade()
     (_, job), (_, restart) = fake.scripts
     assert command in job
     assert "-e containerd -e containerd.io -e runc" in job
@@ -148,7 +148,7 @@ def test_an_upgrade_is_of_what_is_installed_of_the_engine(kind: str, command: st
 def test_an_engine_that_is_part_of_its_system_is_not_upgraded() -> None:
     fake = FakeHost("flatcar", engine=True)
     with pytest.raises(ProvisionError, match="the engine is a part of flatcar"):
-        Host(Remote(fake, name="far", warn=[].append), reporter=Remembering()).upgrade()
+        HostSetup(Remote(fake, name="far", warn=[].append), reporter=Remembering()).upgrade()
     assert fake.scripts == []
 
 
@@ -410,7 +410,7 @@ def test_secrets_are_on_no_command_line() -> None:
 
 
 def restore(fake: FakeHost) -> bool:
-    return Host(Remote(fake, name="far", warn=[].append), reporter=Silent()).restore()
+    return HostSetup(Remote(fake, name="far", warn=[].append), reporter=Silent()).restore()
 
 
 def test_giving_back_a_host_that_was_not_touched_does_nothing() -> None:
@@ -495,9 +495,9 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
 
 def test_a_package_can_add_a_provisioner_and_its_own_comes_first(plugins: list[EntryPoint]) -> None:
     plugins.append(EntryPoint("mine", f"{__name__}:ADDED", distributions.GROUP))
-    assert choose({"ID": "void"}, known()) is ADDED
-    assert choose({"ID": "debian"}, known()) is ADDED
-    assert choose({"ID": "ubuntu", "ID_LIKE": "debian"}, known()).name == "ubuntu"
+    assert choose({"ID": "void"}, all_provisioners()) is ADDED
+    assert choose({"ID": "debian"}, all_provisioners()) is ADDED
+    assert choose({"ID": "ubuntu", "ID_LIKE": "debian"}, all_provisioners()).name == "ubuntu"
 
 
 @pytest.mark.parametrize(
@@ -506,4 +506,4 @@ def test_a_package_can_add_a_provisioner_and_its_own_comes_first(plugins: list[E
 def test_a_broken_plug_in_says_so(plugins: list[EntryPoint], value: str, says: str) -> None:
     plugins.append(EntryPoint("odd", value, distributions.GROUP))
     with pytest.raises(ProvisionError, match=says):
-        known()
+        all_provisioners()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pymachine.provision.errors import StepError
-from pymachine.provision.host import Host, InstallScript
+from pymachine.provision.host_setup import HostSetup, InstallScript
 from pymachine.provision.plan import EngineSettings
 from pymachine.provision.remote import Remote
 from pymachine.system.progress import Silent
@@ -21,9 +21,9 @@ OWN = '{"bip": "10.9.0.1/24", "labels": ["rack=7"]}\n'
 RELEASES = {"debian": 'ID=debian\nPRETTY_NAME="Debian"\n', "alpine": "ID=alpine\n"}
 
 
-def host(fake: LocalHost, *, warnings: list[str] | None = None) -> Host:
+def host(fake: LocalHost, *, warnings: list[str] | None = None) -> HostSetup:
     said = [] if warnings is None else warnings
-    return Host(Remote(fake, name="far", warn=said.append), reporter=Silent())
+    return HostSetup(Remote(fake, name="far", warn=said.append), reporter=Silent())
 
 
 def provision(

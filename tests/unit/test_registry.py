@@ -99,7 +99,7 @@ NOT_A_DRIVER_NAME = {
     ("ssh/openssh.py", "none"),
     ("driver/registry.py", "none"),
     ("driver/kit/identity_channel.py", "none"),
-    ("provision/host.py", "none"),
+    ("provision/host_setup.py", "none"),
     ("image/kernel/module_list.py", "drivers/firmware/qemu_fw_cfg"),
 }
 

@@ -58,12 +58,17 @@ class Provisioner:
     """None if the engine is part of the system."""
     packages: tuple[tuple[str, ...], ...] = ()
     """Sets of packages that contain the engine. The first set that can be installed completely is used."""
-    beside: tuple[str, ...] = ()
+    optional_packages: tuple[str, ...] = ()
     """Packages that are installed with the engine where the distribution has them."""
     service: Service = Service.SYSTEMD
     certificates: str = "/etc/docker"
     state: str = "/var/lib/pymachine"
     """The folder on the host that records its state before the changes."""
+
+    @property
+    def package_names(self) -> list[str]:
+        """The names in all sets of packages, and the optional packages."""
+        return list(dict.fromkeys([*(name for names in self.packages for name in names), *self.optional_packages]))
 
 
 APT = PackageManager(
@@ -131,17 +136,21 @@ BUILT_IN = (
         ids=("ubuntu",),
         manager=APT,
         packages=(("docker.io",),),
-        beside=("docker-cli", "ca-certificates"),
+        optional_packages=("docker-cli", "ca-certificates"),
     ),
     Provisioner(
         name="debian",
         ids=("debian", "raspbian"),
         manager=APT,
         packages=(("docker.io",),),
-        beside=("docker-cli", "ca-certificates"),
+        optional_packages=("docker-cli", "ca-certificates"),
     ),
     Provisioner(
-        name="fedora", ids=("fedora",), manager=DNF, packages=(("moby-engine",), ("docker-ce",)), beside=("docker-cli",)
+        name="fedora",
+        ids=("fedora",),
+        manager=DNF,
+        packages=(("moby-engine",), ("docker-ce",)),
+        optional_packages=("docker-cli",),
     ),
     # Their own archives have no engine. It comes from Docker's repository or another configured one.
     Provisioner(
@@ -162,13 +171,13 @@ BUILT_IN = (
         ids=("alpine",),
         manager=APK,
         packages=(("docker-engine",), ("docker",)),
-        beside=("docker-cli", "ca-certificates"),
+        optional_packages=("docker-cli", "ca-certificates"),
         service=Service.OPENRC,
     ),
 )
 
 
-def known() -> list[Provisioner]:
+def all_provisioners() -> list[Provisioner]:
     """Return every provisioner in the order in which they are tried. Raises `ProvisionError` for a broken plug-in."""
     found: list[Provisioner] = []
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
@@ -204,6 +213,6 @@ def choose(os_release: Mapping[str, str], provisioners: Sequence[Provisioner]) -
     )
 
 
-def folders(provisioners: Iterable[Provisioner]) -> list[str]:
+def state_folders(provisioners: Iterable[Provisioner]) -> list[str]:
     """Return the state folders of all `provisioners`."""
     return list(dict.fromkeys(provisioner.state for provisioner in provisioners))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pymachine.provision import unit
-from pymachine.provision.distributions import Provisioner, Service, folders
+from pymachine.provision.distributions import Provisioner, Service, state_folders
 from pymachine.provision.errors import ProvisionError
 
 DAEMON_JSON = "/etc/docker/daemon.json"
@@ -46,14 +46,14 @@ class Facts:
     """The SHA-256 of those secret files that exist."""
 
 
-def watched(provisioners: Sequence[Provisioner]) -> list[str]:
+def watched_files(provisioners: Sequence[Provisioner]) -> list[str]:
     """Return the files whose contents are needed."""
-    own = [f"{folder}/{name}" for folder in folders(provisioners) for name in (STATE, INSTALLED, PENDING)]
+    own = [f"{folder}/{name}" for folder in state_folders(provisioners) for name in (STATE, INSTALLED, PENDING)]
     ours = [DAEMON_JSON, unit.DROP_IN, unit.DOCKER_MACHINE, PROFILE, OPENRC]
     return [*ours, *(path + BACKUP_SUFFIX for path in ours), *own]
 
 
-def secret(provisioners: Sequence[Provisioner]) -> list[str]:
+def secret_files(provisioners: Sequence[Provisioner]) -> list[str]:
     """Return the files of which only a digest is read, since they are secret."""
     places = dict.fromkeys(provisioner.certificates for provisioner in provisioners)
     return [f"{place}/{name}" for place in places for name in CERTIFICATES]

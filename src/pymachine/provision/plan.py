@@ -74,22 +74,22 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class _Desired:
+class _DesiredState:
     files: list[File]
     remove: list[str]
     daemon: dict[str, Json] | None = None
     applied: merge.Applied = field(default_factory=merge.Applied)
 
 
-def make(facts: Facts, wanted: EngineSettings, provisioner: Provisioner) -> Plan:
+def make_plan(facts: Facts, wanted: EngineSettings, provisioner: Provisioner) -> Plan:
     """Return the plan for a host with an engine. Raises `HostConfigError` for an invalid daemon.json."""
     before = state(facts, provisioner)
     applied = merge.Applied.from_json(before.get("applied"))
-    keeping = LIVE_RESTORE in applied.added
-    desired = _desired(facts, wanted, provisioner, applied, live_restore=keeping)
+    keeps_containers = LIVE_RESTORE in applied.added
+    desired = _desired_state(facts, wanted, provisioner, applied, live_restore=keeps_containers)
     plan = _compare(facts, desired, provisioner, before, wanted.machine)
     if plan.action == "restart" and _should_keep_containers(facts, provisioner, desired):
-        desired = _desired(facts, wanted, provisioner, applied, live_restore=True)
+        desired = _desired_state(facts, wanted, provisioner, applied, live_restore=True)
         plan = _compare(facts, desired, provisioner, before, wanted.machine)
         current = merge.read(facts.files.get(DAEMON_JSON, ""), path=DAEMON_JSON)
         if LIVE_RESTORE not in current:
@@ -108,9 +108,9 @@ def state(facts: Facts, provisioner: Provisioner) -> dict[str, Json]:
     return known if isinstance(known, dict) else {}
 
 
-def _desired(
+def _desired_state(
     facts: Facts, wanted: EngineSettings, provisioner: Provisioner, applied: merge.Applied, *, live_restore: bool
-) -> _Desired:
+) -> _DesiredState:
     place = provisioner.certificates
     certificates = [
         File(f"{place}/{name}", wanted.certificates[name], 0o600 if "key" in name else 0o644) for name in CERTIFICATES
@@ -128,7 +128,7 @@ def _desired(
             without=found,
         )
         files = [*certificates, File(PROFILE, profile)]
-        return _with_daemon(files, [], found, current, shared) if shared else _Desired(files, [])
+        return _with_daemon(files, [], found, current, shared) if shared else _DesiredState(files, [])
     ours = dict(wanted.daemon) | {
         "tlsverify": True,
         "tlscacert": f"{place}/ca.pem",
@@ -161,11 +161,11 @@ def _desired(
 
 def _with_daemon(
     files: list[File], remove: list[str], found: dict[str, Json], current: dict[str, Json], ours: dict[str, Json]
-) -> _Desired:
+) -> _DesiredState:
     merged, applied = merge.merge(found, ours)
     # A file with the right settings is not written again, whatever their order.
     daemon = current if merge.same(merged, current) else merged
-    return _Desired(files, remove, daemon, applied)
+    return _DesiredState(files, remove, daemon, applied)
 
 
 def _openrc(facts: Facts, wanted: EngineSettings) -> str | None:
@@ -190,9 +190,9 @@ def _shell(entry: str) -> str:
 
 
 def _compare(
-    facts: Facts, desired: _Desired, provisioner: Provisioner, before: Mapping[str, Json], machine: str
+    facts: Facts, desired: _DesiredState, provisioner: Provisioner, before: Mapping[str, Json], machine: str
 ) -> Plan:
-    write = [file for file in desired.files if not _is_there(facts, file)]
+    write = [file for file in desired.files if not _is_current(facts, file)]
     remove = tuple(path for path in desired.remove if path in facts.files)
     current = facts.files.get(DAEMON_JSON, "")
     restart = bool(write or remove) or not facts.active or f"{provisioner.state}/{PENDING}" in facts.files
@@ -230,13 +230,13 @@ def _compare(
     )
 
 
-def _is_there(facts: Facts, file: File) -> bool:
+def _is_current(facts: Facts, file: File) -> bool:
     if file.path in facts.digests:
         return facts.digests[file.path] == sha256(file.content.encode()).hexdigest()
     return facts.files.get(file.path) == file.content
 
 
-def _should_keep_containers(facts: Facts, provisioner: Provisioner, desired: _Desired) -> bool:
+def _should_keep_containers(facts: Facts, provisioner: Provisioner, desired: _DesiredState) -> bool:
     """Whether to keep containers running: the host has some, has no live-restore setting of its own, and no swarm."""
     return (
         facts.active

@@ -21,7 +21,7 @@ END_OF_FILE = "PYMACHINE_END_OF_FILE"
 Line = Callable[[str], None]
 
 
-def part(name: str) -> str:
+def read_part(name: str) -> str:
     """Return the text of one of the scripts in ``scripts/``."""
     return (resources(__package__) / "scripts" / f"{name}.sh").read_text(encoding="utf-8")
 
@@ -29,11 +29,11 @@ def part(name: str) -> str:
 def script(body: str, *, parts: tuple[str, ...], variables: Mapping[str, str]) -> str:
     """Return a complete script: the functions of `parts`, then `body` in a function that the last line calls."""
     settings = "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
-    functions = "".join(part(name) for name in ("common", *parts))
+    functions = "".join(read_part(name) for name in ("common", *parts))
     return f"{settings}{functions}\npymachine_main() {{\n{body}\n}}\npymachine_main\n"
 
 
-def here(text: str) -> str:
+def here_document(text: str) -> str:
     """Return `text` as a here-document, to append to the command that reads it."""
     if END_OF_FILE in text:
         raise ValueError(f"a file has the line {END_OF_FILE}")

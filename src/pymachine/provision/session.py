@@ -13,7 +13,7 @@ from pymachine.docker import daemon_json
 from pymachine.driver.contract import Endpoint
 from pymachine.provision.errors import ProvisionError
 from pymachine.provision.facts import CERTIFICATES
-from pymachine.provision.host import Host, InstallScript
+from pymachine.provision.host_setup import HostSetup, InstallScript
 from pymachine.provision.plan import EngineSettings, Plan
 from pymachine.provision.remote import Remote
 from pymachine.ssh.client import connected
@@ -33,7 +33,7 @@ class Session:
     """Steps on one host over one connection. Create it with `opened`."""
 
     def __init__(self, connection: Connection, target: Target, *, reporter: Reporter) -> None:
-        self._host = Host(Remote(connection, name=target.alias, warn=reporter.warn), reporter=reporter)
+        self._host = HostSetup(Remote(connection, name=target.alias, warn=reporter.warn), reporter=reporter)
 
     def provision(
         self,
@@ -42,15 +42,15 @@ class Session:
         install_script: Callable[[], InstallScript | None] = lambda: None,
         before_changes: Callable[[], object] | None = None,
     ) -> Plan:
-        """See `Host.provision`."""
+        """See `HostSetup.provision`."""
         return self._host.provision(wanted, install_script=install_script, before_changes=before_changes)
 
     def upgrade(self) -> None:
-        """See `Host.upgrade`."""
+        """See `HostSetup.upgrade`."""
         self._host.upgrade()
 
     def restore(self) -> bool:
-        """See `Host.restore`."""
+        """See `HostSetup.restore`."""
         return self._host.restore()
 
 

@@ -7,18 +7,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pymachine.driver.contract import Json
-from pymachine.provision import facts as facts_module, merge, plan as plans
-from pymachine.provision.distributions import PackageManager, Provisioner, Service, choose, folders, known
+from pymachine.provision import facts as facts_parser, merge, plan as planner
+from pymachine.provision.distributions import (
+    PackageManager,
+    Provisioner,
+    Service,
+    all_provisioners,
+    choose,
+    state_folders,
+)
 from pymachine.provision.errors import ProvisionError, StepError
 from pymachine.provision.facts import BACKUP_SUFFIX, DAEMON_JSON, ENGINE_FOLDERS, INSTALLED, SWARM, Facts
 from pymachine.provision.plan import LIVE_RESTORE, EngineSettings, Plan
-from pymachine.provision.remote import BEGIN, Remote, here, script
+from pymachine.provision.remote import BEGIN, Remote, here_document, script
 from pymachine.system.progress import Reporter
 
-LOOK_SECONDS = 1000.0  # includes waiting for another pymachine; see `lock` in common.sh
+FACTS_SECONDS = 1000.0  # includes waiting for another pymachine; see `lock` in common.sh
 INSTALL_SECONDS = 3600.0
 SET_UP_SECONDS = 1200.0
-DONE = "install.done"
+INSTALL_DONE = "install.done"
 FOUND = "found"
 # Packages that the engine runs on, by all distributions' names. Those that are installed are upgraded with it.
 RUNTIME = ("containerd", "containerd.io", "runc")
@@ -33,29 +40,29 @@ class InstallScript:
     sha256: str
 
 
-class Host:
+class HostSetup:
     """A host that is set up as a Docker host."""
 
     def __init__(self, remote: Remote, *, reporter: Reporter) -> None:
         self._remote = remote
         self._reporter = reporter
-        self._provisioners = known()
+        self._provisioners = all_provisioners()
 
-    def look(self) -> tuple[Facts, Provisioner]:
+    def read_facts(self) -> tuple[Facts, Provisioner]:
         """Read the host's state, changing nothing. Raises `UnknownSystemError`, `SudoError`, `ProvisionError`."""
-        states = folders(self._provisioners)
-        present = [SWARM, *ENGINE_FOLDERS, *(f"{folder}/{name}" for folder in states for name in (DONE, FOUND))]
+        states = state_folders(self._provisioners)
+        present = [SWARM, *ENGINE_FOLDERS, *(f"{folder}/{name}" for folder in states for name in (INSTALL_DONE, FOUND))]
         text = script(
             "facts",
             parts=("facts",),
             variables={
                 "STATES": " ".join(states),
-                "WATCHED": " ".join(facts_module.watched(self._provisioners)),
-                "SECRET": " ".join(facts_module.secret(self._provisioners)),
+                "WATCHED": " ".join(facts_parser.watched_files(self._provisioners)),
+                "SECRET": " ".join(facts_parser.secret_files(self._provisioners)),
                 "PRESENT": " ".join(present),
             },
         )
-        facts = facts_module.parse(self._remote.run("Detecting the provisioner", text, timeout=LOOK_SECONDS))
+        facts = facts_parser.parse(self._remote.run("Detecting the provisioner", text, timeout=FACTS_SECONDS))
         return facts, choose(facts.os_release, self._provisioners)
 
     def provision(
@@ -70,18 +77,18 @@ class Host:
         `before_changes` is called before the first change.
         """
         self._reporter.info("Detecting the provisioner...")
-        facts, provisioner = self.look()
+        facts, provisioner = self.read_facts()
         self._reporter.info(f"Provisioning with {provisioner.name}...")
-        facts_module.check_service(facts, provisioner)
-        if _needs_engine(facts, provisioner):
+        facts_parser.check_service(facts, provisioner)
+        if _engine_is_missing(facts, provisioner):
             manager = _manager(provisioner)
             merge.read(facts.files.get(DAEMON_JSON, ""), path=DAEMON_JSON)
             given = install_script()
             if before_changes:
                 before_changes()
             self._install(provisioner, manager, given)
-            facts, provisioner = self.look()
-        plan = plans.make(facts, wanted, provisioner)
+            facts, provisioner = self.read_facts()
+        plan = planner.make_plan(facts, wanted, provisioner)
         for note in plan.notes:
             self._reporter.info(note)
         if plan.empty:
@@ -98,16 +105,15 @@ class Host:
         Packages that pymachine did not install are upgraded too. Raises `ProvisionError` if none is installed, or if
         the engine is part of the system.
         """
-        facts, provisioner = self.look()
+        facts, provisioner = self.read_facts()
         if provisioner.manager is None:
             raise ProvisionError(
                 f"the engine is a part of {provisioner.name}", hint="Upgrade the host's system instead."
             )
         manager = provisioner.manager
-        facts_module.check_service(facts, provisioner)
-        known_names = dict.fromkeys([*(name for names in provisioner.packages for name in names), *provisioner.beside])
-        pattern = " ".join(f"-e {shlex.quote(name)}" for name in (*known_names, *RUNTIME))
-        none = f"echo 'No package of an engine is installed: {' '.join(known_names)}'; exit 1"
+        facts_parser.check_service(facts, provisioner)
+        pattern = " ".join(f"-e {shlex.quote(name)}" for name in (*provisioner.package_names, *RUNTIME))
+        none = f"echo 'No package of an engine is installed: {' '.join(provisioner.package_names)}'; exit 1"
         commands = (
             f"names=$({{ {manager.installed}; }} | sed 's/:.*//' | grep -F -x {pattern} | sort -u | tr '\\n' ' ')\n"
             f'if [ -z "$names" ]; then {none}; fi\n{manager.upgrade} $names'
@@ -118,7 +124,7 @@ class Host:
             f"lock\nfollow {shlex.quote(job)}", parts=("service", "install"), variables=_variables(provisioner)
         )
         with self._reporter.task("Packages:") as task:
-            self._remote.run("Upgrading Docker", text, timeout=INSTALL_SECONDS, line=_noting(task.note))
+            self._remote.run("Upgrading Docker", text, timeout=INSTALL_SECONDS, line=_report_changed_lines(task.note))
         self._reporter.info("Restarting docker...")
         text = script("lock\nservice restart", parts=("service",), variables=_variables(provisioner))
         self._remote.run("Restarting Docker", text, timeout=SET_UP_SECONDS)
@@ -128,8 +134,8 @@ class Host:
 
         An engine that pymachine installed is removed with its images, containers and volumes.
         """
-        facts, provisioner = self.look()
-        state = plans.state(facts, provisioner)
+        facts, provisioner = self.read_facts()
+        state = planner.state(facts, provisioner)
         installed = f"{provisioner.state}/{INSTALLED}" in facts.files
         if not state and not installed and f"{provisioner.state}/{FOUND}" not in facts.present:
             return False
@@ -137,13 +143,11 @@ class Host:
         if installed:
             manager = _manager(provisioner)
             body += ["stop_engine", *(f"put_back {path}" for path in state.get("managed") or {})]
-            names = " ".join(
-                dict.fromkeys([*(name for names in provisioner.packages for name in names), *provisioner.beside])
-            )
+            names = " ".join(provisioner.package_names)
             body += [f"remove_packages {shlex.join([manager.installed, manager.remove, names])}"]
             body += [f"remove_leftovers {' '.join(ENGINE_FOLDERS)}", "remove_group"]
         elif state:
-            body += _restored(facts, state)
+            body += _restore_commands(facts, state)
         body += [f"remove_empty {' '.join(ENGINE_FOLDERS)}", f"rm -rf {provisioner.state}"]
         if provisioner.service is Service.SYSTEMD:
             body.append("systemctl daemon-reload")
@@ -156,25 +160,26 @@ class Host:
         state = provisioner.state
         if install_script:
             self._reporter.info(f"The engine is installed by {install_script.url}, SHA-256 {install_script.sha256}.")
-            get_ready = f"cat > {state}/install-script {here(install_script.text)}"
+            save_script = f"cat > {state}/install-script {here_document(install_script.text)}"
             commands = f"sh {state}/install-script"
         else:
-            get_ready = ":"
-            commands = _packages(provisioner, manager)
+            save_script = ":"
+            commands = _install_commands(provisioner, manager)
         body = [
             "lock",
-            _note_found(),
+            _record_found_command(),
             f"note packages.before {shlex.quote(manager.installed)}",
-            get_ready,
+            save_script,
             f"echo {shlex.quote(manager.name)} > {state}/{INSTALLED}",
-            f"rm -f {state}/{DONE}",
+            f"rm -f {state}/{INSTALL_DONE}",
             f"follow {shlex.quote(_install_job(manager, state, commands=commands))}",
             "at_boot yes",
         ]
         text = script("\n".join(body), parts=("service", "install"), variables=_variables(provisioner))
         with self._reporter.task("Packages:") as task:
             try:
-                self._remote.run("Installing Docker", text, timeout=INSTALL_SECONDS, line=_noting(task.note))
+                show = _report_changed_lines(task.note)
+                self._remote.run("Installing Docker", text, timeout=INSTALL_SECONDS, line=show)
             except StepError as error:
                 error.hint = error.hint or (
                     "Fix the problem on the host and run `pymachine provision`, or install the engine with a script "
@@ -186,16 +191,16 @@ class Host:
         if any(file.path.endswith(".pem") for file in plan.write):
             self._reporter.info("Copying certs to the remote machine...")
         self._reporter.info("Setting Docker configuration on the remote daemon...")
-        body = ["lock", _note_found(), "trap clean EXIT"]
+        body = ["lock", _record_found_command(), "trap clean EXIT"]
         if plan.action == "restart":
             # While this file exists, a later run knows that the engine has not read the new files yet.
             body.append(': > "$STATE/pending"')
-        body += [f"stage {file.path} {file.mode:o} {here(file.content)}" for file in plan.write]
+        body += [f"stage {file.path} {file.mode:o} {here_document(file.content)}" for file in plan.write]
         body += [f"withdraw {path}" for path in plan.remove]
         body += [f"keep {path}" for path in plan.keep]
         body += ["back_up", "commit_state"]
         if plan.interim:
-            body.append(f"keep_containers {DAEMON_JSON} {here(plan.interim)}")
+            body.append(f"keep_containers {DAEMON_JSON} {here_document(plan.interim)}")
         body.append("commit")
         if any(file.path == DAEMON_JSON for file in plan.write):
             body.append(f"validate {DAEMON_JSON}")
@@ -208,10 +213,11 @@ class Host:
         self._remote.run("Setting Docker configuration", text, timeout=SET_UP_SECONDS)
 
 
-def _needs_engine(facts: Facts, provisioner: Provisioner) -> bool:
+def _engine_is_missing(facts: Facts, provisioner: Provisioner) -> bool:
     """Whether the host has no engine, or only a stopped one whose installation by pymachine was interrupted."""
-    cut_short = f"{provisioner.state}/{INSTALLED}" in facts.files and f"{provisioner.state}/{DONE}" not in facts.present
-    return (cut_short and not facts.active) or not (facts.dockerd or facts.unit.strip())
+    begun = f"{provisioner.state}/{INSTALLED}" in facts.files
+    is_interrupted = begun and f"{provisioner.state}/{INSTALL_DONE}" not in facts.present
+    return (is_interrupted and not facts.active) or not (facts.dockerd or facts.unit.strip())
 
 
 def _manager(provisioner: Provisioner) -> PackageManager:
@@ -227,13 +233,13 @@ def _variables(provisioner: Provisioner) -> dict[str, str]:
     return {"STATE": provisioner.state, "SERVICE": provisioner.service.value}
 
 
-def _note_found() -> str:
+def _record_found_command() -> str:
     listing = f'for each in {" ".join(ENGINE_FOLDERS)}; do if [ -e "$each" ]; then echo "$each"; fi; done; '
     listing += "grep -o '^docker:' /etc/group || true"
     return f"note found {shlex.quote(listing)}"
 
 
-def _packages(provisioner: Provisioner, manager: PackageManager) -> str:
+def _install_commands(provisioner: Provisioner, manager: PackageManager) -> str:
     """Return shell code that installs the first available set of packages, and the optional packages."""
     choices = []
     for names in provisioner.packages:
@@ -241,7 +247,7 @@ def _packages(provisioner: Provisioner, manager: PackageManager) -> str:
         choices.append(f"if {tests}; then names='{' '.join(names)}'; el")
     wanted = ", or ".join(" ".join(names) for names in provisioner.packages)
     lines = ["".join(choices) + f"se echo 'None of the configured repositories has {wanted}'; exit 1; fi"]
-    for name in provisioner.beside:
+    for name in provisioner.optional_packages:
         lines.append(f'if {_can_install(manager, name)}; then names="$names {name}"; fi')
     return "\n".join([*lines, f"{manager.install} $names"])
 
@@ -257,7 +263,7 @@ def _install_job(manager: PackageManager, state: str, *, commands: str) -> str:
     """
     return f"""{_package_job(manager, commands)}
 {{ {manager.installed}; }} | sort > {state}/packages.after
-: > {state}/{DONE}"""
+: > {state}/{INSTALL_DONE}"""
 
 
 def _package_job(manager: PackageManager, commands: str) -> str:
@@ -270,7 +276,7 @@ export DEBIAN_FRONTEND=noninteractive
 {commands}"""
 
 
-def _restored(facts: Facts, state: dict[str, Json]) -> list[str]:
+def _restore_commands(facts: Facts, state: dict[str, Json]) -> list[str]:
     """Return shell code that restores the files of an engine that existed before, and makes the engine read them."""
     applied = merge.Applied.from_json(state.get("applied"))
     managed = state.get("managed") or {}
@@ -282,21 +288,25 @@ def _restored(facts: Facts, state: dict[str, Json]) -> list[str]:
             daemon = [f"put_back {DAEMON_JSON}"]
         else:
             # The file was changed since then: remove only pymachine's settings.
-            daemon = [f"cat > {DAEMON_JSON} {here(merge.write(rest))}", f"rm -f {DAEMON_JSON}{BACKUP_SUFFIX}"]
+            daemon = [f"cat > {DAEMON_JSON} {here_document(merge.write(rest))}", f"rm -f {DAEMON_JSON}{BACKUP_SUFFIX}"]
     else:
         daemon = []
     if not state.get("active"):
         lines += [*daemon, "service stop"]
     elif LIVE_RESTORE in applied.added and facts.containers:
         live = merge.write({**rest, LIVE_RESTORE: True})
-        lines += [f'cat > "$STATE/live.json" {here(live)}', f'put "$STATE/live.json" {DAEMON_JSON}', "service restart"]
+        lines += [
+            f'cat > "$STATE/live.json" {here_document(live)}',
+            f'put "$STATE/live.json" {DAEMON_JSON}',
+            "service restart",
+        ]
         lines += [f"live_restore off {DAEMON_JSON}", *daemon]
     else:
         lines += [*daemon, "service restart"]
     return lines if state.get("enabled", True) else [*lines, "at_boot no"]
 
 
-def _noting(note: Callable[[str], None]) -> Callable[[str], None]:
+def _report_changed_lines(note: Callable[[str], None]) -> Callable[[str], None]:
     """Return a function that passes a line on to `note` if it differs from the previous one."""
     last = ""
 
