@@ -19,7 +19,8 @@ import pytest
 
 from pymachine.driver.contract import ImageFiles
 from pymachine.errors import PymachineError
-from pymachine.hosts.upkeep import Upkeep
+from pymachine.hosts.host import Hosts
+from pymachine.hosts.upgrade import upgrade
 from pymachine.image import provide
 from pymachine.store.store import Store
 from support import tls_clients
@@ -286,7 +287,7 @@ def test_upgrade_restores_the_old_image_if_the_new_one_does_not_boot(
     monkeypatch.setattr(provide, "refresh", lambda request, *, store, reporter: image)
     kernel, digest = (good / "vmlinuz").read_bytes(), record(program)["Driver"]["ImageDigest"]  # type: ignore[index]
     with pytest.raises(PymachineError, match="has its old image again"):
-        Upkeep(Store(program.store)).upgrade(NAME)
+        upgrade(Hosts(Store(program.store)), NAME)
     assert (good / "vmlinuz").read_bytes() == kernel
     assert record(program)["Driver"]["ImageDigest"] == digest  # type: ignore[index]
     assert program("status", NAME).stdout == "Running\n"

@@ -12,7 +12,8 @@ import pytest
 
 from pymachine.docker import contexts
 from pymachine.driver.contract import Endpoint
-from pymachine.hosts.upkeep import Upkeep
+from pymachine.hosts import certificates, context_updates
+from pymachine.hosts.host import Hosts
 from pymachine.store.client_files import ClientFiles
 from pymachine.store.store import Store
 from support import fake_engine
@@ -109,13 +110,12 @@ def test_a_context_is_renamed_with_its_machine(program: Pymachine) -> None:
 
 def test_a_context_has_the_current_certificates(program: Pymachine) -> None:
     program("context", "create", "intro")
-    upkeep = Upkeep(Store(program.store))
-    upkeep.renew_authority()
+    hosts = Hosts(Store(program.store))
+    certificates.renew_authority(hosts)
     folder = program.store / "machines" / "intro"
     for name in ("ca.pem", "cert.pem", "key.pem"):
         (folder / name).write_bytes((program.store / "certs" / name).read_bytes())
-    machine = upkeep.store.load("intro")
-    upkeep._refresh_context(machine, upkeep.driver(machine))
+    context_updates.refresh(hosts.open("intro"))
     kept = list((program.home / ".docker" / "contexts" / "tls").rglob("ca.pem"))
     assert [path.read_bytes() for path in kept] == [(folder / "ca.pem").read_bytes()]
 

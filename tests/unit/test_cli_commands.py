@@ -17,7 +17,9 @@ import pytest
 
 from pymachine.cli import listing, ls, main as main_module, tables
 from pymachine.driver.contract import State
-from pymachine.hosts.manager import Manager
+from pymachine.hosts import lifecycle
+from pymachine.hosts.host import Hosts
+from pymachine.hosts.remove import remove
 from pymachine.store.store import Store
 from support import fake_engine, processes
 
@@ -218,15 +220,14 @@ def test_rm_reports_in_the_order_of_the_names_whichever_ends_first(
     for name in ("a", "c"):
         fake_engine.record(store, name, 1)
     gone = threading.Event()
-    remove = Manager.remove
 
-    def slow(manager: Manager, name: str, *, restore: bool = False) -> None:
+    def slow(hosts: Hosts, name: str, *, restore: bool = False) -> None:
         if name == "a":
             assert gone.wait(60)
-        remove(manager, name, restore=restore)
+        remove(hosts, name, restore=restore)
         gone.set()
 
-    monkeypatch.setattr(Manager, "remove", slow)
+    monkeypatch.setattr("pymachine.cli.rm.remove", slow)
     outcome = run("rm", flag, "a", "nosuch", "c")
     assert outcome.out.splitlines()[2:] == ["Successfully removed a", "Successfully removed c"]
     assert outcome.err.splitlines()[0].startswith('Error removing host "nosuch": ')
@@ -252,7 +253,7 @@ def test_commands_that_need_a_running_machine_refuse_a_stopped_one(
     run: Run, store: Store, monkeypatch: pytest.MonkeyPatch, command: str, text: str
 ) -> None:
     fake_engine.record(store, "off", 1)
-    driver = type(Manager(store).driver(store.load("off")))
+    driver = type(Hosts(store).open("off").driver)
     monkeypatch.setattr(driver, "state", lambda self: State.STOPPED)
     outcome = run(command, "off")
     assert (outcome.code, outcome.out) == (1, "")
@@ -282,7 +283,7 @@ def test_active_names_the_machine_of_docker_host(run: Run, port: int, monkeypatc
 def test_active_reports_a_timeout(run: Run, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_engine.record(store, "slow", 1)
     hold = threading.Event()
-    driver = type(Manager(store).driver(store.load("slow")))
+    driver = type(Hosts(store).open("slow").driver)
     monkeypatch.setattr(driver, "state", lambda self: hold.wait(30) and State.RUNNING)
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:5")
     outcome = run("active", "-t", "0")
@@ -389,7 +390,7 @@ def test_a_row_that_timed_out_has_the_state_timeout(store: Store, monkeypatch: p
 
     fake_engine.record(store, "slow", 1)
     hold = threading.Event()
-    driver = type(Manager(store).driver(store.load("slow")))
+    driver = type(Hosts(store).open("slow").driver)
     monkeypatch.setattr(driver, "state", lambda self: hold.wait(30) and State.RUNNING)
     app = App(argv=["pymachine"], storage_path=str(store.root))
     found = listing.rows(app, ["slow"], timeout=0.2)
@@ -413,7 +414,7 @@ def test_nothing_is_done_if_one_of_the_machines_is_unknown(
 ) -> None:
     fake_engine.record(store, "a", 1)
     done: list[str] = []
-    monkeypatch.setattr(Manager, "stop", lambda self, name: done.append(name))
+    monkeypatch.setattr(lifecycle, "stop", lambda hosts, name: done.append(name))
     assert run("stop", "a", "nosuch").code == 1
     assert done == []
     assert run("stop", "a").code == 0
@@ -422,7 +423,7 @@ def test_nothing_is_done_if_one_of_the_machines_is_unknown(
 
 def test_start_says_that_addresses_may_change(run: Run, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_engine.record(store, "a", 1)
-    monkeypatch.setattr(Manager, "start", lambda self, name: None)
+    monkeypatch.setattr(lifecycle, "start", lambda hosts, name: None)
     assert run("start", "a").out == (
         "Started machines may have new IP addresses. You may need to re-run the `pymachine env` command.\n"
     )

@@ -15,7 +15,8 @@ import pytest
 from pymachine import __main__ as entry
 from pymachine.driver.contract import Endpoint
 from pymachine.errors import RecordError
-from pymachine.hosts.upkeep import Upkeep
+from pymachine.hosts.host import Hosts
+from pymachine.hosts.rename import rename
 from pymachine.store.record import Machine
 from pymachine.store.store import Store
 from support import fake_engine
@@ -151,7 +152,7 @@ def test_another_name_takes_it_along(store: Store) -> None:
         machine = store.load("intro")
         machine.expires, machine.owner = 4102444800, "ci"
         store.save(machine)
-        Upkeep(store).rename("intro", "other")
+        rename(Hosts(store), "intro", "other")
         rewrite(store, "other")
         found = store.load("other")
         assert (found.expires, found.owner, found.endpoint) == (4102444800, "ci", machine.endpoint)

@@ -9,7 +9,7 @@ import pytest
 
 from pymachine.driver import fields, registry
 from pymachine.errors import RecordError
-from pymachine.hosts.manager import Manager
+from pymachine.hosts.host import Host, Hosts
 from pymachine.store.record import Machine
 from pymachine.store.store import Store
 
@@ -127,7 +127,7 @@ def _config(driver: str) -> dict[str, Any]:
 def test_a_value_that_the_driver_does_not_accept_is_named(tmp_path: Path, driver: str, key: str, value: Any) -> None:
     machine = Machine(name="m", driver_name=driver, driver={**_config(driver), key: value})
     with pytest.raises(RecordError, match=rf'machine "m": config.json: Driver\.{key} is .*, expected'):
-        Manager(Store(tmp_path)).driver(machine)
+        Host(Hosts(Store(tmp_path)), machine).driver  # noqa: B018 (the property raises)
 
 
 @pytest.mark.parametrize(("key", "value"), BASE)
@@ -163,7 +163,7 @@ def test_pymachines_own_fields_are_checked(changed: dict[str, Any], field: str) 
 
 def test_null_means_a_missing_value(tmp_path: Path) -> None:
     machine = Machine(name="m", driver_name="qemu", driver={**_config("qemu"), "CPU": None, "EnginePort": None})
-    driver = Manager(Store(tmp_path)).driver(machine)
+    driver = Host(Hosts(Store(tmp_path)), machine).driver
     assert driver.endpoint().docker_port == 2376
     assert "CPU" not in driver.config
 

@@ -33,8 +33,11 @@ from pymachine.errors import (
     UsageError,
     WrongStateError,
 )
-from pymachine.hosts import manager as manager_module
-from pymachine.hosts.manager import CreateRequest, Manager, boot_timeout
+from pymachine.hosts import lifecycle
+from pymachine.hosts.create import CreateRequest, create
+from pymachine.hosts.host import Host, Hosts
+from pymachine.hosts.remove import forget, remove
+from pymachine.hosts.timeouts import boot_timeout
 from pymachine.store.store import Store
 
 
@@ -101,7 +104,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     Remembering.saved_before.clear()
     monkeypatch.setattr(registry, "load", lambda name: Remembering)
     # There is no engine behind this driver; the real handshake has tests with a real engine.
-    monkeypatch.setattr(manager_module.Manager, "_await_engine", lambda self, machine, driver, seconds: None)
+    monkeypatch.setattr(Host, "wait_for_engine", lambda self, *, seconds: None)
     return Store(tmp_path)
 
 
@@ -110,7 +113,7 @@ def request(name: str = "intro") -> CreateRequest:
 
 
 def test_the_record_is_there_before_the_machine_and_has_docker_machines_fields(store: Store) -> None:
-    Manager(store).create(request())
+    create(Hosts(store), request())
     assert Remembering.saved_before == [True]
     record = json.loads((store.machine_dir("intro") / "config.json").read_text())
     assert record["Driver"]["Made"] is True
@@ -122,8 +125,8 @@ def test_the_record_is_there_before_the_machine_and_has_docker_machines_fields(s
 
 
 def test_siblings_are_told_so_that_addresses_differ(store: Store) -> None:
-    Manager(store).create(request("a"))
-    made = Manager(store).create(request("b"))
+    create(Hosts(store), request("a"))
+    made = create(Hosts(store), request("b"))
     assert made.driver["IPAddress"] == "127.9.9.2"
 
 
@@ -151,7 +154,7 @@ def test_a_create_that_fails_is_undone(
 ) -> None:
     Remembering.fails[step] = error
     with pytest.raises(expected, match=text):
-        Manager(store).create(request())
+        create(Hosts(store), request())
     assert Remembering.world == {}
     assert store.names() == []
 
@@ -160,38 +163,38 @@ def test_what_cannot_be_undone_stays_for_rm(store: Store) -> None:
     Remembering.fails["create"] = DriverError("boom")
     Remembering.fails["remove"] = DriverError("stuck")
     with pytest.raises(DriverError, match="boom"):
-        Manager(store).create(request())
+        create(Hosts(store), request())
     assert store.names() == ["intro"]
     del Remembering.fails["remove"]
-    Manager(store).remove("intro")
+    remove(Hosts(store), "intro")
     assert store.names() == []
     assert Remembering.world == {}
 
 
 def test_a_second_machine_of_one_name_is_refused_and_the_first_untouched(store: Store) -> None:
-    Manager(store).create(request())
+    create(Hosts(store), request())
     with pytest.raises(MachineExistsError):
-        Manager(store).create(request())
+        create(Hosts(store), request())
     assert Remembering.world == {"intro": State.RUNNING}
     with pytest.raises(InvalidNameError):
-        Manager(store).create(request("../x"))
+        create(Hosts(store), request("../x"))
 
 
 def test_states_that_an_action_does_not_apply_to(store: Store) -> None:
-    manager = Manager(store)
-    manager.create(request())
+    hosts = Hosts(store)
+    create(hosts, request())
     with pytest.raises(WrongStateError, match='Machine "intro" is already running.'):
-        manager.start("intro")
-    manager.stop("intro")
+        lifecycle.start(hosts, "intro")
+    lifecycle.stop(hosts, "intro")
     with pytest.raises(WrongStateError, match='Machine "intro" is already stopped.'):
-        manager.stop("intro")
+        lifecycle.stop(hosts, "intro")
     with pytest.raises(HostNotRunningError, match="Host is not running"):
-        manager.endpoint("intro")
-    manager.restart("intro")
-    assert manager.state("intro") is State.RUNNING
-    manager.kill("intro")
+        hosts.open("intro").endpoint()
+    lifecycle.restart(hosts, "intro")
+    assert hosts.open("intro").state() is State.RUNNING
+    lifecycle.kill(hosts, "intro")
     with pytest.raises(WrongStateError):
-        manager.kill("intro")
+        lifecycle.kill(hosts, "intro")
 
 
 @pytest.mark.parametrize("text", ["x", "-1", "0", "nan", "inf"])
@@ -201,17 +204,17 @@ def test_the_boot_timeout_must_be_a_number_of_seconds(monkeypatch: pytest.Monkey
         boot_timeout()
 
 
-@pytest.mark.parametrize("removal", [Manager.remove, Manager.forget])
+@pytest.mark.parametrize("removal", [remove, forget])
 def test_a_docker_context_goes_before_the_record_that_names_it(
-    store: Store, monkeypatch: pytest.MonkeyPatch, removal: Callable[[Manager, str], None]
+    store: Store, monkeypatch: pytest.MonkeyPatch, removal: Callable[[Hosts, str], None]
 ) -> None:
     """A kill in between leaves a machine that can be removed again, and no context without a machine."""
-    Manager(store).create(request())
+    create(Hosts(store), request())
     machine = store.load("intro")
     machine.context = "intro"
     store.save(machine)
     seen: list[tuple[str, bool]] = []
     monkeypatch.setattr(contexts, "remove", lambda name, *, machine: seen.append((name, store.exists(machine))))
-    removal(Manager(store), "intro")
+    removal(Hosts(store), "intro")
     assert seen == [("intro", True)]
     assert not store.exists("intro")

@@ -27,9 +27,11 @@ from pymachine.errors import (
     UnsupportedError,
     UsageError,
 )
-from pymachine.hosts import manager as manager_module, prune, snapshots, templates
-from pymachine.hosts.copies import Copies
-from pymachine.hosts.manager import CreateRequest, Manager
+from pymachine.hosts import lifecycle, prune, snapshot_operations, snapshots, templates
+from pymachine.hosts.build_template import build_template
+from pymachine.hosts.clone import clone
+from pymachine.hosts.create import CreateRequest, create
+from pymachine.hosts.host import Host, Hosts
 from pymachine.store.record import EngineOptions
 from pymachine.store.store import Store
 from pymachine.system.progress import Reporter, Silent
@@ -112,7 +114,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     Copying.machine_fault.clear()
     monkeypatch.delenv("PYMACHINE_CACHE", raising=False)
     monkeypatch.setattr(registry, "load", lambda name: Copying)
-    monkeypatch.setattr(manager_module.Manager, "_await_engine", lambda self, machine, driver, seconds: None)
+    monkeypatch.setattr(Host, "wait_for_engine", lambda self, *, seconds: None)
     return Store(tmp_path)
 
 
@@ -125,12 +127,12 @@ def request(name: str = "intro", **changed: object) -> CreateRequest:
 
 def test_the_first_create_makes_a_template_and_all_resume_it(store: Store) -> None:
     for name in ("a", "b"):
-        Manager(store).create(request(name))
+        create(Hosts(store), request(name))
     assert Copying.done == ["freeze", "resume", "resume"]
 
 
 def test_without_templates_it_boots(store: Store) -> None:
-    Manager(store).create(request(template=False))
+    create(Hosts(store), request(template=False))
     assert Copying.done == ["cold"]
 
 
@@ -141,26 +143,26 @@ def names_of_templates(store: Store) -> list[str]:
 def test_a_template_that_does_not_resume_is_removed_when_the_machine_boots_without_it(store: Store) -> None:
     Copying.broken["resume"] = 1
     says = Says()
-    Manager(store, reporter=says).create(request("a"))
+    create(Hosts(store, reporter=says), request("a"))
     assert Copying.done == ["freeze", "resume", "remove", "cold"]
     assert any("does not resume (resume does not work): booting from power-on." in line for line in says.lines)
     assert names_of_templates(store) == []
-    Manager(store).create(request("b"))
+    create(Hosts(store), request("b"))
     assert Copying.done[4:] == ["freeze", "resume"]
 
 
 def test_a_template_is_kept_when_the_machine_does_not_boot_without_it_either(store: Store) -> None:
     """A host out of memory, a port that was taken meanwhile: another template would not have helped."""
-    Manager(store).create(request("a"))
+    create(Hosts(store), request("a"))
     before = names_of_templates(store)
     for name in ("b", "c", "d"):
         Copying.broken.update({"resume": 1, "cold": 1})
         with pytest.raises(DriverError, match="cold does not work"):
-            Manager(store).create(request(name))
+            create(Hosts(store), request(name))
         assert not store.exists(name)
     assert names_of_templates(store) == before
     Copying.done.clear()
-    Manager(store).create(request("e"))
+    create(Hosts(store), request("e"))
     assert Copying.done == ["resume"]
 
 
@@ -178,19 +180,19 @@ def test_a_template_is_kept_when_the_machine_does_not_boot_without_it_either(sto
     ids=lambda fault: type(fault).__name__,
 )
 def test_a_fault_of_the_machine_ends_its_create_and_costs_no_template(store: Store, fault: BaseException) -> None:
-    Manager(store).create(request("a"))
+    create(Hosts(store), request("a"))
     before = names_of_templates(store)
     for name in ("b", "c", "d"):
         Copying.machine_fault.append(fault)
         Copying.done.clear()
         with pytest.raises(type(fault)):
-            Manager(store).create(request(name))
+            create(Hosts(store), request(name))
         assert Copying.done == ["resume", "remove"]
         assert not store.exists(name)
     assert names_of_templates(store) == before
     assert set(Copying.world) == {"a"}
     Copying.machine_fault.clear()
-    Manager(store).create(request("e"))
+    create(Hosts(store), request("e"))
     assert Copying.done[-1] == "resume"
 
 
@@ -207,17 +209,17 @@ def test_an_engine_that_does_not_answer_may_be_the_templates_fault(
 ) -> None:
     capabilities = Copying.info.capabilities | Capability.IDENTITY
     monkeypatch.setattr(Copying, "info", dataclasses.replace(Copying.info, capabilities=capabilities))
-    Manager(store).create(request("a"))
+    create(Hosts(store), request("a"))
     Copying.done.clear()
     faults = [fault]
 
-    def await_engine(self: Manager, machine: object, driver: object, seconds: float) -> None:
+    def wait_for_engine(self: Host, *, seconds: float) -> None:
         if faults:
             raise faults.pop()
 
-    monkeypatch.setattr(Manager, "_await_engine", await_engine)
+    monkeypatch.setattr(Host, "wait_for_engine", wait_for_engine)
     with contextlib.suppress(CertificateRefusedError):
-        Manager(store).create(request("b"))
+        create(Hosts(store), request("b"))
     assert Copying.done == then
     assert bool(names_of_templates(store)) == (then[-1] == "remove")
 
@@ -226,26 +228,26 @@ def test_a_shape_that_fails_twice_is_given_up_until_a_template_is_asked_for(stor
     Copying.broken["resume"] = 9
     for name in ("a", "b"):
         Copying.done.clear()
-        Manager(store).create(request(name))
+        create(Hosts(store), request(name))
         assert Copying.done == ["freeze", "resume", "remove", "cold"]
         assert Copying.world[name] is State.RUNNING
     Copying.done.clear()
-    Manager(store).create(request("c"))
+    create(Hosts(store), request("c"))
     assert Copying.done == ["cold"]
     Copying.broken.clear()
-    assert Manager(store).make_template("remembering", {}).shape == {"cpus": 2}
-    Manager(store).create(request("d"))
+    assert build_template(Hosts(store), "remembering", {}).shape == {"cpus": 2}
+    create(Hosts(store), request("d"))
     assert Copying.done[-1] == "resume"
 
 
 def test_a_template_that_cannot_be_made_is_told_of_and_it_boots(store: Store) -> None:
     Copying.broken["freeze"] = 3
     says = Says()
-    Manager(store, reporter=says).create(request("a"))
+    create(Hosts(store, reporter=says), request("a"))
     assert Copying.done == ["freeze", "cold"]
     assert any("cannot be made (freeze does not work): booting from power-on." in line for line in says.lines)
-    Manager(store).create(request("b"))
-    Manager(store).create(request("c"))
+    create(Hosts(store), request("b"))
+    create(Hosts(store), request("c"))
     assert Copying.done[2:] == ["freeze", "cold", "cold"]
 
 
@@ -253,9 +255,9 @@ def test_a_maker_that_fails_on_a_host_where_nothing_boots_is_tried_again(store: 
     for name in ("a", "b", "c"):
         Copying.broken.update({"freeze": 1, "cold": 1})
         with pytest.raises(DriverError, match="cold does not work"):
-            Manager(store).create(request(name))
+            create(Hosts(store), request(name))
     Copying.done.clear()
-    Manager(store).create(request("d"))
+    create(Hosts(store), request("d"))
     assert Copying.done == ["freeze", "resume"]
 
 
@@ -270,7 +272,7 @@ def test_options_and_names_that_cannot_be_are_refused_before_anything_is_made(
         ({"sans": ("b\u00fccher.example",)}, "cher.example"),
     ):
         with pytest.raises(PymachineError, match=said):
-            Manager(store).create(request("a", **changed))
+            create(Hosts(store), request("a", **changed))
     assert Copying.done == []
     assert store.names() == []
 
@@ -278,7 +280,7 @@ def test_options_and_names_that_cannot_be_are_refused_before_anything_is_made(
 def test_a_create_that_fails_for_good_leaves_nothing(store: Store) -> None:
     Copying.broken.update({"resume": 9, "cold": 1})
     with pytest.raises(DriverError, match="cold does not work"):
-        Manager(store).create(request())
+        create(Hosts(store), request())
     assert not store.exists("intro")
     assert Copying.world == {}
 
@@ -286,7 +288,7 @@ def test_a_create_that_fails_for_good_leaves_nothing(store: Store) -> None:
 def test_a_driver_without_templates_has_none_to_make(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "load", lambda name: Remembering)
     with pytest.raises(TemplateError, match="has no templates"):
-        Manager(store).make_template("remembering", {})
+        build_template(Hosts(store), "remembering", {})
     assert templates.find_all(store.root) == []
 
 
@@ -294,24 +296,24 @@ def test_a_driver_without_templates_has_none_to_make(store: Store, monkeypatch: 
 
 
 def test_a_snapshot_of_a_machine_that_runs_has_it_running_again(store: Store) -> None:
-    manager = Copies(store)
-    manager.create(request())
-    manager.save_snapshot("intro", "warm")
-    manager.stop("intro")
-    manager.save_snapshot("intro", "cold")
-    assert manager.restore_snapshot("intro", "warm") is State.RUNNING
-    assert manager.restore_snapshot("intro", "cold") is State.STOPPED
-    assert manager.restore_snapshot("intro", "warm", disk_only=True) is State.STOPPED
-    manager.remove_snapshot("intro", "warm")
+    hosts = Hosts(store)
+    create(hosts, request())
+    snapshot_operations.save_snapshot(hosts, "intro", "warm")
+    lifecycle.stop(hosts, "intro")
+    snapshot_operations.save_snapshot(hosts, "intro", "cold")
+    assert snapshot_operations.restore_snapshot(hosts, "intro", "warm") is State.RUNNING
+    assert snapshot_operations.restore_snapshot(hosts, "intro", "cold") is State.STOPPED
+    assert snapshot_operations.restore_snapshot(hosts, "intro", "warm", disk_only=True) is State.STOPPED
+    snapshot_operations.remove_snapshot(hosts, "intro", "warm")
     assert [found.name for found in snapshots.find_all(store.machine_dir("intro"))] == ["cold"]
     with pytest.raises(snapshots.SnapshotError, match='no snapshot "warm"'):
-        manager.restore_snapshot("intro", "warm")
+        snapshot_operations.restore_snapshot(hosts, "intro", "warm")
 
 
 def test_a_clone_is_a_machine_of_its_own(store: Store) -> None:
-    manager = Copies(store)
-    made = manager.create(request(sans=("db.local",)))
-    copy = manager.clone("intro", "second")
+    hosts = Hosts(store)
+    made = create(hosts, request(sans=("db.local",)))
+    copy = clone(hosts, "intro", "second")
     assert Copying.done[-1] == "copy of intro"
     record = json.loads((store.machine_dir("second") / "config.json").read_text())
     assert record["Driver"]["MachineName"] == "second"
@@ -322,73 +324,74 @@ def test_a_clone_is_a_machine_of_its_own(store: Store) -> None:
 
 
 def test_a_clone_that_fails_leaves_nothing_and_the_machine_untouched(store: Store) -> None:
-    manager = Copies(store)
-    manager.create(request())
+    hosts = Hosts(store)
+    create(hosts, request())
     before = (store.machine_dir("intro") / "config.json").read_bytes()
     Copying.broken["copy of intro"] = 1
     with pytest.raises(DriverError, match="does not work"):
-        manager.clone("intro", "second")
+        clone(hosts, "intro", "second")
     assert store.names() == ["intro"]
     assert (store.machine_dir("intro") / "config.json").read_bytes() == before
     with pytest.raises(MachineExistsError):
-        manager.clone("intro", "intro")
+        clone(hosts, "intro", "intro")
     with pytest.raises(MachineNotFoundError):
-        manager.clone("nobody", "third")
+        clone(hosts, "nobody", "third")
     with pytest.raises(PymachineError):
-        manager.clone("intro", "../x")
+        clone(hosts, "intro", "../x")
     assert store.names() == ["intro"]
 
 
 def test_drivers_without_these_abilities_say_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "load", lambda name: Remembering)
-    manager = Copies(store)
-    manager.create(request())
+    hosts = Hosts(store)
+    create(hosts, request())
     with pytest.raises(UnsupportedError, match="does not support snapshots"):
-        manager.save_snapshot("intro", "x")
+        snapshot_operations.save_snapshot(hosts, "intro", "x")
     with pytest.raises(UnsupportedError, match="does not support copies"):
-        manager.clone("intro", "second")
+        clone(hosts, "intro", "second")
     assert store.names() == ["intro"]
 
 
-# -- what outlives its time --------------------------------------------------------------------------------------
+# -- expired machines ---------------------------------------------------------------------------------------------
 
 
-def test_what_has_outlived_its_time_to_live_is_removed(store: Store) -> None:
-    manager, now = Manager(store), int(time.time())
+def test_a_machine_whose_time_to_live_ended_is_removed(store: Store) -> None:
+    hosts, now = Hosts(store), int(time.time())
     for name, expires in (("late", now - 120), ("early", now + 3600), ("forever", None)):
-        manager.create(request(name, expires=expires))
-    (outlived,) = prune.find(store)
-    assert (outlived.name, outlived.why) == ("late", "its time to live ended 2 minutes ago")
+        create(hosts, request(name, expires=expires))
+    (expired,) = prune.find(store)
+    assert (expired.name, expired.reason) == ("late", "its time to live ended 2 minutes ago")
     says = Says()
-    assert outlived.remove(manager, says)
+    hosts = Hosts(store, reporter=says)
+    assert prune.remove_expired(hosts, expired)
     assert says.lines == ['Removed "late": its time to live ended 2 minutes ago.']
     assert store.names() == ["early", "forever"]
-    assert outlived.remove(manager, says)  # another was quicker
+    assert prune.remove_expired(hosts, expired)  # another process removed it first
     assert prune.find(store) == []
 
 
 def test_what_a_run_made_goes_when_the_run_is_gone(store: Store) -> None:
-    Manager(store).create(request(owner=prune.RUN))
+    create(Hosts(store), request(owner=prune.RUN))
     with prune.hold(store, "intro"):
         assert prune.find(store) == []
         with pytest.raises(TimeoutError):
             prune.hold(store, "intro")
-    (outlived,) = prune.find(store)
-    assert outlived.why == "the run that it was made for is gone"
+    (expired,) = prune.find(store)
+    assert expired.reason == "the run that it was made for is gone"
 
 
 def test_what_cannot_be_removed_is_told_of_and_stays(store: Store) -> None:
-    Manager(store).create(request(expires=1))
+    create(Hosts(store), request(expires=1))
     Copying.broken["remove"] = 1
     says = Says()
-    (outlived,) = prune.find(store)
-    assert not outlived.remove(Manager(store), says)
+    (expired,) = prune.find(store)
+    assert not prune.remove_expired(Hosts(store, reporter=says), expired)
     assert "Could not remove" in says.lines[0]
     assert store.names() == ["intro"]
 
 
 def test_a_record_that_cannot_be_read_is_no_reason_to_stop(store: Store) -> None:
-    Manager(store).create(request("late", expires=1))
-    Manager(store).create(request("broken", expires=1))
+    create(Hosts(store), request("late", expires=1))
+    create(Hosts(store), request("broken", expires=1))
     (store.machine_dir("broken") / "config.json").write_text("{")
-    assert [outlived.name for outlived in prune.find(store)] == ["late"]
+    assert [expired.name for expired in prune.find(store)] == ["late"]

@@ -1,4 +1,4 @@
-"""The manager with a host that exists: what is kept and what is undone, and over which connection."""
+"""Operations on an existing host: what is kept and what is undone, and over which connection."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ from pymachine.driver.contract import (
 )
 from pymachine.driver.options import Option
 from pymachine.errors import DriverError, HostNotRunningError, UnsupportedError
-from pymachine.hosts import manager as manager_module
-from pymachine.hosts.manager import CreateRequest, Manager
+from pymachine.hosts import boot
+from pymachine.hosts.create import CreateRequest, create
+from pymachine.hosts.host import Host, Hosts
+from pymachine.hosts.provision import provision
+from pymachine.hosts.remove import remove
 from pymachine.provision import session
 from pymachine.provision.errors import InterruptedStepError, SudoError
 from pymachine.ssh.target import Target
@@ -37,7 +40,7 @@ from pymachine.store.store import Store
 from pymachine.system.progress import Silent, StreamReporter
 from pymachine.tls.handshake import TlsError
 
-AWAIT_ENGINE = Manager._await_engine
+WAIT_FOR_ENGINE = Host.wait_for_engine
 
 
 class Far(Driver):
@@ -121,78 +124,76 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
     monkeypatch.setattr(session, "opened", made.opened)
     monkeypatch.setattr(registry, "load", lambda name: Far)
     monkeypatch.setattr(Far, "running", True)
-    monkeypatch.setattr(manager_module.Manager, "_await_engine", lambda self, machine, driver, seconds: None)
+    monkeypatch.setattr(Host, "wait_for_engine", lambda self, *, seconds: None)
     return made
 
 
 @pytest.fixture
-def manager(tmp_path: Path, fake: FakeSession) -> Manager:
-    return Manager(Store(tmp_path))
+def hosts(tmp_path: Path, fake: FakeSession) -> Hosts:
+    return Hosts(Store(tmp_path))
 
 
-def create(manager: Manager, **options: str) -> None:
-    manager.create(CreateRequest(name="far", driver_name="far", options=options))
+def create_far(hosts: Hosts, **options: str) -> None:
+    create(hosts, CreateRequest(name="far", driver_name="far", options=options))
 
 
-def test_a_create_that_fails_before_the_host_is_changed_leaves_nothing(manager: Manager, fake: FakeSession) -> None:
+def test_a_create_that_fails_before_the_host_is_changed_leaves_nothing(hosts: Hosts, fake: FakeSession) -> None:
     fake.before = SudoError("no")
     with pytest.raises(SudoError, match="Error creating machine: Error running provisioning: no"):
-        create(manager)
-    assert manager.store.names() == []
+        create_far(hosts)
+    assert hosts.store.names() == []
 
 
 @pytest.mark.parametrize("error", [InterruptedStepError("lost"), KeyboardInterrupt()])
 def test_a_create_that_fails_on_the_host_leaves_what_provision_can_finish(
-    manager: Manager, fake: FakeSession, error: Exception
+    hosts: Hosts, fake: FakeSession, error: Exception
 ) -> None:
     fake.after = error
     with pytest.raises(type(error)):
-        create(manager)
-    assert manager.store.names() == ["far"]
+        create_far(hosts)
+    assert hosts.store.names() == ["far"]
     fake.after = None
-    manager.provision("far")
+    provision(hosts, "far")
 
 
 def test_an_interrupt_on_the_way_says_how_to_go_on(tmp_path: Path, fake: FakeSession) -> None:
     said = io.StringIO()
-    manager = Manager(Store(tmp_path), reporter=StreamReporter(said))
+    hosts = Hosts(Store(tmp_path), reporter=StreamReporter(said))
     for when in ("before", "after"):
         setattr(fake, when, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
-            create(manager)
+            create_far(hosts)
         setattr(fake, when, None)
         assert ("pymachine provision far" in said.getvalue()) is (when == "after")
 
 
-def test_an_engine_that_a_firewall_hides_is_not_waited_for_long(
-    manager: Manager, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(manager_module.Manager, "_await_engine", AWAIT_ENGINE)
-    monkeypatch.setattr(manager_module, "PROVISIONED_SECONDS", 0.1)
+def test_an_engine_that_a_firewall_hides_is_not_waited_for_long(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Host, "wait_for_engine", WAIT_FOR_ENGINE)
+    monkeypatch.setattr(boot, "PROVISIONED_SECONDS", 0.1)
     hidden = TlsError("192.0.2.9:2376", "dial tcp 192.0.2.9:2376: i/o timeout", hint="It does not answer.")
     monkeypatch.setattr(api, "ping", Mock(side_effect=hidden))
     with pytest.raises(TlsError) as caught:
-        create(manager)
+        create_far(hosts)
     assert "port 2376 of the host: is it open to you in the host's firewall" in caught.value.hint
     assert "It does not answer." in caught.value.hint
-    assert manager.store.names() == ["far"]
+    assert hosts.store.names() == ["far"]
 
 
-def test_whether_the_host_is_up_is_not_asked_at_every_try(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whether_the_host_is_up_is_not_asked_at_every_try(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
     """To ask is a connection to its sshd, which shuts out who makes many."""
-    monkeypatch.setattr(manager_module.Manager, "_await_engine", AWAIT_ENGINE)
+    monkeypatch.setattr(Host, "wait_for_engine", WAIT_FOR_ENGINE)
     refused = [TlsError("192.0.2.9:2376", "dial tcp 192.0.2.9:2376: connect: connection refused")] * 10
     monkeypatch.setattr(api, "ping", Mock(side_effect=[*refused, None]))
     state = Mock(return_value=State.RUNNING)
     monkeypatch.setattr(Far, "state", state)
-    create(manager)
+    create_far(hosts)
     assert state.call_count < 5
 
 
-def test_the_host_key_is_learned_and_the_login_key_made(manager: Manager, fake: FakeSession) -> None:
-    create(manager)
+def test_the_host_key_is_learned_and_the_login_key_made(hosts: Hosts, fake: FakeSession) -> None:
+    create_far(hosts)
     (target,) = fake.targets
-    folder = manager.store.machine_dir("far")
+    folder = hosts.store.machine_dir("far")
     assert target.learn
     assert target.known_hosts == folder / "known_hosts"
     assert target.key == folder / "id_rsa"
@@ -202,47 +203,47 @@ def test_the_host_key_is_learned_and_the_login_key_made(manager: Manager, fake: 
     assert not (folder / "ssh_host_ed25519_key").exists()
 
 
-def test_a_driver_with_a_key_of_its_own_gets_none(manager: Manager) -> None:
-    create(manager, SSHKeyPath="/somewhere/key")
-    assert not (manager.store.machine_dir("far") / "id_rsa").exists()
+def test_a_driver_with_a_key_of_its_own_gets_none(hosts: Hosts) -> None:
+    create_far(hosts, SSHKeyPath="/somewhere/key")
+    assert not (hosts.store.machine_dir("far") / "id_rsa").exists()
 
 
-def test_provision_needs_a_host_that_runs(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
-    create(manager)
+def test_provision_needs_a_host_that_runs(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    create_far(hosts)
     monkeypatch.setattr(Far, "running", False)
     with pytest.raises(HostNotRunningError):
-        manager.provision("far")
+        provision(hosts, "far")
 
 
-def test_an_engine_that_we_do_not_set_up_is_not_provisioned(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
-    create(manager)
+def test_an_engine_that_we_do_not_set_up_is_not_provisioned(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    create_far(hosts)
     monkeypatch.setattr(registry, "load", lambda name: Standalone)
     with pytest.raises(UnsupportedError, match="far driver does not support provision"):
-        manager.provision("far")
+        provision(hosts, "far")
     with pytest.raises(UnsupportedError, match="far driver does not support --restore"):
-        manager.remove("far", restore=True)
-    assert manager.store.names() == ["far"]
+        remove(hosts, "far", restore=True)
+    assert hosts.store.names() == ["far"]
 
 
-def test_rm_touches_the_host_only_if_asked(manager: Manager, fake: FakeSession) -> None:
-    create(manager)
-    manager.remove("far")
+def test_rm_touches_the_host_only_if_asked(hosts: Hosts, fake: FakeSession) -> None:
+    create_far(hosts)
+    remove(hosts, "far")
     assert (fake.restored, len(fake.targets)) == (0, 1)
-    create(manager)
-    manager.remove("far", restore=True)
+    create_far(hosts)
+    remove(hosts, "far", restore=True)
     assert fake.restored == 1
-    assert manager.store.names() == []
+    assert hosts.store.names() == []
 
 
 def test_a_command_in_a_guest_that_fails_names_the_machine(
-    manager: Manager, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    create(manager)
+    create_far(hosts)
     # An SSH program that reaches nobody.
     (tmp_path / "ssh").write_text("#!/bin/sh\necho 'ssh: connect to host: No route to host' >&2\nexit 255\n")
     (tmp_path / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    driver = manager.driver(manager.store.load("far"))
+    driver = hosts.open("far").driver
     with pytest.raises(DriverError, match="SSH to far failed: ssh: connect to host: No route to host"):
         driver.run_in_guest(driver.endpoint(), "true")
     (tmp_path / "ssh").write_text("#!/bin/sh\necho 'not today' >&2\nexit 3\n")

@@ -33,10 +33,14 @@ from pymachine.driver.contract import (
 from pymachine.driver.kit import transactions
 from pymachine.driver.options import Option
 from pymachine.errors import DriverError, MachineNotFoundError, PymachineError, StoreError, WrongStateError
-from pymachine.hosts import manager as manager_module, recovery
-from pymachine.hosts.copies import Copies
-from pymachine.hosts.manager import CreateRequest, Manager
-from pymachine.hosts.upkeep import Upkeep
+from pymachine.hosts import certificates, lifecycle, recovery, snapshot_operations
+from pymachine.hosts.create import CreateRequest, create
+from pymachine.hosts.docker_context import make_context
+from pymachine.hosts.host import Host, Hosts
+from pymachine.hosts.remove import remove
+from pymachine.hosts.rename import rename
+from pymachine.hosts.sweep import sweep
+from pymachine.hosts.upgrade import upgrade
 from pymachine.store.record import Machine
 from pymachine.store.store import Store
 from pymachine.system import atomic_dirs, files
@@ -166,13 +170,13 @@ class Killed(Driver):
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setattr(registry, "load", lambda name: Killed)
     monkeypatch.setattr(registry, "load_for_machine", lambda name: Killed)
-    monkeypatch.setattr(manager_module.Manager, "_await_engine", lambda self, machine, driver, seconds: None)
+    monkeypatch.setattr(Host, "wait_for_engine", lambda self, *, seconds: None)
     monkeypatch.setattr(Killed, "dies_at", "")
     return Store(tmp_path / "store")
 
 
 def make(store: Store, name: str = NAME) -> None:
-    Manager(store).create(CreateRequest(name=name, driver_name="killed", options={}))
+    create(Hosts(store), CreateRequest(name=name, driver_name="killed", options={}))
 
 
 def exit_code(child: int) -> int:
@@ -249,26 +253,26 @@ def test_a_create_that_was_killed_is_undone_by_the_next(
     killed_at(step, lambda: make(store))
     assert notes(store)[0] == transactions.CREATE
     with monkeypatch.context() as patch:
-        patch.setattr(manager_module.Manager, "_answers", lambda *args: False)
-        Manager(store).sweep()
+        patch.setattr(recovery, "engine_answers", lambda host: False)
+        sweep(Hosts(store))
     assert store.names() == []
     assert not (store.root.parent / f"{NAME}.run").exists()
     make(store)
     assert notes(store) == []
-    assert Manager(store).state(NAME) is State.RUNNING
+    assert Hosts(store).open(NAME).state() is State.RUNNING
 
 
 def test_other_commands_find_no_machine_where_a_create_was_killed(store: Store) -> None:
     killed_at("before start", lambda: make(store))
     with pytest.raises(MachineNotFoundError):
-        Manager(store).start(NAME)
+        lifecycle.start(Hosts(store), NAME)
 
 
 def test_a_create_that_was_killed_when_its_engine_answered_is_complete(store: Store) -> None:
     """Its machine may have been in use since."""
     killed_at("started", lambda: make(store))
-    Manager(store).sweep()
-    assert Manager(store).state(NAME) is State.RUNNING
+    sweep(Hosts(store))
+    assert Hosts(store).open(NAME).state() is State.RUNNING
     assert notes(store) == []
 
 
@@ -277,14 +281,14 @@ def test_after_a_power_cut_a_note_costs_no_machine(store: Store, monkeypatch: py
     transactions.note(store.machine_dir(NAME), transactions.CREATE)
     (store.root.parent / f"{NAME}.run").unlink()
     monkeypatch.setattr(transactions, "_boot_id", lambda: "another")
-    Manager(store).sweep()
+    sweep(Hosts(store))
     assert store.names() == [NAME]
     assert notes(store) == []
 
 
 def test_a_create_that_was_killed_can_be_removed(store: Store) -> None:
     killed_at("started", lambda: make(store))
-    Manager(store).remove(NAME)
+    remove(Hosts(store), NAME)
     assert store.names() == []
 
 
@@ -292,28 +296,28 @@ def test_a_start_that_was_killed_before_the_machine_was_up_is_undone(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(store)
-    Manager(store).stop(NAME)
-    killed_at("started", lambda: Manager(store).start(NAME))
+    lifecycle.stop(Hosts(store), NAME)
+    killed_at("started", lambda: lifecycle.start(Hosts(store), NAME))
 
     def silent(*args: object, **options: object) -> None:
         raise PymachineError("no engine")
 
-    monkeypatch.setattr(manager_module.Manager, "_await_engine", silent)
-    Manager(store).sweep()
-    assert Manager(store).state(NAME) is State.STOPPED
+    monkeypatch.setattr(Host, "wait_for_engine", silent)
+    sweep(Hosts(store))
+    assert Hosts(store).open(NAME).state() is State.STOPPED
     assert notes(store) == []
 
 
 def test_a_start_that_was_killed_when_the_machine_was_up_is_finished(store: Store) -> None:
     make(store)
-    Manager(store).stop(NAME)
-    killed_at("started", lambda: Manager(store).start(NAME))
+    lifecycle.stop(Hosts(store), NAME)
+    killed_at("started", lambda: lifecycle.start(Hosts(store), NAME))
     heard = Heard()
-    Manager(store, reporter=heard).start(NAME)
+    lifecycle.start(Hosts(store, reporter=heard), NAME)
     assert heard.lines == [f'The last start of "{NAME}" was interrupted: the machine is up.']
     assert (store.machine_dir(NAME) / "forwarded").exists()
     with pytest.raises(WrongStateError, match="already running"):
-        Manager(store).start(NAME)
+        lifecycle.start(Hosts(store), NAME)
     assert notes(store) == []
 
 
@@ -335,17 +339,17 @@ def booting(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "load_for_machine", lambda name: Booting)
     monkeypatch.setattr(Booting, "taken", [])
     # The engine answers once the guest has its identity.
-    monkeypatch.setattr(manager_module.Manager, "_answers", lambda *args: bool(Booting.taken))
+    monkeypatch.setattr(recovery, "engine_answers", lambda host: bool(Booting.taken))
     make(store)
-    Manager(store).stop(NAME)
-    killed_at("started", lambda: Manager(store).start(NAME))
+    lifecycle.stop(Hosts(store), NAME)
+    killed_at("started", lambda: lifecycle.start(Hosts(store), NAME))
 
 
 def lines_of_start(store: Store) -> list[str]:
     """Start the machine, and return what was reported about the interrupted start."""
     heard = Heard()
-    Manager(store, reporter=heard).start(NAME)
-    assert Manager(store).state(NAME) is State.RUNNING
+    lifecycle.start(Hosts(store, reporter=heard), NAME)
+    assert Hosts(store).open(NAME).state() is State.RUNNING
     return heard.lines
 
 
@@ -365,55 +369,55 @@ def test_a_guest_that_hangs_is_switched_off_and_started(store: Store, monkeypatc
 
 @pytest.mark.usefixtures("booting")
 @pytest.mark.parametrize(
-    "act", [Manager.stop, Manager.kill, lambda manager, name: manager.sweep()], ids=["stop", "kill", "sweep"]
+    "act", [lifecycle.stop, lifecycle.kill, lambda hosts, name: sweep(hosts)], ids=["stop", "kill", "sweep"]
 )
-def test_stop_kill_and_sweeps_do_not_wait_for_a_boot(store: Store, act: Callable[[Manager, str], None]) -> None:
+def test_stop_kill_and_sweeps_do_not_wait_for_a_boot(store: Store, act: Callable[[Hosts, str], None]) -> None:
     with contextlib.suppress(WrongStateError):  # the boot was ended, so the machine is stopped already
-        act(Manager(store), NAME)
+        act(Hosts(store), NAME)
     assert Booting.taken == []
-    assert Manager(store).state(NAME) is State.STOPPED
+    assert Hosts(store).open(NAME).state() is State.STOPPED
 
 
 def test_a_machine_that_was_held_for_a_snapshot_goes_on(store: Store) -> None:
     make(store)
-    killed_at("held", lambda: Copies(store).save_snapshot(NAME, "s"))
-    assert Manager(store).state(NAME) is State.PAUSED
+    killed_at("held", lambda: snapshot_operations.save_snapshot(Hosts(store), NAME, "s"))
+    assert Hosts(store).open(NAME).state() is State.PAUSED
     heard = Heard()
-    Manager(store, reporter=heard).sweep()
-    assert Manager(store).state(NAME) is State.RUNNING
+    sweep(Hosts(store, reporter=heard))
+    assert Hosts(store).open(NAME).state() is State.RUNNING
     assert heard.lines == [f'The last snapshot or clone of "{NAME}" was interrupted: the machine goes on.']
     assert list((store.machine_dir(NAME) / "snapshots").iterdir()) == []
 
 
 def test_start_lets_a_machine_go_on_that_a_killed_snapshot_held(store: Store) -> None:
     make(store)
-    killed_at("held", lambda: Copies(store).save_snapshot(NAME, "s"))
-    Manager(store).start(NAME)
-    assert Manager(store).state(NAME) is State.RUNNING
+    killed_at("held", lambda: snapshot_operations.save_snapshot(Hosts(store), NAME, "s"))
+    lifecycle.start(Hosts(store), NAME)
+    assert Hosts(store).open(NAME).state() is State.RUNNING
 
 
 @pytest.mark.parametrize("step", ["before restore", "between renames", "restored"])
 def test_a_restore_that_was_killed_is_undone(store: Store, step: str) -> None:
     make(store)
-    Copies(store).save_snapshot(NAME, "s")
+    snapshot_operations.save_snapshot(Hosts(store), NAME, "s")
     disk = store.machine_dir(NAME) / "disk"
     disk.write_text("today")
-    killed_at(step, lambda: Copies(store).restore_snapshot(NAME, "s"))
-    Manager(store).sweep()
+    killed_at(step, lambda: snapshot_operations.restore_snapshot(Hosts(store), NAME, "s"))
+    sweep(Hosts(store))
     assert disk.read_text() == "today"
     assert store.load(NAME).driver["Memory"] == 1
-    assert Manager(store).state(NAME) is (State.RUNNING if step == "before restore" else State.STOPPED)
+    assert Hosts(store).open(NAME).state() is (State.RUNNING if step == "before restore" else State.STOPPED)
     assert not disk.with_name("disk.aside").exists()
     assert notes(store) == []
 
 
 def test_a_restore_that_was_killed_after_its_last_step_is_finished(store: Store) -> None:
     make(store)
-    Copies(store).save_snapshot(NAME, "s")
+    snapshot_operations.save_snapshot(Hosts(store), NAME, "s")
     disk = store.machine_dir(NAME) / "disk"
     disk.write_text("today")
-    killed_at("settling", lambda: Copies(store).restore_snapshot(NAME, "s"))
-    Manager(store).sweep()
+    killed_at("settling", lambda: snapshot_operations.restore_snapshot(Hosts(store), NAME, "s"))
+    sweep(Hosts(store))
     assert disk.read_text() == "new"
     assert store.load(NAME).driver["Memory"] == 2
     assert not disk.with_name("disk.aside").exists()
@@ -426,8 +430,8 @@ def test_an_upgrade_that_was_killed_has_one_image(store: Store, step: str, monke
     image = ImageFiles("newer", "amd64", Path(), Path(), Path())
     monkeypatch.setattr(provide, "refresh", lambda *args, **options: image)
     make(store)
-    killed_at(step, lambda: Upkeep(store).upgrade(NAME))
-    Manager(store).sweep()
+    killed_at(step, lambda: upgrade(Hosts(store), NAME))
+    sweep(Hosts(store))
     wanted = "newer" if step in ("started", "settling") else "old"
     assert (store.machine_dir(NAME) / "image").read_text() == wanted
     assert store.load(NAME).driver["Image"] == wanted
@@ -437,9 +441,9 @@ def test_an_upgrade_that_was_killed_has_one_image(store: Store, step: str, monke
 
 def test_a_rename_that_was_killed_is_finished(store: Store) -> None:
     make(store)
-    Manager(store).stop(NAME)
-    killed_at("renamed", lambda: Upkeep(store).rename(NAME, "other"))
-    Manager(store).sweep()
+    lifecycle.stop(Hosts(store), NAME)
+    killed_at("renamed", lambda: rename(Hosts(store), NAME, "other"))
+    sweep(Hosts(store))
     assert store.names() == ["other"]
     assert store.load("other").driver["MachineName"] == "other"
     assert notes(store, "other") == []
@@ -450,11 +454,11 @@ def test_a_machine_whose_rename_was_killed_is_removed_under_the_name_it_has_now(
 ) -> None:
     """The hypervisor may have it under the old one."""
     make(store)
-    Manager(store).stop(NAME)
-    killed_at("renamed", lambda: Upkeep(store).rename(NAME, "other"))
+    lifecycle.stop(Hosts(store), NAME)
+    killed_at("renamed", lambda: rename(Hosts(store), NAME, "other"))
     followed: list[tuple[str, str]] = []
     monkeypatch.setattr(Killed, "renamed", lambda self, before: followed.append((before.name, self.machine.name)))
-    Manager(store).remove("other")
+    remove(Hosts(store), "other")
     assert followed == [(NAME, "other")]
     assert store.names() == []
 
@@ -464,10 +468,10 @@ def test_an_import_that_was_killed_before_it_had_its_record_can_be_removed(store
     folder.mkdir(parents=True)
     (folder / "disk.raw").touch()
     transactions.note(folder, transactions.CREATE)
-    Manager(store).remove(NAME)
+    remove(Hosts(store), NAME)
     assert not folder.exists()
     with pytest.raises(MachineNotFoundError):
-        Manager(store).remove(NAME)
+        remove(Hosts(store), NAME)
 
 
 RENAMES = pytest.mark.parametrize("step", ["before rm", "after rm", "before create", "after create"])
@@ -476,15 +480,15 @@ RENAMES = pytest.mark.parametrize("step", ["before rm", "after rm", "before crea
 def rename_killed_at(step: str, store: Store) -> None:
     name = "first"
     make(store, name)
-    Upkeep(store).make_context(name, name)
-    Manager(store).stop(name)
-    killed_at(step, lambda: Upkeep(store).rename(name, "other"))
+    make_context(Hosts(store), name, name)
+    lifecycle.stop(Hosts(store), name)
+    killed_at(step, lambda: rename(Hosts(store), name, "other"))
 
 
 @RENAMES
 def test_a_context_is_renamed_with_its_machine_at_last(store: Store, client: Client, step: str) -> None:
     rename_killed_at(step, store)
-    Manager(store).sweep()
+    sweep(Hosts(store))
     assert store.load("other").context == "other"
     assert client.contexts == {"other": "pymachine: other"}
     assert notes(store, "other") == []
@@ -493,7 +497,7 @@ def test_a_context_is_renamed_with_its_machine_at_last(store: Store, client: Cli
 @RENAMES
 def test_a_context_whose_rename_was_killed_goes_with_its_machine(store: Store, client: Client, step: str) -> None:
     rename_killed_at(step, store)
-    Manager(store).remove("other")
+    remove(Hosts(store), "other")
     assert store.names() == []
     assert client.contexts == {}
 
@@ -501,9 +505,9 @@ def test_a_context_whose_rename_was_killed_goes_with_its_machine(store: Store, c
 @RENAMES
 def test_a_context_that_was_being_replaced_goes_with_its_machine(store: Store, client: Client, step: str) -> None:
     make(store)
-    Upkeep(store).make_context(NAME, "one")
-    killed_at(step, lambda: Upkeep(store).make_context(NAME, "two"))
-    Manager(store).remove(NAME)
+    make_context(Hosts(store), NAME, "one")
+    killed_at(step, lambda: make_context(Hosts(store), NAME, "two"))
+    remove(Hosts(store), NAME)
     assert client.contexts == {}
 
 
@@ -511,10 +515,10 @@ def test_a_create_that_is_undone_leaves_no_context(
     store: Store, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = CreateRequest(name="first", driver_name="killed", options={}, context="first")
-    killed_at("after create", lambda: Manager(store).create(request))
+    killed_at("after create", lambda: create(Hosts(store), request))
     assert client.contexts == {"first": "pymachine: first"}
-    monkeypatch.setattr(manager_module.Manager, "_answers", lambda *args: False)
-    Manager(store).sweep()
+    monkeypatch.setattr(recovery, "engine_answers", lambda host: False)
+    sweep(Hosts(store))
     assert store.names() == []
     assert client.contexts == {}
 
@@ -528,7 +532,7 @@ def test_a_create_that_is_interrupted_leaves_no_context(
 
     monkeypatch.setattr(contexts, "put", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        Manager(store).create(CreateRequest(name="first", driver_name="killed", options={}, context="first"))
+        create(Hosts(store), CreateRequest(name="first", driver_name="killed", options={}, context="first"))
     assert store.names() == []
     assert client.contexts == {}
 
@@ -543,7 +547,7 @@ def test_a_context_that_cannot_be_made_is_in_no_record(
 
     monkeypatch.setattr(contexts, "put", refuse)
     with pytest.raises(PymachineError, match="no docker"):
-        Upkeep(store).make_context(NAME, "one")
+        make_context(Hosts(store), NAME, "one")
     assert store.load(NAME).context == ""
 
 
@@ -551,7 +555,7 @@ def test_a_rename_that_fails_late_is_taken_back_at_the_hypervisor(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(store)
-    Manager(store).stop(NAME)
+    lifecycle.stop(Hosts(store), NAME)
     followed: list[tuple[str, str]] = []
     monkeypatch.setattr(Killed, "renamed", lambda self, before: followed.append((before.name, self.machine.name)))
     save = Store.save
@@ -563,7 +567,7 @@ def test_a_rename_that_fails_late_is_taken_back_at_the_hypervisor(
 
     monkeypatch.setattr(Store, "save", full)
     with pytest.raises(StoreError):
-        Upkeep(store).rename(NAME, "other")
+        rename(Hosts(store), NAME, "other")
     assert followed == [(NAME, "other"), ("other", NAME)]
     assert store.names() == [NAME]
     assert notes(store) == []
@@ -573,14 +577,14 @@ def test_start_has_settled_nothing_where_a_newer_version_left_a_note(store: Stor
     make(store)
     transactions.note(store.machine_dir(NAME), "teleport")
     with pytest.raises(WrongStateError, match="already running"):
-        Manager(store).start(NAME)
+        lifecycle.start(Hosts(store), NAME)
     assert notes(store) == ["teleport"]
 
 
 def test_a_rename_that_was_killed_before_its_first_step_is_none(store: Store) -> None:
     make(store)
     transactions.note(store.machine_dir(NAME), transactions.RENAME, {"Before": NAME})
-    Manager(store).sweep()
+    sweep(Hosts(store))
     assert store.names() == [NAME]
     assert notes(store) == []
 
@@ -589,7 +593,7 @@ def test_a_machine_at_which_a_command_is_at_work_is_left_alone(store: Store) -> 
     make(store)
     transactions.note(store.machine_dir(NAME), transactions.BOOT)
     with store.lock(NAME):
-        Manager(store).sweep()
+        sweep(Hosts(store))
     assert notes(store) == [transactions.BOOT]
 
 
@@ -597,7 +601,7 @@ def test_a_fresh_temporary_file_is_left_alone(store: Store) -> None:
     make(store)
     fresh = store.machine_dir(NAME) / f".config.json.{'0' * 12}{files.TEMPORARY}"
     fresh.write_text("{}")
-    Manager(store).sweep()
+    sweep(Hosts(store))
     assert fresh.exists()
 
 
@@ -606,8 +610,8 @@ def test_a_machine_that_was_paused_since_a_killed_start_stays_so(store: Store, s
     make(store)
     transactions.note(store.machine_dir(NAME), transactions.BOOT)
     (store.root.parent / f"{NAME}.run").write_text(state.word)
-    Manager(store).sweep()
-    assert Manager(store).state(NAME) is state
+    sweep(Hosts(store))
+    assert Hosts(store).open(NAME).state() is state
     assert notes(store) == []
 
 
@@ -620,10 +624,10 @@ def test_a_machine_can_be_stopped_whatever_is_unfinished(store: Store, monkeypat
 
     monkeypatch.setattr(recovery, "follow_name", fails)
     with pytest.raises(PymachineError, match="cannot follow") as caught:
-        Upkeep(store).regenerate_certs(NAME)
+        certificates.regenerate(Hosts(store), NAME)
     assert f"remove the note: {store.machine_dir(NAME)}/.unfinished-rename" in caught.value.hint
-    Manager(store).stop(NAME)
-    assert Manager(store).state(NAME) is State.STOPPED
+    lifecycle.stop(Hosts(store), NAME)
+    assert Hosts(store).open(NAME).state() is State.STOPPED
 
 
 def test_an_import_that_was_killed_before_it_had_its_record_is_removed(store: Store) -> None:
@@ -631,7 +635,7 @@ def test_an_import_that_was_killed_before_it_had_its_record_is_removed(store: St
     folder = store.machine_dir("half")
     folder.mkdir()
     transactions.note(folder, transactions.CREATE)
-    Manager(store).sweep()
+    sweep(Hosts(store))
     assert store.names() == [NAME]
 
 
@@ -639,7 +643,7 @@ def test_an_import_that_was_killed_before_it_had_its_record_is_removed(store: St
 def test_a_note_that_cannot_be_read_is_settled_as_one_without_facts(store: Store, text: bytes) -> None:
     make(store)
     (store.machine_dir(NAME) / f"{transactions.PREFIX}{transactions.RESTORE}").write_bytes(text)
-    Manager(store).sweep()
+    sweep(Hosts(store))
     assert notes(store) == []
     assert store.load(NAME).driver["Memory"] == 1
 
@@ -647,7 +651,7 @@ def test_a_note_that_cannot_be_read_is_settled_as_one_without_facts(store: Store
 def test_the_note_of_a_newer_version_stays(store: Store) -> None:
     make(store)
     transactions.note(store.machine_dir(NAME), "teleport")
-    Manager(store).sweep()
+    sweep(Hosts(store))
     assert notes(store) == ["teleport"]
 
 
@@ -672,7 +676,7 @@ def test_what_killed_commands_left_is_swept_and_nothing_else(store: Store, monke
         (store.root / "locks" / name).touch()
         os.utime(store.root / "locks" / name, (0, 0))
     with atomic_dirs.making(machines, private=True) as being_made:
-        Manager(store).sweep()
+        sweep(Hosts(store))
         assert being_made.is_dir()
     assert sorted(path.name for path in machines.iterdir()) == [".import-stuff", ".tmp-work", NAME, "odd"]
     assert len(list(users.iterdir())) == 3

@@ -18,7 +18,7 @@ from pymachine.driver import names
 from pymachine.driver.contract import Json
 from pymachine.errors import MachineNotFoundError, RecordError, StoreError
 from pymachine.hosts import prune
-from pymachine.hosts.manager import Manager
+from pymachine.hosts.host import Hosts
 from pymachine.store.record import Machine
 from pymachine.store.store import Store
 from pymachine.system.progress import Silent
@@ -158,10 +158,10 @@ def test_a_driver_that_fails_at_an_expired_machine_is_reported(
     store = Store(tmp_path)
     store.save(Machine(name="late", driver_name="none", driver={}, expires=1))
 
-    def remove(manager: Manager, name: str) -> None:
+    def remove(hosts: Hosts, name: str) -> None:
         raise fault
 
-    monkeypatch.setattr(Manager, "remove", remove)
+    monkeypatch.setattr(prune, "remove", remove)
     said: list[str] = []
 
     class Lines(Silent):
@@ -169,7 +169,7 @@ def test_a_driver_that_fails_at_an_expired_machine_is_reported(
             said.append(text)
 
     [expired] = prune.find(store)
-    assert not expired.remove(Manager(store), Lines())
+    assert not prune.remove_expired(Hosts(store, reporter=Lines()), expired)
     assert said[0].startswith('Could not remove "late" (its time to live ended')
     assert said[0].endswith("no")
 

@@ -278,9 +278,9 @@ def failed(template: templates.Template) -> templates.TemplateFailedError:
 
 def test_the_template_that_came_after_one_that_failed_is_kept(world: World) -> None:
     first = failed(world.made())
-    templates.convict(first)
+    templates.remove_faulty(first)
     second = world.made()
-    templates.convict(first)
+    templates.remove_faulty(first)
     assert world.made().made == second.made
     assert len(Freezer.made) == 2
 
@@ -289,7 +289,7 @@ def test_a_shape_is_given_up_for_a_day_once_two_templates_were_at_fault(world: W
     for _ in range(templates.PROVEN_FAILURES):
         template = world.made()
         for _ in range(4):  # machines that it failed, side by side
-            templates.convict(failed(template))
+            templates.remove_faulty(failed(template))
         assert templates.find_all(world.store) == []
     assert world.ensure() is None
     (marker,) = template.directory.parent.glob(".*.failed")
@@ -297,7 +297,7 @@ def test_a_shape_is_given_up_for_a_day_once_two_templates_were_at_fault(world: W
     long_ago = time.time() - templates.RETRY_SECONDS - 1
     os.utime(marker, (long_ago, long_ago))
     template = world.made()
-    templates.convict(failed(template))
+    templates.remove_faulty(failed(template))
     assert world.ensure() is not None
 
 
@@ -399,7 +399,7 @@ def test_a_folder_that_is_no_template_is_passed_over(world: World) -> None:
 
 
 def test_an_endpoint_is_never_asked_of_a_template() -> None:
-    from pymachine.hosts.manager import _nobody
+    from pymachine.hosts.build_template import _refuse_identity
 
     with pytest.raises(TemplateError):
-        _nobody(Endpoint("127.1.1.1"))
+        _refuse_identity(Endpoint("127.1.1.1"))

@@ -39,11 +39,15 @@ from pymachine.errors import (
     UsageError,
     WrongStateError,
 )
-from pymachine.hosts import manager as manager_module
+from pymachine.hosts import certificates, lifecycle
 from pymachine.hosts.archive import ExportError
-from pymachine.hosts.export_import import Porter
-from pymachine.hosts.manager import CreateRequest
-from pymachine.hosts.upkeep import Changes, Upkeep
+from pymachine.hosts.create import CreateRequest, create
+from pymachine.hosts.export import export, export_connection
+from pymachine.hosts.host import Host, Hosts
+from pymachine.hosts.import_ import import_
+from pymachine.hosts.modify import Changes, modify
+from pymachine.hosts.rename import rename
+from pymachine.hosts.upgrade import upgrade
 from pymachine.image import provide
 from pymachine.store.store import Store
 from pymachine.system import files as files_module
@@ -188,15 +192,15 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setattr(registry, "load", load)
     monkeypatch.setattr(registry, "names", lambda: sorted(kinds))
     # There is no engine behind these drivers; with a real one the tests with a machine do all this again.
-    monkeypatch.setattr(manager_module.Manager, "_await_engine", lambda self, machine, driver, *, seconds: None)
-    monkeypatch.setattr(Upkeep, "_validate", lambda self, machine, driver, options: None)
+    monkeypatch.setattr(Host, "wait_for_engine", lambda self, *, seconds: None)
+    monkeypatch.setattr("pymachine.hosts.modify._validate", lambda host, options: None)
     return Store(tmp_path / "store")
 
 
-def made(store: Store, driver: str = "able", name: str = NAME) -> Upkeep:
-    upkeep = Upkeep(store)
-    upkeep.create(CreateRequest(name=name, driver_name=driver, options={}))
-    return upkeep
+def made(store: Store, driver: str = "able", name: str = NAME) -> Hosts:
+    hosts = Hosts(store)
+    create(hosts, CreateRequest(name=name, driver_name=driver, options={}))
+    return hosts
 
 
 def files(store: Store, name: str = NAME) -> dict[str, bytes]:
@@ -207,9 +211,9 @@ def files(store: Store, name: str = NAME) -> dict[str, bytes]:
 
 
 def test_new_certificates_reach_a_running_machine(store: Store) -> None:
-    upkeep = made(store)
+    hosts = made(store)
     before = files(store)
-    upkeep.regenerate_certs(NAME)
+    certificates.regenerate(hosts, NAME)
     after = files(store)
     assert after["server.pem"] != before["server.pem"]
     assert after["server.pem"] in Bare.identities[-1]
@@ -218,10 +222,10 @@ def test_new_certificates_reach_a_running_machine(store: Store) -> None:
 
 
 def test_a_new_authority_reaches_it_too(store: Store) -> None:
-    upkeep = made(store)
+    hosts = made(store)
     before = files(store)
-    upkeep.renew_authority()
-    upkeep.regenerate_certs(NAME)
+    certificates.renew_authority(hosts)
+    certificates.regenerate(hosts, NAME)
     after = files(store)
     assert all(after[name] != before[name] for name in ("ca.pem", "cert.pem", "key.pem", "server.pem"))
     assert (store.root / "certs" / "ca.pem.old").read_bytes() == before["ca.pem"]
@@ -232,7 +236,7 @@ def authority(store: Store) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (store.root / "certs").glob("*.pem")}
 
 
-def certificates(store: Store) -> dict[str, bytes]:
+def certificate_files(store: Store) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in store.machine_dir(NAME).glob("*.pem")}
 
 
@@ -241,7 +245,7 @@ def test_a_new_authority_is_not_made_for_a_machine_that_cannot_have_it(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str
 ) -> None:
     made(store)
-    before = authority(store), certificates(store)
+    before = authority(store), certificate_files(store)
     words = ["regenerate-certs", "-f", "--client-certs", NAME]
     if why == "no engine of ours":
         monkeypatch.setattr(Able, "info", DriverInfo("able", "for tests", Capability.FIXED_ADDRESS))
@@ -251,7 +255,7 @@ def test_a_new_authority_is_not_made_for_a_machine_that_cannot_have_it(
         Bare.fails["apply"] = [DriverError("no"), DriverError("no")]
     monkeypatch.setattr(main_module.signals, "exit_on_termination", lambda: None)
     assert main_module.main(["pymachine", "--storage-path", str(store.root), *words]) == 1
-    assert (authority(store), certificates(store)) == before
+    assert (authority(store), certificate_files(store)) == before
     said = capsys.readouterr().out
     assert ("Creating CA" in said) == (why == "does not answer")
     Bare.fails.clear()
@@ -259,10 +263,10 @@ def test_a_new_authority_is_not_made_for_a_machine_that_cannot_have_it(
 
 
 def test_a_new_authority_stays_once_one_machine_has_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    upkeep = made(store)
+    hosts = made(store)
     before = authority(store)
-    with pytest.raises(DriverError), upkeep.renewed_authority() as keep:
-        upkeep.regenerate_certs(NAME)
+    with pytest.raises(DriverError), certificates.renewed_authority(hosts) as keep:
+        certificates.regenerate(hosts, NAME)
         keep()
         raise DriverError("another one cannot")
     assert authority(store)["ca.pem"] != before["ca.pem"]
@@ -274,27 +278,27 @@ def test_a_ca_that_the_user_brought_is_never_replaced(store: Store, tmp_path: Pa
     theirs = tmp_path / "theirs.pem"
     theirs.write_bytes((store.root / "certs" / "ca.pem").read_bytes())
     key = store.root / "certs" / "ca-key.pem"
-    Upkeep(store, authority={"ca_cert": theirs, "ca_key": key}).renew_authority()
+    certificates.renew_authority(Hosts(store, authority={"ca_cert": theirs, "ca_key": key}))
     assert theirs.read_bytes() == (store.root / "certs" / "ca.pem").read_bytes()
     assert not theirs.with_name("theirs.pem.old").exists()
 
 
 def test_a_stopped_machine_takes_them_over_when_it_starts(store: Store) -> None:
-    upkeep = made(store)
-    upkeep.stop(NAME)
-    upkeep.regenerate_certs(NAME)
+    hosts = made(store)
+    lifecycle.stop(hosts, NAME)
+    certificates.regenerate(hosts, NAME)
     new = files(store)["server.pem"]
-    upkeep.start(NAME)
+    lifecycle.start(hosts, NAME)
     assert new in Bare.identities[-1]
     assert files(store)["server.pem"] == new
 
 
 def test_a_guest_that_does_not_take_them_has_the_old_ones(store: Store) -> None:
-    upkeep = made(store)
+    hosts = made(store)
     before = files(store)
     Bare.fails["apply"] = [DriverError("no")]
     with pytest.raises(DriverError, match="no"):
-        upkeep.regenerate_certs(NAME)
+        certificates.regenerate(hosts, NAME)
     after = files(store)
     assert {name: after[name] for name in before if name != "config.json"} == {
         name: content for name, content in before.items() if name != "config.json"
@@ -305,9 +309,9 @@ def test_a_guest_that_does_not_take_them_has_the_old_ones(store: Store) -> None:
 def test_a_disk_that_is_full_leaves_the_certificates_as_they_were(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upkeep = made(store)
-    upkeep.stop(NAME)
-    before = certificates(store)
+    hosts = made(store)
+    lifecycle.stop(hosts, NAME)
+    before = certificate_files(store)
     write = files_module.atomic_write
 
     def until_full(path: Path, data: bytes | str, **options: Any) -> None:
@@ -317,32 +321,32 @@ def test_a_disk_that_is_full_leaves_the_certificates_as_they_were(
 
     monkeypatch.setattr(files_module, "atomic_write", until_full)
     with pytest.raises(PymachineError, match="No space left"):
-        upkeep.regenerate_certs(NAME)
-    assert certificates(store) == before
+        certificates.regenerate(hosts, NAME)
+    assert certificate_files(store) == before
 
 
 def test_start_renews_what_ends_soon(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from pymachine.tls import certs
 
     monkeypatch.setattr(certs, "VALID_DAYS", 20)
-    upkeep = made(store)
-    upkeep.stop(NAME)
+    hosts = made(store)
+    lifecycle.stop(hosts, NAME)
     before = files(store)
     monkeypatch.setattr(certs, "VALID_DAYS", 1080)
-    upkeep.start(NAME)
+    lifecycle.start(hosts, NAME)
     after = files(store)
     assert all(after[name] != before[name] for name in ("ca.pem", "cert.pem", "server.pem"))
     assert store.load(NAME).certificates_expire == int(certs.first_expiry(store.machine_dir(NAME)).timestamp())
 
 
 def test_without_the_ability_a_running_machine_is_refused(store: Store) -> None:
-    upkeep = made(store, "bare")
+    hosts = made(store, "bare")
     before = files(store)
     with pytest.raises(UnsupportedError, match="bare driver does not support new certificates"):
-        upkeep.regenerate_certs(NAME)
+        certificates.regenerate(hosts, NAME)
     assert files(store)["server.pem"] == before["server.pem"]
-    upkeep.stop(NAME)
-    upkeep.regenerate_certs(NAME)
+    lifecycle.stop(hosts, NAME)
+    certificates.regenerate(hosts, NAME)
     assert files(store)["server.pem"] != before["server.pem"]
 
 
@@ -350,8 +354,8 @@ def test_without_the_ability_a_running_machine_is_refused(store: Store) -> None:
 
 
 def test_engine_options_change_at_once(store: Store) -> None:
-    upkeep = made(store)
-    upkeep.modify(NAME, Changes(engine={"labels": ["a=b"], "storage_driver": "vfs"}))
+    hosts = made(store)
+    modify(hosts, NAME, Changes(engine={"labels": ["a=b"], "storage_driver": "vfs"}))
     options = store.load(NAME).engine
     assert (options.labels, options.storage_driver) == (["a=b"], "vfs")
     assert b'"a=b"' in Bare.identities[-1]
@@ -359,24 +363,24 @@ def test_engine_options_change_at_once(store: Store) -> None:
 
 
 def test_names_in_the_certificate_change_at_once(store: Store) -> None:
-    upkeep = made(store)
+    hosts = made(store)
     before = files(store)["server.pem"]
-    upkeep.modify(NAME, Changes(sans=["other.example"]))
+    modify(hosts, NAME, Changes(sans=["other.example"]))
     assert store.load(NAME).auth.server_cert_sans == ["other.example"]
     assert files(store)["server.pem"] != before
 
 
 def test_hardware_changes_while_it_is_stopped(store: Store) -> None:
-    upkeep = made(store)
+    hosts = made(store)
     change = Changes(hardware=HardwareChange(memory_mib=2048))
     with pytest.raises(WrongStateError, match="can only change while it is stopped"):
-        upkeep.modify(NAME, change)
+        modify(hosts, NAME, change)
     assert store.load(NAME).driver["Memory"] == 1024
-    upkeep.modify(NAME, change, restart=True)
+    modify(hosts, NAME, change, restart=True)
     assert store.load(NAME).driver["Memory"] == 2048
     assert Bare.world[NAME] is State.RUNNING
-    upkeep.stop(NAME)
-    upkeep.modify(NAME, Changes(hardware=HardwareChange(memory_mib=4096)))
+    lifecycle.stop(hosts, NAME)
+    modify(hosts, NAME, Changes(hardware=HardwareChange(memory_mib=4096)))
     assert store.load(NAME).driver["Memory"] == 4096
     assert Bare.world[NAME] is State.STOPPED
 
@@ -389,42 +393,42 @@ def test_hardware_changes_while_it_is_stopped(store: Store) -> None:
     ],
 )
 def test_values_that_cannot_be_change_nothing(store: Store, changes: Changes, error: type[Exception]) -> None:
-    upkeep = made(store)
+    hosts = made(store)
     before = files(store)
     with pytest.raises(error):
-        upkeep.modify(NAME, changes)
+        modify(hosts, NAME, changes)
     assert files(store) == before
     assert len(Bare.identities) == 1
 
 
 def test_a_change_that_fails_is_undone(store: Store) -> None:
-    upkeep = made(store)
+    hosts = made(store)
     Bare.fails["apply"] = [DriverError("engine did not start")]
     with pytest.raises(DriverError, match="did not start"):
-        upkeep.modify(NAME, Changes(engine={"labels": ["a=b"]}))
+        modify(hosts, NAME, Changes(engine={"labels": ["a=b"]}))
     assert store.load(NAME).engine.labels == []
     assert b"a=b" not in Bare.identities[-1]
-    upkeep.stop(NAME)
+    lifecycle.stop(hosts, NAME)
     Bare.fails["resize"] = [UsageError("a disk cannot shrink")]
     with pytest.raises(UsageError):
-        upkeep.modify(NAME, Changes(hardware=HardwareChange(disk_mb=1), engine={"labels": ["a=b"]}))
+        modify(hosts, NAME, Changes(hardware=HardwareChange(disk_mb=1), engine={"labels": ["a=b"]}))
     assert store.load(NAME).engine.labels == []
 
 
 def test_a_machine_that_was_stopped_for_nothing_runs_again(store: Store) -> None:
-    upkeep = made(store)
+    hosts = made(store)
     Bare.fails["check"] = [UsageError("a disk cannot shrink")]
     with pytest.raises(UsageError):
-        upkeep.modify(NAME, Changes(hardware=HardwareChange(disk_mb=1)), restart=True)
+        modify(hosts, NAME, Changes(hardware=HardwareChange(disk_mb=1)), restart=True)
     assert len(Bare.identities) == 1  # it was not even stopped
     Bare.fails["resize"] = [DriverError("disk full")]
     with pytest.raises(DriverError):
-        upkeep.modify(NAME, Changes(hardware=HardwareChange(disk_mb=1)), restart=True)
+        modify(hosts, NAME, Changes(hardware=HardwareChange(disk_mb=1)), restart=True)
     assert Bare.world[NAME] is State.RUNNING
     Bare.fails["start"] = [DriverError("not enough memory")]
     with pytest.raises(DriverError, match="not enough memory"):
-        upkeep.modify(
-            NAME, Changes(hardware=HardwareChange(memory_mib=1 << 20), engine={"labels": ["a=b"]}), restart=True
+        modify(
+            hosts, NAME, Changes(hardware=HardwareChange(memory_mib=1 << 20), engine={"labels": ["a=b"]}), restart=True
         )
     assert Bare.world[NAME] is State.RUNNING
     assert store.load(NAME).driver["Memory"] == 1024
@@ -432,12 +436,12 @@ def test_a_machine_that_was_stopped_for_nothing_runs_again(store: Store) -> None
 
 
 def test_a_driver_without_the_ability_says_so(store: Store) -> None:
-    upkeep = made(store, "bare")
+    hosts = made(store, "bare")
     with pytest.raises(UnsupportedError, match="other hardware"):
-        upkeep.modify(NAME, Changes(hardware=HardwareChange(cpus=1)))
+        modify(hosts, NAME, Changes(hardware=HardwareChange(cpus=1)))
     with pytest.raises(WrongStateError):
-        upkeep.modify(NAME, Changes(engine={"labels": ["a=b"]}))
-    upkeep.modify(NAME, Changes(engine={"labels": ["a=b"]}), restart=True)
+        modify(hosts, NAME, Changes(engine={"labels": ["a=b"]}))
+    modify(hosts, NAME, Changes(engine={"labels": ["a=b"]}), restart=True)
     assert b'"a=b"' in Bare.identities[-1]
 
 
@@ -445,12 +449,12 @@ def test_a_driver_without_the_ability_says_so(store: Store) -> None:
 
 
 def test_rename(store: Store) -> None:
-    upkeep = made(store)
+    hosts = made(store)
     with pytest.raises(WrongStateError, match="must be stopped"):
-        upkeep.rename(NAME, "new")
-    upkeep.stop(NAME)
+        rename(hosts, NAME, "new")
+    lifecycle.stop(hosts, NAME)
     before = files(store)
-    upkeep.rename(NAME, "new")
+    rename(hosts, NAME, "new")
     assert store.names() == ["new"]
     machine = store.load("new")
     folder = store.machine_dir("new")
@@ -458,7 +462,7 @@ def test_rename(store: Store) -> None:
     assert (machine.ssh_key, machine.auth.store_path) == (folder / "id_rsa", str(folder))
     assert (folder / "known_hosts").read_text().startswith("new ssh-ed25519 ")
     assert files(store, "new")["id_rsa"] == before["id_rsa"]
-    upkeep.start("new")
+    lifecycle.start(hosts, "new")
     assert b"new\n" in Bare.identities[-1]
     assert str(folder) in (folder / "config.json").read_text()
     assert NAME not in json.dumps(json.loads((folder / "config.json").read_text()))
@@ -468,32 +472,32 @@ def test_rename(store: Store) -> None:
     ("new", "error"), [("../x", InvalidNameError), (NAME, MachineExistsError), ("taken", MachineExistsError)]
 )
 def test_names_that_cannot_be(store: Store, new: str, error: type[Exception]) -> None:
-    upkeep = made(store)
+    hosts = made(store)
     made(store, name="taken")
-    upkeep.stop(NAME)
+    lifecycle.stop(hosts, NAME)
     with pytest.raises(error):
-        upkeep.rename(NAME, new)
+        rename(hosts, NAME, new)
     assert store.names() == [NAME, "taken"]
     with pytest.raises(MachineNotFoundError):
-        upkeep.rename("nosuch", "new")
+        rename(hosts, "nosuch", "new")
 
 
 def test_a_rename_that_fails_is_undone(store: Store) -> None:
-    upkeep = made(store)
-    upkeep.stop(NAME)
+    hosts = made(store)
+    lifecycle.stop(hosts, NAME)
     before = files(store)
     Bare.fails["renamed"] = [DriverError("no")]
     with pytest.raises(DriverError):
-        upkeep.rename(NAME, "new")
+        rename(hosts, NAME, "new")
     assert store.names() == [NAME]
     assert files(store) == before
 
 
 def test_rename_without_the_ability(store: Store) -> None:
-    upkeep = made(store, "bare")
-    upkeep.stop(NAME)
+    hosts = made(store, "bare")
+    lifecycle.stop(hosts, NAME)
     with pytest.raises(UnsupportedError):
-        upkeep.rename(NAME, "new")
+        rename(hosts, NAME, "new")
 
 
 # -- upgrade -----------------------------------------------------------------------------------------------------
@@ -519,7 +523,7 @@ class Heard(Silent):
 def test_upgrade(store: Store, newer: ImageFiles) -> None:
     made(store)
     heard = Heard()
-    Upkeep(store, reporter=heard).upgrade(NAME)
+    upgrade(Hosts(store, reporter=heard), NAME)
     assert store.load(NAME).driver["Image"] == "second"
     assert "Old" not in store.load(NAME).driver
     assert Bare.world[NAME] is State.RUNNING
@@ -530,7 +534,7 @@ def test_upgrade(store: Store, newer: ImageFiles) -> None:
         "Starting machine back up...",
     ]
     heard.lines.clear()
-    Upkeep(store, reporter=heard).upgrade(NAME)
+    upgrade(Hosts(store, reporter=heard), NAME)
     assert heard.lines == [f'Machine "{NAME}" has the newest image already.']
 
 
@@ -540,10 +544,10 @@ def test_an_upgrade_leaves_the_machine_running_whatever_there_was_to_do(
 ) -> None:
     made(store)
     heard = Heard()
-    upkeep = Upkeep(store, reporter=heard)
+    hosts = Hosts(store, reporter=heard)
     for _ in ("another image", "the newest already"):
         Bare.world[NAME] = state
-        upkeep.upgrade(NAME)
+        upgrade(hosts, NAME)
         assert store.load(NAME).driver["Image"] == "second"
         assert Bare.world[NAME] is State.RUNNING
     assert "Starting machine so machine can be upgraded..." in heard.lines
@@ -551,55 +555,55 @@ def test_an_upgrade_leaves_the_machine_running_whatever_there_was_to_do(
 
 
 def test_an_image_that_does_not_answer_gives_way_to_the_old_one(store: Store, newer: ImageFiles) -> None:
-    upkeep = made(store)
+    hosts = made(store)
     Bare.fails["start"] = [DriverError("kernel panic")]
     with pytest.raises(DriverError, match="has its old image again: kernel panic"):
-        upkeep.upgrade(NAME)
+        upgrade(hosts, NAME)
     assert store.load(NAME).driver["Image"] == "first"
     assert Bare.world[NAME] is State.RUNNING
 
 
 def test_a_stopped_machine_stays_stopped_when_its_upgrade_fails(store: Store, newer: ImageFiles) -> None:
-    upkeep = made(store)
-    upkeep.stop(NAME)
+    hosts = made(store)
+    lifecycle.stop(hosts, NAME)
     for step in ("start", "swap"):
         Bare.fails[step] = [DriverError("kernel panic")]
         with pytest.raises(DriverError, match="has its old image again"):
-            upkeep.upgrade(NAME)
+            upgrade(hosts, NAME)
         assert store.load(NAME).driver["Image"] == "first"
         assert Bare.world[NAME] is State.STOPPED
 
 
 def test_an_interrupted_upgrade_has_the_old_image(store: Store, newer: ImageFiles) -> None:
-    upkeep = made(store)
+    hosts = made(store)
     Bare.fails["start"] = [KeyboardInterrupt()]
     with pytest.raises(KeyboardInterrupt):
-        upkeep.upgrade(NAME)
+        upgrade(hosts, NAME)
     assert store.load(NAME).driver["Image"] == "first"
     assert Bare.world[NAME] is State.STOPPED
 
 
 def test_upgrade_without_the_ability(store: Store, newer: ImageFiles) -> None:
     with pytest.raises(UnsupportedError, match="bare driver does not support upgrade"):
-        made(store, "bare").upgrade(NAME)
+        upgrade(made(store, "bare"), NAME)
 
 
 # -- export and import -------------------------------------------------------------------------------------------
 
 
 def test_a_machine_in_another_store(store: Store, tmp_path: Path) -> None:
-    upkeep = made(store)
+    hosts = made(store)
     file = tmp_path / "file"
     with pytest.raises(WrongStateError, match="only a stopped one can be exported"):
-        Porter(store).export(NAME, file)
-    upkeep.stop(NAME)
+        export(Hosts(store), NAME, file)
+    lifecycle.stop(hosts, NAME)
     record = store.load(NAME)
     record.expires, record.owner, record.context = 1, "somebody", "context"
     store.save(record)
-    Porter(store).export(NAME, file)
+    export(Hosts(store), NAME, file)
     assert file.stat().st_mode & 0o777 == 0o600
     other = Store(tmp_path / "other")
-    Porter(other).import_(file, connection_driver="none")
+    import_(Hosts(other), file, connection_driver="none")
     machine = other.load(NAME)
     folder = other.machine_dir(NAME)
     assert (folder / "disk").read_text() == "data"
@@ -609,17 +613,17 @@ def test_a_machine_in_another_store(store: Store, tmp_path: Path) -> None:
     assert str(store.root) not in (folder / "config.json").read_text()
     # The key that opens all machines of the first store stays there.
     assert not (folder / "key.pem").exists()
-    Upkeep(other).start(NAME)
+    lifecycle.start(Hosts(other), NAME)
     assert (folder / "key.pem").read_bytes() == (other.root / "certs" / "key.pem").read_bytes()
 
 
 def test_a_copy_beside_the_first_one(store: Store, tmp_path: Path) -> None:
-    upkeep = made(store)
-    upkeep.stop(NAME)
-    Porter(store).export(NAME, tmp_path / "file")
+    hosts = made(store)
+    lifecycle.stop(hosts, NAME)
+    export(Hosts(store), NAME, tmp_path / "file")
     with pytest.raises(MachineExistsError):
-        Porter(store).import_(tmp_path / "file", connection_driver="none")
-    Porter(store).import_(tmp_path / "file", name="copy", connection_driver="none")
+        import_(Hosts(store), tmp_path / "file", connection_driver="none")
+    import_(Hosts(store), tmp_path / "file", name="copy", connection_driver="none")
     assert store.load("copy").driver["IPAddress"] != store.load(NAME).driver["IPAddress"]
     assert store.load("copy").endpoint == Endpoint(store.load("copy").driver["IPAddress"])
     assert (store.machine_dir("copy") / "known_hosts").read_text().startswith("copy ")
@@ -627,31 +631,31 @@ def test_a_copy_beside_the_first_one(store: Store, tmp_path: Path) -> None:
 
 
 def test_an_import_that_fails_leaves_nothing(store: Store, tmp_path: Path) -> None:
-    upkeep = made(store)
-    upkeep.stop(NAME)
-    Porter(store).export(NAME, tmp_path / "file")
+    hosts = made(store)
+    lifecycle.stop(hosts, NAME)
+    export(Hosts(store), NAME, tmp_path / "file")
     Bare.fails["imported"] = [DriverError("no")]
     with pytest.raises(DriverError):
-        Porter(store).import_(tmp_path / "file", name="copy", connection_driver="none")
+        import_(Hosts(store), tmp_path / "file", name="copy", connection_driver="none")
     assert sorted(path.name for path in (store.root / "machines").iterdir()) == [NAME]
     (store.machine_dir(NAME) / "disk").unlink()
     with pytest.raises(DriverError, match="no disk"):
-        Porter(store).export(NAME, tmp_path / "second")
+        export(Hosts(store), NAME, tmp_path / "second")
     assert not (tmp_path / "second").exists()
 
 
 def test_what_an_import_leaves_out_is_said(store: Store, tmp_path: Path) -> None:
-    upkeep = made(store)
-    upkeep.stop(NAME)
+    hosts = made(store)
+    lifecycle.stop(hosts, NAME)
     machine = store.load(NAME)
     machine.driver.update({"QemuBinary": "/tmp/evil", "SSHUser": "evil", "\x1b[2J": 1})
     machine.driver["SSHKeyPath"] = str(store.machine_dir(NAME) / "id_rsa")
     machine.owner, machine.context, machine.install_script = "somebody", "context", "http://evil"
     machine.engine.labels, machine.raw["Odd"] = ["a=b"], {"x": 1}
     store.save(machine)
-    Porter(store).export(NAME, tmp_path / "file")
+    export(Hosts(store), NAME, tmp_path / "file")
     heard = Heard()
-    Porter(Store(tmp_path / "other"), reporter=heard).import_(tmp_path / "file", connection_driver="none")
+    import_(Hosts(Store(tmp_path / "other"), reporter=heard), tmp_path / "file", connection_driver="none")
     imported = Store(tmp_path / "other").load(NAME)
     assert imported.engine.labels == ["a=b"]
     assert (imported.driver["Memory"], imported.driver["Image"], imported.driver["SSHUser"]) == (
@@ -670,9 +674,9 @@ def test_what_an_import_leaves_out_is_said(store: Store, tmp_path: Path) -> None
 
 
 def test_of_a_driver_that_declares_nothing_nothing_travels(store: Store, tmp_path: Path) -> None:
-    made(store, "foreign").stop(NAME)
-    Porter(store).export(NAME, tmp_path / "file")
-    machine = Porter(Store(tmp_path / "other")).import_(tmp_path / "file", connection_driver="none")
+    lifecycle.stop(made(store, "foreign"), NAME)
+    export(Hosts(store), NAME, tmp_path / "file")
+    machine = import_(Hosts(Store(tmp_path / "other")), tmp_path / "file", connection_driver="none")
     assert "Memory" not in machine.driver
     assert machine.endpoint == Endpoint("127.9.9.1")
 
@@ -698,8 +702,8 @@ def test_of_a_driver_that_declares_nothing_nothing_travels(store: Store, tmp_pat
 def test_values_are_checked_before_anything_is_kept(
     store: Store, tmp_path: Path, where: str, value: Json, says: str
 ) -> None:
-    made(store).stop(NAME)
-    Porter(store).export(NAME, tmp_path / "file")
+    lifecycle.stop(made(store), NAME)
+    export(Hosts(store), NAME, tmp_path / "file")
 
     def change(record: dict[str, Json]) -> None:
         *folders, last = where.split(".")
@@ -710,10 +714,10 @@ def test_values_are_checked_before_anything_is_kept(
     source = archives.with_record(tmp_path / "file", tmp_path / "changed", change)
     other = tmp_path / "other"
     if value == []:  # an empty list is as good as none
-        Porter(Store(other)).import_(source, connection_driver="none")
+        import_(Hosts(Store(other)), source, connection_driver="none")
         return
     with pytest.raises(PymachineError, match=says):
-        Porter(Store(other)).import_(source, connection_driver="none")
+        import_(Hosts(Store(other)), source, connection_driver="none")
     assert not other.exists()
 
 
@@ -732,26 +736,26 @@ def test_values_are_checked_before_anything_is_kept(
 def test_files_are_checked_before_anything_is_kept(
     store: Store, tmp_path: Path, file: str, content: bytes, says: str
 ) -> None:
-    made(store).stop(NAME)
-    Porter(store).export(NAME, tmp_path / "file")
+    lifecycle.stop(made(store), NAME)
+    export(Hosts(store), NAME, tmp_path / "file")
     contents = {Path(info.name).name: data for info, data in archives.unpack(tmp_path / "file")}
     kept = {name: data for name, data in contents.items() if not name.startswith("pymachine.")}
     archives.forge(tmp_path / "forged", archives.valid_entries({**kept, file: content}, driver="able", name=NAME))
     with pytest.raises(ExportError, match=says):
-        Porter(Store(tmp_path / "other")).import_(tmp_path / "forged", connection_driver="none")
+        import_(Hosts(Store(tmp_path / "other")), tmp_path / "forged", connection_driver="none")
     assert not (tmp_path / "other").exists()
 
 
 def test_no_damaged_export_is_imported_or_leaves_anything(store: Store, tmp_path: Path) -> None:
-    made(store).stop(NAME)
-    Porter(store).export(NAME, tmp_path / "file")
+    lifecycle.stop(made(store), NAME)
+    export(Hosts(store), NAME, tmp_path / "file")
     attempts = [
         *archives.damaged((tmp_path / "file").read_bytes(), rounds=200, seed=7),
         *archives.hostile(64 << 20),
     ]
     found = archives.faults(
         iter(attempts),
-        lambda file: Porter(store).import_(file, name="copy", connection_driver="none"),
+        lambda file: import_(Hosts(store), file, name="copy", connection_driver="none"),
         file=tmp_path / "damaged",
         root=store.root,
     )
@@ -760,11 +764,11 @@ def test_no_damaged_export_is_imported_or_leaves_anything(store: Store, tmp_path
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
 def test_an_interrupted_import_leaves_nothing(store: Store, tmp_path: Path, stop: type[BaseException]) -> None:
-    made(store).stop(NAME)
-    Porter(store).export(NAME, tmp_path / "file")
+    lifecycle.stop(made(store), NAME)
+    export(Hosts(store), NAME, tmp_path / "file")
     Bare.fails["imported"] = [stop()]
     with pytest.raises(stop):
-        Porter(Store(tmp_path / "other")).import_(tmp_path / "file", name="copy", connection_driver="none")
+        import_(Hosts(Store(tmp_path / "other")), tmp_path / "file", name="copy", connection_driver="none")
     assert not (tmp_path / "other").exists()
 
 
@@ -773,12 +777,12 @@ def test_an_interrupted_import_leaves_nothing(store: Store, tmp_path: Path, stop
 )
 def test_a_connection_to_something_else_is_refused(store: Store, tmp_path: Path, url: str) -> None:
     made(store)
-    Porter(store).export_connection(NAME, tmp_path / "file")
+    export_connection(Hosts(store), NAME, tmp_path / "file")
     contents = {Path(info.name).name: data for info, data in archives.unpack(tmp_path / "file")}
     kept = {name: data for name, data in contents.items() if not name.startswith("pymachine.")}
     archives.forge(tmp_path / "forged", archives.valid_entries(kept, kind="connection", name=NAME, url=url))
     with pytest.raises(ExportError, match="url in the export is .*, expected tcp://HOST:PORT"):
-        Porter(Store(tmp_path / "other")).import_(tmp_path / "forged", connection_driver="none")
+        import_(Hosts(Store(tmp_path / "other")), tmp_path / "forged", connection_driver="none")
     assert not (tmp_path / "other").exists()
 
 
@@ -786,14 +790,14 @@ def test_the_means_to_connect_need_certificates(store: Store, tmp_path: Path) ->
     made(store)
     (store.machine_dir(NAME) / "key.pem").unlink()
     # Without a copy of its own it has the store's.
-    Porter(store).export_connection(NAME, tmp_path / "file")
+    export_connection(Hosts(store), NAME, tmp_path / "file")
     (store.root / "certs" / "key.pem").unlink()
     with pytest.raises(Exception, match="no certificates to connect with: .*key.pem is missing"):
-        Porter(store).export_connection(NAME, tmp_path / "file")
+        export_connection(Hosts(store), NAME, tmp_path / "file")
 
 
 def test_a_certificate_that_cannot_be_read_is_named(store: Store) -> None:
-    upkeep = made(store)
+    hosts = made(store)
     (store.root / "certs" / "ca.pem").write_text("x")
     with pytest.raises(CertificateError, match=r"ca\.pem"):
-        upkeep.regenerate_certs(NAME)
+        certificates.regenerate(hosts, NAME)

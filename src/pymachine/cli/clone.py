@@ -7,6 +7,7 @@ import click
 from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import current
 from pymachine.cli.errors import HelpfulUsageError
+from pymachine.hosts.clone import clone
 
 
 @click.command("clone", cls=goflags.GoCommand)
@@ -21,7 +22,7 @@ def command(ctx: click.Context, names: tuple[str, ...]) -> None:
     if len(names) != 2:
         raise HelpfulUsageError("Error: Expected a machine and the name of its copy", usage=ctx.get_help())
     app = current(ctx)
-    app.copies.clone(*names)
+    clone(app.hosts, *names)
     app.show(
         "To see how to connect your Docker Client to the Docker Engine running on this virtual machine, "
         f"run: {app.program} env {names[1]}",

@@ -7,6 +7,7 @@ import click
 from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import current
 from pymachine.errors import PymachineError
+from pymachine.hosts import connection
 
 
 @click.command("config", cls=goflags.GoCommand, evaluated=True)
@@ -19,10 +20,10 @@ def command(ctx: click.Context, names: tuple[str, ...], *, swarm: bool) -> None:
     app.messages_to_stderr()
     name = machine_args.one(ctx, names)
     try:
-        endpoint = app.manager.check(name, swarm=swarm)
+        endpoint = connection.check(app.hosts.open(name), swarm=swarm)
     except PymachineError as error:
         raise error.prefixed("Error running connection boilerplate: ") from error
-    ca, cert, key = map(str, app.manager.client_files(name))
+    ca, cert, key = map(str, app.hosts.open(name).client_files())
     app.show(
         f'--tlsverify\n--tlscacert="{ca}"\n--tlscert="{cert}"\n--tlskey="{key}"\n-H={endpoint.url}',
         {"Name": name, "TLSVerify": True, "TLSCACert": ca, "TLSCert": cert, "TLSKey": key, "Host": endpoint.url},

@@ -1,4 +1,4 @@
-"""The state of one run of the command line: store, manager, options and where messages go."""
+"""The state of one run of the command line: store, machines, options and where messages go."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from pymachine.system.progress import Reporter, StreamReporter
 
 if TYPE_CHECKING:
     from pymachine.driver.contract import Json
-    from pymachine.hosts.copies import Copies
-    from pymachine.hosts.manager import Manager
-    from pymachine.hosts.upkeep import Upkeep
+    from pymachine.hosts.host import Hosts
     from pymachine.store.store import Store
 
 T = TypeVar("T")
@@ -74,31 +72,17 @@ class App:
         return StreamReporter(stream, rewrite=self.named)
 
     @cached_property
-    def manager(self) -> Manager:
-        """The manager of the store."""
-        return self.manager_with(self.reporter)
+    def hosts(self) -> Hosts:
+        """The machines of the store, with the options of this run."""
+        return self.hosts_with(self.reporter)
 
-    def manager_with(self, reporter: Reporter, *, labelled: bool = False) -> Manager:
-        """A manager of the store with a reporter of its own, whose lines may be `labelled` with the machine already."""
-        from pymachine.hosts.manager import Manager  # noqa: PLC0415
+    def hosts_with(self, reporter: Reporter, *, labelled: bool = False) -> Hosts:
+        """Return the machines of the store with another reporter; `labelled`: its lines name the machine already."""
+        from pymachine.hosts.host import Hosts  # noqa: PLC0415
 
-        return Manager(
+        return Hosts(
             self.store, reporter=reporter, authority=self.authority, labelled=labelled, native_ssh=self.native_ssh
         )
-
-    @cached_property
-    def upkeep(self) -> Upkeep:
-        """A manager that also changes what is there."""
-        from pymachine.hosts.upkeep import Upkeep  # noqa: PLC0415
-
-        return Upkeep(self.store, reporter=self.reporter, authority=self.authority, native_ssh=self.native_ssh)
-
-    @cached_property
-    def copies(self) -> Copies:
-        """A manager that also makes machines of what others were."""
-        from pymachine.hosts.copies import Copies  # noqa: PLC0415
-
-        return Copies(self.store, reporter=self.reporter, authority=self.authority, native_ssh=self.native_ssh)
 
     def named(self, text: str) -> str:
         """Return `text` with its pymachine commands under the name that pymachine was called by."""

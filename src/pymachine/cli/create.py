@@ -12,7 +12,8 @@ from pymachine.cli.context import App, current
 from pymachine.cli.errors import HelpfulUsageError, RunError
 from pymachine.driver.contract import Json
 from pymachine.errors import PymachineError, UsageError
-from pymachine.hosts.manager import CreateRequest, Manager
+from pymachine.hosts.create import CreateRequest, create
+from pymachine.hosts.host import Hosts
 from pymachine.system.progress import Reporter
 
 
@@ -44,22 +45,22 @@ def command(ctx: click.Context, /, names: tuple[str, ...], **given: Any) -> None
     create_options.prune_expired(app)
     errors: Sequence[PymachineError] = ()
     if len(requests) == 1:
-        results = [_create(app, app.manager, requests[names[0]])]
+        results = [_create(app, app.hosts, requests[names[0]])]
     else:
         from pymachine.cli import parallel  # noqa: PLC0415 (not needed for one machine)
 
-        def create(name: str, reporter: Reporter) -> Json:
-            return _create(app, app.manager_with(reporter, labelled=True), requests[name])
+        def create_labelled(name: str, reporter: Reporter) -> Json:
+            return _create(app, app.hosts_with(reporter, labelled=True), requests[name])
 
-        results, errors = parallel.run_in_processes(list(requests), create, reporter=app.reporter)
+        results, errors = parallel.run_in_processes(list(requests), create_labelled, reporter=app.reporter)
     _print_results(app, results, timings=given["timings"])
     machine_args.raise_all(errors)
 
 
-def _create(app: App, manager: Manager, request: CreateRequest) -> Json:
+def _create(app: App, hosts: Hosts, request: CreateRequest) -> Json:
     """Create one machine, and return its ``--json`` object."""
-    manager.create(request)
-    return {**machine_args.summary(app, request.name), "Timings": manager.timings}
+    create(hosts, request)
+    return {**machine_args.summary(app, request.name), "Timings": hosts.timings}
 
 
 def _print_results(app: App, results: list[Json], *, timings: bool) -> None:

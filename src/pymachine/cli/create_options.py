@@ -156,8 +156,9 @@ def expiry_time(given: Mapping[str, Any]) -> int | None:
 
 def prune_expired(app: App) -> None:
     """Remove expired machines. If one cannot be removed, warn and go on."""
-    from pymachine.hosts import prune as pruning  # noqa: PLC0415
+    from pymachine.hosts import prune  # noqa: PLC0415
+    from pymachine.hosts.sweep import sweep  # noqa: PLC0415
 
-    app.manager.sweep()
-    for outlived in pruning.find(app.store):
-        outlived.remove(app.manager, app.reporter)
+    sweep(app.hosts)
+    for expired in prune.find(app.store):
+        prune.remove_expired(app.hosts, expired)

@@ -9,6 +9,7 @@ import click
 from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import App, pass_app
 from pymachine.cli.errors import RunError
+from pymachine.hosts.docker_context import make_context, remove_context
 from pymachine.system import printable
 
 
@@ -30,7 +31,7 @@ def create(app: App, names: tuple[str, ...], *, context: str) -> None:
     if context and len(chosen) > 1:
         raise RunError("Error: --name can be used with only one machine")
     for name in chosen:
-        made = app.upkeep.make_context(name, context or name)
+        made = make_context(app.hosts, name, context or name)
         app.reporter.info(f'Created the docker context "{made}". Use it: docker --context {made} info')
     if app.structured:
         app.show("", _rows(app, chosen))
@@ -50,7 +51,7 @@ def list_(app: App) -> None:
 def remove(app: App, names: tuple[str, ...]) -> None:
     """Remove the docker contexts of machines, but not the machines."""
     chosen = app.names(names)
-    removed = {name: app.upkeep.remove_context(name) for name in chosen}
+    removed = {name: remove_context(app.hosts, name) for name in chosen}
     text = "\n".join(f'Removed the docker context "{printable.line(context)}".' for context in removed.values())
     app.show(text, [{"Name": name, "DockerContext": context} for name, context in removed.items()])
 

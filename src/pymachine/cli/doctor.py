@@ -147,7 +147,7 @@ def _check_unfinished_changes(app: App, name: str) -> Iterator[Finding]:
 def _check_ports(app: App, name: str) -> Iterator[Finding]:
     """Yield the ports of a running machine that cannot be forwarded."""
     try:
-        driver = app.manager.driver(app.store.load(name))
+        driver = app.hosts.open(name).driver
         ports = driver.forwarded_ports() if isinstance(driver, PortForwardable) else ()
         refused = [port for port in ports if port.problem]
         if not refused or driver.state() is not State.RUNNING:

@@ -14,6 +14,7 @@ from pymachine.cli import certificate_warnings, goflags, machine_args, shells
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import RunError
 from pymachine.errors import PymachineError
+from pymachine.hosts import connection
 
 WINDOWS = sys.platform == "win32"
 UNUSUAL_NAMES = (
@@ -53,10 +54,10 @@ def command(
         return
     name = machine_args.one(ctx, names)
     try:
-        endpoint = app.manager.check(name, swarm=swarm)
+        endpoint = connection.check(app.hosts.open(name), swarm=swarm)
     except PymachineError as error:
         raise error.prefixed("Error checking TLS connection: ") from error
-    folder = app.manager.client_files(name).folder
+    folder = app.hosts.open(name).client_files().folder
     if folder is None:
         app.reporter.warn(f"{UNUSUAL_NAMES}: use `{app.program} config {name}`.")
         folder = app.store.machine_dir(name)

@@ -28,7 +28,7 @@ def command(ctx: click.Context, names: tuple[str, ...], *, connection: bool, for
         raise HelpfulUsageError(
             "Error: Expected a machine name and an optional file as arguments", usage=ctx.get_help()
         )
-    from pymachine.hosts.export_import import Porter  # noqa: PLC0415 (zstandard)
+    from pymachine.hosts.export import export, export_connection  # noqa: PLC0415 (zstandard)
 
     app = current(ctx)
     name = names[0]
@@ -37,9 +37,8 @@ def command(ctx: click.Context, names: tuple[str, ...], *, connection: bool, for
         target /= name + SUFFIX
     if target.exists() and not force:
         raise RunError(f"{target} already exists", hint="Choose another file, or overwrite it with --force.")
-    porter = Porter(app.store, reporter=app.reporter, authority=app.authority)
     if connection:
-        porter.export_connection(name, target)
+        export_connection(app.hosts, name, target)
     else:
-        porter.export(name, target)
+        export(app.hosts, name, target)
     app.show(f"Exported {name} to {target}", {"Name": name, "File": str(target.absolute())})

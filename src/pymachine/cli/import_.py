@@ -24,11 +24,11 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     """
     if not 1 <= len(words) <= 2:
         raise HelpfulUsageError("Error: Expected a file and an optional name as arguments", usage=ctx.get_help())
-    from pymachine.hosts.export_import import Porter  # noqa: PLC0415 (zstandard)
+    from pymachine.hosts.import_ import import_  # noqa: PLC0415 (zstandard)
 
     app = current(ctx)
-    porter = Porter(app.store, reporter=app.reporter, authority=app.authority)
-    machine = porter.import_(
+    machine = import_(
+        app.hosts,
         Path(words[0]),
         name=words[1] if len(words) == 2 else "",
         connection_driver=registry.name_with(ConnectionImportable),

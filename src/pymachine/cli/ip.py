@@ -7,6 +7,7 @@ import click
 from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import App, pass_app
 from pymachine.errors import PymachineError
+from pymachine.hosts import connection
 
 
 @click.command("ip", cls=goflags.GoCommand)
@@ -19,7 +20,7 @@ def command(app: App, names: tuple[str, ...]) -> None:
 
     def ask(name: str) -> None:
         try:
-            addresses[name] = app.manager.ip(name)
+            addresses[name] = connection.ip(app.hosts.open(name))
         except PymachineError as error:
             raise error.prefixed("Error getting IP address: ") from error
 

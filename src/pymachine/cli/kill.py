@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import App, pass_app
+from pymachine.hosts import lifecycle
 
 
 @click.command("kill", cls=goflags.GoCommand)
@@ -13,4 +16,4 @@ from pymachine.cli.context import App, pass_app
 @pass_app
 def command(app: App, names: tuple[str, ...]) -> None:
     """Kill (abruptly stop) a machine."""
-    machine_args.each(app, names, app.manager.kill)
+    machine_args.each(app, names, partial(lifecycle.kill, app.hosts))

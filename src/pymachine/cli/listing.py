@@ -13,6 +13,7 @@ from pymachine.cli.context import App
 from pymachine.driver.abilities import Locatable
 from pymachine.driver.contract import State
 from pymachine.errors import PymachineError
+from pymachine.hosts.host import Host
 from pymachine.store.record import Machine
 
 NOT_FOUND = "not found"
@@ -50,7 +51,7 @@ def rows(app: App, names: Sequence[str], *, timeout: float, engine: bool = True)
     """
     results: dict[str, Row] = {}
     machines = {name: _load_or_add_error(app, name, results) for name in names}
-    app.manager  # noqa: B018 (create it here, before the threads use it)
+    app.hosts  # noqa: B018 (create it here, before the threads use it)
     threads = []
     seconds = min(timeout, _LONGEST_SECONDS)
     socket_seconds = max(seconds, 0.0) + _SOCKET_MARGIN_SECONDS
@@ -92,7 +93,7 @@ def _query_into(results: dict[str, Row], app: App, machine: Machine, timeout: fl
 
 
 def _fill_row(row: Row, app: App, machine: Machine, timeout: float, *, engine: bool) -> None:
-    driver = app.manager.driver(machine)
+    driver = Host(app.hosts, machine).driver
     # First, since the calls below may hang if the host does not answer.
     row.host = driver.location() if isinstance(driver, Locatable) else ""
     row.state = driver.state()

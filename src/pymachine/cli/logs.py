@@ -50,7 +50,7 @@ def command(
     """
     app = current(ctx)
     name = machine_args.one(ctx, names)
-    driver = app.manager.driver(app.store.load(name))
+    driver = app.hosts.open(name).driver
     lines = max(tail, 0)
     if follow:
         if app.structured:
@@ -146,9 +146,8 @@ def _follow(path: Path, count: int) -> None:
 
 
 def _engine_lines(app: App, name: str, count: int) -> list[str]:
-    from pymachine.ssh.client import Client  # noqa: PLC0415
-
-    client = Client(app.manager.ssh_target(name), native=app.native_ssh)
+    host = app.hosts.open(name)
+    client = host.ssh(host.login())
     result = client.run(_ENGINE.format(file=_FILE, lines=count, follow=""))
     if result.returncode != 0:
         raise RunError(f'machine "{name}" has no engine log', details=(result.stderr or result.stdout).strip())
@@ -156,9 +155,8 @@ def _engine_lines(app: App, name: str, count: int) -> list[str]:
 
 
 def _follow_engine(app: App, name: str, count: int) -> int:
-    from pymachine.ssh.client import Client  # noqa: PLC0415
-
-    client = Client(app.manager.ssh_target(name), native=app.native_ssh)
+    host = app.hosts.open(name)
+    client = host.ssh(host.login())
     # For a terminal, pymachine's own streams escape the guest's output. A pipe gets the bytes unchanged.
     out, errors = (_decoded(stream) if stream.isatty() else None for stream in (sys.stdout, sys.stderr))
     return client.session(["--", _ENGINE.format(file=_FILE, lines=count, follow="-f")], out=out, errors=errors)

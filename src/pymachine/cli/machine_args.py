@@ -103,7 +103,7 @@ def each(app: App, names: tuple[str, ...], act: Callable[[str], None], *, last: 
 def summary(app: App, name: str) -> dict[str, Json]:
     """Return the JSON object that commands print for a machine they have changed."""
     machine = app.store.load(name)
-    driver = app.manager.driver(machine)
+    driver = app.hosts.open(name).driver
     try:
         state = driver.state()
         url = driver.endpoint().url if state is State.RUNNING else ""

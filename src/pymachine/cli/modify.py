@@ -41,7 +41,7 @@ def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
     machine immediately; the engine restarts if it cannot reload them.
     """
     from pymachine.driver.abilities import HardwareChange  # noqa: PLC0415 (the help needs neither)
-    from pymachine.hosts.upkeep import Changes  # noqa: PLC0415
+    from pymachine.hosts.modify import Changes, modify  # noqa: PLC0415
 
     engine: dict[str, str | list[str]] = {
         field: [word for word in given[flag] if word] for flag, field in LISTS.items() if given[flag]
@@ -55,4 +55,4 @@ def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
     )
     if changes == Changes():
         raise RunError("Error: Nothing to change", hint="See the options: pymachine modify --help")
-    machine_args.each(app, names, lambda name: app.upkeep.modify(name, changes, restart=given["restart"]))
+    machine_args.each(app, names, lambda name: modify(app.hosts, name, changes, restart=given["restart"]))

@@ -48,7 +48,7 @@ def _mount(app: App, name: str, user: str, path: str, point: str) -> int:
     if program is None:
         raise RunError("You must have a copy of the sshfs binary locally to use the mount feature")
     machine_args.load_for_transfer(app, name)
-    target = app.manager.ssh_target(name, user=user or None)
+    target = app.hosts.open(name).login(user=user or None)
     target.check()
     if not Path(point).is_dir():
         raise RunError(f"the mountpoint {point} is not a directory", hint=f"Create it: mkdir -p {shlex.quote(point)}")

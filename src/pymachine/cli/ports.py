@@ -25,7 +25,7 @@ def command(app: App, names: tuple[str, ...]) -> None:
     found: dict[str, Sequence[ForwardedPort]] = {}
 
     def ask(name: str) -> None:
-        driver = app.manager.driver(app.store.load(name))
+        driver = app.hosts.open(name).driver
         if not isinstance(driver, PortForwardable):
             raise driver.unsupported("forwarding ports")
         found[name] = driver.forwarded_ports() if driver.state() is State.RUNNING else ()

@@ -8,6 +8,7 @@ from pymachine.cli import goflags
 from pymachine.cli.context import App, pass_app
 from pymachine.cli.errors import RunError
 from pymachine.hosts import prune
+from pymachine.hosts.sweep import sweep
 from pymachine.system import printable
 
 
@@ -23,11 +24,11 @@ def command(app: App, words: tuple[str, ...], *, dry_run: bool) -> None:
     if words:
         raise RunError("Error: Too many arguments given")
     if not dry_run:
-        app.manager.sweep()
+        sweep(app.hosts)
     found = prune.find(app.store)
-    gone = [outlived for outlived in found if dry_run or outlived.remove(app.manager, app.reporter)]
-    lines = [printable.line(f"{outlived.name}: {outlived.why}") for outlived in gone] if dry_run else []
-    app.show("\n".join(lines), [{"Name": outlived.name, "Reason": outlived.why} for outlived in gone])
+    gone = [expired for expired in found if dry_run or prune.remove_expired(app.hosts, expired)]
+    lines = [printable.line(f"{expired.name}: {expired.reason}") for expired in gone] if dry_run else []
+    app.show("\n".join(lines), [{"Name": expired.name, "Reason": expired.reason} for expired in gone])
     if len(gone) < len(found):
         raise RunError(
             "Some machines could not be removed", hint="See the errors above. `rm -f` removes their records."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import click
 
@@ -10,6 +11,7 @@ from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import App, pass_app
 from pymachine.cli.errors import RunError
 from pymachine.cli.output import echo
+from pymachine.hosts import certificates
 
 
 @click.command("regenerate-certs", cls=goflags.GoCommand)
@@ -26,14 +28,14 @@ def command(app: App, names: tuple[str, ...], *, force: bool, client_certs: bool
     for name in chosen:
         app.store.load(name)
     if not client_certs:
-        machine_args.each(app, names, app.upkeep.regenerate_certs)
+        machine_args.each(app, names, partial(certificates.regenerate, app.hosts))
         return
-    machine_args.raise_all(machine_args.collect_errors(chosen, app.upkeep.check_regenerable))
+    machine_args.raise_all(machine_args.collect_errors(chosen, partial(certificates.check_regenerable, app.hosts)))
     app.reporter.info("Regenerating local certificates")
-    with app.upkeep.renewed_authority() as keep:
+    with certificates.renewed_authority(app.hosts) as keep:
 
         def regenerate(name: str) -> None:
-            app.upkeep.regenerate_certs(name)
+            certificates.regenerate(app.hosts, name)
             keep()
 
         machine_args.each(app, names, regenerate)

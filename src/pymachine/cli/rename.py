@@ -7,6 +7,7 @@ import click
 from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import current
 from pymachine.cli.errors import HelpfulUsageError
+from pymachine.hosts.rename import rename
 
 
 @click.command("rename", cls=goflags.GoCommand)
@@ -20,7 +21,7 @@ def command(ctx: click.Context, names: tuple[str, ...]) -> None:
     if len(names) != 2:
         raise HelpfulUsageError("Error: Expected a machine name and its new name as arguments", usage=ctx.get_help())
     app = current(ctx)
-    app.upkeep.rename(*names)
+    rename(app.hosts, *names)
     if app.structured:
         app.show("", [machine_args.summary(app, names[1])])
     else:

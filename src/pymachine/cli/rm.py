@@ -11,6 +11,7 @@ from pymachine.cli.context import App, current
 from pymachine.cli.errors import HelpfulUsageError, brief
 from pymachine.cli.output import echo
 from pymachine.errors import PymachineError
+from pymachine.hosts.remove import forget, remove
 from pymachine.system import printable
 
 
@@ -36,7 +37,7 @@ def command(ctx: click.Context, names: tuple[str, ...], *, force: bool, yes: boo
     if force or yes or _confirmed(app):
         chosen = list(dict.fromkeys(names))
         # The machines are removed in parallel, and reported in the order of the arguments.
-        for name, error in machine_args.outcomes(chosen, lambda name: app.manager.remove(name, restore=restore)):
+        for name, error in machine_args.outcomes(chosen, lambda name: remove(app.hosts, name, restore=restore)):
             if error is not None:
                 error.prefixed(f'Error removing host "{name}": ')
                 if not force:
@@ -67,7 +68,7 @@ def _forget(app: App, name: str) -> bool:
         echo(f'Can\'t remove "{printable.line(name)}"', err=True)
         return False
     try:
-        app.manager.forget(name)
+        forget(app.hosts, name)
     except PymachineError as error:
         echo(app.named(f'Can\'t remove "{printable.line(name)}": {brief(error)}'), err=True)
         return False

@@ -16,7 +16,8 @@ from pymachine.cli.context import App, current
 from pymachine.cli.errors import HelpfulUsageError, RunError
 from pymachine.cli.output import echo
 from pymachine.hosts import prune
-from pymachine.hosts.manager import CreateRequest
+from pymachine.hosts.create import CreateRequest, create
+from pymachine.hosts.remove import remove
 from pymachine.system import signals
 from pymachine.system.progress import Terse
 
@@ -63,27 +64,28 @@ def command(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> None
 
 
 def _run(app: App, request: CreateRequest, words: Sequence[str]) -> int:
-    manager = app.manager_with(Terse(app.reporter))
+    hosts = app.hosts_with(Terse(app.reporter))
     try:
         held = prune.hold(app.store, request.name)
     except TimeoutError as error:
         raise RunError(f'Another `run` uses a machine called "{request.name}"') from error
     with held:
         create_options.prune_expired(app)
-        manager.create(request)
+        create(hosts, request)
         try:
             return _call(words, _environment(app, request.name))
         finally:
             with signals.ignored():
                 if request.owner:
-                    manager.remove(request.name)
+                    remove(hosts, request.name)
                 else:
                     app.reporter.info(f'The machine "{request.name}" is kept: {app.program} env {request.name}')
 
 
 def _environment(app: App, name: str) -> dict[str, str]:
-    folder = app.manager.client_files(name).folder or app.store.machine_dir(name)
-    return {**os.environ, **dict(shells.connection(app.manager.endpoint(name).url, str(folder), name))}
+    host = app.hosts.open(name)
+    folder = host.client_files().folder or host.directory
+    return {**os.environ, **dict(shells.connection(host.endpoint().url, str(folder), name))}
 
 
 def _call(words: Sequence[str], environment: dict[str, str]) -> int:

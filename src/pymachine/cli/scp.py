@@ -33,7 +33,7 @@ def command(ctx: click.Context, words: tuple[str, ...], *, recursive: bool, delt
 
     def target_of(name: str, user: str | None) -> Target:
         machine_args.load_for_transfer(app, name)
-        return app.manager.ssh_target(name, user=user)
+        return app.hosts.open(name).login(user=user)
 
     places = [scp.parse(word, target_of) for word in words]
     targets = [place.target for place in places if place.target is not None]

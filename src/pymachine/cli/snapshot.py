@@ -10,7 +10,7 @@ from pymachine.cli.context import App, json_option, pass_app
 from pymachine.cli.machine_args import complete
 from pymachine.cli.tables import table
 from pymachine.driver.contract import Json
-from pymachine.hosts import snapshots
+from pymachine.hosts import snapshot_operations, snapshots
 from pymachine.system.progress import human
 
 MACHINE = click.argument("machine", metavar="MACHINE", shell_complete=complete)
@@ -31,7 +31,7 @@ def command() -> None:
 @pass_app
 def create(app: App, *, machine: str, name: str | None) -> None:
     """Create a snapshot of MACHINE, which keeps running. The default name is the current time."""
-    made = app.copies.save_snapshot(machine, name or snapshots.default_name())
+    made = snapshot_operations.save_snapshot(app.hosts, machine, name or snapshots.default_name())
     app.show(made.name, _summary(made))
 
 
@@ -67,7 +67,7 @@ def restore(app: App, *, machine: str, name: str, disk_only: bool) -> None:
 
     The machine runs afterwards if it was running when the snapshot was created.
     """
-    state = app.copies.restore_snapshot(machine, name, disk_only=disk_only)
+    state = snapshot_operations.restore_snapshot(app.hosts, machine, name, disk_only=disk_only)
     app.show(
         f'Machine "{machine}" is as in "{name}"; it is {state.word.lower()}.', {"Name": machine, "State": state.word}
     )
@@ -81,7 +81,7 @@ def restore(app: App, *, machine: str, name: str, disk_only: bool) -> None:
 def remove(app: App, *, machine: str, names: tuple[str, ...]) -> None:
     """Remove snapshots of MACHINE."""
     for name in names:
-        app.copies.remove_snapshot(machine, name)
+        snapshot_operations.remove_snapshot(app.hosts, machine, name)
     app.show("\n".join(f"Removed {name}" for name in names), [{"Name": name, "Removed": True} for name in names])
 
 

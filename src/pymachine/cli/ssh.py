@@ -44,7 +44,7 @@ def command(ctx: click.Context, words: tuple[str, ...]) -> None:
     if name.startswith("-"):
         raise HelpfulUsageError("Error: Expected a machine name before ssh's options", usage=ctx.get_help())
     try:
-        target = app.manager.ssh_target(name)
+        target = app.hosts.open(name).login()
     except HostNotRunningError as error:
         raise HostNotRunningError(f'Error: Cannot run SSH command: Host "{name}" is not running', name=name) from error
     ctx.exit(machine_args.exit_status(Client(target, native=app.native_ssh).session(words[1:])))

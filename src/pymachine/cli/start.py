@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import click
 
 from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import App, pass_app
+from pymachine.hosts import lifecycle
 
 
 @click.command("start", cls=goflags.GoCommand)
@@ -17,4 +19,4 @@ def command(app: App, names: tuple[str, ...]) -> None:
     """Start a machine."""
     program = os.path.basename(app.program)  # noqa: PTH119 (a word, not a file)
     last = f"Started machines may have new IP addresses. You may need to re-run the `{program} env` command."
-    machine_args.each(app, names, app.manager.start, last=last)
+    machine_args.each(app, names, partial(lifecycle.start, app.hosts), last=last)

@@ -17,7 +17,7 @@ def command(ctx: click.Context, names: tuple[str, ...]) -> None:
     app = current(ctx)
     name = machine_args.one(ctx, names)
     try:
-        state = app.manager.state(name).word
+        state = app.hosts.open(name).state().word
     except PymachineError as error:
         raise error.prefixed(f"error getting state for host {name}: ") from error
     app.show(state, {"Name": name, "State": state})

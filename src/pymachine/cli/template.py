@@ -13,6 +13,7 @@ from pymachine.cli.context import App, current, json_option, pass_app
 from pymachine.cli.tables import table
 from pymachine.driver.contract import Json
 from pymachine.hosts import templates
+from pymachine.hosts.build_template import build_template
 from pymachine.system import durations
 from pymachine.system.progress import human
 
@@ -34,7 +35,7 @@ def build(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> None:
     if words:
         raise goflags.bad_arguments(ctx, "Error: Too many arguments given")
     app = current(ctx)
-    template = app.manager.make_template(given["driver"], given["options"])
+    template = build_template(app.hosts, given["driver"], given["options"])
     app.show(template.name, _summary(template))
 
 

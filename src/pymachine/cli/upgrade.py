@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import App, pass_app
+from pymachine.hosts.upgrade import upgrade
 
 
 @click.command("upgrade", cls=goflags.GoCommand)
@@ -16,4 +19,4 @@ def command(app: App, names: tuple[str, ...]) -> None:
 
     Containers and data are kept. The old image is kept until the new one works.
     """
-    machine_args.each(app, names, app.upkeep.upgrade)
+    machine_args.each(app, names, partial(upgrade, app.hosts))

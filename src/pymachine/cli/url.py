@@ -15,5 +15,5 @@ def command(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Get the URL of a machine."""
     app = current(ctx)
     name = machine_args.one(ctx, names)
-    url = app.manager.endpoint(name).url
+    url = app.hosts.open(name).endpoint().url
     app.show(url, {"Name": name, "URL": url})

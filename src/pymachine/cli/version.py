@@ -32,8 +32,8 @@ def command(ctx: click.Context, names: tuple[str, ...]) -> None:
 
     name = machine_args.one(ctx, names)
     try:
-        endpoint = app.manager.endpoint(name)
+        endpoint = app.hosts.open(name).endpoint()
     except PymachineError as error:
         raise error.prefixed("Unable to query docker version: ") from error
-    version = api.version(endpoint, certificates=app.manager.client_files(name))
+    version = api.version(endpoint, certificates=app.hosts.open(name).client_files())
     app.show(version, {"Name": name, "DockerVersion": version})

@@ -1,57 +1,85 @@
 """Finish or undo the changes of a machine whose command was killed; see `pymachine.driver.kit.transactions`.
 
-Each function may itself be killed: called again, it goes on from where it was.
+Each function may itself be killed. Called again, it continues from there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from pymachine.driver import fields
-from pymachine.driver.abilities import Recoverable, Renamable, Restorable, Upgradable
+from pymachine.driver.abilities import IdentityUpdatable, Recoverable, Renamable, Restorable, Upgradable
 from pymachine.driver.contract import Capability, Config, Driver, State
 from pymachine.driver.kit import transactions
 from pymachine.driver.kit.transactions import Change
+from pymachine.errors import PymachineError, StoreError
+from pymachine.hosts import context_updates
+from pymachine.hosts.host import Host, Hosts
+from pymachine.hosts.timeouts import ANSWER_SECONDS, STOP_SECONDS, boot_timeout
 from pymachine.store import paths
-from pymachine.store.record import Machine
-from pymachine.store.store import Store
-from pymachine.system.progress import Reporter
+from pymachine.system import os_errors
 
 Settle = Callable[..., None]
 """Drops what was set aside (``keep=True``), or brings it back."""
 # A boot with an older note may be of a machine that has been used since.
 YOUNG_SECONDS = 600.0
-STOP_SECONDS = 60.0
-# What the user did, where the name of a change says something else.
+# The user's word for a change, where it differs from the name of the change.
 _WORDS = {transactions.BOOT: "start", transactions.HOLD: "snapshot or clone"}
 
 
-@dataclass(frozen=True, kw_only=True)
+def recover(hosts: Hosts, name: str, *, only: str = "", finish_boot: bool = False) -> list[str]:
+    """Finish or undo the interrupted changes of machine `name`, and return their names. Hold the machine's lock.
+
+    `only` limits this to changes of that name, and to machines without a record. With `finish_boot` an interrupted
+    boot is finished, which may take minutes, instead of ended.
+    """
+    folder = hosts.store.machine_dir(name)
+    if not transactions.has_leftovers(folder):
+        return []
+    changes = transactions.changes(folder)
+    if not (folder / paths.CONFIG).exists() and any(change.name == transactions.CREATE for change in changes):
+        hosts.store.delete(name)  # an import that was interrupted before it had a record
+        return [transactions.CREATE]
+    changes = [change for change in changes if only in ("", change.name)]
+    if only and not changes:
+        return []
+    host = hosts.open(name)
+    recovery = Recovery(host, waits=finish_boot)
+    transactions.sweep_files(folder)
+    for change in changes:
+        _settle(recovery, change)
+        if not hosts.store.exists(name):
+            break
+    return [change.name for change in changes if not (folder / (transactions.PREFIX + change.name)).exists()]
+
+
+def _settle(recovery: Recovery, change: Change) -> None:
+    """Finish or undo one change. The error says how to give up on it."""
+    host = recovery.host
+    try:
+        recovery.settle(change)
+    except OSError as error:
+        brief = f'cannot settle the unfinished {change.name} of "{host.name}"'
+        raise os_errors.wrapped(StoreError, brief, error) from error
+    except PymachineError as error:
+        note = host.directory / (transactions.PREFIX + change.name)
+        error.hint = f"{error.hint}\nA {change.name} of the machine was interrupted. To give up on settling "
+        error.hint += f"it, remove the note: {note}"
+        raise
+
+
 class Recovery:
-    """One machine that has unfinished changes, and what is needed to settle them. Hold the machine's lock."""
+    """Finish or undo the interrupted changes of one machine. Hold the machine's lock."""
 
-    store: Store
-    machine: Machine
-    driver: Driver
-    reporter: Reporter
-    answers: Callable[[], bool]
-    """Whether the engine answers with the machine's certificate; waits for a moment."""
-    finish_boot: Callable[[], bool]
-    """Finishes the boot of the machine, and returns whether its engine answers; False if the command cannot wait."""
-    drop_context: Callable[[], None]
-    """Removes the machine's docker context."""
-    rename_context: Callable[[str], None]
-    """Has the machine's docker context follow its name, given the name of before."""
-
-    @property
-    def folder(self) -> Path:
-        """The machine's folder."""
-        return self.store.machine_dir(self.machine.name)
+    def __init__(self, host: Host, *, waits: bool) -> None:
+        """With `waits` the command has the time to finish an interrupted boot."""
+        self.host = host
+        self.driver = host.driver
+        self.waits = waits
 
     def settle(self, change: Change) -> None:
-        """Finish or undo `change`, and remove its note. Raises `PymachineError` or OSError; the note stays then."""
+        """Finish or undo `change`, and remove its note. Raises `PymachineError` or OSError; then the note stays."""
         known: dict[str, Callable[[Change], str]] = {
             transactions.CREATE: self._undo_create,
             transactions.HOLD: self._release,
@@ -61,20 +89,20 @@ class Recovery:
             transactions.RENAME: self._finish_rename,
         }
         if change.name not in known:
-            return  # a newer version's
+            return  # a newer version wrote it
         outcome = known[change.name](change)
-        transactions.clear(self.folder, change.name)
+        transactions.clear(self.host.directory, change.name)
         word = _WORDS.get(change.name, change.name)
-        self.reporter.warn(f'The last {word} of "{self.machine.name}" was interrupted: {outcome}.')
+        self.host.reporter.warn(f'The last {word} of "{self.host.name}" was interrupted: {outcome}.')
 
     def _undo_create(self, change: Change) -> str:
         if self._is_up():
             return "the machine is complete, and stays"
-        if not change.is_of_this_boot:  # after a power cut the note of a good machine may be back
+        if not change.is_of_this_boot:  # a power cut can bring back the note of a machine that is complete
             return "the machine may lack parts: remove it if it does not start"
         self.driver.remove()
-        self.drop_context()
-        self.store.delete(self.machine.name)
+        context_updates.drop(self.host)
+        self.host.store.delete(self.host.name)
         return "what it had made is removed"
 
     def _release(self, change: Change) -> str:  # noqa: ARG002
@@ -91,11 +119,11 @@ class Recovery:
             self.driver.kill()
         else:  # it may have been in use since
             self.driver.stop(STOP_SECONDS)
-        self.store.save(self.machine)
+        self.host.save()
         return "the machine is switched off"
 
     def _recover_driver(self) -> None:
-        """Let a paused guest go on, and start the port forwarder if it is missing."""
+        """Let a paused guest continue, and start the port forwarder if it is missing."""
         if isinstance(self.driver, Recoverable):
             self.driver.recover()
 
@@ -105,14 +133,14 @@ class Recovery:
         Docker 26.1 does not restart a container with a published port if the power went away while it started it:
         "port is already allocated". So a boot is finished instead of ended, if the command has time for that.
         """
-        if not self.finish_boot():
+        if not self.waits or not finish_boot(self.host):
             return False
         self._recover_driver()
         return True
 
     def _is_up(self) -> bool:
-        """Whether the machine runs and its engine answers. Then its port forwarder runs, too."""
-        if self.driver.state() is not State.RUNNING or not self.answers():
+        """Return whether the machine runs and its engine answers. Then its port forwarder runs, too."""
+        if self.driver.state() is not State.RUNNING or not engine_answers(self.host):
             return False
         self._recover_driver()
         return True
@@ -131,27 +159,48 @@ class Recovery:
         """Finish the replacement if the machine is up with it, since it may have been used; undo it otherwise."""
         if change.facts.get("Done") or self._is_up():
             settle(keep=True)
-            self.store.save(self.machine)
+            self.host.save()
             return "it is finished now"
         config = change.facts.get("Config")
         before = config if isinstance(config, dict) else None
-        revert(self.store, self.machine, self.driver, settle, before)
+        revert(self.host, settle, before)
         return "the machine is as it was before"
 
     def _finish_rename(self, change: Change) -> str:
         before = change.facts.get("Before")
-        if isinstance(before, str) and before != self.machine.name:
-            follow_name(self.store, self.machine, self.driver, before)
-            self.rename_context(before)
+        if isinstance(before, str) and before != self.host.name:
+            follow_name(self.host, before)
+            context_updates.follow_rename(self.host, before)
             return "it is finished now"
         return "the machine has its old name"
 
 
+def engine_answers(host: Host) -> bool:
+    """Return whether the engine answers with the machine's certificate, after at most `ANSWER_SECONDS`."""
+    try:
+        host.wait_for_engine(seconds=ANSWER_SECONDS)
+    except PymachineError:
+        return False
+    return True
+
+
+def finish_boot(host: Host) -> bool:
+    """Send the guest its identity again, wait for its engine, and return whether the engine answers."""
+    if not isinstance(host.driver, IdentityUpdatable):
+        return False
+    try:
+        host.driver.apply_identity(host.boot_request())
+        host.wait_for_engine(seconds=boot_timeout())
+    except PymachineError:
+        return False
+    return True
+
+
 def settle_upgrade(driver: Driver) -> Settle:
-    """Return what settles an upgrade; a machine that gets its old image back is switched off for that."""
+    """Return the function that settles an upgrade. It switches the machine off to bring the old image back."""
 
     def settle(*, keep: bool) -> None:
-        assert isinstance(driver, Upgradable)  # noqa: S101 (callers have looked)
+        assert isinstance(driver, Upgradable)  # noqa: S101 (callers have checked)
         if keep:
             driver.commit_image()
             return
@@ -163,7 +212,7 @@ def settle_upgrade(driver: Driver) -> Settle:
 
 
 def settle_restore(driver: Restorable) -> Settle:
-    """Return what settles a restore."""
+    """Return the function that settles a restore."""
 
     def settle(*, keep: bool) -> None:
         if keep:
@@ -174,34 +223,35 @@ def settle_restore(driver: Restorable) -> Settle:
     return settle
 
 
-def revert(store: Store, machine: Machine, driver: Driver, settle: Settle, config: Config | None) -> None:
-    """Bring back what was set aside for a replacement, and the configuration of that time.
+def revert(host: Host, settle: Settle, config: Config | None) -> None:
+    """Bring back what was set aside for a replacement, and the configuration from before it.
 
-    Raises `RecordError`, before anything is done, for a configuration that the driver cannot have.
+    Raises `RecordError`, before anything is done, for a configuration that the driver rejects.
     """
-    checked = None if config is None else fields.check(type(driver), config, name=machine.name)
+    record = host.record
+    checked = None if config is None else fields.check(type(host.driver), config, name=host.name)
     settle(keep=False)
     if checked is not None:
-        machine.driver.clear()
-        machine.driver.update(checked)
-    store.save(machine)
+        record.driver.clear()
+        record.driver.update(checked)
+    host.save()
 
 
-def follow_name(store: Store, machine: Machine, driver: Driver, before: str) -> None:
-    """Change everything in the folder that was moved, and at the driver, that has the machine's name in it."""
+def follow_name(host: Host, before: str) -> None:
+    """Change everything that contains the machine's name: in its folder, which was moved, and at the driver."""
     from pymachine.hosts import identity  # noqa: PLC0415 (cryptography)
 
-    folder = store.machine_dir(machine.name)
-    machine.driver["MachineName"] = machine.name
+    driver = host.driver
+    host.record.driver["MachineName"] = host.name
     if isinstance(driver, Renamable):
-        driver.renamed(replace(driver.machine, name=before, directory=store.machine_dir(before)))
-    if (folder / paths.KNOWN_HOSTS).exists():
-        identity.make_keys(folder, name=machine.name)
-    # The name is in it; the next start makes one for the new name.
-    (folder / paths.SERVER_CERT).unlink(missing_ok=True)
-    store.save(machine)
+        driver.renamed(replace(driver.machine, name=before, directory=host.store.machine_dir(before)))
+    if (host.directory / paths.KNOWN_HOSTS).exists():
+        identity.make_keys(host.directory, name=host.name)
+    # The certificate contains the name. The next start makes one for the new name.
+    (host.directory / paths.SERVER_CERT).unlink(missing_ok=True)
+    host.save()
 
 
 def may_switch_off(driver: Driver) -> bool:
-    """Whether an interrupted boot may be undone by switching the machine off: not that of an existing host."""
+    """Return whether an interrupted boot may be undone by switching the machine off. An existing host stays on."""
     return Capability.IDENTITY in driver.info.capabilities

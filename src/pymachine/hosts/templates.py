@@ -128,7 +128,7 @@ def ensure(driver: Driver, request: BootRequest, *, store: Path, reporter: Repor
     """The template for a machine of `driver`: one that is there, else one that is made now.
 
     Many processes at once make one: the others wait for it. None if there can be none, if the shape is given up (see
-    `convict`), or if the process that was waited for failed. Raises `TemplateFailedError` if its driver
+    `remove_faulty`), or if the process that was waited for failed. Raises `TemplateFailedError` if its driver
     cannot make it, and `TemplateError` if there is no room or no permission for it.
     """
     if not isinstance(driver, Templatable):
@@ -161,11 +161,11 @@ def touch(template: Template) -> None:
             raise os_errors.wrapped(TemplateError, f"cannot write in {template.directory}", error) from error
 
 
-def convict(failed: TemplateFailedError) -> None:
+def remove_faulty(failed: TemplateFailedError) -> None:
     """Remove the template that failed, once the same machine came up without it.
 
     Nothing less shows that the template is at fault, and not the machine or the host. Its shape is tried again, but
-    after `PROVEN_FAILURES` of them not for a day, unless `forgive` is called. Of several machines that the same
+    after `PROVEN_FAILURES` of them not for a day, unless `clear_failures` is called. Of several machines that the same
     template failed, one counts. Raises `TemplateError`.
     """
     directory = failed.directory
@@ -196,7 +196,7 @@ def _prune(templates: Iterable[Template], unused_seconds: float) -> list[Templat
     return gone
 
 
-def forgive(store: Path) -> None:
+def clear_failures(store: Path) -> None:
     """Let every shape be tried again, at once."""
     for marker in directory(store).glob(".*.failed"):
         marker.unlink(missing_ok=True)

@@ -1,0 +1,39 @@
+"""Build a template ahead of the first `create` that needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pymachine.driver import registry
+from pymachine.driver.contract import BootRequest, Endpoint, Json, MachineRef
+from pymachine.errors import TemplateError
+from pymachine.hosts import templates
+from pymachine.hosts.create import check_driver, find_image
+from pymachine.hosts.host import Hosts
+from pymachine.hosts.resume import with_seed
+from pymachine.store import paths
+from pymachine.system import files
+
+
+def build_template(hosts: Hosts, driver_name: str, options: Mapping[str, Json]) -> templates.Template:
+    """Return the template for machines with these options of the driver, which is made if it is missing.
+
+    Raises `TemplateError` if there can be none, or if it cannot be made.
+    """
+    root = hosts.store.root
+    kind = registry.load(driver_name)
+    folder = templates.directory(root)
+    files.make_private_dir(folder)
+    ref = MachineRef("template", folder, root, folder / paths.SSH_KEY)
+    driver = kind(ref, kind.configure(ref, options, []), reporter=hosts.reporter)
+    check_driver(driver)
+    request = with_seed(driver_name, BootRequest(identity=_refuse_identity, image=find_image(hosts, driver)))
+    templates.clear_failures(root)
+    made = templates.ensure(driver, request, store=root, reporter=hosts.reporter)
+    if made is None:
+        raise TemplateError(f"the driver {driver_name} has no templates, or none for such machines")
+    return made
+
+
+def _refuse_identity(endpoint: Endpoint) -> bytes:
+    raise TemplateError(f"a template has no identity, not even at {endpoint.address}")

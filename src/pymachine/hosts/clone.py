@@ -1,0 +1,56 @@
+"""Clone a machine: a new machine with a copy of its disk, and an identity of its own."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+
+from pymachine.driver.abilities import Clonable
+from pymachine.driver.names import check_new_name
+from pymachine.errors import UnsupportedError
+from pymachine.hosts.boot import boot
+from pymachine.hosts.create import CreateRequest, finish, make_keys, refuse_existing, reserve
+from pymachine.hosts.host import Host, Hosts
+from pymachine.hosts.locking import lock
+from pymachine.hosts.remove import undo_create
+from pymachine.store.record import Machine
+
+
+def clone(hosts: Hosts, name: str, copy: str) -> Machine:
+    """Make machine `copy` with the disk of machine `name`, and boot it with an identity of its own.
+
+    If a step fails or is interrupted, everything made so far is removed. A running machine is paused while its disk
+    is copied; data that its programs had not written yet is not in the copy.
+    """
+    check_new_name(copy)
+    with ExitStack() as locks:
+        for each in sorted({name, copy}):  # always in this order, so that two clones do not wait for each other
+            locks.enter_context(lock(hosts, each))
+        source = hosts.open(name)
+        driver = source.driver
+        refuse_existing(hosts, copy)
+        if not isinstance(driver, Clonable):
+            raise UnsupportedError(f"{source.record.driver_name} driver does not support copies of machines")
+        host = reserve(hosts, _request(source, copy), driver.copy_config)
+        with ExitStack() as undo:
+            undo.callback(undo_create, host)
+            make_keys(host)
+            assert isinstance(host.driver, Clonable)  # noqa: S101 (the same class)
+            boot(host, partial(host.driver.create_copy, driver), host.boot_request())
+            undo.pop_all()
+        finish(host)
+    return host.record
+
+
+def _request(source: Host, name: str) -> CreateRequest:
+    """Return the request for a machine with the options of `source`."""
+    record = source.record
+    return CreateRequest(
+        name=name,
+        driver_name=record.driver_name,
+        options={},
+        engine=replace(record.engine),
+        swarm=replace(record.swarm),
+        sans=tuple(record.auth.server_cert_sans),
+    )

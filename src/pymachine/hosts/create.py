@@ -1,0 +1,163 @@
+"""Create a machine: the order of the steps, the same for every driver."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from pymachine.driver import registry
+from pymachine.driver.contract import Capability, Config, Driver, ImageFiles, Json, MachineRef
+from pymachine.driver.kit import transactions
+from pymachine.driver.names import check_new_name
+from pymachine.errors import DriverError, MachineExistsError, PrecreateError
+from pymachine.hosts import change_notes, new_records, resume
+from pymachine.hosts.boot import prefixing
+from pymachine.hosts.host import SETS_UP_ENGINE, Host, Hosts
+from pymachine.hosts.locking import lock
+from pymachine.hosts.remove import undo_create
+from pymachine.store import paths
+from pymachine.store.record import EngineOptions, Machine, SwarmOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateRequest:
+    """The options of `create`; `options` are the driver's, by name."""
+
+    name: str
+    driver_name: str
+    options: Mapping[str, Json]
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    swarm: SwarmOptions = field(default_factory=SwarmOptions)
+    sans: tuple[str, ...] = ()
+    """Further names and addresses for the server certificate (``--tls-san``)."""
+    template: bool = True
+    """Whether it may be resumed from a template, if its driver can do that."""
+    context: str = ""
+    """The docker context to make with the machine."""
+    expires: int | None = None
+    """When its time to live ends, in seconds since 1970."""
+    owner: str = ""
+    """The command that the machine is removed with: see `pymachine.hosts.prune`."""
+    install_script: str = ""
+    """The URL of a script that installs the engine on an existing host, instead of the distribution's packages."""
+
+
+def create(hosts: Hosts, request: CreateRequest) -> Machine:
+    """Create a machine and boot it. If a step fails or is interrupted, everything made so far is removed.
+
+    The record is saved before anything exists outside the store, so that `remove` can clean up after a crash.
+    """
+    check_new_name(request.name)
+    kind = registry.load(request.driver_name)
+    _check_engine(kind, request)
+    with lock(hosts, request.name), ExitStack() as undo:
+        refuse_existing(hosts, request.name)
+        hosts.ensure_authority()
+        host = reserve(hosts, request, lambda ref, siblings: kind.configure(ref, request.options, siblings))
+        undo.callback(undo_create, host)
+
+        def keep() -> None:
+            """Keep the machine, whatever fails later."""
+            undo.pop_all()
+            finish(host)
+
+        hosts.reporter.info("Running pre-create checks...")
+        check_driver(host.driver)
+        image = find_image(hosts, host.driver)
+        hosts.reporter.info("Creating machine...")
+        make_keys(host)
+        with prefixing("Error creating machine: "):
+            # Changes on an existing host are not undone: `provision` finishes the job.
+            resume.resume_or_boot(host, host.boot_request(image=image), template=request.template, keep=keep)
+        keep()
+    return host.record
+
+
+def _check_engine(kind: type[Driver], request: CreateRequest) -> None:
+    """Raise `UsageError` for engine options or certificate names that cannot be used."""
+    from pymachine.docker import daemon_json  # noqa: PLC0415 (cryptography; see design.md on start-up)
+    from pymachine.tls import certs  # noqa: PLC0415 (cryptography; see design.md on start-up)
+
+    if kind.info.capabilities & SETS_UP_ENGINE:
+        daemon_json.files(request.engine, driver_name=request.driver_name)
+        certs.check_names(request.sans)
+
+
+def refuse_existing(hosts: Hosts, name: str) -> None:
+    """Raise `MachineExistsError` if the name is taken."""
+    if hosts.store.exists(name):
+        raise MachineExistsError(name)
+
+
+def reserve(hosts: Hosts, request: CreateRequest, configure: Callable[[MachineRef, Sequence[Config]], Config]) -> Host:
+    """Configure the driver and save the record, which reserves addresses and ports that no two machines share.
+
+    `configure` gets the new machine and the configurations of the other machines with the same driver.
+    """
+    store = hosts.store
+    folder = store.machine_dir(request.name)
+    ref = MachineRef(request.name, folder, store.root, folder / paths.SSH_KEY)
+    has_ssh = Capability.NO_SSH not in registry.load(request.driver_name).info.capabilities
+    with store.reserving():
+        with prefixing("Error setting machine configuration from flags provided: "):
+            config = configure(ref, new_records.siblings(store, request.driver_name))
+        machine = Machine(
+            name=request.name,
+            driver_name=request.driver_name,
+            driver=new_records.with_base_fields(config, ref, ssh=has_ssh),
+            engine=request.engine,
+            swarm=request.swarm,
+            auth=new_records.auth_options(hosts, request.name, request.sans),
+            context=request.context,
+            expires=request.expires,
+            owner=request.owner,
+            install_script=request.install_script,
+        )
+        host = Host(hosts, machine)
+        if host.can(Capability.FIXED_ADDRESS):
+            machine.endpoint = host.driver.endpoint()
+        store.add(machine)
+    return host
+
+
+def check_driver(driver: Driver) -> None:
+    """Run the driver's pre-create check. Raises `PrecreateError`."""
+    try:
+        driver.precreate_check()
+    except DriverError as error:
+        raise PrecreateError(
+            f"Error with pre-create check: {json.dumps(error.brief, ensure_ascii=False)}",
+            details=error.details,
+            hint=error.hint,
+        ) from error
+
+
+def find_image(hosts: Hosts, driver: Driver) -> ImageFiles | None:
+    """Return the image that the machine boots, which is built if necessary; None for drivers without images."""
+    if Capability.IMAGE not in driver.info.capabilities:
+        return None
+    from pymachine.image import provide  # noqa: PLC0415 (only create needs the builder)
+
+    return provide.find_or_build(driver.image_request(), store=hosts.store.root, reporter=driver.reporter)
+
+
+def make_keys(host: Host) -> None:
+    """Make the machine's SSH keys, unless it has no SSH or the user brought a key."""
+    from pymachine.hosts import identity  # noqa: PLC0415 (cryptography)
+
+    is_given_key = host.record.base.ssh_key != host.directory / paths.SSH_KEY
+    if host.can(Capability.NO_SSH) or is_given_key:
+        return
+    host.driver.reporter.info("Creating SSH key...")
+    if host.driver.info.capabilities & SETS_UP_ENGINE == Capability.PROVISION:
+        # An existing host has a host key, which is pinned at the first login.
+        identity.make_login_key(host.directory, name=host.name)
+    else:
+        identity.make_keys(host.directory, name=host.name)
+
+
+def finish(host: Host) -> None:
+    """Note that the machine is complete: from now on nothing removes it but `rm`."""
+    change_notes.end(host, transactions.CREATE)

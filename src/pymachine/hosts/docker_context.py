@@ -1,0 +1,46 @@
+"""Make and remove the docker context of a machine."""
+
+from __future__ import annotations
+
+from pymachine.errors import UsageError
+from pymachine.hosts import context_updates
+from pymachine.hosts.host import Hosts
+from pymachine.hosts.locking import locked
+
+
+def make_context(hosts: Hosts, name: str, context: str) -> str:
+    """Make the docker context `context` for the running machine `name`. It replaces the machine's former context."""
+    from pymachine.docker import contexts  # noqa: PLC0415
+
+    with locked(hosts, name) as host:
+        endpoint, record = host.endpoint(), host.record
+        if record.context == context:
+            context_updates.put(host, context, endpoint)
+            return context
+        instead = f"Choose another name: pymachine context create --name OTHER {name}"
+        contexts.refuse_taken(context, instead=instead)
+        context_updates.drop(host)
+        # The record names the context before it exists, so that `rm` removes it even if we are killed in between.
+        record.context = context
+        host.save()
+        try:
+            context_updates.put(host, context, endpoint)
+        except BaseException:
+            record.context = ""
+            host.save()
+            raise
+    return context
+
+
+def remove_context(hosts: Hosts, name: str) -> str:
+    """Remove the docker context of machine `name`, and return the context's name."""
+    from pymachine.docker import contexts  # noqa: PLC0415
+
+    with locked(hosts, name) as host:
+        context = host.record.context
+        if not context:
+            raise UsageError(f'machine "{name}" has no docker context')
+        host.record.context = ""
+        contexts.remove(context, machine=name)
+        host.save()
+    return context

@@ -1,0 +1,56 @@
+"""Export a machine as one file, or the details that a client needs to connect to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pymachine.driver.abilities import Portable
+from pymachine.driver.contract import State
+from pymachine.errors import WrongStateError
+from pymachine.hosts import archive, import_checks
+from pymachine.hosts.archive import CONNECTION, MACHINE, Content, ExportError, Manifest
+from pymachine.hosts.export_files import CONNECTION_FILES, OWN_FILES, check_sizes
+from pymachine.hosts.host import Hosts
+from pymachine.hosts.locking import locked
+from pymachine.store import paths
+from pymachine.system.progress import Reporter
+
+
+def export(hosts: Hosts, name: str, target: Path) -> None:
+    """Write the stopped machine `name`, with everything in it, to the file `target`."""
+    with locked(hosts, name) as host:
+        driver, record, folder = host.driver, host.record, host.directory
+        if not isinstance(driver, Portable):
+            raise driver.unsupported("export of a whole machine")
+        if host.state() is not State.STOPPED:
+            raise WrongStateError(
+                f'Machine "{name}" is {host.state().word.lower()}; only a stopped one can be exported',
+                hint="Stop it first; or export the means to connect to it: --connection.",
+            )
+        config = Content(paths.CONFIG, json.dumps(record.to_json(), indent=4).encode())
+        parts = [folder / file for file in [*OWN_FILES, *driver.exported()] if (folder / file).exists()]
+        # Report what an import would refuse now, and not when the export is needed.
+        import_checks.record(config.data, name=name, driver_name=record.driver_name, driver=type(driver))
+        check_sizes(driver, {part.name: part.stat().st_size for part in parts})
+        _write(target, Manifest(MACHINE, name, record.driver_name), [config, *parts], hosts.reporter)
+
+
+def export_connection(hosts: Hosts, name: str, target: Path) -> None:
+    """Write what a docker client needs to connect to machine `name` to the file `target`."""
+    host = hosts.open(name)
+    endpoint = host.record.endpoint or host.endpoint()
+    parts = list(host.client_files())
+    if [part.name for part in parts] != [file for file, _ in CONNECTION_FILES]:
+        raise ExportError(f'machine "{name}" has certificates under other names than ca.pem, cert.pem and key.pem')
+    missing = next((file for file in parts if not file.exists()), None)
+    if missing is not None:
+        raise ExportError(f'machine "{name}" has no certificates to connect with: {missing} is missing')
+    _write(target, Manifest(CONNECTION, name, host.record.driver_name, endpoint.url), parts, hosts.reporter)
+
+
+def _write(target: Path, manifest: Manifest, parts: Sequence[Path | Content], reporter: Reporter) -> None:
+    total = sum(archive.data_size(part) for part in parts)
+    with reporter.task(f"Exporting {manifest.name}", total=total, unit="B") as task:
+        archive.write(target, manifest, parts, advance=task.advance)

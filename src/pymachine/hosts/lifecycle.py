@@ -1,0 +1,88 @@
+"""Start, stop, kill and restart a machine."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from pymachine.driver.abilities import Recoverable
+from pymachine.driver.contract import State
+from pymachine.errors import WrongStateError
+from pymachine.hosts import context_updates
+from pymachine.hosts.boot import boot
+from pymachine.hosts.host import Host, Hosts
+from pymachine.hosts.locking import lock, locked
+from pymachine.hosts.timeouts import STOP_SECONDS
+
+
+def start(hosts: Hosts, name: str) -> None:
+    """Boot a stopped machine. Raises `WrongStateError` if it was running before."""
+    with lock(hosts, name) as settled:
+        host = hosts.open(name)
+        host.reporter.info(f'Starting "{name}"...')
+        state = host.state()
+        if state is not State.RUNNING:
+            _boot(host, resumes=state in (State.PAUSED, State.SAVED))
+            return
+        if isinstance(host.driver, Recoverable):
+            host.driver.recover()
+        if not settled:
+            raise WrongStateError(f'Machine "{name}" is already running.')
+        # It runs because an interrupted change was settled just now.
+        context_updates.refresh(host)
+        host.reporter.info(f'Machine "{name}" was started.')
+
+
+def stop(hosts: Hosts, name: str, *, timeout: float = STOP_SECONDS) -> None:
+    """Shut machine `name` down, by force after `timeout` seconds."""
+    with locked(hosts, name, to_stop=True) as host:
+        host.reporter.info(f'Stopping "{name}"...')
+        _refuse_stopped(host)
+        _shut_down(host, timeout)
+
+
+def kill(hosts: Hosts, name: str) -> None:
+    """Switch machine `name` off at once."""
+    with locked(hosts, name, to_stop=True) as host:
+        host.reporter.info(f'Killing "{name}"...')
+        _refuse_stopped(host)
+        host.driver.kill()
+        host.save()
+        host.reporter.info(f'Machine "{name}" was killed.')
+
+
+def restart(hosts: Hosts, name: str, *, timeout: float = STOP_SECONDS) -> None:
+    """Shut machine `name` down and boot it. A machine that is stopped is only booted."""
+    with locked(hosts, name) as host:
+        host.reporter.info(f'Restarting "{name}"...')
+        if host.state() is State.RUNNING:
+            boot(host, partial(host.driver.restart, timeout=timeout), host.boot_request())
+        else:
+            start_host(host)
+
+
+def start_host(host: Host) -> None:
+    """Boot a machine whose lock is held, as a part of another operation."""
+    host.reporter.info(f'Starting "{host.name}"...')
+    _boot(host)
+
+
+def stop_host(host: Host, timeout: float) -> None:
+    """Shut down a machine whose lock is held, as a part of another operation."""
+    host.reporter.info(f'Stopping "{host.name}"...')
+    _shut_down(host, timeout)
+
+
+def _boot(host: Host, *, resumes: bool = False) -> None:
+    boot(host, host.driver.start, host.boot_request(), resumes=resumes)
+    host.reporter.info(f'Machine "{host.name}" was started.')
+
+
+def _shut_down(host: Host, timeout: float) -> None:
+    host.driver.stop(timeout)
+    host.save()
+    host.reporter.info(f'Machine "{host.name}" was stopped.')
+
+
+def _refuse_stopped(host: Host) -> None:
+    if host.state() is State.STOPPED:
+        raise WrongStateError(f'Machine "{host.name}" is already stopped.')

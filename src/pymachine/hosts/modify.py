@@ -1,0 +1,148 @@
+"""Change the hardware, the engine options or the certificate names of a machine.
+
+A change either succeeds or leaves the machine as it was. What a driver can do is checked by its class
+(`isinstance(driver, Resizable)`), never by its name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from pymachine.driver.abilities import HardwareChange, Resizable, ResizeCheckable
+from pymachine.driver.contract import Capability, State
+from pymachine.errors import CommandError, PymachineError, UsageError, WrongStateError
+from pymachine.hosts import context_updates, lifecycle, provision
+from pymachine.hosts.certificates import identity_restored_on_error, must_set_up_engine
+from pymachine.hosts.host import Host, Hosts
+from pymachine.hosts.locking import locked
+from pymachine.hosts.timeouts import STOP_SECONDS, boot_timeout
+from pymachine.store.record import EngineOptions
+
+_NO_ENGINE = 127
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Changes:
+    """The changes that `modify` makes. Everything else stays."""
+
+    hardware: HardwareChange = dataclasses.field(default_factory=HardwareChange)
+    engine: Mapping[str, str | list[str]] = dataclasses.field(default_factory=dict)
+    """By the names of `EngineOptions`. A list replaces the whole current list."""
+    sans: Sequence[str] | None = None
+
+    @property
+    def needs_stop(self) -> bool:
+        """Whether the machine has to be stopped for the changes."""
+        return self.hardware != HardwareChange()
+
+
+def modify(hosts: Hosts, name: str, changes: Changes, *, restart: bool = False, timeout: float = STOP_SECONDS) -> None:
+    """Change machine `name`. With `restart` it is restarted if it runs and the change requires that.
+
+    Without `restart` such a change raises `WrongStateError`. Raises `UsageError` for invalid values. In both cases
+    nothing has changed.
+    """
+    with locked(hosts, name) as host:
+        _check(host, changes)
+        running = host.state() is State.RUNNING
+        stop = running and (changes.needs_stop or not provision.changes_while_running(host.driver))
+        if stop and not restart:
+            raise WrongStateError(
+                f'Machine "{name}" is running, and what is to be changed can only change while it is stopped',
+                hint="Stop it first, or let it be restarted: --restart.",
+            )
+        if running and changes.engine:
+            _validate(host, _changed(host.record.engine, changes))
+        if stop:
+            lifecycle.stop_host(host, timeout)
+        live = running and not stop
+        with _started_again_on_error(host, stopped=stop), identity_restored_on_error(host, running=live):
+            _write(host, changes)
+            if live:
+                provision.apply(host)
+                host.wait_for_engine(seconds=boot_timeout())
+            host.save()
+            if stop:
+                lifecycle.start_host(host)
+        if live:
+            context_updates.refresh(host)
+
+
+def _check(host: Host, changes: Changes) -> None:
+    """Refuse changes that the driver or the engine does not support, before anything is touched."""
+    from pymachine.docker import daemon_json  # noqa: PLC0415 (ssl)
+
+    if changes.needs_stop:
+        if not isinstance(host.driver, Resizable):
+            raise host.driver.unsupported("other hardware for a machine that exists")
+        if isinstance(host.driver, ResizeCheckable):
+            host.driver.check_resize(changes.hardware)
+    if changes.engine or changes.sans is not None:
+        must_set_up_engine(host, "other engine options")
+        daemon_json.files(_changed(host.record.engine, changes), driver_name=host.record.driver_name)
+
+
+def _validate(host: Host, options: EngineOptions) -> None:
+    """Have the machine's own engine check the options: with invalid ones it would not start again.
+
+    If the engine cannot be reached, nothing is checked. Raises `UsageError`.
+    """
+    from pymachine.docker import daemon_json  # noqa: PLC0415 (ssl)
+    from pymachine.ssh.target import SshError  # noqa: PLC0415
+
+    if host.can(Capability.NO_SSH):
+        return
+    files = daemon_json.files(options, driver_name=host.record.driver_name)
+    try:
+        command = _dry_run(files.flags.splitlines())
+        result = host.ssh(host.login()).run(command, stdin=files.daemon_json, timeout=120.0)
+    except (SshError, CommandError):
+        return
+    if result.returncode not in (0, _NO_ENGINE):
+        raise UsageError(
+            f'the engine of machine "{host.name}" refuses these options',
+            details=(result.stderr or result.stdout).strip(),
+            hint="Nothing was changed.",
+        )
+
+
+def _write(host: Host, changes: Changes) -> None:
+    """Write the changes into the record and the driver's files."""
+    if changes.needs_stop and isinstance(host.driver, Resizable):
+        host.driver.resize(changes.hardware)
+    host.record.engine = _changed(host.record.engine, changes)
+    if changes.sans is not None:
+        host.record.auth.server_cert_sans = list(changes.sans)
+
+
+@contextmanager
+def _started_again_on_error(host: Host, *, stopped: bool) -> Iterator[None]:
+    """If the block fails, start a machine that was stopped for it, with its current record."""
+    try:
+        yield
+    except PymachineError as error:
+        if stopped:
+            host.reporter.warn(f"The change did not work ({error.brief}): starting the machine as it was.")
+            if host.state() is not State.STOPPED:
+                host.driver.kill()
+            lifecycle.start_host(host)
+        raise
+
+
+def _dry_run(flags: Sequence[str]) -> str:
+    """Return the command by which an engine checks a daemon.json on stdin, and `flags`, without starting."""
+    words = " ".join(shlex.quote(flag) for flag in flags)
+    script = (
+        f"PATH=$PATH:/usr/local/sbin:/usr/sbin; command -v dockerd > /dev/null || exit {_NO_ENGINE}; "
+        'file=$(mktemp) && trap \'rm -f "$file"\' EXIT && cat > "$file" && '
+        f'dockerd --validate --config-file="$file" {words}'
+    )
+    return f"sudo sh -c {shlex.quote(script)}"
+
+
+def _changed(engine: EngineOptions, changes: Changes) -> EngineOptions:
+    values: dict[str, object] = dict(changes.engine)
+    return dataclasses.replace(engine, **values)  # type: ignore[arg-type]

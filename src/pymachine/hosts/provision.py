@@ -1,0 +1,104 @@
+"""Set up the engine of a machine that runs: over SSH on an existing host, or by a new identity in a guest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from pymachine.driver.abilities import IdentityUpdatable
+from pymachine.driver.contract import Capability, Driver, Endpoint, State
+from pymachine.errors import HostNotRunningError
+from pymachine.hosts import context_updates
+from pymachine.hosts.host import Host, Hosts
+from pymachine.hosts.locking import locked
+from pymachine.hosts.timeouts import PROVISIONED_SECONDS, STOP_SECONDS, boot_timeout
+from pymachine.store import paths
+
+if TYPE_CHECKING:
+    from pymachine.provision.session import Session
+
+
+def provision(hosts: Hosts, name: str) -> None:
+    """Set up the engine of machine `name` again. What is already right is not touched.
+
+    Raises `HostNotRunningError` unless it is running, and `UnsupportedError` if there is nothing to set up.
+    """
+    with locked(hosts, name) as host:
+        if not changes_while_running(host.driver):
+            raise host.driver.unsupported("provision")
+        if host.state() is not State.RUNNING:
+            raise HostNotRunningError(name=name)
+        apply(host)
+        host.save()
+        host.reporter.info("Checking connection to Docker...")
+        host.wait_for_engine(seconds=PROVISIONED_SECONDS)
+        host.reporter.info("Docker is up and running!")
+        context_updates.refresh(host)
+
+
+def changes_while_running(driver: Driver) -> bool:
+    """Return whether a running machine can take new certificates and engine options."""
+    return Capability.PROVISION in driver.info.capabilities or isinstance(driver, IdentityUpdatable)
+
+
+def apply(host: Host, *, renew: bool = False) -> None:
+    """Bring certificates and engine options from the record into the running machine.
+
+    With `renew` it gets a new server certificate.
+    """
+    if host.can(Capability.PROVISION):
+        set_up_host(host, renew=renew)
+    elif isinstance(host.driver, IdentityUpdatable):
+        host.driver.apply_identity(host.boot_request(renew=renew))
+    else:
+        raise host.driver.unsupported("new certificates while a machine runs")
+
+
+def set_up_host(host: Host, *, renew: bool = False, before_changes: Callable[[], object] | None = None) -> None:
+    """Install the engine on an existing host if it is missing, and set it up, over one SSH connection.
+
+    With `renew` it gets a new server certificate. `before_changes` is called before the host is changed.
+    """
+    from pymachine.provision import session  # noqa: PLC0415 (only existing hosts need it)
+
+    endpoint, reporter = host.driver.endpoint(), host.reporter
+    began = time.monotonic()
+    with (
+        _session(host, endpoint, timeout=boot_timeout()) as opened,
+        session.interruptible(host.name, before_changes, reporter=reporter) as begin,
+    ):
+        reporter.info("Copying certs to the local machine directory...")
+        host.ensure_certificates(endpoint.address, renew=renew)
+        opened.provision(
+            session.wanted(host.record, endpoint, directory=host.directory),
+            install_script=lambda: session.install_script(host.record, keep=host.directory / paths.INSTALL_SCRIPT),
+            before_changes=begin,
+        )
+    host.hosts.timings["provisioning"] = time.monotonic() - began
+
+
+def upgrade_host(host: Host) -> None:
+    """Bring the engine of an existing host to its newest version. The rest of the host is its owner's."""
+    with _session(host, host.driver.endpoint(), timeout=boot_timeout()) as opened:
+        opened.upgrade()
+    host.wait_for_engine(seconds=boot_timeout())
+
+
+def restore_host(host: Host) -> None:
+    """Undo on an existing host what pymachine changed there. Raises `UnsupportedError` for other machines."""
+    if not host.can(Capability.PROVISION):
+        raise host.driver.unsupported("--restore")
+    with _session(host, host.driver.endpoint(), timeout=STOP_SECONDS) as opened:
+        host.reporter.info(f'Restoring the host of "{host.name}"...')
+        if not opened.restore():
+            host.reporter.info("pymachine has changed nothing on it.")
+
+
+def _session(host: Host, endpoint: Endpoint, *, timeout: float) -> AbstractContextManager[Session]:
+    """Open a session on an existing host, whose host key is pinned at the first login."""
+    from pymachine.provision import session  # noqa: PLC0415 (only existing hosts need it)
+
+    target = host.target(endpoint, learn=True)
+    return session.opened(target, reporter=host.reporter, timeout=timeout, native=host.hosts.native_ssh)

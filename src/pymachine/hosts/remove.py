@@ -1,0 +1,72 @@
+"""Remove a machine with all that its driver made."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from pymachine.driver.kit import transactions
+from pymachine.errors import PymachineError
+from pymachine.hosts import context_updates, provision, recovery
+from pymachine.hosts.host import Host, Hosts
+from pymachine.system import os_errors
+
+
+def remove(hosts: Hosts, name: str, *, restore: bool = False) -> None:
+    """Remove machine `name` with all that its driver made; the record is removed last.
+
+    An existing host is not touched. With `restore` the changes that pymachine made on it are undone.
+    """
+    with hosts.store.lock(name):
+        if _settle_rename(hosts, name) == [transactions.CREATE]:
+            return
+        host = hosts.open(name)
+        driver = host.driver
+        if restore:
+            provision.restore_host(host)
+        driver.remove()
+        context_updates.drop(host)  # while the record still names it: we may be killed
+        _delete(hosts, name)
+
+
+def forget(hosts: Hosts, name: str) -> None:
+    """Remove the record of machine `name` and its docker context, and nothing else (``rm -f``)."""
+    with hosts.store.lock(name):
+        with suppress(PymachineError):  # a record that cannot be read names no context
+            context_updates.drop(hosts.open(name))
+        _delete(hosts, name)
+
+
+def undo_create(host: Host) -> None:
+    """Remove a machine whose `create` failed. If that fails too, it stays in the store, for `rm`."""
+    try:
+        host.driver.remove()
+        context_updates.drop(host)
+        host.store.delete(host.name)
+    except (PymachineError, OSError) as error:
+        why = error.brief if isinstance(error, PymachineError) else os_errors.reason(error)
+        host.reporter.warn(
+            f'Could not clean up after the failed create of "{host.name}": {why}. '
+            f"Remove it with: pymachine rm {host.name}"
+        )
+
+
+def _settle_rename(hosts: Hosts, name: str) -> list[str]:
+    """Settle an interrupted rename or import of machine `name`, and return the names of the settled changes.
+
+    After a rename that was killed, a hypervisor may know the machine by its old name. An import that was killed may
+    have left no record, and is undone.
+    """
+    try:
+        return recovery.recover(hosts, name, only=transactions.RENAME)
+    except PymachineError as error:
+        hosts.reporter.warn(error.brief)
+        return []
+
+
+def _delete(hosts: Hosts, name: str) -> None:
+    """Remove the machine's folder. If it is a link, report the folder that stays."""
+    folder = hosts.store.machine_dir(name)
+    behind = folder.resolve() if folder.is_symlink() and folder.exists() else None
+    hosts.store.delete(name)
+    if behind is not None:
+        hosts.reporter.info(f'The folder {behind}, to which "{name}" was a link, stays, with what is in it.')
