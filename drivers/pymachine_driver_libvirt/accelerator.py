@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pymachine.driver.contract import Json
 from pymachine.driver.errors import DriverError
-from pymachine.driver.kit import probe_cache
-from pymachine.driver.kit.accelerator import PROOF, TRIAL_MEMORY_MIB, TRIAL_SECONDS, decide, trial_parameters
+from pymachine.driver.kit import kernel_parameters, probe_cache
+from pymachine.driver.kit.accelerator import PROOF, TRIAL_INIT, TRIAL_MEMORY_MIB, TRIAL_SECONDS, decide
 from pymachine.driver.kit.system import Deadline, Reporter
 from pymachine_driver_libvirt import connection as libvirts, domain as domains, guest, hosts, patch
 from pymachine_driver_libvirt.connection import Connection, Waker
@@ -103,7 +103,7 @@ def _trial_xml(trial: Trial, accelerator: str) -> str:
     hardware = domains.Hardware(
         architecture=trial.architecture, accelerator=accelerator, cpus=1, memory_mib=TRIAL_MEMORY_MIB
     )
-    append = trial_parameters(domains.console(trial.architecture), panic=_PANIC_SECONDS)
+    append = kernel_parameters.for_trial(trial.architecture, init=TRIAL_INIT, panic=_PANIC_SECONDS)
     boot = domains.Boot(kernel=trial.image.kernel, initrd=trial.image.initrd, command_line=append)
     machine_id = uuid.uuid4()
     return domains.trial(hardware, boot, name=f"pymachine-trial-{machine_id.hex[:8]}", machine_id=str(machine_id))

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping
 
 from pymachine.driver.contract import Json, MachineRef
-from pymachine.driver.kit import identity_channel
+from pymachine.driver.kit import identity_channel, kernel_parameters
 from pymachine_driver_libvirt import connection as libvirts, domain as domains, options
 from pymachine_driver_libvirt.connection import Domain
 from pymachine_driver_libvirt.listen_address import ListenAddress
@@ -29,7 +29,7 @@ def xml(
     boot = domains.Boot(
         kernel=image.kernel,
         initrd=image.initrd,
-        command_line=domains.command_line(architecture, str(config.get("KernelCommandLine", ""))),
+        command_line=kernel_parameters.for_machine(architecture, str(config.get("KernelCommandLine", ""))),
     )
     made = domains.Machine(
         name=machine.name,

@@ -22,7 +22,6 @@ _USER_NETWORK_SLOT = "0x1e"
 _TRANSLATED_MIB = 256
 _EMULATED_ARCHITECTURE = {"amd64": "x86_64", "arm64": "aarch64"}
 _MACHINE_TYPES = {"amd64": "q35", "arm64": "virt"}
-_CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
 _MODES = ("host-passthrough", "host-model", "maximum")
 
 register_namespace("pymachine", NAMESPACE)
@@ -91,7 +90,7 @@ class Machine:
 
 def machine(hardware: Hardware, boot: Boot, made: Machine) -> str:
     """Return the XML of a machine's domain."""
-    domain = _board(hardware, made.name, made.machine_id)
+    domain = _hardware(hardware, made.name, made.machine_id)
     _describe(domain, made.owner)
     _boots(domain, hardware, boot)
     for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "destroy")):
@@ -116,7 +115,7 @@ def machine(hardware: Hardware, boot: Boot, made: Machine) -> str:
 
 def trial(hardware: Hardware, boot: Boot, *, name: str, machine_id: str) -> str:
     """Return the XML of a domain that only boots a kernel, with its output on the console, and ends at a reset."""
-    domain = _board(hardware, name, machine_id)
+    domain = _hardware(hardware, name, machine_id)
     _add(domain, "description", "A trial of hardware virtualisation by pymachine; gone in a few seconds")
     _boots(domain, hardware, boot)
     for event in ("poweroff", "reboot", "crash"):
@@ -131,23 +130,6 @@ def trial(hardware: Hardware, boot: Boot, *, name: str, machine_id: str) -> str:
 def containers_port() -> str:
     """Return the XML of the port on which a guest in user networking reports its open ports."""
     return text_of(_port(identity_channel.CONTAINERS_PORT))
-
-
-def command_line(architecture: str, of_image: str) -> str:
-    """Return the kernel's parameters; `of_image` are those that the image needs."""
-    parameters = [
-        f"console={console(architecture)}",
-        "quiet",
-        "loglevel=3",
-        "pymachine.identity=channel",
-        *of_image.split(),
-    ]
-    return " ".join(parameters)
-
-
-def console(architecture: str) -> str:
-    """Return the kernel's name for the first serial port."""
-    return _CONSOLES[architecture]
 
 
 def virtualisation(accelerator: str) -> str:
@@ -198,7 +180,7 @@ def text_of(element: Element) -> str:
     return tostring(element, encoding="unicode") + "\n"
 
 
-def _board(hardware: Hardware, name: str, machine_id: str) -> Element:
+def _hardware(hardware: Hardware, name: str, machine_id: str) -> Element:
     domain = Element("domain", type=virtualisation(hardware.accelerator))
     _add(domain, "name", name)
     _add(domain, "uuid", machine_id)

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pymachine.driver.errors import DriverError
-from pymachine.driver.kit.accelerator import PROOF, TRIAL_MEMORY_MIB, TRIAL_SECONDS, decide, trial_parameters
+from pymachine.driver.kit import kernel_parameters
+from pymachine.driver.kit.accelerator import PROOF, TRIAL_INIT, TRIAL_MEMORY_MIB, TRIAL_SECONDS, decide
 from pymachine.driver.kit.system import Deadline, Reporter
 from pymachine_driver_qemu import command_line, runtime
 from pymachine_driver_qemu.binary import Qemu
@@ -129,7 +130,7 @@ def _trial_arguments(accelerator: str, trial: Trial, console: Path) -> list[str]
     hardware = command_line.Hardware(
         architecture=trial.architecture, accelerator=accelerator, cpus=1, memory_mib=TRIAL_MEMORY_MIB
     )
-    append = trial_parameters(command_line.kernel_console(trial.architecture), panic=-1)
+    append = kernel_parameters.for_trial(trial.architecture, init=TRIAL_INIT, panic=-1)
     boot = command_line.Boot(kernel=trial.kernel, initrd=trial.initrd, append=append)
     return command_line.trial(hardware, boot, console=console)
 

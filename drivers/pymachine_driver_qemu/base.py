@@ -89,7 +89,7 @@ class QemuMachine(Driver):
         self.config["ImageDigest"] = image.digest
         self.config["KernelCommandLine"] = image.command_line
 
-    def _spec(self, image: ImageFiles | None = None) -> MachineSpec:
+    def _machine_spec(self, image: ImageFiles | None = None) -> MachineSpec:
         """Return the machine's spec, with its own image or the one that it is to be created from."""
         from pymachine_driver_qemu import disk, machine_spec  # noqa: PLC0415
 
@@ -141,15 +141,15 @@ class QemuMachine(Driver):
         from pymachine.driver.kit import crashes  # noqa: PLC0415
         from pymachine_driver_qemu import boot_slots  # noqa: PLC0415
 
-        spec = self._spec()
+        spec = self._machine_spec()
         self._check_ports()
         with (
             boot_slots.for_boot(spec.accelerator, self.reporter),
             crashes.ended_on_failure(self.kill),
         ):
-            crashes.retry_once(lambda: self._boot_spec(spec, request), reporter=self.reporter)
+            crashes.retry_once(lambda: self._boot_machine(spec, request), reporter=self.reporter)
 
-    def _boot_spec(self, spec: MachineSpec, request: BootRequest) -> None:
+    def _boot_machine(self, spec: MachineSpec, request: BootRequest) -> None:
         from pymachine.driver.kit.system import wait  # noqa: PLC0415
         from pymachine_driver_qemu import boot, forwarder_process  # noqa: PLC0415
 

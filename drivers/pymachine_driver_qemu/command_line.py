@@ -24,7 +24,6 @@ GUEST_SSH_PORT = 22
 # All machines have the same MAC address, since each is alone in its network. A resumed guest has its template's. With a
 # different one after a restart, QEMU would give the guest an IP address that is not forwarded to.
 _MAC = "52:54:00:12:34:56"
-_CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +81,7 @@ def machine(hardware: Hardware, boot: Boot, line: MachineLine) -> list[str]:
     return [
         *("-name", f"guest={escape(line.name)},process=pymachine-{line.machine_id[:8]}"),
         *("-uuid", line.machine_id),
-        *_spec(hardware, line.memory),
+        *_machine_and_cpu(hardware, line.memory),
         *_boot(boot),
         *_storage(line),
         *_network(line),
@@ -96,16 +95,11 @@ def machine(hardware: Hardware, boot: Boot, line: MachineLine) -> list[str]:
 def trial(hardware: Hardware, boot: Boot, *, console: Path) -> list[str]:
     """Return the arguments of a machine that only boots a kernel, with its output in `console`, and ends at a reset."""
     return [
-        *_spec(hardware),
+        *_machine_and_cpu(hardware),
         *_boot(boot),
         *("-serial", f"file:{escape(str(console))}"),
         "-no-reboot",
     ]
-
-
-def kernel_console(architecture: str) -> str:
-    """Return the kernel's name for the first serial port."""
-    return _CONSOLES[architecture]
 
 
 def escape(value: str) -> str:
@@ -113,14 +107,14 @@ def escape(value: str) -> str:
     return value.replace(",", ",,")
 
 
-def _spec(hardware: Hardware, memory: Memory | None = None) -> list[str]:
-    spec = "q35,vmport=off" if hardware.architecture == "amd64" else "virt"
+def _machine_and_cpu(hardware: Hardware, memory: Memory | None = None) -> list[str]:
+    machine_type = "q35,vmport=off" if hardware.architecture == "amd64" else "virt"
     if memory:
-        spec += f",memory-backend={MEMORY}"
+        machine_type += f",memory-backend={MEMORY}"
     software = f"tcg,thread=multi,tb-size={hardware.tb_mib}"
     accelerator = software if hardware.accelerator == "tcg" else hardware.accelerator
     return [
-        *("-machine", spec),
+        *("-machine", machine_type),
         *("-accel", accelerator),
         *("-cpu", _cpu_model(hardware)),
         *("-smp", str(hardware.cpus)),

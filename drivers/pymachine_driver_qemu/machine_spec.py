@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pymachine.driver.contract import Json
+from pymachine.driver.kit import kernel_parameters
 from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine_driver_qemu import command_line, disk, options, process
 from pymachine_driver_qemu.binary import Qemu
@@ -65,14 +66,9 @@ class MachineSpec:
 
 def append(hardware: command_line.Hardware, of_image: str) -> str:
     """Return the kernel's parameters; `of_image` are those that the image needs."""
-    parameters = [
-        f"console={command_line.kernel_console(hardware.architecture)}",
-        "quiet",
-        "loglevel=3",
-        "pymachine.identity=channel",
-    ]
+    extra: list[str] = []
     if hardware.accelerator == "tcg":
         # Huge pages do not help the emulator: it flushes all cached addresses when one of them changes. Security
         # modules without a policy are omitted, since the emulator would translate and keep their code.
-        parameters += ["transparent_hugepage=never", "lsm=lockdown,capability,landlock,yama,apparmor,bpf"]
-    return " ".join([*parameters, *of_image.split()])
+        extra = ["transparent_hugepage=never", "lsm=lockdown,capability,landlock,yama,apparmor,bpf"]
+    return kernel_parameters.for_machine(hardware.architecture, of_image, extra=extra)

@@ -98,7 +98,9 @@ def launched(driver: Driver, image: ImageFiles) -> Path:
     folder = driver.machine.directory
     disk.keep_image(image, folder)
     disk.make_data_disk(folder / disk.DISK, size_mb=1000)
-    return boot.launch(driver._spec(), driver.machine.name, driver._folder, listen=driver._listen_address).sockets
+    return boot.launch(
+        driver._machine_spec(), driver.machine.name, driver._folder, listen=driver._listen_address
+    ).sockets
 
 
 def request(image: ImageFiles | None = None, *, timeout: float = 2.0) -> BootRequest:

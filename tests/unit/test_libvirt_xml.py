@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pymachine.driver.kit import kernel_parameters
 from pymachine.errors import UsageError
 from pymachine_driver_libvirt import domain as domains, network, patch, volumes
 from pymachine_driver_libvirt.domain import Boot, Forwards, Hardware, Machine, Owner
@@ -30,7 +31,7 @@ def domain(spec: Hardware, *patches: str, forwards: Forwards | None = None) -> s
     boot = Boot(
         kernel=f"{SET}.vmlinuz",
         initrd=f"{SET}.initrd",
-        command_line=domains.command_line(spec.architecture, "mitigations=off"),
+        command_line=kernel_parameters.for_machine(spec.architecture, "mitigations=off"),
     )
     made = Machine(
         name="intro",

@@ -19,11 +19,6 @@ PROOF = b"Attempted to kill init"
 EMULATION = "tcg"
 
 
-def trial_parameters(console: str, *, panic: int) -> str:
-    """Return the kernel's parameters for a trial; `panic` is Linux's parameter of that name, in seconds."""
-    return f"console={console} quiet panic={panic} rdinit={TRIAL_INIT} -- true"
-
-
 def decide(
     accelerator: str, problem: str, *, is_required: bool, flag: str, error: type[DriverError], reporter: Reporter
 ) -> str:

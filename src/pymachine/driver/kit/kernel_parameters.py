@@ -1,0 +1,19 @@
+"""Kernel parameters of guests that boot from kernel and RAM disk, and get their identity over a channel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# The kernel's name for the first serial port, by Debian's name for the architecture.
+_CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
+
+
+def for_machine(architecture: str, of_image: str, *, extra: Sequence[str] = ()) -> str:
+    """Return the parameters of a machine; `of_image` are those that the image needs."""
+    own = [f"console={_CONSOLES[architecture]}", "quiet", "loglevel=3", "pymachine.identity=channel"]
+    return " ".join([*own, *extra, *of_image.split()])
+
+
+def for_trial(architecture: str, *, init: str, panic: int) -> str:
+    """Return the parameters of a kernel that only runs `init` and then panics; `panic` is that of Linux, in seconds."""
+    return f"console={_CONSOLES[architecture]} quiet panic={panic} rdinit={init} -- true"
