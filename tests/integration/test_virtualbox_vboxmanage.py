@@ -282,7 +282,7 @@ def test_a_machine_with_snapshots_cannot_be_renamed_or_exported(box: RealVirtual
         Driver(after, dict(driver.config)).renamed(driver.machine)
     after.directory.rename(driver.machine.directory)
     assert driver.state() is State.STOPPED
-    with pytest.raises(DriverError, match="it has snapshots"):
+    with pytest.raises(DriverError, match="the machine has snapshots"):
         driver.exported()
 
 
@@ -330,7 +330,7 @@ def test_snapshots_are_removed_with_their_folders(box: RealVirtualBox, tmp_path:
     assert set(snapshots.known(driver.vbox(), driver.vm).values()) >= {later[snapshots.FACT]}
     assert facts[snapshots.FACT] not in snapshots.known(driver.vbox(), driver.vm).values()
     assert "theirs" in snapshots.known(driver.vbox(), driver.vm)
-    with pytest.raises(DriverError, match="does not have that snapshot"):
+    with pytest.raises(DriverError, match="does not have this snapshot"):
         driver.restore_snapshot(folder, facts, request(tmp_path))
     driver.remove()
     assert box("list", "hdds").stdout == ""
@@ -496,7 +496,7 @@ def test_a_host_only_range_that_virtualbox_refuses_is_reported(box: RealVirtualB
 def test_a_missing_adapter_is_an_error_although_virtualbox_only_warns(box: RealVirtualBox, tmp_path: Path) -> None:
     driver = made(tmp_path)
     gone = network.Interface("vboxnet7", None)
-    with pytest.raises(HostNetworkError, match='"vboxnet7" vanished'):
+    with pytest.raises(HostNetworkError, match='"vboxnet7" disappeared'):
         boot._join_network(driver, driver.vbox(), gone)
 
 

@@ -70,7 +70,7 @@ def test_start_defines_an_undefined_domain_again(box: Pymachine) -> None:
     virsh("destroy", DOMAIN)
     assert status(box) == "Stopped"
     assert DOMAIN not in virsh("list", "--all", "--name")
-    assert "The domain was removed from libvirt: defining it again" in box("start", DOMAIN).stdout
+    assert "The domain was removed from libvirt. Defining it again" in box("start", DOMAIN).stdout
     assert status(box) == "Running"
     assert box("env", DOMAIN).stdout == before
     assert box("ssh", DOMAIN, "sudo cat /var/lib/docker/kept").stdout == "kept\n"
