@@ -173,7 +173,7 @@ def test_a_template_is_kept_when_the_machine_does_not_boot_without_it_either(sto
         CertificateError("the CA is not valid before tomorrow"),
         CertificateRefusedError("127.0.0.1:2376", "x509: certificate is not yet valid"),
         UsageError("--engine-opt 'mtu=x': 'x' is not a number"),
-        DriverError("127.0.0.1:2376 is taken by another program"),
+        DriverError("127.0.0.1:2376 is in use by another program"),
         StoreError("No space left on device"),
         KeyboardInterrupt(),
     ],

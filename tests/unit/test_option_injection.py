@@ -97,5 +97,5 @@ def test_a_virtualbox_machine_of_the_user_is_not_removed(tmp_path: Path, where: 
 def test_a_libvirt_machine_cannot_use_another_machines_volume(tmp_path: Path, volume: str) -> None:
     config = {"MachineID": "0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10", "DiskVolume": volume}
     driver = LibvirtDriver(MachineRef("m", tmp_path, tmp_path, tmp_path / "id_rsa"), config)
-    with pytest.raises(DriverError, match="is not that of the machine"):
+    with pytest.raises(DriverError, match="does not belong to the machine"):
         _ = driver._disk_name
