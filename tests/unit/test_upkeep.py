@@ -39,7 +39,7 @@ from pymachine.errors import (
     UsageError,
     WrongStateError,
 )
-from pymachine.hosts import certificates, lifecycle
+from pymachine.hosts import certificates, lifecycle, modify as modify_module
 from pymachine.hosts.archive import ExportError
 from pymachine.hosts.create import CreateRequest, create
 from pymachine.hosts.export import export, export_connection
@@ -49,12 +49,15 @@ from pymachine.hosts.modify import Changes, modify
 from pymachine.hosts.rename import rename
 from pymachine.hosts.upgrade import upgrade
 from pymachine.image import provide
+from pymachine.ssh.target import Target
 from pymachine.store.store import Store
 from pymachine.system import files as files_module
 from pymachine.system.progress import Silent
+from pymachine.system.run import Result
 from pymachine.tls.certs import CertificateError
 from support import archives
 
+VALIDATE = modify_module._validate
 NAME = "intro"
 
 
@@ -360,6 +363,23 @@ def test_engine_options_change_at_once(store: Store) -> None:
     assert (options.labels, options.storage_driver) == (["a=b"], "vfs")
     assert b'"a=b"' in Bare.identities[-1]
     assert Bare.world[NAME] is State.RUNNING
+
+
+def test_modify_checks_engine_options_over_native_ssh_if_asked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(store)
+    native_clients: list[bool] = []
+
+    class FakeClient:
+        def __init__(self, target: Target, *, native: bool = False) -> None:
+            native_clients.append(native)
+
+        def run(self, command: str, **options: object) -> Result:
+            return Result((command,), 0, "", "")
+
+    monkeypatch.setattr("pymachine.ssh.client.Client", FakeClient)
+    monkeypatch.setattr("pymachine.hosts.modify._validate", VALIDATE)
+    modify(Hosts(store, native_ssh=True), NAME, Changes(engine={"labels": ["a=b"]}))
+    assert native_clients == [True]
 
 
 def test_names_in_the_certificate_change_at_once(store: Store) -> None:

@@ -1,12 +1,12 @@
-"""Exports: one file with a machine, or with the means to connect to it.
+"""Read and write exports: one file with a machine, or with the details to connect to it.
 
-A tar (pax), compressed with Zstandard, so that other programs can read it too. ``pymachine.json`` comes first and says
-what follows, with all sizes; the files are in ``machine/``; ``pymachine.sha256`` comes last. Holes in files are kept as
-holes (GNU tar's sparse format 1.0): a disk of 20 GB that has one in it takes one. Behind the compressed tar a skippable
-frame has the SHA-256 of all bytes before it. docs/reference/exports.md describes the format.
+A tar (pax), compressed with Zstandard, so that other programs can read it too. ``pymachine.json`` comes first and
+lists all files with their sizes. The files are in ``machine/``. ``pymachine.sha256`` comes last. Holes in files are
+kept as holes (GNU tar's sparse format 1.0): a disk of 20 GB that contains one takes one. After the compressed tar a
+skippable frame contains the SHA-256 of all bytes before it. docs/reference/exports.md describes the format.
 
-An export may come from anybody: the reader takes only what the writer writes, in the same order and with the sizes
-that the manifest announced.
+An export may come from an untrusted source. The reader accepts only what the writer writes, in the same order and with
+the sizes in the manifest.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FOLDER = "machine"
 FORMAT = 2
 MACHINE = "machine"
 CONNECTION = "connection"
-# How much an export may inflate to: the first part whatever its size, and then so much for each byte of the file.
+# The size that an export may inflate to: FREE_BYTES, and LARGEST_RATIO bytes for each byte of the file.
 # A file of 98 KB that is all zeros inflates 30,000 times; machines, whose images hardly shrink, less than 100 times.
 FREE_BYTES = 64 << 20
 LARGEST_RATIO = 1000
@@ -48,18 +48,18 @@ _MOST_MEMBERS = 32
 _MOST_EXTENTS = 1 << 18
 _LARGEST_MAP = _MOST_EXTENTS * 32
 _LARGEST_SIZE = 1 << 50
-# What zstd needs in memory; all of its levels but the --ultra ones keep to it.
+# The memory that zstd needs. All of its levels keep to it except the --ultra ones.
 _LARGEST_WINDOW = 8 << 20
 _CHUNK = 1 << 20
-# The file is read in small steps, since what was read counts towards what may come of it.
+# The file is read in small steps, since the bytes read so far limit how much may be inflated.
 _READ = 64 << 10
-# How the name of an export that is being written ends.
+# The suffix of an export that is being written.
 _PART = ".part"
 _BLOCK = tarfile.BLOCKSIZE
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _SPARSE_KEYS = {"GNU.sparse.major", "GNU.sparse.minor", "GNU.sparse.name", "GNU.sparse.realsize"}
 _SPARSE_FOLDER = "GNUSparseFile.0"
-# A skippable frame of Zstandard: its magic number, and the length of what is in it.
+# A skippable frame of Zstandard: its magic number, and the length of its content.
 _TRAILER = struct.pack("<II", 0x184D2A50, hashlib.sha256().digest_size)
 _TRAILER_SIZE = len(_TRAILER) + hashlib.sha256().digest_size
 
@@ -78,25 +78,25 @@ class Member:
     size: int
     """Its length in bytes."""
     data: int
-    """How many of them are not in holes; only these are in the export."""
+    """The number of bytes that are not in holes. Only these are in the export."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an export says of itself."""
+    """The description of an export, at its beginning."""
 
     kind: str
     """``machine`` or ``connection``."""
     name: str
     driver: str
     url: str = ""
-    """Of a connection: where the engine is."""
+    """The engine's URL, for a connection."""
     members: tuple[Member, ...] = ()
     format: int = FORMAT
 
     @property
     def data(self) -> int:
-        """How many bytes its files take of a disk."""
+        """The bytes that its files take on a disk."""
         return sum(member.data for member in self.members)
 
 
@@ -114,7 +114,7 @@ class Content:
 def write(target: Path, manifest: Manifest, files: Sequence[Path | Content], *, advance: Callable[[int], None]) -> None:
     """Write an export of `files`, by their names, to `target` (0600). Raises `ExportError`; then there is no file.
 
-    The manifest's members are made of `files`. `advance` is called with numbers of bytes as they are read.
+    The members of the manifest are those of `files`. `advance` is called with numbers of bytes as they are read.
     """
     _sweep_parts(target)
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_PART}")
@@ -138,14 +138,14 @@ def write(target: Path, manifest: Manifest, files: Sequence[Path | Content], *, 
 
 
 def _sweep_parts(target: Path) -> None:
-    """Remove what killed exports to `target` left beside it; no process holds it any more."""
+    """Remove the partial files that killed exports to `target` left. A file that a process still locks stays."""
     name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}{re.escape(_PART)}\Z")
     try:
         left = [path for path in target.parent.iterdir() if name.match(path.name)]
-    except OSError:  # writing tells what is wrong with the folder
+    except OSError:  # writing will report the problem with the folder
         return
     for part in left:
-        with suppress(OSError), part.open("r+b") as raw:  # another user's, or another export was quicker
+        with suppress(OSError), part.open("r+b") as raw:  # another user's, or another export removed it first
             if try_lock(raw.fileno()):
                 part.unlink()
 
@@ -155,12 +155,12 @@ def _compressor() -> zstandard.ZstdCompressor:
 
 
 def data_size(file: Path | Content) -> int:
-    """How many bytes of a file are not in holes."""
+    """Return the number of bytes of a file that are not in holes."""
     return _Source(file).member.data
 
 
 class _HashedOutput:
-    """A file that is written to, and the digest of all that was written."""
+    """An output file with the digest of everything written to it."""
 
     def __init__(self, raw: BinaryIO) -> None:
         self._raw = raw
@@ -172,7 +172,7 @@ class _HashedOutput:
 
 
 class _Source:
-    """A file that is to be exported: its extents are looked up once, so that the manifest says what follows."""
+    """A file to export. Its extents are looked up once, so that the manifest and the content agree."""
 
     def __init__(self, file: Path | Content) -> None:
         self.file = file
@@ -242,7 +242,7 @@ def _sparse_headers(name: str, size: int) -> dict[str, str]:
 
 
 def _merged(extents: list[tuple[int, int]], *, most: int = _MOST_EXTENTS) -> list[tuple[int, int]]:
-    """`extents` with the smallest holes filled, so that there are no more than a reader takes."""
+    """Return `extents` with the smallest holes filled, so that there are no more than a reader accepts."""
     gap = 4096
     while len(extents) > most:
         gap *= 4
@@ -268,7 +268,7 @@ def _padded(size: int) -> int:
 
 
 class _Extents:
-    """A stream of a head and then the stretches of a file, and its digest."""
+    """A stream of a head and then the extents of a file, with its digest."""
 
     def __init__(
         self, head: bytes, file: BinaryIO, extents: Sequence[tuple[int, int]], advance: Callable[[int], None]
@@ -280,7 +280,7 @@ class _Extents:
         self.digest = hashlib.sha256()
 
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes; fewer only at the end, as tarfile wants it."""
+        """Return `size` bytes, fewer only at the end, as tarfile requires."""
         parts = [self._head[:size]]
         self._head = self._head[size:]
         left = size - len(parts[0])
@@ -290,7 +290,7 @@ class _Extents:
             data = self._file.read(min(left, length))
             if len(data) < length:
                 if not data:
-                    break  # it was cut short meanwhile; tarfile says so
+                    break  # the file was truncated meanwhile; tarfile reports it
                 self._rest.append((offset + len(data), length - len(data)))
             parts.append(data)
             left -= len(data)
@@ -412,7 +412,7 @@ class Archive:
         return text
 
     def _header(self, name: str) -> _Header:
-        """The header of the next member, which must be the file `name`."""
+        """Return the header of the next member, which must be the file `name`."""
         header = _header(self._stream)
         if header is None:
             raise self._odd(f"it ends where {name} should be")
@@ -429,18 +429,18 @@ class Archive:
 
 @dataclass(frozen=True)
 class _Header:
-    """What stands in front of a file in the tar."""
+    """The header of a file in the tar."""
 
     name: str
     size: int
-    """How many bytes follow."""
+    """The number of bytes that follow."""
     real_size: int
-    """How long the file is."""
+    """The length of the file."""
     is_sparse: bool = False
 
 
 def _header(stream: _Inflated) -> _Header | None:
-    """The next header, None at the end. Raises tarfile.TarError for all that `write` does not write."""
+    """Return the next header, None at the end. Raises tarfile.TarError for anything that `write` does not write."""
     block = stream.exactly(_BLOCK)
     if not block.strip(b"\0"):
         return None
@@ -483,7 +483,7 @@ def _pax_headers(data: bytes) -> dict[str, str]:
 
 
 def _manifest(fields: Any, error: Callable[[str], ExportError]) -> Manifest:
-    """The manifest of its JSON, with every value checked."""
+    """Return the manifest from its JSON, with every value checked."""
     if not isinstance(fields, dict):
         raise error(f"{MANIFEST} is not a JSON object")
     kind, form = fields.get("kind"), fields.get("format")
@@ -522,7 +522,7 @@ def _member(fields: Any, error: Callable[[str], ExportError]) -> Member:
 
 
 class _HashedInput:
-    """A file that is read up to its trailer, and the digest of all that was read."""
+    """An input file that ends at its trailer, with the digest of everything read."""
 
     def __init__(self, raw: BinaryIO) -> None:
         self._raw = raw
@@ -531,7 +531,7 @@ class _HashedInput:
         self.digest = hashlib.sha256()
 
     def read(self, size: int = _CHUNK) -> bytes:
-        """Up to `size` bytes; none at the end."""
+        """Return up to `size` bytes, none at the end."""
         while len(self._held) < size + _TRAILER_SIZE:
             data = self._raw.read(size + _TRAILER_SIZE - len(self._held))
             if not data:
@@ -544,7 +544,7 @@ class _HashedInput:
         return found
 
     def trailer_digest(self) -> bytes:
-        """The digest that the trailer has, once all else was read; empty if there is no trailer."""
+        """Return the digest in the trailer, after everything else was read; empty if there is no trailer."""
         return self._held.removeprefix(_TRAILER) if self._held.startswith(_TRAILER) else b""
 
 
@@ -562,7 +562,7 @@ class _Inflated:
         self._count = 0
 
     def some(self, most: int) -> bytes:
-        """At least one byte and at most `most`. Raises EOFError."""
+        """Return at least one byte and at most `most`. Raises EOFError."""
         data = self._reader.read(most)
         if not data:
             raise EOFError("it ends early")
@@ -572,7 +572,7 @@ class _Inflated:
         return data
 
     def exactly(self, size: int) -> bytes:
-        """Exactly `size` bytes, which the caller has bounded. Raises EOFError."""
+        """Return exactly `size` bytes, which the caller has limited. Raises EOFError."""
         parts = []
         while size:
             parts.append(self.some(min(size, _CHUNK)))
@@ -580,12 +580,12 @@ class _Inflated:
         return b"".join(parts)
 
     def skip_padding(self, size: int) -> None:
-        """Skip what follows a file of `size` bytes up to the next block."""
+        """Skip the padding after a file of `size` bytes, up to the next block."""
         if self.exactly(_padded(size) - size).strip(b"\0"):
             raise tarfile.TarError("something lies between two files")
 
     def end(self) -> None:
-        """Check that nothing follows but the zeros at the end of a tar, and read the file to its end."""
+        """Check that only the zeros at the end of a tar follow, and read the file to its end."""
         left = 2 * tarfile.RECORDSIZE
         while data := self._reader.read(_BLOCK):
             left -= len(data)
@@ -594,5 +594,5 @@ class _Inflated:
 
 
 def inflates_to(size: int) -> int:
-    """How many bytes an export of `size` bytes may inflate to."""
+    """Return the number of bytes that an export of `size` bytes may inflate to."""
     return FREE_BYTES + LARGEST_RATIO * size

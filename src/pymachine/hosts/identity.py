@@ -1,4 +1,7 @@
-"""What a machine is given at birth, as one tar: all that makes it itself and that a template must not have."""
+"""Build a machine's identity: host name, keys, certificates and engine settings, as one tar.
+
+A template has no identity: the machines that are resumed from it each get their own.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ MACHINE_ID = "machine-id"
 
 
 def make_keys(directory: Path, *, name: str) -> None:
-    """Make what is missing of a machine's key pairs, its pinned host key and its machine-id in `directory`.
+    """Make those of a machine's key pairs, its pinned host key and its machine-id that are missing in `directory`.
 
     `name` is the machine's. Its host name is the alias under which the host key is pinned in ``known_hosts``.
     """
@@ -40,7 +43,7 @@ def make_login_key(directory: Path, *, name: str) -> None:
 
 
 def of_machine(directory: Path, *, hostname: str, engine: EngineFiles) -> bytes:
-    """The identity of the machine in `directory`, whose keys and certificates are there already.
+    """Return the identity of the machine in `directory`, which contains its keys and certificates.
 
     An uncompressed tar without clocks or owners: the same identity is the same bytes. Raises OSError if a file is
     missing.
@@ -62,7 +65,7 @@ def of_machine(directory: Path, *, hostname: str, engine: EngineFiles) -> bytes:
 
 
 def seed(engine: EngineFiles) -> bytes:
-    """What a template is given in an identity's place: the engine's settings, and nothing that is anybody's own."""
+    """Return the tar that a template gets instead of an identity: the engine's settings, and no key or certificate."""
     return _tar(_engine_members(engine))
 
 

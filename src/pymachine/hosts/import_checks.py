@@ -1,4 +1,4 @@
-"""Checks of what an import takes over: a machine's record, the URL of a connection, the formats of disks.
+"""Check the parts of an import: the machine's record, the URL of a connection, and the formats of disks.
 
 An export may come from anybody. An imported record is made of checked values of a known list; all else is dropped.
 """
@@ -39,20 +39,20 @@ _QCOW2_EXTERNAL_DATA = 1 << 2
 
 @dataclass(frozen=True)
 class Accepted:
-    """A record as an import takes it over."""
+    """A checked record, reduced to the values that an import accepts."""
 
     machine: Machine
     driver: type[Driver]
     before: Mapping[str, Json]
-    """The record as it came."""
+    """The record as it was in the export."""
 
     def dropped(self) -> list[str]:
-        """The keys of all values that came and that `machine` does not have."""
+        """Return the keys of all values that were in the export and that `machine` does not have."""
         return [_shown(key) for key in _dropped(self.before, self.machine, self.driver)]
 
 
 def record(text: bytes, *, name: str, driver_name: str, driver: type[Driver]) -> Accepted:
-    """The machine `name`, of the driver `driver_name`, from its record in an export.
+    """Return the machine `name`, of the driver `driver_name`, from its record in an export.
 
     It has nothing yet of what differs from host to host. Raises `ExportError`.
     """
@@ -89,7 +89,7 @@ def record(text: bytes, *, name: str, driver_name: str, driver: type[Driver]) ->
 
 
 def url(text: str) -> str:
-    """The URL of a connection. Raises `ExportError` unless it is one of an engine behind TLS."""
+    """Check the URL of a connection. Raises `ExportError` unless it is one of an engine behind TLS."""
     found = _URL.fullmatch(text)
     if found is None or not 1 <= int(found[1] or 1) <= 65535:
         raise _wrong("url", text, "tcp://HOST:PORT")
@@ -97,7 +97,7 @@ def url(text: str) -> str:
 
 
 def disk_image(path: Path, *, largest: int) -> None:
-    """Raise `ExportError` for a qcow2 image that leads to another file, or that is larger inside than `largest`.
+    """Raise `ExportError` for a qcow2 image that refers to another file, or whose disk is larger than `largest`.
 
     Files of other formats are not looked into: a driver knows its own.
     """
@@ -115,7 +115,7 @@ def disk_image(path: Path, *, largest: int) -> None:
 
 
 def summary(keys: list[str]) -> str:
-    """`keys` as the end of one line."""
+    """Return `keys` as the end of one line."""
     more = len(keys) - _MOST_KEYS_SAID
     return ", ".join(keys[:_MOST_KEYS_SAID]) + (f" and {more} more" if more > 0 else "")
 
@@ -127,7 +127,7 @@ def _check_versions(before: Mapping[str, Json], driver_name: str) -> None:
 
 
 def _driver_fields(config: Mapping[str, Json], driver: type[Driver]) -> dict[str, Json]:
-    """The fields of a driver's configuration that travel, checked."""
+    """Return the checked fields of a driver's configuration that an import accepts."""
     if not issubclass(driver, ConfigPortable):
         return {}
     taken = {}
@@ -159,7 +159,7 @@ def _dropped(before: Mapping[str, Json], machine: Machine, driver: type[Driver])
 
 
 def _differing(prefix: str, before: Any, after: Mapping[str, Json], *, besides: set[str]) -> Iterator[str]:
-    """The keys of the values in `before` that `after` does not have; empty values are none."""
+    """Yield the keys of the values in `before` that `after` does not have. Empty values do not count."""
     if not isinstance(before, dict):
         yield prefix.rstrip(".")
         return
@@ -179,7 +179,7 @@ def _object(data: Any, what: str) -> Mapping[str, Json]:
 
 
 def _shown(key: str) -> str:
-    """A key of a record for one line: what could disturb a terminal is escaped."""
+    """Return a key of a record for one line, with characters that could disturb a terminal escaped."""
     return key if _PLAIN_KEY.fullmatch(key) else ascii(key[:60])
 
 

@@ -35,23 +35,23 @@ class Snapshot(ManifestFolder):
 
     @property
     def made(self) -> float:
-        """When it was made, in seconds since 1970."""
+        """When the snapshot was made, in seconds since 1970."""
         return float(self.manifest["made"])
 
     @property
     def facts(self) -> Mapping[str, Json]:
-        """What the driver noted."""
+        """The facts that the driver needs to restore it."""
         facts: Mapping[str, Json] = self.manifest["facts"]
         return facts
 
     @property
     def has_memory(self) -> bool:
-        """Whether the machine goes on running from it."""
+        """Whether the snapshot contains the machine's memory, so that the machine runs after a restore."""
         return bool(self.facts.get("Memory"))
 
     @property
     def size(self) -> int:
-        """What it takes of the disk alone, in bytes; files that it shares are not counted."""
+        """The bytes that it takes on the disk. Files that it shares with others are not counted."""
         status = [path.stat() for path in self.directory.iterdir()]
         return sum(files.allocated(each) for each in status if each.st_nlink == 1)
 
@@ -81,7 +81,7 @@ class Snapshots(FolderCollection[Snapshot]):
 
 
 def check_name(name: str) -> None:
-    """Raise `SnapshotError` unless `name` can be a snapshot's."""
+    """Raise `SnapshotError` unless `name` is a valid name for a snapshot."""
     if not NAME_PATTERN.match(name):
         raise SnapshotError(
             f"a snapshot cannot be called {name!r}",
@@ -90,17 +90,17 @@ def check_name(name: str) -> None:
 
 
 def default_name(now: float | None = None) -> str:
-    """A name for a snapshot that is given none: the time."""
+    """Return the name of a snapshot for which the user gave none: the time."""
     return time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
 
 
 def find_all(machine: Path) -> list[Snapshot]:
-    """The snapshots of the machine in that folder, the oldest first; a folder that is not one is passed over."""
+    """Return the snapshots of the machine in folder `machine`, the oldest first. Other folders are skipped."""
     return sorted(Snapshots(machine).all(), key=lambda snapshot: (snapshot.made, snapshot.name))
 
 
 def find(machine: Path, name: str) -> Snapshot:
-    """The snapshot of that name. Raises `SnapshotError`."""
+    """Return the snapshot with that name. Raises `SnapshotError`."""
     for snapshot in find_all(machine):
         if snapshot.name == name:
             return snapshot
@@ -110,7 +110,7 @@ def find(machine: Path, name: str) -> Snapshot:
 
 
 def make(machine: Path, name: str, fill: Callable[[Path], Mapping[str, Json]]) -> Snapshot:
-    """Make the snapshot `name` of what `fill` puts into the folder that it is given; it returns the driver's facts.
+    """Make the snapshot `name`. `fill` gets its folder, writes the driver's files and returns the driver's facts.
 
     Nothing is left of it if `fill` raises. Raises `SnapshotError` for a name that is taken.
     """

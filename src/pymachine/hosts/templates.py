@@ -1,4 +1,4 @@
-"""Templates on this host: frozen machines, from which drivers that are able to make others by resuming them.
+"""Templates: frozen machines, which some drivers resume to make new machines within a second.
 
 Layout: ``CACHE/templates/<driver>-<12 digits of the key>/`` with the driver's files and ``template.json``. The key is
 over all that a template's state depends on. A folder is renamed into place when it is whole; its files never change
@@ -31,15 +31,15 @@ from pymachine.system.progress import Reporter
 
 FORMAT = 2
 MANIFEST = "template.json"
-# Its own file, since nothing else in the folder may change: the time of its last change is that of the last use.
+# Its modification time is the time of the last use. No other file in the folder may change.
 USED = "used"
-# What a template takes of the disk at most, for a guest with some memory in use.
+# The most that a template takes on the disk, for a guest with some memory in use.
 NEEDED_BYTES = 1 << 30
-# With less than that left, a maker that failed is taken to have failed of it.
+# If making a template fails with less than this left on the disk, the full disk is reported as the cause.
 FULL_BYTES = 16 << 20
 # A shape that could not be frozen or resumed is not tried at every create.
 RETRY_SECONDS = 24 * 3600.0
-# Unused for so long, a template goes when another is made.
+# A template that was unused for so long is removed when another is made.
 UNUSED_SECONDS = 30 * 24 * 3600.0
 # A shape whose templates failed this often, while the same machines boot, is given up for `RETRY_SECONDS`.
 PROVEN_FAILURES = 2
@@ -69,7 +69,7 @@ class Template(ManifestFolder):
 
     @property
     def shape(self) -> Mapping[str, Json]:
-        """What its machines have in common, as its driver told."""
+        """The properties that its machines have in common, as its driver reported them."""
         shape: Mapping[str, Json] = self.manifest["shape"]
         return shape
 
@@ -88,7 +88,7 @@ class Template(ManifestFolder):
 
     @property
     def size(self) -> int:
-        """What it takes of the disk, in bytes."""
+        """The bytes that it takes on the disk."""
         return sum(files.allocated(path.stat()) for path in self.directory.iterdir())
 
 
@@ -107,17 +107,17 @@ class Templates(FolderCollection[Template]):
 
 
 def directory(store: Path) -> Path:
-    """The folder of all templates, for the store at `store`."""
+    """Return the folder of all templates, for the store at `store`."""
     return paths.cache(store) / "templates"
 
 
 def find_all(store: Path) -> list[Template]:
-    """All templates, by name; a folder that is not one is passed over."""
+    """Return all templates, sorted by name. Other folders are skipped."""
     return Templates(directory(store)).all()
 
 
 def find(store: Path, name: str) -> Template:
-    """The template of that name. Raises `TemplateNotFoundError`."""
+    """Return the template with that name. Raises `TemplateNotFoundError`."""
     for template in find_all(store):
         if template.name == name:
             return template
@@ -125,7 +125,7 @@ def find(store: Path, name: str) -> Template:
 
 
 def ensure(driver: Driver, request: BootRequest, *, store: Path, reporter: Reporter) -> Template | None:
-    """The template for a machine of `driver`: one that is there, else one that is made now.
+    """Return the template for a machine of `driver`, which is made if it is missing.
 
     Many processes at once make one: the others wait for it. None if there can be none, if the shape is given up (see
     `remove_faulty`), or if the process that was waited for failed. Raises `TemplateFailedError` if its driver
@@ -151,7 +151,7 @@ def ensure(driver: Driver, request: BootRequest, *, store: Path, reporter: Repor
 
 
 def touch(template: Template) -> None:
-    """Note that it was used now. Raises `TemplateError` if it is gone; a cache may be read-only."""
+    """Note that the template is used now. Raises `TemplateError` if it is gone. The cache may be read-only."""
     try:
         (template.directory / USED).touch()
     except FileNotFoundError as error:
@@ -162,7 +162,7 @@ def touch(template: Template) -> None:
 
 
 def remove_faulty(failed: TemplateFailedError) -> None:
-    """Remove the template that failed, once the same machine came up without it.
+    """Remove a template that failed, after the same machine booted without it.
 
     Nothing less shows that the template is at fault, and not the machine or the host. Its shape is tried again, but
     after `PROVEN_FAILURES` of them not for a day, unless `clear_failures` is called. Of several machines that the same
@@ -184,7 +184,7 @@ def remove(template: Template) -> bool:
 
 
 def prune(store: Path, *, unused_seconds: float) -> list[Template]:
-    """Remove the templates that were not used for that long; returns them."""
+    """Remove the templates that were not used for `unused_seconds`, and return them."""
     return _prune(find_all(store), unused_seconds)
 
 
@@ -197,7 +197,7 @@ def _prune(templates: Iterable[Template], unused_seconds: float) -> list[Templat
 
 
 def clear_failures(store: Path) -> None:
-    """Let every shape be tried again, at once."""
+    """Forget all failures: templates of every shape are tried again at once."""
     for marker in directory(store).glob(".*.failed"):
         marker.unlink(missing_ok=True)
 
@@ -243,7 +243,7 @@ def _make(
 
 
 def _fill(driver: Templatable, folder: Path, request: BootRequest) -> None:
-    """Have the driver make a template. Raises OSError if there was no room, whatever the driver could say of it.
+    """Have the driver make a template. Raises OSError if the disk is full, whatever error the driver raised.
 
     The guest's memory is a file that is mapped: a hypervisor that finds no room for a page of it is killed.
     """
@@ -267,7 +267,7 @@ def _make_room(templates: Templates, *, keep: str) -> None:
 
 
 def _settled(path: Path) -> dict[str, Json]:
-    """Have a file written out to the disk, and describe it."""
+    """Write a file out to the disk, and return its size and digest."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -281,12 +281,12 @@ def _marker(path: Path) -> Path:
 
 
 def _mark(path: Path, why: str, *, failures: int) -> None:
-    """Note that a template failed just now; `failures` is how often it was shown to be the template's fault."""
+    """Note that a template failed just now. `failures` counts how often the template was proven to be at fault."""
     files.atomic_write(_marker(path), json.dumps({"why": why, "failures": failures}) + "\n")
 
 
 def _failures(path: Path) -> int:
-    """How often templates of this shape were at fault, as long as the last time is less than a day ago."""
+    """Return how often templates of this shape were at fault; 0 if the last time is more than a day ago."""
     marker = _marker(path)
     try:
         recent = 0 <= time.time() - marker.stat().st_mtime < RETRY_SECONDS
