@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from test_manager import Remembering
+from test_create_and_lifecycle import Remembering
 
 from pymachine.docker.api import EngineError
 from pymachine.driver import registry
