@@ -16,7 +16,7 @@ from pymachine_driver_qemu import forwarder_process
 
 
 class Monitor:
-    """Remembers what QEMU was told; refuses ports below 1024, as a kernel does."""
+    """Records the commands to QEMU; refuses ports below 1024, as a kernel does."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -26,7 +26,7 @@ class Monitor:
         return "could not set up host forwarding rule" if ":80-" in line else ""
 
 
-def test_forwards_follow_what_is_published_and_a_refusal_is_said_once() -> None:
+def test_forwards_follow_published_ports_and_a_refusal_is_reported_once() -> None:
     monitor = Monitor()
     said: list[str] = []
     forwards = forwarded_ports.Forwards(
@@ -48,7 +48,7 @@ def test_forwards_follow_what_is_published_and_a_refusal_is_said_once() -> None:
     assert monitor.lines == ["hostfwd_add net tcp:127.70.1.2:80-:80"]
 
 
-def test_what_was_refused_is_tried_again_and_taken_when_it_is_free() -> None:
+def test_a_refused_port_is_retried_until_it_is_free() -> None:
     monitor = Monitor()
     obstacles = {Published("tcp", 8080): "taken"}
     said: list[str] = []
@@ -67,7 +67,7 @@ def test_what_was_refused_is_tried_again_and_taken_when_it_is_free() -> None:
     assert (forwards.active, forwards.refused) == ({Published("tcp", 8080)}, {})
 
 
-def test_the_machines_own_address_is_the_target_in_the_guest_too() -> None:
+def test_a_port_published_on_the_machines_address_targets_it_in_the_guest() -> None:
     monitor = Monitor()
     forwards = forwarded_ports.Forwards(
         UserNetwork(monitor=monitor.human, netdev="net", address="127.70.1.2"), say=lambda _: None
@@ -93,8 +93,8 @@ Hub -1 (net):
 """
 
 
-def test_the_forwards_of_an_earlier_forwarder_are_taken_over() -> None:
-    """As QEMU 7.2 prints them."""
+def test_forwards_of_an_earlier_forwarder_are_adopted() -> None:
+    """The text is QEMU 7.2's."""
     forwards = forwarded_ports.Forwards(
         UserNetwork(monitor=lambda _: USERNET, netdev="net", address="127.70.1.2"), say=lambda _: None
     )
@@ -106,7 +106,7 @@ def test_the_forwards_of_an_earlier_forwarder_are_taken_over() -> None:
     }
 
 
-def test_what_is_forwarded_is_noted(tmp_path: Path) -> None:
+def test_forwarded_ports_are_saved(tmp_path: Path) -> None:
     monitor = Monitor()
     forwards = forwarded_ports.Forwards(
         UserNetwork(monitor=monitor.human, netdev="net", address="127.70.1.2"), say=lambda _: None
@@ -127,8 +127,8 @@ def test_what_is_forwarded_is_noted(tmp_path: Path) -> None:
 # -- who follows them --------------------------------------------------------------------------------------------
 
 
-def test_a_guests_line_without_end_ends_the_shell_that_waits_for_one(tmp_path: Path) -> None:
-    """It would take the host's memory."""
+def test_an_endless_line_of_a_guest_ends_the_waiting_shell(tmp_path: Path) -> None:
+    """It would otherwise use up the host's memory."""
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
@@ -138,8 +138,8 @@ def test_a_guests_line_without_end_ends_the_shell_that_waits_for_one(tmp_path: P
                 ours.sendall(b"x" * 1024 * 1024)
 
 
-def test_a_watcher_with_news_waits_for_them_and_ends_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program is a script here; the shell that waits for it is what runs everywhere."""
+def test_a_watcher_waits_for_events_and_ends_without_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program is a script here; the shell that waits for it is the real one."""
     program = tmp_path / "python"
     program.write_text('#!/bin/sh\necho "$*" > "$4.ran"\n')
     program.chmod(0o755)

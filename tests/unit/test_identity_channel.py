@@ -63,7 +63,7 @@ def deliver(path: Path, *, seconds: float = 10.0) -> dict[str, float]:
     return timings
 
 
-def test_the_guest_gets_the_whole_tar_and_its_stages_are_noted(tmp_path: Path) -> None:
+def test_the_guest_gets_the_whole_tar_and_its_stages_are_recorded(tmp_path: Path) -> None:
     received: list[tuple[list[bytes], bytes]] = []
 
     def behave(connection: socket.socket) -> None:
@@ -82,7 +82,7 @@ def test_the_guest_gets_the_whole_tar_and_its_stages_are_noted(tmp_path: Path) -
     assert timings == {"init": 2.1, "disk": 0.5, "identity": 4.65, "engine": 3.75, "ready": 0.5}
 
 
-def test_a_guest_that_begins_anew_is_told_again(tmp_path: Path) -> None:
+def test_a_guest_that_restarts_gets_the_identity_again(tmp_path: Path) -> None:
     received: list[bytes] = []
 
     def behave(connection: socket.socket) -> None:
@@ -99,7 +99,7 @@ def test_a_guest_that_begins_anew_is_told_again(tmp_path: Path) -> None:
     assert timings == {"init": 2.1, "disk": 0.5, "identity": 4.65, "engine": 3.75, "ready": 0.5}
 
 
-def test_a_guest_that_talks_while_it_does_not_read_is_heard(tmp_path: Path) -> None:
+def test_errors_of_a_guest_that_does_not_read_yet_are_reported(tmp_path: Path) -> None:
     def behave(connection: socket.socket) -> None:
         connection.sendall(b"ERROR no disk\n")
         read_to_the_end(connection)
@@ -111,7 +111,7 @@ def test_a_guest_that_talks_while_it_does_not_read_is_heard(tmp_path: Path) -> N
         deliver(tmp_path / "s")
 
 
-def test_the_end_of_qemu_is_noticed_at_once_and_names_the_stage(tmp_path: Path) -> None:
+def test_the_end_of_qemu_is_noticed_and_the_last_stage_named(tmp_path: Path) -> None:
     with (
         guest(tmp_path / "s", lambda connection: connection.sendall(b"STAGE init 2.0\n")),
         pytest.raises(GuestError, match=r"switched itself off|last stage"),
@@ -124,7 +124,7 @@ def read_to_the_end(connection: socket.socket) -> None:
         pass
 
 
-def test_a_silent_guest_is_given_up_on(tmp_path: Path) -> None:
+def test_a_silent_guest_is_a_timeout(tmp_path: Path) -> None:
     with (
         guest(tmp_path / "s", read_to_the_end),
         pytest.raises(GuestTimeoutError, match=r"within 0.3 seconds: it reported no stage at all"),
@@ -133,7 +133,7 @@ def test_a_silent_guest_is_given_up_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("said", [OK, STAGES, b"OK 1234\n" + STAGES])
-def test_it_is_up_only_with_our_identity_and_an_engine(said: bytes) -> None:
+def test_a_machine_is_up_only_with_our_identity_and_an_engine(said: bytes) -> None:
     progress = Progress(hashlib.sha256(TAR).hexdigest())
     progress.feed(said)
     assert not progress.is_up
@@ -142,7 +142,7 @@ def test_it_is_up_only_with_our_identity_and_an_engine(said: bytes) -> None:
 
 
 @given(st.lists(st.integers(0, len(STAGES + OK)), max_size=20))
-def test_pieces_do_not_matter(cuts: list[int]) -> None:
+def test_reports_may_arrive_in_pieces(cuts: list[int]) -> None:
     said = STAGES + OK
     edges = [0, *sorted(cuts), len(said)]
     progress = Progress(hashlib.sha256(TAR).hexdigest())
@@ -153,13 +153,13 @@ def test_pieces_do_not_matter(cuts: list[int]) -> None:
 
 
 @given(st.binary(max_size=300).filter(lambda data: b"ERROR" not in data))
-def test_noise_is_ignored(noise: bytes) -> None:
+def test_other_text_is_ignored(noise: bytes) -> None:
     progress = Progress("0" * 64)
     progress.feed(noise + b"\n")
     assert not progress.is_up
 
 
-def words_of(tar: dict[str, bytes], seed: dict[str, bytes]) -> str:
+def make_activation_script(tar: dict[str, bytes], seed: dict[str, bytes]) -> str:
     def archive(members: dict[str, bytes]) -> bytes:
         return core_identity._tar({name: (0o600, content) for name, content in members.items()})
 
@@ -179,24 +179,26 @@ SELF = {"hostname": b"intro\n", "tls/server-key.pem": b"-----BEGIN\nit's 'quoted
         ({"engine.args": b"--x\n", "engine.restart": b"2\n"}, "restart"),
     ],
 )
-def test_a_clone_is_told_what_its_engine_has_to_do(changed: dict[str, bytes], said: str) -> None:
-    last = words_of({**SELF, **ENGINE, **changed}, ENGINE).splitlines()[-1]
+def test_the_activation_script_says_whether_the_engine_reloads_or_restarts(
+    changed: dict[str, bytes], said: str
+) -> None:
+    last = make_activation_script({**SELF, **ENGINE, **changed}, ENGINE).splitlines()[-1]
     assert re.fullmatch(rf"become intro 1795500000 [0-9a-f]{{64}} {said}", last)
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z]{1,8}(/[a-z]{1,8})?", fullmatch=True), st.text(NO_NUL, max_size=60)))
-def test_a_shell_gives_every_file_back_as_it_was(files: dict[str, str]) -> None:
-    """dash reads the words, with a `put` of its own: what the template does not have comes, what it alone has goes."""
+def test_a_shell_writes_every_file_unchanged(files: dict[str, str]) -> None:
+    """dash runs the script with a stand-in for `put`. Files that only the template has become empty."""
     members = {**SELF, **{f"x/{name}": text.encode() for name, text in files.items()}}
     gone = dict.fromkeys(ENGINE, b"")
-    script = 'put() { printf \'%s\\0%s\\0\' "$1" "$2"; }\nbecome() { :; }\n' + words_of(members, ENGINE)
+    script = 'put() { printf \'%s\\0%s\\0\' "$1" "$2"; }\nbecome() { :; }\n' + make_activation_script(members, ENGINE)
     said = subprocess.run(["dash"], input=script.encode(), capture_output=True, check=True).stdout
     parts = said.split(b"\0")[:-1]
     assert dict(zip([part.decode() for part in parts[::2]], parts[1::2], strict=True)) == members | gone
 
 
-def test_a_clone_is_not_told_what_its_template_knows() -> None:
-    words = words_of({**SELF, **ENGINE, "engine.args": b"--x\n"}, ENGINE).splitlines()
+def test_a_clone_gets_only_files_that_its_template_lacks() -> None:
+    words = make_activation_script({**SELF, **ENGINE, "engine.args": b"--x\n"}, ENGINE).splitlines()
     assert sorted(line.split()[1] for line in words if line.startswith("put ")) == [
         "engine.args",
         "hostname",
@@ -204,14 +206,14 @@ def test_a_clone_is_not_told_what_its_template_knows() -> None:
     ]
 
 
-def test_an_identity_that_is_no_text_is_refused() -> None:
+def test_an_identity_that_is_not_text_is_refused() -> None:
     with pytest.raises(GuestReportedError, match="not text"):
-        words_of({**SELF, "hostname": b"\xff"}, ENGINE)
+        make_activation_script({**SELF, "hostname": b"\xff"}, ENGINE)
     with pytest.raises(GuestReportedError, match="no hostname"):
-        words_of({"x": b"y"}, ENGINE)
+        make_activation_script({"x": b"y"}, ENGINE)
 
 
-def test_a_guest_that_reports_without_end_costs_little_memory() -> None:
+def test_endless_reports_of_a_guest_use_little_memory() -> None:
     progress = Progress("digest")
     names = ["".join(chr(97 + int(digit)) for digit in str(number)) for number in range(5000)]
     progress.feed("".join(f"STAGE {name} 1.0\n" for name in names).encode())
@@ -224,8 +226,8 @@ def test_a_guest_that_reports_without_end_costs_little_memory() -> None:
 @pytest.mark.parametrize(
     ("status", "words"), [("nospace", "No space left on device"), ("failed", "Input/output error")]
 )
-def test_a_guest_that_is_held_still_by_a_disk_is_not_waited_for(tmp_path: Path, status: str, words: str) -> None:
-    """QEMU pauses a guest whose disk cannot be written; the guest is silent until there is room."""
+def test_a_guest_that_is_paused_by_a_disk_error_is_reported(tmp_path: Path, status: str, words: str) -> None:
+    """QEMU pauses a guest whose disk cannot be written; the guest sends nothing until there is space."""
 
     def silent(connection: socket.socket) -> None:
         while connection.recv(1 << 20):

@@ -1,4 +1,4 @@
-"""What starts the ISO by itself: the file system for UEFI, El Torito's catalog, the master boot record."""
+"""The boot loaders of the ISO: the UEFI file system, the El Torito catalog and the master boot record."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ISOLINUX_SIZE = 10_000
 
 
 class FatReader:
-    """Reads FAT16 by the specification, independently of what wrote it."""
+    """Reads FAT16 by the specification, independently of the code that wrote it."""
 
     def __init__(self, image: bytes) -> None:
         self.image = image
@@ -80,17 +80,17 @@ def test_folders_are_nested_and_a_large_file_is_whole() -> None:
 
 
 @pytest.mark.parametrize("name", ["lower.efi", "TOOLONGNAME.EFI", "A.LONG", ".EFI"])
-def test_a_name_that_does_not_fit_is_refused(name: str) -> None:
+def test_a_name_that_is_not_8_3_is_refused(name: str) -> None:
     with pytest.raises(RecipeError, match="8 and 3"):
         fat.build({name: b""})
 
 
-def test_what_is_too_large_is_refused() -> None:
+def test_files_larger_than_the_file_system_are_refused() -> None:
     with pytest.raises(RecipeError, match="do not fit"):
         fat.build({"A.EFI": bytes(40 << 20)})
 
 
-def tree_of(architecture: str) -> Tree:
+def make_tree(architecture: str) -> Tree:
     tree = Tree()
     tree.put(ISO_KERNEL, Node.file(b"kernel"))
     tree.put(ISO_INITRD, Node.file(b"initrd"))
@@ -104,16 +104,16 @@ def tree_of(architecture: str) -> Tree:
     return tree
 
 
-def written(tmp_path: Path, architecture: str = "amd64", name: str = "x.iso") -> Path:
-    tree = tree_of(architecture)
+def write_iso(tmp_path: Path, architecture: str = "amd64", name: str = "x.iso") -> Path:
+    tree = make_tree(architecture)
     loaders = boot.install(tree, architecture, command_line="quiet")
     path = tmp_path / name
     iso.write(tree, path, volume="TEST", loaders=loaders)
     return path
 
 
-def catalog(data: bytes) -> list[tuple[int, int]]:
-    """(platform, first block) of each entry that El Torito's catalog says can be booted (specification 1.0, 2.0)."""
+def read_boot_catalog(data: bytes) -> list[tuple[int, int]]:
+    """Return (platform, first block) of each bootable entry of the El Torito catalog (specification 1.0, 2.0)."""
     assert data[0x8801:0x8806] == b"CD001"
     assert data[0x8807 : 0x8807 + 23] == b"EL TORITO SPECIFICATION"
     block = struct.unpack_from("<I", data, 0x8847)[0] * 2048
@@ -128,7 +128,7 @@ def catalog(data: bytes) -> list[tuple[int, int]]:
     return found
 
 
-def contents(path: Path, name: str) -> bytes:
+def read_file(path: Path, name: str) -> bytes:
     import io
 
     from pycdlib import PyCdlib
@@ -141,34 +141,34 @@ def contents(path: Path, name: str) -> bytes:
     return out.getvalue()
 
 
-def test_bios_and_uefi_each_find_their_loader(tmp_path: Path) -> None:
-    path = written(tmp_path)
+def test_the_boot_catalog_has_a_loader_for_bios_and_one_for_uefi(tmp_path: Path) -> None:
+    path = write_iso(tmp_path)
     data = path.read_bytes()
-    (bios, at_bios), (uefi, at_uefi) = catalog(data)
+    (bios, at_bios), (uefi, at_uefi) = read_boot_catalog(data)
     assert (bios, uefi) == (0, 0xEF)
     # The table that isolinux finds the rest of itself by: where it is, how long it is, the sum of what follows.
     primary, own, length, total = struct.unpack_from("<IIII", data, at_bios * 2048 + 8)
     assert (primary, own, length) == (16, at_bios, ISOLINUX_SIZE)
     rest = data[at_bios * 2048 + 64 : at_bios * 2048 + ISOLINUX_SIZE]
     assert total == sum(struct.unpack(f"<{len(rest) // 4}I", rest)) & 0xFFFFFFFF
-    image = contents(path, boot.EFI_IMAGE)
+    image = read_file(path, boot.EFI_IMAGE)
     assert data[at_uefi * 2048 :][: len(image)] == image
     expected = {name: source.encode() for name, source in boot.EFI_FILES["amd64"].items()}
     assert FatReader(image).files() == expected
 
 
-def test_arm64_has_uefi_alone(tmp_path: Path) -> None:
-    path = written(tmp_path, "arm64")
+def test_an_arm64_iso_boots_with_uefi_only(tmp_path: Path) -> None:
+    path = write_iso(tmp_path, "arm64")
     data = path.read_bytes()
-    [(platform, _)] = catalog(data)
+    [(platform, _)] = read_boot_catalog(data)
     assert platform == 0xEF
     assert data[446 + 4] == boot.EFI_SYSTEM
-    assert b"console=ttyAMA0" in contents(path, boot.GRUB_CONFIG)
+    assert b"console=ttyAMA0" in read_file(path, boot.GRUB_CONFIG)
 
 
-def test_the_boot_record_names_the_whole_and_the_uefi_part(tmp_path: Path) -> None:
-    data = written(tmp_path).read_bytes()
-    (_, at_bios), (_, at_uefi) = catalog(data)
+def test_the_boot_record_has_partitions_for_the_iso_and_for_uefi(tmp_path: Path) -> None:
+    data = write_iso(tmp_path).read_bytes()
+    (_, at_bios), (_, at_uefi) = read_boot_catalog(data)
     assert data[510:512] == b"\x55\xaa"
     assert struct.unpack_from("<I", data, 432)[0] == at_bios * 4
     parts = [boot.PARTITION.unpack_from(data, 446 + 16 * number) for number in range(2)]
@@ -178,34 +178,34 @@ def test_the_boot_record_names_the_whole_and_the_uefi_part(tmp_path: Path) -> No
     assert len(data) % boot.CYLINDER == 0
 
 
-def test_loaders_find_what_they_open_by_its_plain_name(tmp_path: Path) -> None:
+def test_the_files_that_loaders_open_have_plain_iso_9660_names(tmp_path: Path) -> None:
     from pycdlib import PyCdlib
 
-    path = written(tmp_path)
+    path = write_iso(tmp_path)
     reader: Any = PyCdlib()
     reader.open(str(path))
     for name in (ISO_KERNEL, ISO_INITRD, boot.LDLINUX, boot.ISOLINUX_CONFIG):
         leaf = name.upper().rpartition("/")[2]
         assert reader.get_record(iso_path=f"/{name.upper()}{';1' if '.' in leaf else '.;1'}")
     reader.close()
-    assert f"LINUX /{ISO_KERNEL}\n" in contents(path, boot.ISOLINUX_CONFIG).decode()
-    assert b"console=ttyS0,115200 quiet" in contents(path, boot.GRUB_CONFIG)
+    assert f"LINUX /{ISO_KERNEL}\n" in read_file(path, boot.ISOLINUX_CONFIG).decode()
+    assert b"console=ttyS0,115200 quiet" in read_file(path, boot.GRUB_CONFIG)
 
 
-def test_the_guest_does_not_get_the_loaders_packages() -> None:
-    tree = tree_of("amd64")
+def test_the_loaders_packages_are_removed_from_the_guests_files() -> None:
+    tree = make_tree("amd64")
     boot.install(tree, "amd64", command_line="")
     assert not [path for path, _ in tree.walk() if path.startswith(boot.PACKAGE_FOLDERS)]
 
 
-def test_a_package_without_its_loader_is_told() -> None:
-    tree = tree_of("amd64")
+def test_a_missing_loader_is_named_in_the_error() -> None:
+    tree = make_tree("amd64")
     tree.remove("usr/lib/shim")
     with pytest.raises(PackageError, match="shimx64"):
         boot.install(tree, "amd64", command_line="")
 
 
-def test_the_same_loaders_make_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = written(tmp_path, name="a.iso").read_bytes()
+def test_the_iso_is_reproducible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = write_iso(tmp_path, name="a.iso").read_bytes()
     monkeypatch.setenv("TZ", "Pacific/Auckland")
-    assert written(tmp_path, name="b.iso").read_bytes() == first
+    assert write_iso(tmp_path, name="b.iso").read_bytes() == first

@@ -1,4 +1,4 @@
-"""Modules and their tables, the overlay, the RAM disk, the ISO, and the cache of images."""
+"""Kernel modules and their indices, the root overlay, the RAM disk, the ISO, and the image cache."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VERSION = "6.12.0-test"
 
 
 def elf(*entries: str) -> bytes:
-    """A relocatable object with nothing but a .modinfo section."""
+    """Return a relocatable ELF object with only a .modinfo section."""
     info = b"".join(entry.encode() + b"\0" for entry in entries)
     names = b"\0.modinfo\0.shstrtab\0"
     begin = 64
@@ -65,7 +65,7 @@ def kernel_tree() -> Tree:
     return tree
 
 
-def test_modinfo_is_read_from_the_object() -> None:
+def test_modinfo_is_read_from_the_elf_section() -> None:
     assert modules.modinfo(elf("license=GPL", "alias=a", "alias=b=c")) == (
         ("license", "GPL"),
         ("alias", "a"),
@@ -74,18 +74,18 @@ def test_modinfo_is_read_from_the_object() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\x7fELF\x01\x01" + b"\0" * 90, elf("a=b")[:-100], elf("a=b")[:50]])
-def test_what_is_no_module_is_told(data: bytes) -> None:
+def test_a_file_that_is_not_a_module_is_refused(data: bytes) -> None:
     with pytest.raises(PackageError):
         modules.modinfo(data)
 
 
-def test_patterns_are_those_of_a_shell() -> None:
+def test_module_patterns_are_shell_patterns() -> None:
     paths = ["kernel/fs/ext4/ext4.ko.xz", "kernel/fs/xfs/xfs.ko.xz", "kernel/net/core/a.ko.xz", "kernel/fs/ext4x.ko.xz"]
     assert list(modules.expand_braces("fs/{ext4/*,xfs/xfs}")) == ["fs/ext4/*", "fs/xfs/xfs"]
     assert modules.select(paths, ["fs/{ext4/*,xfs/xfs}"]) == paths[:2]
 
 
-def test_what_is_kept_brings_what_it_needs_and_is_uncompressed() -> None:
+def test_selected_modules_are_uncompressed_and_bring_their_dependencies() -> None:
     tree = kernel_tree()
     kept = modules.prune(tree, ["fs/ext4/*"])
     assert sorted(kept) == ["crc16", "ext4", "jbd2"]
@@ -100,7 +100,7 @@ def test_what_is_kept_brings_what_it_needs_and_is_uncompressed() -> None:
     assert [module.name for module in modules.in_load_order(kept, ["ext4", "virtio_pci"])] == ["jbd2", "crc16", "ext4"]
 
 
-def test_two_kernels_or_none_are_an_error() -> None:
+def test_a_tree_needs_exactly_one_kernel() -> None:
     with pytest.raises(RecipeError, match="not 0"):
         modules.kernel_version(Tree())
     tree = kernel_tree()
@@ -110,7 +110,7 @@ def test_two_kernels_or_none_are_an_error() -> None:
 
 
 def look_up(data: bytes, key: str) -> list[str]:
-    """What libkmod's index_search would find: follow prefix and child byte by byte."""
+    """Return the values that libkmod's index_search would find: follow prefix and child byte by byte."""
     magic, version, place = kmod_index.HEADER.unpack_from(data)
     assert (magic, version) == (kmod_index.MAGIC, kmod_index.VERSION)
     left = key.encode()
@@ -152,7 +152,7 @@ def look_up(data: bytes, key: str) -> list[str]:
         max_size=30,
     )
 )
-def test_an_index_finds_each_key_and_no_other(entries: list[tuple[str, str]]) -> None:
+def test_an_index_finds_each_of_its_keys_and_no_other(entries: list[tuple[str, str]]) -> None:
     data = kmod_index.build(entries)
     for key, _ in entries:
         assert look_up(data, key) == [value for other, value in entries if other == key]
@@ -160,11 +160,11 @@ def test_an_index_finds_each_key_and_no_other(entries: list[tuple[str, str]]) ->
         assert look_up(data, absent) == []
 
 
-def test_aliases_have_underscores_but_in_brackets() -> None:
+def test_hyphens_in_aliases_become_underscores_outside_brackets() -> None:
     assert kmod_index.normalize_alias("a-b[0-9]c-d") == "a_b[0-9]c_d"
 
 
-def test_kmod_itself_understands_the_indices(tmp_path: Path) -> None:
+def test_modprobe_reads_the_indices(tmp_path: Path) -> None:
     tree = kernel_tree()
     modules.prune(tree, ["fs/ext4/*", "crypto/*"])
     for path, node in tree.below("usr/lib/modules"):
@@ -173,20 +173,20 @@ def test_kmod_itself_understands_the_indices(tmp_path: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(node.contents())
 
-    def ask(name: str) -> list[str]:
+    def modprobe(name: str) -> list[str]:
         command = ["/sbin/modprobe", "-d", str(tmp_path), "-S", VERSION, "--show-depends", name]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
 
-    assert [Path(word).name for word in ask("fs-ext4") if word.endswith(".ko")][-3:] == [
+    assert [Path(word).name for word in modprobe("fs-ext4") if word.endswith(".ko")][-3:] == [
         "jbd2.ko",
         "crc16.ko",
         "ext4.ko",
     ]
-    assert ask("virtio-pci") == ["builtin", "virtio_pci"]
-    assert ask("pci:v00001AF4d0001") == ["builtin", "virtio_pci"]
+    assert modprobe("virtio-pci") == ["builtin", "virtio_pci"]
+    assert modprobe("pci:v00001AF4d0001") == ["builtin", "virtio_pci"]
 
 
-def test_the_overlay_and_its_manifest(tmp_path: Path) -> None:
+def test_the_overlay_copies_files_and_the_manifest_sets_modes(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/version.in").write_text("engine @ENGINE_VERSION@\n")
     (tmp_path / "bin").mkdir()
@@ -214,12 +214,12 @@ def test_the_overlay_and_its_manifest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["0755 0 0 /not/there", "dir 0755 root 0 /x", "0755 0 0", "directory 0 0 0 /x y"])
-def test_a_wrong_line_is_told_with_its_number(line: str) -> None:
+def test_a_bad_manifest_line_is_reported_with_its_number(line: str) -> None:
     with pytest.raises(RecipeError, match="line 2"):
         rootfs.apply_manifest(Tree(), f"# first\n{line}\n")
 
 
-def test_certificates_become_one_file() -> None:
+def test_ca_certificates_are_joined_into_one_file() -> None:
     tree = rootfs.assemble(
         Recipe(architecture="amd64"),
         [
@@ -244,7 +244,7 @@ def image_tree() -> Tree:
     return tree
 
 
-def test_the_ram_disk_has_what_init_needs(tmp_path: Path) -> None:
+def test_the_ram_disk_has_init_and_its_modules_in_load_order(tmp_path: Path) -> None:
     tree = kernel_tree()
     kept = modules.prune(tree, ["fs/ext4/*"])
     init = tmp_path / "init"
@@ -259,7 +259,7 @@ def test_the_ram_disk_has_what_init_needs(tmp_path: Path) -> None:
         initrd.build(Tree(), kept, recipe, init)
 
 
-def test_cpio_reads_the_archive(tmp_path: Path) -> None:
+def test_cpio_lists_the_ram_disk_archive(tmp_path: Path) -> None:
     tree = image_tree()
     out = io.BytesIO()
     initrd.write_cpio(tree, out)
@@ -271,8 +271,8 @@ def test_cpio_reads_the_archive(tmp_path: Path) -> None:
     assert again.getvalue() == out.getvalue()
 
 
-def records(path: Path) -> dict[str, tuple[int, int, int]]:
-    """Mode, owner and group by Rock Ridge path."""
+def rock_ridge_records(path: Path) -> dict[str, tuple[int, int, int]]:
+    """Return mode, owner and group by Rock Ridge path."""
     from pycdlib import PyCdlib
 
     found = {}
@@ -282,22 +282,24 @@ def records(path: Path) -> dict[str, tuple[int, int, int]]:
         for name in folders + files:
             full = f"{folder.rstrip('/')}/{name}"
             extension = disk.get_record(rr_path=full).rock_ridge
-            found[full[1:]] = owned(extension)
+            found[full[1:]] = mode_and_owner(extension)
             if name in folders:
                 dot = next(iter(disk.list_children(rr_path=full)))
-                assert owned(dot.rock_ridge)[1:] == found[full[1:]][1:]  # where Linux looks for a folder's owner
+                assert (
+                    mode_and_owner(dot.rock_ridge)[1:] == found[full[1:]][1:]
+                )  # where Linux looks for a folder's owner
     disk.close()
     return found
 
 
-def owned(extension: Any) -> tuple[int, int, int]:
+def mode_and_owner(extension: Any) -> tuple[int, int, int]:
     entry = extension.dr_entries.px_record or extension.ce_entries.px_record
     return entry.posix_file_mode, entry.posix_user_id, entry.posix_group_id
 
 
 def test_the_iso_keeps_names_modes_and_owners(tmp_path: Path) -> None:
     iso.write(image_tree(), tmp_path / "a.iso", volume="Boot2Docker-v1")
-    found = records(tmp_path / "a.iso")
+    found = rock_ridge_records(tmp_path / "a.iso")
     assert found["usr/bin/sudo"] == (stat.S_IFREG | 0o4755, 0, 0)
     assert found["home/docker"] == (stat.S_IFDIR | 0o2750, 1000, 50)
     assert "etc/A long name with spaces, and no 8.3 form at all.config" in found
@@ -305,7 +307,7 @@ def test_the_iso_keeps_names_modes_and_owners(tmp_path: Path) -> None:
     assert set(found) == {path for path, _ in image_tree().walk()}
 
 
-def test_isos_written_in_several_threads_leave_the_clock_as_it_was(tmp_path: Path) -> None:
+def test_writing_isos_in_several_threads_restores_pycdlibs_clock(tmp_path: Path) -> None:
     import time
 
     from pycdlib import dates, headervd, pycdlib
@@ -321,7 +323,7 @@ def test_isos_written_in_several_threads_leave_the_clock_as_it_was(tmp_path: Pat
     assert [module.time for module in (dates, headervd, pycdlib)] == [time, time, time]
 
 
-def test_the_iso_has_the_same_bytes_at_any_time_and_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_iso_has_the_same_bytes_in_any_time_zone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import time
 
     iso.write(image_tree(), tmp_path / "a.iso", volume="x")
@@ -335,8 +337,10 @@ def test_the_iso_has_the_same_bytes_at_any_time_and_place(tmp_path: Path, monkey
     assert (tmp_path / "a.iso").read_bytes() == (tmp_path / "b.iso").read_bytes()
 
 
-def make(folder: Path, *, architecture: str = "amd64", recipe: str = "r", content: bytes = b"1") -> dict[str, Any]:
-    """A small image that is whole, though nothing boots from it."""
+def make_image(
+    folder: Path, *, architecture: str = "amd64", recipe: str = "r", content: bytes = b"1"
+) -> dict[str, Any]:
+    """Write a small image that is complete, though it does not boot."""
     manifest = {
         "architecture": architecture,
         "engine": "26.1.5",
@@ -359,13 +363,13 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "store"
 
 
-def put(store: Path, **fields: Any) -> cache.Image:
+def add_image(store: Path, **fields: Any) -> cache.Image:
     with cache.locked(store, "test"):
-        return cache.add(store, lambda folder: make(folder, **fields))
+        return cache.add(store, lambda folder: make_image(folder, **fields))
 
 
 def test_an_image_is_found_by_name_and_by_digest(store: Path) -> None:
-    image = put(store)
+    image = add_image(store)
     assert image.name == f"amd64-{image.digest[:12]}"
     assert cache.find(store, image.name) == cache.find(store, image.digest[:6]) == image
     assert image.files().kernel.read_bytes().startswith(bz_image(b"")[:0x1F4])
@@ -374,14 +378,14 @@ def test_an_image_is_found_by_name_and_by_digest(store: Path) -> None:
             cache.find(store, name)
 
 
-def test_the_newest_of_a_recipe_is_used(store: Path) -> None:
-    first = put(store, content=b"1")
-    second = put(store, content=b"2")
-    other = put(store, recipe="other", content=b"3")
+def test_the_newest_image_of_a_recipe_is_used(store: Path) -> None:
+    first = add_image(store, content=b"1")
+    second = add_image(store, content=b"2")
+    other = add_image(store, recipe="other", content=b"3")
     assert cache.newest(store, "amd64", recipe="r") == second
     assert cache.newest(store, "amd64") == other
     assert cache.newest(store, "arm64") is None
-    put(store, content=b"1")
+    add_image(store, content=b"1")
     assert cache.newest(store, "amd64") == first, "building the same bytes again makes an image the newest"
     # A cache that was restored has other times.
     for image in (first, second, other):
@@ -395,7 +399,7 @@ def test_the_newest_of_a_recipe_is_used(store: Path) -> None:
     assert cache.newest(store, "amd64", recipe="r") == first
 
 
-class Says(Silent):
+class Warnings(Silent):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
@@ -408,7 +412,7 @@ def truncate(path: Path) -> None:
 
 
 def copy_half(path: Path) -> None:
-    """As a program that makes the file as large as it will be, and is ended: the rest is zeros."""
+    """Fill the second half with zeros, as a copy does that sets the size first and is then killed."""
     size = path.stat().st_size
     os.truncate(path, size // 2)
     os.truncate(path, size)
@@ -416,21 +420,21 @@ def copy_half(path: Path) -> None:
 
 @pytest.mark.parametrize("name", [ISO, KERNEL, INITRD])
 @pytest.mark.parametrize("harm", [truncate, copy_half, Path.unlink])
-def test_an_image_that_is_not_whole_is_removed(store: Path, name: str, harm: Callable[[Path], None]) -> None:
-    image, says = put(store), Says()
-    assert cache.intact(image, says) == image
+def test_an_incomplete_image_is_removed(store: Path, name: str, harm: Callable[[Path], None]) -> None:
+    image, warnings = add_image(store), Warnings()
+    assert cache.intact(image, warnings) == image
     harm(image.directory / name)
-    assert cache.intact(image, says) is None
-    assert "is removed" in says.lines[0]
-    assert name in says.lines[0]
+    assert cache.intact(image, warnings) is None
+    assert "is removed" in warnings.lines[0]
+    assert name in warnings.lines[0]
     assert cache.list_images(store) == []
-    assert cache.intact(put(store), says) is not None
+    assert cache.intact(add_image(store), warnings) is not None
 
 
-def test_an_image_in_a_cache_that_was_copied_is_read_once(
+def test_an_image_in_a_copied_cache_is_verified_once(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image = put(store)
+    image = add_image(store)
     shutil.copytree(cache.images_dir(store), tmp_path / "restored" / "images")
     monkeypatch.setenv("PYMACHINE_CACHE", str(tmp_path / "restored"))
     copy = cache.find(store, image.name)
@@ -444,7 +448,7 @@ def test_an_image_in_a_cache_that_was_copied_is_read_once(
         (tmp_path / f"machine{number}").hardlink_to(copy.directory / ISO)  # as each create has one
 
 
-def test_a_build_that_fails_or_was_killed_leaves_nothing(store: Path) -> None:
+def test_a_failed_or_killed_build_leaves_no_image(store: Path) -> None:
     def fail(folder: Path) -> dict[str, Any]:
         (folder / ISO).write_bytes(b"half")
         raise ImageError("stop")
@@ -454,13 +458,13 @@ def test_a_build_that_fails_or_was_killed_leaves_nothing(store: Path) -> None:
     assert not list(cache.images_dir(store).glob(".tmp*"))
     killed = cache.images_dir(store) / f".tmp-{2**22 - 1}-abcdefgh"
     killed.mkdir()
-    image = put(store)
+    image = add_image(store)
     assert not killed.exists()
     assert cache.list_images(store) == [image]
 
 
-def test_a_damaged_folder_is_no_image_and_does_not_hide_the_others(store: Path) -> None:
-    image = put(store)
+def test_a_damaged_folder_is_skipped_and_hides_no_image(store: Path) -> None:
+    image = add_image(store)
     for name, text in (("amd64-1", ""), ("amd64-2", "[]"), ("amd64-3", '{"digest": "x"}')):
         (cache.images_dir(store) / name).mkdir()
         (cache.images_dir(store) / name / "manifest.json").write_text(text)
@@ -469,7 +473,7 @@ def test_a_damaged_folder_is_no_image_and_does_not_hide_the_others(store: Path) 
 
 @pytest.mark.parametrize("name", [ISO, KERNEL, INITRD])
 def test_verify_names_the_file_that_changed(store: Path, name: str) -> None:
-    image = put(store)
+    image = add_image(store)
     cache.verify(image)
     path = image.directory / name
     data = bytearray(path.read_bytes())
@@ -483,8 +487,8 @@ def test_verify_names_the_file_that_changed(store: Path, name: str) -> None:
         cache.verify(image)
 
 
-def test_an_exported_image_can_be_taken_elsewhere(store: Path, tmp_path: Path) -> None:
-    image = put(store)
+def test_an_exported_image_can_be_used_in_another_cache(store: Path, tmp_path: Path) -> None:
+    image = add_image(store)
     path = cache.export(image, tmp_path)
     assert path == tmp_path / ISO
     other = tmp_path / "other"
@@ -502,7 +506,7 @@ def test_an_exported_image_can_be_taken_elsewhere(store: Path, tmp_path: Path) -
 def test_an_image_is_fetched_from_a_url_once(store: Path, tmp_path: Path) -> None:
     from support.apt import serving
 
-    data = cache.export(put(store), tmp_path).read_bytes()
+    data = cache.export(add_image(store), tmp_path).read_bytes()
     with serving({"image.iso": data}) as server:
         request = ImageRequest(source=f"{server.url}/image.iso")
         files = provide.find_or_build(request, store=tmp_path / "other", reporter=Silent())
@@ -516,7 +520,7 @@ def test_an_image_is_fetched_from_a_url_once(store: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("data", [b"", b"text", bytes(100_000)])
-def test_a_file_that_is_no_image_is_told(store: Path, tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_not_an_image_is_refused(store: Path, tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x.iso"
     path.write_bytes(data)
     with pytest.raises(ImageError, match="x.iso is not an image"):
@@ -526,7 +530,7 @@ def test_a_file_that_is_no_image_is_told(store: Path, tmp_path: Path, data: byte
     assert cache.list_images(store) == []
 
 
-def test_an_iso_of_something_else_is_told(store: Path, tmp_path: Path) -> None:
+def test_another_iso_is_refused(store: Path, tmp_path: Path) -> None:
     iso.write(image_tree(), tmp_path / "x.iso", volume="x")
     with pytest.raises(ImageError, match="not an image"):
         imported.ensure(str(tmp_path / "x.iso"), store=store, reporter=Silent())

@@ -1,4 +1,4 @@
-"""Reading .deb files, and the choice of packages."""
+"""Reading .deb files and resolving packages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.apt import Repository, deb
 SOURCE = Source(name="test", url="http://localhost", suite="test", keyring=())
 
 
-def universe(*packages: str) -> Universe:
+def make_universe(*packages: str) -> Universe:
     entries = [
         text.strip() + f"\nArchitecture: amd64\nFilename: ./pool/x\nSize: 1\nSHA256: {'0' * 64}\n" for text in packages
     ]
@@ -31,7 +31,7 @@ def names(found: list[Package]) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["xz", "gz", "zst", ""])
-def test_each_compression_is_read(tmp_path: Path, kind: str) -> None:
+def test_packages_of_each_compression_are_read(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.deb"
     path.write_bytes(deb({"usr/bin/tool": b"#!" * 5000, "usr/share/x": b"", "usr/bin/other": "tool"}, kind=kind))
     found = dict(unpack(path, tmp_path / "spool", lambda _: True))
@@ -42,7 +42,7 @@ def test_each_compression_is_read(tmp_path: Path, kind: str) -> None:
     assert found["usr/bin/other"].target == "tool"
 
 
-def test_a_package_that_inflates_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_unpacks_beyond_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.deb"
     path.write_bytes(deb({"usr/bin/tool": bytes(70 << 20)}))
     with pytest.raises(PackageError, match=r"a\.deb: data\.tar\.xz: unpacks to more than 67112960 bytes"):
@@ -54,8 +54,8 @@ def test_a_package_that_inflates_without_end_is_refused(tmp_path: Path, monkeypa
             unpack(path, tmp_path / "spool", lambda _: True, installed_kib=installed_kib)
 
 
-def test_the_index_says_how_large_a_package_is() -> None:
-    found = universe(
+def test_the_installed_size_is_read_from_the_index() -> None:
+    found = make_universe(
         "Package: a\nVersion: 1\nInstalled-Size: 12",
         "Package: b\nVersion: 1",
         "Package: c\nVersion: 1\nInstalled-Size: x",
@@ -63,7 +63,7 @@ def test_the_index_says_how_large_a_package_is() -> None:
     assert [found.named(name)[0].installed_kib for name in "abc"] == [12, None, None]
 
 
-def test_what_root_alone_could_make_is_kept_as_data(tmp_path: Path) -> None:
+def test_setuid_bits_owners_and_hard_links_are_kept_as_data(tmp_path: Path) -> None:
     setuid = tarfile.TarInfo("./usr/bin/sudo")
     setuid.mode, setuid.uid, setuid.gid = 0o4755, 0, 42
     hard = tarfile.TarInfo("./usr/bin/sudoedit")
@@ -82,7 +82,7 @@ def test_unwanted_paths_are_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"not an archive", b"!<arch>\ngarbage" + b" " * 60])
-def test_what_is_not_a_package_is_told(tmp_path: Path, damage: bytes) -> None:
+def test_a_file_that_is_not_a_package_is_refused(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "a.deb"
     path.write_bytes(damage)
     with pytest.raises(PackageError):
@@ -90,7 +90,7 @@ def test_what_is_not_a_package_is_told(tmp_path: Path, damage: bytes) -> None:
 
 
 @given(cut=st.integers(min_value=8, max_value=400))
-def test_a_truncated_package_never_passes_for_a_whole_one(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+def test_a_truncated_package_is_always_refused(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     folder = tmp_path_factory.mktemp("deb")
     path = folder / "a.deb"
     data = deb({"usr/bin/a": bytes(range(256)) * 40})
@@ -99,14 +99,14 @@ def test_a_truncated_package_never_passes_for_a_whole_one(tmp_path_factory: pyte
         unpack(path, folder / "spool", lambda _: True)
 
 
-def test_a_flipped_byte_changes_the_digest(tmp_path: Path) -> None:
+def test_a_wrong_digest_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.deb"
     path.write_bytes(b"x")
     with pytest.raises(DigestError, match="a.deb"):
         check_digest(path, "0" * 64)
 
 
-def test_relations_are_read() -> None:
+def test_package_relations_are_parsed() -> None:
     groups = parse_relations("libc6 (>= 2.38), adduser | passwd, perl:any, x (<< 1:2~rc1) [amd64]")
     assert groups[0] == (Relation("libc6", ">=", "2.38"),)
     assert [relation.name for relation in groups[1]] == ["adduser", "passwd"]
@@ -121,9 +121,9 @@ def test_versions_are_ordered_as_debian_does(older: str, newer: str) -> None:
     assert compare(older, newer) < 0 < compare(newer, older)
 
 
-def test_the_closure_takes_depends_and_pre_depends() -> None:
+def test_the_closure_follows_depends_and_pre_depends() -> None:
     found = closure(
-        universe(
+        make_universe(
             "Package: a\nVersion: 1\nDepends: b",
             "Package: b\nVersion: 1\nPre-Depends: c (>= 2)",
             "Package: c\nVersion: 2",
@@ -142,8 +142,8 @@ def test_the_newest_version_of_all_sources_is_taken() -> None:
     assert closure(Universe([new, old]), ["a"])[0].version == "1+deb13u1"
 
 
-def test_alternatives_are_taken_in_order_and_a_chosen_one_is_enough() -> None:
-    packages = universe(
+def test_the_first_alternative_that_is_available_or_already_chosen_is_taken() -> None:
+    packages = make_universe(
         "Package: a\nVersion: 1\nDepends: missing | b | c",
         "Package: b\nVersion: 1",
         "Package: c\nVersion: 1",
@@ -152,8 +152,8 @@ def test_alternatives_are_taken_in_order_and_a_chosen_one_is_enough() -> None:
     assert names(closure(packages, ["c", "a"])) == ["a", "c"]
 
 
-def test_provides_count_with_their_versions() -> None:
-    packages = universe(
+def test_versioned_provides_satisfy_versioned_dependencies() -> None:
+    packages = make_universe(
         "Package: a\nVersion: 1\nDepends: virtual (>= 2)",
         "Package: unversioned\nVersion: 9\nProvides: virtual",
         "Package: versioned\nVersion: 1\nProvides: virtual (= 3)",
@@ -161,26 +161,26 @@ def test_provides_count_with_their_versions() -> None:
     assert names(closure(packages, ["a"])) == ["a", "versioned"]
 
 
-def test_circles_end_and_excluded_packages_count_as_there() -> None:
-    packages = universe(
+def test_dependency_cycles_end_and_excluded_packages_count_as_installed() -> None:
+    packages = make_universe(
         "Package: a\nVersion: 1\nDepends: b, perl:any",
         "Package: b\nVersion: 1\nDepends: a (= 1), debconf | debconf-2.0",
     )
     assert names(closure(packages, ["a"], excluded=["perl", "debconf"])) == ["a", "b"]
 
 
-def test_what_is_missing_is_named_with_who_wants_it() -> None:
+def test_a_missing_dependency_is_named_with_the_package_that_needs_it() -> None:
     with pytest.raises(ResolveError, match=r"gone \(>= 3\), which a needs"):
-        closure(universe("Package: a\nVersion: 1\nDepends: gone (>= 3)", "Package: gone\nVersion: 2"), ["a"])
+        closure(make_universe("Package: a\nVersion: 1\nDepends: gone (>= 3)", "Package: gone\nVersion: 2"), ["a"])
 
 
-def test_a_damaged_entry_is_an_error_of_ours() -> None:
+def test_a_damaged_index_entry_is_a_resolve_error() -> None:
     index = Index(SOURCE, SOURCE.url, b"Package: a\nVersion: 1\n")
     with pytest.raises(ResolveError, match="damaged entry of a"):
         closure(Universe([index]), ["a"])
 
 
-def test_old_places_go_into_usr() -> None:
+def test_paths_below_a_linked_folder_go_into_usr() -> None:
     tree = Tree()
     tree.put("lib", Node.link("usr/lib"))
     tree.put("lib/x.so", Node.file(b"x"))
@@ -189,7 +189,7 @@ def test_old_places_go_into_usr() -> None:
     assert tree["lib"].kind is Kind.LINK
 
 
-def test_the_repository_of_the_tests_is_one(tmp_path: Path) -> None:
+def test_the_test_repository_publishes_an_inrelease_file(tmp_path: Path) -> None:
     repository = Repository()
     repository.add("a", "1", {"usr/bin/a": b"a"})
     repository.publish()

@@ -1,4 +1,4 @@
-"""Unpacking packages on hosts whose /dev/shm takes no semaphores: one process does it."""
+"""Unpacking packages in one process on hosts whose /dev/shm cannot hold semaphores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
-def test_packages_are_unpacked_where_no_semaphore_can_be_made(tmp_path: Path) -> None:
+def test_packages_are_unpacked_where_semaphores_are_unavailable(tmp_path: Path) -> None:
     archive = tmp_path / "hello.deb"
     archive.write_bytes(deb({"usr/bin/hello": b"hello"}))
     script = tmp_path / "script.py"

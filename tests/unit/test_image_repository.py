@@ -1,4 +1,4 @@
-"""The verified chain, mirrors and downloads, against a repository that the tests sign and serve."""
+"""Signatures, indices, downloads and mirrors, against a repository that the tests sign and serve."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pysequoia import Tsk
 from pymachine.image import build, package_lock
 from pymachine.image.debian import mirror
 from pymachine.image.debian.download import Cache, Downloader, Item
-from pymachine.image.debian.repository import Repository as Chain, verify_signature
+from pymachine.image.debian.repository import Repository as DebianRepository, verify_signature
 from pymachine.image.debian.resolve import Package
 from pymachine.image.errors import (
     DigestError,
@@ -57,7 +57,7 @@ def sources(cache: Cache) -> build.Sources:
     return build.Sources(mirror.Mirrors("http://127.0.0.1:1", "http://127.0.0.1:1", "the test"), cache)
 
 
-def recipe(repository: Repository, server: Server, tmp_path: Path) -> Recipe:
+def make_recipe(repository: Repository, server: Server, tmp_path: Path) -> Recipe:
     # A kernel is a root of every recipe; here a package of that name stands for it.
     repository.add("linux-image-amd64", "6", {"boot/vmlinuz-6": b"kernel"})
     repository.publish()
@@ -65,14 +65,14 @@ def recipe(repository: Repository, server: Server, tmp_path: Path) -> Recipe:
     return Recipe(architecture="amd64", sources=sources, packages=("tool",), loaders={"amd64": ()})
 
 
-def chain(repository: Repository, server: Server, cache: Cache, tmp_path: Path) -> Chain:
-    return Chain(repository.source(tmp_path, server.url), server.url, cache=cache, reporter=Silent())
+def open_repository(repository: Repository, server: Server, cache: Cache, tmp_path: Path) -> DebianRepository:
+    return DebianRepository(repository.source(tmp_path, server.url), server.url, cache=cache, reporter=Silent())
 
 
-def test_from_signature_to_files(
+def test_packages_are_resolved_verified_and_downloaded_once(
     repository: Repository, server: Server, sources: build.Sources, tmp_path: Path
 ) -> None:
-    wanted = recipe(repository, server, tmp_path)
+    wanted = make_recipe(repository, server, tmp_path)
     packages = build.resolve(wanted, sources=sources, reporter=Silent())
     assert [package.name for package in packages] == ["library", "linux-image-amd64", "tool"]
     files = build.fetch(wanted, packages, sources=sources, reporter=Silent())
@@ -81,38 +81,42 @@ def test_from_signature_to_files(
     assert server.asked[DEB] == 1
 
 
-def test_another_key_is_refused(repository: Repository, server: Server, cache: Cache, tmp_path: Path) -> None:
+def test_a_release_signed_by_another_key_is_refused(
+    repository: Repository, server: Server, cache: Cache, tmp_path: Path
+) -> None:
     repository.publish(key=Tsk.generate("Somebody else"))
     with pytest.raises(SignatureError, match="not signed by a key"):
-        chain(repository, server, cache, tmp_path).indices("amd64")
+        open_repository(repository, server, cache, tmp_path).indices("amd64")
 
 
-def test_changed_text_is_refused(repository: Repository, server: Server, cache: Cache, tmp_path: Path) -> None:
+def test_a_release_changed_after_signing_is_refused(
+    repository: Repository, server: Server, cache: Cache, tmp_path: Path
+) -> None:
     path = "dists/test/InRelease"
     repository.files[path] = repository.files[path].replace(b"Suite: test", b"Suite: tost")
     with pytest.raises(SignatureError):
-        chain(repository, server, cache, tmp_path).release()
+        open_repository(repository, server, cache, tmp_path).release()
 
 
-def test_text_outside_the_signature_is_not_read(
+def test_text_outside_the_signature_is_ignored(
     repository: Repository, server: Server, cache: Cache, tmp_path: Path
 ) -> None:
     path = "dists/test/InRelease"
     repository.files[path] = b"SHA256:\n 00 1 evil/Packages\n\n" + repository.files[path]
     try:
-        release = chain(repository, server, cache, tmp_path).release()
+        release = open_repository(repository, server, cache, tmp_path).release()
     except SignatureError:
         return
     assert "evil/Packages" not in release.files
 
 
 @pytest.mark.parametrize("text", [b"", b"<html>Log in to this hotel's network</html>"])
-def test_what_is_no_release_at_all(text: bytes) -> None:
+def test_a_file_that_is_not_a_release_is_refused(text: bytes) -> None:
     with pytest.raises(SignatureError):
         verify_signature(text, ARCHIVE_KEYS, name="debian")
 
 
-def test_the_keys_that_are_shipped_can_be_read() -> None:
+def test_the_bundled_keys_are_debians() -> None:
     from pysequoia import Cert
 
     fingerprints = [Cert.from_file(str(path)).fingerprint for path in (*ARCHIVE_KEYS, *SECURITY_KEYS)]
@@ -127,11 +131,11 @@ def test_the_keys_that_are_shipped_can_be_read() -> None:
 def test_an_expired_release_is_refused(repository: Repository, server: Server, cache: Cache, tmp_path: Path) -> None:
     repository.publish(valid_for=timedelta(days=-1))
     with pytest.raises(ExpiredError, match="expired on") as caught:
-        chain(repository, server, cache, tmp_path).release()
+        open_repository(repository, server, cache, tmp_path).release()
     assert "clock" in caught.value.hint
     repository.publish()
     with pytest.raises(ExpiredError):
-        chain(repository, server, cache, tmp_path).release(now=datetime.now(UTC) + timedelta(days=8))
+        open_repository(repository, server, cache, tmp_path).release(now=datetime.now(UTC) + timedelta(days=8))
 
 
 def test_an_index_that_was_changed_is_refused(
@@ -142,14 +146,14 @@ def test_an_index_that_was_changed_is_refused(
     data[40] ^= 1
     repository.files[path] = bytes(data)
     with pytest.raises(DigestError, match="by-hash"):
-        chain(repository, server, cache, tmp_path).indices("amd64")
+        open_repository(repository, server, cache, tmp_path).indices("amd64")
 
 
 @pytest.mark.parametrize("change", ["flip", "truncate", "grow"])
 def test_a_package_that_was_changed_is_refused_and_named(
     repository: Repository, server: Server, sources: build.Sources, tmp_path: Path, change: str
 ) -> None:
-    wanted = recipe(repository, server, tmp_path)
+    wanted = make_recipe(repository, server, tmp_path)
     packages = build.resolve(wanted, sources=sources, reporter=Silent())
     data = repository.files[DEB]
     repository.files[DEB] = {"flip": data[:-1] + b"?", "truncate": data[:1000], "grow": data + b"more"}[change]
@@ -175,7 +179,7 @@ def test_a_connection_that_was_cut_is_resumed(repository: Repository, server: Se
     assert 0 < int(server.ranges[0].removeprefix("bytes=").rstrip("-")) <= 150_000
 
 
-def test_what_a_killed_process_left_is_gone_on_with(repository: Repository, server: Server, cache: Cache) -> None:
+def test_a_download_of_a_killed_process_is_resumed(repository: Repository, server: Server, cache: Cache) -> None:
     import hashlib
 
     data = repository.files[DEB]
@@ -188,18 +192,20 @@ def test_what_a_killed_process_left_is_gone_on_with(repository: Repository, serv
     assert server.ranges == ["bytes=1234-"]
 
 
-def test_a_mirror_that_is_down_is_named_with_the_way_out(cache: Cache, repository: Repository, tmp_path: Path) -> None:
+def test_a_mirror_that_is_down_is_named_and_the_hint_offers_another(
+    cache: Cache, repository: Repository, tmp_path: Path
+) -> None:
     url = "http://127.0.0.1:9"
     with pytest.raises(MirrorError, match=url) as caught:
-        Chain(repository.source(tmp_path, url), url, cache=cache, reporter=Silent()).release()
+        DebianRepository(repository.source(tmp_path, url), url, cache=cache, reporter=Silent()).release()
     assert "--mirror" in caught.value.hint
 
 
-def test_without_the_mirror_what_was_seen_last_is_enough(
+def test_cached_indices_and_packages_suffice_when_the_mirror_is_down(
     repository: Repository, sources: build.Sources, tmp_path: Path
 ) -> None:
     with serving(repository.files) as server:
-        wanted = recipe(repository, server, tmp_path)
+        wanted = make_recipe(repository, server, tmp_path)
         before = build.resolve(wanted, sources=sources, reporter=Silent())
         files = build.fetch(wanted, before, sources=sources, reporter=Silent())
     assert build.resolve(wanted, sources=sources, reporter=Silent()) == before
@@ -209,7 +215,7 @@ def test_without_the_mirror_what_was_seen_last_is_enough(
 def test_a_lock_file_names_packages_exactly(
     repository: Repository, server: Server, sources: build.Sources, tmp_path: Path
 ) -> None:
-    wanted = recipe(repository, server, tmp_path)
+    wanted = make_recipe(repository, server, tmp_path)
     packages = build.resolve(wanted, sources=sources, reporter=Silent())
     path = tmp_path / "image.lock"
     package_lock.write(
@@ -227,7 +233,7 @@ def test_a_lock_file_names_packages_exactly(
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"architecture": "amd64", "packages": [{"name": "x"}]}'])
-def test_what_is_no_lock_file_is_told(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_lock_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "lock"
     path.write_text(text)
     with pytest.raises(RecipeError, match="not a lock file"):
@@ -240,13 +246,13 @@ def test_a_lock_file_of_another_architecture_is_refused(tmp_path: Path) -> None:
         package_lock.read(tmp_path / "lock", architecture="amd64")
 
 
-def test_a_lock_file_cannot_bring_in_a_source(sources: build.Sources) -> None:
+def test_a_lock_file_cannot_add_a_source(sources: build.Sources) -> None:
     package = Package("x", "1", "all", "0" * 64, 1, "pool/x", "elsewhere")
     with pytest.raises(RecipeError, match="elsewhere"):
         build.fetch(Recipe(architecture="amd64"), [package], sources=sources, reporter=Silent())
 
 
-def test_a_recipe_is_for_an_architecture_that_there_is() -> None:
+def test_a_recipe_needs_a_known_architecture_and_its_digest_covers_the_packages() -> None:
     with pytest.raises(RecipeError, match="sparc"):
         Recipe(architecture="sparc")
     one = Recipe(architecture="amd64")
@@ -254,56 +260,58 @@ def test_a_recipe_is_for_an_architecture_that_there_is() -> None:
     assert one.digest() != replace(one, packages=(*one.packages, "nano")).digest()
 
 
-def _stamp(moved: timedelta) -> str:
+def _release_date(moved: timedelta) -> str:
     return f"{datetime.now(UTC) + moved:%a, %d %b %Y %H:%M:%S UTC}"
 
 
-def test_an_older_release_after_a_newer_one_is_refused(
+def test_a_release_older_than_the_last_one_is_refused(
     repository: Repository, server: Server, cache: Cache, tmp_path: Path
 ) -> None:
-    newer = chain(repository, server, cache, tmp_path).release()
-    repository.publish(date=_stamp(timedelta(days=-1)))
-    assert chain(repository, server, cache, tmp_path).release().date == newer.date
+    newer = open_repository(repository, server, cache, tmp_path).release()
+    repository.publish(date=_release_date(timedelta(days=-1)))
+    assert open_repository(repository, server, cache, tmp_path).release().date == newer.date
     for kept in (cache.directory / "releases").glob("*.InRelease"):
         kept.unlink()
     for _ in range(2):  # a refused one is not remembered
         with pytest.raises(RollbackError, match="older than one that was seen") as caught:
-            chain(repository, server, cache, tmp_path).release()
+            open_repository(repository, server, cache, tmp_path).release()
     path = Path(caught.value.hint.rpartition("rm ")[2])
     assert path.stat().st_mode & 0o777 == 0o600
     path.unlink()
-    chain(repository, server, cache, tmp_path).release()
+    open_repository(repository, server, cache, tmp_path).release()
 
 
-def test_another_mirror_may_be_behind(repository: Repository, server: Server, cache: Cache, tmp_path: Path) -> None:
-    chain(repository, server, cache, tmp_path).release()
-    repository.publish(date=_stamp(timedelta(days=-1)))
+def test_another_mirror_may_have_an_older_release(
+    repository: Repository, server: Server, cache: Cache, tmp_path: Path
+) -> None:
+    open_repository(repository, server, cache, tmp_path).release()
+    repository.publish(date=_release_date(timedelta(days=-1)))
     with serving(repository.files) as other:
-        chain(repository, other, cache, tmp_path).release()
+        open_repository(repository, other, cache, tmp_path).release()
 
 
 @pytest.mark.parametrize(
     ("change", "text"),
     [
         ({"suite": "other"}, "of suite 'other', codename '', not of 'test'"),
-        ({"date": _stamp(timedelta(hours=1))}, "made in the future"),
+        ({"date": _release_date(timedelta(hours=1))}, "made in the future"),
         ({"date": "tomorrow"}, "field Date is 'tomorrow'"),
         ({"more": " nonsense\n"}, "field SHA256 has the line 'nonsense'"),
         ({"more": " ../../x 12 main/x\n"}, "field SHA256 has the line"),
         ({"more": "Valid-Until: never\n"}, "field Valid-Until is 'never'"),
     ],
 )
-def test_what_is_signed_but_wrong(
+def test_a_signed_release_with_wrong_fields_is_refused(
     repository: Repository, server: Server, cache: Cache, tmp_path: Path, change: dict[str, str], text: str
 ) -> None:
     repository.publish(**change)  # type: ignore[arg-type]
     with pytest.raises(ReleaseError, match=text):
-        chain(repository, server, cache, tmp_path).release()
+        open_repository(repository, server, cache, tmp_path).release()
 
 
-def test_an_index_that_inflates_is_refused(
+def test_an_index_that_unpacks_beyond_the_limit_is_refused(
     repository: Repository, server: Server, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pymachine.image.debian.repository.LARGEST_INDEX", 100)
     with pytest.raises(ReleaseError, match="more than 100 bytes"):
-        chain(repository, server, cache, tmp_path).indices("amd64")
+        open_repository(repository, server, cache, tmp_path).indices("amd64")

@@ -1,4 +1,4 @@
-"""--json of every command against the documented schema."""
+"""The --json output of every command, validated against the documented schema."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
 SCHEMA = json.loads((REFERENCE / "json-schema.json").read_text())
 Call = Callable[..., tuple[int, Any, str]]
 # These print what they are for, which is not for programs, or nothing of their own.
-WITHOUT = {"completion", "help", "mount", "run", "scp", "ssh"}
+WITHOUT_JSON = {"completion", "help", "mount", "run", "scp", "ssh"}
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         yield run
 
 
-def check(command: str, value: Any) -> None:
+def check_schema(command: str, value: Any) -> None:
     jsonschema.validate(value, {**SCHEMA["properties"][command], "$defs": SCHEMA["$defs"]})
 
 
@@ -69,71 +69,71 @@ def check(command: str, value: Any) -> None:
         "version intro",
     ],
 )
-def test_results(call: Call, words: str) -> None:
+def test_output_matches_the_schema(call: Call, words: str) -> None:
     code, value, err = call(*words.split())
     assert (code, err.count("{")) == (0, 0)
-    check(words.partition(" ")[0], value)
+    check_schema(words.partition(" ")[0], value)
 
 
 @pytest.mark.parametrize(
     "words", ["image ls", "image verify", "template ls", "template prune", "snapshot ls intro", "context ls"]
 )
-def test_groups(call: Call, words: str) -> None:
+def test_subcommands_print_an_empty_list(call: Call, words: str) -> None:
     code, value, err = call(*words.split())
     assert (code, value, err) == (0, [], "")
-    check(" ".join(words.split()[:2]), value)
+    check_schema(" ".join(words.split()[:2]), value)
 
 
 @pytest.mark.parametrize("words", ["kill intro", "stop intro", "start intro", "restart intro", "kill intro dead"])
-def test_what_fails_still_tells_how_machines_are(call: Call, words: str) -> None:
+def test_failed_actions_still_print_the_state_of_each_machine(call: Call, words: str) -> None:
     code, value, err = call(*words.split())
     assert code == 1
-    check(words.partition(" ")[0], value)
+    check_schema(words.partition(" ")[0], value)
     assert [row["Name"] for row in value] == words.split()[1:]
-    check("error", json.loads(err.splitlines()[-1]))
+    check_schema("error", json.loads(err.splitlines()[-1]))
 
 
 @pytest.mark.parametrize("words", ["regenerate-certs -f dead", "modify --engine-label a=b dead"])
-def test_what_a_driver_cannot_do(call: Call, words: str) -> None:
+def test_an_unsupported_action_has_the_error_code_unsupported(call: Call, words: str) -> None:
     code, value, err = call(*words.split())
-    check(words.partition(" ")[0], value)
+    check_schema(words.partition(" ")[0], value)
     assert code == 1
     assert json.loads(err.splitlines()[-1])["error"]["code"] == "unsupported"
 
 
-def test_create_and_remove(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_create_and_rm_match_the_schema(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     code, value, err = call("create", "-d", "none", "--url", "tcp://127.0.0.1:1", "made")
     assert code == 0
-    check("create", value)
+    check_schema("create", value)
     assert "Running pre-create checks..." in err
     code, value, err = call("rm", "-y", "made", "nosuch")
-    check("rm", value)
+    check_schema("rm", value)
     assert (code, [row["Removed"] for row in value]) == (1, [True, False])
     assert "About to remove made, nosuch" in err
 
 
-def test_active(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_active_matches_the_schema(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
     monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{os.environ['PORT']}")
     code, value, _ = call("active")
     assert code == 0
-    check("active", value)
+    check_schema("active", value)
 
 
 @pytest.mark.parametrize(
     ("words", "code"),
     [("status nosuch", "machine-not-found"), ("ls --bogus", "flag"), ("bogus", "unknown-command"), ("url", "failed")],
 )
-def test_errors(call: Call, words: str, code: str) -> None:
+def test_errors_match_the_schema_and_have_a_code(call: Call, words: str, code: str) -> None:
     outcome = call(*words.split())
     assert outcome[:2] == (1, None)
     error = json.loads(outcome[2])
-    check("error", error)
+    check_schema("error", error)
     assert error["error"]["code"] == code
 
 
-def test_every_command_has_a_schema_and_is_told_of() -> None:
+def test_every_command_has_a_schema_and_is_documented() -> None:
     context = click.Context(app.group)
     text = (REFERENCE / "json.md").read_text()
     for name in app.COMMANDS:
@@ -143,7 +143,7 @@ def test_every_command_has_a_schema_and_is_told_of() -> None:
         for sub, each in subcommands.items():
             full = f"{name} {sub}".strip()
             takes = any("--json" in param.opts for param in each.params)
-            assert takes == (name not in WITHOUT), full
+            assert takes == (name not in WITHOUT_JSON), full
             if takes:
                 assert full in SCHEMA["properties"], full
                 assert f"`{full}`" in text, full

@@ -1,4 +1,4 @@
-"""The kernel behind the RAM disk, and the loader in its place. That Linux starts so, every test with a VM shows."""
+"""The packed kernel (RAM disk, then kernel) and the loader that starts it. Each test with a VM shows that it boots."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGE = 4096
 
 
 @given(st.binary(min_size=1, max_size=3 * PAGE), st.binary(max_size=2 * PAGE))
-def test_the_kernel_is_on_a_page_behind_the_ramdisk(protected: bytes, ramdisk: bytes) -> None:
+def test_the_kernel_follows_the_ramdisk_at_a_page_boundary(protected: bytes, ramdisk: bytes) -> None:
     loader, both = kernel_packing.pack(bz_image(protected), ramdisk, architecture="amd64")
     front = -(-len(ramdisk) // PAGE) * PAGE
     assert both[: len(ramdisk)] == ramdisk
@@ -32,7 +32,7 @@ def test_the_kernel_is_on_a_page_behind_the_ramdisk(protected: bytes, ramdisk: b
     assert struct.unpack_from("<I", loader, 0x1F4)[0] * 16 == len(code) < 256
 
 
-def test_the_loaders_code_is_what_its_comments_say(tmp_path: Path) -> None:
+def test_the_loaders_machine_code_matches_its_comments(tmp_path: Path) -> None:
     loader, _ = kernel_packing.pack(bz_image(b"k" * 5000), b"r" * 4097, architecture="amd64")
     (tmp_path / "code").write_bytes(loader[len(bz_image(b"")) :])
     command = ["objdump", "-D", "-b", "binary", "-m", "i386", "-M", "intel", "--no-show-raw-insn", "code"]
@@ -57,11 +57,11 @@ def test_the_loaders_code_is_what_its_comments_say(tmp_path: Path) -> None:
     ]
 
 
-def test_on_arm64_nothing_is_done() -> None:
+def test_arm64_kernels_are_left_unchanged() -> None:
     assert kernel_packing.pack(b"Image", b"ramdisk", architecture="arm64") == (b"Image", b"ramdisk")
 
 
 @pytest.mark.parametrize("kernel", [b"", b"x" * 600, bz_image(b"k", magic=b"Hdrs"), bz_image(b"k", version=0x209)])
-def test_what_is_no_kernel_is_told(kernel: bytes) -> None:
+def test_a_file_that_is_not_a_kernel_is_refused(kernel: bytes) -> None:
     with pytest.raises(PackageError, match="not a bzImage"):
         kernel_packing.pack(kernel, b"", architecture="amd64")

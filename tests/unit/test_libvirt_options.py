@@ -1,4 +1,4 @@
-"""What the driver ``libvirt`` decides without asking libvirt: options, hosts, addresses, its own absence."""
+"""Decisions of the driver ``libvirt`` without a connection: options, hosts, addresses, the missing library."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NETWORK = """
         ("default", "qemu:///system", False),
     ],
 )
-def test_a_guest_has_this_hosts_search_domains_where_it_resolves_names_as_this_host_does(
+def test_a_guest_gets_this_hosts_search_domains_only_on_a_local_user_network(
     network: str, uri: str, is_given: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search_domains, "host_domains", lambda: ["corp.example"])
@@ -65,19 +65,21 @@ def test_a_guest_has_this_hosts_search_domains_where_it_resolves_names_as_this_h
         ("libvirt-xml-patch", ("/no/such/file",), "cannot read /no/such/file: No such file"),
     ],
 )
-def test_a_bad_value_names_its_flag(name: str, value: Any, says: str) -> None:
+def test_a_bad_value_is_refused_with_its_flag(name: str, value: Any, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         options.check({**defaults(Driver), name: value})
 
 
-def test_the_defaults_are_fine_and_a_path_is_kept_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_defaults_are_valid_and_image_paths_become_absolute(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     choices = options.check(defaults(Driver, libvirt_boot2docker_url="my.iso"))
     assert choices.image == str(tmp_path / "my.iso")
     assert choices.host == "qemu:///system"
 
 
-def test_processors_are_those_of_libvirts_host() -> None:
+def test_the_cpu_count_depends_on_libvirts_host() -> None:
     most, default = options.MOST_CPUS, options.DEFAULT_CPUS
     assert option_checks.cpus_of_host(default, host=1, default=default, most=most) == 1
     assert option_checks.cpus_of_host(-1, host=16, default=default, most=most) == 16
@@ -88,11 +90,11 @@ def test_processors_are_those_of_libvirts_host() -> None:
 
 
 @pytest.mark.parametrize("uri", ["qemu:///system", "qemu+ssh://root@h/system?keyfile=/k", "qemu+tls://h/system"])
-def test_a_uri_of_qemus_is_itself(uri: str, tmp_path: Path) -> None:
+def test_a_qemu_uri_is_used_as_given(uri: str, tmp_path: Path) -> None:
     assert hosts.resolve(uri, tmp_path) == ("", uri)
 
 
-def test_libvirts_test_driver_is_refused_with_a_reason(tmp_path: Path) -> None:
+def test_libvirts_test_driver_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="test driver, whose machines exist only in memory and run nothing") as caught:
         hosts.resolve("test:///default", tmp_path)
     assert "qemu:///system" in caught.value.hint
@@ -104,7 +106,7 @@ def test_other_hypervisors_are_refused(uri: str, tmp_path: Path) -> None:
         hosts.resolve(uri, tmp_path)
 
 
-def test_a_host_goes_by_its_name(tmp_path: Path) -> None:
+def test_hosts_are_found_by_name_in_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(
         '[libvirt.hosts]\nattic = "qemu+ssh://root@attic/system"\nlab = "test:///d"\n'
     )
@@ -117,7 +119,7 @@ def test_a_host_goes_by_its_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[libvirt.hosts", "libvirt = 1", "[libvirt]\nhosts = 1", "[libvirt.hosts]\na = 1"])
-def test_a_file_that_does_not_have_hosts_says_where_and_how(text: str, tmp_path: Path) -> None:
+def test_a_bad_host_configuration_is_refused_with_its_path(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(text)
     with pytest.raises(hosts.HostsError, match=r"config\.toml"):
         hosts.resolve("attic", tmp_path)
@@ -132,14 +134,16 @@ def test_a_file_that_does_not_have_hosts_says_where_and_how(text: str, tmp_path:
         ("qemu+tls://[fd00::1]/system", False, False, "fd00::1"),
     ],
 )
-def test_where_a_uri_leads(uri: str, local: bool, session: bool, address: str) -> None:
+def test_a_uri_says_whether_it_is_local_or_a_session_and_its_address(
+    uri: str, local: bool, session: bool, address: str
+) -> None:
     assert (hosts.is_local(uri), hosts.is_session(uri), hosts.address(uri)) == (local, session, address)
 
 
 # -- networks -----------------------------------------------------------------------------------------------------
 
 
-def test_a_network_is_read_and_addresses_that_somebody_has_are_not_chosen() -> None:
+def test_reserved_and_used_addresses_of_a_network_are_not_chosen() -> None:
     lab = network.parse(NETWORK)
     assert (lab.name, lab.reached_by_others, lab.ranges) == ("lab", True, (("192.0.2.2", "192.0.2.4"),))
     assert lab.reservations == (network.Reservation("52:54:00:aa:bb:cc", "192.0.2.3", "printer"),)
@@ -150,18 +154,18 @@ def test_a_network_is_read_and_addresses_that_somebody_has_are_not_chosen() -> N
 
 
 @pytest.mark.parametrize(("forward", "mode"), [("<forward/>", "nat"), ("", ""), ("<forward mode='open'/>", "open")])
-def test_how_a_network_leads_on(forward: str, mode: str) -> None:
+def test_the_forward_mode_of_a_network_is_read(forward: str, mode: str) -> None:
     found = network.parse(f"<network><name>n</name>{forward}</network>")
     assert (found.mode, found.reached_by_others) == (mode, mode == "open")
 
 
-def test_a_record_of_another_version_still_has_a_place() -> None:
+def test_a_record_without_ports_has_the_usual_ones() -> None:
     found = listen_address.of({"IPAddress": "192.168.122.7"})
     assert found.endpoint == Endpoint("192.168.122.7", docker_port=2376, ssh_port=22)
     assert found.forwards("qemu:///system") is None
 
 
-def test_forwards_listen_where_the_client_is_to_find_them() -> None:
+def test_forwards_listen_on_the_machines_address_or_on_all_of_a_remote_host() -> None:
     found = listen_address.ListenAddress("127.70.1.2", 2376, 22022, options.USER_NETWORK)
     here = found.forwards("qemu:///session")
     there = found.forwards("qemu+ssh://attic/system")
@@ -173,7 +177,7 @@ def test_forwards_listen_where_the_client_is_to_find_them() -> None:
 # -- libvirt's library --------------------------------------------------------------------------------------------
 
 
-def test_without_the_library_health_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_health_says_how_to_install_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "libvirt", None)
     connection.library.cache_clear()
     health = Driver.health()
@@ -201,5 +205,5 @@ def test_without_the_library_health_says_how_to_get_it(monkeypatch: pytest.Monke
         ),
     ],
 )
-def test_what_cannot_be_connected_to_comes_with_what_to_do(uri: str, said: str, hint: str) -> None:
+def test_a_failed_connection_has_a_hint_for_its_cause(uri: str, said: str, hint: str) -> None:
     assert hint in connection.hint(uri, said)

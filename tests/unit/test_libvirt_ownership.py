@@ -1,4 +1,4 @@
-"""What the driver ``libvirt`` changes is its machine's own: over a stand-in for libvirt, whatever the record says."""
+"""The driver ``libvirt`` changes only its machine's own domain, volume and address, whatever the record says."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NETWORK = f"""
 
 
 class FakeError(Exception):
-    """Like ``libvirt.libvirtError``."""
+    """A stand-in for ``libvirt.libvirtError``."""
 
     def __init__(self, code: str = "") -> None:
         super().__init__(code)
@@ -37,7 +37,7 @@ class FakeError(Exception):
 
 
 class FakeDomain:
-    """A domain, and what it was told."""
+    """A domain that records the calls to it."""
 
     def __init__(self, name: str, machine_id: str, *, owner: str = "", devices: str = "") -> None:
         self._name, self._id, self.devices = name, machine_id, devices
@@ -78,7 +78,7 @@ def _metadata(owner: str) -> str:
 
 
 class FakeLibvirt:
-    """The module, its one connection, and what is removed through it."""
+    """The module with its one connection; it records what is removed."""
 
     def __init__(self, *found: FakeDomain) -> None:
         self.domains = list(found)
@@ -122,23 +122,23 @@ class FakeLibvirt:
 
 
 @pytest.fixture
-def use(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeLibvirt]:
-    def using(*found: FakeDomain) -> FakeLibvirt:
+def use_libvirt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeLibvirt]:
+    def install(*found: FakeDomain) -> FakeLibvirt:
         fake = FakeLibvirt(*found)
         monkeypatch.setattr(libvirts, "library", lambda: fake)
         monkeypatch.setattr(libvirts, "connect", lambda _uri: fake.connection)
         return fake
 
-    return using
+    return install
 
 
-def driver_of(folder: Path, name: str = "m", **config: Any) -> Driver:
+def make_driver(folder: Path, name: str = "m", **config: Any) -> Driver:
     known = {"MachineID": MACHINE_ID, "MACAddress": MAC, "DiskVolume": DISK, "Network": "default"}
     return Driver(MachineRef(name, folder, folder, folder / "id_rsa"), {**known, **config})
 
 
 REQUEST = BootRequest(identity=lambda _endpoint: b"", timeout=1)
-WAYS: dict[str, Callable[[Driver], object]] = {
+ACTIONS: dict[str, Callable[[Driver], object]] = {
     "remove": lambda driver: driver.remove(),
     "kill": lambda driver: driver.kill(),
     "stop": lambda driver: driver.stop(1),
@@ -148,89 +148,95 @@ WAYS: dict[str, Callable[[Driver], object]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize(("owner", "says"), [("", "did not create it"), ("n", 'belongs to the machine "n"')])
-def test_a_domain_of_anothers_is_left_alone(
-    way: str, owner: str, says: str, tmp_path: Path, use: Callable[..., FakeLibvirt]
+def test_a_domain_of_another_machine_is_left_alone(
+    action: str, owner: str, says: str, tmp_path: Path, use_libvirt: Callable[..., FakeLibvirt]
 ) -> None:
     domain = FakeDomain("database", MACHINE_ID, owner=owner)
-    fake = use(domain)
+    fake = use_libvirt(domain)
     with pytest.raises(DriverError, match=says) as caught:
-        WAYS[way](driver_of(tmp_path))
+        ACTIONS[action](make_driver(tmp_path))
     assert "the domain database" in caught.value.brief
     assert "pymachine rm -f m" in caught.value.hint
     assert (domain.calls, fake.removed) == ([], [])
 
 
-def test_a_domain_without_any_metadata_is_left_alone(tmp_path: Path, use: Callable[..., FakeLibvirt]) -> None:
+def test_a_domain_without_any_metadata_is_left_alone(tmp_path: Path, use_libvirt: Callable[..., FakeLibvirt]) -> None:
     domain = FakeDomain("database", MACHINE_ID)
     domain.metadata = ""
-    use(domain)
+    use_libvirt(domain)
     with pytest.raises(DriverError, match="did not create it"):
-        driver_of(tmp_path).remove()
+        make_driver(tmp_path).remove()
     assert domain.calls == []
 
 
-def test_the_machines_own_domain_goes_with_what_it_has(tmp_path: Path, use: Callable[..., FakeLibvirt]) -> None:
+def test_removing_a_machine_removes_its_domain_volume_and_address(
+    tmp_path: Path, use_libvirt: Callable[..., FakeLibvirt]
+) -> None:
     domain = FakeDomain("m", MACHINE_ID, owner="m", devices=f"<mac address='{MAC}'/><source file='/pool/{DISK}'/>")
-    fake = use(domain, FakeDomain("other", OTHER_ID))
-    driver_of(tmp_path).remove()
+    fake = use_libvirt(domain, FakeDomain("other", OTHER_ID))
+    make_driver(tmp_path).remove()
     assert domain.calls == ["destroy", "undefineFlags"]
     assert fake.removed[0] == DISK
     assert MAC in fake.removed[1]
 
 
 @pytest.mark.parametrize("devices", [f"<source file='/p/{DISK}'/>", f"<source pool='default' volume='{DISK}'/>"])
-def test_a_volume_that_another_domain_uses_stays(devices: str, tmp_path: Path, use: Callable[..., FakeLibvirt]) -> None:
-    """The record's id may begin as another machine's does, and name that one's volume."""
-    fake = use(FakeDomain("database", OTHER_ID, devices=devices))
+def test_a_volume_that_another_domain_uses_is_kept(
+    devices: str, tmp_path: Path, use_libvirt: Callable[..., FakeLibvirt]
+) -> None:
+    """The record's id may begin like another machine's and so name that machine's volume."""
+    fake = use_libvirt(FakeDomain("database", OTHER_ID, devices=devices))
     with pytest.raises(volumes.PoolError, match="used by another domain, database"):
-        driver_of(tmp_path).remove()
+        make_driver(tmp_path).remove()
     assert fake.removed == []
 
 
-def test_a_reservation_that_another_domain_has_stays(tmp_path: Path, use: Callable[..., FakeLibvirt]) -> None:
-    fake = use(FakeDomain("database", OTHER_ID, devices=f"<mac address='{MAC.upper()}'/>"))
+def test_an_address_that_another_domain_uses_is_kept(tmp_path: Path, use_libvirt: Callable[..., FakeLibvirt]) -> None:
+    fake = use_libvirt(FakeDomain("database", OTHER_ID, devices=f"<mac address='{MAC.upper()}'/>"))
     with pytest.raises(network.NetworkError, match="used by another domain, database"):
-        driver_of(tmp_path).remove()
+        make_driver(tmp_path).remove()
     assert fake.removed == [DISK]
 
 
-def test_a_running_domain_that_was_marked_by_hand_is_taken(tmp_path: Path, use: Callable[..., FakeLibvirt]) -> None:
-    """As the error's hint says, which changes the configuration and not the domain that runs."""
+def test_a_running_domain_that_the_user_marked_is_accepted(
+    tmp_path: Path, use_libvirt: Callable[..., FakeLibvirt]
+) -> None:
+    """The error's hint says how to mark it; that changes the configuration, not the running domain."""
     domain = FakeDomain("m", MACHINE_ID, owner="m")
     domain.live_metadata = _metadata("another")
-    use(domain)
-    driver_of(tmp_path).kill()
+    use_libvirt(domain)
+    make_driver(tmp_path).kill()
     assert domain.calls == ["destroy"]
 
 
-def test_another_domain_may_vanish_while_one_is_removed(tmp_path: Path, use: Callable[..., FakeLibvirt]) -> None:
+def test_another_domain_may_disappear_during_a_removal(tmp_path: Path, use_libvirt: Callable[..., FakeLibvirt]) -> None:
     class Vanished(FakeDomain):
         def XMLDesc(self, flags: Any = 0) -> str:  # noqa: N802
             raise FakeError("VIR_ERR_NO_DOMAIN")
 
     domain = FakeDomain("m", MACHINE_ID, owner="m")
-    fake = use(domain, Vanished("other", OTHER_ID))
-    driver_of(tmp_path).remove()
+    fake = use_libvirt(domain, Vanished("other", OTHER_ID))
+    make_driver(tmp_path).remove()
     assert DISK in fake.removed
 
 
-def test_a_rename_that_was_killed_half_way_is_finished(tmp_path: Path, use: Callable[..., FakeLibvirt]) -> None:
-    """The domain has its new name, and its mark the old one."""
+def test_a_rename_that_was_killed_halfway_is_finished(tmp_path: Path, use_libvirt: Callable[..., FakeLibvirt]) -> None:
+    """The domain has its new name; its mark still has the old one."""
     domain = FakeDomain("m", MACHINE_ID, owner="before")
-    use(domain)
-    driver = driver_of(tmp_path, Network="user", IPAddress="127.0.0.9")
+    use_libvirt(domain)
+    driver = make_driver(tmp_path, Network="user", IPAddress="127.0.0.9")
     driver.renamed(MachineRef("before", tmp_path, tmp_path, tmp_path / "id_rsa"))
     driver.kill()
     assert domain.calls == ["destroy"]
 
 
-def test_a_rename_that_fails_leaves_the_mark_of_the_old_name(
-    tmp_path: Path, use: Callable[..., FakeLibvirt], monkeypatch: pytest.MonkeyPatch
+def test_a_failed_rename_keeps_the_mark_of_the_old_name(
+    tmp_path: Path, use_libvirt: Callable[..., FakeLibvirt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     domain = FakeDomain("before", MACHINE_ID, owner="before")
-    use(domain)
+    use_libvirt(domain)
 
     def refuse(*_: Any, **__: Any) -> None:
         raise network.NetworkError("no such network")
@@ -238,9 +244,9 @@ def test_a_rename_that_fails_leaves_the_mark_of_the_old_name(
     monkeypatch.setattr(network, "release", refuse)
     before = MachineRef("before", tmp_path, tmp_path, tmp_path / "id_rsa")
     with pytest.raises(network.NetworkError):
-        driver_of(tmp_path).renamed(before)
+        make_driver(tmp_path).renamed(before)
     assert domain.name() == "before"
-    driver_of(tmp_path, "before").kill()
+    make_driver(tmp_path, "before").kill()
     assert domain.calls == ["destroy"]
 
 

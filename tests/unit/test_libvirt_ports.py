@@ -1,4 +1,4 @@
-"""The port forwarder of the driver ``libvirt``, over a stand-in for libvirt: what it follows, and how it ends."""
+"""The port forwarder of the driver ``libvirt``, with a stand-in for libvirt."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MACHINE_ID = "0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10"
 
 
 class FakeError(Exception):
-    """Like ``libvirt.libvirtError``."""
+    """A stand-in for ``libvirt.libvirtError``."""
 
     def get_error_code(self) -> int:
         return 0
 
 
 class FakeStream:
-    """A stream of libvirt's: what `send` was given comes out of `recv`, and rings once while it is listened to."""
+    """A libvirt stream: `recv` returns what `send` was given; each `send` calls the event callback once."""
 
     def __init__(self) -> None:
         self.pieces: list[bytes | FakeError] = []
@@ -38,9 +38,9 @@ class FakeStream:
 
     def send(self, piece: bytes | FakeError) -> None:
         self.pieces.append(piece)
-        self.happen()
+        self.fire_event()
 
-    def happen(self) -> None:
+    def fire_event(self) -> None:
         if self.callback is not None and self.events and self.pieces:
             self.callback(self, self.events, None)
 
@@ -54,11 +54,11 @@ class FakeStream:
 
     def eventAddCallback(self, events: int, callback: Callable[[Any, int, Any], None], opaque: Any) -> None:  # noqa: N802
         self.events, self.callback = events, callback
-        self.happen()
+        self.fire_event()
 
     def eventUpdateCallback(self, events: int) -> None:  # noqa: N802
         self.events = events
-        self.happen()
+        self.fire_event()
 
     def eventRemoveCallback(self) -> None:  # noqa: N802
         self.callback = None
@@ -68,7 +68,7 @@ class FakeStream:
 
 
 class FakeLibvirt:
-    """The module, one connection at a time, and one domain."""
+    """The module with one connection at a time and one domain."""
 
     VIR_STREAM_NONBLOCK = 1
     VIR_STREAM_EVENT_READABLE, VIR_STREAM_EVENT_ERROR, VIR_STREAM_EVENT_HANGUP = 1, 4, 8
@@ -85,7 +85,7 @@ class FakeLibvirt:
         self.has_port = True
         self.callbacks: dict[int, Callable[..., None]] = {}
         self.closed: Callable[..., None]
-        self.told: list[str] = []
+        self.commands: list[str] = []
         self.usernet = ""
 
     def connect(self) -> Any:
@@ -108,7 +108,7 @@ class FakeLibvirt:
     def monitor(self, domain: Any, line: str, flags: int) -> str:
         if line == "info usernet":
             return self.usernet
-        self.told.append(line)
+        self.commands.append(line)
         return ""
 
     def report(self, *numbers: int) -> None:
@@ -136,8 +136,8 @@ def libvirt(monkeypatch: pytest.MonkeyPatch) -> FakeLibvirt:
 
 
 @contextmanager
-def forwarder(folder: Path, libvirt: FakeLibvirt) -> Iterator[list[int]]:
-    """The program in a thread, which ends with the domain after the block; its exit code is in the list then."""
+def running_forwarder(folder: Path, libvirt: FakeLibvirt) -> Iterator[list[int]]:
+    """Run the forwarder in a thread until the block ends; yield a list that receives its exit code."""
     fields = {"uri": "qemu:///session", "machine_id": MACHINE_ID, "address": "", "docker_port": 2376, "ssh_port": 22022}
     (folder / ports.SETTINGS).write_text(json.dumps(fields))
     code: list[int] = []
@@ -150,21 +150,21 @@ def forwarder(folder: Path, libvirt: FakeLibvirt) -> Iterator[list[int]]:
     assert code == [0]
 
 
-def soon(check: Callable[[], bool]) -> None:
+def wait_for(check: Callable[[], bool]) -> None:
     until(check, deadline=10, what="the forwarder")
 
 
-def test_it_forwards_what_the_guest_reports_and_ends_with_the_domain(
+def test_reported_ports_are_forwarded_until_the_domain_ends(
     tmp_path: Path, libvirt: FakeLibvirt, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with forwarder(tmp_path, libvirt):
+    with running_forwarder(tmp_path, libvirt):
         libvirt.report(8080)
         libvirt.report(8080, 8081)
-        soon(lambda: len(libvirt.told) == 2)
+        wait_for(lambda: len(libvirt.commands) == 2)
         assert libvirt.opened == [identity_channel.CONTAINERS_PORT]
         libvirt.report()
-        soon(lambda: len(libvirt.told) == 4)
-    assert libvirt.told == [
+        wait_for(lambda: len(libvirt.commands) == 4)
+    assert libvirt.commands == [
         "hostfwd_add pymachine tcp::8080-:8080",
         "hostfwd_add pymachine tcp::8081-:8081",
         "hostfwd_remove pymachine tcp::8080",
@@ -175,22 +175,24 @@ def test_it_forwards_what_the_guest_reports_and_ends_with_the_domain(
     assert (lines[0], lines[-1]) == ("following the guest", "the machine has ended")
 
 
-def test_a_guest_that_restarts_has_nothing_open(tmp_path: Path, libvirt: FakeLibvirt) -> None:
-    with forwarder(tmp_path, libvirt):
+def test_a_restart_of_the_guest_removes_its_forwards(tmp_path: Path, libvirt: FakeLibvirt) -> None:
+    with running_forwarder(tmp_path, libvirt):
         libvirt.report(8080)
-        soon(lambda: len(libvirt.told) == 1)
+        wait_for(lambda: len(libvirt.commands) == 1)
         libvirt.restart()
-        soon(lambda: len(libvirt.told) == 2)
+        wait_for(lambda: len(libvirt.commands) == 2)
         libvirt.report(8080)
-        soon(lambda: len(libvirt.told) == 3)
-    assert [line.split()[0] for line in libvirt.told] == ["hostfwd_add", "hostfwd_remove", "hostfwd_add"]
+        wait_for(lambda: len(libvirt.commands) == 3)
+    assert [line.split()[0] for line in libvirt.commands] == ["hostfwd_add", "hostfwd_remove", "hostfwd_add"]
 
 
 @pytest.mark.parametrize("how", ["connection", "end", "error", "flood"])
-def test_a_connection_that_ends_is_made_again_and_forwards_stay(tmp_path: Path, libvirt: FakeLibvirt, how: str) -> None:
-    with forwarder(tmp_path, libvirt):
+def test_after_a_lost_connection_it_reconnects_and_forwards_stay(
+    tmp_path: Path, libvirt: FakeLibvirt, how: str
+) -> None:
+    with running_forwarder(tmp_path, libvirt):
         libvirt.report(8080)
-        soon(lambda: len(libvirt.told) == 1)
+        wait_for(lambda: len(libvirt.commands) == 1)
         libvirt.usernet = USERNET
         if how == "connection":
             libvirt.connect()
@@ -199,34 +201,34 @@ def test_a_connection_that_ends_is_made_again_and_forwards_stay(tmp_path: Path, 
             libvirt.stream.send(b"x" * (ports._MOST_BYTES + 1))
         else:
             libvirt.stream.send(FakeError("gone") if how == "error" else b"")
-        soon(lambda: len(libvirt.opened) == 2)
+        wait_for(lambda: len(libvirt.opened) == 2)
         libvirt.report(8080, 8081)
-        soon(lambda: len(libvirt.told) == 2)
-    assert libvirt.told == ["hostfwd_add pymachine tcp::8080-:8080", "hostfwd_add pymachine tcp::8081-:8081"]
+        wait_for(lambda: len(libvirt.commands) == 2)
+    assert libvirt.commands == ["hostfwd_add pymachine tcp::8080-:8080", "hostfwd_add pymachine tcp::8081-:8081"]
 
 
-def test_forwards_of_a_guest_that_became_silent_meanwhile_are_removed(
+def test_forwards_of_a_guest_that_stays_silent_are_removed(
     tmp_path: Path, libvirt: FakeLibvirt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ports, "_SILENCE_SECONDS", 0.1)
     monkeypatch.setattr(ports, "RETRY_SECONDS", 0.05)
     libvirt.usernet = USERNET
-    with forwarder(tmp_path, libvirt):
-        soon(lambda: libvirt.told == ["hostfwd_remove pymachine tcp::8080"])
+    with running_forwarder(tmp_path, libvirt):
+        wait_for(lambda: libvirt.commands == ["hostfwd_remove pymachine tcp::8080"])
 
 
-def test_a_domain_without_the_port_is_said_once(
+def test_a_domain_without_the_channel_is_reported_once(
     tmp_path: Path, libvirt: FakeLibvirt, capfd: pytest.CaptureFixture[str]
 ) -> None:
     libvirt.has_port = False
     threading.Timer(0.3, lambda: setattr(libvirt, "has_port", True)).start()
-    with forwarder(tmp_path, libvirt):
+    with running_forwarder(tmp_path, libvirt):
         libvirt.report(8080)
-        soon(lambda: len(libvirt.told) == 1)
+        wait_for(lambda: len(libvirt.commands) == 1)
     assert capfd.readouterr().out.count("libvirt: cannot find character device") == 1
 
 
-def test_a_domain_that_was_started_again_has_a_forwarder_of_its_own(tmp_path: Path, libvirt: FakeLibvirt) -> None:
+def test_a_forwarder_ends_when_its_domain_was_started_again(tmp_path: Path, libvirt: FakeLibvirt) -> None:
     watched = ports.Watched("qemu:///session", MACHINE_ID)
     with watched.reports():
         pass
@@ -248,7 +250,7 @@ def test_events_are_kept_until_they_are_read() -> None:
     assert not events.check()
 
 
-def test_a_stream_rings_once_for_what_is_not_read_yet(libvirt: FakeLibvirt) -> None:
+def test_a_stream_signals_once_until_it_is_read(libvirt: FakeLibvirt) -> None:
     rings: list[int] = []
     with guest.opened(libvirt.connection, lambda: rings.append(1)) as stream:
         stream.listen()

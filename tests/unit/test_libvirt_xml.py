@@ -1,6 +1,6 @@
-"""The XML that libvirt is given: held against golden files, and against libvirt's own schemas.
+"""The XML that libvirt gets, compared with golden files and validated by libvirt's own schemas.
 
-After a wanted change: ``PYMACHINE_GOLDEN=write pytest tests/unit/test_libvirt_xml.py``, and read the difference.
+After an intended change run ``PYMACHINE_GOLDEN=write pytest tests/unit/test_libvirt_xml.py`` and read the difference.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ DOCUMENTS = {
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_it_is_the_golden_one_and_libvirts_schema_takes_it(name: str) -> None:
+def test_the_xml_equals_the_golden_file_and_is_valid(name: str) -> None:
     schema, make = DOCUMENTS[name]
     path = GOLDEN / f"{name}.xml"
     if os.environ.get("PYMACHINE_GOLDEN") == "write":
@@ -100,7 +100,7 @@ def test_it_is_the_golden_one_and_libvirts_schema_takes_it(name: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_reservation_is_one_of_a_network(tmp_path: Path) -> None:
+def test_a_reservation_is_valid_in_a_network(tmp_path: Path) -> None:
     xml = network.host_xml(network.Reservation(MAC, "192.168.122.7", "intro"))
     assert xml == f'<host mac="{MAC}" name="intro" ip="192.168.122.7"><lease expiry="5" unit="minutes" /></host>'
     whole = tmp_path / "network.xml"
@@ -121,6 +121,6 @@ def test_a_reservation_is_one_of_a_network(tmp_path: Path) -> None:
         ("<domain><name>x</name></domain>", "has a <name>"),
     ],
 )
-def test_a_patch_that_cannot_be_one_is_refused(text: str, says: str) -> None:
+def test_an_invalid_patch_is_refused(text: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         patch.check(text, name="patch.xml")

@@ -1,4 +1,4 @@
-"""Addresses and ports for machines that are reached on the loopback."""
+"""Listen addresses and ports of machines that are reached on the loopback."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def listening(host: str, port: int = 0) -> Iterator[int]:
 
 
 @linux_only
-def test_an_address_is_in_the_range_and_not_at_its_edges() -> None:
+def test_addresses_are_in_the_range_and_not_at_its_edges() -> None:
     found = {address.allocate([], own_address=True).address for _ in range(50)}
     assert len(found) > 40
     for text in found:
@@ -31,12 +31,12 @@ def test_an_address_is_in_the_range_and_not_at_its_edges() -> None:
 
 
 @linux_only
-def test_the_ports_are_the_usual_ones() -> None:
+def test_a_machine_with_its_own_address_has_the_usual_ports() -> None:
     assert address.allocate([], own_address=True).ports == (DOCKER_PORT, SSH_PORT)
 
 
 @linux_only
-def test_an_address_that_a_sibling_has_is_not_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_address_of_another_machine_is_not_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter(["127.70.7.7", "127.70.7.8"])
     monkeypatch.setattr(address, "_random_address", lambda: next(drawn))
     found = address.allocate([ListenAddress("127.70.7.7", DOCKER_PORT, SSH_PORT)], own_address=True)
@@ -44,7 +44,7 @@ def test_an_address_that_a_sibling_has_is_not_given_again(monkeypatch: pytest.Mo
 
 
 @linux_only
-def test_an_address_in_use_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_in_use_is_not_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter(["127.70.7.7", "127.70.7.8"])
     monkeypatch.setattr(address, "_random_address", lambda: next(drawn))
     with listening("127.70.7.7", SSH_PORT):
@@ -52,7 +52,7 @@ def test_an_address_in_use_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @linux_only
-def test_a_program_on_every_address_takes_the_port_not_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_on_all_addresses_makes_the_machine_take_another_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(address, "SSH_PORT", 22023)
     with listening("0.0.0.0", 22023):
         found = address.allocate([], own_address=True)
@@ -61,7 +61,7 @@ def test_a_program_on_every_address_takes_the_port_not_the_machine(monkeypatch: 
     assert found.address != LOOPBACK
 
 
-def test_elsewhere_each_machine_has_ports_of_its_own() -> None:
+def test_without_own_addresses_each_machine_has_its_own_ports() -> None:
     places: list[ListenAddress] = []
     for _ in range(5):
         places.append(address.allocate(places, own_address=False))
@@ -70,7 +70,7 @@ def test_elsewhere_each_machine_has_ports_of_its_own() -> None:
     assert len(ports) == len(set(ports))
 
 
-def test_a_port_is_free_until_somebody_listens() -> None:
+def test_a_port_is_free_until_a_program_listens() -> None:
     with listening(LOOPBACK) as port:
         assert not address.is_free(LOOPBACK, port)
     assert address.is_free(LOOPBACK, port)

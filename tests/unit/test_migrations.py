@@ -1,4 +1,4 @@
-"""Records that docker-machine wrote, in every version, and stores that were moved."""
+"""Records that each version of docker-machine wrote, and stores that were moved."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ RECORDS: Mapping[int, dict[str, Any]] = {
 }
 
 
-def put(root: Path, record: Any, name: str = "dev") -> Path:
+def write_record(root: Path, record: Any, name: str = "dev") -> Path:
     folder = root / "machines" / name
     folder.mkdir(parents=True)
     text = record if isinstance(record, str) else json.dumps(record, indent=4)
@@ -119,8 +119,8 @@ def put(root: Path, record: Any, name: str = "dev") -> Path:
 
 
 @pytest.mark.parametrize("version", RECORDS)
-def test_every_version_is_the_same_machine(tmp_path: Path, version: int) -> None:
-    folder = put(tmp_path, RECORDS[version])
+def test_a_record_of_every_version_loads_as_the_same_machine(tmp_path: Path, version: int) -> None:
+    folder = write_record(tmp_path, RECORDS[version])
     machine = Store(tmp_path).load("dev")
     assert (machine.name, machine.driver_name) == ("dev", "virtualbox")
     assert machine.driver["IPAddress"] == "192.168.99.100"
@@ -137,8 +137,8 @@ def test_every_version_is_the_same_machine(tmp_path: Path, version: int) -> None
 
 
 @pytest.mark.parametrize("version", RECORDS)
-def test_what_is_written_is_version_3_and_the_old_record_is_kept_beside(tmp_path: Path, version: int) -> None:
-    folder = put(tmp_path, RECORDS[version])
+def test_records_are_saved_as_version_3_and_the_old_record_is_kept(tmp_path: Path, version: int) -> None:
+    folder = write_record(tmp_path, RECORDS[version])
     before = (folder / "config.json").read_bytes()
     store = Store(tmp_path)
     store.save(store.load("dev"))
@@ -153,14 +153,14 @@ def test_what_is_written_is_version_3_and_the_old_record_is_kept_beside(tmp_path
         assert backup.stat().st_mode & 0o777 == 0o600
 
 
-def test_reading_changes_nothing(tmp_path: Path) -> None:
-    folder = put(tmp_path, RECORDS[1])
+def test_loading_a_record_changes_no_file(tmp_path: Path) -> None:
+    folder = write_record(tmp_path, RECORDS[1])
     Store(tmp_path).load("dev")
     assert [path.name for path in folder.iterdir()] == ["config.json"]
 
 
-def test_a_backup_that_is_there_is_never_lost(tmp_path: Path) -> None:
-    folder = put(tmp_path, RECORDS[0])
+def test_an_existing_backup_is_never_overwritten(tmp_path: Path) -> None:
+    folder = write_record(tmp_path, RECORDS[0])
     (folder / "config.json.bak").write_text("older still")
     store = Store(tmp_path)
     store.save(store.load("dev"))
@@ -169,12 +169,12 @@ def test_a_backup_that_is_there_is_never_lost(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", RECORDS)
-def test_fields_that_are_not_known_survive(tmp_path: Path, version: int) -> None:
+def test_unknown_fields_survive_a_migration(tmp_path: Path, version: int) -> None:
     record = json.loads(json.dumps(RECORDS[version]))
     record["Novel"] = {"a": [1, None]}
     record["Driver"]["Novel"] = True
     record.setdefault("HostOptions", {}).setdefault("EngineOptions", {})["Novel"] = "x"
-    folder = put(tmp_path, record)
+    folder = write_record(tmp_path, record)
     store = Store(tmp_path)
     store.save(store.load("dev"))
     written = json.loads((folder / "config.json").read_text())
@@ -183,9 +183,9 @@ def test_fields_that_are_not_known_survive(tmp_path: Path, version: int) -> None
     assert written["HostOptions"]["EngineOptions"]["Novel"] == "x"
 
 
-def test_docker_machine_can_read_what_is_written(tmp_path: Path) -> None:
-    """Go refuses a record for one value of another type: each field is of the type that libmachine's structs have."""
-    folder = put(tmp_path, RECORDS[3])
+def test_saved_records_have_the_types_that_docker_machine_reads(tmp_path: Path) -> None:
+    """Go refuses a record for one value of another type, so each field has the type of libmachine's structs."""
+    folder = write_record(tmp_path, RECORDS[3])
     store = Store(tmp_path)
     machine = store.load("dev")
     machine.certificates_expire, machine.context = 1, "dev"
@@ -223,10 +223,10 @@ def test_docker_machine_can_read_what_is_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["move", "copy"])
-def test_a_store_that_was_moved_or_copied_is_read_as_lying_there(tmp_path: Path, how: str) -> None:
+def test_paths_follow_a_store_that_was_moved_or_copied(tmp_path: Path, how: str) -> None:
     old, new = tmp_path / "old store", tmp_path / "new" / "store"
     record = json.loads(json.dumps(RECORDS[3]).replace(OLD, str(old)))
-    put(old, record)
+    write_record(old, record)
     new.parent.mkdir()
     if how == "move":
         old.rename(new)
@@ -239,16 +239,16 @@ def test_a_store_that_was_moved_or_copied_is_read_as_lying_there(tmp_path: Path,
     assert machine.driver["SwarmHost"] == "tcp://0.0.0.0:3376"
 
 
-def test_a_folder_that_was_renamed_by_hand(tmp_path: Path) -> None:
+def test_a_machine_folder_that_was_renamed_by_hand_gives_the_name(tmp_path: Path) -> None:
     record = json.loads(json.dumps(RECORDS[3]).replace(OLD, str(tmp_path)))
-    folder = put(tmp_path, record, "other")
+    folder = write_record(tmp_path, record, "other")
     machine = Store(tmp_path).load("other")
     assert machine.name == "other"
     assert machine.auth.store_path == str(folder)
     assert machine.ssh_key == folder / "id_rsa"
 
 
-def test_a_store_from_windows() -> None:
+def test_paths_of_a_store_from_windows_are_converted() -> None:
     root = "C:\\Users\\ann\\.docker\\machine"
     record = json.loads(json.dumps(RECORDS[3]).replace(OLD, "C:/Users/ann/.docker/machine").replace("/", "\\\\"))
     assert record["Driver"]["StorePath"] == root
@@ -257,7 +257,7 @@ def test_a_store_from_windows() -> None:
     assert healed["HostOptions"]["AuthOptions"]["CaCertPath"] == "/home/ann/.docker/machine/certs/ca.pem"
 
 
-def test_paths_elsewhere_stay(tmp_path: Path) -> None:
+def test_paths_outside_the_store_stay(tmp_path: Path) -> None:
     record = json.loads(json.dumps(RECORDS[3]))
     record["Driver"]["SSHKeyPath"] = "/etc/keys/id"
     record["HostOptions"]["AuthOptions"]["CaCertPath"] = f"{OLD}-other/ca.pem"
@@ -266,7 +266,7 @@ def test_paths_elsewhere_stay(tmp_path: Path) -> None:
     assert healed["HostOptions"]["AuthOptions"]["CaCertPath"] == f"{OLD}-other/ca.pem"
 
 
-def test_where_it_lies_it_stays_as_it_is() -> None:
+def test_a_record_in_its_original_place_is_unchanged() -> None:
     assert migrations.relocate(RECORDS[3], folder=Path(f"{OLD}/machines/dev")) == RECORDS[3]
 
 
@@ -295,8 +295,8 @@ INNER = [
 
 
 @st.composite
-def damaged(draw: st.DrawFn) -> Any:
-    """A record of some version in which some things are something else, or no record at all."""
+def damaged_records(draw: st.DrawFn) -> Any:
+    """A record of some version with some values replaced."""
     record: Any = json.loads(json.dumps(RECORDS[draw(st.sampled_from(sorted(RECORDS)))]))
     for key in draw(st.lists(st.sampled_from(KEYS), max_size=3)):
         record[key] = draw(ANY | st.dictionaries(st.sampled_from(INNER), ANY, max_size=3))
@@ -307,9 +307,9 @@ def damaged(draw: st.DrawFn) -> Any:
     return record
 
 
-@given(damaged() | ANY)
+@given(damaged_records() | ANY)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_any_record_is_a_machine_or_an_error_that_names_it(record: Any) -> None:
+def test_any_record_loads_or_is_a_record_error(record: Any) -> None:
     folder = Path("/srv/store/machines/dev")
     try:
         machine = Machine.from_json(record, name="dev", folder=folder)
@@ -323,9 +323,9 @@ def test_any_record_is_a_machine_or_an_error_that_names_it(record: Any) -> None:
 
 @given(st.binary(max_size=40) | st.text(max_size=40).map(str.encode))
 @settings(deadline=None)
-def test_any_bytes_in_the_place_of_a_record_are_an_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+def test_random_bytes_are_an_error_and_stay(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     root = tmp_path_factory.mktemp("store")
-    folder = put(root, "")
+    folder = write_record(root, "")
     (folder / "config.json").write_bytes(data)
     with pytest.raises(PymachineError):
         Store(root).load("dev")
@@ -334,7 +334,7 @@ def test_any_bytes_in_the_place_of_a_record_are_an_error(tmp_path_factory: pytes
 
 @given(st.text(max_size=80))
 @settings(deadline=None)
-def test_any_name_is_a_machine_that_is_not_there(name: str) -> None:
+def test_any_name_is_unknown_in_an_empty_store(name: str) -> None:
     store = Store(Path("/nonexistent/store"))
     with pytest.raises(PymachineError):
         store.load(name)

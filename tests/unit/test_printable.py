@@ -1,4 +1,4 @@
-"""Control characters made visible: the function alone. `test_terminal.py` holds that everything goes through it."""
+"""Control characters made visible. `test_terminal.py` checks that all output passes through here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ORDINARY = [
 
 
 @pytest.mark.parametrize("text", ORDINARY)
-def test_ordinary_text_of_any_script_stays(text: str) -> None:
+def test_ordinary_text_of_any_script_is_unchanged(text: str) -> None:
     assert printable.line(text) == printable.block(text) == printable.for_terminal(text) == text
     assert printable.for_json(json.dumps(text, ensure_ascii=False)) == json.dumps(text, ensure_ascii=False)
 
@@ -48,16 +48,16 @@ def test_ordinary_text_of_any_script_stays(text: str) -> None:
         ("a\u2028b\u0085c", r"a\u2028b\u0085c"),
     ],
 )
-def test_what_a_terminal_obeys_or_hides_is_shown(text: str, shown: str) -> None:
+def test_control_and_invisible_characters_are_escaped(text: str, shown: str) -> None:
     assert printable.line(text) == printable.block(text) == shown
 
 
-def test_lines_and_blocks() -> None:
+def test_lines_escape_line_breaks_and_blocks_keep_them() -> None:
     assert printable.line("a\tb\nc\r\nd\re") == r"a\tb\nc\r\nd\re"
     assert printable.block("a\tb\nc\r\nd\re") == "a\tb\nc\nd\\re"
 
 
-def test_bytes_that_are_no_text_are_shown_on_a_terminal_alone() -> None:
+def test_bytes_that_are_not_utf8_are_escaped_on_terminals_only() -> None:
     """0x9b begins a control sequence on terminals with 8-bit controls."""
     assert printable.line("caf\udce9\udc9b") == "caf\udce9\udc9b"
     assert printable.for_terminal("caf\udce9\udc9b") == r"caf\xe9\x9b"
@@ -74,8 +74,8 @@ def test_no_control_character_is_left(text: str) -> None:
 
 
 @given(st.recursive(st.text(st.characters()), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
-def test_json_reads_back_to_the_same(value: object) -> None:
-    """Also when a terminal escapes it once more."""
+def test_escaped_json_reads_back_to_the_same_value(value: object) -> None:
+    """Escaping it a second time for a terminal changes nothing."""
     text = printable.for_json(json.dumps(value, ensure_ascii=False, indent=2))
     assert printable.for_terminal(text) == text
     assert json.loads(text) == value

@@ -1,4 +1,4 @@
-"""Every family of hosts, by transcripts: which provisioner, which packages, which files, which service."""
+"""Provisioning of every family of hosts, by transcripts: provisioner, packages, files and services."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ CERTIFICATES = {"ca.pem": "CA\n", "server.pem": "CERT\n", "server-key.pem": "KEY
 JSON = "/etc/docker/daemon.json"
 
 
-class Remembering(Silent):
-    """A reporter that keeps what was said."""
+class KeepingReporter(Silent):
+    """A reporter that keeps the messages."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -58,8 +58,8 @@ def wanted(**changed: Any) -> EngineSettings:
 
 
 def provision(fake: FakeHost, *, script: InstallScript | None = None, **changed: Any) -> list[str]:
-    """Provision, check every script's syntax, and return what was said."""
-    reporter = Remembering()
+    """Provision the host and return the messages."""
+    reporter = KeepingReporter()
     host = HostSetup(Remote(fake, name="far", warn=[].append), reporter=reporter)
     host.provision(wanted(**changed), install_script=lambda: script)
     return reporter.lines
@@ -84,33 +84,39 @@ def provision(fake: FakeHost, *, script: InstallScript | None = None, **changed:
         ("boot2docker", "boot2docker"),
     ],
 )
-def test_each_system_has_its_provisioner(kind: str, name: str) -> None:
+def test_each_distribution_has_its_provisioner(kind: str, name: str) -> None:
     assert choose(os_release(OS_RELEASE[kind]), all_provisioners()).name == name
 
 
-def test_an_unknown_system_is_left_alone() -> None:
+def test_an_unknown_distribution_is_refused_and_left_alone() -> None:
     fake = FakeHost("void")
     with pytest.raises(UnknownSystemError, match=r"OS type not recognized: Void Linux \(ID void\)"):
         provision(fake)
     assert fake.scripts == []
 
 
-def names(packages: str) -> str:
-    """How the choice of `packages` reads in a command that is quoted for another shell."""
+def quoted_names(packages: str) -> str:
+    """Return the choice of `packages` as it reads in a command that is quoted for another shell."""
     return shlex.quote(f"names='{packages}'")[1:-1]
 
 
 @pytest.mark.parametrize(
     ("kind", "commands"),
     [
-        ("ubuntu", ["dpkg --force-confold --configure -a", "apt-get -q update", "apt-get -q -y", names("docker.io")]),
-        ("fedora", ["dnf -q makecache", "dnf -y install $names", names("moby-engine"), names("docker-ce")]),
-        ("rocky", [names("docker-ce docker-ce-cli containerd.io"), "dnf -y install $names"]),
-        ("leap", ["zypper --non-interactive install", names("docker")]),
-        ("arch", ["pacman -S --noconfirm --needed $names", names("docker")]),
+        (
+            "ubuntu",
+            ["dpkg --force-confold --configure -a", "apt-get -q update", "apt-get -q -y", quoted_names("docker.io")],
+        ),
+        (
+            "fedora",
+            ["dnf -q makecache", "dnf -y install $names", quoted_names("moby-engine"), quoted_names("docker-ce")],
+        ),
+        ("rocky", [quoted_names("docker-ce docker-ce-cli containerd.io"), "dnf -y install $names"]),
+        ("leap", ["zypper --non-interactive install", quoted_names("docker")]),
+        ("arch", ["pacman -S --noconfirm --needed $names", quoted_names("docker")]),
     ],
 )
-def test_the_engine_comes_with_the_systems_packages(kind: str, commands: list[str]) -> None:
+def test_the_engine_is_installed_from_the_distributions_packages(kind: str, commands: list[str]) -> None:
     fake = FakeHost(kind)
     said = provision(fake)
     assert [step for step, _ in fake.scripts] == ["install", "apply"]
@@ -136,19 +142,19 @@ def test_the_engine_comes_with_the_systems_packages(kind: str, commands: list[st
         ("alpine", "apk add --no-progress --upgrade $names"),
     ],
 )
-def test_an_upgrade_is_of_what_is_installed_of_the_engine(kind: str, command: str) -> None:
+def test_an_upgrade_covers_the_installed_engine_packages(kind: str, command: str) -> None:
     fake = FakeHost(kind, engine=True, init="openrc" if kind == "alpine" else "systemd")
-    HostSetup(Remote(fake, name="far", warn=[].append), reporter=Remembering()).upgrade()
+    HostSetup(Remote(fake, name="far", warn=[].append), reporter=KeepingReporter()).upgrade()
     (_, job), (_, restart) = fake.scripts
     assert command in job
     assert "-e containerd -e containerd.io -e runc" in job
     assert restart.endswith("service restart\n}\npymachine_main\n")
 
 
-def test_an_engine_that_is_part_of_its_system_is_not_upgraded() -> None:
+def test_an_engine_that_is_part_of_the_system_is_not_upgraded() -> None:
     fake = FakeHost("flatcar", engine=True)
     with pytest.raises(ProvisionError, match="the engine is a part of flatcar"):
-        HostSetup(Remote(fake, name="far", warn=[].append), reporter=Remembering()).upgrade()
+        HostSetup(Remote(fake, name="far", warn=[].append), reporter=KeepingReporter()).upgrade()
     assert fake.scripts == []
 
 
@@ -165,14 +171,14 @@ def test_alpine_starts_services_with_openrc() -> None:
     assert unit.DROP_IN not in fake.written()
 
 
-def test_flatcar_has_its_engine_already() -> None:
+def test_flatcar_uses_its_own_engine() -> None:
     fake = FakeHost("flatcar", engine=True)
     provision(fake)
     assert [step for step, _ in fake.scripts] == ["apply"]
     assert "${TORCX_BINDIR}/dockerd --host=fd:// $DOCKER_OPTS -H tcp://0.0.0.0:2376" in fake.written()[unit.DROP_IN]
 
 
-def test_flatcar_without_an_engine_cannot_be_given_one() -> None:
+def test_flatcar_without_an_engine_is_refused() -> None:
     with pytest.raises(ProvisionError, match="normally includes an engine, but this host has none"):
         provision(FakeHost("flatcar"))
 
@@ -199,7 +205,7 @@ def test_boot2docker_gets_docker_machines_profile() -> None:
     assert JSON not in fake.written()
 
 
-def test_boot2docker_is_not_told_twice() -> None:
+def test_boot2docker_gets_no_setting_twice() -> None:
     """The engine refuses a setting that is both in daemon.json and on its command line."""
     own = {"labels": ["a=1"], "storage-driver": "vfs"}
     fake = FakeHost("boot2docker", init="sysv", engine=True, files={JSON: json.dumps(own)})
@@ -211,7 +217,7 @@ def test_boot2docker_is_not_told_twice() -> None:
     assert json.loads(fake.written()[JSON])["labels"] == ["a=1", "provider=generic"]
 
 
-def test_boot2dockers_profile_is_safe_to_read() -> None:
+def test_shell_syntax_in_boot2dockers_profile_is_not_executed() -> None:
     fake = FakeHost("boot2docker", init="sysv", engine=True)
     environment = ['A=$(touch /tmp/never) `x` \\ "q"']
     provision(fake, daemon={"labels": ["it=it's"]}, environment=environment)
@@ -232,7 +238,7 @@ def test_a_debian_without_systemd_is_refused() -> None:
     assert fake.scripts == []
 
 
-def test_a_script_is_installed_from_if_asked() -> None:
+def test_an_install_script_is_used_instead_of_packages() -> None:
     fake = FakeHost("ubuntu")
     said = provision(fake, script=InstallScript("http://example.org/get", "#!/bin/sh\necho hello\n", "abc"))
     assert "The engine is installed by http://example.org/get, SHA-256 abc." in said
@@ -241,7 +247,7 @@ def test_a_script_is_installed_from_if_asked() -> None:
     assert "apt-get -q -y" not in fake.body("install")
 
 
-def test_sudo_that_asks_for_a_password_stops_everything() -> None:
+def test_sudo_that_requires_a_password_is_an_error_before_any_change() -> None:
     fake = FakeHost("ubuntu", sudo=False)
     with pytest.raises(SudoError, match="cannot become root without a password") as caught:
         provision(fake)
@@ -249,7 +255,7 @@ def test_sudo_that_asks_for_a_password_stops_everything() -> None:
     assert fake.scripts == []
 
 
-def test_a_step_that_fails_says_which_and_what_it_said() -> None:
+def test_a_failed_step_is_named_with_its_output() -> None:
     fake = FakeHost("ubuntu", on_install=lambda: Result((), 100, "pymachine-begin\n", "E: No space left on device\n"))
     with pytest.raises(StepError, match='the step "Installing Docker" failed on "far" with exit code 100') as caught:
         provision(fake)
@@ -257,24 +263,24 @@ def test_a_step_that_fails_says_which_and_what_it_said() -> None:
     assert "--engine-install-url" in caught.value.hint
 
 
-def lost() -> Result:
+def lose_connection() -> Result:
     raise ConnectionLostError("gone", details="client_loop: send disconnect: Broken pipe")
 
 
 @pytest.mark.parametrize(
     ("fake", "step"),
     [
-        (FakeHost("ubuntu", on_install=lost), "Installing Docker"),
-        (FakeHost("ubuntu", engine=True, on_apply=lost), "Setting Docker configuration"),
+        (FakeHost("ubuntu", on_install=lose_connection), "Installing Docker"),
+        (FakeHost("ubuntu", engine=True, on_apply=lose_connection), "Setting Docker configuration"),
     ],
 )
-def test_a_connection_that_is_lost_says_where_and_what_next(fake: FakeHost, step: str) -> None:
+def test_a_lost_connection_is_reported_with_its_step_and_a_remedy(fake: FakeHost, step: str) -> None:
     with pytest.raises(InterruptedStepError, match=f'was lost during the step "{step}"') as caught:
         provision(fake)
     assert "pymachine provision far" in caught.value.hint
 
 
-def test_an_answer_that_is_cut_short_is_not_taken() -> None:
+def test_truncated_facts_are_refused() -> None:
     fake = FakeHost("ubuntu")
     whole = fake._facts()
     fake._facts = lambda: whole.removesuffix("end\n")  # type: ignore[method-assign]
@@ -282,8 +288,8 @@ def test_an_answer_that_is_cut_short_is_not_taken() -> None:
         provision(fake)
 
 
-def set_up(fake: FakeHost, **changed: Any) -> None:
-    """Provision, and let the host have what was written."""
+def provision_and_apply(fake: FakeHost, **changed: Any) -> None:
+    """Provision, and copy the written files to the fake host."""
     provision(fake, **changed)
     for path, text in fake.written().items():
         if path.endswith(".pem"):
@@ -293,15 +299,15 @@ def set_up(fake: FakeHost, **changed: Any) -> None:
     fake.scripts.clear()
 
 
-def test_a_second_time_changes_nothing() -> None:
+def test_provisioning_again_changes_nothing() -> None:
     fake = FakeHost("ubuntu", engine=True)
-    set_up(fake)
+    provision_and_apply(fake)
     said = provision(fake)
     assert fake.scripts == []
     assert "The host is already set up: nothing was changed." in said
 
 
-def test_a_hosts_own_settings_are_merged_and_kept_beside() -> None:
+def test_the_hosts_own_settings_are_merged_and_backed_up() -> None:
     fake = FakeHost("ubuntu", engine=True, files={JSON: '{"bip": "10.9.0.1/24", "labels": ["rack=7"]}\n'})
     provision(fake)
     settings = json.loads(fake.written()[JSON])
@@ -311,38 +317,38 @@ def test_a_hosts_own_settings_are_merged_and_kept_beside() -> None:
     assert json.loads(fake.written()["/var/lib/pymachine/state.json"])["managed"][JSON] is True
 
 
-def test_a_host_that_says_where_to_listen_in_daemon_json_keeps_doing_so() -> None:
+def test_listen_addresses_in_daemon_json_stay_there() -> None:
     fake = FakeHost("ubuntu", engine=True, files={JSON: '{"hosts": ["unix:///var/run/docker.sock"]}'})
     provision(fake)
     assert json.loads(fake.written()[JSON])["hosts"] == ["unix:///var/run/docker.sock", "tcp://0.0.0.0:2376"]
     assert unit.DROP_IN not in fake.written()
 
 
-def test_a_daemon_json_that_is_none_stops_everything() -> None:
+def test_an_invalid_daemon_json_is_an_error_before_any_change() -> None:
     for fake in (FakeHost("ubuntu", engine=True, files={JSON: "{,}"}), FakeHost("ubuntu", files={JSON: "{,}"})):
         with pytest.raises(HostConfigError):
             provision(fake)
         assert fake.scripts == []
 
 
-def test_options_that_can_be_reloaded_restart_nothing() -> None:
+def test_options_that_can_be_reloaded_cause_no_restart() -> None:
     fake = FakeHost("ubuntu", engine=True, containers=2)
-    set_up(fake)
+    provision_and_apply(fake)
     provision(fake, daemon={"labels": ["provider=generic", "a=b"]})
     assert "activate reload" in fake.body("apply")
     assert '"$STATE/pending"' not in fake.body("apply")
 
 
-def test_an_option_taken_away_goes_from_the_host_too() -> None:
+def test_an_option_that_is_no_longer_set_is_removed_from_the_host() -> None:
     fake = FakeHost("ubuntu", engine=True, files={JSON: '{"labels": ["rack=7"]}'})
-    set_up(fake, daemon={"labels": ["a=b", "provider=generic"], "storage-driver": "vfs"})
+    provision_and_apply(fake, daemon={"labels": ["a=b", "provider=generic"], "storage-driver": "vfs"})
     provision(fake)
     settings = json.loads(fake.written()[JSON])
     assert settings["labels"] == ["rack=7", "provider=generic"]
     assert "storage-driver" not in settings
 
 
-def test_containers_go_on_while_the_engine_restarts() -> None:
+def test_containers_keep_running_while_the_engine_restarts() -> None:
     fake = FakeHost("ubuntu", engine=True, containers=3)
     said = provision(fake)
     assert json.loads(fake.written()[JSON])["live-restore"] is True
@@ -350,7 +356,7 @@ def test_containers_go_on_while_the_engine_restarts() -> None:
     assert body.index("commit_state\n") < body.index(f"keep_containers {JSON}") < body.index("\ncommit\n")
     assert any(line.startswith("3 containers keep running while the engine restarts") for line in said)
     fake.scripts.clear()
-    set_up(fake)
+    provision_and_apply(fake)
     provision(fake)
     assert fake.scripts == []
 
@@ -364,8 +370,8 @@ def test_containers_go_on_while_the_engine_restarts() -> None:
         FakeHost("ubuntu", engine=True, containers=1, active=False),
     ],
 )
-def test_live_restore_is_not_switched_on_against_the_host(fake: FakeHost) -> None:
-    """A swarm's nodes cannot have it, and a host that has it off has it off for a reason."""
+def test_live_restore_stays_off_where_it_is_not_possible_or_needed(fake: FakeHost) -> None:
+    """Swarm nodes do not support it, and a host may have it switched off for a reason."""
     provision(fake)
     assert json.loads(fake.written()[JSON]).get("live-restore") in (None, False)
     assert "keep_containers" not in fake.body("apply")
@@ -373,13 +379,13 @@ def test_live_restore_is_not_switched_on_against_the_host(fake: FakeHost) -> Non
 
 def test_what_was_put_into_place_but_not_activate_is_so_the_next_time() -> None:
     fake = FakeHost("ubuntu", engine=True)
-    set_up(fake)
+    provision_and_apply(fake)
     fake.files["/var/lib/pymachine/pending"] = ""
     provision(fake)
     assert "activate restart" in fake.body("apply")
 
 
-def test_an_installation_that_was_cut_short_is_done_again() -> None:
+def test_an_interrupted_installation_is_repeated() -> None:
     left = {"/var/lib/pymachine/installed": "apt\n"}
     fake = FakeHost("ubuntu", engine=True, active=False, files=left)
     provision(fake)
@@ -404,7 +410,7 @@ def test_an_ipv6_host_listens_on_ipv6() -> None:
     assert "-H tcp://[::]:2376" in fake.written()[unit.DROP_IN]
 
 
-def test_secrets_are_on_no_command_line() -> None:
+def test_secrets_are_not_on_any_command_line() -> None:
     assert "KEY" not in remote.ROOT_SHELL
     assert "KEY" not in repr(wanted())
 
@@ -413,16 +419,16 @@ def restore(fake: FakeHost) -> bool:
     return HostSetup(Remote(fake, name="far", warn=[].append), reporter=Silent()).restore()
 
 
-def test_giving_back_a_host_that_was_not_touched_does_nothing() -> None:
+def test_restoring_an_untouched_host_does_nothing() -> None:
     fake = FakeHost("ubuntu", engine=True)
     assert restore(fake) is False
     assert fake.scripts == []
 
 
-def test_giving_back_puts_every_file_back() -> None:
+def test_restoring_puts_every_file_back() -> None:
     original = '{"bip": "10.9.0.1/24"}\n'
     fake = FakeHost("ubuntu", engine=True, files={JSON: original})
-    set_up(fake)
+    provision_and_apply(fake)
     fake.files[f"{JSON}.before-pymachine"] = original
     assert restore(fake) is True
     body = fake.body("restore")
@@ -432,9 +438,9 @@ def test_giving_back_puts_every_file_back() -> None:
     assert "remove_packages" not in body
 
 
-def test_giving_back_keeps_what_somebody_changed_since() -> None:
+def test_restoring_keeps_later_changes() -> None:
     fake = FakeHost("ubuntu", engine=True)
-    set_up(fake)
+    provision_and_apply(fake)
     fake.files[JSON] = json.dumps({**json.loads(fake.files[JSON]), "bip": "10.9.0.1/24"})
     assert restore(fake)
     assert f"put_back {JSON}\n" not in fake.body("restore")
@@ -442,9 +448,9 @@ def test_giving_back_keeps_what_somebody_changed_since() -> None:
     assert "tlsverify" not in fake.body("restore")
 
 
-def test_giving_back_removes_an_engine_that_was_installed() -> None:
+def test_restoring_removes_an_engine_that_was_installed() -> None:
     fake = FakeHost("ubuntu")
-    set_up(fake)
+    provision_and_apply(fake)
     fake.files["/var/lib/pymachine/installed"] = "apt\n"
     assert restore(fake)
     body = fake.body("restore")
@@ -462,16 +468,18 @@ def test_giving_back_removes_an_engine_that_was_installed() -> None:
         lambda: provision(FakeHost("rocky"), script=InstallScript("u", "#!/bin/sh\ntrue\n", "d")),
     ],
 )
-def test_every_script_is_one_that_a_shell_can_read(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
-    """And half of one does nothing: it is not called before its last line."""
+def test_every_script_parses_and_a_truncated_one_does_nothing(
+    monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]
+) -> None:
+    """A script's function is called in its last line only."""
     sent: list[str] = []
     run = FakeHost.run
 
-    def keeping(self: FakeHost, command: str, *, stdin: str = "", **rest: Any) -> Result:
+    def record_and_run(self: FakeHost, command: str, *, stdin: str = "", **rest: Any) -> Result:
         sent.append(stdin)
         return run(self, command, stdin=stdin, **rest)
 
-    monkeypatch.setattr(FakeHost, "run", keeping)
+    monkeypatch.setattr(FakeHost, "run", record_and_run)
     act()
     assert sent
     for text in sent:
@@ -483,7 +491,7 @@ def test_every_script_is_one_that_a_shell_can_read(monkeypatch: pytest.MonkeyPat
 
 
 ADDED = Provisioner(name="mine", ids=("void", "debian"))
-NOT_ONE = object()
+NOT_A_PROVISIONER = object()
 
 
 @pytest.fixture
@@ -493,7 +501,7 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
     return found
 
 
-def test_a_package_can_add_a_provisioner_and_its_own_comes_first(plugins: list[EntryPoint]) -> None:
+def test_a_plug_in_can_add_a_provisioner_and_comes_first(plugins: list[EntryPoint]) -> None:
     plugins.append(EntryPoint("mine", f"{__name__}:ADDED", distributions.GROUP))
     assert choose({"ID": "void"}, all_provisioners()) is ADDED
     assert choose({"ID": "debian"}, all_provisioners()) is ADDED
@@ -501,9 +509,10 @@ def test_a_package_can_add_a_provisioner_and_its_own_comes_first(plugins: list[E
 
 
 @pytest.mark.parametrize(
-    ("value", "says"), [("no_such_module:X", "cannot be loaded"), (f"{__name__}:NOT_ONE", "is not a Provisioner")]
+    ("value", "says"),
+    [("no_such_module:X", "cannot be loaded"), (f"{__name__}:NOT_A_PROVISIONER", "is not a Provisioner")],
 )
-def test_a_broken_plug_in_says_so(plugins: list[EntryPoint], value: str, says: str) -> None:
+def test_a_broken_plug_in_is_reported(plugins: list[EntryPoint], value: str, says: str) -> None:
     plugins.append(EntryPoint("odd", value, distributions.GROUP))
     with pytest.raises(ProvisionError, match=says):
         all_provisioners()

@@ -1,4 +1,4 @@
-"""daemon.json: ours laid into the host's and taken out again, without a trace and without a loss."""
+"""Merging our settings into a host's daemon.json, and taking them out again without loss."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ contents = st.dictionaries(st.sampled_from(["labels", "dns", "log-opts", "tls", 
 
 @quick
 @given(contents, contents)
-def test_what_is_laid_in_can_be_taken_out(found: dict[str, Any], ours: dict[str, Any]) -> None:
+def test_merged_settings_can_be_stripped(found: dict[str, Any], ours: dict[str, Any]) -> None:
     merged, applied = merge.merge(found, ours)
     applied = Applied.from_json(json.loads(json.dumps(applied.to_json())))
     assert merge.same(merge.strip(merged, applied), found)
@@ -36,7 +36,7 @@ def test_what_is_laid_in_can_be_taken_out(found: dict[str, Any], ours: dict[str,
 
 @quick
 @given(contents, contents)
-def test_laying_in_again_changes_nothing(found: dict[str, Any], ours: dict[str, Any]) -> None:
+def test_merging_again_changes_nothing(found: dict[str, Any], ours: dict[str, Any]) -> None:
     merged, applied = merge.merge(found, ours)
     again, _ = merge.merge(merge.strip(merged, applied), ours)
     assert merge.same(again, merged)
@@ -44,7 +44,7 @@ def test_laying_in_again_changes_nothing(found: dict[str, Any], ours: dict[str, 
 
 @quick
 @given(contents, contents)
-def test_nothing_of_ours_is_missing(found: dict[str, Any], ours: dict[str, Any]) -> None:
+def test_all_our_settings_are_in_the_merged_file(found: dict[str, Any], ours: dict[str, Any]) -> None:
     merged, _ = merge.merge(found, ours)
     for key, value in ours.items():
         if isinstance(value, list) and isinstance(found.get(key), list):
@@ -55,7 +55,7 @@ def test_nothing_of_ours_is_missing(found: dict[str, Any], ours: dict[str, Any])
             assert merged[key] == value
 
 
-def test_a_hosts_own_settings_stay() -> None:
+def test_the_hosts_own_settings_are_kept() -> None:
     found = {"labels": ["rack=7"], "log-opts": {"max-size": "10m"}, "bip": "10.9.0.1/24"}
     merged, _ = merge.merge(found, {**OURS, "log-opts": {"max-file": "3"}})
     assert merged["labels"] == ["rack=7", "provider=generic"]
@@ -63,7 +63,7 @@ def test_a_hosts_own_settings_stay() -> None:
     assert merged["bip"] == "10.9.0.1/24"
 
 
-def test_a_label_with_another_value_gives_way_and_comes_back() -> None:
+def test_the_hosts_value_of_our_label_is_replaced_and_restored() -> None:
     """The engine does not start with two values of one label."""
     found = {"labels": ["provider=hand", "rack=7"]}
     merged, applied = merge.merge(found, OURS)
@@ -71,7 +71,7 @@ def test_a_label_with_another_value_gives_way_and_comes_back() -> None:
     assert merge.same(merge.strip(merged, applied), found)
 
 
-def test_what_somebody_changed_since_is_theirs() -> None:
+def test_values_changed_on_the_host_since_are_kept() -> None:
     merged, applied = merge.merge({}, OURS)
     merged["storage-driver"] = "overlay2"
     merged["labels"].append("rack=8")
@@ -79,7 +79,7 @@ def test_what_somebody_changed_since_is_theirs() -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '"text"', "{'a': 1}"])
-def test_a_file_that_is_no_settings_is_refused(text: str) -> None:
+def test_a_file_that_is_not_a_json_object_is_refused(text: str) -> None:
     with pytest.raises(HostConfigError, match=r"/etc/docker/daemon\.json on the host is not"):
         merge.read(text, path="/etc/docker/daemon.json")
 
@@ -89,5 +89,5 @@ def test_an_empty_file_has_no_settings(text: str) -> None:
     assert merge.read(text, path="x") == {}
 
 
-def test_order_in_lists_is_no_change() -> None:
+def test_the_order_of_lists_does_not_count_as_a_change() -> None:
     assert merge.changed_keys({"dns": ["a", "b"], "bip": "x"}, {"dns": ["b", "a"], "bip": "y"}) == {"bip"}

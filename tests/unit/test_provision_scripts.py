@@ -21,7 +21,7 @@ OWN = '{"bip": "10.9.0.1/24", "labels": ["rack=7"]}\n'
 RELEASES = {"debian": 'ID=debian\nPRETTY_NAME="Debian"\n', "alpine": "ID=alpine\n"}
 
 
-def host(fake: LocalHost, *, warnings: list[str] | None = None) -> HostSetup:
+def make_host(fake: LocalHost, *, warnings: list[str] | None = None) -> HostSetup:
     said = [] if warnings is None else warnings
     return HostSetup(Remote(fake, name="far", warn=said.append), reporter=Silent())
 
@@ -36,188 +36,192 @@ def provision(
         "daemon": {"labels": ["provider=generic"]},
         **changed,
     }
-    host(fake, warnings=warnings).provision(EngineSettings(**given), install_script=lambda: script)
+    make_host(fake, warnings=warnings).provision(EngineSettings(**given), install_script=lambda: script)
 
 
 @pytest.fixture
-def bare(tmp_path: Path) -> LocalHost:
+def bare_host(tmp_path: Path) -> LocalHost:
     return LocalHost(tmp_path, files={"etc/os-release": RELEASES["debian"], "etc/group": "root:x:0:\n"})
 
 
 @pytest.fixture
-def lived_in(bare: LocalHost) -> LocalHost:
-    """With an engine of its own, which runs, and three containers."""
-    bare.put("usr/lib/systemd/system/docker.service", "[Service]\nExecStart=/usr/sbin/dockerd -H fd://\n")
-    (bare.root / "bin/dockerd").symlink_to(bare.root / "stand-ins/dockerd")
-    bare.put("containers", "one\ntwo\nthree\n")
-    bare.put(JSON, OWN)
-    (bare.root / JSON[1:]).chmod(0o640)
-    bare.put("active", "active\n")
-    bare.put("enabled", "enabled\n")
-    return bare
+def host_with_engine(bare_host: LocalHost) -> LocalHost:
+    """A host with its own running engine and three containers."""
+    bare_host.put("usr/lib/systemd/system/docker.service", "[Service]\nExecStart=/usr/sbin/dockerd -H fd://\n")
+    (bare_host.root / "bin/dockerd").symlink_to(bare_host.root / "stand-ins/dockerd")
+    bare_host.put("containers", "one\ntwo\nthree\n")
+    bare_host.put(JSON, OWN)
+    (bare_host.root / JSON[1:]).chmod(0o640)
+    bare_host.put("active", "active\n")
+    bare_host.put("enabled", "enabled\n")
+    return bare_host
 
 
-def test_a_bare_host_gets_an_engine_and_loses_it_again(bare: LocalHost) -> None:
-    before = bare.tree()
-    provision(bare)
-    calls = bare.calls()
+def test_a_bare_host_gets_an_engine_and_is_restored_without_it(bare_host: LocalHost) -> None:
+    before = bare_host.tree()
+    provision(bare_host)
+    calls = bare_host.calls()
     assert any("install --no-install-recommends docker.io ca-certificates" in call for call in calls)
     assert not any("docker-cli" in call for call in calls if " install " in call)  # this mirror has none
-    assert bare.get(DROP_IN).endswith("ExecStart=/usr/sbin/dockerd -H fd:// -H tcp://0.0.0.0:2376\n")
-    assert (bare.root / "etc/docker/server-key.pem").stat().st_mode & 0o777 == 0o600
-    assert (bare.root / "etc/docker/ca.pem").stat().st_mode & 0o777 == 0o644
-    assert (bare.root / "etc/docker").stat().st_mode & 0o777 == 0o755
-    assert bare.get("enabled") == "enabled\n"
-    bare.put("etc/group", bare.get("etc/group") + "docker:x:103:\n")
-    assert host(bare).restore()
-    assert bare.tree() == before
+    assert bare_host.get(DROP_IN).endswith("ExecStart=/usr/sbin/dockerd -H fd:// -H tcp://0.0.0.0:2376\n")
+    assert (bare_host.root / "etc/docker/server-key.pem").stat().st_mode & 0o777 == 0o600
+    assert (bare_host.root / "etc/docker/ca.pem").stat().st_mode & 0o777 == 0o644
+    assert (bare_host.root / "etc/docker").stat().st_mode & 0o777 == 0o755
+    assert bare_host.get("enabled") == "enabled\n"
+    bare_host.put("etc/group", bare_host.get("etc/group") + "docker:x:103:\n")
+    assert make_host(bare_host).restore()
+    assert bare_host.tree() == before
 
 
-def test_an_engine_that_cannot_be_started_at_boot_is_told_of(bare: LocalHost) -> None:
+def test_a_warning_says_that_the_engine_cannot_be_enabled_at_boot(bare_host: LocalHost) -> None:
     refuses = "\ncase $1 in enable) echo 'Failed to enable unit: read-only' >&2; exit 1 ;; esac\n"
-    stand_in = bare.root / "stand-ins/systemctl"
+    stand_in = bare_host.root / "stand-ins/systemctl"
     first, rest = stand_in.read_text().split("\n", 1)
     stand_in.write_text(f"{first}{refuses}{rest}")
     warnings: list[str] = []
-    provision(bare, warnings=warnings)
+    provision(bare_host, warnings=warnings)
     assert warnings
     assert set(warnings) == {"On the host, `systemctl enable docker.service` failed: Failed to enable unit: read-only"}
 
 
-def test_nothing_is_left_lying_about(bare: LocalHost) -> None:
-    provision(bare)
-    names = {path.name for path in (bare.root / "etc/docker").iterdir()}
+def test_no_temporary_files_are_left(bare_host: LocalHost) -> None:
+    provision(bare_host)
+    names = {path.name for path in (bare_host.root / "etc/docker").iterdir()}
     assert names == {"ca.pem", "server.pem", "server-key.pem", "daemon.json"}
-    assert not (bare.root / "var/lib/pymachine/pending").exists()
-    assert list((bare.root / "tmp").iterdir()) == []
+    assert not (bare_host.root / "var/lib/pymachine/pending").exists()
+    assert list((bare_host.root / "tmp").iterdir()) == []
 
 
-def test_a_second_time_starts_nothing(lived_in: LocalHost) -> None:
-    provision(lived_in)
-    before = lived_in.tree()
-    lived_in.calls()
-    provision(lived_in)
-    assert lived_in.tree() == before
+def test_provisioning_again_restarts_nothing(host_with_engine: LocalHost) -> None:
+    provision(host_with_engine)
+    before = host_with_engine.tree()
+    host_with_engine.calls()
+    provision(host_with_engine)
+    assert host_with_engine.tree() == before
     assert not [
-        call for call in lived_in.calls() if call.split()[1] in {"restart", "reload", "daemon-reload", "enable"}
+        call for call in host_with_engine.calls() if call.split()[1] in {"restart", "reload", "daemon-reload", "enable"}
     ]
 
 
-def test_an_engine_of_ones_own_goes_on_and_is_given_back(lived_in: LocalHost) -> None:
-    before = lived_in.tree()
-    provision(lived_in)
-    settings = json.loads(lived_in.get(JSON))
+def test_the_hosts_own_engine_keeps_its_settings_and_is_restored(host_with_engine: LocalHost) -> None:
+    before = host_with_engine.tree()
+    provision(host_with_engine)
+    settings = json.loads(host_with_engine.get(JSON))
     assert settings["bip"] == "10.9.0.1/24"
     assert settings["live-restore"] is True
-    assert lived_in.get(f"{JSON}.before-pymachine") == OWN
-    assert (lived_in.root / JSON[1:]).stat().st_mode & 0o777 == 0o640
-    calls = [call for call in lived_in.calls() if call.startswith("systemctl re")]
+    assert host_with_engine.get(f"{JSON}.before-pymachine") == OWN
+    assert (host_with_engine.root / JSON[1:]).stat().st_mode & 0o777 == 0o640
+    calls = [call for call in host_with_engine.calls() if call.startswith("systemctl re")]
     # live-restore is in force before the engine goes down.
     assert calls.index("systemctl reload docker.service") < calls.index("systemctl restart docker.service")
-    assert host(lived_in).restore()
-    assert lived_in.tree() == before
-    calls = [call for call in lived_in.calls() if call.startswith("systemctl re")]
+    assert make_host(host_with_engine).restore()
+    assert host_with_engine.tree() == before
+    calls = [call for call in host_with_engine.calls() if call.startswith("systemctl re")]
     # And until it is up again.
     assert calls.index("systemctl restart docker.service") < calls.index("systemctl reload docker.service")
 
 
-def test_an_engine_that_does_not_start_gets_its_old_files_back(lived_in: LocalHost) -> None:
-    before = {path: entry for path, entry in lived_in.tree().items() if not path.startswith("var/lib/pymachine")}
+def test_old_files_are_put_back_if_the_engine_does_not_start(host_with_engine: LocalHost) -> None:
+    before = {
+        path: entry for path, entry in host_with_engine.tree().items() if not path.startswith("var/lib/pymachine")
+    }
     with pytest.raises(StepError, match='the step "Setting Docker configuration" failed') as caught:
-        provision(lived_in, daemon={"labels": ["provider=generic"], "storage-driver": "nonsense"})
+        provision(host_with_engine, daemon={"labels": ["provider=generic"], "storage-driver": "nonsense"})
     assert "the old one was restored" in caught.value.details
     assert "unknown storage driver" in caught.value.details
-    assert lived_in.get("active") == "active\n"
-    after = {path: entry for path, entry in lived_in.tree().items() if not path.startswith("var/lib/pymachine")}
+    assert host_with_engine.get("active") == "active\n"
+    after = {path: entry for path, entry in host_with_engine.tree().items() if not path.startswith("var/lib/pymachine")}
     after.pop("etc/systemd/system/docker.service.d", None)
     assert after == before
-    provision(lived_in)
-    assert json.loads(lived_in.get(JSON))["tlsverify"] is True
+    provision(host_with_engine)
+    assert json.loads(host_with_engine.get(JSON))["tlsverify"] is True
 
 
-def test_a_disk_that_is_full_on_the_way_changes_nothing(lived_in: LocalHost) -> None:
-    before = {path: entry for path, entry in lived_in.tree().items() if not path.startswith("var/lib/pymachine")}
+def test_a_full_disk_changes_nothing(host_with_engine: LocalHost) -> None:
+    before = {
+        path: entry for path, entry in host_with_engine.tree().items() if not path.startswith("var/lib/pymachine")
+    }
     # The third file does not fit.
-    lived_in.alter_script = lambda text: text.replace(
+    host_with_engine.alter_script = lambda text: text.replace(
         "stage /etc/docker/server-key.pem 600", 'fail "No space left on device"; stage /etc/docker/server-key.pem 600'
     )
     with pytest.raises(StepError) as caught:
-        provision(lived_in)
+        provision(host_with_engine)
     assert "No space left on device" in caught.value.details
-    after = {path: entry for path, entry in lived_in.tree().items() if not path.startswith("var/lib/pymachine")}
+    after = {path: entry for path, entry in host_with_engine.tree().items() if not path.startswith("var/lib/pymachine")}
     assert after == before
-    lived_in.alter_script = lambda text: text
-    provision(lived_in)
+    host_with_engine.alter_script = lambda text: text
+    provision(host_with_engine)
 
 
 @pytest.mark.parametrize("cut", ["back_up\n", "commit_state\n", "commit\n", "activate restart\n"])
-def test_a_host_that_went_down_in_the_middle_is_finished(lived_in: LocalHost, cut: str) -> None:
-    lived_in.alter_script = lambda text: text.replace(f"\n{cut}", f"\ntrap - EXIT; exit 9\n{cut}")
+def test_an_interrupted_change_is_finished_by_the_next_run(host_with_engine: LocalHost, cut: str) -> None:
+    host_with_engine.alter_script = lambda text: text.replace(f"\n{cut}", f"\ntrap - EXIT; exit 9\n{cut}")
     with pytest.raises(StepError):
-        provision(lived_in)
-    lived_in.alter_script = lambda text: text
-    lived_in.calls()
-    provision(lived_in)
-    assert "systemctl restart docker.service" in lived_in.calls()
-    assert json.loads(lived_in.get(JSON))["tlsverify"] is True
-    assert lived_in.get(f"{JSON}.before-pymachine") == OWN
-    assert host(lived_in).restore()
-    assert lived_in.get(JSON) == OWN
+        provision(host_with_engine)
+    host_with_engine.alter_script = lambda text: text
+    host_with_engine.calls()
+    provision(host_with_engine)
+    assert "systemctl restart docker.service" in host_with_engine.calls()
+    assert json.loads(host_with_engine.get(JSON))["tlsverify"] is True
+    assert host_with_engine.get(f"{JSON}.before-pymachine") == OWN
+    assert make_host(host_with_engine).restore()
+    assert host_with_engine.get(JSON) == OWN
 
 
-def test_an_installation_that_fails_says_what_the_package_manager_said(bare: LocalHost) -> None:
-    apt = bare.root / "stand-ins/apt-get"
+def test_a_failed_installation_shows_the_package_managers_output(bare_host: LocalHost) -> None:
+    apt = bare_host.root / "stand-ins/apt-get"
     whole = apt.read_text()
     apt.write_text("#!/bin/sh\necho 'E: Unable to locate package'\nexit 100\n")
     with pytest.raises(StepError, match="exit code 100") as caught:
-        provision(bare)
+        provision(bare_host)
     assert "E: Unable to locate package" in caught.value.details
     apt.write_text(whole)
-    provision(bare)
+    provision(bare_host)
 
 
-def test_no_repository_has_the_engine(bare: LocalHost) -> None:
-    (bare.root / "stand-ins/apt-cache").write_text("#!/bin/sh\n")
+def test_a_missing_engine_package_is_named(bare_host: LocalHost) -> None:
+    (bare_host.root / "stand-ins/apt-cache").write_text("#!/bin/sh\n")
     with pytest.raises(StepError) as caught:
-        provision(bare)
+        provision(bare_host)
     assert "None of the configured repositories has docker.io" in caught.value.details
 
 
-def test_what_was_begun_and_never_finished_is_given_back_too(bare: LocalHost) -> None:
-    """Only what was asked for is removed: whatever else came since may be somebody's."""
-    before = bare.tree()
-    bare.alter_script = lambda text: text.replace("| sort > /var/lib/pymachine/packages.after", "| exit 9")
+def test_an_unfinished_installation_is_restored_too(bare_host: LocalHost) -> None:
+    """Only the requested packages are removed: the user may have installed others since."""
+    before = bare_host.tree()
+    bare_host.alter_script = lambda text: text.replace("| sort > /var/lib/pymachine/packages.after", "| exit 9")
     with pytest.raises(StepError):
-        provision(bare)
-    bare.alter_script = lambda text: text
-    bare.put("packages", bare.get("packages") + "editor\n")
-    assert host(bare).restore()
-    after = bare.tree()
+        provision(bare_host)
+    bare_host.alter_script = lambda text: text
+    bare_host.put("packages", bare_host.get("packages") + "editor\n")
+    assert make_host(bare_host).restore()
+    after = bare_host.tree()
     assert after.pop("packages")[1].split() == ["base", "runc", "editor"]
     before.pop("packages")
     assert after == before
 
 
-def test_a_set_up_that_failed_is_given_back_too(lived_in: LocalHost) -> None:
-    before = lived_in.tree()
+def test_a_failed_configuration_is_restored_too(host_with_engine: LocalHost) -> None:
+    before = host_with_engine.tree()
     with pytest.raises(StepError):
-        provision(lived_in, daemon={"storage-driver": "nonsense"})
-    lived_in.calls()
-    assert host(lived_in).restore()
-    assert lived_in.tree() == before
-    assert not [call for call in lived_in.calls() if "stop" in call or "restart" in call]
+        provision(host_with_engine, daemon={"storage-driver": "nonsense"})
+    host_with_engine.calls()
+    assert make_host(host_with_engine).restore()
+    assert host_with_engine.tree() == before
+    assert not [call for call in host_with_engine.calls() if "stop" in call or "restart" in call]
 
 
-def test_a_script_is_run_from_a_private_file(bare: LocalHost) -> None:
+def test_a_script_is_run_from_a_private_file(bare_host: LocalHost) -> None:
     body = "#!/bin/sh\nset -e\napt-get install engine\n"
-    provision(bare, script=InstallScript("http://example.org/get", body, "digest"))
-    script = bare.root / "var/lib/pymachine/install-script"
+    provision(bare_host, script=InstallScript("http://example.org/get", body, "digest"))
+    script = bare_host.root / "var/lib/pymachine/install-script"
     assert script.read_text() == body
     assert script.stat().st_mode & 0o777 == 0o600
-    assert any(call == "apt-get install engine" for call in bare.calls())
+    assert any(call == "apt-get install engine" for call in bare_host.calls())
 
 
-def test_alpine_from_bare_and_back(tmp_path: Path) -> None:
+def test_alpine_is_provisioned_and_restored(tmp_path: Path) -> None:
     fake = LocalHost(tmp_path, programs=OPENRC, files={"etc/os-release": RELEASES["alpine"], "etc/group": ""})
     before = fake.tree()
     # A socket for the script to find: the stand-in cannot make one.
@@ -231,7 +235,7 @@ def test_alpine_from_bare_and_back(tmp_path: Path) -> None:
     assert "export FOO='a b' # pymachine:" in fake.get("/etc/conf.d/docker")
     provision(fake, environment=["FOO=a b"])
     assert not [call for call in fake.calls() if call.startswith(("rc-service docker restart", "apk add"))]
-    assert host(fake).restore()
+    assert make_host(fake).restore()
     after = fake.tree()
     for folder in ("etc/conf.d", "etc/runlevels", "etc/runlevels/default"):  # the distribution's, not ours
         after.pop(folder, None)

@@ -1,4 +1,4 @@
-"""The engine's unit: which command line holds, and what becomes of it."""
+"""The engine's systemd unit: the command line in force, and the one that pymachine writes."""
 
 from __future__ import annotations
 
@@ -36,74 +36,74 @@ Environment=
 """
 
 
-def adapted(command: str, **changed: object) -> unit.Command:
+def adapt(command: str, **changed: object) -> unit.Command:
     given = {"keys": KEYS, "address": ADDRESS, "flags": [], **changed}
     return unit.with_address(command, **given)  # type: ignore[arg-type]
 
 
-def test_the_last_command_line_holds() -> None:
+def test_the_last_exec_start_is_in_force() -> None:
     assert unit.exec_start(DEBIAN, without=()).startswith("/usr/sbin/dockerd -H fd:// --containerd")
     assert unit.exec_start(DEBIAN + OVERRIDE, without=()) == "/usr/sbin/dockerd --log-level warn -H fd://"
 
 
-def test_a_list_taken_back_is_no_command_line() -> None:
+def test_an_emptied_exec_start_list_is_no_command_line() -> None:
     assert unit.exec_start("# /a/docker.service\nExecStart=/x\n# /a/o.conf\nExecStart=\n", without=()) == ""
     assert unit.exec_start("", without=()) == ""
 
 
-def test_what_pymachine_and_docker_machine_wrote_is_left_aside() -> None:
+def test_files_of_pymachine_and_docker_machine_are_ignored() -> None:
     text = DEBIAN + DOCKER_MACHINE
     assert "fd://" in unit.exec_start(text, without={unit.DOCKER_MACHINE})
     assert "fd://" not in unit.exec_start(text, without=())
 
 
 def test_the_hosts_own_sockets_stay() -> None:
-    command = adapted("/usr/sbin/dockerd -H fd:// --containerd=/run/c.sock $DOCKER_OPTS")
+    command = adapt("/usr/sbin/dockerd -H fd:// --containerd=/run/c.sock $DOCKER_OPTS")
     assert command.line == f"/usr/sbin/dockerd -H fd:// --containerd=/run/c.sock $DOCKER_OPTS -H {ADDRESS}"
 
 
-def test_an_engine_that_listens_nowhere_keeps_its_default_socket() -> None:
-    assert adapted("/usr/bin/dockerd").line == f"/usr/bin/dockerd -H unix:///var/run/docker.sock -H {ADDRESS}"
+def test_an_engine_without_listen_flags_keeps_its_default_socket() -> None:
+    assert adapt("/usr/bin/dockerd").line == f"/usr/bin/dockerd -H unix:///var/run/docker.sock -H {ADDRESS}"
 
 
-def test_adding_the_address_twice_is_adding_it_once() -> None:
-    once = adapted("/usr/sbin/dockerd -H fd://").line
-    assert adapted(once).line == once
+def test_adding_the_address_twice_adds_it_once() -> None:
+    once = adapt("/usr/sbin/dockerd -H fd://").line
+    assert adapt(once).line == once
 
 
 @pytest.mark.parametrize("words", ["--label rack=7", "--label=rack=7", "--label 'rack=7'"])
-def test_a_setting_that_daemon_json_has_moves_there(words: str) -> None:
-    command = adapted(f"/usr/sbin/dockerd -H fd:// {words}")
+def test_a_flag_that_daemon_json_also_sets_moves_there(words: str) -> None:
+    command = adapt(f"/usr/sbin/dockerd -H fd:// {words}")
     assert command.line == f"/usr/sbin/dockerd -H fd:// -H {ADDRESS}"
     assert command.moved == {"labels": ["rack=7"]}
 
 
-def test_tls_of_ones_own_gives_way() -> None:
-    command = adapted("/usr/sbin/dockerd -H tcp://0.0.0.0:2376 --tlsverify --tlscacert /my/ca.pem --tlskey=/my/key.pem")
+def test_the_hosts_own_tls_flags_are_replaced() -> None:
+    command = adapt("/usr/sbin/dockerd -H tcp://0.0.0.0:2376 --tlsverify --tlscacert /my/ca.pem --tlskey=/my/key.pem")
     assert command.line == f"/usr/sbin/dockerd -H unix:///var/run/docker.sock -H {ADDRESS}"
 
 
-def test_a_setting_that_only_the_host_has_stays() -> None:
+def test_other_flags_of_the_host_stay() -> None:
     line = "/usr/sbin/dockerd --log-level warn -D --insecure-registry r:5000 -H fd://"
-    assert adapted(line).line == f"{line} -H {ADDRESS}"
+    assert adapt(line).line == f"{line} -H {ADDRESS}"
 
 
-def test_where_daemon_json_says_where_to_listen_the_command_line_does_not() -> None:
-    assert adapted("/usr/sbin/dockerd", address=None).line == "/usr/sbin/dockerd"
+def test_the_command_line_has_no_address_if_daemon_json_has_one() -> None:
+    assert adapt("/usr/sbin/dockerd", address=None).line == "/usr/sbin/dockerd"
 
 
-def test_flags_without_a_key_are_on_the_command_line() -> None:
-    line = adapted("/usr/sbin/dockerd -H fd://", flags=["--new-thing=50%"]).line
+def test_flags_without_a_daemon_json_key_stay_on_the_command_line() -> None:
+    line = adapt("/usr/sbin/dockerd -H fd://", flags=["--new-thing=50%"]).line
     assert line.endswith(f'-H {ADDRESS} "--new-thing=50%%"')
 
 
 def test_the_environment_is_quoted() -> None:
-    """docker-machine's drop-in lost all but the first word of a value."""
+    """docker-machine's drop-in file lost all but the first word of a value."""
     text = unit.drop_in("", environment=["HTTP_PROXY=http://u:p@h", "GREETING=hello world", 'ODD="50%\\'])
     assert 'Environment="HTTP_PROXY=http://u:p@h"' in text
     assert 'Environment="GREETING=hello world"' in text
     assert 'Environment="ODD=\\"50%%\\\\"' in text
 
 
-def test_nothing_to_say_is_no_file() -> None:
+def test_without_settings_there_is_no_drop_in() -> None:
     assert unit.drop_in("", environment=[]) == ""

@@ -1,4 +1,4 @@
-"""QEMU's command line, held against golden text."""
+"""QEMU's command line, compared with golden text."""
 
 from __future__ import annotations
 
@@ -81,18 +81,18 @@ def value_of(words: list[str], flag: str) -> str:
     return words[words.index(flag) + 1]
 
 
-def test_an_amd64_machine_in_software_emulation() -> None:
+def test_an_amd64_machine_with_software_emulation() -> None:
     assert argv() == shlex.split(AMD64)
 
 
-def test_an_accelerated_machine_has_the_hosts_processor() -> None:
+def test_an_accelerated_machine_uses_the_hosts_processor() -> None:
     words = argv(accelerator="kvm")
     assert value_of(words, "-accel") == "kvm"
     assert value_of(words, "-cpu") == "host"
     assert "hugepage" not in value_of(words, "-append")
 
 
-def test_an_arm64_machine_has_another_board_and_console_and_no_vmgenid() -> None:
+def test_an_arm64_machine_has_its_own_board_and_console_and_no_vmgenid() -> None:
     words = argv(architecture="arm64")
     assert value_of(words, "-machine") == "virt"
     assert value_of(words, "-cpu") == "max,pauth-impdef=on"
@@ -100,18 +100,18 @@ def test_an_arm64_machine_has_another_board_and_console_and_no_vmgenid() -> None
     assert not [word for word in words if word.startswith("vmgenid")]
 
 
-def test_without_seccomp_there_is_no_sandbox() -> None:
+def test_without_seccomp_the_sandbox_is_off() -> None:
     assert "-sandbox" not in argv(sandbox=False)
 
 
-def test_a_comma_in_a_path_is_not_the_end_of_it() -> None:
+def test_commas_in_paths_are_escaped() -> None:
     words = argv(folder="/s,readonly=off/x")
     assert "if=none,id=disk,file=/s,,readonly=off/x/disk.raw,format=raw,discard=unmap" in words
     # These are whole arguments, not options with commas.
     assert value_of(words, "-kernel") == "/s,readonly=off/x/vmlinuz"
 
 
-def test_an_old_record_has_the_defaults() -> None:
+def test_a_record_without_hardware_fields_has_the_defaults() -> None:
     config = {"MachineID": CONFIG["MachineID"]}
     spec = MachineSpec(
         qemu=Qemu(Path("/q"), (7, 2), ("-L", "/share")), accelerator="tcg", architecture="amd64", config=config
@@ -124,7 +124,7 @@ def test_an_old_record_has_the_defaults() -> None:
     )
 
 
-def test_a_template_writes_its_memory_and_cannot_be_reached() -> None:
+def test_a_template_writes_its_memory_and_has_no_forwards() -> None:
     words = argv(listen=None, memory=command_line.Memory(path=Path("/t/memory"), shared=True))
     assert value_of(words, "-object") == "memory-backend-file,id=ram,size=1024M,mem-path=/t/memory,share=on"
     assert value_of(words, "-machine") == "q35,vmport=off,memory-backend=ram"
@@ -132,20 +132,20 @@ def test_a_template_writes_its_memory_and_cannot_be_reached() -> None:
     assert "-incoming" not in words
 
 
-def test_a_clone_only_reads_the_memory_and_waits_for_its_state() -> None:
+def test_a_clone_maps_the_memory_privately_and_waits_for_its_state() -> None:
     words = argv(memory=command_line.Memory(path=Path("/t/memory")), resumed=True)
     assert value_of(words, "-object").endswith("mem-path=/t/memory,share=off")
     assert value_of(words, "-incoming") == "defer"
     assert f"hostfwd=tcp:{PLACE.address}:2376-:2376" in value_of(words, "-netdev")
 
 
-def test_no_machine_with_a_templates_memory_has_holes_punched_into_it() -> None:
-    """Free page reporting would punch them through a private mapping, into the file that all clones share."""
+def test_free_page_reporting_is_off_for_a_templates_memory() -> None:
+    """It would punch holes through the private mapping into the file that all clones share."""
     for memory in (command_line.Memory(path=Path("/m"), shared=True), command_line.Memory(path=Path("/m"))):
         assert not [word for word in argv(memory=memory) if "free-page-reporting" in word]
 
 
-def test_a_machine_from_a_snapshot_of_a_clone_has_the_same_devices_without_the_file() -> None:
+def test_a_snapshot_of_a_clone_has_the_same_devices_without_the_memory_file() -> None:
     clone = argv(memory=command_line.Memory(path=Path("/m")), resumed=True)
     restored = argv(memory=command_line.Memory(), resumed=True)
     differing = [pair for pair in zip(clone, restored, strict=True) if pair[0] != pair[1]]
@@ -153,7 +153,7 @@ def test_a_machine_from_a_snapshot_of_a_clone_has_the_same_devices_without_the_f
 
 
 @pytest.mark.parametrize("architecture", ["amd64", "arm64"])
-def test_a_trial_ends_at_the_first_reset(architecture: str) -> None:
+def test_an_accelerator_probe_ends_at_the_first_reset(architecture: str) -> None:
     hardware = command_line.Hardware(architecture=architecture, accelerator="kvm", cpus=1, memory_mib=256)
     boot = command_line.Boot(kernel=Path("/k"), initrd=Path("/i"), append="x")
     words = command_line.trial(hardware, boot, console=Path("/c"))

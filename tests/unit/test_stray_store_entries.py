@@ -1,4 +1,4 @@
-"""What else lies among the machines' folders: it must stop no command on the other machines."""
+"""Stray entries among the machines' folders stop no command on the other machines."""
 
 from __future__ import annotations
 
@@ -25,61 +25,64 @@ from pymachine.system.progress import Silent
 from support import unprivileged
 from support.runner import PROGRAM, Outcome, Pymachine, private_store
 
-Lay = Callable[[Path], None]
+Placer = Callable[[Path], None]
 GARBAGE = {"IPAddress": {"a": 1}, "EnginePort": "x", "SSHPort": [], "MachineName": 7, "ConnectionURI": 3, "URL": None}
 
 
-def _folder(name: str | bytes) -> Lay:
+def _place_folder(name: str | bytes) -> Placer:
     return lambda machines: os.mkdir(os.path.join(os.fsencode(machines), os.fsencode(name)))  # noqa: PTH102, PTH118
 
 
-def _record(name: str, record: Any) -> Lay:
-    def lay(machines: Path) -> None:
+def _place_record(name: str, record: Any) -> Placer:
+    def place(machines: Path) -> None:
         (machines / name).mkdir()
         (machines / name / "config.json").write_text(record if isinstance(record, str) else json.dumps(record))
 
-    return lay
+    return place
 
 
-def _closed(name: str, part: str) -> Lay:
-    def lay(machines: Path) -> None:
-        _record(name, {})(machines)
+def _place_closed(name: str, part: str) -> Placer:
+    def place(machines: Path) -> None:
+        _place_record(name, {})(machines)
         unprivileged.close_off(machines / name / part)
 
-    return lay
+    return place
 
 
-def _pipe(machines: Path) -> None:
+def _place_pipe(machines: Path) -> None:
     (machines / "pipe").mkdir()
     os.mkfifo(machines / "pipe" / "config.json")
 
 
-def _config_folder(machines: Path) -> None:
+def _place_folder_as_record(machines: Path) -> None:
     (machines / "deep" / "config.json").mkdir(parents=True)
 
 
-def _machine_with(driver: str) -> Lay:
-    return _record(f"{driver}-", {"ConfigVersion": 3, "DriverName": driver, "Driver": GARBAGE, "HostOptions": {}})
+def _place_machine_of(driver: str) -> Placer:
+    return _place_record(f"{driver}-", {"ConfigVersion": 3, "DriverName": driver, "Driver": GARBAGE, "HostOptions": {}})
 
 
 # How each is laid, and the name under which `ls` shows it.
-ODD: dict[str, tuple[Lay, str]] = {
-    "lost+found": (_folder("lost+found"), "lost+found"),
-    "blank": (_folder("New Folder"), "New Folder"),
-    "underscore": (_folder("_old"), "_old"),
-    "not UTF-8": (_folder(b"caf\xe9"), "caf\udce9"),
-    "new line": (_folder("a\nb"), "a"),
-    "long": (_folder("x" * 255), "x" * 255),
-    "not JSON": (_record("torn", '{"Dri'), "torn"),
+STRAY: dict[str, tuple[Placer, str]] = {
+    "lost+found": (_place_folder("lost+found"), "lost+found"),
+    "blank": (_place_folder("New Folder"), "New Folder"),
+    "underscore": (_place_folder("_old"), "_old"),
+    "not UTF-8": (_place_folder(b"caf\xe9"), "caf\udce9"),
+    "new line": (_place_folder("a\nb"), "a"),
+    "long": (_place_folder("x" * 255), "x" * 255),
+    "not JSON": (_place_record("torn", '{"Dri'), "torn"),
     "not UTF-8 inside": (lambda m: (m / "b").mkdir() or (m / "b/config.json").write_bytes(b"\xff\xfe{"), "b"),  # type: ignore[func-returns-value]
-    "deeply nested": (_record("nested", "[" * 100_000), "nested"),
-    "closed folder": (_closed("sudo", "."), "sudo"),
-    "closed record": (_closed("sudo2", "config.json"), "sudo2"),
-    "pipe": (_pipe, "pipe"),
-    "folder for a record": (_config_folder, "deep"),
+    "deeply nested": (_place_record("nested", "[" * 100_000), "nested"),
+    "closed folder": (_place_closed("sudo", "."), "sudo"),
+    "closed record": (_place_closed("sudo2", "config.json"), "sudo2"),
+    "pipe": (_place_pipe, "pipe"),
+    "folder for a record": (_place_folder_as_record, "deep"),
     "link to nowhere": (lambda m: (m / "away").symlink_to("/nowhere/at/all"), "away"),
     "link to itself": (lambda m: (m / "round").symlink_to("round"), "round"),
-    **{f"garbage of {name}": (_machine_with(name), f"{name}-") for name in ("qemu", "virtualbox", "generic", "none")},
+    **{
+        f"garbage of {name}": (_place_machine_of(name), f"{name}-")
+        for name in ("qemu", "virtualbox", "generic", "none")
+    },
 }
 
 
@@ -91,52 +94,52 @@ def program() -> Iterator[Pymachine]:
 
 
 def run(program: Pymachine, *words: str, code: int | None = 0) -> Outcome:
-    """Run pymachine as a user whom permissions apply to."""
+    """Run pymachine as a user to whom permissions apply."""
     done = program.run(unprivileged.command([str(PROGRAM), *words]), code=code)
     assert "Traceback" not in done.text, done.text
     return done
 
 
-def complete(program: Pymachine, start: str) -> str:
-    """What a shell is offered for ``pymachine start START``."""
+def completions(program: Pymachine, start: str) -> str:
+    """Return what a shell would offer for ``pymachine start START``."""
     words = {"_PYMACHINE_COMPLETE": "bash_complete", "COMP_WORDS": f"pymachine start {start}", "COMP_CWORD": "2"}
     return program.run(unprivileged.command([str(PROGRAM)]), env=words).text.strip()
 
 
-def test_odd_entries_stop_no_command_on_other_machines(program: Pymachine) -> None:
+def test_stray_entries_stop_no_command_on_other_machines(program: Pymachine) -> None:
     machines = program.store / "machines"
-    for lay, _ in ODD.values():
-        lay(machines)
+    for place, _ in STRAY.values():
+        place(machines)
     (machines / "notes.txt").write_text("")
     for name in ("good", "better"):
         assert f"env {name}" in run(program, "create", "-d", "none", "--url", "tcp://127.0.0.1:1", name).stdout
     listed = run(program, "ls", "-t", "5").stdout
-    for shown in ("good", "better", *(shown for _, shown in ODD.values())):
+    for shown in ("good", "better", *(shown for _, shown in STRAY.values())):
         assert f"\n{shown}" in listed
     assert "notes.txt" not in listed
     assert {"better", "good"} <= set(run(program, "ls", "-q").stdout.split())
     found = run(program, "doctor", "--driver", "none", code=None).stdout
-    for _, shown in ODD.values():
+    for _, shown in STRAY.values():
         assert f"machine {shown}" in found or shown.endswith("-")
     assert "notes.txt is a file, not a machine" in found
-    assert len(json.loads(run(program, "ls", "--json").stdout)) == len(ODD) + 2
+    assert len(json.loads(run(program, "ls", "--json").stdout)) == len(STRAY) + 2
     run(program, "prune")
     run(program, "context", "ls")
     assert run(program, "url", "good").stdout == "tcp://127.0.0.1:1\n"
-    assert complete(program, "go") == "plain,good"
+    assert completions(program, "go") == "plain,good"
     removed = run(program, "rm", "-y", "good", "better").stdout
     assert removed.count("Successfully removed") == 2
 
 
-@pytest.mark.parametrize("oddity", ODD)
-def test_each_odd_entry_is_an_error_of_its_own(tmp_path: Path, oddity: str) -> None:
-    lay, shown = ODD[oddity]
+@pytest.mark.parametrize("stray", STRAY)
+def test_each_stray_entry_is_an_error_of_its_own(tmp_path: Path, stray: str) -> None:
+    place, shown = STRAY[stray]
     store = Store(tmp_path)
     (tmp_path / "machines").mkdir()
-    lay(tmp_path / "machines")
+    place(tmp_path / "machines")
     [name] = store.names()
     assert name.startswith(shown)
-    if "closed" in oddity or "garbage" in oddity:  # root reads it, and a driver alone knows what is wrong with it
+    if "closed" in stray or "garbage" in stray:  # root reads it, and a driver alone knows what is wrong with it
         return
     with pytest.raises((RecordError, StoreError)):
         store.load(name)
@@ -145,14 +148,14 @@ def test_each_odd_entry_is_an_error_of_its_own(tmp_path: Path, oddity: str) -> N
 @pytest.mark.parametrize("driver", ["qemu", "virtualbox", "no-such-driver"])
 def test_an_expired_machine_that_cannot_be_removed_stops_no_create(program: Pymachine, driver: str) -> None:
     record = {"ConfigVersion": 3, "DriverName": driver, "Driver": {"CPU": "x"}, "HostOptions": {}, "Expires": 1}
-    _record("late", record)(program.store / "machines")
+    _place_record("late", record)(program.store / "machines")
     made = run(program, "create", "-d", "none", "--url", "tcp://127.0.0.1:1", "good")
     assert "env good" in made.stdout
     assert "late" in made.stdout
 
 
 @pytest.mark.parametrize("fault", [TypeError("no"), OSError("no"), StoreError("no")])
-def test_a_driver_that_fails_at_an_expired_machine_is_reported(
+def test_a_driver_error_on_an_expired_machine_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
     store = Store(tmp_path)
@@ -175,7 +178,7 @@ def test_a_driver_that_fails_at_an_expired_machine_is_reported(
 
 
 @pytest.mark.parametrize("driver", ["qemu", "generic", "virtualbox"])
-def test_a_new_machine_of_a_driver_is_configured_beside_wrong_records_of_its_own(driver: str, tmp_path: Path) -> None:
+def test_a_new_machine_is_configured_despite_wrong_records_of_the_same_driver(driver: str, tmp_path: Path) -> None:
     from pymachine.driver import registry
     from pymachine.driver.testing import defaults, reference
 
@@ -185,7 +188,7 @@ def test_a_new_machine_of_a_driver_is_configured_beside_wrong_records_of_its_own
     assert kind.configure(reference(tmp_path, "new"), defaults(kind, **changed), wrong)["IPAddress"]
 
 
-OTHER_NAMES = [
+UNUSUAL_NAMES = [
     "my_box",
     "New Folder",
     "_old",
@@ -203,7 +206,7 @@ OTHER_NAMES = [
 
 @pytest.mark.parametrize("path", [-1, True, [1], "a\0b", "a\ud800"])
 @pytest.mark.parametrize("place", ["SSHKeyPath", "CaCertPath"])
-def test_what_is_no_path_is_an_error_of_that_record_alone(tmp_path: Path, place: str, path: Json) -> None:
+def test_an_invalid_path_is_an_error_of_its_record_only(tmp_path: Path, place: str, path: Json) -> None:
     auth = {"CaCertPath": path} if place == "CaCertPath" else {}
     driver = {"URL": "tcp://127.0.0.1:1"} | ({"SSHKeyPath": path} if place == "SSHKeyPath" else {})
     record = {"ConfigVersion": 3, "DriverName": "none", "Driver": driver, "HostOptions": {"AuthOptions": auth}}
@@ -211,7 +214,7 @@ def test_what_is_no_path_is_an_error_of_that_record_alone(tmp_path: Path, place:
         Machine.from_json(record, name="odd")
 
 
-def test_an_unforeseen_error_of_one_machine_hides_nothing_of_the_others() -> None:
+def test_an_unexpected_error_of_one_machine_does_not_affect_the_others() -> None:
     def act(name: str) -> None:
         if name == "odd":
             raise TypeError("what nobody thought of")
@@ -222,9 +225,9 @@ def test_an_unforeseen_error_of_one_machine_hides_nothing_of_the_others() -> Non
     assert "TypeError" in found["odd"].brief
 
 
-@pytest.mark.parametrize("name", OTHER_NAMES)
-def test_machines_under_other_names_are_used_and_removed(program: Pymachine, name: str) -> None:
-    """docker-machine took ``_``, blanks and letters of any script once; names are checked at `create` alone."""
+@pytest.mark.parametrize("name", UNUSUAL_NAMES)
+def test_machines_with_unusual_names_are_used_and_removed(program: Pymachine, name: str) -> None:
+    """docker-machine once accepted ``_``, blanks and letters of any script; only `create` checks names."""
     store = Store(program.store)
     store.save(Machine(name=name, driver_name="none", driver={"URL": "tcp://127.0.0.1:1"}))
     assert store.names() == [name]
@@ -241,7 +244,7 @@ def test_machines_under_other_names_are_used_and_removed(program: Pymachine, nam
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc", "a\0b", "../certs", ".hidden"])
-def test_what_is_no_single_folder_is_never_made_into_a_path(tmp_path: Path, name: str) -> None:
+def test_a_name_that_is_not_a_single_folder_never_becomes_a_path(tmp_path: Path, name: str) -> None:
     store = Store(tmp_path / "store")
     (tmp_path / "store" / "machines" / "a" / "b").mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
@@ -264,10 +267,12 @@ def test_any_name_has_a_host_name(name: str) -> None:
 
 
 def test_different_names_have_different_host_names() -> None:
-    assert len({names.host_name(name) for name in [*OTHER_NAMES, "New-Folder", "New Folder "]}) == len(OTHER_NAMES) + 2
+    assert (
+        len({names.host_name(name) for name in [*UNUSUAL_NAMES, "New-Folder", "New Folder "]}) == len(UNUSUAL_NAMES) + 2
+    )
 
 
-def test_a_linked_folder_is_used_and_only_the_link_is_removed(program: Pymachine) -> None:
+def test_a_linked_machine_folder_works_and_only_the_link_is_removed(program: Pymachine) -> None:
     run(program, "create", "-d", "none", "--url", "tcp://127.0.0.1:1", "here")
     elsewhere = program.home / "disk"
     (program.store / "machines/here").rename(elsewhere)
@@ -280,7 +285,7 @@ def test_a_linked_folder_is_used_and_only_the_link_is_removed(program: Pymachine
     assert (elsewhere / "config.json").exists()
 
 
-def test_a_link_to_nowhere_is_removed_by_force(program: Pymachine) -> None:
+def test_a_dangling_link_is_removed_by_force(program: Pymachine) -> None:
     (program.store / "machines/away").symlink_to("/nowhere/at/all")
     assert "is a link to /nowhere/at/all, which does not exist" in run(program, "ls").stdout
     assert (
@@ -290,8 +295,8 @@ def test_a_link_to_nowhere_is_removed_by_force(program: Pymachine) -> None:
     assert os.listdir(program.store / "machines") == []  # noqa: PTH208
 
 
-def test_a_folder_that_cannot_be_removed_keeps_its_name(program: Pymachine) -> None:
-    _closed("sudo", ".")(program.store / "machines")
+def test_a_folder_that_cannot_be_removed_stays_under_its_name(program: Pymachine) -> None:
+    _place_closed("sudo", ".")(program.store / "machines")
     said = program.run(unprivileged.command([str(PROGRAM), "rm", "-y", "-f", "sudo"]), code=None)
     assert "Permission denied" in said.text
     assert os.listdir(program.store / "machines") == ["sudo"]  # noqa: PTH208
@@ -306,8 +311,8 @@ def test_a_lock_of_another_user_does_not_stop_pruning(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for other users")
-def test_locks_that_root_makes_belong_to_the_stores_owner(tmp_path: Path) -> None:
-    """Or one `sudo pymachine rm NAME` would keep the user from making a machine of that name again."""
+def test_lock_files_made_by_root_belong_to_the_stores_owner(tmp_path: Path) -> None:
+    """Otherwise the user could not create a machine of that name again after `sudo pymachine rm NAME`."""
     unprivileged.close_off(tmp_path)
     owner = tmp_path.stat().st_uid
     secret = tmp_path.parent / f"{tmp_path.name}-secret"
@@ -320,8 +325,8 @@ def test_locks_that_root_makes_belong_to_the_stores_owner(tmp_path: Path) -> Non
         assert secret.stat().st_uid == 0
 
 
-def test_what_cannot_be_read_says_who_owns_it(program: Pymachine) -> None:
-    _closed("sudo", ".")(program.store / "machines")
+def test_an_unreadable_machine_is_reported_with_its_owner(program: Pymachine) -> None:
+    _place_closed("sudo", ".")(program.store / "machines")
     said = program.run(unprivileged.command([str(PROGRAM), "inspect", "sudo"]), code=None)
     assert "Permission denied" in said.stderr
     assert f"{program.store}/machines/sudo belongs to" in said.stderr
@@ -332,8 +337,8 @@ def _manifest(folder: Path, text: str | bytes) -> None:
     (folder / "manifest.json").write_bytes(text if isinstance(text, bytes) else text.encode())
 
 
-def _odd_images(images: Path) -> None:
-    """Whatever may lie among the images of a cache, of which none is one."""
+def _place_stray_images(images: Path) -> None:
+    """Place entries that are not images in an image cache."""
     whole: dict[str, Any] = {"digest": "d", "architecture": "amd64"}
     for number, text in enumerate(
         ["{", "[]", "null", b"\xff", "[" * 100_000, json.dumps(whole), json.dumps({**whole, "files": []}),
@@ -347,11 +352,11 @@ def _odd_images(images: Path) -> None:
     os.mkfifo(images / "amd64-pipe" / "manifest.json")
 
 
-def test_odd_entries_among_the_images_stop_no_command(program: Pymachine, tmp_path: Path) -> None:
+def test_stray_entries_among_the_images_stop_no_command(program: Pymachine, tmp_path: Path) -> None:
     program.env["PYMACHINE_CACHE"] = str(tmp_path / "cache")
     images = tmp_path / "cache" / "images"
     images.mkdir(parents=True)
-    _odd_images(images)
+    _place_stray_images(images)
     files = {name: {"sha256": "0", "size": 1} for name in ("boot2docker.iso", "vmlinuz", "initrd.img")}
     good = {"digest": "d" * 64, "architecture": "amd64", "engine": "1", "kernel": "6", "files": files, "packages": []}
     _manifest(images / "amd64-good", json.dumps(good))
@@ -361,7 +366,7 @@ def test_odd_entries_among_the_images_stop_no_command(program: Pymachine, tmp_pa
     run(program, "image", "rm", "amd64-good")
 
 
-def test_what_another_user_left_in_the_cache_is_replaced(tmp_path: Path) -> None:
+def test_a_cache_folder_of_another_user_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "image").mkdir()
     (tmp_path / "image" / "manifest.json").write_text("{}")
     unprivileged.close_off(tmp_path / "image")
@@ -375,7 +380,7 @@ def test_what_another_user_left_in_the_cache_is_replaced(tmp_path: Path) -> None
     assert (tmp_path / "image" / "whole").exists()
 
 
-def test_a_record_in_a_file_is_no_machine(tmp_path: Path) -> None:
+def test_a_file_among_the_machines_is_not_a_machine(tmp_path: Path) -> None:
     store = Store(tmp_path)
     (tmp_path / "machines").mkdir()
     (tmp_path / "machines/notes").write_text("")
@@ -386,9 +391,9 @@ def test_a_record_in_a_file_is_no_machine(tmp_path: Path) -> None:
     assert store.exists("notes")
 
 
-def test_a_store_that_cannot_be_listed_completes_nothing(program: Pymachine) -> None:
+def test_a_store_that_cannot_be_listed_gives_no_completions(program: Pymachine) -> None:
     (program.store / "machines").rmdir()
     (program.store / "machines").write_text("")
     with pytest.raises(StoreError, match="cannot list"):
         Store(program.store).names()
-    assert complete(program, "go") == ""
+    assert completions(program, "go") == ""

@@ -1,4 +1,4 @@
-"""Stores under paths with characters that OpenSSH, rsync or SSHFS read their own way, with the real programs."""
+"""Stores under paths with characters that OpenSSH, rsync or SSHFS interpret, with the real programs."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from pymachine.ssh.client import Client, connected
 from pymachine.ssh.target import SshError, Target
 from support import sshd
 
-ODD = [
+UNUSUAL = [
     "a%hb", "100%", "%%d", 'a"b', '"', "a'b", "$HOME", "${HOME}", "${NO_SUCH}", "a\\b", "a\\", "back\\\"slash",
     "two  blanks", " blank", "new\nline", "tab\tb", "~", "~root", "-oProxyCommand=x", "a,b", "a=b", "a:b", "#a",
     "*?[a]", "a;b", "`id`", "büchse", "caf\udce9", "plain",
 ]  # fmt: skip
-SOME = ["a%hb", 'a"b', "${HOME}", "a\\", "new\nline", "plain"]
+UNUSUAL_SAMPLE = ["a%hb", 'a"b', "${HOME}", "a\\", "new\nline", "plain"]
 
 
-@pytest.fixture(params=ODD)
+@pytest.fixture(params=UNUSUAL)
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
-    """A real SSH server whose key and pinned host key lie in a folder of an odd name."""
+    """A real SSH server whose key and pinned host key are in a folder with an unusual name."""
     plain = tmp_path / "server"
     plain.mkdir()
     odd = tmp_path / "store" / request.param
@@ -48,8 +48,8 @@ def test_ssh_logs_in_and_checks_the_host_key(target: Target) -> None:
         Client(target).run("echo hello")
 
 
-@pytest.mark.parametrize("target", SOME, indirect=True)
-def test_a_host_key_is_learned_where_it_belongs(target: Target) -> None:
+@pytest.mark.parametrize("target", UNUSUAL_SAMPLE, indirect=True)
+def test_a_new_host_key_is_saved_in_the_unusual_folder(target: Target) -> None:
     known_hosts = target.known_hosts
     assert known_hosts is not None
     known_hosts.unlink()
@@ -58,7 +58,7 @@ def test_a_host_key_is_learned_where_it_belongs(target: Target) -> None:
     assert known_hosts.read_text().startswith("far ssh-ed25519 ")
 
 
-@pytest.mark.parametrize("target", SOME, indirect=True)
+@pytest.mark.parametrize("target", UNUSUAL_SAMPLE, indirect=True)
 def test_rsync_reaches_the_machine(target: Target, tmp_path: Path) -> None:
     (tmp_path / "-file").write_text("content")
     with plain_paths.plain(target) as plain:
@@ -69,8 +69,8 @@ def test_rsync_reaches_the_machine(target: Target, tmp_path: Path) -> None:
     assert (tmp_path / "copy").read_text() == "content"
 
 
-@pytest.mark.parametrize("target", SOME, indirect=True)
-def test_the_configuration_for_scp_has_the_same_settings(target: Target, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", UNUSUAL_SAMPLE, indirect=True)
+def test_the_ssh_configuration_for_scp_works(target: Target, tmp_path: Path) -> None:
     with plain_paths.plain(target) as plain:
         (tmp_path / "config").write_text(scp.config([plain]))
         argv = ["ssh", "-F", str(tmp_path / "config"), plain.host_alias, "echo hello"]
@@ -78,8 +78,8 @@ def test_the_configuration_for_scp_has_the_same_settings(target: Target, tmp_pat
     assert (done.returncode, done.stdout) == (0, "hello\n"), done.stderr
 
 
-@pytest.mark.parametrize("target", SOME, indirect=True)
-def test_links_are_removed_again(target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("target", UNUSUAL_SAMPLE, indirect=True)
+def test_links_to_keys_are_removed_afterwards(target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "%h"))
     with plain_paths.plain(target) as plain:
         assert plain.key is not None
