@@ -15,7 +15,7 @@ from typing import Any
 import zstandard
 
 from pymachine.errors import PymachineError
-from pymachine.hosts import archive
+from pymachine.hosts import archive_format
 
 Entry = tuple[tarfile.TarInfo, bytes]
 
@@ -48,10 +48,10 @@ def manifest(contents: Mapping[str, bytes], **changed: Any) -> bytes:
 
 
 def valid_entries(contents: Mapping[str, bytes], **changed: Any) -> list[Entry]:
-    """Return the members of an export with these files, as `archive.write` writes them."""
+    """Return the members of an export with these files, as `archive_writer.write` writes them."""
     text = manifest(contents, **changed)
-    named = {archive.MANIFEST: text, **{f"machine/{name}": data for name, data in contents.items()}}
-    return [*(entry(name, data) for name, data in named.items()), entry(archive.DIGESTS, digests(named))]
+    named = {archive_format.MANIFEST: text, **{f"machine/{name}": data for name, data in contents.items()}}
+    return [*(entry(name, data) for name, data in named.items()), entry(archive_format.DIGESTS, digests(named))]
 
 
 def digests(named: Mapping[str, bytes]) -> bytes:
@@ -90,8 +90,8 @@ def unpack(source: Path) -> list[Entry]:
 def with_record(source: Path, target: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     """Write the export at `source` (without holes) to `target`, with a changed record and right digests."""
     contents = {Path(info.name).name: data for info, data in unpack(source)}
-    written = json.loads(contents.pop(archive.MANIFEST))
-    del contents[archive.DIGESTS]
+    written = json.loads(contents.pop(archive_format.MANIFEST))
+    del contents[archive_format.DIGESTS]
     record = json.loads(contents["config.json"])
     change(record)
     contents["config.json"] = json.dumps(record).encode()
@@ -103,7 +103,7 @@ def hostile(size: int = 3 << 30) -> Iterator[tuple[str, bytes]]:
     record = {"config.json": b"{}"}
 
     def forged(what: str, *entries: Entry, **changed: Any) -> tuple[str, bytes]:
-        first = entry(archive.MANIFEST, manifest(record, **changed))
+        first = entry(archive_format.MANIFEST, manifest(record, **changed))
         return what, pack(tar([first, *entries]))
 
     yield forged("an absolute path", entry("/etc/evil", b"x"))
@@ -131,7 +131,7 @@ def hostile(size: int = 3 << 30) -> Iterator[tuple[str, bytes]]:
     yield forged("a large pax header", entry("x", bytes(1 << 20), type=tarfile.XHDTYPE))
     nested = [entry("x", b"10 size=2\n", type=tarfile.XHDTYPE) for _ in range(3000)]
     yield forged("pax upon pax", *nested, entry("machine/config.json", b"{}"))
-    yield forged("twice", *(entry("machine/config.json", b"{}") for _ in range(2)), entry(archive.DIGESTS, b""))
+    yield forged("twice", *(entry("machine/config.json", b"{}") for _ in range(2)), entry(archive_format.DIGESTS, b""))
     sparse = entry("machine/config.json", b"{}")
     yield forged("a hole unannounced", *_sparse(b"1\n0\n2\n", b"{}", 1 << 40))
     holed = [{"name": "config.json", "size": 1 << 40, "data": 2}]
@@ -140,7 +140,7 @@ def hostile(size: int = 3 << 30) -> Iterator[tuple[str, bytes]]:
     yield forged("too short", sparse)
     yield forged("too large", entry("machine/config.json", bytes(1 << 20)))
     for text in (b"[" * 50_000, b'{"a":' * 10_000, b"[]", b"{", b"9" * 5000, bytes(1 << 20)):
-        yield f"a manifest {text[:5]!r}", pack(tar([entry(archive.MANIFEST, text)]))
+        yield f"a manifest {text[:5]!r}", pack(tar([entry(archive_format.MANIFEST, text)]))
     for key, value in (
         ("members", {}),
         ("members", None),
@@ -167,7 +167,7 @@ def hostile(size: int = 3 << 30) -> Iterator[tuple[str, bytes]]:
 
 
 def _sparse(text: bytes, data: bytes, size: int) -> Iterator[Entry]:
-    pairs = (f"{key}={value}" for key, value in archive._sparse_headers("machine/config.json", size).items())
+    pairs = (f"{key}={value}" for key, value in archive_format.sparse_headers("machine/config.json", size).items())
     records = b""
     for pair in pairs:
         length = len(pair) + 2
@@ -182,7 +182,7 @@ def bomb(first: bytes, size: int) -> bytes:
     """Return an export with a file of `size` zeros: 3 GiB compress to 98 KB."""
     parts = io.BytesIO()
     with zstandard.ZstdCompressor(write_checksum=True).stream_writer(parts, closefd=False) as packed:
-        packed.write(tar([entry(archive.MANIFEST, first)])[:-1024])
+        packed.write(tar([entry(archive_format.MANIFEST, first)])[:-1024])
         info, _ = entry("machine/config.json")
         info.size = size
         packed.write(info.tobuf(tarfile.USTAR_FORMAT))

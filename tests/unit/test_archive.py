@@ -16,17 +16,17 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from pymachine.hosts import archive
-from pymachine.hosts.archive import ExportError, Manifest
+from pymachine.hosts import archive_format, archive_reader, archive_writer
+from pymachine.hosts.archive_format import ExportError, Manifest
 from support import archives, processes
 
-MANIFEST = Manifest(archive.MACHINE, "intro", "qemu")
+MANIFEST = Manifest(archive_format.MACHINE, "intro", "qemu")
 EXTENTS = st.lists(st.tuples(st.integers(0, 60), st.binary(min_size=1, max_size=9000)), max_size=4)
 
 
 def read(source: Path, target: Path) -> Manifest:
     target.mkdir(exist_ok=True)
-    with archive.opened(source) as export:
+    with archive_reader.opened(source) as export:
         for member in export.manifest.members:
             export.extract(member, target / member.name)
         export.verify()
@@ -34,7 +34,7 @@ def read(source: Path, target: Path) -> Manifest:
 
 
 def write(target: Path, *files: Path) -> None:
-    archive.write(target, MANIFEST, files, advance=lambda count: None)
+    archive_writer.write(target, MANIFEST, files, advance=lambda count: None)
 
 
 def test_files_come_back_as_they_were(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_disk_of_many_gigabytes_takes_what_is_in_it(tmp_path: Path) -> None:
         file.truncate(200 << 30)
         file.seek(100 << 30)
         file.write(b"x" * 5000)
-    assert archive.data_size(disk) < 1 << 20
+    assert archive_writer.data_size(disk) < 1 << 20
     write(tmp_path / "export", disk)
     read(tmp_path / "export", tmp_path / "out")
     copy = tmp_path / "out" / "disk"
@@ -103,13 +103,13 @@ def test_the_file_says_the_digest_of_each_member(tmp_path: Path) -> None:
         zstandard.ZstdDecompressor().copy_stream(raw, plain)
     (tmp_path / "out").mkdir()
     subprocess.run(["tar", "-x", "-f", tmp_path / "plain.tar", "-C", tmp_path / "out"], check=True)
-    subprocess.run(["sha256sum", "-c", "--quiet", archive.DIGESTS], cwd=tmp_path / "out", check=True)
+    subprocess.run(["sha256sum", "-c", "--quiet", archive_format.DIGESTS], cwd=tmp_path / "out", check=True)
 
 
 def test_a_disk_of_too_many_pieces_loses_its_smallest_holes() -> None:
     pieces = [(number * 8192, 4096) for number in range(100)] + [(1 << 30, 4096)]
-    assert archive._merged(pieces, most=50) == [(0, 99 * 8192 + 4096), (1 << 30, 4096)]
-    assert archive._merged(pieces, most=200) == pieces
+    assert archive_writer._merged(pieces, most=50) == [(0, 99 * 8192 + 4096), (1 << 30, 4096)]
+    assert archive_writer._merged(pieces, most=200) == pieces
 
 
 def test_what_no_export_has_is_refused_at_once(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_what_no_export_has_is_refused_at_once(tmp_path: Path) -> None:
             read(tmp_path / "export", out)
             pytest.fail(f"{what} was taken")
         written = sum(path.stat().st_blocks * 512 for path in out.rglob("*"))
-        assert written <= archive.inflates_to(len(data)), what
+        assert written <= archive_format.inflates_to(len(data)), what
     # In KiB; the file of 1 GiB is never in memory.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 << 10
 
@@ -172,7 +172,7 @@ def test_a_wrong_digest_names_the_file(tmp_path: Path) -> None:
 
 
 def test_an_export_without_digests_says_how_to_get_one_with_them(tmp_path: Path) -> None:
-    entries = [archives.entry(archive.MANIFEST, archives.manifest({}, format=1))]
+    entries = [archives.entry(archive_format.MANIFEST, archives.manifest({}, format=1))]
     with pytest.raises(ExportError, match="format is 1, which has no digests") as caught:
         read(archives.forge(tmp_path / "export", entries), tmp_path / "out")
     assert "export the machine again" in caught.value.hint
@@ -233,9 +233,10 @@ def test_what_a_killed_export_left_goes_with_the_next_one(tmp_path: Path) -> Non
     data, target = tmp_path / "data", tmp_path / "m.tar.zst"
     data.write_bytes(b"data")
     code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom pymachine.hosts import archive\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom pymachine.hosts import archive_format, archive_writer\n"
         "def end(_): os.kill(os.getpid(), getattr(signal, sys.argv[3]))\n"
-        "archive.write(Path(sys.argv[1]), archive.Manifest('machine', 'm', 'd'), [Path(sys.argv[2])], advance=end)\n"
+        "manifest = archive_format.Manifest('machine', 'm', 'd')\n"
+        "archive_writer.write(Path(sys.argv[1]), manifest, [Path(sys.argv[2])], advance=end)\n"
     )
     words = [sys.executable, "-c", code, str(target), str(data)]
     with processes.started([*words, "SIGSTOP"]) as busy:

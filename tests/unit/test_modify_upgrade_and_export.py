@@ -40,7 +40,7 @@ from pymachine.errors import (
     WrongStateError,
 )
 from pymachine.hosts import certificates, lifecycle, modify as modify_module
-from pymachine.hosts.archive import ExportError
+from pymachine.hosts.archive_format import ExportError
 from pymachine.hosts.create import CreateRequest, create
 from pymachine.hosts.export import export, export_connection
 from pymachine.hosts.host import Host, Hosts

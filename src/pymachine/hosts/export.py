@@ -9,8 +9,8 @@ from pathlib import Path
 from pymachine.driver.abilities import Portable
 from pymachine.driver.contract import State
 from pymachine.errors import WrongStateError
-from pymachine.hosts import archive, import_checks
-from pymachine.hosts.archive import CONNECTION, MACHINE, Content, ExportError, Manifest
+from pymachine.hosts import archive_writer, import_checks
+from pymachine.hosts.archive_format import CONNECTION, MACHINE, Content, ExportError, Manifest
 from pymachine.hosts.export_files import CONNECTION_FILES, OWN_FILES, check_sizes
 from pymachine.hosts.host import Hosts
 from pymachine.hosts.locking import locked
@@ -51,6 +51,6 @@ def export_connection(hosts: Hosts, name: str, target: Path) -> None:
 
 
 def _write(target: Path, manifest: Manifest, parts: Sequence[Path | Content], reporter: Reporter) -> None:
-    total = sum(archive.data_size(part) for part in parts)
+    total = sum(archive_writer.data_size(part) for part in parts)
     with reporter.task(f"Exporting {manifest.name}", total=total, unit="B") as task:
-        archive.write(target, manifest, parts, advance=task.advance)
+        archive_writer.write(target, manifest, parts, advance=task.advance)

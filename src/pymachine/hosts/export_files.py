@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pymachine.driver.abilities import ConfigPortable
 from pymachine.driver.contract import Driver
 from pymachine.hosts import identity
-from pymachine.hosts.archive import ExportError, Member
+from pymachine.hosts.archive_format import ExportError, Member
 from pymachine.store import paths
 
 KEYS = (paths.SSH_KEY, paths.SSH_HOST_KEY)

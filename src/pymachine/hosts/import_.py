@@ -14,8 +14,9 @@ from pymachine.driver.contract import Capability, Config, Driver
 from pymachine.driver.kit import transactions
 from pymachine.driver.names import check_new_name, host_name
 from pymachine.errors import UnsupportedError
-from pymachine.hosts import archive, identity, import_checks, new_records
-from pymachine.hosts.archive import CONNECTION, Archive, ExportError, Manifest, Member
+from pymachine.hosts import archive_format, archive_reader, identity, import_checks, new_records
+from pymachine.hosts.archive_format import CONNECTION, ExportError, Manifest, Member
+from pymachine.hosts.archive_reader import Archive
 from pymachine.hosts.create import CreateRequest, create, finish, refuse_existing
 from pymachine.hosts.export_files import CONNECTION_FILES, KEYS, OWN_FILES, check_sizes, check_small
 from pymachine.hosts.host import Host, Hosts
@@ -31,7 +32,7 @@ def import_(hosts: Hosts, source: Path, *, name: str = "", connection_driver: st
     Connection details become a machine of the driver `connection_driver`. Nothing is kept of an export that is
     damaged, or that contains anything that no export contains.
     """
-    with archive.opened(source) as export:
+    with archive_reader.opened(source) as export:
         name = name or export.manifest.name
         check_new_name(name)
         refuse_existing(hosts, name)
@@ -181,7 +182,7 @@ def _check_total(source: Path, manifest: Manifest) -> None:
 
     A pipe is checked while it is read.
     """
-    if source.is_file() and manifest.data > archive.inflates_to(source.stat().st_size):
+    if source.is_file() and manifest.data > archive_format.inflates_to(source.stat().st_size):
         raise ExportError(
             f"{source} has {source.stat().st_size} bytes and announces {manifest.data}: no export of pymachine's "
             f"shrinks that much"

@@ -17,7 +17,7 @@ from pymachine.docker import daemon_json
 from pymachine.driver.abilities import ConfigPortable
 from pymachine.driver.contract import Driver, Json
 from pymachine.errors import PymachineError
-from pymachine.hosts.archive import ExportError
+from pymachine.hosts.archive_format import ExportError
 from pymachine.store import migrations
 from pymachine.store.record import AuthOptions, EngineOptions, Machine, SwarmOptions, json_name
 from pymachine.tls import certs
