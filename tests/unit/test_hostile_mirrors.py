@@ -146,16 +146,16 @@ def test_an_index_with_an_invalid_digest_or_size_is_refused(sha256: str, size: i
 
 @pytest.mark.parametrize("name", hostile.FLOODS)
 def test_an_image_over_the_size_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(imported, "LARGEST_IMAGE", 3_000_000)
+    monkeypatch.setattr(imported, "MAX_IMAGE_BYTES", 3_000_000)
     with hostile.serving(hostile.FLOODS[name]) as port, pytest.raises(MirrorError):
-        imported.ensure(f"http://127.0.0.1:{port}/x.iso", store=tmp_path, reporter=Silent())
+        imported.import_image(f"http://127.0.0.1:{port}/x.iso", store=tmp_path, reporter=Silent())
     assert not list(tmp_path.rglob("fetched"))
 
 
 def test_an_image_whose_content_length_is_over_the_limit_is_not_fetched(tmp_path: Path) -> None:
     behaviour = hostile.endless(hostile.OK + b"Content-Length: 99999999999\r\n\r\n")
     with hostile.serving(behaviour) as port, pytest.raises(MirrorError, match="99999999999 bytes"):
-        imported.ensure(f"http://127.0.0.1:{port}/x.iso", store=tmp_path, reporter=Silent())
+        imported.import_image(f"http://127.0.0.1:{port}/x.iso", store=tmp_path, reporter=Silent())
 
 
 @pytest.mark.parametrize("name", hostile.FLOODS)

@@ -533,4 +533,4 @@ def test_a_file_that_is_not_an_image_is_refused(store: Path, tmp_path: Path, dat
 def test_another_iso_is_refused(store: Path, tmp_path: Path) -> None:
     iso.write(image_tree(), tmp_path / "x.iso", volume="x")
     with pytest.raises(ImageError, match="not an image"):
-        imported.ensure(str(tmp_path / "x.iso"), store=store, reporter=Silent())
+        imported.import_image(str(tmp_path / "x.iso"), store=store, reporter=Silent())

@@ -48,7 +48,7 @@ def test_a_package_that_unpacks_beyond_the_limit_is_refused(tmp_path: Path, monk
     with pytest.raises(PackageError, match=r"a\.deb: data\.tar\.xz: unpacks to more than 67112960 bytes"):
         unpack(path, tmp_path / "spool", lambda _: False, installed_kib=2)
     assert [name for name, _ in unpack(path, tmp_path / "spool", lambda _: True, installed_kib=70 << 10)]
-    monkeypatch.setattr("pymachine.image.debian.deb.LARGEST_TAR", 60 << 20)
+    monkeypatch.setattr("pymachine.image.debian.deb.MAX_TAR_BYTES", 60 << 20)
     for installed_kib in (None, 70 << 10):
         with pytest.raises(PackageError, match="unpacks to more than 62914560 bytes"):
             unpack(path, tmp_path / "spool", lambda _: True, installed_kib=installed_kib)

@@ -312,6 +312,6 @@ def test_a_signed_release_with_wrong_fields_is_refused(
 def test_an_index_that_unpacks_beyond_the_limit_is_refused(
     repository: Repository, server: Server, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pymachine.image.debian.repository.LARGEST_INDEX", 100)
+    monkeypatch.setattr("pymachine.image.debian.repository.MAX_INDEX_BYTES", 100)
     with pytest.raises(ReleaseError, match="more than 100 bytes"):
         open_repository(repository, server, cache, tmp_path).indices("amd64")

@@ -67,7 +67,7 @@ EFI_SYSTEM = 0xEF
 CYLINDER = 1 << 20
 NO_CHS = b"\xfe\xff\xff"
 # For the EFI entry: with NO_CHS, pycdlib expects a GPT too and does not open the ISO.
-NO_CHS_EITHER = b"\xff\xff\xff"
+NO_CHS_EFI = b"\xff\xff\xff"
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def master_boot_record(code: bytes, *, sectors: int, isolinux: int, efi: tuple[i
     All numbers are in sectors of 512 bytes: the size of the ISO, the position of isolinux, and the position and size
     of the UEFI file system. Source of the format: isohybrid of the Syslinux project.
     """
-    whole = PARTITION.pack(0x80, b"\0\1\0", HIDDEN_NTFS, NO_CHS, 0, sectors)
-    esp = PARTITION.pack(0, NO_CHS_EITHER, EFI_SYSTEM, NO_CHS_EITHER, *efi)
-    table = (whole if code else b"") + esp
+    iso_partition = PARTITION.pack(0x80, b"\0\1\0", HIDDEN_NTFS, NO_CHS, 0, sectors)
+    efi_partition = PARTITION.pack(0, NO_CHS_EFI, EFI_SYSTEM, NO_CHS_EFI, *efi)
+    table = (iso_partition if code else b"") + efi_partition
     return MBR.pack(code[:MBR_CODE_SIZE], isolinux, 0, MBR_ID, 0, table.ljust(64, b"\0"), MBR_SIGNATURE)

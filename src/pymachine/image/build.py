@@ -147,28 +147,28 @@ def unpack(
     packages: Sequence[Package],
     files: Sequence[Path],
     work: Path,
-    done: Callable[[], None],
+    on_unpacked: Callable[[], None],
 ) -> list[list[tuple[str, Node]]]:
     """Return the files that each package installs. Several processes read them, the largest package first."""
-    order = sorted(range(len(packages)), key=lambda number: -packages[number].size)
+    largest_first = sorted(range(len(packages)), key=lambda number: -packages[number].size)
     results: list[list[tuple[str, Node]]] = [[] for _ in packages]
     with _pool() as pool:
         jobs = {
             number: pool.submit(_unpack_one, files[number], packages[number], work / f"{number}.spool", recipe.left_out)
-            for number in order
+            for number in largest_first
         }
         for number, job in jobs.items():
             results[number] = job.result()
-            done()
+            on_unpacked()
     return results
 
 
 def _unpack_one(path: Path, package: Package, spool: Path, left_out: tuple[str, ...]) -> list[tuple[str, Node]]:
     deb.check_digest(path, package.sha256)
-    return deb.unpack(path, spool, partial(_is_kept, left_out), installed_kib=package.installed_kib)
+    return deb.unpack(path, spool, partial(_is_included, left_out), installed_kib=package.installed_kib)
 
 
-def _is_kept(left_out: tuple[str, ...], path: str) -> bool:
+def _is_included(left_out: tuple[str, ...], path: str) -> bool:
     return not (path + "/").startswith(left_out)
 
 
@@ -177,12 +177,12 @@ def write(recipe: Recipe, packages: Sequence[Package], tree: Tree, out: Path) ->
     kernel = f"boot/vmlinuz-{modules.kernel_version(tree)}"
     vmlinuz = tree[kernel]
     manifest = describe(recipe, packages, kernel=modules.kernel_version(tree))
-    kept = modules.prune(tree, recipe.modules)
+    kept_modules = modules.prune(tree, recipe.modules)
     tree.remove("boot")
     rootfs.overlay(tree, rootfs.OVERLAY, substitutions(manifest))
     if rootfs.MANIFEST.is_file():
         rootfs.apply_manifest(tree, rootfs.MANIFEST.read_text())
-    ramdisk = initrd.build(tree, kept, recipe, rootfs.INIT)
+    ramdisk = initrd.build(tree, kept_modules, recipe, rootfs.INIT)
     archive = io.BytesIO()
     initrd.write_cpio(ramdisk, archive)
     tree.put(ISO_KERNEL, vmlinuz)

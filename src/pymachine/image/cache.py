@@ -100,12 +100,12 @@ def host_architecture() -> str:
 
 def newest(store: Path, architecture: str, *, recipe: str = "") -> Image | None:
     """Return the image that was added last, of that `recipe` digest if one is given."""
-    fitting = [
+    matching = [
         image
         for image in list_images(store)
         if image.architecture == architecture and recipe in {"", image.manifest.get("recipe")}
     ]
-    return max(fitting, key=lambda image: image.built, default=None)
+    return max(matching, key=lambda image: image.built, default=None)
 
 
 def intact(image: Image | None, reporter: Reporter) -> Image | None:
@@ -121,12 +121,12 @@ def list_images(store: Path) -> list[Image]:
 def find(store: Path, name: str) -> Image:
     """Return the image with this name, or whose digest begins with it. Raises `ImageNotFoundError`."""
     images = list_images(store)
-    fitting = [image for image in images if image.name == name] or [
+    matching = [image for image in images if image.name == name] or [
         image for image in images if name and image.digest.startswith(name)
     ]
-    if len(fitting) == 1:
-        return fitting[0]
-    problem = f'no image "{name}"' if not fitting else f'"{name}" fits more than one image'
+    if len(matching) == 1:
+        return matching[0]
+    problem = f'no image "{name}"' if not matching else f'"{name}" fits more than one image'
     raise ImageNotFoundError(problem, hint="List them: pymachine image ls")
 
 

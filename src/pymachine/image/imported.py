@@ -21,47 +21,47 @@ from pymachine.system.folder_collection import DIGITS
 from pymachine.system.progress import Reporter
 
 # An image has about 200 MB.
-LARGEST_IMAGE = 4 << 30
+MAX_IMAGE_BYTES = 4 << 30
 _CHECK_URL = "Check the image's URL."
 
 
-def ensure(source: str, *, store: Path, reporter: Reporter, again: bool = False) -> cache.Image:
+def import_image(source: str, *, store: Path, reporter: Reporter, refetch: bool = False) -> cache.Image:
     """Return the image in the ISO at `source`, a path or an http, https or file URL. It is kept in the cache.
 
-    With `again`, a URL is fetched even if its image is in the cache.
+    With `refetch`, a URL is fetched even if its image is in the cache.
     Raises `ImageError` if the ISO cannot be read, or was not written by `pymachine image export`.
     """
     key = "source-" + hashlib.sha256(source.encode()).hexdigest()[:DIGITS]
     with cache.locked(store, key):
         if source.startswith(("http://", "https://")):
-            return _from_url(source, store=store, reporter=reporter, again=again)
+            return _from_url(source, store=store, reporter=reporter, refetch=refetch)
         path = Path(source.removeprefix("file://")).expanduser()
         known = cache.intact(_known(path, store), reporter)
-        return known or cache.add(store, lambda folder: _take(path, folder))
+        return known or cache.add(store, lambda folder: _unpack_iso(path, folder))
 
 
 def _known(path: Path, store: Path) -> cache.Image | None:
     """Return the image in the cache with the same bytes as the file at `path`, or None."""
     try:
         size = path.stat().st_size
-        fitting = [image for image in cache.list_images(store) if image.manifest["files"][ISO]["size"] == size]
-        if not fitting:
+        candidates = [image for image in cache.list_images(store) if image.manifest["files"][ISO]["size"] == size]
+        if not candidates:
             return None
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise os_errors.wrapped(ImageError, f"{path}: cannot be read", error) from error
-    return next((image for image in fitting if image.digest == digest), None)
+    return next((image for image in candidates if image.digest == digest), None)
 
 
-def _from_url(url: str, *, store: Path, reporter: Reporter, again: bool) -> cache.Image:
+def _from_url(url: str, *, store: Path, reporter: Reporter, refetch: bool) -> cache.Image:
     known = next((image for image in cache.list_images(store) if image.manifest.get("source") == url), None)
-    if not again and (known := cache.intact(known, reporter)):
+    if not refetch and (known := cache.intact(known, reporter)):
         return known
 
     def fill(folder: Path) -> dict[str, Any]:
         _fetch(url, folder / "fetched", reporter)
-        return _take(folder / "fetched", folder, source=url)
+        return _unpack_iso(folder / "fetched", folder, source=url)
 
     return cache.add(store, fill)
 
@@ -70,12 +70,12 @@ def _fetch(url: str, target: Path, reporter: Reporter) -> None:
     from pymachine.system.http_client import FetchError  # noqa: PLC0415
 
     try:
-        with session() as http, http.get(url, largest=LARGEST_IMAGE) as answer:
+        with session() as http, http.get(url, largest=MAX_IMAGE_BYTES) as answer:
             if answer.status != 200:
                 raise MirrorError(f"{url}: the server answered {answer.status}", hint=_CHECK_URL)
-            if (answer.length or 0) > LARGEST_IMAGE:
+            if (answer.length or 0) > MAX_IMAGE_BYTES:
                 raise MirrorError(
-                    f"{url}: it has {answer.length} bytes, and an image has at most {LARGEST_IMAGE}", hint=_CHECK_URL
+                    f"{url}: it has {answer.length} bytes, and an image has at most {MAX_IMAGE_BYTES}", hint=_CHECK_URL
                 )
             with (
                 reporter.task(f"Fetching {url}", total=answer.length, unit="B") as task,
@@ -88,7 +88,7 @@ def _fetch(url: str, target: Path, reporter: Reporter) -> None:
         raise MirrorError(f"{url}: cannot be fetched", details=str(error), hint=_CHECK_URL) from error
 
 
-def _take(path: Path, folder: Path, *, source: str = "") -> dict[str, Any]:
+def _unpack_iso(path: Path, folder: Path, *, source: str = "") -> dict[str, Any]:
     """Put the ISO at `path`, and the kernel and RAM disk in it, into `folder`."""
     manifest = read_manifest(path)
     kernel, ramdisk = (_extract(path, inside) for inside in (ISO_KERNEL, ISO_INITRD))

@@ -19,7 +19,7 @@ def find_or_build(request: ImageRequest, *, store: Path, reporter: Reporter) -> 
     if request.source:
         from pymachine.image import imported  # noqa: PLC0415 (pycdlib, requests)
 
-        return imported.ensure(request.source, store=store, reporter=reporter).files()
+        return imported.import_image(request.source, store=store, reporter=reporter).files()
     architecture = request.architecture or cache.host_architecture()
     wanted = Recipe(architecture=architecture).whole_digest()
     found = cache.intact(cache.newest(store, architecture, recipe=wanted), reporter)
@@ -42,7 +42,7 @@ def refresh(request: ImageRequest, *, store: Path, reporter: Reporter) -> ImageF
     if request.source:
         from pymachine.image import imported  # noqa: PLC0415 (pycdlib, requests)
 
-        return imported.ensure(request.source, store=store, reporter=reporter, again=True).files()
+        return imported.import_image(request.source, store=store, reporter=reporter, refetch=True).files()
     from pymachine.image import build  # noqa: PLC0415 (its imports take 50 ms)
 
     architecture = request.architecture or cache.host_architecture()

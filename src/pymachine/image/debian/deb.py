@@ -26,26 +26,26 @@ from pymachine.image.filesystem.tree import Blob, Kind, Node
 
 TAR_BUFFER = 1 << 20
 # In bytes. An image is unpacked into memory. Its largest package, the kernel's, has about 0.3 GiB.
-LARGEST_TAR = 2 << 30
+MAX_TAR_BYTES = 2 << 30
 # Installed-Size is an estimate, and does not include the tar's headers and padding.
-_MARGIN = 64 << 20
+_TAR_MARGIN_BYTES = 64 << 20
 
 
 class LimitedReader:
-    """A stream of which no more than `most` bytes are read. Raises `PackageError` for more."""
+    """A stream of which no more than `max_bytes` bytes are read. Raises `PackageError` for more."""
 
-    def __init__(self, stream: IO[bytes], most: int, name: str) -> None:
+    def __init__(self, stream: IO[bytes], max_bytes: int, name: str) -> None:
         self._stream = stream
-        self._most = most
-        self._left = most
+        self._max_bytes = max_bytes
+        self._remaining = max_bytes
         self._name = name
 
     def read(self, size: int) -> bytes:
         """Read `size` bytes, or as many as there are."""
         data = self._stream.read(size)
-        self._left -= len(data)
-        if self._left < 0:
-            raise PackageError(f"{self._name}: unpacks to more than {self._most} bytes")
+        self._remaining -= len(data)
+        if self._remaining < 0:
+            raise PackageError(f"{self._name}: unpacks to more than {self._max_bytes} bytes")
         return data
 
 
@@ -62,12 +62,12 @@ def find_member(file: BinaryIO, prefix: str) -> ArMember:
 
 
 @contextlib.contextmanager
-def open_tar(path: Path, prefix: str = "data.tar", *, most: int = LARGEST_TAR) -> Iterator[tarfile.TarFile]:
-    """Open the tar in the package's member that begins with `prefix`, as a stream of at most `most` bytes."""
+def open_tar(path: Path, prefix: str = "data.tar", *, max_bytes: int = MAX_TAR_BYTES) -> Iterator[tarfile.TarFile]:
+    """Open the tar in the package's member that begins with `prefix`, as a stream of at most `max_bytes` bytes."""
     with path.open("rb") as file:
         member = find_member(file, prefix)
         name = member.name
-        stream = cast("IO[bytes]", LimitedReader(_decompressed(member), most, f"{path.name}: {name}"))
+        stream = cast("IO[bytes]", LimitedReader(_decompressed(member), max_bytes, f"{path.name}: {name}"))
         try:
             with tarfile.open(fileobj=stream, mode="r|", bufsize=TAR_BUFFER) as tar:
                 yield tar
@@ -91,9 +91,9 @@ def _decompressed(member: ArMember) -> IO[bytes]:
     raise PackageError(f"{member.name}: unknown compression")
 
 
-def largest_tar(installed_kib: int | None) -> int:
+def max_tar_bytes(installed_kib: int | None) -> int:
     """Return the maximum size of a package's tar in bytes, from its Installed-Size if it has one."""
-    return LARGEST_TAR if installed_kib is None else min(LARGEST_TAR, 2 * 1024 * installed_kib + _MARGIN)
+    return MAX_TAR_BYTES if installed_kib is None else min(MAX_TAR_BYTES, 2 * 1024 * installed_kib + _TAR_MARGIN_BYTES)
 
 
 def unpack(
@@ -105,7 +105,7 @@ def unpack(
     of Debian has, and for more data than a package of `installed_kib` can have.
     """
     found: dict[str, Node] = {}
-    with open_tar(path, most=largest_tar(installed_kib)) as tar, spool.open("wb") as out:
+    with open_tar(path, max_bytes=max_tar_bytes(installed_kib)) as tar, spool.open("wb") as out:
         for entry in tar:
             name = entry.name.removeprefix("./").strip("/")
             if name in {"", "."} or not keep(name):

@@ -23,7 +23,7 @@ TRIES = 4
 PAUSE_SECONDS = 0.5
 PARALLEL = 6
 # apt's limit for a Release file (Acquire::MaxReleaseFileSize).
-LARGEST_TEXT = 10_000_000
+MAX_TEXT_BYTES = 10_000_000
 TEXT_SECONDS = 300.0
 MIRROR_HINT = "Check the network, or choose another mirror: --mirror URL, or PYMACHINE_MIRROR."
 
@@ -82,11 +82,11 @@ class Downloader:
         if missing:
             total = sum(item.size for item in missing)
             with self._reporter.task(title, total=total, unit="B") as task, session() as http:
-                self._all(missing, lambda item: self._one(http, item, task))
+                self._fetch_all(missing, lambda item: self._fetch_one(http, item, task))
         return [self.cache.path(item) for item in items]
 
     @staticmethod
-    def _all(items: Sequence[Item], fetch: Callable[[Item], None]) -> None:
+    def _fetch_all(items: Sequence[Item], fetch: Callable[[Item], None]) -> None:
         """Call `fetch` for each item in parallel. The first that raises cancels those that have not started."""
         with ThreadPoolExecutor(PARALLEL) as pool:
             jobs = [pool.submit(fetch, item) for item in items]
@@ -97,11 +97,11 @@ class Downloader:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _one(self, http: Session, item: Item, task: Task) -> None:
+    def _fetch_one(self, http: Session, item: Item, task: Task) -> None:
         target = self.cache.path(item)
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f"{target.name}.{os.getpid()}.part")
-        _adopt(part)
+        _resume_partial(part)
         task.note(item.url.rpartition("/")[2])
         for attempt in range(TRIES):
             try:
@@ -115,13 +115,13 @@ class Downloader:
         part.replace(target)
 
 
-def _adopt(part: Path) -> None:
+def _resume_partial(part: Path) -> None:
     """Rename a partial file of an ended process to `part`, to resume its download."""
     name = part.name.rsplit(".", 2)[0]
-    for left in part.parent.glob(f"{name}.*.part"):
-        pid = left.name.rsplit(".", 2)[1]
-        if left != part and not process_exists(int(pid)):
-            left.replace(part)
+    for leftover in part.parent.glob(f"{name}.*.part"):
+        pid = leftover.name.rsplit(".", 2)[1]
+        if leftover != part and not process_exists(int(pid)):
+            leftover.replace(part)
             return
 
 
@@ -139,23 +139,23 @@ def get(http: Session, item: Item, part: Path, task: Task) -> None:
     """
     from pymachine.system.http_client import FetchError, TooLargeError  # noqa: PLC0415
 
-    have = part.stat().st_size if part.exists() else 0
-    if have >= item.size:
-        have = 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
+    offset = part.stat().st_size if part.exists() else 0
+    if offset >= item.size:
+        offset = 0
+    headers = {"Range": f"bytes={offset}-"} if offset else {}
     try:
         with http.get(item.url, largest=item.size, headers=headers) as answer:
             if answer.status not in {200, 206}:
                 raise MirrorError(f"{item.url}: the mirror answered {answer.status}", hint=MIRROR_HINT)
-            begin = have if answer.status == 206 else 0
-            if answer.length not in {None, item.size - begin}:
-                raise _not_the_file(item, f"size: expected {item.size}, found {begin + (answer.length or 0)}")
-            with part.open("ab" if begin else "wb") as file:
+            start = offset if answer.status == 206 else 0
+            if answer.length not in {None, item.size - start}:
+                raise _mismatch_error(item, f"size: expected {item.size}, found {start + (answer.length or 0)}")
+            with part.open("ab" if start else "wb") as file:
                 for chunk in answer.chunks():
                     file.write(chunk)
                     task.advance(len(chunk))
     except TooLargeError as error:
-        raise _not_the_file(item, f"size: expected {item.size}, found more") from error
+        raise _mismatch_error(item, f"size: expected {item.size}, found more") from error
     except FetchError as error:
         raise MirrorError(f"{item.url}: cannot be fetched", details=str(error), hint=MIRROR_HINT) from error
     if part.stat().st_size < item.size:
@@ -168,12 +168,12 @@ def _verify(part: Path, item: Item) -> None:
     if actual != item.sha256:
         size = part.stat().st_size
         part.unlink()
-        raise _not_the_file(
+        raise _mismatch_error(
             item, f"SHA-256: expected {item.sha256}, found {actual}\nsize: expected {item.size}, found {size}"
         )
 
 
-def _not_the_file(item: Item, details: str) -> DigestError:
+def _mismatch_error(item: Item, details: str) -> DigestError:
     return DigestError(
         f"{item.url}: does not match the signed index",
         details=details,
@@ -187,6 +187,6 @@ def fetch_text(http: Session, url: str) -> bytes:
     from pymachine.system.http_client import FetchError  # noqa: PLC0415
 
     try:
-        return http.read(url, largest=LARGEST_TEXT, seconds=TEXT_SECONDS)
+        return http.read(url, largest=MAX_TEXT_BYTES, seconds=TEXT_SECONDS)
     except FetchError as error:
         raise MirrorError(f"{url}: cannot be fetched from the mirror", details=str(error), hint=MIRROR_HINT) from error

@@ -35,7 +35,7 @@ from pymachine.system.progress import Reporter
 # apt's tolerance (Acquire::Max-FutureTime).
 FUTURE = timedelta(seconds=10)
 # Debian's largest has about 60 MB.
-LARGEST_INDEX = 256 << 20
+MAX_INDEX_BYTES = 256 << 20
 LOCK_SECONDS = 60.0
 _STAMP = "%a, %d %b %Y %H:%M:%S UTC"
 
@@ -189,25 +189,25 @@ class Repository:
         Raises `MirrorError`, `SignatureError`, `ReleaseError`, `RollbackError`, `ExpiredError`.
         """
         name = f"{self.source.name} ({self._dist})"
-        kept = self._cache.directory / "releases" / f"{self.source.name}-{self.source.suite}.InRelease"
+        kept_file = self._cache.directory / "releases" / f"{self.source.name}-{self.source.suite}.InRelease"
         try:
             with session() as http:
                 data = fetch_text(http, f"{self._dist}/InRelease")
             fresh = True
         except MirrorError:
-            if not kept.is_file():
+            if not kept_file.is_file():
                 raise
             self._reporter.warn(f"{self.url} does not answer; using the release that was last fetched.")
-            data, fresh = kept.read_bytes(), False
+            data, fresh = kept_file.read_bytes(), False
         release = self._verified(data, name=name, now=now)
         if fresh:
             key = hashlib.sha256(self._dist.encode()).hexdigest()[:16]
             try:
-                check_newest(release, kept.with_name(f"{self.source.name}-{key}.newest"), name=name)
+                check_newest(release, kept_file.with_name(f"{self.source.name}-{key}.newest"), name=name)
             except RollbackError as error:
-                return self._newer(kept, release, error, now=now)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(kept, data, mode=0o644)
+                return self._kept_if_newer(kept_file, release, error, now=now)
+            kept_file.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(kept_file, data, mode=0o644)
         return release
 
     def _verified(self, data: bytes, *, name: str, now: datetime | None) -> Release:
@@ -215,16 +215,16 @@ class Repository:
         check_valid(release, name=name, suite=self.source.suite, now=now or datetime.now(UTC))
         return release
 
-    def _newer(self, kept: Path, than: Release, error: RollbackError, *, now: datetime | None) -> Release:
-        """Return the kept release if it is newer than `than`, as apt does. Raises `error` otherwise.
+    def _kept_if_newer(self, kept_file: Path, older: Release, error: RollbackError, *, now: datetime | None) -> Release:
+        """Return the kept release if it is newer than `older`, as apt does. Raises `error` otherwise.
 
         One of the servers behind a mirror's name may lag behind.
         """
         try:
-            release = self._verified(kept.read_bytes(), name=str(kept), now=now)
+            release = self._verified(kept_file.read_bytes(), name=str(kept_file), now=now)
         except (OSError, ImageError):
             raise error from None
-        if release.date <= than.date:
+        if release.date <= older.date:
             raise error
         self._reporter.warn(f"{error.brief}: using the newer one.")
         return release
@@ -257,11 +257,11 @@ def _read(path: Path, item: Item) -> bytes:
         raise DigestError(f"{path}: damaged in the cache; it was removed", hint="Try again: it will be fetched again.")
     try:
         with _decompressed(path) as file:
-            data = file.read(LARGEST_INDEX + 1)
+            data = file.read(MAX_INDEX_BYTES + 1)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise ReleaseError(f"{item.url}: cannot be decompressed", details=str(error)) from error
-    if len(data) > LARGEST_INDEX:
-        raise ReleaseError(f"{item.url}: the index has more than {LARGEST_INDEX} bytes once it is decompressed")
+    if len(data) > MAX_INDEX_BYTES:
+        raise ReleaseError(f"{item.url}: the index has more than {MAX_INDEX_BYTES} bytes once it is decompressed")
     return data
 
 

@@ -86,9 +86,8 @@ def _version(text: str) -> Version:
 
 def parse_relations(text: str) -> tuple[tuple[Relation, ...], ...]:
     """Parse a Depends field into groups. Each group needs one of its alternatives."""
-    return tuple(
-        tuple(_relation(alternative) for alternative in group.split("|")) for group in text.split(",") if group.strip()
-    )
+    groups = [group for group in text.split(",") if group.strip()]
+    return tuple(tuple(_relation(alternative) for alternative in group.split("|")) for group in groups)
 
 
 def _relation(text: str) -> Relation:
@@ -106,45 +105,45 @@ class Universe:
         self._packages: dict[tuple[int, int], Package] = {}
 
     @cached_property
-    def _places(self) -> tuple[dict[str, list[tuple[int, int]]], dict[str, list[tuple[int, int]]]]:
+    def _positions(self) -> tuple[dict[str, list[tuple[int, int]]], dict[str, list[tuple[int, int]]]]:
         """The positions of real and of provided names: (index, offset of the paragraph's Package line)."""
         real: dict[str, list[tuple[int, int]]] = {}
         virtual: dict[str, list[tuple[int, int]]] = {}
         for number, index in enumerate(self._indices):
-            place = (number, 0)
+            position = (number, 0)
             for match in NAMES.finditer(index.data):
                 if match[1] == b"Package":
-                    place = (number, match.start())
-                    real.setdefault(match[2].decode(), []).append(place)
+                    position = (number, match.start())
+                    real.setdefault(match[2].decode(), []).append(position)
                 else:
                     for name in match[2].decode().split(","):
-                        virtual.setdefault(name.split()[0], []).append(place)
+                        virtual.setdefault(name.split()[0], []).append(position)
         return real, virtual
 
     def named(self, name: str) -> list[Package]:
         """Return the packages of this name, the newest version first."""
-        found = [self._read(place) for place in self._places[0].get(name, ())]
+        found = [self._read(position) for position in self._positions[0].get(name, ())]
         return sorted(found, key=lambda package: _version(package.version), reverse=True)
 
     def satisfying(self, relation: Relation) -> list[Package]:
         """Return the packages that satisfy `relation`: first by their name, then by the names that they provide."""
         real = [package for package in self.named(relation.name) if relation.accepts(package.version)]
-        provided = [self._read(place) for place in self._places[1].get(relation.name, ())]
+        provided = [self._read(position) for position in self._positions[1].get(relation.name, ())]
         newest = {package.name: package for package in provided if self._newest(package)}
         return real + [newest[name] for name in sorted(newest) if provides(newest[name], relation)]
 
     def _newest(self, package: Package) -> bool:
         return self.named(package.name)[0].version == package.version
 
-    def _read(self, place: tuple[int, int]) -> Package:
-        if place not in self._packages:
-            self._packages[place] = self._parse(place)
-        return self._packages[place]
+    def _read(self, position: tuple[int, int]) -> Package:
+        if position not in self._packages:
+            self._packages[position] = self._parse(position)
+        return self._packages[position]
 
-    def _parse(self, place: tuple[int, int]) -> Package:
+    def _parse(self, position: tuple[int, int]) -> Package:
         from debian.deb822 import Deb822  # noqa: PLC0415 (slow to import)
 
-        number, offset = place
+        number, offset = position
         index = self._indices[number]
         # The usual tools write Package as a paragraph's first field, but the format does not require it.
         begin = index.data.rfind(b"\n\n", 0, offset) + 2 if index.data.rfind(b"\n\n", 0, offset) >= 0 else 0
@@ -161,7 +160,7 @@ class Universe:
                 filename=fields["Filename"].removeprefix("./"),
                 source=index.source.name,
                 depends=parse_relations(fields.get("Pre-Depends", "")) + parse_relations(fields.get("Depends", "")),
-                provides=tuple(group[0] for group in parse_relations(fields.get("Provides", ""))),
+                provides=tuple(alternatives[0] for alternatives in parse_relations(fields.get("Provides", ""))),
                 installed_kib=int(installed) if re.fullmatch(r"[0-9]{1,12}", installed) else None,
             )
         except (KeyError, ValueError) as error:
@@ -181,33 +180,33 @@ def closure(universe: Universe, roots: Iterable[str], *, excluded: Iterable[str]
 
     Packages in `excluded` count as installed. Raises `ResolveError`, naming the package and the one that needs it.
     """
-    without = set(excluded)
+    excluded_names = set(excluded)
     chosen: dict[str, Package] = {}
     queue: deque[tuple[tuple[Relation, ...], str]] = deque(((Relation(root),), "the recipe") for root in roots)
     while queue:
-        group, wanted_by = queue.popleft()
-        if _is_satisfied(group, chosen, without):
+        alternatives, wanted_by = queue.popleft()
+        if _is_satisfied(alternatives, chosen, excluded_names):
             continue
-        package = _choose(universe, group, wanted_by)
+        package = _best_package(universe, alternatives, wanted_by)
         chosen[package.name] = package
         queue.extend((dependency, package.name) for dependency in package.depends)
     return [chosen[name] for name in sorted(chosen)]
 
 
-def _is_satisfied(group: tuple[Relation, ...], chosen: Mapping[str, Package], without: set[str]) -> bool:
+def _is_satisfied(alternatives: tuple[Relation, ...], chosen: Mapping[str, Package], excluded_names: set[str]) -> bool:
     return any(
-        relation.name in without
+        relation.name in excluded_names
         or (relation.name in chosen and relation.accepts(chosen[relation.name].version))
         or any(provides(package, relation) for package in chosen.values())
-        for relation in group
+        for relation in alternatives
     )
 
 
-def _choose(universe: Universe, group: tuple[Relation, ...], wanted_by: str) -> Package:
-    for relation in group:
+def _best_package(universe: Universe, alternatives: tuple[Relation, ...], wanted_by: str) -> Package:
+    for relation in alternatives:
         if found := universe.satisfying(relation):
             return found[0]
-    wanted = " | ".join(str(relation) for relation in group)
+    wanted = " | ".join(str(relation) for relation in alternatives)
     raise ResolveError(
         f"no package for {wanted}, which {wanted_by} needs",
         hint="The mirror may be updating. Try again later, or choose another mirror with --mirror.",

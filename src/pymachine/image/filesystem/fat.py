@@ -20,8 +20,8 @@ DIRECTORY = 0x10
 ARCHIVE = 0x20
 END = 0xFFFF
 # Drivers derive the FAT type from the number of clusters.
-LEAST_CLUSTERS = 4085
-MOST_CLUSTERS = 65524
+MIN_CLUSTERS = 4085
+MAX_CLUSTERS = 65524
 SERIAL = 0x504D0001
 DATE = (2020 - 1980) << 9 | 1 << 5 | 1
 
@@ -69,9 +69,9 @@ class _Clusters:
     def image(self, root: bytes) -> bytes:
         """Return the file system, as large as its files need."""
         used = len(self.table) - 2
-        if used > MOST_CLUSTERS or len(root) > ROOT_ENTRIES * ENTRY.size:
+        if used > MAX_CLUSTERS or len(root) > ROOT_ENTRIES * ENTRY.size:
             raise RecipeError("the boot loaders for UEFI do not fit into a FAT16 file system")
-        count = max(used, LEAST_CLUSTERS)
+        count = max(used, MIN_CLUSTERS)
         sectors_of_table = -(-(count + 2) * 2 // SECTOR)
         table = struct.pack(f"<{len(self.table)}H", *self.table).ljust(sectors_of_table * SECTOR, b"\0")
         total = RESERVED + FATS * sectors_of_table + ROOT_ENTRIES * ENTRY.size // SECTOR + count

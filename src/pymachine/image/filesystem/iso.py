@@ -80,8 +80,8 @@ class _IsoNames:
     def _below(self, path: str, letter: str) -> str:
         self._next += 1
         parent, _, leaf = path.rpartition("/")
-        own = leaf.upper() if path.partition("/")[0] == boot.FOLDER else f"{letter}{self._next:07d}"
-        return f"{self._folders[parent]}/{own}"
+        iso_name = leaf.upper() if path.partition("/")[0] == boot.FOLDER else f"{letter}{self._next:07d}"
+        return f"{self._folders[parent]}/{iso_name}"
 
 
 def _set_dates(iso: Any) -> None:
@@ -163,7 +163,7 @@ def _add_boot_record(iso: Any, loaders: boot.Loaders, path: Path) -> None:
     """Make the ISO at `path` bootable from a USB stick too."""
     per_block = BLOCK // SECTOR
 
-    def place(name: str) -> tuple[int, int]:
+    def position_and_size(name: str) -> tuple[int, int]:
         record = iso.get_record(iso_path=_iso_path(name))
         return record.extent_location() * per_block, -(-record.get_data_length() // SECTOR)
 
@@ -172,10 +172,10 @@ def _add_boot_record(iso: Any, loaders: boot.Loaders, path: Path) -> None:
         size += -size % boot.CYLINDER
         file.truncate(size)
         file.seek(0)
-        isolinux = place(boot.ISOLINUX)[0] if loaders.bios else 0
+        isolinux = position_and_size(boot.ISOLINUX)[0] if loaders.bios else 0
         file.write(
             boot.master_boot_record(
-                loaders.mbr_code, sectors=size // SECTOR, isolinux=isolinux, efi=place(boot.EFI_IMAGE)
+                loaders.mbr_code, sectors=size // SECTOR, isolinux=isolinux, efi=position_and_size(boot.EFI_IMAGE)
             )
         )
 
@@ -199,9 +199,9 @@ def _add(iso: Any, names: _IsoNames, path: str, node: Node, files: dict[Path, Bi
         iso.add_fp(_open(blob, files, stack), blob.length, iso_path, rr_name=leaf, file_mode=stat.S_IFREG | node.mode)
     if node.uid or node.gid:
         record = iso.get_record(iso_path=iso_path)
-        _own(record, node)
+        _set_owner(record, node)
         if node.kind is Kind.DIRECTORY:
-            _own(record.children[0], node)  # ".", where Linux looks for a folder's owner
+            _set_owner(record.children[0], node)  # ".", where Linux looks for a folder's owner
 
 
 def _open(blob: Blob, files: dict[Path, BinaryIO], stack: ExitStack) -> Any:
@@ -212,7 +212,7 @@ def _open(blob: Blob, files: dict[Path, BinaryIO], stack: ExitStack) -> Any:
     return _BlobReader(files[blob.path], blob.offset, blob.length)
 
 
-def _own(record: Any, node: Node) -> None:
+def _set_owner(record: Any, node: Node) -> None:
     """Set owner and group: pycdlib has no parameter for them."""
     rock_ridge = record.rock_ridge
     entry = rock_ridge.dr_entries.px_record or rock_ridge.ce_entries.px_record
