@@ -355,7 +355,7 @@ def test_a_taken_port_is_reported_before_anything_is_created(tmp_path: Path, ima
     endpoint = driver.endpoint()
     with (
         socket.create_server((endpoint.address, endpoint.docker_port)),
-        pytest.raises(PortTakenError, match=f"{endpoint.address}:{endpoint.docker_port} is taken") as caught,
+        pytest.raises(PortTakenError, match=f"{endpoint.address}:{endpoint.docker_port} is in use") as caught,
     ):
         driver.precreate_check()
     assert "ss -ltnp" in caught.value.hint
