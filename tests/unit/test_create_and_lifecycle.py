@@ -1,4 +1,4 @@
-"""The order of the steps, with a driver that only remembers: what is saved when, and what is undone."""
+"""The steps of create, start, stop and remove, with a driver that records its calls."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_the_record_is_there_before_the_machine_and_has_docker_machines_fields(s
     assert record["ConfigVersion"] == 3
 
 
-def test_siblings_are_told_so_that_addresses_differ(store: Store) -> None:
+def test_configure_gets_the_siblings_so_that_addresses_differ(store: Store) -> None:
     create(Hosts(store), request("a"))
     made = create(Hosts(store), request("b"))
     assert made.driver["IPAddress"] == "127.9.9.2"

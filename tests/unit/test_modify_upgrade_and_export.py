@@ -1,4 +1,4 @@
-"""Changes to machines that exist, with a driver that only remembers: what holds, and what is undone."""
+"""Changes to existing machines, exports and imports, with a driver that records its calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operations on an existing host: what is kept and what is undone, and over which connection."""
+"""Create, provision and remove an existing host: changes that are kept or undone, and the connection."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Standalone(Far):
 
 
 class FakeSession:
-    """What `session.opened` gives; fails before or after the host was changed."""
+    """A replacement for the session; it fails before or after the host was changed."""
 
     def __init__(self) -> None:
         self.targets: list[Target] = []
@@ -180,7 +180,7 @@ def test_an_engine_that_a_firewall_hides_is_not_waited_for_long(hosts: Hosts, mo
 
 
 def test_whether_the_host_is_up_is_not_asked_at_every_try(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To ask is a connection to its sshd, which shuts out who makes many."""
+    """Each query is a connection to its sshd, which blocks clients that make many."""
     monkeypatch.setattr(Host, "wait_for_engine", WAIT_FOR_ENGINE)
     refused = [TlsError("192.0.2.9:2376", "dial tcp 192.0.2.9:2376: connect: connection refused")] * 10
     monkeypatch.setattr(api, "ping", Mock(side_effect=[*refused, None]))
@@ -239,7 +239,7 @@ def test_a_command_in_a_guest_that_fails_names_the_machine(
     hosts: Hosts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     create_far(hosts)
-    # An SSH program that reaches nobody.
+    # An SSH program that reaches no host.
     (tmp_path / "ssh").write_text("#!/bin/sh\necho 'ssh: connect to host: No route to host' >&2\nexit 255\n")
     (tmp_path / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")

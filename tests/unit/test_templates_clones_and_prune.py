@@ -1,4 +1,4 @@
-"""Templates, snapshots, clones and what outlives its time, with drivers that only remember what was asked of them."""
+"""Templates, snapshots, clones and expired machines, with drivers that record their calls."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def test_a_shape_that_fails_twice_is_given_up_until_a_template_is_asked_for(stor
     assert Copying.done[-1] == "resume"
 
 
-def test_a_template_that_cannot_be_made_is_told_of_and_it_boots(store: Store) -> None:
+def test_a_template_that_cannot_be_made_is_a_warning_and_the_machine_boots(store: Store) -> None:
     Copying.broken["freeze"] = 3
     says = Says()
     create(Hosts(store, reporter=says), request("a"))
@@ -370,7 +370,7 @@ def test_a_machine_whose_time_to_live_ended_is_removed(store: Store) -> None:
     assert prune.find(store) == []
 
 
-def test_what_a_run_made_goes_when_the_run_is_gone(store: Store) -> None:
+def test_a_machine_of_a_run_expires_when_the_run_is_gone(store: Store) -> None:
     create(Hosts(store), request(owner=prune.RUN))
     with prune.hold(store, "intro"):
         assert prune.find(store) == []
@@ -380,7 +380,7 @@ def test_what_a_run_made_goes_when_the_run_is_gone(store: Store) -> None:
     assert expired.reason == "the run that it was made for is gone"
 
 
-def test_what_cannot_be_removed_is_told_of_and_stays(store: Store) -> None:
+def test_an_expired_machine_that_cannot_be_removed_is_a_warning_and_stays(store: Store) -> None:
     create(Hosts(store), request(expires=1))
     Copying.broken["remove"] = 1
     says = Says()

@@ -1,1 +1,1 @@
-"""What can be done to a machine, one file for each operation."""
+"""The operations on machines, one file each."""

@@ -99,7 +99,7 @@ def identity_restored_on_error(host: Host, *, running: bool) -> Iterator[None]:
 
 
 def _apply_again(host: Host) -> bool:
-    """Give the guest its former identity, and return whether it accepted it. A failure is only a warning."""
+    """Give the guest its old identity again, and return whether it accepted it. A failure is only a warning."""
     host.reporter.warn(f'Giving machine "{host.name}" its old identity again...')
     try:
         provision.apply(host)
@@ -110,7 +110,7 @@ def _apply_again(host: Host) -> bool:
 
 
 def _save_again(host: Host) -> None:
-    """Save the former record. On a full disk it may be unchanged already; then the first error is raised."""
+    """Save the old record again. If that fails, as on a full disk, warn: the first error is raised."""
     try:
         host.save()
     except StoreError as error:

@@ -9,7 +9,7 @@ from pymachine.hosts.locking import locked
 
 
 def make_context(hosts: Hosts, name: str, context: str) -> str:
-    """Make the docker context `context` for the running machine `name`. It replaces the machine's former context."""
+    """Make the docker context `context` for the running machine `name`. It replaces an earlier context."""
     from pymachine.docker import contexts  # noqa: PLC0415
 
     with locked(hosts, name) as host:

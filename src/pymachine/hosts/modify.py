@@ -1,6 +1,6 @@
 """Change the hardware, the engine options or the certificate names of a machine.
 
-A change either succeeds or leaves the machine as it was. What a driver can do is checked by its class
+A change either succeeds or leaves the machine as it was. Abilities of a driver are checked by its class
 (`isinstance(driver, Resizable)`), never by its name.
 """
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def provision(hosts: Hosts, name: str) -> None:
-    """Set up the engine of machine `name` again. What is already right is not touched.
+    """Set up the engine of machine `name` again. Settings that are already right are not touched.
 
     Raises `HostNotRunningError` unless it is running, and `UnsupportedError` if there is nothing to set up.
     """
