@@ -57,7 +57,7 @@ def choose(asked: str, trial: Trial, *, reporter: Reporter) -> str:
     """
     if asked == "tcg":
         return asked
-    problem = _unavailable(trial) or _tried(trial)
+    problem = _unavailable(trial) or _trial_problem(trial)
     return decide(
         "kvm",
         problem,
@@ -120,7 +120,7 @@ def _unavailable(trial: Trial) -> str:
     return "" if patch.parse(xml).findtext("domain") == "kvm" else "libvirt does not offer it"
 
 
-def _tried(trial: Trial) -> str:
+def _trial_problem(trial: Trial) -> str:
     """Return why KVM failed its trial, or "". The result is cached, and only one process at a time runs a trial."""
     trial.store.mkdir(parents=True, exist_ok=True)
     with probe_cache.results(trial.store / _CACHE, is_current=_is_current) as known:
@@ -133,7 +133,7 @@ def _tried(trial: Trial) -> str:
 
 def _key(trial: Trial) -> str:
     """Return the cache key, from all that can change the result: host, boot of the host, QEMU and kernel."""
-    with libvirts.doing("cannot read libvirt's versions"):
+    with libvirts.wrap_errors("cannot read libvirt's versions"):
         host = patch.parse(trial.connection.getCapabilities()).findtext("host/uuid", "")
         versions = f"{trial.connection.getLibVersion()} {trial.connection.getVersion()}"
     boot = probe_cache.boot_id() if hosts.is_local(trial.uri) else ""

@@ -102,7 +102,7 @@ class Base(Driver):
         domain = state.find(connection, self._id)
         if domain is None:
             return None
-        with libvirts.doing("cannot read the machine's domain"):
+        with libvirts.wrap_errors("cannot read the machine's domain"):
             # The persistent configuration, which `virsh metadata --config` changes even while the domain runs.
             xml = domain.XMLDesc(libvirts.library().VIR_DOMAIN_XML_INACTIVE)
             name, found = domain.name(), domains.marked_name(xml)
@@ -162,7 +162,7 @@ class Base(Driver):
 
         xml = define.xml(self.machine, self.config, self._listen_address, image, disk, uri=self._uri)
         libvirt = libvirts.library()
-        with libvirts.doing("libvirt rejects the definition of the machine's domain"):
+        with libvirts.wrap_errors("libvirt rejects the definition of the machine's domain"):
             domain = connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
             if self.config.get("Autostart"):
                 domain.setAutostart(1)

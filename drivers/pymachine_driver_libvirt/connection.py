@@ -68,7 +68,7 @@ def _run_events(libvirt: Any) -> None:
 
 
 @contextlib.contextmanager
-def doing(what: str) -> Iterator[None]:
+def wrap_errors(what: str) -> Iterator[None]:
     """Convert libvirt's errors in the block into a `LibvirtError` whose message begins with `what`."""
     libvirt = library()
     try:

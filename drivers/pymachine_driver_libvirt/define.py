@@ -59,7 +59,7 @@ def add_containers_port(domain: Domain) -> None:
     The guest has the port from its next start on.
     """
     libvirt = libvirts.library()
-    with libvirts.doing("cannot add a port to the machine's domain"):
+    with libvirts.wrap_errors("cannot add a port to the machine's domain"):
         if identity_channel.CONTAINERS_PORT not in domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE):
             domain.attachDeviceFlags(domains.containers_port(), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 

@@ -92,7 +92,7 @@ def machine(hardware: Hardware, boot: Boot, made: Machine) -> str:
     """Return the XML of a machine's domain."""
     domain = _hardware(hardware, made.name, made.machine_id)
     _describe(domain, made.owner)
-    _boots(domain, hardware, boot)
+    _add_boot(domain, hardware, boot)
     for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "destroy")):
         _add(domain, f"on_{event}", action)
     devices = _add(domain, "devices")
@@ -117,7 +117,7 @@ def trial(hardware: Hardware, boot: Boot, *, name: str, machine_id: str) -> str:
     """Return the XML of a domain that only boots a kernel, with its output on the console, and ends at a reset."""
     domain = _hardware(hardware, name, machine_id)
     _add(domain, "description", "A trial of hardware virtualisation by pymachine; gone in a few seconds")
-    _boots(domain, hardware, boot)
+    _add_boot(domain, hardware, boot)
     for event in ("poweroff", "reboot", "crash"):
         _add(domain, f"on_{event}", "destroy")
     devices = _add(domain, "devices")
@@ -218,7 +218,7 @@ def _describe(domain: Element, owner: Owner) -> None:
     _add(domain, "metadata").append(_mark(owner))
 
 
-def _boots(domain: Element, hardware: Hardware, boot: Boot) -> None:
+def _add_boot(domain: Element, hardware: Hardware, boot: Boot) -> None:
     system = _add(domain, "os")
     kind = machine_type(hardware.architecture, hardware.machine_type)
     _add(system, "type", "hvm", arch=emulated(hardware.architecture), machine=kind)

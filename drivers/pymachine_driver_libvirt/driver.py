@@ -76,7 +76,7 @@ class LibvirtDriver(modify.ModifiableMachine):
         try:
             connection = libvirts.connect(uri)
             found = listen_address.choose(connection, uri, choices.network, siblings)
-            with libvirts.doing("cannot read libvirt's host"):
+            with libvirts.wrap_errors("cannot read libvirt's host"):
                 model, _, processors, *_ = connection.getInfo()
         except DriverError as error:
             # The options are right; the problem is on the host.
@@ -166,7 +166,7 @@ class LibvirtDriver(modify.ModifiableMachine):
         domain = self._own_domain(connection)
         current = state.of(domain)
         if current is State.PAUSED and domain is not None:
-            with libvirts.doing("cannot resume the machine"):
+            with libvirts.wrap_errors("cannot resume the machine"):
                 domain.resume()
             return
         if current is State.ERROR and domain is not None:
@@ -190,7 +190,7 @@ class LibvirtDriver(modify.ModifiableMachine):
             return
         if current is State.PAUSED:
             # A paused guest does not notice the power button.
-            with libvirts.doing("cannot resume the machine"):
+            with libvirts.wrap_errors("cannot resume the machine"):
                 domain.resume()
         if not guest.power_down(connection, domain, Deadline(timeout)):
             self.reporter.warn(f"The guest did not shut down within {timeout:g} seconds. Switching the machine off.")
@@ -212,7 +212,7 @@ class LibvirtDriver(modify.ModifiableMachine):
         domain = self._own_domain(connection)
         sets = {str(each.get("ImageSet", "")) for each in (self.config, self.config.get("PreviousImage", {}))}
         if domain is not None:
-            with libvirts.doing("cannot read the machine's domain"):
+            with libvirts.wrap_errors("cannot read the machine's domain"):
                 sets.update(_SET.findall(domain.XMLDesc()))
             state.switch_off(domain)
         pool = volumes.find_pool(connection, self._pool_name)
@@ -337,7 +337,7 @@ class LibvirtDriver(modify.ModifiableMachine):
 
         deadline = Deadline(request.timeout)
         began = time.monotonic()
-        with libvirts.doing("cannot start the machine's domain"):
+        with libvirts.wrap_errors("cannot start the machine's domain"):
             domain.create()
         request.timings["qemu"] = round(time.monotonic() - began, 2)
         self._deliver(connection, domain, request, deadline, resumed=resumed)

@@ -198,7 +198,7 @@ def power_down(connection: Connection, domain: Domain, deadline: Deadline) -> bo
             ended.append(event)
             waker.wake()
 
-    with libvirts.doing("cannot shut the machine down"):
+    with libvirts.wrap_errors("cannot shut the machine down"):
         watch = connection.domainEventRegisterAny(domain, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, happened, None)
         try:
             again = 0.0

@@ -109,7 +109,7 @@ def _reachable(connection: Connection, uri: str) -> str:
         return options.DEFAULT_NETWORK
     if networks.lookup(connection, options.DEFAULT_NETWORK) is None:
         return options.USER_NETWORK
-    with libvirts.doing(f"cannot read network {options.DEFAULT_NETWORK}"):
+    with libvirts.wrap_errors(f"cannot read network {options.DEFAULT_NETWORK}"):
         handle = connection.networkLookupByName(options.DEFAULT_NETWORK)
         network = networks.parse(handle.XMLDesc())
         usable = handle.isActive() and network.reached_by_others and network.ranges

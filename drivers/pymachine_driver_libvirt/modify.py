@@ -57,7 +57,7 @@ class ModifiableMachine(Base):
         connection = self._connect()
         domain = self._domain(connection)
         libvirt = libvirts.library()
-        with libvirts.doing("cannot change the machine's hardware"):
+        with libvirts.wrap_errors("cannot change the machine's hardware"):
             if change.cpus is not None:
                 domain.setVcpusFlags(changed["CPU"], libvirt.VIR_DOMAIN_AFFECT_CONFIG | libvirt.VIR_DOMAIN_VCPU_MAXIMUM)
                 domain.setVcpusFlags(changed["CPU"], libvirt.VIR_DOMAIN_AFFECT_CONFIG)
@@ -77,7 +77,7 @@ class ModifiableMachine(Base):
         connection = self._connect()
         self._check_name(connection)
         domain = self._domain(connection, formerly=before.name)
-        with ExitStack() as undo, libvirts.doing("cannot rename the machine's domain"):
+        with ExitStack() as undo, libvirts.wrap_errors("cannot rename the machine's domain"):
             if domain.name() != self.machine.name:  # an earlier rename that was killed may have got this far
                 domain.rename(self.machine.name, 0)
             undo.callback(domain.rename, before.name, 0)
@@ -155,7 +155,7 @@ class ModifiableMachine(Base):
             escape(kernel_parameters.for_machine(self._architecture, str(each["KernelCommandLine"])))
             for each in (old, new)
         ]
-        with libvirts.doing("cannot change the image of the machine's domain"):
+        with libvirts.wrap_errors("cannot change the image of the machine's domain"):
             xml = self._domain(connection).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
             changed = xml.replace(str(old["ImageSet"]), str(new["ImageSet"])).replace(lines[0], lines[1])
             connection.defineXML(changed)

@@ -99,14 +99,14 @@ def find(connection: Connection, name: str) -> Network:
     """Return the network `name`. Raises `NetworkError` unless it is active and has a DHCP server of libvirt."""
     handle = lookup(connection, name)
     if handle is None:
-        with libvirts.doing("cannot list networks"):
+        with libvirts.wrap_errors("cannot list networks"):
             names = sorted(each.name() for each in connection.listAllNetworks())
         raise NetworkError(
             f"libvirt has no network called {name!r}",
             hint=f"Existing networks: {', '.join(names) or 'none'}. Choose one with --libvirt-network, or use "
             "--libvirt-network user.",
         )
-    with libvirts.doing(f"cannot read network {name}"):
+    with libvirts.wrap_errors(f"cannot read network {name}"):
         active, network = handle.isActive(), parse(handle.XMLDesc())
     if not active:
         raise NetworkError(
@@ -126,7 +126,7 @@ def leased(connection: Connection, name: str) -> set[str]:
     handle = lookup(connection, name)
     if handle is None:
         return set()
-    with libvirts.doing(f"cannot read the leases of network {name}"):
+    with libvirts.wrap_errors(f"cannot read the leases of network {name}"):
         return {str(lease["ipaddr"]) for lease in handle.DHCPLeases()}
 
 
@@ -153,7 +153,7 @@ def release(connection: Connection, name: str, mac: str, *, machine_id: str) -> 
     handle = lookup(connection, name)
     if handle is None:
         return
-    with libvirts.doing(f"cannot read network {name}"):
+    with libvirts.wrap_errors(f"cannot read network {name}"):
         found = parse(handle.XMLDesc(_inactive(handle))).reservations
     reservations = [reservation for reservation in found if reservation.mac == mac.lower()]
     if not reservations:
@@ -185,7 +185,7 @@ def lookup(connection: Connection, name: str) -> Any:
 def _update(connection: Connection, name: str, command: str, reservation: Reservation) -> None:
     libvirt = libvirts.library()
     handle = connection.networkLookupByName(name)
-    with libvirts.doing(f"cannot change the reservations of network {name}"):
+    with libvirts.wrap_errors(f"cannot change the reservations of network {name}"):
         flags = libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE if handle.isActive() else 0
         if handle.isPersistent():
             flags |= libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG

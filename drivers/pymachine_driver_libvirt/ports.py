@@ -215,8 +215,8 @@ def watch(folder: Path, watched: Watched, forwarder: Forwarder) -> None:
             problem = str(error)
         # A connection that worked for a while can probably be opened again soon.
         pause = _FIRST_PAUSE if time.monotonic() - began > _LONGEST_PAUSE else min(pause * 2, _LONGEST_PAUSE)
-        _rest(watched.events, pause)
-        # Log only now: if the machine has ended, `_rest` raises, and that explains the problem.
+        _wait(watched.events, pause)
+        # Log only now: if the machine has ended, `_wait` raises, and that explains the problem.
         if problem != logged:
             logged = problem
             log(f"libvirt: {problem}")
@@ -228,7 +228,7 @@ def main(arguments: list[str]) -> int:
     try:
         fields = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         with (folder / _LOCK).open("ab") as lock:
-            _take(lock.fileno())
+            _lock(lock.fileno())
             watched = Watched(str(fields["uri"]), str(fields["machine_id"]))
             target = Target(
                 address=str(fields["address"]),
@@ -283,7 +283,7 @@ def _take_reports(reports: Stream, forwarder: Forwarder) -> bool:
     return is_report
 
 
-def _rest(events: EventQueue, seconds: float) -> None:
+def _wait(events: EventQueue, seconds: float) -> None:
     """Wait for `seconds`, but raise `MachineEndedError` as soon as the domain ends."""
     end = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
@@ -295,7 +295,7 @@ def _rest(events: EventQueue, seconds: float) -> None:
                     events.check()
 
 
-def _take(handle: int) -> None:
+def _lock(handle: int) -> None:
     """Lock this machine's forwarder; wait up to 15 seconds for an earlier one to end. Raises BlockingIOError."""
     end = time.monotonic() + _LOCK_SECONDS
     while files.try_lock(handle) is False:

@@ -28,7 +28,7 @@ def others(connection: Connection, machine_id: str, uses: Callable[[Element], bo
     """Return the names of other domains than the machine's for whose XML `uses` returns true."""
     from pymachine_driver_libvirt import patch  # noqa: PLC0415
 
-    with libvirts.doing("cannot list domains"):
+    with libvirts.wrap_errors("cannot list domains"):
         found = [each for each in connection.listAllDomains() if each.UUIDString() != machine_id]
         xml = [(each.name(), _xml(each)) for each in found]
     return [name for name, text in xml if text and uses(patch.parse(text))]

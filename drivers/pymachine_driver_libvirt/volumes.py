@@ -101,7 +101,7 @@ def ready_pool(connection: Connection, name: str, *, make_at: str, reporter: Rep
     Raises `PoolError` if it is missing and `make_at` is empty.
     """
     pool = find_pool(connection, name)
-    with libvirts.doing(f"cannot use storage pool {name}"):
+    with libvirts.wrap_errors(f"cannot use storage pool {name}"):
         if pool is None:
             if not make_at:
                 raise _no_pool(connection, name)
@@ -120,7 +120,7 @@ def check_pool(connection: Connection, name: str, *, may_make: bool, need: int) 
         if may_make:
             return
         raise _no_pool(connection, name)
-    with libvirts.doing(f"cannot read storage pool {name}"):
+    with libvirts.wrap_errors(f"cannot read storage pool {name}"):
         kind = patch.parse(pool.XMLDesc()).get("type", "")
         active, available = pool.isActive(), pool.info()[3]
     if kind not in _FILE_POOLS:
@@ -136,7 +136,7 @@ def check_pool(connection: Connection, name: str, *, may_make: bool, need: int) 
 
 
 def _no_pool(connection: Connection, name: str) -> PoolError:
-    with libvirts.doing("cannot list storage pools"):
+    with libvirts.wrap_errors("cannot list storage pools"):
         names = sorted(each.name() for each in connection.listAllStoragePools())
     return PoolError(
         f"libvirt has no storage pool called {name!r}",
@@ -148,7 +148,7 @@ def _no_pool(connection: Connection, name: str) -> PoolError:
 def find_set(pool: Any, digest: str) -> ImageSet | None:
     """Return a complete set of the image with that digest, uploaded by any machine, or None."""
     wanted = f"pymachine-{digest[:12]}-"
-    with libvirts.doing("cannot list the pool's volumes"):
+    with libvirts.wrap_errors("cannot list the pool's volumes"):
         names = {volume.name() for volume in pool.listAllVolumes()}
     for marker in sorted(names):
         name, _, suffix = marker.rpartition(".")
@@ -217,7 +217,7 @@ def clear(connection: Connection, pool: Any, *, disk: str, sets: Iterable[str], 
 
     Raises `PoolError` if another domain uses the disk, or if the pool is not active and its volumes are unknown.
     """
-    with libvirts.doing(f"cannot list the volumes of storage pool {pool.name()}"):
+    with libvirts.wrap_errors(f"cannot list the volumes of storage pool {pool.name()}"):
         if not pool.isActive():
             raise PoolError(
                 f"storage pool {pool.name()} is not active, so the machine's disk cannot be removed",
@@ -254,7 +254,7 @@ def set_paths(pool: Any, name: str) -> ImageSet:
 
 
 def _make(pool: Any, name: str, size: int) -> Any:
-    with libvirts.doing(f"cannot create volume {name}"):
+    with libvirts.wrap_errors(f"cannot create volume {name}"):
         return pool.createXML(volume_xml(name, size))
 
 
@@ -263,7 +263,7 @@ def _upload(
 ) -> Iterator[int]:
     """Create a volume and upload `size` bytes into it; yield the number of bytes of each piece."""
     volume = _make(pool, name, max(size, capacity))
-    with libvirts.doing(f"cannot upload into volume {name} of storage pool {pool.name()}"):
+    with libvirts.wrap_errors(f"cannot upload into volume {name} of storage pool {pool.name()}"):
         stream = connection.newStream()
         volume.upload(stream, 0, size)
         try:

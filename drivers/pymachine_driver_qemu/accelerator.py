@@ -61,7 +61,7 @@ def choose(asked: str, trial: Trial, *, reporter: Reporter) -> str:
     native = asked if asked != "auto" else native_accelerator()
     problem = unavailable(native, trial.architecture) if native else "this system has no accelerator that QEMU can use"
     if not problem:
-        problem = _tried(native, trial)
+        problem = _trial_problem(native, trial)
     return decide(
         native,
         problem,
@@ -108,7 +108,7 @@ def boots(accelerator: str, trial: Trial, *, seconds: float = TRIAL_SECONDS) -> 
             )
         try:
             _limit(process.pid)
-            return _proven(process, console, Deadline(seconds))
+            return _has_booted(process, console, Deadline(seconds))
         finally:
             process.kill()
             process.wait()
@@ -116,7 +116,7 @@ def boots(accelerator: str, trial: Trial, *, seconds: float = TRIAL_SECONDS) -> 
             log.debug("trial of %s: %s", accelerator, text or "QEMU printed nothing")
 
 
-def _tried(accelerator: str, trial: Trial) -> str:
+def _trial_problem(accelerator: str, trial: Trial) -> str:
     """Return why `accelerator` failed its trial, or "". The result is cached, and only one process at a time tries."""
     status = trial.qemu.path.stat()
     key = runtime.probe_key(accelerator, trial.qemu.path, status.st_size, status.st_mtime_ns, trial.image)
@@ -145,7 +145,7 @@ def _limit(pid: int) -> None:
         resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
 
 
-def _proven(process: subprocess.Popen[bytes], console: Path, deadline: Deadline) -> bool:
+def _has_booted(process: subprocess.Popen[bytes], console: Path, deadline: Deadline) -> bool:
     while True:
         ended = process.poll() is not None or deadline.expired
         with contextlib.suppress(FileNotFoundError):

@@ -111,7 +111,7 @@ def channel(started: Started, folder: Path) -> Iterator[identity.Channel]:
     except (GuestReportedError, identity.PausedByDiskError):
         raise
     except GuestError as error:
-        error.details = error.details or process.last_words(folder)
+        error.details = error.details or process.ends_of_logs(folder)
         error.hint = error.hint or f"See the console log, {folder / process.CONSOLE_LOG}."
         raise
 
@@ -126,7 +126,7 @@ def _end_noticed(started: Started, folder: Path) -> Iterator[None]:
         # After a shutdown, a `GuestEndedError` already names the last stage of the boot.
         if code is None or (code == 0 and isinstance(error, GuestEndedError)):
             raise
-        reason = process.end_error(code, details=process.last_words(folder))
+        reason = process.end_error(code, details=process.ends_of_logs(folder))
         if reason is None:
             raise
         raise reason from error

@@ -37,10 +37,10 @@ def slot(count: int, *, reporter: Reporter, kind: str = "boot", patience: float 
     Raises `pymachine.errors.TimeoutExpiredError` after `patience` seconds.
     """
     with ExitStack() as held:
-        if not _take(kind, count, held):
+        if not _lock_slot(kind, count, held):
             with reporter.task("Waiting for other machines to start"):
                 until(
-                    lambda: _take(kind, count, held),
+                    lambda: _lock_slot(kind, count, held),
                     deadline=patience,
                     what="a slot to start in",
                     interval=0.02,
@@ -49,7 +49,7 @@ def slot(count: int, *, reporter: Reporter, kind: str = "boot", patience: float 
         yield
 
 
-def _take(kind: str, count: int, held: ExitStack) -> bool:
+def _lock_slot(kind: str, count: int, held: ExitStack) -> bool:
     for number in range(count):
         file: BinaryIO = (runtime.base() / f"{kind}-{number}.lock").open("ab")
         if files.try_lock(file.fileno()) is not False:

@@ -116,7 +116,7 @@ class QemuDriver(modify.ModifiableMachine, snapshots_and_templates.CopyableMachi
 
         sockets = runtime.find(self._folder)
         if sockets is not None and self.state() is State.PAUSED:
-            self._tell(sockets, "cont")
+            self._execute(sockets, "cont")
             return
         if self.state() is State.STOPPING:  # `stop` was interrupted while it waited
             self.stop(STOP_SECONDS)
@@ -131,7 +131,7 @@ class QemuDriver(modify.ModifiableMachine, snapshots_and_templates.CopyableMachi
         sockets = runtime.find(self._folder)
         if sockets is not None:
             if self.state() is State.PAUSED:  # a paused guest does not notice the button
-                self._tell(sockets, "cont")
+                self._execute(sockets, "cont")
             if not process.power_down(sockets, timeout=timeout):
                 self.reporter.warn(
                     f"The guest did not shut down within {timeout:g} seconds. Switching the machine off."

@@ -82,10 +82,10 @@ def launch(
             if code is None:
                 process.kill()
                 process.wait()
-            if code is not None and (error := end_error(code, details=said_since_start(log))):
+            if code is not None and (error := end_error(code, details=output_since_start(log))):
                 raise error
             why = f"ended with exit code {code}" if code is not None else f"did not answer in {LAUNCH_SECONDS:g} s"
-            raise LaunchError(f"QEMU {why}", details=said_since_start(log), hint=f"Its whole output is in {log}")
+            raise LaunchError(f"QEMU {why}", details=output_since_start(log), hint=f"Its whole output is in {log}")
         time.sleep(0.005)
     # Prevent the warning about a child that was not waited for.
     process.returncode = 0
@@ -240,9 +240,9 @@ def tail(path: Path, *, length: int = _TAIL) -> str:
         return ""
 
 
-def last_words(directory: Path) -> str:
+def ends_of_logs(directory: Path) -> str:
     """Return the ends of the console log and QEMU's log."""
-    parts = [(CONSOLE_LOG, tail(directory / CONSOLE_LOG)), (QEMU_LOG, said_since_start(directory / QEMU_LOG))]
+    parts = [(CONSOLE_LOG, tail(directory / CONSOLE_LOG)), (QEMU_LOG, output_since_start(directory / QEMU_LOG))]
     return "\n".join(f"--- {name}\n{text}" for name, text in parts if text)
 
 
@@ -259,7 +259,7 @@ def trim(path: Path) -> None:
         raise os_errors.wrapped(LaunchError, f"cannot write {path}", error) from error
 
 
-def said_since_start(log: Path) -> str:
+def output_since_start(log: Path) -> str:
     """Return QEMU's output since its last start, without the line with its command."""
     lines = tail(log).splitlines()
     starts = [number for number, line in enumerate(lines) if " -uuid " in line or " -name guest=" in line]

@@ -137,7 +137,7 @@ class Qmp:
                 return message["return"]
             self._keep_event(message)
             if deadline.expired:
-                raise _late(deadline)
+                raise _timeout_error(deadline)
 
     def _keep_event(self, message: dict[str, Any]) -> None:
         if "event" in message:
@@ -162,7 +162,7 @@ class Qmp:
                 raise QmpError("QEMU's answer is too long")
             self._receive(deadline)
             if deadline.expired and b"\n" not in self._buffer:
-                raise _late(deadline)
+                raise _timeout_error(deadline)
         line, self._buffer = self._buffer.split(b"\n", 1)
         try:
             message = json.loads(line)
@@ -177,7 +177,7 @@ class Qmp:
             self._socket.settimeout(deadline.socket_timeout())
             data = self._socket.recv(65536)
         except TimeoutError as error:
-            raise _late(deadline) from error
+            raise _timeout_error(deadline) from error
         except OSError as error:
             raise QmpGoneError("QEMU has ended") from error
         if not data:
@@ -185,7 +185,7 @@ class Qmp:
         self._buffer += data
 
 
-def _late(deadline: Deadline) -> QmpTimeoutError:
+def _timeout_error(deadline: Deadline) -> QmpTimeoutError:
     return QmpTimeoutError(f"QEMU did not answer within {deadline.seconds:g} seconds")
 
 

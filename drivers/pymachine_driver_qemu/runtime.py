@@ -55,16 +55,16 @@ def base() -> Path:
     """
     given = os.environ.get("XDG_RUNTIME_DIR", "")
     if given and _is_ours(Path(given)) and len(given) + len("/pymachine/") + _ID_LENGTH + _LONGEST_NAME < _LONGEST_PATH:
-        return _made(Path(given) / "pymachine")
+        return _create_private(Path(given) / "pymachine")
     # Not TMPDIR, which may be long, and may differ between the user's sessions.
-    return _made(Path(f"/tmp/pymachine-{_user()}"))  # noqa: S108 (owner and mode are checked)
+    return _create_private(Path(f"/tmp/pymachine-{_user()}"))  # noqa: S108 (owner and mode are checked)
 
 
 def make(directory: Path, machine_id: str) -> Path:
     """Create an empty socket folder for the machine in `directory`, and the link to it."""
     sweep()
     remove(directory)
-    folder = _made(base() / _name(directory, machine_id))
+    folder = _create_private(base() / _name(directory, machine_id))
     _empty(folder)
     link = directory / LINK
     try:
@@ -177,7 +177,7 @@ def _is_of(folder: Path, directory: Path) -> bool:
     return inode == str(current_inode) or not (Path(path) / LINK).is_symlink()
 
 
-def _made(folder: Path) -> Path:
+def _create_private(folder: Path) -> Path:
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
@@ -187,7 +187,7 @@ def _made(folder: Path) -> Path:
     if not _is_ours(folder):
         raise RuntimeFolderError(
             f"{folder} is not a private folder of this user",
-            details=f"It is {_told(folder)}.",
+            details=f"It is {_describe(folder)}.",
             hint="Set XDG_RUNTIME_DIR to a folder of yours with mode 0700 and a short path. Only the owner of "
             f"{folder}, and root, can remove it.",
         )
@@ -210,7 +210,7 @@ def _is_ours(folder: Path) -> bool:
     return stat.S_ISDIR(status.st_mode) and status.st_uid == _user() and not status.st_mode & 0o077
 
 
-def _told(folder: Path) -> str:
+def _describe(folder: Path) -> str:
     status = folder.lstat()
     return f"{stat.filemode(status.st_mode)} of user {status.st_uid}"
 

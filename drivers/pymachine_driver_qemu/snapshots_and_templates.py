@@ -71,9 +71,9 @@ class CopyableMachine(QemuMachine):
         """Save disk and image, and the memory if the machine runs or is paused."""
         from pymachine_driver_qemu import snapshot  # noqa: PLC0415
 
-        sockets = self._alive()
+        sockets = self._running_sockets()
         hardware = {key: self.config[key] for key in snapshot.HARDWARE if key in self.config}
-        with self.reporter.task("Saving the machine's state"), self._held(sockets) if sockets else nullcontext():
+        with self.reporter.task("Saving the machine's state"), self._paused(sockets) if sockets else nullcontext():
             facts = snapshot.save(self._folder, sockets, folder)
         return {**facts, "Hardware": hardware, "Qemu": self._qemu().version_text}
 
@@ -152,10 +152,10 @@ class CopyableMachine(QemuMachine):
 
         if not isinstance(source, CopyableMachine):
             raise DriverError(f"{source.machine.name} is not a machine of this driver")
-        sockets = source._alive()  # noqa: SLF001 (the same class)
+        sockets = source._running_sockets()  # noqa: SLF001 (the same class)
         if sockets is not None:
             source.sync()
-        with self.reporter.task("Copying the disk"), source._held(sockets) if sockets else nullcontext():  # noqa: SLF001
+        with self.reporter.task("Copying the disk"), source._paused(sockets) if sockets else nullcontext():  # noqa: SLF001
             disk.copy_image(source._folder, self._folder)  # noqa: SLF001
             disk.copy_disk(source._folder / disk.DISK, self._folder / disk.DISK)  # noqa: SLF001
         self._boot(request)
@@ -166,7 +166,7 @@ class CopyableMachine(QemuMachine):
         from pymachine.driver.kit.system import wait  # noqa: PLC0415
         from pymachine_driver_qemu import identity  # noqa: PLC0415
 
-        sockets = self._alive()
+        sockets = self._running_sockets()
         if sockets is None or self.state() is not State.RUNNING:
             return
         port = identity.Channel(sockets / runtime.IDENTITY)
@@ -179,28 +179,28 @@ class CopyableMachine(QemuMachine):
         finally:
             port.close()
 
-    def _alive(self) -> Path | None:
+    def _running_sockets(self) -> Path | None:
         """Return the folder of QEMU's sockets if the machine runs or is paused, else None."""
         return runtime.find(self._folder) if self.state() is not State.STOPPED else None
 
     @contextmanager
-    def _held(self, sockets: Path) -> Iterator[None]:
+    def _paused(self, sockets: Path) -> Iterator[None]:
         """Pause the guest during the block. A guest that was paused stays paused."""
         from pymachine.driver.kit import transactions  # noqa: PLC0415
 
         was_running = self.state() in (State.RUNNING, State.STOPPING)
         if was_running:
             transactions.note(self._folder, transactions.HOLD)
-        self._tell(sockets, "stop")
+        self._execute(sockets, "stop")
         try:
             yield
         finally:
             if was_running:
-                self._tell(sockets, "cont")
+                self._execute(sockets, "cont")
                 transactions.clear(self._folder, transactions.HOLD)
 
     @staticmethod
-    def _tell(sockets: Path, command: str) -> None:
+    def _execute(sockets: Path, command: str) -> None:
         from pymachine_driver_qemu.qmp import Qmp  # noqa: PLC0415
 
         with Qmp(sockets / runtime.CONTROL) as monitor:

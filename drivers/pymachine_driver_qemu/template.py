@@ -155,7 +155,7 @@ def _template_at_fault(template: Path, folder: Path) -> Iterator[None]:
     except OSError as error:
         raise os_errors.wrapped(TemplateError, f"cannot read {template / STATE}", error) from error
     except DriverError as error:
-        raise TemplateError(error.brief, details=error.details or process.last_words(folder)) from error
+        raise TemplateError(error.brief, details=error.details or process.ends_of_logs(folder)) from error
 
 
 def _host() -> str:

@@ -20,7 +20,7 @@ class VirtualBoxMachine(Driver):
         return str(self.config.get("UIType") or "headless")
 
     @property
-    def unmade(self) -> bool:
+    def is_unregistered(self) -> bool:
         """Whether `create` has not registered the machine yet. Always false if docker-machine created it."""
         return "VMUUID" in self.config and not self.config.get("Made")
 

@@ -60,7 +60,7 @@ def check_address(config: Mapping[str, Json]) -> None:
         )
 
 
-def up(
+def start_machine(
     driver: VirtualBoxMachine,
     vbox: VBoxManage,
     request: BootRequest,
@@ -82,7 +82,7 @@ def up(
         driver.reporter.info("Starting the VM...")
         _start(driver, vbox)
         if saved:
-            _forward_anew(driver, vbox)
+            _forward_after_resume(driver, vbox)
     with _off_on_failure(driver, vbox, unless=saved):
         _await_ssh(driver, vbox, deadline)
         if not driver.config.get("FixedAddress"):
@@ -120,7 +120,7 @@ def _forward_ssh(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
     driver.config["SSHPort"] = port
 
 
-def _forward_anew(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
+def _forward_after_resume(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
     """Give a resumed machine another port if its own was taken: the saved state contains the old rule."""
     port = int(driver.config.get("SSHPort") or 0)
     if not ports.is_free(port) and output.forwardings(vbox.info(driver.vm)).get(machine.SSH_RULE) == port:

@@ -102,7 +102,7 @@ class VirtualBoxDriver(ModifiableMachine):
         interface = boot.host_network(vbox, self.config)
         boot.check_address(self.config)
         vm.make(self, vbox, request)
-        boot.up(self, vbox, request, interface=interface)
+        boot.start_machine(self, vbox, request, interface=interface)
 
     def start(self, request: BootRequest) -> None:
         """Start a machine that is off, saved or paused."""
@@ -115,7 +115,7 @@ class VirtualBoxDriver(ModifiableMachine):
             self.reporter.info("Resuming VM ...")
             vbox("controlvm", self.vm, "resume")
         elif state in {State.STOPPED, State.SAVED}:
-            boot.up(self, vbox, request, saved=state is State.SAVED)
+            boot.start_machine(self, vbox, request, saved=state is State.SAVED)
         else:
             raise DriverError(f"{self.machine.name} cannot be started: it is {state.word.lower()}")
 
@@ -138,7 +138,7 @@ class VirtualBoxDriver(ModifiableMachine):
         try:
             vbox = self.vbox()
         except NotInstalledError:
-            if not self.unmade:
+            if not self.is_unregistered:
                 raise
             return  # without VirtualBox, nothing was created
         vm.remove(vbox, self.vm, files.of(self.machine.directory))
@@ -149,7 +149,7 @@ class VirtualBoxDriver(ModifiableMachine):
         try:
             return output.state(self.vbox().info(self.vm))
         except VmNotFoundError:
-            if self.unmade:
+            if self.is_unregistered:
                 return State.STOPPED
             raise
 

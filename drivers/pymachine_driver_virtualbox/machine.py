@@ -37,7 +37,7 @@ class Files:
     console: Path
 
 
-def made(
+def creation_commands(
     machine: str, name: str, config: Mapping[str, Json], files: Files, shares: Sequence[Share]
 ) -> Iterator[list[str]]:
     """Yield the commands that create the machine with UUID `machine`.
@@ -45,7 +45,7 @@ def made(
     The host-only network and the forwarded SSH port are set at each start.
     """
     yield ["createvm", "--basefolder", str(files.folder), "--name", name, "--uuid", machine, "--register"]
-    yield ["modifyvm", machine, *FIRMWARE, "--ostype", OS_TYPE, *sized(config), *HARDWARE]
+    yield ["modifyvm", machine, *FIRMWARE, "--ostype", OS_TYPE, *size_options(config), *HARDWARE]
     yield ["modifyvm", machine, *_dns(config)]
     yield ["modifyvm", machine, *SERIAL, str(files.console)]
     yield ["modifyvm", machine, "--nic1", "nat", "--nictype1", str(config["NatNicType"]), "--cableconnected1", "on"]
@@ -56,7 +56,7 @@ def made(
         yield from share.commands(machine)
 
 
-def sized(config: Mapping[str, Json]) -> list[str]:
+def size_options(config: Mapping[str, Json]) -> list[str]:
     """Return processors and memory as options of ``modifyvm``."""
     return ["--cpus", str(config["CPU"]), "--memory", str(config["Memory"])]
 

@@ -67,7 +67,7 @@ class ModifiableMachine(VirtualBoxMachine):
         size = int(self.config["DiskSize"]) * MEBIBYTE
         vmdk.check(files.of(self.machine.directory).disk, largest=size)
         self.config.update(options.own(self.machine, self.config, siblings))
-        vm.take_in(self, self.vbox())
+        vm.register_imported(self, self.vbox())
 
     def image_digest(self) -> str:
         """Return the digest recorded by `create` or the last upgrade, or "" for a boot2docker image."""

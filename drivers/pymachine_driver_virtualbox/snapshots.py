@@ -54,9 +54,9 @@ def restore(driver: VirtualBoxMachine, vbox: VBoxManage, facts: Mapping[str, Jso
     # The snapshot may hold an older identity: have the current one sent when the guest runs.
     driver.config["IdentityDigest"] = ""
     if facts.get("Memory"):
-        boot.up(driver, vbox, request, saved=True)
+        boot.start_machine(driver, vbox, request, saved=True)
     else:
-        vbox("modifyvm", driver.vm, *machine.sized(driver.config))
+        vbox("modifyvm", driver.vm, *machine.size_options(driver.config))
 
 
 def prune(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:

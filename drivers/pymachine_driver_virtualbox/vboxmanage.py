@@ -127,7 +127,7 @@ class VBoxManage:
             if result.returncode == 0 and not output.errors(result.stderr):
                 return output.without_wrapper(result.stdout), result.stderr
             out_of_patience = time.monotonic() > end and attempt >= LEAST_ATTEMPTS
-            if not _passes(arguments, result) or out_of_patience:
+            if not _may_be_retried(arguments, result) or out_of_patience:
                 raise failure(result)
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
@@ -150,7 +150,7 @@ class VBoxManage:
             ) from error
 
 
-def _passes(arguments: Sequence[str | Path], result: run.Result) -> bool:
+def _may_be_retried(arguments: Sequence[str | Path], result: run.Result) -> bool:
     """Return whether a failed call can be repeated safely and is likely to succeed."""
     complaints = output.errors(result.stderr)
     if any(text in line for line in complaints for text in PASSING):

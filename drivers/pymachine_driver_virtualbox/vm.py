@@ -49,7 +49,7 @@ def define(driver: VirtualBoxMachine, vbox: VBoxManage, shared: Sequence[Share])
     # Set before the first call, since the machine may exist from then on.
     driver.config["Made"] = True
     paths = files.of(driver.machine.directory)
-    for arguments in machine.made(driver.vm, driver.machine.name, driver.config, paths, shared):
+    for arguments in machine.creation_commands(driver.vm, driver.machine.name, driver.config, paths, shared):
         vbox(*arguments)
 
 
@@ -125,7 +125,7 @@ def resize(driver: VirtualBoxMachine, vbox: VBoxManage, changed: Mapping[str, Js
         vbox("modifymedium", "disk", disk, "--resize", str(changed["DiskSize"]), timeout=files.DISK_SECONDS)
         driver.config["DiskSize"] = changed["DiskSize"]
     wanted = {**driver.config, **changed}
-    vbox("modifyvm", driver.vm, *machine.sized(wanted))
+    vbox("modifyvm", driver.vm, *machine.size_options(wanted))
     driver.config.update(changed)
 
 
@@ -173,7 +173,7 @@ def _forget(vbox: VBoxManage, vm: str, old: machine.Files) -> None:
                 _forget_medium(vbox, kind, block["UUID"])
 
 
-def take_in(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
+def register_imported(driver: VirtualBoxMachine, vbox: VBoxManage) -> None:
     """Register an imported machine. Its disk gets a new UUID, since VirtualBox may know the original."""
     paths = files.of(driver.machine.directory)
     vbox("internalcommands", "sethduuid", paths.disk)

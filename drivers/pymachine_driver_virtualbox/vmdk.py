@@ -31,21 +31,21 @@ def check(path: Path, *, largest: int) -> None:
     with path.open("rb") as file:
         head = file.read(_HEADER.size)
         if len(head) < _HEADER.size or not head.startswith(_MAGIC):
-            raise _bad(path, "it is not a VMDK file with a descriptor")
+            raise _unusable(path, "it is not a VMDK file with a descriptor")
         _, _, _, capacity, _, offset, length = _HEADER.unpack(head)
         if not (0 < offset < _LARGEST_DESCRIPTOR and 0 < length <= _LARGEST_DESCRIPTOR):
-            raise _bad(path, "it has no descriptor")
+            raise _unusable(path, "it has no descriptor")
         file.seek(offset * SECTOR)
         descriptor = file.read(length * SECTOR).split(b"\0")[0].decode("latin-1")
     extents = re.findall(r"^[ \t]*(?:RW|RDONLY|NOACCESS)\b.*$", descriptor, re.IGNORECASE | re.MULTILINE)
     if len(extents) != 1 or not re.fullmatch(rf'RW {capacity} SPARSE "[^"/\\]*"\s*', extents[0]):
-        raise _bad(path, "its content is in another file")
+        raise _unusable(path, "its content is in another file")
     parents = re.findall(r"^[ \t]*parentCID[ \t]*=[ \t]*(\S*)", descriptor, re.IGNORECASE | re.MULTILINE)
     if "parentfilenamehint" in descriptor.lower() or any(each.lower() != _NO_PARENT for each in parents):
-        raise _bad(path, "it is based on another file")
+        raise _unusable(path, "it is based on another file")
     if capacity * SECTOR > largest:
-        raise _bad(path, f"its disk has {capacity * SECTOR} bytes, more than {largest}")
+        raise _unusable(path, f"its disk has {capacity * SECTOR} bytes, more than {largest}")
 
 
-def _bad(path: Path, why: str) -> DiskError:
+def _unusable(path: Path, why: str) -> DiskError:
     return DiskError(f"{path.name} in the export cannot be used: {why}")

@@ -361,7 +361,7 @@ def test_a_machine_is_made_as_docker_machine_makes_it() -> None:
         folder=folder, iso=folder / "boot2docker.iso", disk=folder / "disk.vmdk", console=folder / "console.log"
     )
     config = {"CPU": 2, "Memory": 2048, "NatNicType": "virtio", "DNSProxy": True, "HostDNSResolver": False}
-    calls = machine.made("U", "m1", config, files, [Share(Path("/home"), "hosthome")])
+    calls = machine.creation_commands("U", "m1", config, files, [Share(Path("/home"), "hosthome")])
     assert "".join(" ".join(words) + "\n" for words in calls) == CALLS
 
 
