@@ -1,4 +1,4 @@
-"""The contract suite over the driver ``generic``; a host that is really provisioned is in tests/integration."""
+"""The contract suite on the driver ``generic``; tests/integration has a host that is really provisioned."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TestGeneric(DriverContract):
         return Driver(ref, dict(Driver.configure(ref, defaults(Driver, **self.changed, **changed), [])))
 
     def test_two_machines_do_not_share_an_address(self, tmp_path: Path) -> None:
-        """One engine has one set of certificates: the second machine is refused, and named."""
+        """One engine has one set of certificates, so the second machine is refused and the first named."""
         config = {**self.make(tmp_path, "one").config, "MachineName": "one"}
         with pytest.raises(UsageError, match=r'the host at 127\.0\.0\.1 is the machine "one" already'):
             Driver.configure(reference(tmp_path, "two"), defaults(Driver, **self.changed), [config])
@@ -69,12 +69,12 @@ class TestGeneric(DriverContract):
         with pytest.raises(UsageError, match=says):
             Driver.configure(reference(tmp_path), defaults(Driver, **changed), [])
 
-    def test_a_key_that_is_not_there_is_found_before_anything_is_made(self, tmp_path: Path) -> None:
+    def test_a_missing_key_is_an_error_before_any_change(self, tmp_path: Path) -> None:
         driver = self.make_with(tmp_path, generic_ssh_key=str(tmp_path / "none"))
         with pytest.raises(DriverError, match='SSH key does not exist: "'):
             driver.precreate_check()
 
-    def test_the_key_is_copied_where_docker_machine_had_it(self, tmp_path: Path) -> None:
+    def test_the_key_is_copied_to_docker_machines_place(self, tmp_path: Path) -> None:
         key = tmp_path / "cloud_key"
         key.write_text("PRIVATE")
         key.chmod(0o644)
@@ -88,17 +88,17 @@ class TestGeneric(DriverContract):
         assert copy.with_name("cloud_key.pub").read_text() == "PUBLIC"
         assert driver.config["SSHKeyPath"] == str(copy)
 
-    def test_without_a_key_the_users_own_are_used(self, tmp_path: Path) -> None:
+    def test_without_a_key_the_users_own_keys_are_used(self, tmp_path: Path) -> None:
         driver = self.make(tmp_path)
         driver.create(NOTHING)
         assert driver.config["SSHKeyPath"] == ""
         assert list(driver.machine.directory.iterdir()) == []
 
-    def test_it_cannot_be_started(self, tmp_path: Path) -> None:
+    def test_a_machine_cannot_be_started(self, tmp_path: Path) -> None:
         with pytest.raises(UnsupportedError, match="generic driver does not support start"):
             self.make(tmp_path).start(NOTHING)
 
-    def test_a_record_of_docker_machines_is_enough(self, tmp_path: Path) -> None:
+    def test_a_record_that_docker_machine_wrote_is_sufficient(self, tmp_path: Path) -> None:
         driver = Driver(reference(tmp_path), {"IPAddress": "192.0.2.9", "SSHUser": "ubuntu", "EnginePort": 2377})
         endpoint = driver.endpoint()
         assert (endpoint.address, endpoint.docker_port, endpoint.ssh_port) == ("192.0.2.9", 2377, 22)
@@ -112,23 +112,23 @@ def listening() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("host", ["ü..x", "\udcff", "ü" * 70])
-def test_a_host_whose_name_cannot_be_looked_up_is_stopped(tmp_path: Path, host: str) -> None:
+def test_a_host_whose_name_does_not_resolve_counts_as_stopped(tmp_path: Path, host: str) -> None:
     driver = Driver(reference(tmp_path), {"IPAddress": host})
     assert driver.state() is State.STOPPED
     assert not driver._greets()
 
 
-def test_the_state_is_whether_the_ssh_port_answers(tmp_path: Path, listening: int) -> None:
+def test_the_state_depends_on_whether_the_ssh_port_answers(tmp_path: Path, listening: int) -> None:
     config = {"IPAddress": "127.0.0.1", "SSHPort": listening}
     assert Driver(reference(tmp_path), config).state() is State.RUNNING
-    with socket.socket() as taken:  # bound, but nobody listens
+    with socket.socket() as taken:  # bound, but not listening
         taken.bind(("127.0.0.1", 0))
         config = {"IPAddress": "127.0.0.1", "SSHPort": taken.getsockname()[1]}
         assert Driver(reference(tmp_path), config).state() is State.STOPPED
 
 
-def test_asking_for_the_state_is_no_login_that_failed(tmp_path: Path) -> None:
-    """Of a connection that is reset sshd keeps no count, as it does of one that is closed."""
+def test_reading_the_state_does_not_count_as_a_failed_login(tmp_path: Path) -> None:
+    """sshd counts connections that are closed before a login, but not those that are reset."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         driver = Driver(reference(tmp_path), {"IPAddress": "127.0.0.1", "SSHPort": server.getsockname()[1]})
         assert driver.state() is State.RUNNING
@@ -142,41 +142,41 @@ def test_a_driver_that_cannot_run_commands_says_so(tmp_path: Path) -> None:
         Driver(reference(tmp_path), {"IPAddress": "127.0.0.1"}).kill()
 
 
-def restarting(tmp_path: Path, port: int, boots: list[str]) -> tuple[Driver, list[str]]:
-    """A driver to which the host tells the boots' ids one after another, and what it was told."""
+def make_restarting_driver(tmp_path: Path, port: int, boots: list[str]) -> tuple[Driver, list[str]]:
+    """Return a driver whose host answers with one boot id after another, and the list of commands it received."""
     driver = Driver(reference(tmp_path), {"IPAddress": "127.0.0.1", "SSHPort": port})
-    told: list[str] = []
+    commands: list[str] = []
 
     def run_in_guest(endpoint: Endpoint, command: str, **_: object) -> str:
-        told.append(command)
+        commands.append(command)
         return boots.pop(0) + "\n" if "boot_id" in command else ""
 
     driver.run_in_guest = run_in_guest
-    return driver, told
+    return driver, commands
 
 
-def test_restart_waits_until_the_host_has_booted_anew(tmp_path: Path) -> None:
+def test_restart_waits_until_the_host_has_booted_again(tmp_path: Path) -> None:
     with sshd.running(tmp_path) as server:
-        driver, told = restarting(tmp_path, server.port, ["one", "one", "two"])
+        driver, commands = make_restarting_driver(tmp_path, server.port, ["one", "one", "two"])
         driver.restart(NOTHING, 1.0)
-    assert ["shutdown -r now" in command for command in told] == [False, True, False, False]
-    assert "sudo -n" in told[1]
+    assert ["shutdown -r now" in command for command in commands] == [False, True, False, False]
+    assert "sudo -n" in commands[1]
 
 
-def test_a_port_that_only_somebody_forwards_is_no_host(
+def test_a_forwarded_port_without_an_ssh_server_does_not_count_as_the_host(
     tmp_path: Path, listening: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes the connection, and says nothing."""
+    """A port forwarder accepts the connection and sends nothing."""
     monkeypatch.setattr("pymachine_driver_generic.driver.DIAL_SECONDS", 0.1)
-    driver, told = restarting(tmp_path, listening, ["one", "two"])
+    driver, commands = make_restarting_driver(tmp_path, listening, ["one", "two"])
     with pytest.raises(TimeoutExpiredError, match="the host to come up again"):
         driver.restart(BootRequest(identity=lambda endpoint: b"", timeout=0.5), 1.0)
-    assert len(told) == 2
+    assert len(commands) == 2
 
 
 @pytest.fixture
-def strange_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sshd.Server]:
-    """A host with real SSH and a real shell, but without nohup, that does not let itself be switched off."""
+def host_that_stays_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sshd.Server]:
+    """A host with real SSH and a real shell, without nohup, that refuses to shut down."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("sh", "id", "mktemp", "cat", "sleep"):
@@ -188,12 +188,12 @@ def strange_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ss
         if not program.is_symlink():
             program.chmod(0o755)
     with sshd.running(tmp_path) as server:
-        # From here on, for the host's shell.
+        # The host's shell inherits it.
         monkeypatch.setenv("PATH", str(programs))
         yield server
 
 
-def far(server: sshd.Server, folder: Path, reporter: Reporter | None = None) -> Driver:
+def make_driver(server: sshd.Server, folder: Path, reporter: Reporter | None = None) -> Driver:
     ref = reference(folder)
     config = {"IPAddress": "127.0.0.1", "SSHPort": server.port}
     driver = Driver(ref, config, reporter=reporter)
@@ -213,7 +213,7 @@ def far(server: sshd.Server, folder: Path, reporter: Reporter | None = None) -> 
 
 
 class Warnings(Silent):
-    """Keeps what it is warned of."""
+    """Keeps the warnings."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -223,7 +223,7 @@ class Warnings(Silent):
 
 
 def expire_once_refused(monkeypatch: pytest.MonkeyPatch, asked: Path, *counts: int) -> None:
-    """Make the next deadlines end once the host has refused as many commands as `counts` says, however slow it is."""
+    """Let the next deadlines expire after the host has refused `counts` commands, however slow it is."""
     left = iter(counts)
 
     class Deadline(wait.Deadline):
@@ -239,13 +239,13 @@ def expire_once_refused(monkeypatch: pytest.MonkeyPatch, asked: Path, *counts: i
     monkeypatch.setattr(wait, "Deadline", Deadline)
 
 
-def test_a_host_without_nohup_is_told_and_what_it_says_is_not_lost(
-    strange_host: sshd.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_host_without_nohup_gets_every_command_and_its_messages_are_reported(
+    host_that_stays_on: sshd.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expire_once_refused(monkeypatch, tmp_path / "asked", 2, 4)
     warnings = Warnings()
     with pytest.raises(DriverError, match="does not switch itself off") as caught:
-        far(strange_host, tmp_path, warnings).stop(3.0)
+        make_driver(host_that_stays_on, tmp_path, warnings).stop(3.0)
     assert (tmp_path / "asked").read_text().splitlines() == [
         "shutdown -h now",
         "poweroff ",
@@ -256,10 +256,10 @@ def test_a_host_without_nohup_is_told_and_what_it_says_is_not_lost(
     assert caught.value.details == "systemctl: not here\npoweroff: not here"
 
 
-def test_a_restart_that_the_host_refuses_says_why(
-    strange_host: sshd.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_refused_restart_is_reported_with_the_hosts_messages(
+    host_that_stays_on: sshd.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expire_once_refused(monkeypatch, tmp_path / "asked", 2)
     with pytest.raises(TimeoutExpiredError) as caught:
-        far(strange_host, tmp_path).restart(BootRequest(identity=lambda endpoint: b"", timeout=3.0), 1.0)
+        make_driver(host_that_stays_on, tmp_path).restart(BootRequest(identity=lambda endpoint: b"", timeout=3.0), 1.0)
     assert caught.value.details == "shutdown: not here\nreboot: not here"

@@ -1,4 +1,4 @@
-"""The contract suite over the driver ``none``."""
+"""The contract suite on the driver ``none``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TestNone(DriverContract):
     changed: ClassVar = {"url": "tcp://192.0.2.1:2376"}
 
     def test_two_machines_do_not_share_an_address(self, tmp_path: Path) -> None:
-        """Two names for one engine are fine: the address is the user's to give."""
+        """Two names for one engine are allowed: the user chooses the address."""
         assert self.make(tmp_path, "one").endpoint() == self.make(tmp_path, "two").endpoint()
 
     def test_it_always_runs_and_cannot_be_stopped(self, tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ class TestNone(DriverContract):
             ("tcp://h\t", 'parse "tcp://h\\x09": net/url: invalid control character in URL'),
         ],
     )
-    def test_what_go_does_not_parse_is_refused_in_gos_words(self, tmp_path: Path, url: str, says: str) -> None:
+    def test_urls_that_go_refuses_have_gos_error_message(self, tmp_path: Path, url: str, says: str) -> None:
         with pytest.raises(UsageError) as refused:
             Driver.configure(reference(tmp_path), defaults(Driver, url=url), [])
         assert refused.value.brief == says
@@ -63,7 +63,7 @@ class TestNone(DriverContract):
             ("tcp://h:99999", "h:99999", "h", 99999),
         ],
     )
-    def test_what_go_parses_is_a_url(self, tmp_path: Path, url: str, ip: str, address: str, port: int) -> None:
+    def test_urls_that_go_parses_are_accepted(self, tmp_path: Path, url: str, ip: str, address: str, port: int) -> None:
         config = Driver.configure(reference(tmp_path), defaults(Driver, url=url), [])
         assert config == {"URL": url, "IPAddress": ip}
         endpoint = Driver(reference(tmp_path), config).endpoint()

@@ -1,4 +1,4 @@
-"""The contract suite over the driver ``qemu``; a machine that runs is in tests/e2e."""
+"""The contract suite on the driver ``qemu``; tests/e2e has running machines."""
 
 from __future__ import annotations
 

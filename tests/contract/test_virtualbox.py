@@ -1,4 +1,4 @@
-"""The contract suite over the driver ``virtualbox`` where there is no VirtualBox; with it: tests/integration."""
+"""The contract suite on the driver ``virtualbox`` without VirtualBox; tests/integration has it with VirtualBox."""
 
 from __future__ import annotations
 

@@ -398,7 +398,7 @@ def test_a_row_that_timed_out_has_the_state_timeout(store: Store, monkeypatch: p
     assert [(row.name, row.driver, row.state) for row in found] == [("slow", "none", State.TIMEOUT)]
 
 
-# -- acting ------------------------------------------------------------------------------------------------------
+# -- start, stop, kill, rm ---------------------------------------------------------------------------------------
 
 
 def test_errors_of_several_machines_are_all_printed(run: Run, store: Store) -> None:

@@ -91,7 +91,7 @@ def test_ports_without_names_lists_all_machines(
     assert "config.json: no such file" in err
 
 
-# -- certificates that end -----------------------------------------------------------------------------------------
+# -- certificates that expire ------------------------------------------------------------------------------------
 
 
 def ending(store: Store, days: float, name: str = "intro") -> None:
@@ -353,7 +353,7 @@ def test_rsync_takes_an_ipv6_address_in_brackets() -> None:
     assert words[-1] == "docker@[fd00::1]:/b"
 
 
-# -- names of the program ----------------------------------------------------------------------------------------
+# -- the name the program was called by --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("words", [("url", "nope"), ("env", "dead"), ("regenerate-certs", "-f", "nope")])

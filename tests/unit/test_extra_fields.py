@@ -1,4 +1,4 @@
-"""Records that docker-machine wrote back without the fields that it does not know."""
+"""Records that docker-machine saved without the fields that it does not know."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DRIVERS = {
 
 
 def rewrite(store: Store, name: str, **driver: Any) -> None:
-    """Write the record of machine `name` as docker-machine does, with `driver` changed in its configuration."""
+    """Save the record of machine `name` as docker-machine does, with `driver` changed in its configuration."""
     path = store.machine_dir(name) / "config.json"
     record = {key: value for key, value in json.loads(path.read_text()).items() if key in TOP}
     known = DRIVERS[record["DriverName"]]
@@ -43,7 +43,7 @@ def rewrite(store: Store, name: str, **driver: Any) -> None:
     path.write_text(json.dumps(record, indent=4))
 
 
-def full(name: str = "intro") -> Machine:
+def make_machine(name: str = "intro") -> Machine:
     return Machine(
         name=name,
         driver_name="virtualbox",
@@ -62,31 +62,31 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-def test_everything_of_ours_survives(store: Store) -> None:
-    store.save(full())
+def test_pymachines_fields_survive_docker_machine(store: Store) -> None:
+    store.save(make_machine())
     rewrite(store, "intro")
     assert not {"Endpoint", "Expires"} & set(json.loads((store.machine_dir("intro") / "config.json").read_text()))
-    assert store.load("intro") == full()
+    assert store.load("intro") == make_machine()
     store.save(store.load("intro"))
     written = json.loads((store.machine_dir("intro") / "config.json").read_text())
     assert (written["Expires"], written["Owner"], written["Driver"]["VMUUID"]) == (4102444801, "ci", UUID)
 
 
-def test_what_docker_machine_changed_is_as_it_wrote_it(store: Store) -> None:
-    store.save(full())
+def test_docker_machines_changes_win(store: Store) -> None:
+    store.save(make_machine())
     rewrite(store, "intro", CPU=4)
-    assert store.load("intro").driver == {**full().driver, "CPU": 4}
+    assert store.load("intro").driver == {**make_machine().driver, "CPU": 4}
 
 
-def test_another_address_makes_the_endpoint_void_and_nothing_else(store: Store) -> None:
-    store.save(full())
+def test_a_changed_address_drops_the_endpoint_only(store: Store) -> None:
+    store.save(make_machine())
     rewrite(store, "intro", IPAddress="192.168.56.9")
     found = store.load("intro")
     assert (found.endpoint, found.expires, found.context) == (None, 4102444801, "intro")
 
 
-def test_new_certificates_make_their_date_void(store: Store) -> None:
-    store.save(full())
+def test_new_certificates_drop_the_saved_expiry_date(store: Store) -> None:
+    store.save(make_machine())
     rewrite(store, "intro")
     later = store.machine_dir("intro") / "server.pem"
     later.write_text("new")
@@ -96,9 +96,9 @@ def test_new_certificates_make_their_date_void(store: Store) -> None:
     assert (found.certificates_expire, found.expires) == (None, 4102444801)
 
 
-def test_the_record_wins_while_it_has_fields_of_ours(store: Store) -> None:
-    """As after a change by hand, or of a pymachine that has no such file."""
-    store.save(full())
+def test_a_record_with_pymachines_fields_wins(store: Store) -> None:
+    """The user, or a pymachine without this file, may have changed it."""
+    store.save(make_machine())
     path = store.machine_dir("intro") / "config.json"
     record = json.loads(path.read_text())
     del record["Owner"]
@@ -108,37 +108,37 @@ def test_the_record_wins_while_it_has_fields_of_ours(store: Store) -> None:
     assert (found.owner, found.expires) == ("", 1)
 
 
-def test_fields_that_were_cleared_stay_so(store: Store) -> None:
-    store.save(full())
+def test_cleared_fields_stay_cleared(store: Store) -> None:
+    store.save(make_machine())
     store.save(Machine(name="intro", driver_name="virtualbox", driver={"IPAddress": "192.168.56.7"}))
     rewrite(store, "intro")
     found = store.load("intro")
     assert (found.expires, found.owner, found.endpoint, found.driver) == (None, "", None, {"IPAddress": "192.168.56.7"})
 
 
-def test_a_store_of_before_needs_no_such_file(store: Store) -> None:
-    store.save(full())
+def test_an_older_store_works_without_the_extra_file(store: Store) -> None:
+    store.save(make_machine())
     (store.machine_dir("intro") / "pymachine.json").unlink()
-    assert store.load("intro") == full()
+    assert store.load("intro") == make_machine()
     rewrite(store, "intro")
     assert store.load("intro").expires is None
 
 
-def test_it_is_private_and_written_only_when_it_changes(store: Store) -> None:
-    store.save(full())
+def test_the_extra_file_is_private_and_written_only_when_it_changes(store: Store) -> None:
+    store.save(make_machine())
     path = store.machine_dir("intro") / "pymachine.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     before = path.stat().st_ino
-    store.save(full())
+    store.save(make_machine())
     assert path.stat().st_ino == before
 
 
 @pytest.mark.parametrize("text", ["{", "[]", ""])
-def test_a_damaged_copy_is_named_with_what_to_do(store: Store, text: str) -> None:
-    store.save(full())
+def test_a_damaged_extra_file_is_named_with_a_remedy(store: Store, text: str) -> None:
+    store.save(make_machine())
     path = store.machine_dir("intro") / "pymachine.json"
     path.write_text(text)
-    assert store.load("intro") == full()  # the record is whole
+    assert store.load("intro") == make_machine()  # the record is whole
     rewrite(store, "intro")
     with pytest.raises(RecordError, match=str(path)) as refused:
         store.load("intro")
@@ -147,7 +147,7 @@ def test_a_damaged_copy_is_named_with_what_to_do(store: Store, text: str) -> Non
     assert store.load("intro").driver_name == "virtualbox"
 
 
-def test_another_name_takes_it_along(store: Store) -> None:
+def test_a_renamed_machine_keeps_its_extra_fields(store: Store) -> None:
     with fake_engine.machine(store.root):
         machine = store.load("intro")
         machine.expires, machine.owner = 4102444800, "ci"
@@ -158,7 +158,7 @@ def test_another_name_takes_it_along(store: Store) -> None:
         assert (found.expires, found.owner, found.endpoint) == (4102444800, "ci", machine.endpoint)
 
 
-def test_the_short_path_of_env_goes_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fast_path_of_env_still_works(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MACHINE_STORAGE_PATH", str(store.root))
     monkeypatch.setenv("SHELL", "/bin/sh")
     with fake_engine.machine(store.root) as port:
@@ -167,12 +167,12 @@ def test_the_short_path_of_env_goes_on(store: Store, monkeypatch: pytest.MonkeyP
         assert f"127.0.0.1:{port}" in before
         rewrite(store, "intro")
         assert entry.quick_env(["pymachine", "env", "intro"]) == before
-        # The engine may be elsewhere now: the full path finds out where.
+        # The engine's address may differ now; the full path looks it up.
         rewrite(store, "intro", IPAddress="127.0.0.9")
         assert entry.quick_env(["pymachine", "env", "intro"]) is None
 
 
-def test_a_time_to_live_still_ends(store: Store) -> None:
+def test_a_time_to_live_still_applies(store: Store) -> None:
     program = Path(sys.executable).with_name("pymachine")
 
     def call(*words: str) -> str:

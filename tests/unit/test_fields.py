@@ -76,7 +76,7 @@ def test_paths_that_are_not_utf_8_are_accepted() -> None:
     assert not fields.TEXT.fits("a\x9b")
 
 
-# Driver, key, value: what no machine may have.
+# Driver, key and invalid value.
 WRONG: list[tuple[str, str, Any]] = [
     *(("qemu", "MachineID", value) for value in ("../../x", "0", "", 7)),
     *(("qemu", "IPAddress", value) for value in ("0.0.0.0", "127.0.0.1,hostfwd=tcp::1-:1", "", [])),

@@ -51,7 +51,7 @@ def test_sockets_open_to_the_host_are_forwarded(socket: str, port: Published) ->
         "tcp/00000000:0949",
         "udp/00000000:12B5",
         "tcp/00000000:0000",
-        # Not what a guest of ours says.
+        # Entries that no pymachine guest sends.
         "tcp/00000000:11F90",
         "tcp/0000000:1F90",
         "sctp/00000000:1F90;quit",

@@ -387,12 +387,12 @@ def test_the_newest_image_of_a_recipe_is_used(store: Path) -> None:
     assert cache.newest(store, "arm64") is None
     add_image(store, content=b"1")
     assert cache.newest(store, "amd64") == first, "building the same bytes again makes an image the newest"
-    # A cache that was restored has other times.
+    # A restored cache has other times.
     for image in (first, second, other):
         for path in image.directory.iterdir():
             os.utime(path, (len(image.directory.name),) * 2)
     assert cache.newest(store, "amd64") == first
-    # An older version noted nothing but the manifest's time.
+    # An older version recorded only the manifest's time.
     for seconds, image in enumerate((second, other, first)):
         (image.directory / cache.BUILT).unlink()
         os.utime(image.directory / "manifest.json", (seconds, seconds))

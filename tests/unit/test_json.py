@@ -20,7 +20,7 @@ from support import fake_engine
 REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
 SCHEMA = json.loads((REFERENCE / "json-schema.json").read_text())
 Call = Callable[..., tuple[int, Any, str]]
-# These print what they are for, which is not for programs, or nothing of their own.
+# Their output is not for programs, or comes from another program.
 WITHOUT_JSON = {"completion", "help", "mount", "run", "scp", "ssh"}
 
 

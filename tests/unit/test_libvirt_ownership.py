@@ -60,7 +60,7 @@ class FakeDomain:
 
     def setMetadata(self, kind: str, text: str, *_: Any) -> None:  # noqa: N802
         if kind == "VIR_DOMAIN_METADATA_ELEMENT":
-            # As libvirt does it: the namespace is that of the outermost element alone.
+            # libvirt gives only the outermost element the namespace.
             named = text.replace("<machine", f'<p:machine xmlns:p="{domains.NAMESPACE}"')
             self.metadata = f"<metadata>{named.replace('</machine', '</p:machine')}</metadata>"
 

@@ -135,7 +135,7 @@ def test_every_port_of_qemu_takes_a_burst_of_clients(user: int, folder: Path) ->
         process.end(folder)
 
 
-# -- hosts that refuse -------------------------------------------------------------------------------------------
+# -- hosts where queues cannot be lengthened ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

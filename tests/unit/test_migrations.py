@@ -42,7 +42,7 @@ PATHS = {
 ENGINE = {"ArbitraryFlags": ["log-driver=none"], "Labels": None, "TlsCaCert": "", "TlsVerify": True, "Dns": None}
 SWARM = {"Host": "tcp://0.0.0.0:3376", "Image": "swarm:latest", "TlsVerify": False, "ArbitraryFlags": []}
 
-# What the versions had where, as docker-machine 0.1, 0.2, 0.4 and 0.16 left it on the disk.
+# Records as docker-machine 0.1, 0.2, 0.4 and 0.16 wrote them.
 RECORDS: Mapping[int, dict[str, Any]] = {
     0: {
         "DriverName": "virtualbox",
@@ -219,7 +219,7 @@ def test_saved_records_have_the_types_that_docker_machine_reads(tmp_path: Path) 
             assert isinstance(record["HostOptions"][section][name], kind), f"{section}.{name}"
 
 
-# -- a store in another place ------------------------------------------------------------------------------------
+# -- moved stores ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["move", "copy"])
@@ -270,7 +270,7 @@ def test_a_record_in_its_original_place_is_unchanged() -> None:
     assert migrations.relocate(RECORDS[3], folder=Path(f"{OLD}/machines/dev")) == RECORDS[3]
 
 
-# -- anything at all ---------------------------------------------------------------------------------------------
+# -- random records ----------------------------------------------------------------------------------------------
 
 LEAVES = (
     st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=8) | st.sampled_from([OLD, f"{OLD}/machines/dev"])

@@ -96,7 +96,7 @@ def test_certificates_may_be_in_any_folder(call: Call, store: Store, port: int, 
     store.save(machine)
     assert call("version", "x") == (0, f"{fake_engine.VERSION}\n", "")
     assert f'DOCKER_CERT_PATH="{theirs}"' in (entry.quick_env(["docker-machine", "env", "x"]) or "")
-    # A docker client would not find these by their folder.
+    # A docker client would not find these file names in the folder.
     (theirs / "key.pem").rename(theirs / "mine.pem")
     machine.auth.client_key_path = str(theirs / "mine.pem")
     store.save(machine)

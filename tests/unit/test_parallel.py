@@ -1,4 +1,4 @@
-"""Several machines at once: processes that tell one display what they do."""
+"""Work on several machines at once, in processes that report to one display."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("interruptible")
 
 
 class Lines(Silent):
-    """Keeps what it is told, with the prefix that it was told under."""
+    """Keeps the messages with their prefixes."""
 
     def __init__(self, lines: list[str] | None = None, prefix: str = "") -> None:
         self.lines = [] if lines is None else lines
@@ -37,7 +37,7 @@ class Lines(Silent):
         return Lines(self.lines, self._prefix + prefix)
 
 
-def test_results_and_news_come_back_in_order() -> None:
+def test_results_and_messages_are_returned_in_order() -> None:
     def act(name: str, reporter: Reporter) -> Json:
         reporter.info("begins")
         with reporter.prefixed("deep ").task("works", total=3, unit="B") as task:
@@ -54,7 +54,7 @@ def test_results_and_news_come_back_in_order() -> None:
     assert sorted(lines.lines) == ["(a) begins", "(a) ends", "(b) begins", "(b) ends"]
 
 
-def test_an_error_of_one_is_told_with_all_it_has_and_stops_no_other() -> None:
+def test_an_error_of_one_process_keeps_its_details_and_stops_no_other() -> None:
     def act(name: str, reporter: Reporter) -> Json:
         if name == "bad":
             raise MachineExistsError(name)
@@ -93,7 +93,7 @@ parallel.run_in_processes(["one", "two"], act, reporter=Silent())
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("whole_group", [False, True])
-def test_an_interrupt_has_each_undo_what_it_did(tmp_path: Path, number: signal.Signals, whole_group: bool) -> None:
+def test_after_an_interrupt_each_process_cleans_up(tmp_path: Path, number: signal.Signals, whole_group: bool) -> None:
     command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     with processes.started(command, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 30
@@ -108,7 +108,7 @@ def test_an_interrupt_has_each_undo_what_it_did(tmp_path: Path, number: signal.S
 
 
 class Interrupting(Lines):
-    """Has a signal come while it is told something, or while it is made for a process that was just started."""
+    """Raises a signal during a message, or while the reporter of a new process is created."""
 
     def __init__(self, lines: list[str], prefix: str = "", *, at_start: bool = False) -> None:
         super().__init__(lines, prefix)
@@ -125,7 +125,7 @@ class Interrupting(Lines):
 
 
 @pytest.mark.timeout(60)
-def test_an_interrupt_does_not_tear_what_is_just_told() -> None:
+def test_an_interrupt_does_not_cut_a_message() -> None:
     def act(name: str, reporter: Reporter) -> Json:
         reporter.info("begins")
         time.sleep(600)
@@ -138,7 +138,7 @@ def test_an_interrupt_does_not_tear_what_is_just_told() -> None:
 
 
 @pytest.mark.timeout(60)
-def test_an_interrupt_while_they_are_started_leaves_none() -> None:
+def test_an_interrupt_during_the_start_leaves_no_process() -> None:
     def act(name: str, reporter: Reporter) -> Json:
         time.sleep(600)
 
@@ -149,8 +149,8 @@ def test_an_interrupt_while_they_are_started_leaves_none() -> None:
 
 
 @pytest.mark.timeout(60)
-def test_a_signal_that_is_not_noticed_comes_again() -> None:
-    """As one that comes just before a process waits, which Python notices only once it has waited."""
+def test_a_signal_that_was_missed_is_sent_again() -> None:
+    """Python notices a signal that comes just before a wait only after the wait."""
 
     def act(name: str, reporter: Reporter) -> Json:
         handler = signal.getsignal(signal.SIGTERM)
@@ -163,7 +163,7 @@ def test_a_signal_that_is_not_noticed_comes_again() -> None:
     assert multiprocessing.active_children() == []
 
 
-def test_one_that_dies_in_the_middle_of_a_message_is_an_error_of_its_own() -> None:
+def test_a_process_that_dies_within_a_message_is_an_error() -> None:
     def act(name: str, reporter: Reporter) -> Json:
         pipe = vars(reporter)["_end"]
         os.write(pipe.fileno(), b"\0\0\1\0half")
@@ -174,8 +174,8 @@ def test_one_that_dies_in_the_middle_of_a_message_is_an_error_of_its_own() -> No
     assert "ended with exit code 9" in errors[0].brief
 
 
-class Unheard(Silent):
-    """A display that nobody looks at any more, as in ``create a b | head -1``."""
+class ClosedDisplay(Silent):
+    """A display whose reader has ended, as in ``create a b | head -1``."""
 
     def info(self, text: str) -> None:
         raise BrokenPipeError
@@ -185,11 +185,11 @@ class Unheard(Silent):
 
 
 @pytest.mark.timeout(60)
-def test_a_display_that_is_gone_ends_all_of_them() -> None:
+def test_a_closed_display_ends_all_processes() -> None:
     def act(name: str, reporter: Reporter) -> Json:
         reporter.info("begins")
         time.sleep(600)
 
     with pytest.raises(BrokenPipeError):
-        parallel.run_in_processes(["one"], act, reporter=Unheard())
+        parallel.run_in_processes(["one"], act, reporter=ClosedDisplay())
     assert multiprocessing.active_children() == []

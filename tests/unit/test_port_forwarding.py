@@ -114,7 +114,7 @@ def test_a_port_that_another_program_uses_is_retried(tmp_path: Path, monkeypatch
         assert "in use by another program" in machine.saved()[0]["Problem"]
         machine.forwarder.retry()
     machine.forwarder.retry()
-    # It was tried a moment ago.
+    # The last attempt is too recent.
     assert machine.commands == []
     monkeypatch.setattr(forwarders, "RETRY_SECONDS", 0.0)
     machine.forwarder._retry_at = 0.0

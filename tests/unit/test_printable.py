@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 
 from pymachine.system import printable
 
-# What people write, which stays as it is.
+# Ordinary text, which stays unchanged.
 ORDINARY = [
     "plain text, 100% & <ordinary>",
     r"C:\Users\me",

@@ -390,7 +390,7 @@ def test_an_interrupted_installation_is_repeated() -> None:
     fake = FakeHost("ubuntu", engine=True, active=False, files=left)
     provision(fake)
     assert [step for step, _ in fake.scripts] == ["install", "apply"]
-    # Unless there is an engine that runs: whoever finished it, it is not replaced.
+    # A running engine is not replaced.
     fake = FakeHost("ubuntu", engine=True, files=left)
     provision(fake)
     assert [step for step, _ in fake.scripts] == ["apply"]

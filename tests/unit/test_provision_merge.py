@@ -14,7 +14,7 @@ from pymachine.provision.merge import Applied
 
 OURS = {"labels": ["provider=generic"], "tlsverify": True, "tlscacert": "/etc/docker/ca.pem", "storage-driver": "vfs"}
 
-# A busy host makes data slowly; that says nothing of the code.
+# On a busy host data is generated slowly.
 quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 scalars = st.one_of(st.booleans(), st.integers(), st.text(max_size=5))
 words = st.text("abc=", min_size=1, max_size=3)

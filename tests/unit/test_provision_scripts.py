@@ -117,7 +117,7 @@ def test_the_hosts_own_engine_keeps_its_settings_and_is_restored(host_with_engin
     assert make_host(host_with_engine).restore()
     assert host_with_engine.tree() == before
     calls = [call for call in host_with_engine.calls() if call.startswith("systemctl re")]
-    # And until it is up again.
+    # It stays in force until the engine is up again.
     assert calls.index("systemctl restart docker.service") < calls.index("systemctl reload docker.service")
 
 

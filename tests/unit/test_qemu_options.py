@@ -42,29 +42,31 @@ def test_the_defaults_are_valid() -> None:
         ("qemu_arch", "riscv64", "--qemu-arch is 'riscv64'"),
     ],
 )
-def test_a_bad_value_names_the_flag_and_what_is_expected(name: str, value: object, said: str) -> None:
+def test_a_bad_value_is_refused_with_its_flag_and_the_expected_value(name: str, value: object, said: str) -> None:
     with pytest.raises(UsageError) as caught:
         check(**{name: value})
     assert said in caught.value.brief
 
 
-def test_architectures_have_the_kernels_words_too() -> None:
+def test_architectures_may_have_the_kernels_names() -> None:
     assert check(qemu_arch="x86_64").architecture == "amd64"
     assert check(qemu_arch="aarch64").architecture == "arm64"
 
 
-def test_all_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minus_one_means_all_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 12)
     assert check(qemu_cpu_count=-1).cpus == 12
 
 
-def test_the_default_is_no_more_than_the_host_has_but_a_wish_is_granted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_cpu_count_is_limited_by_the_host_and_an_explicit_one_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     assert check().cpus == 1
     assert check(qemu_cpu_count=4).cpus == 4
 
 
-def test_an_image_path_is_kept_absolute_and_a_url_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_paths_become_absolute_and_urls_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert check(qemu_boot2docker_url="my.iso").image == str(tmp_path / "my.iso")
     assert check(qemu_boot2docker_url="https://example.com/b.iso").image == "https://example.com/b.iso"

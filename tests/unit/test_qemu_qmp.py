@@ -1,4 +1,4 @@
-"""The QMP client against a peer that misbehaves in every way; a real QEMU is in tests/integration."""
+"""The QMP client against a misbehaving peer; tests/integration has a real QEMU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Serve = Callable[[Callable[[socket.socket], None]], Path]
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Run a function with the first connection to a socket, whose path is returned."""
+    """Run a function with the first connection to a Unix socket; return the socket's path."""
     threads = []
     path = tmp_path / "s"
     server = socket.socket(socket.AF_UNIX)
@@ -46,17 +46,17 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     server.close()
 
 
-def negotiated(connection: socket.socket) -> None:
+def negotiate(connection: socket.socket) -> None:
     connection.sendall(GREETING)
     connection.recv(4096)
     connection.sendall(OK)
 
 
-def test_a_command_with_arguments_and_events_between(serve: Serve) -> None:
+def test_commands_are_answered_with_events_in_between(serve: Serve) -> None:
     asked = []
 
     def peer(connection: socket.socket) -> None:
-        negotiated(connection)
+        negotiate(connection)
         asked.append(json.loads(connection.recv(4096)))
         connection.sendall(b'{"event": "STOP", "timestamp": {}}\n{"return": ')
         time.sleep(0.02)
@@ -70,9 +70,9 @@ def test_a_command_with_arguments_and_events_between(serve: Serve) -> None:
         assert monitor.events() == []
 
 
-def test_a_refusal_has_qemus_words(serve: Serve) -> None:
+def test_a_refused_command_has_qemus_message(serve: Serve) -> None:
     def peer(connection: socket.socket) -> None:
-        negotiated(connection)
+        negotiate(connection)
         connection.recv(4096)
         connection.sendall(b'{"error": {"class": "GenericError", "desc": "no such thing"}}\n')
         connection.recv(1)
@@ -82,12 +82,12 @@ def test_a_refusal_has_qemus_words(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH_9.2\r\n", b"[]\n", b'{"hello": 1}\n', b"\xff\xfe\n"])
-def test_what_is_not_qmp_is_refused(serve: Serve, said: bytes) -> None:
+def test_a_peer_that_does_not_speak_qmp_is_refused(serve: Serve, said: bytes) -> None:
     with pytest.raises(qmp.QmpError, match="not"):
         qmp.Qmp(serve(lambda connection: connection.sendall(said)))
 
 
-def test_an_answer_without_end_is_refused(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_line_is_refused(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qmp, "_LONGEST_LINE", 1000)
 
     def peer(connection: socket.socket) -> None:
@@ -103,9 +103,9 @@ def test_silence_is_a_timeout(serve: Serve) -> None:
         qmp.Qmp(serve(lambda connection: connection.recv(1)), timeout=0.2)
 
 
-def test_an_end_in_the_middle_is_the_end_of_qemu(serve: Serve) -> None:
+def test_a_connection_that_ends_means_the_end_of_qemu(serve: Serve) -> None:
     def peer(connection: socket.socket) -> None:
-        negotiated(connection)
+        negotiate(connection)
         connection.recv(4096)
         connection.sendall(b'{"retu')
 
@@ -113,7 +113,7 @@ def test_an_end_in_the_middle_is_the_end_of_qemu(serve: Serve) -> None:
         monitor.execute("query-status")
 
 
-def test_no_socket_and_a_stale_one_are_the_same(tmp_path: Path) -> None:
+def test_a_missing_and_a_stale_socket_are_the_same_error(tmp_path: Path) -> None:
     with pytest.raises(qmp.QmpGoneError):
         qmp.Qmp(tmp_path / "none")
     stale = tmp_path / "stale"
@@ -125,7 +125,7 @@ def test_no_socket_and_a_stale_one_are_the_same(tmp_path: Path) -> None:
     assert not qmp.is_listening(stale)
 
 
-def test_a_full_queue_is_waited_for_and_counts_as_alive(tmp_path: Path) -> None:
+def test_a_full_queue_counts_as_listening_and_is_a_timeout(tmp_path: Path) -> None:
     path = tmp_path / "busy"
     waiting = []
     with socket.socket(socket.AF_UNIX) as server:
@@ -143,11 +143,11 @@ def test_a_full_queue_is_waited_for_and_counts_as_alive(tmp_path: Path) -> None:
         connection.close()
 
 
-def without_end(piece: bytes, *, pause: float) -> Callable[[socket.socket], None]:
-    """A monitor that answers a command with `piece` again and again, after `pause` seconds each time."""
+def repeat_endlessly(piece: bytes, *, pause: float) -> Callable[[socket.socket], None]:
+    """Return a monitor that answers a command with `piece` endlessly, pausing `pause` seconds each time."""
 
     def peer(connection: socket.socket) -> None:
-        negotiated(connection)
+        negotiate(connection)
         connection.recv(4096)
         with contextlib.suppress(OSError):
             while True:
@@ -157,22 +157,22 @@ def without_end(piece: bytes, *, pause: float) -> Callable[[socket.socket], None
     return peer
 
 
-def test_events_without_end_are_a_timeout(serve: Serve) -> None:
-    """Each comes in time, and the answer never does."""
-    peer = without_end(b'{"event": "RESET"}\n', pause=0.02)
+def test_endless_events_are_a_timeout(serve: Serve) -> None:
+    """Each event comes in time, but the answer never does."""
+    peer = repeat_endlessly(b'{"event": "RESET"}\n', pause=0.02)
     with qmp.Qmp(serve(peer)) as monitor, pytest.raises(qmp.QmpTimeoutError, match="did not answer within 0.3"):
         monitor.execute("query-status", timeout=0.3)
 
 
-def test_an_answer_that_drips_is_a_timeout(serve: Serve) -> None:
-    with qmp.Qmp(serve(without_end(b" ", pause=0.0002))) as monitor, pytest.raises(qmp.QmpTimeoutError):
+def test_a_slow_answer_of_qemu_is_a_timeout(serve: Serve) -> None:
+    with qmp.Qmp(serve(repeat_endlessly(b" ", pause=0.0002))) as monitor, pytest.raises(qmp.QmpTimeoutError):
         monitor.execute("query-status", timeout=0.3)
 
 
 @pytest.mark.parametrize("way", ["execute", "events"])
-def test_a_flood_of_events_is_given_up(serve: Serve, way: str) -> None:
+def test_a_flood_of_events_is_an_error(serve: Serve, way: str) -> None:
     def peer(connection: socket.socket) -> None:
-        negotiated(connection)
+        negotiate(connection)
         with contextlib.suppress(OSError):
             while True:
                 connection.sendall(b'{"event": "RESET"}\n' * 1000)
@@ -181,9 +181,9 @@ def test_a_flood_of_events_is_given_up(serve: Serve, way: str) -> None:
         monitor.execute("query-status", timeout=60.0) if way == "execute" else monitor.events()
 
 
-def test_an_answer_that_is_nested_without_end(serve: Serve) -> None:
+def test_an_endlessly_nested_answer_is_refused(serve: Serve) -> None:
     def peer(connection: socket.socket) -> None:
-        negotiated(connection)
+        negotiate(connection)
         connection.recv(4096)
         with contextlib.suppress(OSError):
             connection.sendall(b"[" * 1_000_000 + b"\n")

@@ -1,4 +1,4 @@
-"""Drivers are found through entry points, and the arrows between packages point down."""
+"""Drivers are found through entry points, and imports between packages point downwards."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def entry(name: str, value: str) -> EntryPoint:
     return EntryPoint(name, value, registry.GROUP)
 
 
-def test_the_drivers_of_this_project_are_registered_as_others_would_be() -> None:
+def test_the_bundled_drivers_are_registered_through_entry_points() -> None:
     assert "qemu" in registry.names()
     assert registry.load("qemu").info.name == "qemu"
 
 
-def test_an_unknown_driver_is_named_with_docker_machines_text(entries: list[EntryPoint]) -> None:
+def test_an_unknown_driver_has_docker_machines_message(entries: list[EntryPoint]) -> None:
     text = 'Driver "bogus" not found. Do you have the plugin binary "docker-machine-driver-bogus" accessible'
     with pytest.raises(DriverNotFoundError, match=text):
         registry.load("bogus")
@@ -58,14 +58,14 @@ def test_an_unknown_driver_is_named_with_docker_machines_text(entries: list[Entr
         ([f"{__name__}:FromTheFuture"], "version 99 of the driver contract"),
     ],
 )
-def test_a_driver_that_cannot_be_used_says_why(entries: list[EntryPoint], values: list[str], says: str) -> None:
+def test_an_unusable_driver_is_refused_with_the_reason(entries: list[EntryPoint], values: list[str], says: str) -> None:
     entries.extend(entry("odd", value) for value in values)
     with pytest.raises(DriverNotFoundError, match=says):
         registry.load("odd")
 
 
-def imported(path: Path) -> set[str]:
-    """The names of all modules that a file imports, wherever in it."""
+def imported_modules(path: Path) -> set[str]:
+    """Return the names of all modules that a file imports, at any level."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -85,13 +85,13 @@ def test_drivers_import_only_the_public_contract() -> None:
     files = list((ROOT / "drivers").rglob("*.py"))
     assert files
     for path in files:
-        modules = {name.split(".")[1] for name in imported(path) if name.startswith("pymachine.")}
+        modules = {name.split(".")[1] for name in imported_modules(path) if name.startswith("pymachine.")}
         assert modules <= DRIVERS_MAY_IMPORT, f"{path.relative_to(ROOT)} imports {modules - DRIVERS_MAY_IMPORT}"
 
 
-def test_the_core_imports_no_driver_and_names_none() -> None:
+def test_the_core_imports_no_driver() -> None:
     for path in (ROOT / "src").rglob("*.py"):
-        assert not any(name.startswith("pymachine_driver") for name in imported(path)), path
+        assert not any(name.startswith("pymachine_driver") for name in imported_modules(path)), path
 
 
 # Words of OpenSSH, of an empty list, of an unknown stage and of no packages; and a module of the kernel.
@@ -145,33 +145,33 @@ LAYERS = [
 ]
 
 
-def group(module: str) -> str:
-    """The entry of LAYERS that a module of pymachine belongs to."""
+def layer_entry(module: str) -> str:
+    """Return the entry of LAYERS that a module of pymachine belongs to."""
     known = {name for names in LAYERS for name in names}
     parts = module.split(".")[1:]
     found = [".".join(parts[:end]) for end in range(len(parts), 0, -1) if ".".join(parts[:end]) in known]
     return found[0] if found else ""
 
 
-def test_arrows_between_packages_point_down() -> None:
+def test_imports_between_packages_point_downwards() -> None:
     level = {name: number for number, names in enumerate(LAYERS) for name in names}
     source = ROOT / "src"
     upwards = []
     for path in source.rglob("*.py"):
         module = ".".join(path.relative_to(source).with_suffix("").parts).removesuffix(".__init__")
-        own = group(module)
+        own = layer_entry(module)
         if not own:
             assert path.name == "__init__.py", f"{module} is in no layer"
             continue
-        for name in imported(path):
-            target = group(name) if name.startswith("pymachine.") else ""
+        for name in imported_modules(path):
+            target = layer_entry(name) if name.startswith("pymachine.") else ""
             if target and level[target] > level[own]:
                 upwards.append(f"{module} imports {name}")
     assert upwards == []
 
 
 def modules() -> dict[str, Path]:
-    """The modules of pymachine, by name."""
+    """Return the modules of pymachine, by name."""
     source = ROOT / "src"
     return {
         ".".join(path.relative_to(source).with_suffix("").parts).removesuffix(".__init__"): path
@@ -179,9 +179,9 @@ def modules() -> dict[str, Path]:
     }
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_there_are_no_import_cycles() -> None:
     known = modules()
-    arrows = {name: imported(path) & known.keys() - {name} for name, path in known.items()}
+    arrows = {name: imported_modules(path) & known.keys() - {name} for name, path in known.items()}
     graphlib.TopologicalSorter(arrows).prepare()  # CycleError names the modules of a circle
 
 

@@ -1,4 +1,4 @@
-"""The host's DNS search domains: what is read of resolv.conf, and what of it guests are given."""
+"""The host's DNS search domains: reading resolv.conf, and passing the domains to guests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pymachine.driver.kit.identity_channel import activation_script
 ENDPOINT = Endpoint("127.0.0.1", docker_port=1, ssh_port=2)
 
 
-def tar(**members: str) -> bytes:
+def make_tar(**members: str) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name, text in members.items():
@@ -45,24 +45,24 @@ def tar(**members: str) -> bytes:
         (f"search {'a' * 64}.example {'.'.join(['abcdefg'] * 40)} b.example\n", ["b.example"]),
     ],
 )
-def test_what_is_read_of_resolv_conf(text: str, expected: list[str]) -> None:
+def test_search_domains_are_read_from_resolv_conf(text: str, expected: list[str]) -> None:
     assert search_domains.parse(text) == expected
 
 
 @given(st.text() | st.lists(st.from_regex(r"[a-z]{1,60}\.example", fullmatch=True), max_size=99).map(" ".join))
-def test_whatever_the_file_says_the_list_is_short_and_plain(text: str) -> None:
+def test_any_resolv_conf_gives_a_short_list_of_plain_names(text: str) -> None:
     domains = search_domains.parse(f"search {text}")
     assert len(domains) <= search_domains.MOST_DOMAINS
     assert len(" ".join(domains)) <= search_domains.MOST_BYTES
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", domain) for domain in domains)
 
 
-def test_a_file_that_is_not_there_has_none(tmp_path: Path) -> None:
+def test_without_resolv_conf_there_are_no_search_domains(tmp_path: Path) -> None:
     assert search_domains.host_domains(tmp_path / "none") == []
 
 
-def test_they_come_with_the_identity_and_a_clone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = tar(hostname="one\n")
+def test_search_domains_are_in_the_identity_and_reach_clones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = make_tar(hostname="one\n")
     request = BootRequest(identity=lambda endpoint: plain)
     monkeypatch.setattr(search_domains, "host_domains", list)
     assert search_domains.identity(request, ENDPOINT) == plain
@@ -73,4 +73,4 @@ def test_they_come_with_the_identity_and_a_clone_is_told(tmp_path: Path, monkeyp
         assert found
         assert found.read() == b"corp.example lab.example\n"
         assert "hostname" in archive.getnames()
-    assert b"put search 'corp.example lab.example\n'" in activation_script(full, seed=tar(), now=0)
+    assert b"put search 'corp.example lab.example\n'" in activation_script(full, seed=make_tar(), now=0)

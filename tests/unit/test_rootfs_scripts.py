@@ -1,4 +1,4 @@
-"""The files that are laid over the image's packages: scripts that any POSIX shell reads, and a sane manifest."""
+"""Files laid over the image's packages: every POSIX shell parses the scripts, and the manifest is valid."""
 
 from __future__ import annotations
 
@@ -27,30 +27,32 @@ SCRIPTS = [path for path in FILES if is_shell(path)]
 LINES = [line.split() for line in MANIFEST.read_text().splitlines() if line.strip() and not line.startswith("#")]
 
 
-def name(path: Path) -> str:
+def relative_name(path: Path) -> str:
     return str(path.relative_to(ROOTFS))
 
 
-def test_the_scripts_are_found() -> None:
-    assert {"initrd/init", "root/etc/init.d/docker", "root/usr/lib/pymachine/boot"} <= {name(path) for path in SCRIPTS}
+def test_the_shell_scripts_are_found() -> None:
+    assert {"initrd/init", "root/etc/init.d/docker", "root/usr/lib/pymachine/boot"} <= {
+        relative_name(path) for path in SCRIPTS
+    }
 
 
 @pytest.mark.parametrize("shell", [["dash"], ["busybox", "ash"]], ids=" ".join)
-@pytest.mark.parametrize("script", SCRIPTS, ids=name)
-def test_shells_can_parse_it(script: Path, shell: list[str]) -> None:
+@pytest.mark.parametrize("script", SCRIPTS, ids=relative_name)
+def test_shells_parse_the_script(script: Path, shell: list[str]) -> None:
     done = subprocess.run([*shell, "-n", str(script)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=name)
-def test_what_runs_is_executable_and_says_what_it_is(script: Path) -> None:
+@pytest.mark.parametrize("script", SCRIPTS, ids=relative_name)
+def test_scripts_are_executable_and_begin_with_a_comment(script: Path) -> None:
     lines = script.read_text().splitlines()
     assert os.access(script, os.X_OK) == lines[0].startswith("#!")
     assert lines[1].startswith("# ")
 
 
-@pytest.mark.parametrize("path", FILES, ids=name)
-def test_no_line_is_longer_than_the_house_rule(path: Path) -> None:
+@pytest.mark.parametrize("path", FILES, ids=relative_name)
+def test_no_line_is_longer_than_120_characters(path: Path) -> None:
     assert max(map(len, path.read_text().splitlines())) <= 120
 
 
@@ -66,30 +68,30 @@ def test_manifest_lines_have_a_known_form(fields: list[str]) -> None:
         assert group.isdigit()
 
 
-def test_manifest_names_no_path_twice() -> None:
+def test_the_manifest_creates_no_path_twice() -> None:
     made = [fields[-1] for fields in LINES if fields[0] in FIELDS]
     assert sorted(made) == sorted(set(made))
 
 
-def test_secrets_and_sudo_have_the_modes_that_git_cannot_hold() -> None:
+def test_the_manifest_sets_the_modes_of_secrets_and_sudo() -> None:
     modes = {fields[-1]: fields[0] for fields in LINES if fields[0] not in FIELDS}
     assert modes["/etc/shadow"] == "0600"
     assert modes["/usr/bin/sudo"] == "4755"
     assert modes["/etc/sudoers.d/docker"] == "0440"
 
 
-def test_nobody_in_the_guest_has_a_password() -> None:
+def test_no_user_in_the_guest_has_a_password() -> None:
     for line in (ROOTFS / "root" / "etc" / "shadow").read_text().splitlines():
         assert line.split(":")[1] == "*", line
 
 
 @pytest.mark.parametrize("shell", [["dash"], ["busybox", "ash"]], ids=" ".join)
-def test_nohup_writes_at_home_where_it_may_not_write_here(shell: list[str], tmp_path: Path) -> None:
+def test_nohup_writes_to_the_home_folder_if_it_cannot_write_here(shell: list[str], tmp_path: Path) -> None:
     ours, terminal = os.openpty()
     with os.fdopen(ours, "rb"):
         argv = [*shell, str(ROOT / "usr" / "bin" / "nohup"), "echo", "ran"]
         environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-        # Nobody, root neither, makes files in /proc.
+        # No user can create files in /proc, not even root.
         subprocess.run(argv, stdin=terminal, stdout=terminal, stderr=terminal, cwd="/proc", env=environment, check=True)
         os.close(terminal)
     assert (tmp_path / "nohup.out").read_text() == "ran\n"
@@ -115,7 +117,7 @@ def test_nohup_writes_at_home_where_it_may_not_write_here(shell: list[str], tmp_
         ('Flag --graph has been deprecated\ntime="2026" level=warning msg="odd"\n\n', ""),
     ],
 )
-def test_what_the_engine_said_last_of_why_it_ends(said: str, why: str, shell: list[str]) -> None:
+def test_the_engines_last_error_message_is_extracted(said: str, why: str, shell: list[str]) -> None:
     text = (ROOT / "etc" / "init.d" / "docker").read_text()
     function = re.search(r"^explain\(\) \{.*?^\}\n", text, re.MULTILINE | re.DOTALL)
     assert function

@@ -1,4 +1,4 @@
-"""The runner for outside commands, waiting, and what long steps say."""
+"""Running outside commands, waiting, and progress messages."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from pymachine.system.wait import Deadline, until
 from support import processes
 
 
-def test_returns_what_was_said() -> None:
+def test_run_returns_output_and_exit_code() -> None:
     result = run(["sh", "-c", "cat; echo err >&2"], stdin="in")
     assert (result.returncode, result.stdout, result.stderr) == (0, "in", "err\n")
 
 
-def test_bytes_that_are_no_utf8_are_replaced() -> None:
+def test_bytes_that_are_not_utf8_are_replaced() -> None:
     assert run(["printf", r"\377"]).stdout == "\ufffd"
 
 
-def test_the_ends_are_told_apart(tmp_path: Path) -> None:
+def test_each_kind_of_failure_has_its_own_error(tmp_path: Path) -> None:
     with pytest.raises(CommandNotFoundError, match="no-such-program: command not found"):
         run(["no-such-program"])
     with pytest.raises(CommandFailedError, match="exit code 3") as failed:
@@ -53,21 +53,21 @@ def test_the_ends_are_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["1", "2"], ids=["stdout", "stderr"])
-def test_a_program_that_prints_without_end_is_ended(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_a_program_with_endless_output_is_ended(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     monkeypatch.setattr(run_module, "MOST_OUTPUT", 100_000)
     assert len(run(["head", "-c", "100000", "/dev/zero"]).stdout) == 100_000
     with pytest.raises(CommandOutputError, match="sh printed more than 100000 bytes, and was ended: sh -c"):
         run(["sh", "-c", f"head -c 3000000 /dev/zero >&{where}; sleep 0"], timeout=60)
 
 
-def test_a_program_may_end_before_it_has_read_all_and_leave_another_behind() -> None:
+def test_a_program_may_ignore_its_input_or_leave_a_child_behind() -> None:
     assert run(["true"], stdin=b"x" * 1_000_000).returncode == 0
     with pytest.raises(CommandTimeoutError, match="did not end within 0.3 seconds"):
         run(["sh", "-c", "sleep 20 & exit 0"], timeout=0.3)
 
 
 def test_a_program_may_clean_up_after_an_interrupt(tmp_path: Path) -> None:
-    """The terminal interrupts it together with us, and it is not killed at once."""
+    """The terminal interrupts both processes, so the program is not killed at once."""
     command = "trap 'echo cleaned > done; exit' INT; echo > begun; while :; do sleep 0.01; done"
     # A busy host may need more time than a user would wait.
     code = f"from pymachine.system import run; run._INTERRUPTED_SECONDS = 60.0; run.run(['sh', '-c', {command!r}])"
@@ -78,19 +78,19 @@ def test_a_program_may_clean_up_after_an_interrupt(tmp_path: Path) -> None:
         running.wait()
 
 
-def test_quotes_as_a_shell_takes_it() -> None:
+def test_a_shell_reads_quoted_arguments_unchanged() -> None:
     argv = [sys.executable, "a b", "$x", "it's"]
     assert run(["sh", "-c", f"printf '%s|' {quote(argv[1:])}"]).stdout == "a b|$x|it's|"
 
 
-def test_until_returns_what_was_found_and_names_what_was_not() -> None:
+def test_until_returns_the_result_or_names_what_it_waited_for() -> None:
     answers = iter([None, "", "yes"])
     assert until(lambda: next(answers), deadline=5, what="an answer", interval=0.001) == "yes"
     with pytest.raises(TimeoutExpiredError, match="the moon: not within 0.05 seconds"):
         until(lambda: None, deadline=Deadline(0.05), what="the moon", interval=0.01)
 
 
-def test_until_asks_once_more_at_the_end() -> None:
+def test_until_checks_once_even_without_time() -> None:
     asked = []
     with pytest.raises(TimeoutExpiredError):
         until(lambda: asked.append(1), deadline=0.0, what="nothing")
@@ -123,11 +123,11 @@ def test_terminals_get_one_line_redrawn_and_erased() -> None:
     ("amount", "unit", "text"),
     [(0, "B", "0 B"), (2048, "B", "2 KiB"), (5 << 20, "B", "5.0 MiB"), (3 << 30, "B", "3.0 GiB"), (7, "", "7")],
 )
-def test_amounts_read_well(amount: int, unit: str, text: str) -> None:
+def test_amounts_have_readable_units(amount: int, unit: str, text: str) -> None:
     assert human(amount, unit) == text
 
 
-def test_a_step_without_news_shows_on_a_terminal_that_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_step_shows_its_elapsed_time_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "TICK_SECONDS", 0.01)
     monkeypatch.setattr(progress, "REDRAW_SECONDS", 0.0)
     monkeypatch.setattr(progress, "PATIENCE_SECONDS", 0.05)

@@ -1,4 +1,4 @@
-"""Every line of docs/explanation/security.md is held by a test that exists."""
+"""Every row of docs/explanation/security.md names a test that exists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BOUNDARIES = re.findall(r"^## (.+)$", PAGE, re.MULTILINE)
 
 
 def rows(boundary: str) -> list[str]:
-    """The lines of the table under a heading, without its head."""
+    """Return the rows of the table under a heading, without its head."""
     section = PAGE.partition(f"\n## {boundary}\n")[2].partition("\n## ")[0]
     return [line for line in section.splitlines() if line.startswith("|")][2:]
 
@@ -35,7 +35,7 @@ def test_each_boundary_is_on_the_page() -> None:
 
 
 @pytest.mark.parametrize("boundary", BOUNDARIES)
-def test_each_line_names_a_test_that_exists(boundary: str) -> None:
+def test_each_row_names_a_test_that_exists(boundary: str) -> None:
     assert rows(boundary)
     for row in rows(boundary):
         named = NAMED.findall(row)
@@ -45,11 +45,11 @@ def test_each_line_names_a_test_that_exists(boundary: str) -> None:
 
 
 def functions(file: Path) -> set[str]:
-    """The names of a file's test functions, those of classes among them."""
+    """Return the names of a file's test functions, including those in classes."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
 
 
-def test_how_to_report_is_linked_both_ways() -> None:
+def test_security_md_and_the_page_link_to_each_other() -> None:
     assert "docs/explanation/security.md" in (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     assert "../../SECURITY.md" in PAGE

@@ -1,4 +1,4 @@
-"""What `env` prints, to the letter, and as real shells understand it."""
+"""The output of `env`, letter by letter and as real shells read it."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ setenv DOCKER_MACHINE_NAME "intro";
 
 
 @pytest.mark.parametrize("shell", GOLDEN)
-def test_ordinary_values_read_as_docker_machine_wrote_them(shell: str) -> None:
+def test_ordinary_values_are_written_as_in_docker_machine(shell: str) -> None:
     assert shells.assignments(shells.find(shell), VARIABLES, ARGV) == GOLDEN[shell]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "sh", "dash", "ksh", "anything"])
-def test_every_other_shell_is_taken_for_a_posix_one(shell: str) -> None:
+def test_unknown_shells_count_as_posix_shells(shell: str) -> None:
     assert shells.assignments(shells.find(shell), VARIABLES, ARGV) == GOLDEN["bash"]
 
 
@@ -87,7 +87,7 @@ def test_every_other_shell_is_taken_for_a_posix_one(shell: str) -> None:
         ("emacs", '(setenv "DOCKER_HOST" nil)'),
     ],
 )
-def test_removals(shell: str, line: str) -> None:
+def test_unset_lines_of_each_shell(shell: str, line: str) -> None:
     assert line in shells.removals(shells.find(shell), shells.CONNECTION_NAMES, ARGV).splitlines()
 
 
@@ -99,7 +99,7 @@ def test_removals(shell: str, line: str) -> None:
         ("cmd", 'SET K=a "b" $c `d \\e'),
     ],
 )
-def test_odd_values_in_shells_that_are_not_run_here(shell: str, text: str) -> None:
+def test_special_characters_in_shells_that_are_not_run_here(shell: str, text: str) -> None:
     assert shells.assignments(shells.find(shell), [("K", 'a "b" $c `d \\e')], ARGV).startswith(text + "\n")
 
 
@@ -133,11 +133,11 @@ def test_windows_converts_compose_paths() -> None:
         ({"SHELL": "C:\\tools\\bash.exe"}, True, "bash"),
     ],
 )
-def test_detection(environ: dict[str, str], windows: bool, expected: str) -> None:
+def test_the_shell_is_detected_from_the_environment(environ: dict[str, str], windows: bool, expected: str) -> None:
     assert shells.detect(environ, windows=windows) == expected
 
 
-def test_without_the_variable_the_calling_process_tells_if_it_is_a_shell() -> None:
+def test_without_the_variable_the_calling_process_is_examined() -> None:
     assert shells.detect({}, parent="fish") == "fish"
     assert shells.detect({}, parent="python3") == ""
 
@@ -158,11 +158,11 @@ def test_without_the_variable_the_calling_process_tells_if_it_is_a_shell() -> No
         ("/usr/bin/nu", "bash", "nu"),
     ],
 )
-def test_the_shell_that_calls_wins_if_it_takes_another_language(login: str, parent: str, expected: str) -> None:
+def test_the_calling_shell_wins_if_its_syntax_differs(login: str, parent: str, expected: str) -> None:
     assert shells.detect({"SHELL": login}, parent=parent) == expected
 
 
-def test_a_process_that_cannot_be_looked_at_is_no_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_be_examined_is_not_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getppid", lambda: 2**22 + 1)
     assert shells.caller() == ""
 
@@ -186,12 +186,12 @@ def test_a_process_that_cannot_be_looked_at_is_no_shell(monkeypatch: pytest.Monk
         ({"NO_PROXY": " , "}, {"NO_PROXY": "1.2.3.4"}),
     ],
 )
-def test_no_proxy(environ: dict[str, str], expected: dict[str, str]) -> None:
+def test_no_proxy_gets_the_machines_address(environ: dict[str, str], expected: dict[str, str]) -> None:
     assert dict(shells.no_proxy(environ, "1.2.3.4")) == expected
     assert sorted(shells.no_proxy_names(environ)) == sorted(expected)
 
 
-def test_no_proxy_knows_brackets() -> None:
+def test_no_proxy_accepts_bracketed_addresses() -> None:
     assert dict(shells.no_proxy({"NO_PROXY": "[fd00::1]"}, "fd00::1")) == {"NO_PROXY": "[fd00::1]"}
 
 
@@ -219,7 +219,7 @@ ODD = [
 
 
 def value_in(shell: str, text: str, folder: Path, *, clear: str = "") -> str:
-    """What a program started by `shell` sees in K after the shell evaluated `text` as its manual says."""
+    """Return the value of K that a program started by `shell` sees after the shell evaluated `text`."""
     script = folder / "text"
     script.write_text(text, encoding="utf-8")
     environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "LC_ALL": "C.UTF-8", "TERM": "dumb"}
@@ -234,7 +234,7 @@ def value_in(shell: str, text: str, folder: Path, *, clear: str = "") -> str:
 
 @pytest.mark.parametrize("value", ODD)
 @pytest.mark.parametrize("shell", REAL)
-def test_real_shells_give_odd_values_back(shell: str, value: str, tmp_path: Path) -> None:
+def test_real_shells_keep_special_characters(shell: str, value: str, tmp_path: Path) -> None:
     text = shells.assignments(shells.find(shell), [("K", value)], ["true", "env"])
     assert value_in(shell, text, tmp_path) == value
 
@@ -246,8 +246,8 @@ BREAKING = [
 
 @pytest.mark.parametrize("value", [*BREAKING, '"\ntouch evil\n"', "'\ntouch evil\n'", "\\\n;touch evil;"])
 @pytest.mark.parametrize("shell", REAL)
-def test_nothing_in_a_value_is_run(shell: str, value: str, tmp_path: Path) -> None:
-    """A shell may split what it evaluates at line breaks: the value is another one then, and no command."""
+def test_values_are_never_executed(shell: str, value: str, tmp_path: Path) -> None:
+    """A shell may split the text at line breaks; the value then differs, but no command runs."""
     text = shells.assignments(shells.find(shell), [("K", value)], ["true", "env"])
     # `value_in` holds that no file was made.
     assert value_in(shell, text, tmp_path).split() == value.split()
@@ -255,7 +255,7 @@ def test_nothing_in_a_value_is_run(shell: str, value: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("shell", ["powershell", "cmd"])
 @pytest.mark.parametrize("value", ["a\nb", "a\rb", "a\r\nb"])
-def test_what_evaluates_line_by_line_gets_one_line_a_value(shell: str, value: str) -> None:
+def test_shells_that_evaluate_line_by_line_get_one_line_per_value(shell: str, value: str) -> None:
     text = shells.assignments(shells.find(shell), [("K", value), ("L", "l")], ARGV)
     first, second, *_ = text.splitlines()
     assert first.startswith(('$Env:K = "a`', "SET K=a "))
@@ -263,13 +263,13 @@ def test_what_evaluates_line_by_line_gets_one_line_a_value(shell: str, value: st
 
 
 @pytest.mark.parametrize("shell", REAL)
-def test_nothing_in_the_hint_is_run(shell: str, tmp_path: Path) -> None:
+def test_the_hint_is_never_executed(shell: str, tmp_path: Path) -> None:
     words = ["true", "env", "x\ntouch evil", ";touch evil", "$(touch evil)", "`touch evil`", "&& touch evil"]
     assert value_in(shell, shells.assignments(shells.find(shell), [("K", "v")], words), tmp_path) == "v"
 
 
 @pytest.mark.parametrize("shell", REAL)
-def test_real_shells_forget(shell: str, tmp_path: Path) -> None:
+def test_real_shells_unset_the_variables(shell: str, tmp_path: Path) -> None:
     text = shells.assignments(shells.find(shell), [("K", "v")], ["true", "env"])
     text = text.partition("\n")[0] + "\n" + shells.removals(shells.find(shell), ["K"], ["true"])
     assert value_in(shell, text, tmp_path) == ""

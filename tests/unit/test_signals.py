@@ -13,7 +13,7 @@ from pymachine.system.signals import Terminated, deferred
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """A process that listens; afterwards it is as it was."""
+    """Install the signal handlers for a test and restore the old ones afterwards."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -24,7 +24,7 @@ def handlers() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_the_first_one_ends_a_run_and_no_other_disturbs_the_end(number: signal.Signals) -> None:
+def test_the_first_signal_ends_a_run_and_later_ones_are_ignored(number: signal.Signals) -> None:
     with pytest.raises(Terminated):
         signal.raise_signal(number)
     signal.raise_signal(number)
@@ -35,9 +35,7 @@ def test_the_first_one_ends_a_run_and_no_other_disturbs_the_end(number: signal.S
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
-def test_one_that_is_deferred_takes_effect_where_it_is_let_through(
-    number: signal.Signals, error: type[BaseException]
-) -> None:
+def test_a_deferred_signal_takes_effect_at_release(number: signal.Signals, error: type[BaseException]) -> None:
     reached = []
     with deferred() as release:
         signal.raise_signal(number)
@@ -49,14 +47,14 @@ def test_one_that_is_deferred_takes_effect_where_it_is_let_through(
     assert reached == ["started", "handled"]
 
 
-def test_one_that_is_deferred_takes_effect_at_the_end_of_a_block_that_did_not_ask() -> None:
+def test_a_deferred_signal_takes_effect_at_the_end_of_the_block() -> None:
     with pytest.raises(Terminated), deferred():
         signal.raise_signal(signal.SIGTERM)
     with deferred():
         pass
 
 
-def test_one_that_is_ignored_stays_so_for_the_program_that_is_started() -> None:
+def test_an_ignored_signal_stays_ignored_while_deferred() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with deferred():
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

@@ -1,4 +1,4 @@
-"""Snapshots as the core keeps them, and durations as people write them."""
+"""The folders of snapshots, and durations as people write them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def fill(folder: Path) -> dict[str, object]:
     return {"Memory": True}
 
 
-def test_a_snapshot_is_made_whole_listed_and_removed(tmp_path: Path) -> None:
+def test_a_snapshot_is_made_listed_and_removed(tmp_path: Path) -> None:
     first = snapshots.make(tmp_path, "one", fill)
     second = snapshots.make(tmp_path, "two.2_b-c", lambda folder: {})
     assert [found.name for found in snapshots.find_all(tmp_path)] == ["one", "two.2_b-c"]
@@ -31,20 +31,20 @@ def test_a_snapshot_is_made_whole_listed_and_removed(tmp_path: Path) -> None:
         snapshots.find(tmp_path, "one")
 
 
-def test_a_name_that_is_taken_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+def test_an_existing_name_is_refused_before_any_work(tmp_path: Path) -> None:
     snapshots.make(tmp_path, "one", fill)
     with pytest.raises(SnapshotError, match="already"):
         snapshots.make(tmp_path, "one", lambda folder: pytest.fail("it was tried"))
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "-rf", ".hidden", "x" * 64, "a b", "ä", "a\n"])
-def test_names_that_no_snapshot_can_have(tmp_path: Path, name: str) -> None:
+def test_invalid_snapshot_names_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(SnapshotError, match="cannot be called"):
         snapshots.make(tmp_path, name, fill)
 
 
 @pytest.mark.parametrize("problem", [OSError(28, "No space left on device"), KeyboardInterrupt(), SnapshotError("no")])
-def test_what_fails_leaves_nothing(tmp_path: Path, problem: BaseException) -> None:
+def test_a_failed_snapshot_leaves_nothing(tmp_path: Path, problem: BaseException) -> None:
     def fail(folder: Path) -> dict[str, object]:
         fill(folder)
         raise problem
@@ -56,7 +56,7 @@ def test_what_fails_leaves_nothing(tmp_path: Path, problem: BaseException) -> No
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2, "made": 1, "facts": {}}', '{"format": 1, "made": "x"}'])
-def test_a_folder_that_is_no_snapshot_is_passed_over(tmp_path: Path, text: str) -> None:
+def test_damaged_snapshot_folders_are_skipped(tmp_path: Path, text: str) -> None:
     snapshots.make(tmp_path, "good", fill)
     bad = tmp_path / "snapshots" / "bad"
     bad.mkdir()
@@ -64,7 +64,7 @@ def test_a_folder_that_is_no_snapshot_is_passed_over(tmp_path: Path, text: str) 
     assert [found.name for found in snapshots.find_all(tmp_path)] == ["good"]
 
 
-def test_the_time_is_a_name(tmp_path: Path) -> None:
+def test_the_default_name_is_valid(tmp_path: Path) -> None:
     snapshots.check_name(snapshots.default_name())
     assert json.loads((snapshots.make(tmp_path, "x", fill).directory / "snapshot.json").read_text())["format"] == 1
 
@@ -73,25 +73,25 @@ def test_the_time_is_a_name(tmp_path: Path) -> None:
     ("text", "seconds"),
     [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("1.5h", 5400), ("7d", 604800), ("1d12h", 129600)],
 )
-def test_durations(text: str, seconds: float) -> None:
+def test_durations_are_parsed(text: str, seconds: float) -> None:
     assert durations.parse(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "2", "h", "-2h", "2x", "2h ", "2 h", "0s", "1h-2m", "1h\n"])
-def test_what_is_no_duration(text: str) -> None:
+def test_invalid_durations_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected a duration"):
         durations.parse(text)
 
 
 @given(st.integers(0, 10**9))
-def test_every_duration_can_be_told(seconds: int) -> None:
+def test_every_duration_can_be_humanized(seconds: int) -> None:
     number, unit = durations.humanize(seconds).split()
     assert int(number) >= 0
     assert unit.rstrip("s") in {"day", "hour", "minute", "second"}
 
 
 def test_a_link_in_the_place_of_the_snapshots_is_not_followed(tmp_path: Path) -> None:
-    """The folder may have come from elsewhere, and the link lead to folders of the user's."""
+    """The machine's folder may come from elsewhere, and the link may lead to folders of the user."""
     own, machine = tmp_path / "own", tmp_path / "machine"
     machine.mkdir()
     snapshots.make(own, "one", fill)

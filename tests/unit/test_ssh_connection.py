@@ -1,4 +1,4 @@
-"""One SSH connection for many commands, with OpenSSH's client and with paramiko alike, to a real SSH server."""
+"""One SSH connection for many commands, with OpenSSH's client and with paramiko, to a real SSH server."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_many_commands_take_one_login(server: Server, native: bool) -> None:
 
 
 @both
-def test_lines_come_while_the_command_runs(server: Server, native: bool, tmp_path: Path) -> None:
-    """The command goes on when its first line has come."""
+def test_output_lines_arrive_while_the_command_runs(server: Server, native: bool, tmp_path: Path) -> None:
+    """The command waits until its first line has arrived."""
     seen = tmp_path / "seen"
     came: list[str] = []
 
@@ -58,7 +58,7 @@ def test_lines_come_while_the_command_runs(server: Server, native: bool, tmp_pat
 
 
 @both
-def test_much_input_and_output_does_not_get_stuck(server: Server, native: bool) -> None:
+def test_large_input_and_output_do_not_deadlock(server: Server, native: bool) -> None:
     text = "x" * 99 + "\n"
     with connected(server.target(), native=native) as connection:
         result = connection.run("cat; echo done >&2", stdin=text * 20000)
@@ -82,7 +82,7 @@ def test_the_first_host_key_is_pinned_and_another_refused(server: Server, native
 
 
 @both
-def test_a_key_pinned_by_one_is_known_to_the_other(server: Server, native: bool) -> None:
+def test_a_key_pinned_by_one_client_is_known_to_the_other(server: Server, native: bool) -> None:
     with connected(server.target(), native=native):
         pass
     with connected(server.target(learn=False), native=not native) as connection:
@@ -90,7 +90,7 @@ def test_a_key_pinned_by_one_is_known_to_the_other(server: Server, native: bool)
 
 
 @both
-def test_a_key_that_is_not_let_in(server: Server, native: bool, tmp_path: Path) -> None:
+def test_a_login_key_that_is_not_accepted_is_an_error(server: Server, native: bool, tmp_path: Path) -> None:
     keys.make(tmp_path / "other", comment="other")
     with (
         pytest.raises(LoginError, match="does not let the user admin in with the key") as caught,
@@ -100,7 +100,7 @@ def test_a_key_that_is_not_let_in(server: Server, native: bool, tmp_path: Path) 
     assert "authorized_keys" in caught.value.hint
 
 
-def test_a_host_whose_name_cannot_be_looked_up(tmp_path: Path) -> None:
+def test_a_host_name_that_cannot_be_resolved_is_an_error(tmp_path: Path) -> None:
     keys.make(tmp_path / "key", comment="key")
     target = Target("far", "ü..x", 22, "admin", tmp_path / "key", tmp_path / "known_hosts", learn=True)
     with pytest.raises(UnreachableError, match="far"), connected(target, native=True):
@@ -108,8 +108,8 @@ def test_a_host_whose_name_cannot_be_looked_up(tmp_path: Path) -> None:
 
 
 @both
-def test_nobody_there(tmp_path: Path, native: bool) -> None:
-    with socket.socket() as taken:  # bound, but nobody listens
+def test_a_refused_connection_is_an_error(tmp_path: Path, native: bool) -> None:
+    with socket.socket() as taken:  # bound, but not listening
         taken.bind(("127.0.0.1", 0))
         keys.make(tmp_path / "key", comment="key")
         port = taken.getsockname()[1]
@@ -119,7 +119,7 @@ def test_nobody_there(tmp_path: Path, native: bool) -> None:
 
 
 @both
-def test_a_connection_that_breaks_is_told_from_a_command_that_fails(server: Server, native: bool) -> None:
+def test_a_lost_connection_differs_from_a_failed_command(server: Server, native: bool) -> None:
     with connected(server.target(), native=native) as connection:
         assert connection.run("exit 255").returncode == 255
         threading.Timer(0.5, server.break_connections).start()
@@ -131,7 +131,7 @@ def test_a_connection_that_breaks_is_told_from_a_command_that_fails(server: Serv
 
 
 @both
-def test_a_command_that_takes_too_long_is_given_up(server: Server, native: bool) -> None:
+def test_a_command_that_takes_too_long_is_a_timeout(server: Server, native: bool) -> None:
     with (
         connected(server.target(), native=native) as connection,
         pytest.raises(SshError, match="did not end within 0.5 seconds"),
@@ -164,7 +164,9 @@ def test_a_key_that_others_can_read_is_not_used(server: Server) -> None:
         pass
 
 
-def test_a_long_temporary_folder_is_no_trouble(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_path_of_the_temporary_folder_works(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     deep = tmp_path / ("d" * 100)
     deep.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(deep))
@@ -175,7 +177,7 @@ def test_a_long_temporary_folder_is_no_trouble(server: Server, tmp_path: Path, m
 
 @both
 @pytest.mark.parametrize("where", ["1", "2"], ids=["stdout", "stderr"])
-def test_a_host_that_prints_without_end_is_cut_off(
+def test_a_host_with_endless_output_is_cut_off(
     server: Server, native: bool, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (ssh_connection, ssh_native):
@@ -186,10 +188,10 @@ def test_a_host_that_prints_without_end_is_cut_off(
         assert connection.run("echo next").stdout == "next\n"
 
 
-def test_a_connection_that_complains_without_end_is_given_up(
+def test_a_connection_with_endless_error_output_is_ended(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server may write to the stderr of the process that holds the connection."""
+    """A server can write to the stderr of the process that holds the connection."""
     program = tmp_path / "bin" / "ssh"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\nhead -c 4000000 /dev/zero >&2; exec sleep 1000\n")
@@ -201,8 +203,8 @@ def test_a_connection_that_complains_without_end_is_given_up(
     assert len(caught.value.details) < 1_000_000
 
 
-def test_a_time_is_for_a_command_and_not_for_each_of_its_waits(server: Server) -> None:
-    """A host that says a word from time to time does not hold its client for ever."""
+def test_the_timeout_is_for_the_whole_command(server: Server) -> None:
+    """A host that sends a little from time to time must not hold its client for ever."""
     words = "for i in 1 2 3 4 5 6 7 8 9 10; do echo $i; sleep 0.3; done; echo end"
     with connected(server.target(), native=True) as connection:
         with pytest.raises(SshError, match="did not end within 1 seconds"):
@@ -212,7 +214,7 @@ def test_a_time_is_for_a_command_and_not_for_each_of_its_waits(server: Server) -
         Client(server.target(), native=True).run(words, timeout=1.0)
 
 
-def test_a_server_that_never_says_who_it_is_is_left_in_time(tmp_path: Path) -> None:
+def test_a_server_that_sends_no_banner_is_a_timeout(tmp_path: Path) -> None:
     keys.make(tmp_path / "key", comment="key")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
@@ -221,8 +223,8 @@ def test_a_server_that_never_says_who_it_is_is_left_in_time(tmp_path: Path) -> N
             Client(target, native=True).run("true", timeout=0.3)
 
 
-def test_the_time_is_over_once_the_server_is_found_too_late(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that is looked up for longer than that has no connection yet, which could be closed."""
+def test_a_name_lookup_that_takes_too_long_is_a_timeout(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """During a slow name lookup there is no connection yet that could be closed."""
     look_up = socket.getaddrinfo
 
     def slow(*words: Any, **options: Any) -> Any:
@@ -234,9 +236,7 @@ def test_the_time_is_over_once_the_server_is_found_too_late(server: Server, monk
         Client(server.target(), native=True).run("sleep 1000", timeout=0.1)
 
 
-def test_a_network_that_gives_up_is_no_command_that_was_too_slow(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_network_timeout_is_not_a_command_timeout(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: object) -> None:
         raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
 

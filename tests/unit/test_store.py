@@ -1,4 +1,4 @@
-"""The store on a real disk: layout, order, locks, and what a broken record does."""
+"""The store on a real disk: layout, order, locks and broken records."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pymachine.store.record import Machine
 from pymachine.store.store import Store, natural_key
 
 
-def machine(name: str = "intro") -> Machine:
+def make_machine(name: str = "intro") -> Machine:
     return Machine(name=name, driver_name="none", driver={"URL": "tcp://h:1"})
 
 
-def test_saves_what_it_loads(tmp_path: Path) -> None:
+def test_a_saved_machine_is_loaded_unchanged(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    made = machine()
+    made = make_machine()
     made.engine.labels = ["a=b"]
     store.save(made)
     loaded = store.load("intro")
@@ -31,17 +31,17 @@ def test_saves_what_it_loads(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "machines/intro/config.json").stat().st_mode) == 0o600
 
 
-def test_an_empty_store_has_no_machines_and_makes_no_folder(tmp_path: Path) -> None:
+def test_an_empty_store_has_no_machines_and_creates_no_folder(tmp_path: Path) -> None:
     store = Store(tmp_path / "none")
     assert store.names() == []
     assert not store.exists("x")
     assert not (tmp_path / "none").exists()
 
 
-def test_names_come_in_natural_order_without_hidden_folders(tmp_path: Path) -> None:
+def test_names_are_in_natural_order_without_hidden_folders(tmp_path: Path) -> None:
     store = Store(tmp_path)
     for name in ["b10", "B2", "a", "b1"]:
-        store.save(machine(name))
+        store.save(make_machine(name))
     (tmp_path / "machines/.removed-x").mkdir()
     (tmp_path / "machines/a-file").write_text("")
     assert store.names() == ["a", "b1", "B2", "b10"]
@@ -54,12 +54,12 @@ def test_numbers_in_names_are_ordered_as_numbers(numbers: list[int], prefix: str
 
 
 @given(st.lists(st.text(max_size=12)))
-def test_any_text_can_be_ordered(names: list[str]) -> None:
+def test_any_names_can_be_ordered(names: list[str]) -> None:
     assert len(sorted(names, key=natural_key)) == len(names)
 
 
 @pytest.mark.parametrize("name", ["", "../x", "-rf", ".hidden", "a/b", "a b", "x" * 64, "x\n", "ä", "x" * 300])
-def test_refuses_names_that_are_no_hostnames(name: str, tmp_path: Path) -> None:
+def test_names_that_are_not_host_names_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidNameError, match="Invalid hostname specified"):
         check_new_name(name)
     store = Store(tmp_path)
@@ -69,7 +69,7 @@ def test_refuses_names_that_are_no_hostnames(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["intro", "a", "0", "runner-x7-1699999999-deadbeef", "a.b-c", "x" * 63])
-def test_takes_names_that_are_hostnames(name: str) -> None:
+def test_host_names_are_accepted_as_names(name: str) -> None:
     check_new_name(name)
 
 
@@ -97,9 +97,9 @@ def test_takes_names_that_are_hostnames(name: str) -> None:
         ),
     ],
 )
-def test_a_broken_record_says_what_is_wrong(tmp_path: Path, text: str, says: str | None) -> None:
+def test_the_problem_of_a_broken_record_is_named(tmp_path: Path, text: str, says: str | None) -> None:
     store = Store(tmp_path)
-    store.save(machine())
+    store.save(make_machine())
     (tmp_path / "machines/intro/config.json").write_text(text)
     if says is None:
         assert store.load("intro").driver == {}
@@ -111,7 +111,7 @@ def test_a_broken_record_says_what_is_wrong(tmp_path: Path, text: str, says: str
 
 def test_unknown_fields_survive_a_rewrite(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.save(machine())
+    store.save(make_machine())
     path = tmp_path / "machines/intro/config.json"
     record = json.loads(path.read_text())
     record["Novel"] = {"a": [1]}
@@ -122,10 +122,10 @@ def test_unknown_fields_survive_a_rewrite(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == record
 
 
-def test_delete_removes_the_folder_and_only_that(tmp_path: Path) -> None:
+def test_delete_removes_only_the_machines_folder(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.save(machine("a"))
-    store.save(machine("b"))
+    store.save(make_machine("a"))
+    store.save(make_machine("b"))
     store.delete("a")
     assert store.names() == ["b"]
     assert [entry.name for entry in (tmp_path / "machines").iterdir()] == ["b"]
@@ -133,7 +133,7 @@ def test_delete_removes_the_folder_and_only_that(tmp_path: Path) -> None:
         store.delete("a")
 
 
-def test_a_held_lock_is_waited_for_and_then_named(tmp_path: Path) -> None:
+def test_a_held_lock_is_an_error_after_the_timeout(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with store.lock("intro"), pytest.raises(LockedError, match='"intro" is in use'), store.lock("intro", timeout=0.1):
         pass
@@ -145,10 +145,10 @@ def test_a_store_that_is_a_file_is_an_error_with_its_path(tmp_path: Path) -> Non
     path = tmp_path / "store"
     path.write_text("")
     with pytest.raises(StoreError, match="store"):
-        Store(path).save(machine())
+        Store(path).save(make_machine())
 
 
-def _count(root: str, rounds: int) -> None:
+def _increment(root: str, rounds: int) -> None:
     store = Store(Path(root))
     for _ in range(rounds):
         with store.lock("intro"):
@@ -157,11 +157,11 @@ def _count(root: str, rounds: int) -> None:
             store.save(loaded)
 
 
-def test_two_processes_lose_nothing(tmp_path: Path) -> None:
+def test_two_processes_lose_no_update(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.save(machine())
+    store.save(make_machine())
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_count, args=(str(tmp_path), 100)) for _ in range(2)]
+    workers = [context.Process(target=_increment, args=(str(tmp_path), 100)) for _ in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -181,7 +181,7 @@ def test_two_processes_lose_nothing(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("file", ["config.json", "pymachine.json"])
-def test_json_that_no_record_has_is_a_bad_record(tmp_path: Path, text: str, file: str) -> None:
+def test_extreme_json_values_are_record_errors(tmp_path: Path, text: str, file: str) -> None:
     store = Store(tmp_path)
     folder = store.machine_dir("m")
     folder.mkdir(parents=True)
@@ -192,7 +192,7 @@ def test_json_that_no_record_has_is_a_bad_record(tmp_path: Path, text: str, file
 
 
 @pytest.mark.parametrize("file", ["config.json", "pymachine.json"])
-def test_a_record_without_end_is_not_read_to_its_end(tmp_path: Path, file: str) -> None:
+def test_a_record_over_the_size_limit_is_not_read(tmp_path: Path, file: str) -> None:
     store = Store(tmp_path)
     folder = store.machine_dir("m")
     folder.mkdir(parents=True)

@@ -62,7 +62,7 @@ def _place_machine_of(driver: str) -> Placer:
     return _place_record(f"{driver}-", {"ConfigVersion": 3, "DriverName": driver, "Driver": GARBAGE, "HostOptions": {}})
 
 
-# How each is laid, and the name under which `ls` shows it.
+# How each entry is placed, and the name under which `ls` shows it.
 STRAY: dict[str, tuple[Placer, str]] = {
     "lost+found": (_place_folder("lost+found"), "lost+found"),
     "blank": (_place_folder("New Folder"), "New Folder"),

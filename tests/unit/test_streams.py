@@ -1,4 +1,4 @@
-"""Standard streams that are closed or full, or whose reader has ended: no traceback, and nothing half done."""
+"""Closed or full standard streams, or readers that have ended: no traceback, and nothing half done."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pymachine.store.store import Store
 from support import fake_engine
 from support.runner import PROGRAM, Outcome, Pymachine, private_store
 
-# Commands that print a result, news, help, usage, a script or JSON.
+# Commands that print a result, messages, help, usage, a script or JSON.
 PRINTING = [
     "ls",
     "ls --json",
@@ -40,7 +40,7 @@ def program() -> Iterator[Pymachine]:
         yield made
 
 
-def shell(program: Pymachine, script: str) -> Outcome:
+def run_script(program: Pymachine, script: str) -> Outcome:
     """Run a script in which ``$P`` is pymachine."""
     done = program.run(["bash", "-c", script], code=None, env={"P": str(PROGRAM), "DOCKER_HOST": ""})
     for said in ("Traceback", "internal error", "Exception ignored"):
@@ -48,7 +48,7 @@ def shell(program: Pymachine, script: str) -> Outcome:
     return done
 
 
-def test_a_host_whose_name_is_no_text_is_named_by_its_bytes(program: Pymachine, tmp_path: Path) -> None:
+def test_a_host_name_that_is_not_utf8_is_printed_as_its_bytes(program: Pymachine, tmp_path: Path) -> None:
     def run(*words: str) -> subprocess.CompletedProcess[bytes]:
         argv = [PROGRAM, "-s", tmp_path, *words]
         return subprocess.run(argv, env=program.environment(), capture_output=True, check=False)
@@ -61,83 +61,83 @@ def test_a_host_whose_name_is_no_text_is_named_by_its_bytes(program: Pymachine, 
 
 
 @pytest.mark.parametrize("words", PRINTING)
-def test_output_that_cannot_be_written_is_an_error_with_its_reason(program: Pymachine, words: str) -> None:
-    full = shell(program, f"$P {words} >/dev/full")
+def test_a_failed_write_to_stdout_is_an_error_with_its_reason(program: Pymachine, words: str) -> None:
+    full = run_script(program, f"$P {words} >/dev/full")
     assert (full.code, full.stdout) == (1, "")
     assert "cannot write to standard output: No space left on device" in full.stderr
     if "--json" in words:
         assert json.loads(full.stderr.splitlines()[-1])["error"]["code"] == "system"
-    closed = shell(program, f"$P {words} >&-")
+    closed = run_script(program, f"$P {words} >&-")
     assert closed.code == 1
     assert "cannot write to standard output: Bad file descriptor" in closed.stderr
 
 
 @pytest.mark.parametrize("words", ["ls", "env intro", "--help", "completion bash", "inspect intro"])
-def test_a_reader_that_ended_is_no_error_to_speak_of(program: Pymachine, words: str) -> None:
-    done = shell(program, f"{{ sleep 0.5; $P {words}; echo $? >&2; }} | true")
+def test_a_reader_that_ended_causes_no_error_message(program: Pymachine, words: str) -> None:
+    done = run_script(program, f"{{ sleep 0.5; $P {words}; echo $? >&2; }} | true")
     assert done.stderr == "1\n"
 
 
 @pytest.mark.parametrize("words", FAILING)
 def test_an_error_keeps_its_text_and_exit_code(program: Pymachine, words: str) -> None:
-    plain = shell(program, f"$P {words}")
+    plain = run_script(program, f"$P {words}")
     assert plain.code != 0
     for stream in (">&-", ">/dev/full"):
-        without_output = shell(program, f"$P {words} {stream}")
+        without_output = run_script(program, f"$P {words} {stream}")
         assert without_output.code == plain.code
         assert plain.stderr in without_output.stderr
     for stream in ("2>&-", "2>/dev/full", ">&- 2>&- <&-"):
-        assert shell(program, f"$P {words} {stream}").code == plain.code
+        assert run_script(program, f"$P {words} {stream}").code == plain.code
 
 
-def test_a_closed_input_is_an_empty_one(program: Pymachine) -> None:
-    said = shell(program, "$P rm intro <&-")
+def test_a_closed_stdin_counts_as_empty(program: Pymachine) -> None:
+    said = run_script(program, "$P rm intro <&-")
     assert said.code == 0
     assert "Are you sure?" in said.stdout
     assert Store(program.store).exists("intro")
 
 
-def test_an_answer_that_is_no_text_is_a_no(program: Pymachine) -> None:
-    said = shell(program, "printf '\\377\\n' | $P rm intro")
+def test_an_answer_that_is_not_utf8_means_no(program: Pymachine) -> None:
+    said = run_script(program, "printf '\\377\\n' | $P rm intro")
     assert said.code == 0
     assert Store(program.store).exists("intro")
 
 
-def test_no_file_takes_the_place_of_a_closed_stream(program: Pymachine) -> None:
-    """What a child writes to its standard output must not go into a file of the store."""
+def test_files_of_the_store_do_not_reuse_closed_streams(program: Pymachine) -> None:
+    """The standard output of a child must not go into a file of the store."""
     Store(program.store).save(Machine(name="other", driver_name="none", driver={"URL": "tcp://127.0.0.1:1"}))
     before = (program.store / "machines/other/config.json").read_bytes()
-    shell(program, "$P rename other another >&- 2>&- <&-; $P rename another other >&- 2>&- <&-")
+    run_script(program, "$P rename other another >&- 2>&- <&-; $P rename another other >&- 2>&- <&-")
     record = json.loads((program.store / "machines/other/config.json").read_bytes())
     assert record["Name"] == json.loads(before)["Name"] == "other"
 
 
 @pytest.mark.parametrize("names", ["fresh", "one two"])
 @pytest.mark.parametrize("stream", [">&-", ">/dev/full"])
-def test_messages_that_are_lost_stop_nothing(program: Pymachine, stream: str, names: str) -> None:
-    """As with other programs: what was asked for is done, and the exit code tells that not all could be said."""
-    done = shell(program, f"$P create -d none --url tcp://127.0.0.1:1 {names} {stream}")
+def test_messages_that_cannot_be_written_do_not_stop_a_command(program: Pymachine, stream: str, names: str) -> None:
+    """The work is done, as with other programs, and the exit code shows that output was lost."""
+    done = run_script(program, f"$P create -d none --url tcp://127.0.0.1:1 {names} {stream}")
     assert done.code == 1
     assert "cannot write to standard output" in done.stderr
     assert all(Store(program.store).exists(name) for name in names.split())
-    done = shell(program, f"$P rm -y {names} {stream}")
+    done = run_script(program, f"$P rm -y {names} {stream}")
     assert done.code == 1
     assert not any(Store(program.store).exists(name) for name in names.split())
 
 
-def test_a_prompt_that_is_lost_is_not_answered(program: Pymachine) -> None:
-    assert shell(program, "echo y | $P rm intro >/dev/full").code == 1
+def test_a_prompt_that_cannot_be_written_is_not_answered(program: Pymachine) -> None:
+    assert run_script(program, "echo y | $P rm intro >/dev/full").code == 1
     assert Store(program.store).exists("intro")
 
 
-def test_a_reader_that_ended_ends_a_create_which_leaves_nothing(program: Pymachine) -> None:
+def test_create_stops_if_its_reader_ended_and_leaves_no_machine(program: Pymachine) -> None:
     create = "$P create -d none --url tcp://127.0.0.1:1 fresh"
-    done = shell(program, f"{{ sleep 0.5; {create}; echo $? >&2; }} | true")
+    done = run_script(program, f"{{ sleep 0.5; {create}; echo $? >&2; }} | true")
     assert done.stderr == "1\n"
     assert not Store(program.store).exists("fresh")
 
 
-def test_a_pipe_that_another_program_made_non_blocking_takes_all(program: Pymachine) -> None:
+def test_all_output_reaches_a_non_blocking_pipe(program: Pymachine) -> None:
     script = (
         "import fcntl, os, subprocess, sys\n"
         "reader, writer = os.pipe(); os.set_blocking(writer, False); fcntl.fcntl(writer, 1031, 4096)\n"
@@ -151,7 +151,7 @@ def test_a_pipe_that_another_program_made_non_blocking_takes_all(program: Pymach
     assert size > 0
 
 
-def test_names_that_the_terminal_has_no_letters_for_are_written(program: Pymachine, tmp_path: Path) -> None:
+def test_names_outside_of_the_terminals_encoding_are_escaped(program: Pymachine, tmp_path: Path) -> None:
     Store(tmp_path).save(Machine(name="箱\udce9", driver_name="none", driver={"URL": "tcp://127.0.0.1:1"}))
     for encoding, shown in (("utf-8", "箱".encode() + b"\xe9"), ("latin-1", b"\\u7bb1\xe9")):
         done = subprocess.run(

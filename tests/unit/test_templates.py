@@ -1,4 +1,4 @@
-"""Templates as the core keeps them, with a driver that writes files instead of freezing a guest."""
+"""The cache of templates, with a driver that writes files instead of freezing a guest."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IMAGE = ImageFiles(digest="1" * 64, architecture="amd64", iso=Path("i"), kernel=
 
 
 class Freezer(Driver):
-    """Its templates are two files, one small and one large."""
+    """A driver whose templates are two files, one small and one large."""
 
     info = DriverInfo("freezer", "for tests")
     shape: ClassVar[Mapping[str, Json] | None] = {"cpus": 2}
@@ -52,7 +52,7 @@ class Freezer(Driver):
         raise NotImplementedError
 
 
-class Says(Silent):
+class Warnings(Silent):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
@@ -63,7 +63,7 @@ class Says(Silent):
 class World(NamedTuple):
     store: Path
     driver: Driver
-    reporter: Says
+    reporter: Warnings
 
     def ensure(self, **changed: object) -> templates.Template | None:
         request = BootRequest(**{"identity": lambda endpoint: b"", "image": IMAGE, "seed": b"seed", **changed})  # type: ignore[arg-type]
@@ -81,14 +81,14 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(Freezer, "made", [])
     monkeypatch.setattr(Freezer, "__abstractmethods__", frozenset())
     ref = MachineRef("x", tmp_path / "machines/x", tmp_path, tmp_path / "key")
-    return World(tmp_path, Freezer(ref, {}), Says())  # type: ignore[abstract]
+    return World(tmp_path, Freezer(ref, {}), Warnings())  # type: ignore[abstract]
 
 
-def test_the_ability_is_told_by_its_methods(world: World) -> None:
+def test_a_driver_with_the_methods_is_templatable(world: World) -> None:
     assert isinstance(world.driver, Templatable)
 
 
-def test_it_is_made_once_and_found_again(world: World) -> None:
+def test_a_template_is_made_once_and_found_again(world: World) -> None:
     first, second = world.made(), world.made()
     assert first.name == second.name
     assert first.name.startswith("freezer-")
@@ -99,7 +99,7 @@ def test_it_is_made_once_and_found_again(world: World) -> None:
     assert not list(first.directory.parent.glob(".tmp-*"))
 
 
-def test_another_shape_image_or_seed_is_another_template(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_shape_image_or_seed_gives_another_template(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {world.made().name}
     for template in (world.ensure(seed=b"other"), world.ensure(image=None)):
         assert template
@@ -109,13 +109,13 @@ def test_another_shape_image_or_seed_is_another_template(world: World, monkeypat
     assert len(names) == 4
 
 
-def test_a_driver_without_the_ability_or_the_shape_has_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_shape_there_is_no_template(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Freezer, "shape", None)
     assert world.ensure() is None
     assert Freezer.made == []
 
 
-def test_many_at_once_make_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parallel_requests_make_one_template(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Freezer, "seconds", 0.2)
     found: list[str] = []
     threads = [threading.Thread(target=lambda: found.append(world.made().name)) for _ in range(8)]
@@ -128,7 +128,7 @@ def test_many_at_once_make_one(world: World, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def flip(path: Path) -> None:
-    """Change one bit, and put the times back that anybody may set."""
+    """Change one bit and restore the times, which any program may set."""
     before = path.stat()
     with path.open("r+b") as file:
         byte = file.read(1)
@@ -142,7 +142,7 @@ def truncate(path: Path) -> None:
 
 
 def copy_half(path: Path) -> None:
-    """As a program that makes the file as large as it will be, and is ended: the rest is zeros."""
+    """Fill the second half with zeros, as a copy does that sets the size first and is then killed."""
     size = path.stat().st_size
     os.truncate(path, size // 2)
     os.truncate(path, size)
@@ -153,7 +153,7 @@ HARMS = [flip, truncate, copy_half, Path.unlink]
 
 @pytest.mark.parametrize("name", ["state", "memory"])
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_file_that_is_not_as_it_was_made_is_noticed(world: World, name: str, harm: Callable[[Path], None]) -> None:
+def test_a_changed_file_of_a_template_is_detected(world: World, name: str, harm: Callable[[Path], None]) -> None:
     template = world.made()
     harm(template.directory / name)
     with pytest.raises(manifests.ContentError, match=name):
@@ -165,29 +165,29 @@ def test_a_file_that_is_not_as_it_was_made_is_noticed(world: World, name: str, h
     assert "is removed" in world.reporter.lines[0]
 
 
-def without_times(path: Path) -> None:
+def reset_times(path: Path) -> None:
     for each in path.rglob("*"):
         os.utime(each, (0, 0))
 
 
-def filled(path: Path) -> None:
-    """As `tar` and others without an option write sparse files: their holes as zeros."""
+def fill_holes(path: Path) -> None:
+    """Write holes as zeros, as `tar` does without an option for sparse files."""
     for each in path.rglob("*"):
         if each.is_file():
             each.write_bytes(each.read_bytes())
 
 
-def other_modes(path: Path) -> None:
+def change_modes(path: Path) -> None:
     for each in path.rglob("*"):
         each.chmod(0o755)
 
 
-def same(path: Path) -> None:
+def change_nothing(path: Path) -> None:
     assert path.is_dir()
 
 
-@pytest.mark.parametrize("change", [same, without_times, filled, other_modes])
-def test_a_template_in_a_cache_that_was_copied_is_found_and_read_once(
+@pytest.mark.parametrize("change", [change_nothing, reset_times, fill_holes, change_modes])
+def test_a_template_in_a_copied_cache_is_verified_once(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
 ) -> None:
     template = world.made()
@@ -206,7 +206,7 @@ def test_a_template_in_a_cache_that_was_copied_is_found_and_read_once(
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_copy_that_is_not_whole_is_noticed(
+def test_an_incomplete_copy_is_detected(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None]
 ) -> None:
     template = world.made()
@@ -220,7 +220,7 @@ def test_a_copy_that_is_not_whole_is_noticed(
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "{}", '{"state": null, "memory": [1]}'])
-def test_a_note_of_the_last_check_that_is_no_good_is_not_believed(world: World, text: str) -> None:
+def test_an_invalid_note_of_the_last_check_is_ignored(world: World, text: str) -> None:
     template = world.made()
     (template.directory / manifests.CHECKED).write_text(text)
     templates.Templates(template.directory.parent).check(template)
@@ -230,7 +230,7 @@ def test_a_note_of_the_last_check_that_is_no_good_is_not_believed(world: World, 
         templates.Templates(template.directory.parent).check(template)
 
 
-def test_a_template_that_an_older_version_made_is_listed_and_pruned(world: World) -> None:
+def test_a_template_of_an_older_version_is_listed_and_pruned(world: World) -> None:
     template = world.made()
     manifest = json.loads((template.directory / templates.MANIFEST).read_text())
     older = template.directory.with_name("freezer-0123456789ab")
@@ -240,7 +240,7 @@ def test_a_template_that_an_older_version_made_is_listed_and_pruned(world: World
     assert [found.name for found in templates.prune(world.store, unused_seconds=0)] == [older.name]
 
 
-def test_what_failed_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_template_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Freezer, "problem", DriverError("it does not freeze"))
     with pytest.raises(templates.TemplateFailedError, match="it does not freeze"):
         world.ensure()
@@ -249,9 +249,7 @@ def test_what_failed_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPatc
     assert world.ensure() is not None
 
 
-def test_those_that_waited_for_a_maker_that_failed_do_not_try_for_themselves(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_requests_do_not_retry_after_a_failure(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Freezer, "problem", DriverError("it does not freeze"))
     monkeypatch.setattr(Freezer, "seconds", 0.5)
     outcomes: list[object] = []
@@ -271,13 +269,13 @@ def test_those_that_waited_for_a_maker_that_failed_do_not_try_for_themselves(
     assert outcomes.count(None) == 3
 
 
-def failed(template: templates.Template) -> templates.TemplateFailedError:
+def make_failure(template: templates.Template) -> templates.TemplateFailedError:
     cause = DriverError("it hangs")
     return templates.TemplateFailedError("it did not resume", template.directory, cause, made=template.made)
 
 
-def test_the_template_that_came_after_one_that_failed_is_kept(world: World) -> None:
-    first = failed(world.made())
+def test_a_newer_template_survives_a_failure_of_the_older_one(world: World) -> None:
+    first = make_failure(world.made())
     templates.remove_faulty(first)
     second = world.made()
     templates.remove_faulty(first)
@@ -285,11 +283,11 @@ def test_the_template_that_came_after_one_that_failed_is_kept(world: World) -> N
     assert len(Freezer.made) == 2
 
 
-def test_a_shape_is_given_up_for_a_day_once_two_templates_were_at_fault(world: World) -> None:
+def test_after_two_failed_templates_a_shape_is_not_tried_for_a_day(world: World) -> None:
     for _ in range(templates.PROVEN_FAILURES):
         template = world.made()
         for _ in range(4):  # machines that it failed, side by side
-            templates.remove_faulty(failed(template))
+            templates.remove_faulty(make_failure(template))
         assert templates.find_all(world.store) == []
     assert world.ensure() is None
     (marker,) = template.directory.parent.glob(".*.failed")
@@ -297,18 +295,18 @@ def test_a_shape_is_given_up_for_a_day_once_two_templates_were_at_fault(world: W
     long_ago = time.time() - templates.RETRY_SECONDS - 1
     os.utime(marker, (long_ago, long_ago))
     template = world.made()
-    templates.remove_faulty(failed(template))
+    templates.remove_faulty(make_failure(template))
     assert world.ensure() is not None
 
 
-def test_a_marker_that_an_older_version_left_is_no_obstacle(world: World) -> None:
+def test_a_failure_marker_of_an_older_version_is_ignored(world: World) -> None:
     template = world.made()
     templates.remove(template)
     template.directory.with_name(f".{template.name}.failed").write_text("it did not resume\n")
     assert world.ensure() is not None
 
 
-def test_a_cache_that_is_read_only_does(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_cache_can_be_used(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     template = world.made()
 
     def refuse(*_args: object, **_kwargs: object) -> None:
@@ -321,7 +319,7 @@ def test_a_cache_that_is_read_only_does(world: World, monkeypatch: pytest.Monkey
     assert len(Freezer.made) == 1
 
 
-def test_a_full_disk_is_no_reason_not_to_try_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_full_disk_the_template_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Freezer, "problem", OSError(28, "No space left on device"))
     with pytest.raises(TemplateError, match="No space left on device"):
         world.ensure()
@@ -334,7 +332,7 @@ def test_a_full_disk_is_no_reason_not_to_try_again(world: World, monkeypatch: py
     assert world.ensure() is not None
 
 
-def test_a_maker_that_could_not_say_that_the_disk_is_full(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_on_a_full_disk_is_reported_as_no_space(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Freezer, "problem", DriverError("QEMU ended"))
     usage = shutil.disk_usage(world.store)
     free = iter([2 << 30, 1 << 20])
@@ -346,7 +344,7 @@ def test_a_maker_that_could_not_say_that_the_disk_is_full(world: World, monkeypa
     assert world.ensure() is not None
 
 
-def test_an_interrupt_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_leaves_no_template(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Freezer, "problem", KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         world.ensure()
@@ -355,7 +353,7 @@ def test_an_interrupt_leaves_nothing(world: World, monkeypatch: pytest.MonkeyPat
     assert world.ensure() is not None
 
 
-def test_what_a_killed_maker_left_goes_when_the_next_is_made(world: World) -> None:
+def test_files_of_a_killed_process_are_removed_with_the_next_template(world: World) -> None:
     root = templates.directory(world.store)
     root.mkdir(parents=True)
     left = root / ".tmp-999999999-abcdefgh"
@@ -365,7 +363,7 @@ def test_what_a_killed_maker_left_goes_when_the_next_is_made(world: World) -> No
     assert not left.exists()
 
 
-def test_use_and_age_decide_what_is_pruned(world: World) -> None:
+def test_templates_are_pruned_by_their_last_use(world: World) -> None:
     template = world.made()
     assert template.used == template.made
     templates.touch(template)
@@ -380,7 +378,7 @@ def test_use_and_age_decide_what_is_pruned(world: World) -> None:
         templates.find(world.store, template.name)
 
 
-def test_a_template_that_nobody_uses_makes_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unused_template_is_removed_for_a_new_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     old = world.made()
     templates.touch(old)
     long_ago = time.time() - templates.UNUSED_SECONDS - 1
@@ -390,7 +388,7 @@ def test_a_template_that_nobody_uses_makes_room(world: World, monkeypatch: pytes
     assert [template.name for template in templates.find_all(world.store)] == [new.name]
 
 
-def test_a_folder_that_is_no_template_is_passed_over(world: World) -> None:
+def test_damaged_template_folders_are_skipped(world: World) -> None:
     folder = templates.directory(world.store) / "freezer-0123456789ab"
     folder.mkdir(parents=True)
     for text in ("", "{}", '{"format": 99}', "[]"):
@@ -398,7 +396,7 @@ def test_a_folder_that_is_no_template_is_passed_over(world: World) -> None:
         assert templates.find_all(world.store) == []
 
 
-def test_an_endpoint_is_never_asked_of_a_template() -> None:
+def test_a_template_has_no_endpoint() -> None:
     from pymachine.hosts.build_template import _refuse_identity
 
     with pytest.raises(TemplateError):

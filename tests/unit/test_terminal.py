@@ -1,4 +1,4 @@
-"""Commands on a terminal, with control characters in whatever others wrote: none of them gets to the terminal."""
+"""Commands on a terminal, with control characters in text from elsewhere: none reaches the terminal."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def written(path: Path, content: object) -> None:
 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pymachine]:
-    """A store whose records, images, templates, snapshots, logs and engine have hostile text wherever text can be."""
+    """A store with hostile text in its records, images, templates, snapshots, logs and engine."""
     monkeypatch.setattr(fake_engine, "VERSION", HOSTILE)
     with private_store() as made, fake_engine.machine(made.store):
         made.env["PYMACHINE_CACHE"] = str(made.home / "cache")
@@ -140,7 +140,7 @@ def test_no_control_character_reaches_a_terminal(program: Pymachine, command: st
         json.loads(said.decode().partition('\n{"error"')[0].removeprefix('Starting "record"...'))
 
 
-def test_a_record_adds_no_row_and_columns_stay_aligned(program: Pymachine) -> None:
+def test_text_in_a_record_adds_no_row_and_columns_stay_aligned(program: Pymachine) -> None:
     for words in (["ls"], ["ls", "--format", "table {{.Name}}\t{{.DriverName}}\t{{.State}}\t{{.Error}}"]):
         _, said = terminal.run([PROGRAM, *words], env=program.environment())
         lines = said.decode().splitlines()
@@ -151,7 +151,7 @@ def test_a_record_adds_no_row_and_columns_stay_aligned(program: Pymachine) -> No
         assert any(line.startswith(SHOWN + " ") for line in lines)
 
 
-def test_files_and_pipes_get_the_bytes(program: Pymachine) -> None:
+def test_files_and_pipes_get_the_original_bytes(program: Pymachine) -> None:
     def output(*words: str) -> bytes:
         return subprocess.run([PROGRAM, *words], env=program.environment(), capture_output=True, check=True).stdout
 
@@ -162,7 +162,7 @@ def test_files_and_pipes_get_the_bytes(program: Pymachine) -> None:
     assert raw in output("version", "intro")
 
 
-def test_json_reads_back_to_the_same_text(program: Pymachine) -> None:
+def test_json_on_a_terminal_reads_back_to_the_same_text(program: Pymachine) -> None:
     for words in (["inspect", "record"], ["inspect", "--json", "record"]):
         said = program(*words).stdout
         assert "\u202e" not in said
@@ -170,7 +170,7 @@ def test_json_reads_back_to_the_same_text(program: Pymachine) -> None:
         assert json.loads(said)["HostOptions"]["EngineOptions"]["Labels"] == [HOSTILE]
 
 
-def test_a_log_that_is_followed_is_escaped_in_whatever_pieces_it_comes(program: Pymachine) -> None:
+def test_a_followed_log_is_escaped_in_any_pieces(program: Pymachine) -> None:
     code, said = terminal.run(
         ["timeout", "5", PROGRAM, "logs", "--console", "-f", "qemu"], env=program.environment(), timeout=30
     )
@@ -179,7 +179,7 @@ def test_a_log_that_is_followed_is_escaped_in_whatever_pieces_it_comes(program: 
     assert b"second\\rline\n" in said
 
 
-def test_news_and_progress_on_a_terminal(program: Pymachine) -> None:
+def test_messages_and_progress_on_a_terminal_are_escaped(program: Pymachine) -> None:
     script = (
         "import sys, time; from pymachine.system import streams; streams.prepare()\n"
         "from pymachine.system.progress import StreamReporter\n"
@@ -201,7 +201,7 @@ def test_a_terminal_in_another_encoding_gets_no_control_character(program: Pymac
         assert not [byte for byte in said if (byte < 0x20 and byte != 0x0A) or 0x7F <= byte <= 0x9F]
 
 
-def test_completion_offers_what_a_shell_takes_literally(program: Pymachine) -> None:
+def test_completion_offers_only_names_that_shells_read_literally(program: Pymachine) -> None:
     for name in ("$(touch evil)", "-rf", "a;b", "größe.x_y-z"):
         (program.store / "machines" / name).mkdir()
     for instruction in ("bash_complete", "zsh_complete", "fish_complete"):
@@ -214,8 +214,8 @@ def test_completion_offers_what_a_shell_takes_literally(program: Pymachine) -> N
         assert not any(each in said for each in ("touch", "-rf", ";", "fake", "\x1b")), said
 
 
-def test_commands_write_by_the_standard_streams_alone() -> None:
-    """click's `echo` and `print` would go around what escapes, in some places."""
+def test_commands_write_through_the_escaping_streams_only() -> None:
+    """click's `echo` and `print` would bypass the escaping in some places."""
     folder = Path(pymachine.__file__).parent / "cli"
     for path in folder.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -30,18 +30,20 @@ def script(*names: str) -> list[dict[str, object]]:
     return [CALLS[name] for name in names]
 
 
-def test_an_interface_is_made_and_given_the_address(tmp_path: Path) -> None:
+def test_an_interface_is_created_and_gets_the_address(tmp_path: Path) -> None:
     calls = script("version", "no interface", "create", "ipconfig")
     with fake_vboxmanage.playing(tmp_path, calls) as vbox:
         assert network.ensure(vbox, HOST) == (Interface("vboxnet0", HOST), True)
 
 
-def test_one_that_is_there_is_used_as_it_is(tmp_path: Path) -> None:
+def test_an_existing_interface_is_used_unchanged(tmp_path: Path) -> None:
     with fake_vboxmanage.playing(tmp_path, script("version", "one interface")) as vbox:
         assert network.ensure(vbox, HOST) == (Interface("vboxnet0", HOST), False)
 
 
-def test_a_refused_range_is_told_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_range_that_is_not_allowed_is_an_error_before_any_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(network, "NETWORKS_CONF", tmp_path / "networks.conf")
     with (
         fake_vboxmanage.playing(tmp_path, script("version", "no interface")) as vbox,
@@ -50,8 +52,10 @@ def test_a_refused_range_is_told_before_anything_is_made(tmp_path: Path, monkeyp
         network.ensure(vbox, OLD)
 
 
-def test_what_virtualbox_refuses_after_all_is_taken_away_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another networks.conf than ours may be in force: VirtualBox's word is the last."""
+def test_an_interface_whose_address_virtualbox_refuses_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VirtualBox may read another networks.conf than this one."""
     monkeypatch.setattr(network, "check_allowed", lambda wanted: None)
     calls = script("version", "no interface", "create", "ipconfig refused", "remove")
     with (
@@ -62,13 +66,13 @@ def test_what_virtualbox_refuses_after_all_is_taken_away_again(tmp_path: Path, m
     assert "networks.conf" in caught.value.hint
 
 
-def test_a_dhcp_server_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
+def test_an_existing_dhcp_server_is_left_unchanged(tmp_path: Path) -> None:
     with fake_vboxmanage.playing(tmp_path, script("version", "dhcp servers")) as vbox:
         network.ensure_dhcp(vbox, Interface("vboxnet0", HOST))
 
 
-def test_two_at_once_make_one_interface(tmp_path: Path) -> None:
-    """The second waits for the first under the lock, and then finds what that made."""
+def test_two_parallel_requests_make_one_interface(tmp_path: Path) -> None:
+    """The second request waits for the lock and then finds the interface."""
     calls = script("version", "no interface", "create", "ipconfig", "version", "one interface")
     found: list[tuple[Interface, bool]] = []
     with fake_vboxmanage.playing(tmp_path, calls) as vbox:
@@ -85,7 +89,7 @@ def test_two_at_once_make_one_interface(tmp_path: Path) -> None:
     assert sorted(made for _, made in found) == [False, True]
 
 
-def test_health_of_a_host_where_all_is_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_good_host_has_no_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks.hardware, "module_problem", lambda: None)
     monkeypatch.setattr(checks.hardware, "processor_problem", lambda traits: None)
     monkeypatch.setattr(network, "NETWORKS_CONF", tmp_path / "networks.conf")

@@ -1,4 +1,4 @@
-"""What VBoxManage prints, read back. The texts are VirtualBox 7.2.22's own unless a test says otherwise."""
+"""Parsing VBoxManage's output. The texts are those of VirtualBox 7.2.22 unless a test says otherwise."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ WRAPPER = """WARNING: The character device /dev/vboxdrv does not exist.
 """
 
 
-def test_properties_with_and_without_quotes() -> None:
+def test_properties_are_read_with_and_without_quotes() -> None:
     info = output.properties(INFO)
     assert info["memory"] == "1024"
     assert info["VMState"] == "poweroff"
@@ -83,7 +83,7 @@ def test_properties_with_and_without_quotes() -> None:
 
 
 @given(st.text())
-def test_any_text_is_read_without_an_error(text: str) -> None:
+def test_any_text_is_parsed_without_an_error(text: str) -> None:
     info = output.properties(text)
     output.state(info)
     output.forwardings(info)
@@ -100,7 +100,7 @@ def test_any_text_is_read_without_an_error(text: str) -> None:
         st.from_regex(r"\A[A-Za-z][A-Za-z0-9_()-]{0,20}\Z"), st.text(st.characters(exclude_categories=["C", "Z"]))
     )
 )
-def test_what_is_written_in_its_form_is_read_back(values: dict[str, str]) -> None:
+def test_properties_in_virtualboxs_format_are_read_back(values: dict[str, str]) -> None:
     text = "".join(
         '{}="{}"\n'.format(key, value.replace("\\", "\\\\").replace('"', '\\"')) for key, value in values.items()
     )
@@ -122,7 +122,7 @@ def test_what_is_written_in_its_form_is_read_back(values: dict[str, str]) -> Non
         ("of another version", State.ERROR),
     ],
 )
-def test_states_are_docker_machines(word: str, state: State) -> None:
+def test_states_are_mapped_as_in_docker_machine(word: str, state: State) -> None:
     assert output.state({"name": "m1", "VMState": word}) is state
 
 
@@ -130,7 +130,7 @@ def test_a_machine_whose_settings_cannot_be_read_is_in_error() -> None:
     assert output.state({"name": "<inaccessible>"}) is State.ERROR
 
 
-def test_blocks_of_lists() -> None:
+def test_lists_are_split_into_blocks() -> None:
     first, second = output.blocks(ADAPTERS)
     assert first["IPAddress"] == "192.168.56.1"
     assert first["IPV6Address"] == "fe80::800:27ff:fe00:0"
@@ -141,7 +141,7 @@ def test_blocks_of_lists() -> None:
     assert output.blocks("") == []
 
 
-def test_a_machine_that_is_gone_is_told_in_docker_machines_words() -> None:
+def test_a_missing_machine_has_docker_machines_message() -> None:
     error = failure(Result(("VBoxManage", "showvminfo", "y"), 1, "", NOT_FOUND))
     assert isinstance(error, VmNotFoundError)
     assert error.brief == "machine does not exist"
@@ -149,7 +149,7 @@ def test_a_machine_that_is_gone_is_told_in_docker_machines_words() -> None:
     assert error.hint
 
 
-def test_errors_without_where_they_come_from() -> None:
+def test_errors_are_printed_without_their_source_location() -> None:
     first, details = output.errors(NOT_FOUND)
     assert first == "Could not find a registered machine named 'y'"
     assert details.startswith("Details: code VBOX_E_OBJECT_NOT_FOUND")
@@ -161,7 +161,7 @@ def test_errors_without_where_they_come_from() -> None:
     assert output.errors("VBoxManage.exe: error: on Windows\n") == ["on Windows"]
 
 
-def test_usage_texts_are_not_part_of_an_error() -> None:
+def test_usage_texts_are_cut_from_errors() -> None:
     complaint = "VBoxManage: error: Unknown option: --x\n"
     text = f"{complaint}Usage - Change:\n  VBoxManage modifyvm\n\n{complaint}"
     assert output.errors(text) == ["Unknown option: --x"]
@@ -173,7 +173,7 @@ def test_warnings_are_found() -> None:
     assert output.errors(said) == []
 
 
-def test_debians_wrapper_is_taken_off() -> None:
+def test_the_warning_of_debians_wrapper_is_removed() -> None:
     assert output.without_wrapper(WRAPPER + "7.2.22_Debianr175245\n") == "7.2.22_Debianr175245\n"
     assert output.without_wrapper("7.2.22\n") == "7.2.22\n"
     assert output.without_wrapper(WRAPPER) == ""
@@ -183,5 +183,5 @@ def test_debians_wrapper_is_taken_off() -> None:
     ("text", "version"),
     [("7.2.22_Debianr175245", (7, 2, 22)), ("6.1.50r161033\n", (6, 1, 50)), ("nonsense", (0, 0, 0))],
 )
-def test_versions(text: str, version: tuple[int, int, int]) -> None:
+def test_virtualbox_versions_are_parsed(text: str, version: tuple[int, int, int]) -> None:
     assert output.version(text) == version

@@ -1,4 +1,4 @@
-"""The parts of the driver that need no VirtualBox: flags, addresses, shares, hardware, what the guest is told."""
+"""Parts of the driver that need no VirtualBox: flags, addresses, shares, hardware and the guest's identity."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FLAGS: dict[str, tuple[str, Any]] = {
 }
 
 
-def test_every_flag_of_docker_machines() -> None:
+def test_the_flags_are_docker_machines() -> None:
     assert {option.name: (option.env, option.default) for option in Driver.options()} == FLAGS
 
 
@@ -63,13 +63,13 @@ def test_every_flag_of_docker_machines() -> None:
         ("virtualbox-share-folder", "/tmp:../etc", "expected dir:name"),
     ],
 )
-def test_a_value_that_cannot_be_names_its_flag(flag: str, value: object, says: str) -> None:
+def test_an_invalid_value_is_refused_with_its_flag(flag: str, value: object, says: str) -> None:
     with pytest.raises(UsageError, match=says) as caught:
         options.check(defaults(Driver, **{flag: value}))
     assert flag in str(caught.value)
 
 
-def test_all_processors_but_no_more_than_a_machine_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minus_one_means_all_cpus_up_to_virtualboxs_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     assert options.check(defaults(Driver, virtualbox_cpu_count=-1)).cpus == 32
     monkeypatch.setattr("os.cpu_count", lambda: 6)
@@ -87,7 +87,7 @@ HOST = ipaddress.IPv4Interface("192.168.56.1/24")
     st.integers(0, 2**40),
     st.lists(st.integers(0, 300), max_size=60),
 )
-def test_an_address_is_in_the_network_and_nobodys(length: int, number: int, seed: int, offsets: list[int]) -> None:
+def test_a_free_address_of_the_network_is_chosen(length: int, number: int, seed: int, offsets: list[int]) -> None:
     net = ipaddress.IPv4Network((number, length), strict=False)
     host = ipaddress.IPv4Interface(f"{net.network_address + 1}/{length}")
     size = net.num_addresses
@@ -119,7 +119,7 @@ def test_machines_of_one_store_differ_until_the_network_is_full() -> None:
     assert len(taken) == len(set(taken)) >= 1
 
 
-def test_the_exact_address_is_chosen() -> None:
+def test_the_interface_with_the_exact_address_is_chosen() -> None:
     other = Interface("vboxnet0", ipaddress.IPv4Interface("10.0.0.1/24"))
     mine = Interface("vboxnet1", HOST)
     assert network.choose([other, mine], HOST) == mine
@@ -136,17 +136,17 @@ def test_the_exact_address_is_chosen() -> None:
         ([("vboxnet0", "192.168.56.1/21")], "use it|overlaps"),
     ],
 )
-def test_what_is_in_the_way_is_named(found: list[tuple[str, str]], says: str) -> None:
+def test_a_conflicting_address_or_network_is_named(found: list[tuple[str, str]], says: str) -> None:
     with pytest.raises(HostNetworkError, match=says):
         network.choose([Interface(name, ipaddress.IPv4Interface(address)) for name, address in found], HOST)
 
 
-def test_a_mask_in_the_wrong_order_is_known() -> None:
+def test_a_reversed_network_mask_is_recognized() -> None:
     text = "Name: vboxnet0\nIPAddress: 192.168.99.1\nNetworkMask: 0f000000\n"
     assert network.interfaces(text) == [Interface("vboxnet0", ipaddress.IPv4Interface("192.168.99.1/24"))]
 
 
-def test_networks_of_macos_have_the_host_first() -> None:
+def test_macos_networks_have_the_host_at_their_first_address() -> None:
     # Made from VirtualBox's manual: this cannot be run here.
     text = "Name: net\nState: Enabled\nNetworkMask: 255.255.255.0\nLowerIP: 192.168.56.1\nUpperIP: 192.168.56.254\n"
     assert network.networks(text) == [Interface("net", HOST)]
@@ -162,7 +162,7 @@ def test_networks_of_macos_have_the_host_first() -> None:
         ("garbage\n* not-a-network 10.0.0.0/8\n", "10.1.1.1/24", "192.168.56.1/24"),
     ],
 )
-def test_what_virtualbox_allows(tmp_path: Path, conf: str | None, allowed: str, refused: str) -> None:
+def test_ranges_that_virtualbox_allows(tmp_path: Path, conf: str | None, allowed: str, refused: str) -> None:
     path = tmp_path / "networks.conf"
     if conf is not None:
         path.write_text(conf)
@@ -189,7 +189,9 @@ def test_what_virtualbox_allows(tmp_path: Path, conf: str | None, allowed: str, 
         ((7, 2, 22), "linux", True, False, True),
     ],
 )
-def test_versions_differ(version: versions.Version, platform: str, limits: bool, networks: bool, hyper_v: bool) -> None:
+def test_capabilities_depend_on_the_version_of_virtualbox(
+    version: versions.Version, platform: str, limits: bool, networks: bool, hyper_v: bool
+) -> None:
     traits = versions.Traits(version, platform)
     assert (traits.limits_host_only, traits.host_only_networks, traits.runs_beside_hyper_v) == (
         limits,
@@ -213,11 +215,11 @@ def host(folder: Path, *, flags: str, modules: str = "", at_load: str = "") -> d
 LINUX = versions.Traits((7, 2, 22), "linux")
 
 
-def test_a_processor_that_can(tmp_path: Path) -> None:
+def test_a_processor_with_virtualization_is_accepted(tmp_path: Path) -> None:
     assert hardware.processor_problem(LINUX, **host(tmp_path, flags="svm", modules="kvm_amd 1 0 - Live")) is None
 
 
-def test_a_processor_that_cannot(tmp_path: Path) -> None:
+def test_a_processor_without_virtualization_is_refused(tmp_path: Path) -> None:
     problem = hardware.processor_problem(LINUX, **host(tmp_path, flags="hypervisor"))
     assert problem
     assert problem.fatal
@@ -225,13 +227,13 @@ def test_a_processor_that_cannot(tmp_path: Path) -> None:
     assert "--driver qemu" in problem.fix
 
 
-def test_kvm_with_machines_is_warned_of(tmp_path: Path) -> None:
+def test_running_kvm_machines_cause_a_warning(tmp_path: Path) -> None:
     problem = hardware.processor_problem(LINUX, **host(tmp_path, flags="vmx", modules="kvm_intel 1 2 - Live 0x0"))
     assert problem
     assert not problem.fatal
 
 
-def test_kvm_that_holds_the_processor_is_in_the_way_of_older_versions(tmp_path: Path) -> None:
+def test_a_loaded_kvm_module_is_a_problem_for_older_versions(tmp_path: Path) -> None:
     where = host(tmp_path, flags="vmx", modules="kvm_intel 1 0 - Live 0x0\n", at_load="Y")
     assert hardware.processor_problem(LINUX, **where) is None
     problem = hardware.processor_problem(versions.Traits((7, 0, 20), "linux"), **where)
@@ -243,7 +245,9 @@ def test_kvm_that_holds_the_processor_is_in_the_way_of_older_versions(tmp_path: 
     ("version", "fatal", "says"),
     [((5, 2, 0), True, "won't boot a 64bits VM"), ((7, 1, 0), False, "makes VirtualBox's machines slow")],
 )
-def test_hyper_v(monkeypatch: pytest.MonkeyPatch, version: versions.Version, fatal: bool, says: str) -> None:
+def test_hyper_v_is_detected(
+    monkeypatch: pytest.MonkeyPatch, version: versions.Version, fatal: bool, says: str
+) -> None:
     monkeypatch.setattr(hardware, "_hyper_v_runs", lambda: True)
     problem = hardware.processor_problem(versions.Traits(version, "win32"))
     assert problem
@@ -252,7 +256,7 @@ def test_hyper_v(monkeypatch: pytest.MonkeyPatch, version: versions.Version, fat
     assert "hypervisorlaunchtype off" in problem.fix
 
 
-def test_the_log_tells_what_was_in_the_way() -> None:
+def test_the_cause_of_a_failed_start_is_read_from_the_log() -> None:
     problem = hardware.in_log("00:00:01 HM: HMR3Init: Falling back\nrc=VERR_VMX_MSR_ALL_VMX_DISABLED (-4010)")
     assert problem
     assert "VERR_VMX_MSR_ALL_VMX_DISABLED" in problem.what
@@ -263,16 +267,16 @@ def test_the_log_tells_what_was_in_the_way() -> None:
     assert "modprobe vboxdrv" in module.fix
 
 
-def test_the_kernel_module(tmp_path: Path) -> None:
+def test_a_missing_kernel_module_is_a_problem(tmp_path: Path) -> None:
     assert hardware.module_problem(platform="linux", device=tmp_path / "vboxdrv")
     assert hardware.module_problem(platform="linux", device=tmp_path) is None
     assert hardware.module_problem(platform="darwin", device=tmp_path / "vboxdrv") is None
 
 
-# -- shares, and what the guest is told --------------------------------------------------------------------------
+# -- shares and the guest's identity -----------------------------------------------------------------------------
 
 
-def test_shares_are_the_homes_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_home_folders_are_shared_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(shares.DEFAULTS, "linux", (tmp_path, "hosthome"))
     assert shares.chosen(share_folder="", no_share=False, platform="linux") == [Share(tmp_path, "hosthome")]
     assert shares.chosen(share_folder="", no_share=True, platform="linux") == []
@@ -283,7 +287,7 @@ def test_shares_are_the_homes_by_default(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert shares.chosen(share_folder="", no_share=False, platform="linux") == []
 
 
-def test_a_folder_may_have_colons() -> None:
+def test_a_shared_folder_may_have_colons() -> None:
     assert shares.parse("/a:b:name") == (Path("/a:b"), "name")
 
 
@@ -304,7 +308,7 @@ def identity() -> bytes:
     return buffer.getvalue()
 
 
-def test_the_identity_says_what_is_around_the_guest() -> None:
+def test_the_identity_describes_the_guests_surroundings() -> None:
     tar = guest.with_surroundings(
         identity(), mac="08:00:27:01:02:03", address="192.168.56.7/24", shares=[Share(Path("/home"), "hosthome")]
     )
@@ -315,7 +319,7 @@ def test_the_identity_says_what_is_around_the_guest() -> None:
     }
 
 
-def test_the_disk_begins_as_docker_machines() -> None:
+def test_the_disk_begins_with_docker_machines_format_marker() -> None:
     tar = guest.userdata(b"ssh-ed25519 AAAA m1\n", identity())
     assert tar.startswith(b"boot2docker, please format-me\0")
     found = members(tar)
@@ -332,12 +336,12 @@ def test_the_disk_begins_as_docker_machines() -> None:
     assert guest.IDENTITY not in members(guest.userdata(b"key", None))
 
 
-def test_an_identity_that_the_guest_would_not_see_whole_is_refused() -> None:
+def test_an_identity_too_large_for_the_guest_is_refused() -> None:
     with pytest.raises(ValueError, match="more than the guest reads"):
         guest.userdata(b"key", bytes(guest.LARGEST))
 
 
-# -- what VBoxManage is told -------------------------------------------------------------------------------------
+# -- calls of VBoxManage -----------------------------------------------------------------------------------------
 
 CALLS = """\
 createvm --basefolder /s/m1 --name m1 --uuid U --register
@@ -365,7 +369,7 @@ def test_a_machine_is_made_as_docker_machine_makes_it() -> None:
     assert "".join(" ".join(words) + "\n" for words in calls) == CALLS
 
 
-def test_the_second_interface() -> None:
+def test_the_second_interface_is_host_only() -> None:
     config = {"HostOnlyNicType": "82540EM", "HostOnlyPromiscMode": "allow-vms", "MACAddress": "08:00:27:ab:cd:ef"}
     words = machine.host_only("U", config, "vboxnet0", network=False)
     assert " ".join(words) == (

@@ -1,4 +1,4 @@
-"""Disks of VirtualBox's that came from elsewhere: none leads to another file."""
+"""VirtualBox disks from elsewhere must not refer to other files."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ RW 2048 SPARSE "disk.vmdk"
 """
 
 
-def made(folder: Path, descriptor: str = DESCRIPTOR, *, capacity: int = 2048, magic: bytes = b"KDMV") -> Path:
+def write_disk(folder: Path, descriptor: str = DESCRIPTOR, *, capacity: int = 2048, magic: bytes = b"KDMV") -> Path:
     head = struct.pack("<4sIIQQQQ", magic, 1, 3, capacity, 128, 1, 20)
     path = folder / "disk.vmdk"
     path.write_bytes(head.ljust(512, b"\0") + descriptor.encode().ljust(20 * 512, b"\0"))
     return path
 
 
-def test_a_disk_in_one_file_is_taken(tmp_path: Path) -> None:
-    vmdk.check(made(tmp_path), largest=1 << 20)
+def test_a_disk_in_one_file_is_accepted(tmp_path: Path) -> None:
+    vmdk.check(write_disk(tmp_path), largest=1 << 20)
 
 
 @pytest.mark.parametrize(
@@ -45,13 +45,13 @@ def test_a_disk_in_one_file_is_taken(tmp_path: Path) -> None:
         ("RW 2048", "RW 4096", "in another file"),
     ],
 )
-def test_a_disk_that_leads_elsewhere_is_refused(tmp_path: Path, old: str, new: str, says: str) -> None:
+def test_a_disk_that_refers_to_another_file_is_refused(tmp_path: Path, old: str, new: str, says: str) -> None:
     with pytest.raises(DiskError, match=says):
-        vmdk.check(made(tmp_path, DESCRIPTOR.replace(old, new)), largest=1 << 20)
+        vmdk.check(write_disk(tmp_path, DESCRIPTOR.replace(old, new)), largest=1 << 20)
 
 
-def test_a_text_alone_and_a_disk_too_large_are_refused(tmp_path: Path) -> None:
+def test_a_descriptor_without_data_and_an_oversized_disk_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match="not a VMDK"):
-        vmdk.check(made(tmp_path, magic=b"# Di"), largest=1 << 20)
+        vmdk.check(write_disk(tmp_path, magic=b"# Di"), largest=1 << 20)
     with pytest.raises(DiskError, match="more than 1048575"):
-        vmdk.check(made(tmp_path), largest=(1 << 20) - 1)
+        vmdk.check(write_disk(tmp_path), largest=(1 << 20) - 1)
