@@ -1,4 +1,4 @@
-"""Exports: files that come back as they were, holes included, and files that are no exports."""
+"""Exports: files are restored unchanged, holes included, and damaged or foreign files are refused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def write(target: Path, *files: Path) -> None:
     archive_writer.write(target, MANIFEST, files, advance=lambda count: None)
 
 
-def test_files_come_back_as_they_were(tmp_path: Path) -> None:
+def test_files_are_restored_unchanged(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"a": "ü"}')
     (tmp_path / "empty").write_text("")
     write(tmp_path / "export", tmp_path / "config.json", tmp_path / "empty")
@@ -50,7 +50,7 @@ def test_files_come_back_as_they_were(tmp_path: Path) -> None:
 
 @given(EXTENTS, st.integers(0, 70))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_disks_come_back_with_their_holes(tmp_path: Path, extents: list[tuple[int, bytes]], blocks: int) -> None:
+def test_disks_are_restored_with_their_holes(tmp_path: Path, extents: list[tuple[int, bytes]], blocks: int) -> None:
     disk = tmp_path / "disk"
     with disk.open("wb") as file:
         for at, data in extents:
@@ -63,7 +63,7 @@ def test_disks_come_back_with_their_holes(tmp_path: Path, extents: list[tuple[in
     assert (tmp_path / "out" / "disk").read_bytes() == disk.read_bytes()
 
 
-def test_a_disk_of_many_gigabytes_takes_what_is_in_it(tmp_path: Path) -> None:
+def test_a_large_sparse_disk_takes_only_its_data(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     with disk.open("wb") as file:
         file.truncate(200 << 30)
@@ -80,7 +80,7 @@ def test_a_disk_of_many_gigabytes_takes_what_is_in_it(tmp_path: Path) -> None:
         assert file.read(5001) == b"x" * 5000 + b"\0"
 
 
-def test_gnu_tar_reads_it_too(tmp_path: Path) -> None:
+def test_gnu_tar_reads_an_export(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     with disk.open("wb") as file:
         file.truncate(10 << 20)
@@ -94,7 +94,7 @@ def test_gnu_tar_reads_it_too(tmp_path: Path) -> None:
     assert (tmp_path / "gnu" / "machine" / "disk").read_bytes() == disk.read_bytes()
 
 
-def test_the_file_says_the_digest_of_each_member(tmp_path: Path) -> None:
+def test_an_export_has_the_digest_of_each_member(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 3000)
     write(tmp_path / "export", tmp_path / "a")
     packed = tmp_path / "export.tar.zst"
@@ -112,7 +112,7 @@ def test_a_disk_of_too_many_pieces_loses_its_smallest_holes() -> None:
     assert archive_writer._merged(pieces, most=200) == pieces
 
 
-def test_what_no_export_has_is_refused_at_once(tmp_path: Path) -> None:
+def test_members_that_no_export_has_are_refused(tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for number, (what, data) in enumerate(archives.hostile(1 << 30)):
         (tmp_path / "export").write_bytes(data)
@@ -150,7 +150,7 @@ def test_every_damaged_file_is_refused(tmp_path: Path) -> None:
     assert number == 800
 
 
-def test_every_bit_of_a_small_file_counts(tmp_path: Path) -> None:
+def test_a_change_of_any_bit_is_detected(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("x")
     write(tmp_path / "export", tmp_path / "x")
     whole = (tmp_path / "export").read_bytes()
@@ -171,7 +171,7 @@ def test_a_wrong_digest_names_the_file(tmp_path: Path) -> None:
         read(archives.forge(tmp_path / "export", entries), tmp_path / "out")
 
 
-def test_an_export_without_digests_says_how_to_get_one_with_them(tmp_path: Path) -> None:
+def test_an_export_without_digests_is_refused_with_a_remedy(tmp_path: Path) -> None:
     entries = [archives.entry(archive_format.MANIFEST, archives.manifest({}, format=1))]
     with pytest.raises(ExportError, match="format is 1, which has no digests") as caught:
         read(archives.forge(tmp_path / "export", entries), tmp_path / "out")
@@ -180,7 +180,7 @@ def test_an_export_without_digests_says_how_to_get_one_with_them(tmp_path: Path)
 
 @given(st.binary(max_size=200))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_other_file_is_an_error(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_not_an_export_is_an_error(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "export").write_bytes(data)
     with pytest.raises(ExportError):
         read(tmp_path / "export", tmp_path / "out")
@@ -188,7 +188,7 @@ def test_any_other_file_is_an_error(tmp_path: Path, data: bytes) -> None:
 
 @given(st.integers(0, 100))
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_file_that_was_cut_short_is_an_error(tmp_path: Path, percent: int) -> None:
+def test_a_truncated_export_is_an_error(tmp_path: Path, percent: int) -> None:
     (tmp_path / "data").write_bytes(bytes(range(256)) * 200)
     write(tmp_path / "export", tmp_path / "data")
     whole = (tmp_path / "export").read_bytes()
@@ -206,7 +206,7 @@ def test_a_target_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_import_that_is_ended_by_a_signal_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+def test_an_import_ended_by_a_signal_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     contents = {
         "config.json": b'{"ConfigVersion": 3, "DriverName": "qemu"}',
         "disk.raw": random.Random(1).randbytes(1 << 20),
@@ -228,8 +228,8 @@ def test_an_import_that_is_ended_by_a_signal_leaves_nothing(tmp_path: Path, numb
     assert not store.exists()
 
 
-def test_what_a_killed_export_left_goes_with_the_next_one(tmp_path: Path) -> None:
-    """That of an export that is at work stays, and so does everything that is not an export's."""
+def test_files_of_a_killed_export_are_removed_by_the_next(tmp_path: Path) -> None:
+    """Files of a running export, and files that are not an export's, stay."""
     data, target = tmp_path / "data", tmp_path / "m.tar.zst"
     data.write_bytes(b"data")
     code = (

@@ -156,7 +156,7 @@ def test_a_watcher_waits_for_events_and_ends_without_them(tmp_path: Path, monkey
                 ours.sendall(b"containers\n")
                 until((tmp_path / "told.ran").exists, deadline=10, what="the watcher")
             ours.shutdown(socket.SHUT_WR)
-            # The shell's end of the connection goes with it.
+            # The shell's end of the connection is closed with it.
             ours.settimeout(10)
             assert ours.recv(1) == b""
     assert not (tmp_path / "ended.ran").exists()

@@ -44,7 +44,7 @@ WAIT_FOR_ENGINE = Host.wait_for_engine
 
 
 class Far(Driver):
-    """A host that is there; `running` says whether it can be reached."""
+    """A host that exists; `running` says whether it can be reached."""
 
     info = DriverInfo("far", "for tests", Capability.PROVISION | Capability.FIXED_ADDRESS)
     running = True
@@ -145,7 +145,7 @@ def test_a_create_that_fails_before_the_host_is_changed_leaves_nothing(hosts: Ho
 
 
 @pytest.mark.parametrize("error", [InterruptedStepError("lost"), KeyboardInterrupt()])
-def test_a_create_that_fails_on_the_host_leaves_what_provision_can_finish(
+def test_a_create_that_fails_on_the_host_can_be_finished_by_provision(
     hosts: Hosts, fake: FakeSession, error: Exception
 ) -> None:
     fake.after = error
@@ -156,7 +156,7 @@ def test_a_create_that_fails_on_the_host_leaves_what_provision_can_finish(
     provision(hosts, "far")
 
 
-def test_an_interrupt_on_the_way_says_how_to_go_on(tmp_path: Path, fake: FakeSession) -> None:
+def test_an_interrupted_create_says_how_to_finish_it(tmp_path: Path, fake: FakeSession) -> None:
     said = io.StringIO()
     hosts = Hosts(Store(tmp_path), reporter=StreamReporter(said))
     for when in ("before", "after"):
@@ -167,7 +167,7 @@ def test_an_interrupt_on_the_way_says_how_to_go_on(tmp_path: Path, fake: FakeSes
         assert ("pymachine provision far" in said.getvalue()) is (when == "after")
 
 
-def test_an_engine_that_a_firewall_hides_is_not_waited_for_long(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wait_for_an_engine_behind_a_firewall_is_short(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Host, "wait_for_engine", WAIT_FOR_ENGINE)
     monkeypatch.setattr(boot, "PROVISIONED_SECONDS", 0.1)
     hidden = TlsError("192.0.2.9:2376", "dial tcp 192.0.2.9:2376: i/o timeout", hint="It does not answer.")
@@ -179,7 +179,7 @@ def test_an_engine_that_a_firewall_hides_is_not_waited_for_long(hosts: Hosts, mo
     assert hosts.store.names() == ["far"]
 
 
-def test_whether_the_host_is_up_is_not_asked_at_every_try(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hosts_state_is_not_queried_at_every_attempt(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each query is a connection to its sshd, which blocks clients that make many."""
     monkeypatch.setattr(Host, "wait_for_engine", WAIT_FOR_ENGINE)
     refused = [TlsError("192.0.2.9:2376", "dial tcp 192.0.2.9:2376: connect: connection refused")] * 10
@@ -190,7 +190,7 @@ def test_whether_the_host_is_up_is_not_asked_at_every_try(hosts: Hosts, monkeypa
     assert state.call_count < 5
 
 
-def test_the_host_key_is_learned_and_the_login_key_made(hosts: Hosts, fake: FakeSession) -> None:
+def test_the_host_key_is_pinned_and_a_login_key_created(hosts: Hosts, fake: FakeSession) -> None:
     create_far(hosts)
     (target,) = fake.targets
     folder = hosts.store.machine_dir("far")
@@ -203,19 +203,19 @@ def test_the_host_key_is_learned_and_the_login_key_made(hosts: Hosts, fake: Fake
     assert not (folder / "ssh_host_ed25519_key").exists()
 
 
-def test_a_driver_with_a_key_of_its_own_gets_none(hosts: Hosts) -> None:
+def test_a_driver_with_its_own_key_gets_none(hosts: Hosts) -> None:
     create_far(hosts, SSHKeyPath="/somewhere/key")
     assert not (hosts.store.machine_dir("far") / "id_rsa").exists()
 
 
-def test_provision_needs_a_host_that_runs(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_provision_needs_a_running_host(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
     create_far(hosts)
     monkeypatch.setattr(Far, "running", False)
     with pytest.raises(HostNotRunningError):
         provision(hosts, "far")
 
 
-def test_an_engine_that_we_do_not_set_up_is_not_provisioned(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_without_provisioning_cannot_be_provisioned(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
     create_far(hosts)
     monkeypatch.setattr(registry, "load", lambda name: Standalone)
     with pytest.raises(UnsupportedError, match="far driver does not support provision"):
@@ -225,7 +225,7 @@ def test_an_engine_that_we_do_not_set_up_is_not_provisioned(hosts: Hosts, monkey
     assert hosts.store.names() == ["far"]
 
 
-def test_rm_touches_the_host_only_if_asked(hosts: Hosts, fake: FakeSession) -> None:
+def test_rm_changes_the_host_only_on_request(hosts: Hosts, fake: FakeSession) -> None:
     create_far(hosts)
     remove(hosts, "far")
     assert (fake.restored, len(fake.targets)) == (0, 1)
@@ -256,7 +256,7 @@ def test_a_command_in_a_guest_that_fails_names_the_machine(
     ("content", "says"),
     [(b"<html>", "is not a shell script"), (b"#!/bin/sh\n\xff\n", "is not text"), (b"#!" + b"x" * (1 << 20), "is not")],
 )
-def test_what_is_no_script_is_not_run(
+def test_a_download_that_is_not_a_script_is_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, says: str
 ) -> None:
     from support import apt
@@ -266,7 +266,7 @@ def test_what_is_no_script_is_not_run(
     assert not (tmp_path / "kept").exists()
 
 
-def test_a_script_that_cannot_be_fetched_says_where_from(tmp_path: Path) -> None:
+def test_a_script_that_cannot_be_fetched_is_named_by_its_url(tmp_path: Path) -> None:
     from support import apt
 
     with (
@@ -276,18 +276,18 @@ def test_a_script_that_cannot_be_fetched_says_where_from(tmp_path: Path) -> None
         session.fetch_script(f"{server.url}/get.sh", keep=tmp_path / "kept")
 
 
-def test_no_script_is_fetched_unless_asked_for(tmp_path: Path) -> None:
+def test_an_install_script_is_fetched_only_on_request(tmp_path: Path) -> None:
     machine = Machine("far", "far", {}, engine=EngineOptions(install_url="https://get.example.org"))
     assert session.install_script(machine, keep=tmp_path / "kept") is None
 
 
-def test_a_fingerprint_is_openssh_s() -> None:
-    """From ssh-keygen -lf for this key."""
+def test_fingerprints_are_written_as_openssh_does() -> None:
+    """The expected value is from ssh-keygen -lf."""
     key = "AAAAC3NzaC1lZDI1NTE5AAAAIIHOeAOxXJpTtVLSUwYrCU1fHCnuCVbC2NPAVWrHHaRD"
     assert session.fingerprint(key) == FINGERPRINT
 
 
-def test_the_session_waits_for_a_host_that_boots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_session_waits_for_a_booting_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tries = []
 
     class Open:

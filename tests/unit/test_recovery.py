@@ -52,7 +52,7 @@ NAME = "m"
 
 
 class Killed(Driver):
-    """Ends the process at the step `dies_at`. The machine's run is a file beside the store."""
+    """Ends the process at the step `dies_at`. The machine's run is a file next to the store."""
 
     info = DriverInfo("killed", "for tests", Capability.FIXED_ADDRESS | Capability.IDENTITY)
     dies_at: ClassVar[str] = ""

@@ -223,7 +223,7 @@ def value_in(shell: str, text: str, folder: Path, *, clear: str = "") -> str:
     script = folder / "text"
     script.write_text(text, encoding="utf-8")
     environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "LC_ALL": "C.UTF-8", "TERM": "dumb"}
-    # -f: tcsh without start-up files. What it is asked goes on stdin, since `-c` would have it expand `!`.
+    # -f: tcsh without start-up files. Its commands come on stdin, since `-c` would have it expand `!`.
     argv = [shell, "-f", "-c"] if shell == "tcsh" else [shell, "-c"]
     command = f"{REAL[shell] % script}\n{clear}\nprintenv K"
     ended = subprocess.run([*argv, command], env=environ, cwd=folder, capture_output=True, check=False, timeout=60)

@@ -135,7 +135,7 @@ def test_no_control_character_reaches_a_terminal(program: Pymachine, command: st
     assert (b"Traceback" in said) == ("--debug" in command)
     assert b"internal error" not in said
     if COMMANDS[command]:
-        assert rb"\x1b" in said or rb"\u001b" in said, said  # the latter in JSON
+        assert rb"\x1b" in said or rb"\u001b" in said, said  # JSON has \u001b
     if "--json" in command:
         json.loads(said.decode().partition('\n{"error"')[0].removeprefix('Starting "record"...'))
 

@@ -78,7 +78,7 @@ def test_two_parallel_requests_make_one_interface(tmp_path: Path) -> None:
     with fake_vboxmanage.playing(tmp_path, calls) as vbox:
 
         def ensure() -> None:
-            # A VBoxManage of its own: another process would ask for the version too.
+            # A VBoxManage of its own: another process would query the version too.
             found.append(network.ensure(type(vbox)(vbox.program), HOST))
 
         threads = [threading.Thread(target=ensure) for _ in range(2)]

@@ -18,7 +18,7 @@ from pymachine_driver_virtualbox.errors import HostNetworkError
 from pymachine_driver_virtualbox.network import Interface
 from pymachine_driver_virtualbox.shares import Share
 
-# docker-machine's flags and variables, and their defaults but for the two that are told of in the documentation.
+# docker-machine's flags and variables, and their defaults but for the two that the documentation explains.
 FLAGS: dict[str, tuple[str, Any]] = {
     "virtualbox-memory": ("VIRTUALBOX_MEMORY_SIZE", 1024),
     "virtualbox-cpu-count": ("VIRTUALBOX_CPU_COUNT", 1),
