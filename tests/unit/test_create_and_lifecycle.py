@@ -112,7 +112,7 @@ def request(name: str = "intro") -> CreateRequest:
     return CreateRequest(name=name, driver_name="remembering", options={})
 
 
-def test_the_record_is_there_before_the_machine_and_has_docker_machines_fields(store: Store) -> None:
+def test_the_record_is_saved_before_the_machine_exists_with_docker_machines_fields(store: Store) -> None:
     create(Hosts(store), request())
     assert Remembering.saved_before == [True]
     record = json.loads((store.machine_dir("intro") / "config.json").read_text())
@@ -124,7 +124,7 @@ def test_the_record_is_there_before_the_machine_and_has_docker_machines_fields(s
     assert record["ConfigVersion"] == 3
 
 
-def test_configure_gets_the_siblings_so_that_addresses_differ(store: Store) -> None:
+def test_configure_gets_the_other_machines_so_that_addresses_differ(store: Store) -> None:
     create(Hosts(store), request("a"))
     made = create(Hosts(store), request("b"))
     assert made.driver["IPAddress"] == "127.9.9.2"
@@ -159,7 +159,7 @@ def test_a_create_that_fails_is_undone(
     assert store.names() == []
 
 
-def test_what_cannot_be_undone_stays_for_rm(store: Store) -> None:
+def test_a_machine_that_cannot_be_removed_stays_for_rm(store: Store) -> None:
     Remembering.fails["create"] = DriverError("boom")
     Remembering.fails["remove"] = DriverError("stuck")
     with pytest.raises(DriverError, match="boom"):
@@ -171,7 +171,7 @@ def test_what_cannot_be_undone_stays_for_rm(store: Store) -> None:
     assert Remembering.world == {}
 
 
-def test_a_second_machine_of_one_name_is_refused_and_the_first_untouched(store: Store) -> None:
+def test_a_second_machine_of_the_same_name_is_refused(store: Store) -> None:
     create(Hosts(store), request())
     with pytest.raises(MachineExistsError):
         create(Hosts(store), request())
@@ -180,7 +180,7 @@ def test_a_second_machine_of_one_name_is_refused_and_the_first_untouched(store: 
         create(Hosts(store), request("../x"))
 
 
-def test_states_that_an_action_does_not_apply_to(store: Store) -> None:
+def test_actions_in_a_state_where_they_do_not_apply(store: Store) -> None:
     hosts = Hosts(store)
     create(hosts, request())
     with pytest.raises(WrongStateError, match='Machine "intro" is already running.'):
@@ -205,10 +205,10 @@ def test_the_boot_timeout_must_be_a_number_of_seconds(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("removal", [remove, forget])
-def test_a_docker_context_goes_before_the_record_that_names_it(
+def test_a_docker_context_is_removed_before_its_record(
     store: Store, monkeypatch: pytest.MonkeyPatch, removal: Callable[[Hosts, str], None]
 ) -> None:
-    """A kill in between leaves a machine that can be removed again, and no context without a machine."""
+    """A kill in between leaves a machine that can still be removed, and no context without a machine."""
     create(Hosts(store), request())
     machine = store.load("intro")
     machine.context = "intro"

@@ -224,7 +224,7 @@ def test_new_certificates_reach_a_running_machine(store: Store) -> None:
     assert store.load(NAME).certificates_expire
 
 
-def test_a_new_authority_reaches_it_too(store: Store) -> None:
+def test_a_new_authority_reaches_a_running_machine(store: Store) -> None:
     hosts = made(store)
     before = files(store)
     certificates.renew_authority(hosts)
@@ -244,7 +244,7 @@ def certificate_files(store: Store) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("why", ["no engine of ours", "no driver", "does not answer"])
-def test_a_new_authority_is_not_made_for_a_machine_that_cannot_have_it(
+def test_no_new_authority_is_made_for_a_machine_that_cannot_use_it(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str
 ) -> None:
     made(store)
@@ -276,7 +276,7 @@ def test_a_new_authority_stays_once_one_machine_has_it(store: Store, monkeypatch
     assert files(store)["ca.pem"] == authority(store)["ca.pem"]
 
 
-def test_a_ca_that_the_user_brought_is_never_replaced(store: Store, tmp_path: Path) -> None:
+def test_the_users_own_ca_is_never_replaced(store: Store, tmp_path: Path) -> None:
     made(store)
     theirs = tmp_path / "theirs.pem"
     theirs.write_bytes((store.root / "certs" / "ca.pem").read_bytes())
@@ -286,7 +286,7 @@ def test_a_ca_that_the_user_brought_is_never_replaced(store: Store, tmp_path: Pa
     assert not theirs.with_name("theirs.pem.old").exists()
 
 
-def test_a_stopped_machine_takes_them_over_when_it_starts(store: Store) -> None:
+def test_a_stopped_machine_gets_new_certificates_when_it_starts(store: Store) -> None:
     hosts = made(store)
     lifecycle.stop(hosts, NAME)
     certificates.regenerate(hosts, NAME)
@@ -296,7 +296,7 @@ def test_a_stopped_machine_takes_them_over_when_it_starts(store: Store) -> None:
     assert files(store)["server.pem"] == new
 
 
-def test_a_guest_that_does_not_take_them_has_the_old_ones(store: Store) -> None:
+def test_the_old_certificates_stay_if_the_guest_refuses_new_ones(store: Store) -> None:
     hosts = made(store)
     before = files(store)
     Bare.fails["apply"] = [DriverError("no")]
@@ -309,9 +309,7 @@ def test_a_guest_that_does_not_take_them_has_the_old_ones(store: Store) -> None:
     assert before["server.pem"] in Bare.identities[-1]
 
 
-def test_a_disk_that_is_full_leaves_the_certificates_as_they_were(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_certificates_unchanged(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     hosts = made(store)
     lifecycle.stop(hosts, NAME)
     before = certificate_files(store)
@@ -328,7 +326,7 @@ def test_a_disk_that_is_full_leaves_the_certificates_as_they_were(
     assert certificate_files(store) == before
 
 
-def test_start_renews_what_ends_soon(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_renews_certificates_that_expire_soon(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from pymachine.tls import certs
 
     monkeypatch.setattr(certs, "VALID_DAYS", 20)
@@ -382,7 +380,7 @@ def test_modify_checks_engine_options_over_native_ssh_if_asked(store: Store, mon
     assert native_clients == [True]
 
 
-def test_names_in_the_certificate_change_at_once(store: Store) -> None:
+def test_server_names_in_the_certificate_change_at_once(store: Store) -> None:
     hosts = made(store)
     before = files(store)["server.pem"]
     modify(hosts, NAME, Changes(sans=["other.example"]))
@@ -390,7 +388,7 @@ def test_names_in_the_certificate_change_at_once(store: Store) -> None:
     assert files(store)["server.pem"] != before
 
 
-def test_hardware_changes_while_it_is_stopped(store: Store) -> None:
+def test_hardware_is_changed_while_the_machine_is_stopped(store: Store) -> None:
     hosts = made(store)
     change = Changes(hardware=HardwareChange(memory_mib=2048))
     with pytest.raises(WrongStateError, match="can only change while it is stopped"):
@@ -412,7 +410,7 @@ def test_hardware_changes_while_it_is_stopped(store: Store) -> None:
         (Changes(engine={"arbitrary_flags": ["mtu=many"]}), UsageError),
     ],
 )
-def test_values_that_cannot_be_change_nothing(store: Store, changes: Changes, error: type[Exception]) -> None:
+def test_invalid_values_change_nothing(store: Store, changes: Changes, error: type[Exception]) -> None:
     hosts = made(store)
     before = files(store)
     with pytest.raises(error):
@@ -435,7 +433,7 @@ def test_a_change_that_fails_is_undone(store: Store) -> None:
     assert store.load(NAME).engine.labels == []
 
 
-def test_a_machine_that_was_stopped_for_nothing_runs_again(store: Store) -> None:
+def test_a_machine_runs_again_if_its_change_fails(store: Store) -> None:
     hosts = made(store)
     Bare.fails["check"] = [UsageError("a disk cannot shrink")]
     with pytest.raises(UsageError):
@@ -455,7 +453,7 @@ def test_a_machine_that_was_stopped_for_nothing_runs_again(store: Store) -> None
     assert store.load(NAME).engine.labels == []
 
 
-def test_a_driver_without_the_ability_says_so(store: Store) -> None:
+def test_a_driver_without_the_ability_refuses_modify(store: Store) -> None:
     hosts = made(store, "bare")
     with pytest.raises(UnsupportedError, match="other hardware"):
         modify(hosts, NAME, Changes(hardware=HardwareChange(cpus=1)))
@@ -468,7 +466,7 @@ def test_a_driver_without_the_ability_says_so(store: Store) -> None:
 # -- rename ------------------------------------------------------------------------------------------------------
 
 
-def test_rename(store: Store) -> None:
+def test_a_stopped_machine_is_renamed_with_its_paths_and_host_key(store: Store) -> None:
     hosts = made(store)
     with pytest.raises(WrongStateError, match="must be stopped"):
         rename(hosts, NAME, "new")
@@ -491,7 +489,7 @@ def test_rename(store: Store) -> None:
 @pytest.mark.parametrize(
     ("new", "error"), [("../x", InvalidNameError), (NAME, MachineExistsError), ("taken", MachineExistsError)]
 )
-def test_names_that_cannot_be(store: Store, new: str, error: type[Exception]) -> None:
+def test_invalid_new_names_are_refused(store: Store, new: str, error: type[Exception]) -> None:
     hosts = made(store)
     made(store, name="taken")
     lifecycle.stop(hosts, NAME)
@@ -513,7 +511,7 @@ def test_a_rename_that_fails_is_undone(store: Store) -> None:
     assert files(store) == before
 
 
-def test_rename_without_the_ability(store: Store) -> None:
+def test_a_driver_without_the_ability_refuses_rename(store: Store) -> None:
     hosts = made(store, "bare")
     lifecycle.stop(hosts, NAME)
     with pytest.raises(UnsupportedError):
@@ -540,7 +538,7 @@ class Heard(Silent):
     warn = info
 
 
-def test_upgrade(store: Store, newer: ImageFiles) -> None:
+def test_upgrade_replaces_the_image(store: Store, newer: ImageFiles) -> None:
     made(store)
     heard = Heard()
     upgrade(Hosts(store, reporter=heard), NAME)
@@ -559,9 +557,7 @@ def test_upgrade(store: Store, newer: ImageFiles) -> None:
 
 
 @pytest.mark.parametrize("state", [State.STOPPED, State.SAVED])
-def test_an_upgrade_leaves_the_machine_running_whatever_there_was_to_do(
-    store: Store, newer: ImageFiles, state: State
-) -> None:
+def test_the_machine_runs_after_every_upgrade(store: Store, newer: ImageFiles, state: State) -> None:
     made(store)
     heard = Heard()
     hosts = Hosts(store, reporter=heard)
@@ -574,7 +570,7 @@ def test_an_upgrade_leaves_the_machine_running_whatever_there_was_to_do(
     assert heard.lines[-1] == f'Machine "{NAME}" has the newest image already.'
 
 
-def test_an_image_that_does_not_answer_gives_way_to_the_old_one(store: Store, newer: ImageFiles) -> None:
+def test_the_old_image_returns_if_the_new_one_does_not_answer(store: Store, newer: ImageFiles) -> None:
     hosts = made(store)
     Bare.fails["start"] = [DriverError("kernel panic")]
     with pytest.raises(DriverError, match="has its old image again: kernel panic"):
@@ -594,7 +590,7 @@ def test_a_stopped_machine_stays_stopped_when_its_upgrade_fails(store: Store, ne
         assert Bare.world[NAME] is State.STOPPED
 
 
-def test_an_interrupted_upgrade_has_the_old_image(store: Store, newer: ImageFiles) -> None:
+def test_an_interrupted_upgrade_keeps_the_old_image(store: Store, newer: ImageFiles) -> None:
     hosts = made(store)
     Bare.fails["start"] = [KeyboardInterrupt()]
     with pytest.raises(KeyboardInterrupt):
@@ -603,7 +599,7 @@ def test_an_interrupted_upgrade_has_the_old_image(store: Store, newer: ImageFile
     assert Bare.world[NAME] is State.STOPPED
 
 
-def test_upgrade_without_the_ability(store: Store, newer: ImageFiles) -> None:
+def test_a_driver_without_the_ability_refuses_upgrade(store: Store, newer: ImageFiles) -> None:
     with pytest.raises(UnsupportedError, match="bare driver does not support upgrade"):
         upgrade(made(store, "bare"), NAME)
 
@@ -611,7 +607,7 @@ def test_upgrade_without_the_ability(store: Store, newer: ImageFiles) -> None:
 # -- export and import -------------------------------------------------------------------------------------------
 
 
-def test_a_machine_in_another_store(store: Store, tmp_path: Path) -> None:
+def test_an_exported_machine_is_imported_into_another_store(store: Store, tmp_path: Path) -> None:
     hosts = made(store)
     file = tmp_path / "file"
     with pytest.raises(WrongStateError, match="only a stopped one can be exported"):
@@ -637,7 +633,7 @@ def test_a_machine_in_another_store(store: Store, tmp_path: Path) -> None:
     assert (folder / "key.pem").read_bytes() == (other.root / "certs" / "key.pem").read_bytes()
 
 
-def test_a_copy_beside_the_first_one(store: Store, tmp_path: Path) -> None:
+def test_an_export_can_be_imported_next_to_the_original(store: Store, tmp_path: Path) -> None:
     hosts = made(store)
     lifecycle.stop(hosts, NAME)
     export(Hosts(store), NAME, tmp_path / "file")
@@ -664,7 +660,7 @@ def test_an_import_that_fails_leaves_nothing(store: Store, tmp_path: Path) -> No
     assert not (tmp_path / "second").exists()
 
 
-def test_what_an_import_leaves_out_is_said(store: Store, tmp_path: Path) -> None:
+def test_fields_that_an_import_leaves_out_are_reported(store: Store, tmp_path: Path) -> None:
     hosts = made(store)
     lifecycle.stop(hosts, NAME)
     machine = store.load(NAME)
@@ -693,7 +689,7 @@ def test_what_an_import_leaves_out_is_said(store: Store, tmp_path: Path) -> None
     assert "Memory" not in said
 
 
-def test_of_a_driver_that_declares_nothing_nothing_travels(store: Store, tmp_path: Path) -> None:
+def test_fields_that_a_driver_does_not_declare_are_not_exported(store: Store, tmp_path: Path) -> None:
     lifecycle.stop(made(store, "foreign"), NAME)
     export(Hosts(store), NAME, tmp_path / "file")
     machine = import_(Hosts(Store(tmp_path / "other")), tmp_path / "file", connection_driver="none")
@@ -719,7 +715,7 @@ def test_of_a_driver_that_declares_nothing_nothing_travels(store: Store, tmp_pat
         ("HostOptions", "x", r"HostOptions in the export is 'x'"),
     ],
 )
-def test_values_are_checked_before_anything_is_kept(
+def test_values_are_checked_before_an_import_is_kept(
     store: Store, tmp_path: Path, where: str, value: Json, says: str
 ) -> None:
     lifecycle.stop(made(store), NAME)
@@ -753,7 +749,7 @@ def test_values_are_checked_before_anything_is_kept(
         ("server.pem", b"x", "which no able machine has"),
     ],
 )
-def test_files_are_checked_before_anything_is_kept(
+def test_files_are_checked_before_an_import_is_kept(
     store: Store, tmp_path: Path, file: str, content: bytes, says: str
 ) -> None:
     lifecycle.stop(made(store), NAME)
@@ -766,7 +762,7 @@ def test_files_are_checked_before_anything_is_kept(
     assert not (tmp_path / "other").exists()
 
 
-def test_no_damaged_export_is_imported_or_leaves_anything(store: Store, tmp_path: Path) -> None:
+def test_damaged_exports_are_refused_and_leave_nothing(store: Store, tmp_path: Path) -> None:
     lifecycle.stop(made(store), NAME)
     export(Hosts(store), NAME, tmp_path / "file")
     attempts = [
@@ -795,7 +791,7 @@ def test_an_interrupted_import_leaves_nothing(store: Store, tmp_path: Path, stop
 @pytest.mark.parametrize(
     "url", ["unix:///var/run/docker.sock", "-Hx", "tcp://h:99999", "ssh://h", "tcp://h/x", "tcp://a b"]
 )
-def test_a_connection_to_something_else_is_refused(store: Store, tmp_path: Path, url: str) -> None:
+def test_a_connection_that_is_not_over_tcp_is_refused(store: Store, tmp_path: Path, url: str) -> None:
     made(store)
     export_connection(Hosts(store), NAME, tmp_path / "file")
     contents = {Path(info.name).name: data for info, data in archives.unpack(tmp_path / "file")}
@@ -806,7 +802,7 @@ def test_a_connection_to_something_else_is_refused(store: Store, tmp_path: Path,
     assert not (tmp_path / "other").exists()
 
 
-def test_the_means_to_connect_need_certificates(store: Store, tmp_path: Path) -> None:
+def test_a_connection_export_needs_certificates(store: Store, tmp_path: Path) -> None:
     made(store)
     (store.machine_dir(NAME) / "key.pem").unlink()
     # Without a copy of its own it has the store's.
@@ -816,7 +812,7 @@ def test_the_means_to_connect_need_certificates(store: Store, tmp_path: Path) ->
         export_connection(Hosts(store), NAME, tmp_path / "file")
 
 
-def test_a_certificate_that_cannot_be_read_is_named(store: Store) -> None:
+def test_an_unreadable_certificate_is_named(store: Store) -> None:
     hosts = made(store)
     (store.root / "certs" / "ca.pem").write_text("x")
     with pytest.raises(CertificateError, match=r"ca\.pem"):

@@ -1,7 +1,7 @@
-"""A command that is killed at any step: the next one finishes or undoes what it began.
+"""Commands that are killed at any step: the next command finishes or undoes the work.
 
-The driver of these tests keeps its world in files, as a hypervisor would keep it outside, and ends its process at the
-step that a test names, as SIGKILL would.
+The driver of these tests keeps its state in files, outside the process as a hypervisor would, and ends its process at
+the step that a test names, as SIGKILL would.
 """
 
 from __future__ import annotations
@@ -247,9 +247,7 @@ def notes(store: Store, name: str = NAME) -> list[str]:
 
 
 @pytest.mark.parametrize("step", ["precreate", "before start", "started"])
-def test_a_create_that_was_killed_is_undone_by_the_next(
-    store: Store, step: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_create_is_undone_by_the_next(store: Store, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     killed_at(step, lambda: make(store))
     assert notes(store)[0] == transactions.CREATE
     with monkeypatch.context() as patch:
@@ -262,21 +260,21 @@ def test_a_create_that_was_killed_is_undone_by_the_next(
     assert Hosts(store).open(NAME).state() is State.RUNNING
 
 
-def test_other_commands_find_no_machine_where_a_create_was_killed(store: Store) -> None:
+def test_other_commands_find_no_machine_after_a_killed_create(store: Store) -> None:
     killed_at("before start", lambda: make(store))
     with pytest.raises(MachineNotFoundError):
         lifecycle.start(Hosts(store), NAME)
 
 
-def test_a_create_that_was_killed_when_its_engine_answered_is_complete(store: Store) -> None:
-    """Its machine may have been in use since."""
+def test_a_create_killed_after_its_engine_answered_is_complete(store: Store) -> None:
+    """The user may have used the machine since."""
     killed_at("started", lambda: make(store))
     sweep(Hosts(store))
     assert Hosts(store).open(NAME).state() is State.RUNNING
     assert notes(store) == []
 
 
-def test_after_a_power_cut_a_note_costs_no_machine(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_power_cut_a_leftover_note_removes_no_machine(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     make(store)
     transactions.note(store.machine_dir(NAME), transactions.CREATE)
     (store.root.parent / f"{NAME}.run").unlink()
@@ -286,15 +284,13 @@ def test_after_a_power_cut_a_note_costs_no_machine(store: Store, monkeypatch: py
     assert notes(store) == []
 
 
-def test_a_create_that_was_killed_can_be_removed(store: Store) -> None:
+def test_a_machine_of_a_killed_create_can_be_removed(store: Store) -> None:
     killed_at("started", lambda: make(store))
     remove(Hosts(store), NAME)
     assert store.names() == []
 
 
-def test_a_start_that_was_killed_before_the_machine_was_up_is_undone(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_start_killed_before_the_machine_was_up_is_undone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     make(store)
     lifecycle.stop(Hosts(store), NAME)
     killed_at("started", lambda: lifecycle.start(Hosts(store), NAME))
@@ -308,7 +304,7 @@ def test_a_start_that_was_killed_before_the_machine_was_up_is_undone(
     assert notes(store) == []
 
 
-def test_a_start_that_was_killed_when_the_machine_was_up_is_finished(store: Store) -> None:
+def test_a_start_killed_after_the_machine_was_up_is_finished(store: Store) -> None:
     make(store)
     lifecycle.stop(Hosts(store), NAME)
     killed_at("started", lambda: lifecycle.start(Hosts(store), NAME))
@@ -371,14 +367,14 @@ def test_a_guest_that_hangs_is_switched_off_and_started(store: Store, monkeypatc
 @pytest.mark.parametrize(
     "act", [lifecycle.stop, lifecycle.kill, lambda hosts, name: sweep(hosts)], ids=["stop", "kill", "sweep"]
 )
-def test_stop_kill_and_sweeps_do_not_wait_for_a_boot(store: Store, act: Callable[[Hosts, str], None]) -> None:
+def test_stop_kill_and_cleanup_do_not_wait_for_a_boot(store: Store, act: Callable[[Hosts, str], None]) -> None:
     with contextlib.suppress(WrongStateError):  # the boot was ended, so the machine is stopped already
         act(Hosts(store), NAME)
     assert Booting.taken == []
     assert Hosts(store).open(NAME).state() is State.STOPPED
 
 
-def test_a_machine_that_was_held_for_a_snapshot_goes_on(store: Store) -> None:
+def test_a_machine_paused_by_a_killed_snapshot_is_resumed(store: Store) -> None:
     make(store)
     killed_at("held", lambda: snapshot_operations.save_snapshot(Hosts(store), NAME, "s"))
     assert Hosts(store).open(NAME).state() is State.PAUSED
@@ -389,7 +385,7 @@ def test_a_machine_that_was_held_for_a_snapshot_goes_on(store: Store) -> None:
     assert list((store.machine_dir(NAME) / "snapshots").iterdir()) == []
 
 
-def test_start_lets_a_machine_go_on_that_a_killed_snapshot_held(store: Store) -> None:
+def test_start_resumes_a_machine_paused_by_a_killed_snapshot(store: Store) -> None:
     make(store)
     killed_at("held", lambda: snapshot_operations.save_snapshot(Hosts(store), NAME, "s"))
     lifecycle.start(Hosts(store), NAME)
@@ -397,7 +393,7 @@ def test_start_lets_a_machine_go_on_that_a_killed_snapshot_held(store: Store) ->
 
 
 @pytest.mark.parametrize("step", ["before restore", "between renames", "restored"])
-def test_a_restore_that_was_killed_is_undone(store: Store, step: str) -> None:
+def test_a_killed_restore_is_undone(store: Store, step: str) -> None:
     make(store)
     snapshot_operations.save_snapshot(Hosts(store), NAME, "s")
     disk = store.machine_dir(NAME) / "disk"
@@ -411,7 +407,7 @@ def test_a_restore_that_was_killed_is_undone(store: Store, step: str) -> None:
     assert notes(store) == []
 
 
-def test_a_restore_that_was_killed_after_its_last_step_is_finished(store: Store) -> None:
+def test_a_restore_killed_after_its_last_step_is_finished(store: Store) -> None:
     make(store)
     snapshot_operations.save_snapshot(Hosts(store), NAME, "s")
     disk = store.machine_dir(NAME) / "disk"
@@ -424,7 +420,7 @@ def test_a_restore_that_was_killed_after_its_last_step_is_finished(store: Store)
 
 
 @pytest.mark.parametrize("step", ["set aside", "swapped", "before start", "started", "settling"])
-def test_an_upgrade_that_was_killed_has_one_image(store: Store, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_upgrade_leaves_one_image(store: Store, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from pymachine.image import provide
 
     image = ImageFiles("newer", "amd64", Path(), Path(), Path())
@@ -439,7 +435,7 @@ def test_an_upgrade_that_was_killed_has_one_image(store: Store, step: str, monke
     assert notes(store) == []
 
 
-def test_a_rename_that_was_killed_is_finished(store: Store) -> None:
+def test_a_killed_rename_is_finished(store: Store) -> None:
     make(store)
     lifecycle.stop(Hosts(store), NAME)
     killed_at("renamed", lambda: rename(Hosts(store), NAME, "other"))
@@ -449,10 +445,10 @@ def test_a_rename_that_was_killed_is_finished(store: Store) -> None:
     assert notes(store, "other") == []
 
 
-def test_a_machine_whose_rename_was_killed_is_removed_under_the_name_it_has_now(
+def test_a_machine_of_a_killed_rename_is_removed_by_its_current_name(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The hypervisor may have it under the old one."""
+    """The hypervisor may still have the old name."""
     make(store)
     lifecycle.stop(Hosts(store), NAME)
     killed_at("renamed", lambda: rename(Hosts(store), NAME, "other"))
@@ -463,7 +459,7 @@ def test_a_machine_whose_rename_was_killed_is_removed_under_the_name_it_has_now(
     assert store.names() == []
 
 
-def test_an_import_that_was_killed_before_it_had_its_record_can_be_removed(store: Store) -> None:
+def test_an_import_killed_before_its_record_can_be_removed(store: Store) -> None:
     folder = store.machine_dir(NAME)
     folder.mkdir(parents=True)
     (folder / "disk.raw").touch()
@@ -486,7 +482,7 @@ def rename_killed_at(step: str, store: Store) -> None:
 
 
 @RENAMES
-def test_a_context_is_renamed_with_its_machine_at_last(store: Store, client: Client, step: str) -> None:
+def test_a_context_is_renamed_with_its_machine_after_a_kill(store: Store, client: Client, step: str) -> None:
     rename_killed_at(step, store)
     sweep(Hosts(store))
     assert store.load("other").context == "other"
@@ -495,7 +491,7 @@ def test_a_context_is_renamed_with_its_machine_at_last(store: Store, client: Cli
 
 
 @RENAMES
-def test_a_context_whose_rename_was_killed_goes_with_its_machine(store: Store, client: Client, step: str) -> None:
+def test_a_context_of_a_killed_rename_is_removed_with_its_machine(store: Store, client: Client, step: str) -> None:
     rename_killed_at(step, store)
     remove(Hosts(store), "other")
     assert store.names() == []
@@ -503,7 +499,7 @@ def test_a_context_whose_rename_was_killed_goes_with_its_machine(store: Store, c
 
 
 @RENAMES
-def test_a_context_that_was_being_replaced_goes_with_its_machine(store: Store, client: Client, step: str) -> None:
+def test_a_context_of_a_killed_replacement_is_removed_with_its_machine(store: Store, client: Client, step: str) -> None:
     make(store)
     make_context(Hosts(store), NAME, "one")
     killed_at(step, lambda: make_context(Hosts(store), NAME, "two"))
@@ -511,9 +507,7 @@ def test_a_context_that_was_being_replaced_goes_with_its_machine(store: Store, c
     assert client.contexts == {}
 
 
-def test_a_create_that_is_undone_leaves_no_context(
-    store: Store, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_undone_create_leaves_no_context(store: Store, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     request = CreateRequest(name="first", driver_name="killed", options={}, context="first")
     killed_at("after create", lambda: create(Hosts(store), request))
     assert client.contexts == {"first": "pymachine: first"}
@@ -523,9 +517,7 @@ def test_a_create_that_is_undone_leaves_no_context(
     assert client.contexts == {}
 
 
-def test_a_create_that_is_interrupted_leaves_no_context(
-    store: Store, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_create_leaves_no_context(store: Store, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*words: object, **options: object) -> None:
         client("context", "create", "--description", "pymachine: first", "--", "first")
         raise KeyboardInterrupt
@@ -537,7 +529,7 @@ def test_a_create_that_is_interrupted_leaves_no_context(
     assert client.contexts == {}
 
 
-def test_a_context_that_cannot_be_made_is_in_no_record(
+def test_a_context_that_cannot_be_created_is_not_in_the_record(
     store: Store, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(store)
@@ -551,9 +543,7 @@ def test_a_context_that_cannot_be_made_is_in_no_record(
     assert store.load(NAME).context == ""
 
 
-def test_a_rename_that_fails_late_is_taken_back_at_the_hypervisor(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rename_that_fails_late_is_undone_at_the_hypervisor(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     make(store)
     lifecycle.stop(Hosts(store), NAME)
     followed: list[tuple[str, str]] = []
@@ -573,7 +563,7 @@ def test_a_rename_that_fails_late_is_taken_back_at_the_hypervisor(
     assert notes(store) == []
 
 
-def test_start_has_settled_nothing_where_a_newer_version_left_a_note(store: Store) -> None:
+def test_start_leaves_a_note_of_a_newer_version_alone(store: Store) -> None:
     make(store)
     transactions.note(store.machine_dir(NAME), "teleport")
     with pytest.raises(WrongStateError, match="already running"):
@@ -581,7 +571,7 @@ def test_start_has_settled_nothing_where_a_newer_version_left_a_note(store: Stor
     assert notes(store) == ["teleport"]
 
 
-def test_a_rename_that_was_killed_before_its_first_step_is_none(store: Store) -> None:
+def test_a_rename_killed_before_its_first_step_changes_nothing(store: Store) -> None:
     make(store)
     transactions.note(store.machine_dir(NAME), transactions.RENAME, {"Before": NAME})
     sweep(Hosts(store))
@@ -589,7 +579,7 @@ def test_a_rename_that_was_killed_before_its_first_step_is_none(store: Store) ->
     assert notes(store) == []
 
 
-def test_a_machine_at_which_a_command_is_at_work_is_left_alone(store: Store) -> None:
+def test_a_machine_in_use_by_a_command_is_left_alone(store: Store) -> None:
     make(store)
     transactions.note(store.machine_dir(NAME), transactions.BOOT)
     with store.lock(NAME):
@@ -606,7 +596,7 @@ def test_a_fresh_temporary_file_is_left_alone(store: Store) -> None:
 
 
 @pytest.mark.parametrize("state", [State.PAUSED, State.SAVED])
-def test_a_machine_that_was_paused_since_a_killed_start_stays_so(store: Store, state: State) -> None:
+def test_a_machine_paused_after_a_killed_start_stays_paused(store: Store, state: State) -> None:
     make(store)
     transactions.note(store.machine_dir(NAME), transactions.BOOT)
     (store.root.parent / f"{NAME}.run").write_text(state.word)
@@ -630,7 +620,7 @@ def test_a_machine_can_be_stopped_whatever_is_unfinished(store: Store, monkeypat
     assert Hosts(store).open(NAME).state() is State.STOPPED
 
 
-def test_an_import_that_was_killed_before_it_had_its_record_is_removed(store: Store) -> None:
+def test_an_import_killed_before_its_record_is_cleaned_up(store: Store) -> None:
     make(store)
     folder = store.machine_dir("half")
     folder.mkdir()
@@ -640,7 +630,7 @@ def test_an_import_that_was_killed_before_it_had_its_record_is_removed(store: St
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"\xff", b"[" * 100_000])
-def test_a_note_that_cannot_be_read_is_settled_as_one_without_facts(store: Store, text: bytes) -> None:
+def test_an_unreadable_note_counts_as_one_without_facts(store: Store, text: bytes) -> None:
     make(store)
     (store.machine_dir(NAME) / f"{transactions.PREFIX}{transactions.RESTORE}").write_bytes(text)
     sweep(Hosts(store))
@@ -648,14 +638,14 @@ def test_a_note_that_cannot_be_read_is_settled_as_one_without_facts(store: Store
     assert store.load(NAME).driver["Memory"] == 1
 
 
-def test_the_note_of_a_newer_version_stays(store: Store) -> None:
+def test_a_note_of_a_newer_version_stays(store: Store) -> None:
     make(store)
     transactions.note(store.machine_dir(NAME), "teleport")
     sweep(Hosts(store))
     assert notes(store) == ["teleport"]
 
 
-def test_what_killed_commands_left_is_swept_and_nothing_else(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_files_of_killed_commands_are_cleaned_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     make(store)
     machine, machines = store.machine_dir(NAME), store.machine_dir(NAME).parent
     for name in (f".tmp-1-{'a' * 16}", ".tmp-1-abc_de12", f".removed-{'1' * 16}", f".import-{'1' * 16}"):

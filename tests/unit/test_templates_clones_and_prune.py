@@ -125,13 +125,13 @@ def request(name: str = "intro", **changed: object) -> CreateRequest:
 # -- templates ---------------------------------------------------------------------------------------------------
 
 
-def test_the_first_create_makes_a_template_and_all_resume_it(store: Store) -> None:
+def test_the_first_create_makes_a_template_that_every_create_resumes(store: Store) -> None:
     for name in ("a", "b"):
         create(Hosts(store), request(name))
     assert Copying.done == ["freeze", "resume", "resume"]
 
 
-def test_without_templates_it_boots(store: Store) -> None:
+def test_without_templates_a_machine_boots(store: Store) -> None:
     create(Hosts(store), request(template=False))
     assert Copying.done == ["cold"]
 
@@ -140,7 +140,7 @@ def names_of_templates(store: Store) -> list[str]:
     return [template.name for template in templates.find_all(store.root)]
 
 
-def test_a_template_that_does_not_resume_is_removed_when_the_machine_boots_without_it(store: Store) -> None:
+def test_a_template_that_does_not_resume_is_removed_if_the_machine_boots_without_it(store: Store) -> None:
     Copying.broken["resume"] = 1
     says = Says()
     create(Hosts(store, reporter=says), request("a"))
@@ -151,8 +151,8 @@ def test_a_template_that_does_not_resume_is_removed_when_the_machine_boots_witho
     assert Copying.done[4:] == ["freeze", "resume"]
 
 
-def test_a_template_is_kept_when_the_machine_does_not_boot_without_it_either(store: Store) -> None:
-    """A host out of memory, a port that was taken meanwhile: another template would not have helped."""
+def test_a_template_is_kept_if_the_machine_also_fails_without_it(store: Store) -> None:
+    """The host may be out of memory or a port taken: another template would not have helped."""
     create(Hosts(store), request("a"))
     before = names_of_templates(store)
     for name in ("b", "c", "d"):
@@ -179,7 +179,7 @@ def test_a_template_is_kept_when_the_machine_does_not_boot_without_it_either(sto
     ],
     ids=lambda fault: type(fault).__name__,
 )
-def test_a_fault_of_the_machine_ends_its_create_and_costs_no_template(store: Store, fault: BaseException) -> None:
+def test_a_machine_error_fails_create_and_keeps_the_template(store: Store, fault: BaseException) -> None:
     create(Hosts(store), request("a"))
     before = names_of_templates(store)
     for name in ("b", "c", "d"):
@@ -204,7 +204,7 @@ def test_a_fault_of_the_machine_ends_its_create_and_costs_no_template(store: Sto
         (CertificateRefusedError("127.0.0.1:2376", "x509: certificate has expired"), ["resume", "remove"]),
     ],
 )
-def test_an_engine_that_does_not_answer_may_be_the_templates_fault(
+def test_a_template_is_blamed_if_the_engine_does_not_answer(
     store: Store, monkeypatch: pytest.MonkeyPatch, fault: PymachineError, then: list[str]
 ) -> None:
     capabilities = Copying.info.capabilities | Capability.IDENTITY
@@ -224,7 +224,7 @@ def test_an_engine_that_does_not_answer_may_be_the_templates_fault(
     assert bool(names_of_templates(store)) == (then[-1] == "remove")
 
 
-def test_a_shape_that_fails_twice_is_given_up_until_a_template_is_asked_for(store: Store) -> None:
+def test_a_shape_that_fails_twice_is_not_tried_until_a_template_build(store: Store) -> None:
     Copying.broken["resume"] = 9
     for name in ("a", "b"):
         Copying.done.clear()
@@ -251,7 +251,7 @@ def test_a_template_that_cannot_be_made_is_a_warning_and_the_machine_boots(store
     assert Copying.done[2:] == ["freeze", "cold", "cold"]
 
 
-def test_a_maker_that_fails_on_a_host_where_nothing_boots_is_tried_again(store: Store) -> None:
+def test_a_template_is_tried_again_if_no_machine_could_boot(store: Store) -> None:
     for name in ("a", "b", "c"):
         Copying.broken.update({"freeze": 1, "cold": 1})
         with pytest.raises(DriverError, match="cold does not work"):
@@ -261,9 +261,7 @@ def test_a_maker_that_fails_on_a_host_where_nothing_boots_is_tried_again(store: 
     assert Copying.done == ["freeze", "resume"]
 
 
-def test_options_and_names_that_cannot_be_are_refused_before_anything_is_made(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalid_options_and_names_are_refused_before_any_work(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     capabilities = Copying.info.capabilities | Capability.IDENTITY
     monkeypatch.setattr(Copying, "info", dataclasses.replace(Copying.info, capabilities=capabilities))
     for changed, said in (
@@ -277,7 +275,7 @@ def test_options_and_names_that_cannot_be_are_refused_before_anything_is_made(
     assert store.names() == []
 
 
-def test_a_create_that_fails_for_good_leaves_nothing(store: Store) -> None:
+def test_a_failed_create_leaves_nothing(store: Store) -> None:
     Copying.broken.update({"resume": 9, "cold": 1})
     with pytest.raises(DriverError, match="cold does not work"):
         create(Hosts(store), request())
@@ -285,7 +283,7 @@ def test_a_create_that_fails_for_good_leaves_nothing(store: Store) -> None:
     assert Copying.world == {}
 
 
-def test_a_driver_without_templates_has_none_to_make(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_without_templates_refuses_template_build(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "load", lambda name: Remembering)
     with pytest.raises(TemplateError, match="has no templates"):
         build_template(Hosts(store), "remembering", {})
@@ -295,7 +293,7 @@ def test_a_driver_without_templates_has_none_to_make(store: Store, monkeypatch: 
 # -- snapshots and clones ----------------------------------------------------------------------------------------
 
 
-def test_a_snapshot_of_a_machine_that_runs_has_it_running_again(store: Store) -> None:
+def test_a_machine_runs_again_after_its_snapshot(store: Store) -> None:
     hosts = Hosts(store)
     create(hosts, request())
     snapshot_operations.save_snapshot(hosts, "intro", "warm")
@@ -310,7 +308,7 @@ def test_a_snapshot_of_a_machine_that_runs_has_it_running_again(store: Store) ->
         snapshot_operations.restore_snapshot(hosts, "intro", "warm")
 
 
-def test_a_clone_is_a_machine_of_its_own(store: Store) -> None:
+def test_a_clone_has_its_own_identity(store: Store) -> None:
     hosts = Hosts(store)
     made = create(hosts, request(sans=("db.local",)))
     copy = clone(hosts, "intro", "second")
@@ -323,7 +321,7 @@ def test_a_clone_is_a_machine_of_its_own(store: Store) -> None:
     assert (store.machine_dir("second") / "id_rsa").read_text() != (store.machine_dir("intro") / "id_rsa").read_text()
 
 
-def test_a_clone_that_fails_leaves_nothing_and_the_machine_untouched(store: Store) -> None:
+def test_a_failed_clone_leaves_nothing_and_the_machine_unchanged(store: Store) -> None:
     hosts = Hosts(store)
     create(hosts, request())
     before = (store.machine_dir("intro") / "config.json").read_bytes()
@@ -341,7 +339,7 @@ def test_a_clone_that_fails_leaves_nothing_and_the_machine_untouched(store: Stor
     assert store.names() == ["intro"]
 
 
-def test_drivers_without_these_abilities_say_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drivers_without_snapshots_or_clones_refuse_them(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "load", lambda name: Remembering)
     hosts = Hosts(store)
     create(hosts, request())
@@ -390,7 +388,7 @@ def test_an_expired_machine_that_cannot_be_removed_is_a_warning_and_stays(store:
     assert store.names() == ["intro"]
 
 
-def test_a_record_that_cannot_be_read_is_no_reason_to_stop(store: Store) -> None:
+def test_prune_continues_past_unreadable_records(store: Store) -> None:
     create(Hosts(store), request("late", expires=1))
     create(Hosts(store), request("broken", expires=1))
     (store.machine_dir("broken") / "config.json").write_text("{")
