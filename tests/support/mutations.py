@@ -312,6 +312,8 @@ def isolated(chance: random.Random) -> Iterator[ProgramCalls]:
         enter(mock.patch("shutil.which", lambda program, **_: f"/usr/bin/{program}"))
         enter(mock.patch("socket.getaddrinfo", fail_lookup))
         enter(mock.patch.object(socket.socket, "connect", refuse))
+        # No machine of these calls ever stops.
+        enter(mock.patch("pymachine_driver_virtualbox.power.OFF_SECONDS", 0.0))
         for name in DRIVERS if running else ():
             if name in registry.names():
                 enter(mock.patch.object(registry.load(name), "state", lambda self: State.RUNNING))
