@@ -68,7 +68,7 @@ def port(store: Store) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("name", ["", "../x", "x/y", ".", "..", "a b", "-", "ü", "x" * 300, "a\n"])
-def test_create_refuses_what_cannot_be_a_hostname(run: Run, store: Store, name: str) -> None:
+def test_create_refuses_a_name_that_is_not_a_host_name(run: Run, store: Store, name: str) -> None:
     outcome = run("create", "-d", "none", "--url", "tcp://127.0.0.1:1", name)
     assert outcome.code == 1
     assert outcome.err.startswith("Error creating machine: Invalid hostname specified.")

@@ -200,7 +200,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     return Store(tmp_path / "store")
 
 
-def made(store: Store, driver: str = "able", name: str = NAME) -> Hosts:
+def create_machine(store: Store, driver: str = "able", name: str = NAME) -> Hosts:
     hosts = Hosts(store)
     create(hosts, CreateRequest(name=name, driver_name=driver, options={}))
     return hosts
@@ -214,7 +214,7 @@ def files(store: Store, name: str = NAME) -> dict[str, bytes]:
 
 
 def test_new_certificates_reach_a_running_machine(store: Store) -> None:
-    hosts = made(store)
+    hosts = create_machine(store)
     before = files(store)
     certificates.regenerate(hosts, NAME)
     after = files(store)
@@ -225,7 +225,7 @@ def test_new_certificates_reach_a_running_machine(store: Store) -> None:
 
 
 def test_a_new_authority_reaches_a_running_machine(store: Store) -> None:
-    hosts = made(store)
+    hosts = create_machine(store)
     before = files(store)
     certificates.renew_authority(hosts)
     certificates.regenerate(hosts, NAME)
@@ -247,7 +247,7 @@ def certificate_files(store: Store) -> dict[str, bytes]:
 def test_no_new_authority_is_made_for_a_machine_that_cannot_use_it(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str
 ) -> None:
-    made(store)
+    create_machine(store)
     before = authority(store), certificate_files(store)
     words = ["regenerate-certs", "-f", "--client-certs", NAME]
     if why == "no engine of ours":
@@ -266,7 +266,7 @@ def test_no_new_authority_is_made_for_a_machine_that_cannot_use_it(
 
 
 def test_a_new_authority_stays_once_one_machine_has_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    hosts = made(store)
+    hosts = create_machine(store)
     before = authority(store)
     with pytest.raises(DriverError), certificates.renewed_authority(hosts) as keep:
         certificates.regenerate(hosts, NAME)
@@ -277,7 +277,7 @@ def test_a_new_authority_stays_once_one_machine_has_it(store: Store, monkeypatch
 
 
 def test_the_users_own_ca_is_never_replaced(store: Store, tmp_path: Path) -> None:
-    made(store)
+    create_machine(store)
     theirs = tmp_path / "theirs.pem"
     theirs.write_bytes((store.root / "certs" / "ca.pem").read_bytes())
     key = store.root / "certs" / "ca-key.pem"
@@ -287,7 +287,7 @@ def test_the_users_own_ca_is_never_replaced(store: Store, tmp_path: Path) -> Non
 
 
 def test_a_stopped_machine_gets_new_certificates_when_it_starts(store: Store) -> None:
-    hosts = made(store)
+    hosts = create_machine(store)
     lifecycle.stop(hosts, NAME)
     certificates.regenerate(hosts, NAME)
     new = files(store)["server.pem"]
@@ -297,7 +297,7 @@ def test_a_stopped_machine_gets_new_certificates_when_it_starts(store: Store) ->
 
 
 def test_the_old_certificates_stay_if_the_guest_refuses_new_ones(store: Store) -> None:
-    hosts = made(store)
+    hosts = create_machine(store)
     before = files(store)
     Bare.fails["apply"] = [DriverError("no")]
     with pytest.raises(DriverError, match="no"):
@@ -310,7 +310,7 @@ def test_the_old_certificates_stay_if_the_guest_refuses_new_ones(store: Store) -
 
 
 def test_a_full_disk_leaves_the_certificates_unchanged(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    hosts = made(store)
+    hosts = create_machine(store)
     lifecycle.stop(hosts, NAME)
     before = certificate_files(store)
     write = files_module.atomic_write
@@ -330,7 +330,7 @@ def test_start_renews_certificates_that_expire_soon(store: Store, monkeypatch: p
     from pymachine.tls import certs
 
     monkeypatch.setattr(certs, "VALID_DAYS", 20)
-    hosts = made(store)
+    hosts = create_machine(store)
     lifecycle.stop(hosts, NAME)
     before = files(store)
     monkeypatch.setattr(certs, "VALID_DAYS", 1080)
@@ -341,7 +341,7 @@ def test_start_renews_certificates_that_expire_soon(store: Store, monkeypatch: p
 
 
 def test_without_the_ability_a_running_machine_is_refused(store: Store) -> None:
-    hosts = made(store, "bare")
+    hosts = create_machine(store, "bare")
     before = files(store)
     with pytest.raises(UnsupportedError, match="bare driver does not support new certificates"):
         certificates.regenerate(hosts, NAME)
@@ -355,7 +355,7 @@ def test_without_the_ability_a_running_machine_is_refused(store: Store) -> None:
 
 
 def test_engine_options_change_at_once(store: Store) -> None:
-    hosts = made(store)
+    hosts = create_machine(store)
     modify(hosts, NAME, Changes(engine={"labels": ["a=b"], "storage_driver": "vfs"}))
     options = store.load(NAME).engine
     assert (options.labels, options.storage_driver) == (["a=b"], "vfs")
@@ -364,7 +364,7 @@ def test_engine_options_change_at_once(store: Store) -> None:
 
 
 def test_modify_checks_engine_options_over_native_ssh_if_asked(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    made(store)
+    create_machine(store)
     native_clients: list[bool] = []
 
     class FakeClient:
@@ -381,7 +381,7 @@ def test_modify_checks_engine_options_over_native_ssh_if_asked(store: Store, mon
 
 
 def test_server_names_in_the_certificate_change_at_once(store: Store) -> None:
-    hosts = made(store)
+    hosts = create_machine(store)
     before = files(store)["server.pem"]
     modify(hosts, NAME, Changes(sans=["other.example"]))
     assert store.load(NAME).auth.server_cert_sans == ["other.example"]
@@ -389,7 +389,7 @@ def test_server_names_in_the_certificate_change_at_once(store: Store) -> None:
 
 
 def test_hardware_is_changed_while_the_machine_is_stopped(store: Store) -> None:
-    hosts = made(store)
+    hosts = create_machine(store)
     change = Changes(hardware=HardwareChange(memory_mib=2048))
     with pytest.raises(WrongStateError, match="can only change while it is stopped"):
         modify(hosts, NAME, change)
@@ -411,7 +411,7 @@ def test_hardware_is_changed_while_the_machine_is_stopped(store: Store) -> None:
     ],
 )
 def test_invalid_values_change_nothing(store: Store, changes: Changes, error: type[Exception]) -> None:
-    hosts = made(store)
+    hosts = create_machine(store)
     before = files(store)
     with pytest.raises(error):
         modify(hosts, NAME, changes)
@@ -420,7 +420,7 @@ def test_invalid_values_change_nothing(store: Store, changes: Changes, error: ty
 
 
 def test_a_change_that_fails_is_undone(store: Store) -> None:
-    hosts = made(store)
+    hosts = create_machine(store)
     Bare.fails["apply"] = [DriverError("engine did not start")]
     with pytest.raises(DriverError, match="did not start"):
         modify(hosts, NAME, Changes(engine={"labels": ["a=b"]}))
@@ -434,7 +434,7 @@ def test_a_change_that_fails_is_undone(store: Store) -> None:
 
 
 def test_a_machine_runs_again_if_its_change_fails(store: Store) -> None:
-    hosts = made(store)
+    hosts = create_machine(store)
     Bare.fails["check"] = [UsageError("a disk cannot shrink")]
     with pytest.raises(UsageError):
         modify(hosts, NAME, Changes(hardware=HardwareChange(disk_mb=1)), restart=True)
@@ -454,7 +454,7 @@ def test_a_machine_runs_again_if_its_change_fails(store: Store) -> None:
 
 
 def test_a_driver_without_the_ability_refuses_modify(store: Store) -> None:
-    hosts = made(store, "bare")
+    hosts = create_machine(store, "bare")
     with pytest.raises(UnsupportedError, match="other hardware"):
         modify(hosts, NAME, Changes(hardware=HardwareChange(cpus=1)))
     with pytest.raises(WrongStateError):
@@ -467,7 +467,7 @@ def test_a_driver_without_the_ability_refuses_modify(store: Store) -> None:
 
 
 def test_a_stopped_machine_is_renamed_with_its_paths_and_host_key(store: Store) -> None:
-    hosts = made(store)
+    hosts = create_machine(store)
     with pytest.raises(WrongStateError, match="must be stopped"):
         rename(hosts, NAME, "new")
     lifecycle.stop(hosts, NAME)
@@ -490,8 +490,8 @@ def test_a_stopped_machine_is_renamed_with_its_paths_and_host_key(store: Store) 
     ("new", "error"), [("../x", InvalidNameError), (NAME, MachineExistsError), ("taken", MachineExistsError)]
 )
 def test_invalid_new_names_are_refused(store: Store, new: str, error: type[Exception]) -> None:
-    hosts = made(store)
-    made(store, name="taken")
+    hosts = create_machine(store)
+    create_machine(store, name="taken")
     lifecycle.stop(hosts, NAME)
     with pytest.raises(error):
         rename(hosts, NAME, new)
@@ -501,7 +501,7 @@ def test_invalid_new_names_are_refused(store: Store, new: str, error: type[Excep
 
 
 def test_a_rename_that_fails_is_undone(store: Store) -> None:
-    hosts = made(store)
+    hosts = create_machine(store)
     lifecycle.stop(hosts, NAME)
     before = files(store)
     Bare.fails["renamed"] = [DriverError("no")]
@@ -512,7 +512,7 @@ def test_a_rename_that_fails_is_undone(store: Store) -> None:
 
 
 def test_a_driver_without_the_ability_refuses_rename(store: Store) -> None:
-    hosts = made(store, "bare")
+    hosts = create_machine(store, "bare")
     lifecycle.stop(hosts, NAME)
     with pytest.raises(UnsupportedError):
         rename(hosts, NAME, "new")
@@ -528,7 +528,7 @@ def newer(monkeypatch: pytest.MonkeyPatch) -> ImageFiles:
     return image
 
 
-class Heard(Silent):
+class RecordingReporter(Silent):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
@@ -539,8 +539,8 @@ class Heard(Silent):
 
 
 def test_upgrade_replaces_the_image(store: Store, newer: ImageFiles) -> None:
-    made(store)
-    heard = Heard()
+    create_machine(store)
+    heard = RecordingReporter()
     upgrade(Hosts(store, reporter=heard), NAME)
     assert store.load(NAME).driver["Image"] == "second"
     assert "Old" not in store.load(NAME).driver
@@ -558,8 +558,8 @@ def test_upgrade_replaces_the_image(store: Store, newer: ImageFiles) -> None:
 
 @pytest.mark.parametrize("state", [State.STOPPED, State.SAVED])
 def test_the_machine_runs_after_every_upgrade(store: Store, newer: ImageFiles, state: State) -> None:
-    made(store)
-    heard = Heard()
+    create_machine(store)
+    heard = RecordingReporter()
     hosts = Hosts(store, reporter=heard)
     for _ in ("another image", "the newest already"):
         Bare.world[NAME] = state
@@ -571,7 +571,7 @@ def test_the_machine_runs_after_every_upgrade(store: Store, newer: ImageFiles, s
 
 
 def test_the_old_image_returns_if_the_new_one_does_not_answer(store: Store, newer: ImageFiles) -> None:
-    hosts = made(store)
+    hosts = create_machine(store)
     Bare.fails["start"] = [DriverError("kernel panic")]
     with pytest.raises(DriverError, match="has its old image again: kernel panic"):
         upgrade(hosts, NAME)
@@ -580,7 +580,7 @@ def test_the_old_image_returns_if_the_new_one_does_not_answer(store: Store, newe
 
 
 def test_a_stopped_machine_stays_stopped_when_its_upgrade_fails(store: Store, newer: ImageFiles) -> None:
-    hosts = made(store)
+    hosts = create_machine(store)
     lifecycle.stop(hosts, NAME)
     for step in ("start", "swap"):
         Bare.fails[step] = [DriverError("kernel panic")]
@@ -591,7 +591,7 @@ def test_a_stopped_machine_stays_stopped_when_its_upgrade_fails(store: Store, ne
 
 
 def test_an_interrupted_upgrade_keeps_the_old_image(store: Store, newer: ImageFiles) -> None:
-    hosts = made(store)
+    hosts = create_machine(store)
     Bare.fails["start"] = [KeyboardInterrupt()]
     with pytest.raises(KeyboardInterrupt):
         upgrade(hosts, NAME)
@@ -601,14 +601,14 @@ def test_an_interrupted_upgrade_keeps_the_old_image(store: Store, newer: ImageFi
 
 def test_a_driver_without_the_ability_refuses_upgrade(store: Store, newer: ImageFiles) -> None:
     with pytest.raises(UnsupportedError, match="bare driver does not support upgrade"):
-        upgrade(made(store, "bare"), NAME)
+        upgrade(create_machine(store, "bare"), NAME)
 
 
 # -- export and import -------------------------------------------------------------------------------------------
 
 
 def test_an_exported_machine_is_imported_into_another_store(store: Store, tmp_path: Path) -> None:
-    hosts = made(store)
+    hosts = create_machine(store)
     file = tmp_path / "file"
     with pytest.raises(WrongStateError, match="only a stopped one can be exported"):
         export(Hosts(store), NAME, file)
@@ -634,7 +634,7 @@ def test_an_exported_machine_is_imported_into_another_store(store: Store, tmp_pa
 
 
 def test_an_export_can_be_imported_next_to_the_original(store: Store, tmp_path: Path) -> None:
-    hosts = made(store)
+    hosts = create_machine(store)
     lifecycle.stop(hosts, NAME)
     export(Hosts(store), NAME, tmp_path / "file")
     with pytest.raises(MachineExistsError):
@@ -647,7 +647,7 @@ def test_an_export_can_be_imported_next_to_the_original(store: Store, tmp_path: 
 
 
 def test_an_import_that_fails_leaves_nothing(store: Store, tmp_path: Path) -> None:
-    hosts = made(store)
+    hosts = create_machine(store)
     lifecycle.stop(hosts, NAME)
     export(Hosts(store), NAME, tmp_path / "file")
     Bare.fails["imported"] = [DriverError("no")]
@@ -661,7 +661,7 @@ def test_an_import_that_fails_leaves_nothing(store: Store, tmp_path: Path) -> No
 
 
 def test_fields_that_an_import_leaves_out_are_reported(store: Store, tmp_path: Path) -> None:
-    hosts = made(store)
+    hosts = create_machine(store)
     lifecycle.stop(hosts, NAME)
     machine = store.load(NAME)
     machine.driver.update({"QemuBinary": "/tmp/evil", "SSHUser": "evil", "\x1b[2J": 1})
@@ -670,7 +670,7 @@ def test_fields_that_an_import_leaves_out_are_reported(store: Store, tmp_path: P
     machine.engine.labels, machine.raw["Odd"] = ["a=b"], {"x": 1}
     store.save(machine)
     export(Hosts(store), NAME, tmp_path / "file")
-    heard = Heard()
+    heard = RecordingReporter()
     import_(Hosts(Store(tmp_path / "other"), reporter=heard), tmp_path / "file", connection_driver="none")
     imported = Store(tmp_path / "other").load(NAME)
     assert imported.engine.labels == ["a=b"]
@@ -690,7 +690,7 @@ def test_fields_that_an_import_leaves_out_are_reported(store: Store, tmp_path: P
 
 
 def test_fields_that_a_driver_does_not_declare_are_not_exported(store: Store, tmp_path: Path) -> None:
-    lifecycle.stop(made(store, "foreign"), NAME)
+    lifecycle.stop(create_machine(store, "foreign"), NAME)
     export(Hosts(store), NAME, tmp_path / "file")
     machine = import_(Hosts(Store(tmp_path / "other")), tmp_path / "file", connection_driver="none")
     assert "Memory" not in machine.driver
@@ -718,7 +718,7 @@ def test_fields_that_a_driver_does_not_declare_are_not_exported(store: Store, tm
 def test_values_are_checked_before_an_import_is_kept(
     store: Store, tmp_path: Path, where: str, value: Json, says: str
 ) -> None:
-    lifecycle.stop(made(store), NAME)
+    lifecycle.stop(create_machine(store), NAME)
     export(Hosts(store), NAME, tmp_path / "file")
 
     def change(record: dict[str, Json]) -> None:
@@ -752,7 +752,7 @@ def test_values_are_checked_before_an_import_is_kept(
 def test_files_are_checked_before_an_import_is_kept(
     store: Store, tmp_path: Path, file: str, content: bytes, says: str
 ) -> None:
-    lifecycle.stop(made(store), NAME)
+    lifecycle.stop(create_machine(store), NAME)
     export(Hosts(store), NAME, tmp_path / "file")
     contents = {Path(info.name).name: data for info, data in archives.unpack(tmp_path / "file")}
     kept = {name: data for name, data in contents.items() if not name.startswith("pymachine.")}
@@ -763,7 +763,7 @@ def test_files_are_checked_before_an_import_is_kept(
 
 
 def test_damaged_exports_are_refused_and_leave_nothing(store: Store, tmp_path: Path) -> None:
-    lifecycle.stop(made(store), NAME)
+    lifecycle.stop(create_machine(store), NAME)
     export(Hosts(store), NAME, tmp_path / "file")
     attempts = [
         *archives.damaged((tmp_path / "file").read_bytes(), rounds=200, seed=7),
@@ -780,7 +780,7 @@ def test_damaged_exports_are_refused_and_leave_nothing(store: Store, tmp_path: P
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
 def test_an_interrupted_import_leaves_nothing(store: Store, tmp_path: Path, stop: type[BaseException]) -> None:
-    lifecycle.stop(made(store), NAME)
+    lifecycle.stop(create_machine(store), NAME)
     export(Hosts(store), NAME, tmp_path / "file")
     Bare.fails["imported"] = [stop()]
     with pytest.raises(stop):
@@ -792,7 +792,7 @@ def test_an_interrupted_import_leaves_nothing(store: Store, tmp_path: Path, stop
     "url", ["unix:///var/run/docker.sock", "-Hx", "tcp://h:99999", "ssh://h", "tcp://h/x", "tcp://a b"]
 )
 def test_a_connection_that_is_not_over_tcp_is_refused(store: Store, tmp_path: Path, url: str) -> None:
-    made(store)
+    create_machine(store)
     export_connection(Hosts(store), NAME, tmp_path / "file")
     contents = {Path(info.name).name: data for info, data in archives.unpack(tmp_path / "file")}
     kept = {name: data for name, data in contents.items() if not name.startswith("pymachine.")}
@@ -803,7 +803,7 @@ def test_a_connection_that_is_not_over_tcp_is_refused(store: Store, tmp_path: Pa
 
 
 def test_a_connection_export_needs_certificates(store: Store, tmp_path: Path) -> None:
-    made(store)
+    create_machine(store)
     (store.machine_dir(NAME) / "key.pem").unlink()
     # Without a copy of its own it has the store's.
     export_connection(Hosts(store), NAME, tmp_path / "file")
@@ -813,7 +813,7 @@ def test_a_connection_export_needs_certificates(store: Store, tmp_path: Path) ->
 
 
 def test_an_unreadable_certificate_is_named(store: Store) -> None:
-    hosts = made(store)
+    hosts = create_machine(store)
     (store.root / "certs" / "ca.pem").write_text("x")
     with pytest.raises(CertificateError, match=r"ca\.pem"):
         certificates.regenerate(hosts, NAME)

@@ -377,7 +377,7 @@ def test_live_restore_stays_off_where_it_is_not_possible_or_needed(fake: FakeHos
     assert "keep_containers" not in fake.body("apply")
 
 
-def test_what_was_put_into_place_but_not_activate_is_so_the_next_time() -> None:
+def test_changes_that_did_not_take_effect_do_so_the_next_time() -> None:
     fake = FakeHost("ubuntu", engine=True)
     provision_and_apply(fake)
     fake.files["/var/lib/pymachine/pending"] = ""

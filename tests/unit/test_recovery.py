@@ -234,7 +234,7 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
     return made
 
 
-class Heard(Silent):
+class RecordingReporter(Silent):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
@@ -308,7 +308,7 @@ def test_a_start_killed_after_the_machine_was_up_is_finished(store: Store) -> No
     make(store)
     lifecycle.stop(Hosts(store), NAME)
     killed_at("started", lambda: lifecycle.start(Hosts(store), NAME))
-    heard = Heard()
+    heard = RecordingReporter()
     lifecycle.start(Hosts(store, reporter=heard), NAME)
     assert heard.lines == [f'The last start of "{NAME}" was interrupted: the machine is up.']
     assert (store.machine_dir(NAME) / "forwarded").exists()
@@ -343,7 +343,7 @@ def booting(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def lines_of_start(store: Store) -> list[str]:
     """Start the machine, and return what was reported about the interrupted start."""
-    heard = Heard()
+    heard = RecordingReporter()
     lifecycle.start(Hosts(store, reporter=heard), NAME)
     assert Hosts(store).open(NAME).state() is State.RUNNING
     return heard.lines
@@ -378,7 +378,7 @@ def test_a_machine_paused_by_a_killed_snapshot_is_resumed(store: Store) -> None:
     make(store)
     killed_at("held", lambda: snapshot_operations.save_snapshot(Hosts(store), NAME, "s"))
     assert Hosts(store).open(NAME).state() is State.PAUSED
-    heard = Heard()
+    heard = RecordingReporter()
     sweep(Hosts(store, reporter=heard))
     assert Hosts(store).open(NAME).state() is State.RUNNING
     assert heard.lines == [f'The last snapshot or clone of "{NAME}" was interrupted: the machine goes on.']

@@ -92,7 +92,7 @@ class Copying(Remembering):
         self._do(f"copy of {source.machine.name}")
 
 
-class Says(Silent):
+class RecordingReporter(Silent):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
@@ -142,7 +142,7 @@ def names_of_templates(store: Store) -> list[str]:
 
 def test_a_template_that_does_not_resume_is_removed_if_the_machine_boots_without_it(store: Store) -> None:
     Copying.broken["resume"] = 1
-    says = Says()
+    says = RecordingReporter()
     create(Hosts(store, reporter=says), request("a"))
     assert Copying.done == ["freeze", "resume", "remove", "cold"]
     assert any("does not resume (resume does not work): booting from power-on." in line for line in says.lines)
@@ -242,7 +242,7 @@ def test_a_shape_that_fails_twice_is_not_tried_until_a_template_build(store: Sto
 
 def test_a_template_that_cannot_be_made_is_a_warning_and_the_machine_boots(store: Store) -> None:
     Copying.broken["freeze"] = 3
-    says = Says()
+    says = RecordingReporter()
     create(Hosts(store, reporter=says), request("a"))
     assert Copying.done == ["freeze", "cold"]
     assert any("cannot be made (freeze does not work): booting from power-on." in line for line in says.lines)
@@ -359,7 +359,7 @@ def test_a_machine_whose_time_to_live_ended_is_removed(store: Store) -> None:
         create(hosts, request(name, expires=expires))
     (expired,) = prune.find(store)
     assert (expired.name, expired.reason) == ("late", "its time to live ended 2 minutes ago")
-    says = Says()
+    says = RecordingReporter()
     hosts = Hosts(store, reporter=says)
     assert prune.remove_expired(hosts, expired)
     assert says.lines == ['Removed "late": its time to live ended 2 minutes ago.']
@@ -381,7 +381,7 @@ def test_a_machine_of_a_run_expires_when_the_run_is_gone(store: Store) -> None:
 def test_an_expired_machine_that_cannot_be_removed_is_a_warning_and_stays(store: Store) -> None:
     create(Hosts(store), request(expires=1))
     Copying.broken["remove"] = 1
-    says = Says()
+    says = RecordingReporter()
     (expired,) = prune.find(store)
     assert not prune.remove_expired(Hosts(store, reporter=says), expired)
     assert "Could not remove" in says.lines[0]
