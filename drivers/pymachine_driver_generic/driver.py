@@ -16,7 +16,6 @@ from pymachine.driver import fields
 from pymachine.driver.contract import (
     DOCKER_PORT,
     BootRequest,
-    Capability,
     Config,
     Driver as BaseDriver,
     DriverInfo,
@@ -25,6 +24,7 @@ from pymachine.driver.contract import (
     Json,
     MachineRef,
     State,
+    Trait,
 )
 from pymachine.driver.errors import DriverError, TimeoutExpiredError, UsageError
 from pymachine.driver.kit.system import wait
@@ -57,7 +57,7 @@ class Driver(BaseDriver):
         "SSHKey": fields.PATH,
         "EnginePort": fields.PORT_OR_NONE,
     }
-    info = DriverInfo("generic", "A Linux host that exists, over SSH", Capability.PROVISION | Capability.FIXED_ADDRESS)
+    info = DriverInfo("generic", "A Linux host that exists, over SSH", Trait.PROVISION | Trait.FIXED_ADDRESS)
 
     @classmethod
     def options(cls) -> Sequence[Option]:

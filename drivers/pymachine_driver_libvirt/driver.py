@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pymachine.driver.abilities import ForwardedPort
 from pymachine.driver.contract import (
     BootRequest,
-    Capability,
     Config,
     DriverInfo,
     Endpoint,
@@ -23,6 +22,7 @@ from pymachine.driver.contract import (
     Json,
     MachineRef,
     State,
+    Trait,
 )
 from pymachine.driver.errors import EXIT_PRECREATE, DriverError, PymachineError
 from pymachine.driver.kit import option_checks
@@ -46,7 +46,7 @@ class LibvirtDriver(modify.ModifiableMachine):
     info: ClassVar[DriverInfo] = DriverInfo(
         "libvirt",
         "QEMU/KVM through libvirt, on this host or on another",
-        Capability.IMAGE | Capability.IDENTITY | Capability.FIXED_ADDRESS,
+        Trait.IDENTITY | Trait.FIXED_ADDRESS,
     )
 
     @classmethod

@@ -8,7 +8,6 @@ from typing import ClassVar
 from pymachine.driver import fields
 from pymachine.driver.contract import (
     BootRequest,
-    Capability,
     Config,
     Driver as BaseDriver,
     DriverInfo,
@@ -17,6 +16,7 @@ from pymachine.driver.contract import (
     Json,
     MachineRef,
     State,
+    Trait,
 )
 from pymachine.driver.errors import UnsupportedError, UsageError
 from pymachine.driver.options import Option
@@ -27,7 +27,7 @@ class Driver(BaseDriver):
     """A machine that is only a record of a URL."""
 
     config_fields: ClassVar[Mapping[str, fields.Field]] = {"URL": fields.STRING}
-    info = DriverInfo("none", "An existing engine, by its URL", Capability.FIXED_ADDRESS | Capability.NO_SSH)
+    info = DriverInfo("none", "An existing engine, by its URL", Trait.FIXED_ADDRESS | Trait.NO_SSH)
 
     @classmethod
     def options(cls) -> Sequence[Option]:

@@ -11,7 +11,6 @@ from typing import ClassVar
 
 from pymachine.driver.contract import (
     BootRequest,
-    Capability,
     Config,
     DriverInfo,
     Health,
@@ -20,6 +19,7 @@ from pymachine.driver.contract import (
     MachineRef,
     Note,
     State,
+    Trait,
 )
 from pymachine.driver.errors import PymachineError
 from pymachine.driver.kit import listen_address
@@ -36,7 +36,7 @@ class QemuDriver(modify.ModifiableMachine, snapshots_and_templates.CopyableMachi
     info: ClassVar[DriverInfo] = DriverInfo(
         "qemu",
         "QEMU, without root, daemon or hardware virtualisation",
-        Capability.IMAGE | Capability.IDENTITY | Capability.FIXED_ADDRESS,
+        Trait.IDENTITY | Trait.FIXED_ADDRESS,
     )
 
     @classmethod

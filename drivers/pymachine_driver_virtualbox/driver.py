@@ -11,7 +11,6 @@ from typing import ClassVar
 
 from pymachine.driver.contract import (
     BootRequest,
-    Capability,
     Config,
     DriverInfo,
     Endpoint,
@@ -20,6 +19,7 @@ from pymachine.driver.contract import (
     Json,
     MachineRef,
     State,
+    Trait,
     refuse_links,
 )
 from pymachine.driver.errors import DriverError, HostNotRunningError
@@ -39,7 +39,7 @@ class VirtualBoxDriver(ModifiableMachine):
     info: ClassVar[DriverInfo] = DriverInfo(
         "virtualbox",
         "VirtualBox machines, including those of docker-machine",
-        Capability.IMAGE | Capability.IDENTITY | Capability.FIXED_ADDRESS,
+        Trait.IDENTITY | Trait.FIXED_ADDRESS,
     )
 
     @classmethod

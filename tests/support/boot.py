@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pymachine.docker import daemon_json
+from pymachine.driver.abilities import ImageBootable
 from pymachine.driver.contract import BootRequest, Driver, Endpoint, ImageFiles
 from pymachine.hosts import identity
 from pymachine.image import provide
@@ -15,6 +16,7 @@ SECONDS = 600
 
 def image(driver: Driver) -> ImageFiles:
     """Return the image that the driver requests, from the cache that the tests share; build it if it is missing."""
+    assert isinstance(driver, ImageBootable)
     return provide.find_or_build(driver.image_request(), store=driver.machine.store, reporter=Silent())
 
 

@@ -13,7 +13,6 @@ from pymachine.docker import contexts
 from pymachine.driver import registry
 from pymachine.driver.contract import (
     BootRequest,
-    Capability,
     Config,
     Driver,
     DriverInfo,
@@ -22,6 +21,7 @@ from pymachine.driver.contract import (
     Json,
     MachineRef,
     State,
+    Trait,
 )
 from pymachine.driver.options import Option
 from pymachine.errors import (
@@ -44,7 +44,7 @@ from pymachine.store.store import Store
 class Remembering(Driver):
     """Keeps its whole world in a class variable, as a hypervisor would keep it outside."""
 
-    info = DriverInfo("remembering", "for tests", Capability.FIXED_ADDRESS)
+    info = DriverInfo("remembering", "for tests", Trait.FIXED_ADDRESS)
     world: ClassVar[dict[str, State]] = {}
     fails: ClassVar[dict[str, BaseException]] = {}
     saved_before: ClassVar[list[bool]] = []

@@ -16,7 +16,6 @@ from pymachine.driver import registry
 from pymachine.driver.abilities import HardwareChange, PortableField
 from pymachine.driver.contract import (
     BootRequest,
-    Capability,
     Config,
     Driver,
     DriverInfo,
@@ -26,6 +25,7 @@ from pymachine.driver.contract import (
     Json,
     MachineRef,
     State,
+    Trait,
 )
 from pymachine.driver.options import Option
 from pymachine.errors import (
@@ -64,7 +64,7 @@ NAME = "intro"
 class Bare(Driver):
     """Has none of the abilities, and keeps its world in class variables, as a hypervisor would keep it outside."""
 
-    info = DriverInfo("bare", "for tests", Capability.IDENTITY | Capability.FIXED_ADDRESS)
+    info = DriverInfo("bare", "for tests", Trait.IDENTITY | Trait.FIXED_ADDRESS)
     world: ClassVar[dict[str, State]] = {}
     fails: ClassVar[dict[str, list[BaseException]]] = {}
     identities: ClassVar[list[bytes]] = []
@@ -116,7 +116,7 @@ class Bare(Driver):
 class Able(Bare):
     """Has all of them."""
 
-    info = DriverInfo("able", "for tests", Bare.info.capabilities)
+    info = DriverInfo("able", "for tests", Bare.info.traits)
 
     def apply_identity(self, request: BootRequest) -> None:
         self.identities.append(request.identity(self.endpoint()))
@@ -172,7 +172,7 @@ class Able(Bare):
 class Foreign(Bare):
     """A driver of others that can be exported, and declares no fields."""
 
-    info = DriverInfo("foreign", "for tests", Bare.info.capabilities)
+    info = DriverInfo("foreign", "for tests", Bare.info.traits)
 
     def exported(self) -> Sequence[str]:
         return ["disk"]
@@ -251,7 +251,7 @@ def test_no_new_authority_is_made_for_a_machine_that_cannot_use_it(
     before = authority(store), certificate_files(store)
     words = ["regenerate-certs", "-f", "--client-certs", NAME]
     if why == "no engine of ours":
-        monkeypatch.setattr(Able, "info", DriverInfo("able", "for tests", Capability.FIXED_ADDRESS))
+        monkeypatch.setattr(Able, "info", DriverInfo("able", "for tests", Trait.FIXED_ADDRESS))
     elif why == "no driver":
         monkeypatch.setattr(registry, "load", lambda name: (_ for _ in ()).throw(DriverNotFoundError(name)))
     else:

@@ -15,7 +15,6 @@ from pymachine.docker import api
 from pymachine.driver import registry
 from pymachine.driver.contract import (
     BootRequest,
-    Capability,
     Config,
     Driver,
     DriverInfo,
@@ -24,6 +23,7 @@ from pymachine.driver.contract import (
     Json,
     MachineRef,
     State,
+    Trait,
 )
 from pymachine.driver.options import Option
 from pymachine.errors import DriverError, HostNotRunningError, UnsupportedError
@@ -46,7 +46,7 @@ WAIT_FOR_ENGINE = Host.wait_for_engine
 class Far(Driver):
     """A host that exists; `running` says whether it can be reached."""
 
-    info = DriverInfo("far", "for tests", Capability.PROVISION | Capability.FIXED_ADDRESS)
+    info = DriverInfo("far", "for tests", Trait.PROVISION | Trait.FIXED_ADDRESS)
     running = True
 
     @classmethod
@@ -87,7 +87,7 @@ class Far(Driver):
 
 
 class Standalone(Far):
-    info = DriverInfo("far", "for tests", Capability.FIXED_ADDRESS)
+    info = DriverInfo("far", "for tests", Trait.FIXED_ADDRESS)
 
 
 class FakeSession:

@@ -19,7 +19,6 @@ from pymachine.docker import contexts
 from pymachine.driver import registry
 from pymachine.driver.contract import (
     BootRequest,
-    Capability,
     Config,
     Driver,
     DriverInfo,
@@ -29,6 +28,7 @@ from pymachine.driver.contract import (
     Json,
     MachineRef,
     State,
+    Trait,
 )
 from pymachine.driver.kit import transactions
 from pymachine.driver.options import Option
@@ -54,7 +54,7 @@ NAME = "m"
 class Killed(Driver):
     """Ends the process at the step `dies_at`. The machine's run is a file next to the store."""
 
-    info = DriverInfo("killed", "for tests", Capability.FIXED_ADDRESS | Capability.IDENTITY)
+    info = DriverInfo("killed", "for tests", Trait.FIXED_ADDRESS | Trait.IDENTITY)
     dies_at: ClassVar[str] = ""
 
     @classmethod

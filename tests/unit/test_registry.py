@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pymachine.driver import registry
-from pymachine.driver.contract import Capability, Driver, DriverInfo
+from pymachine.driver.contract import Driver, DriverInfo, Trait
 from pymachine.errors import DriverNotFoundError
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,7 @@ DRIVERS_MAY_IMPORT = {"driver"}
 
 
 class FromTheFuture(Driver):
-    info = DriverInfo("future", "made for another contract", Capability.NONE, api_version=99)
+    info = DriverInfo("future", "made for another contract", Trait.NONE, api_version=99)
 
 
 NOT_A_DRIVER = object()

@@ -15,7 +15,7 @@ from test_create_and_lifecycle import Remembering
 
 from pymachine.docker.api import EngineError
 from pymachine.driver import registry
-from pymachine.driver.contract import BootRequest, Capability, Config, Driver, DriverInfo, Json, MachineRef, State
+from pymachine.driver.contract import BootRequest, Config, Driver, DriverInfo, Json, MachineRef, State, Trait
 from pymachine.driver.kit.identity_channel import GuestReportedError
 from pymachine.errors import (
     DriverError,
@@ -42,7 +42,7 @@ from pymachine.tls.handshake import CertificateRefusedError, TlsError
 class Copying(Remembering):
     """Has every ability; what was done stands in `done`, and what is in `broken` fails."""
 
-    info = DriverInfo("remembering", "for tests", Remembering.info.capabilities)
+    info = DriverInfo("remembering", "for tests", Remembering.info.traits)
     done: ClassVar[list[str]] = []
     broken: ClassVar[dict[str, int]] = {}
     machine_fault: ClassVar[list[BaseException]] = []
@@ -207,8 +207,8 @@ def test_a_machine_error_fails_create_and_keeps_the_template(store: Store, fault
 def test_a_template_is_blamed_if_the_engine_does_not_answer(
     store: Store, monkeypatch: pytest.MonkeyPatch, fault: PymachineError, then: list[str]
 ) -> None:
-    capabilities = Copying.info.capabilities | Capability.IDENTITY
-    monkeypatch.setattr(Copying, "info", dataclasses.replace(Copying.info, capabilities=capabilities))
+    traits = Copying.info.traits | Trait.IDENTITY
+    monkeypatch.setattr(Copying, "info", dataclasses.replace(Copying.info, traits=traits))
     create(Hosts(store), request("a"))
     Copying.done.clear()
     faults = [fault]
@@ -262,8 +262,8 @@ def test_a_template_is_tried_again_if_no_machine_could_boot(store: Store) -> Non
 
 
 def test_invalid_options_and_names_are_refused_before_any_work(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    capabilities = Copying.info.capabilities | Capability.IDENTITY
-    monkeypatch.setattr(Copying, "info", dataclasses.replace(Copying.info, capabilities=capabilities))
+    traits = Copying.info.traits | Trait.IDENTITY
+    monkeypatch.setattr(Copying, "info", dataclasses.replace(Copying.info, traits=traits))
     for changed, said in (
         ({"engine": EngineOptions(arbitrary_flags=["mtu=x"])}, "mtu=x"),
         ({"engine": EngineOptions(env=["A-B=1"])}, "A-B=1"),

@@ -18,7 +18,7 @@ from pymachine.cli.context import App, current
 from pymachine.cli.errors import RunError
 from pymachine.cli.output import echo
 from pymachine.driver.abilities import ConsoleLoggable, PortForwardable
-from pymachine.driver.contract import Capability, Driver, State
+from pymachine.driver.contract import Driver, State, Trait
 from pymachine.errors import PymachineError
 from pymachine.system import printable
 from pymachine.system.limits import CHUNK_BYTES
@@ -98,7 +98,7 @@ def _ports(driver: Driver) -> list[str]:
 
 def _is_reachable(driver: Driver) -> bool:
     try:
-        return Capability.NO_SSH not in driver.info.capabilities and driver.state() is State.RUNNING
+        return Trait.NO_SSH not in driver.info.traits and driver.state() is State.RUNNING
     except PymachineError:
         return False
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from pymachine.driver.contract import BootRequest, Config, Driver, ImageFiles, Json, MachineRef
+from pymachine.driver.contract import BootRequest, Config, Driver, ImageFiles, ImageRequest, Json, MachineRef
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,14 @@ class HardwareChange:
     cpus: int | None = None
     memory_mib: int | None = None
     disk_mb: int | None = None
+
+
+@runtime_checkable
+class ImageBootable(Protocol):
+    """A machine boots pymachine's image: `BootRequest.image` is set in `create`."""
+
+    def image_request(self) -> ImageRequest:
+        """Return the image that the machine needs."""
 
 
 @runtime_checkable
@@ -129,7 +137,7 @@ class ConnectionImportable(Protocol):
 
 
 @runtime_checkable
-class Upgradable(Protocol):
+class Upgradable(ImageBootable, Protocol):
     """The image of a stopped machine can be replaced, and its data is kept."""
 
     def image_digest(self) -> str:

@@ -47,12 +47,13 @@ class State(enum.IntEnum):
         return "" if self is State.NONE else self.name.capitalize()
 
 
-class Capability(enum.Flag):
-    """Properties of a driver that decide which steps the core takes."""
+class Trait(enum.Flag):
+    """Facts about the machines of a driver, known before there is one. They decide which steps the core takes.
+
+    Optional methods are abilities instead: see `pymachine.driver.abilities`.
+    """
 
     NONE = 0
-    IMAGE = enum.auto()
-    """The driver boots pymachine's image: `BootRequest.image` is set, as `Driver.image_request` requests."""
     IDENTITY = enum.auto()
     """The driver sends the identity to the guest, in `create` and `start`."""
     PROVISION = enum.auto()
@@ -65,11 +66,11 @@ class Capability(enum.Flag):
 
 @dataclass(frozen=True)
 class DriverInfo:
-    """A driver's name, summary and capabilities."""
+    """A driver's name, summary and traits."""
 
     name: str
     summary: str
-    capabilities: Capability = Capability.NONE
+    traits: Trait = Trait.NONE
     api_version: int = API_VERSION
 
 
@@ -201,7 +202,7 @@ class BootRequest:
     identity: Callable[[Endpoint], bytes]
     """Build the machine's identity for an endpoint: one uncompressed tar (see `pymachine.hosts.identity`)."""
     image: ImageFiles | None = None
-    """Set in `create` for drivers with `Capability.IMAGE`. None in `start`, which uses the files that `create` kept."""
+    """Set in `create` if the driver is `ImageBootable`. None in `start`, which uses the files that `create` kept."""
     seed: bytes = b""
     """The files that all machines of this driver share, as one uncompressed tar. A template gets them."""
     timeout: float = 300.0
@@ -255,12 +256,8 @@ class Driver(ABC):
         Raises `pymachine.driver.errors.UsageError` for a wrong value.
 
         The core adds missing base fields of docker-machine (IPAddress, MachineName, SSHUser, SSHPort, SSHKeyPath,
-        StorePath) to the result. Those of SSH are empty with `Capability.NO_SSH`.
+        StorePath) to the result. Those of SSH are empty with `Trait.NO_SSH`.
         """
-
-    def image_request(self) -> ImageRequest:
-        """Return the image that the machine needs. Only called with `Capability.IMAGE`."""
-        return ImageRequest()
 
     @abstractmethod
     def precreate_check(self) -> None:
@@ -275,7 +272,7 @@ class Driver(ABC):
 
     @abstractmethod
     def start(self, request: BootRequest) -> None:
-        """Start a stopped machine. With `Capability.FIXED_ADDRESS`, its endpoint is the same as before."""
+        """Start a stopped machine. With `Trait.FIXED_ADDRESS`, its endpoint is the same as before."""
 
     @abstractmethod
     def stop(self, timeout: float) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pymachine.driver.abilities import ConfigPortable
-from pymachine.driver.contract import API_VERSION, BootRequest, Capability, Config, Driver, Json, MachineRef, State
+from pymachine.driver.contract import API_VERSION, BootRequest, Config, Driver, Json, MachineRef, State, Trait
 from pymachine.driver.options import OptionKind
 
 HEALTH_SECONDS = 5.0
@@ -71,7 +71,7 @@ class DriverContract:
         assert info.api_version == API_VERSION
         assert re.fullmatch(r"[a-z][a-z0-9-]*", info.name)
         assert info.summary
-        assert isinstance(info.capabilities, Capability)
+        assert isinstance(info.traits, Trait)
 
     def test_options_fit_a_command_line(self) -> None:
         names = [option.name for option in self.driver.options()]
@@ -105,7 +105,7 @@ class DriverContract:
         assert list(driver.machine.directory.iterdir()) == []
 
     def test_two_machines_do_not_share_an_address(self, tmp_path: Path) -> None:
-        if Capability.FIXED_ADDRESS not in self.driver.info.capabilities:
+        if Trait.FIXED_ADDRESS not in self.driver.info.traits:
             return
         first = self.make(tmp_path, "one")
         ref = reference(tmp_path, "two")
@@ -115,7 +115,7 @@ class DriverContract:
         assert (one.address, one.docker_port) != (two.address, two.docker_port)
 
     def test_address_is_known_before_create(self, tmp_path: Path) -> None:
-        if Capability.FIXED_ADDRESS in self.driver.info.capabilities:
+        if Trait.FIXED_ADDRESS in self.driver.info.traits:
             driver = self.make(tmp_path)
             assert driver.endpoint() == reread(driver).endpoint()
 
@@ -162,7 +162,7 @@ class LiveDriverContract(DriverContract):
         assert reread(self.live).state() is State.STOPPED
         self.live.start(self.boot_request(self.live))
         assert reread(self.live).state() is State.RUNNING
-        if Capability.FIXED_ADDRESS in self.driver.info.capabilities:
+        if Trait.FIXED_ADDRESS in self.driver.info.traits:
             assert self.live.endpoint() == before
 
     def test_kill_is_immediate(self) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache
 
-from pymachine.driver.contract import BootRequest, Capability
+from pymachine.driver.contract import BootRequest, Trait
 from pymachine.driver.kit import transactions
 from pymachine.errors import PymachineError
 from pymachine.hosts import change_notes, context_updates, provision, recovery
@@ -38,14 +38,14 @@ def boot(
     undoable = recovery.may_switch_off(host.driver) and not resumes
     with change_notes.noted(host, transactions.BOOT) if undoable else nullcontext():
         try:
-            act(replace(request, wait_for_engine=check) if host.can(Capability.IDENTITY) else request)
+            act(replace(request, wait_for_engine=check) if host.has(Trait.IDENTITY) else request)
         finally:
             host.save()
-    if before_provisioning is not None and host.can(Capability.PROVISION):
+    if before_provisioning is not None and host.has(Trait.PROVISION):
         with prefixing("Error running provisioning: "):
             provision.set_up_host(host, before_changes=before_provisioning)
         seconds = min(seconds, PROVISIONED_SECONDS)
-    if host.can(SETS_UP_ENGINE):
+    if host.has(SETS_UP_ENGINE):
         check()
         host.reporter.info("Docker is up and running!")
     context_updates.refresh(host)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from pymachine.driver.contract import Capability, State
+from pymachine.driver.contract import State, Trait
 from pymachine.errors import PymachineError, StoreError
 from pymachine.hosts import context_updates, provision
 from pymachine.hosts.host import SETS_UP_ENGINE, Host, Hosts
@@ -29,7 +29,7 @@ def regenerate(hosts: Hosts, name: str) -> None:
         with identity_restored_on_error(host, running=running):
             if running:
                 provision.apply(host, renew=True)
-            elif host.can(Capability.FIXED_ADDRESS):
+            elif host.has(Trait.FIXED_ADDRESS):
                 host.ensure_certificates(host.driver.endpoint().address, renew=True)
             else:  # the address for the certificate is known when the machine starts
                 (host.directory / paths.SERVER_CERT).unlink(missing_ok=True)
@@ -49,7 +49,7 @@ def check_regenerable(hosts: Hosts, name: str) -> None:
 
 def must_set_up_engine(host: Host, action: str) -> None:
     """Raise `UnsupportedError` for `action` on a machine whose engine pymachine does not set up."""
-    if not host.can(SETS_UP_ENGINE):
+    if not host.has(SETS_UP_ENGINE):
         raise host.driver.unsupported(action)
 
 

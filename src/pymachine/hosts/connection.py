@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from pymachine.driver.contract import Capability, Endpoint
+from pymachine.driver.contract import Endpoint, Trait
 from pymachine.errors import UsageError
 from pymachine.hosts.host import SETS_UP_ENGINE, Host
 from pymachine.store.record import Machine
@@ -15,7 +15,7 @@ def ip(host: Host) -> str:
 
     An existing host keeps its address while it is off.
     """
-    if host.driver.info.capabilities & SETS_UP_ENGINE == Capability.PROVISION:
+    if host.driver.info.traits & SETS_UP_ENGINE == Trait.PROVISION:
         return host.driver.endpoint().ip
     return host.endpoint().ip
 

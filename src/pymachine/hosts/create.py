@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from pymachine.driver import registry
-from pymachine.driver.contract import Capability, Config, Driver, ImageFiles, Json, MachineRef
+from pymachine.driver.abilities import ImageBootable
+from pymachine.driver.contract import Config, Driver, ImageFiles, Json, MachineRef, Trait
 from pymachine.driver.kit import transactions
 from pymachine.driver.names import check_new_name
 from pymachine.errors import DriverError, MachineExistsError, PrecreateError
@@ -80,7 +81,7 @@ def _check_engine(kind: type[Driver], request: CreateRequest) -> None:
     from pymachine.docker import daemon_json  # noqa: PLC0415 (cryptography; see design.md on start-up)
     from pymachine.tls import certs  # noqa: PLC0415 (cryptography; see design.md on start-up)
 
-    if kind.info.capabilities & SETS_UP_ENGINE:
+    if kind.info.traits & SETS_UP_ENGINE:
         daemon_json.files(request.engine, driver_name=request.driver_name)
         certs.check_names(request.sans)
 
@@ -99,7 +100,7 @@ def reserve(hosts: Hosts, request: CreateRequest, configure: Callable[[MachineRe
     store = hosts.store
     folder = store.machine_dir(request.name)
     ref = MachineRef(request.name, folder, store.root, folder / paths.SSH_KEY)
-    has_ssh = Capability.NO_SSH not in registry.load(request.driver_name).info.capabilities
+    has_ssh = Trait.NO_SSH not in registry.load(request.driver_name).info.traits
     with store.reserving():
         with prefixing("Error setting machine configuration from flags provided: "):
             config = configure(ref, new_records.siblings(store, request.driver_name))
@@ -116,7 +117,7 @@ def reserve(hosts: Hosts, request: CreateRequest, configure: Callable[[MachineRe
             install_script=request.install_script,
         )
         host = Host(hosts, machine)
-        if host.can(Capability.FIXED_ADDRESS):
+        if host.has(Trait.FIXED_ADDRESS):
             machine.endpoint = host.driver.endpoint()
         store.add(machine)
     return host
@@ -136,7 +137,7 @@ def check_driver(driver: Driver) -> None:
 
 def find_image(hosts: Hosts, driver: Driver) -> ImageFiles | None:
     """Return the image that the machine boots, which is built if necessary; None for drivers without images."""
-    if Capability.IMAGE not in driver.info.capabilities:
+    if not isinstance(driver, ImageBootable):
         return None
     from pymachine.image import provide  # noqa: PLC0415 (only create needs the builder)
 
@@ -148,10 +149,10 @@ def make_keys(host: Host) -> None:
     from pymachine.hosts import identity  # noqa: PLC0415 (cryptography)
 
     is_given_key = host.record.base.ssh_key != host.directory / paths.SSH_KEY
-    if host.can(Capability.NO_SSH) or is_given_key:
+    if host.has(Trait.NO_SSH) or is_given_key:
         return
     host.driver.reporter.info("Creating SSH key...")
-    if host.driver.info.capabilities & SETS_UP_ENGINE == Capability.PROVISION:
+    if host.driver.info.traits & SETS_UP_ENGINE == Trait.PROVISION:
         # An existing host has a host key, which is pinned at the first login.
         identity.make_login_key(host.directory, name=host.name)
     else:

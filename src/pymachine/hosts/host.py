@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pymachine.driver import fields, registry
-from pymachine.driver.contract import BootRequest, Capability, Driver, Endpoint, ImageFiles, MachineRef, State
+from pymachine.driver.contract import BootRequest, Driver, Endpoint, ImageFiles, MachineRef, State, Trait
 from pymachine.driver.names import host_name
 from pymachine.errors import CommandError, DriverError, HostNotRunningError
 from pymachine.hosts.timeouts import STATE_SECONDS, boot_timeout
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pymachine.tls.certs import AuthPaths
 
 # Drivers whose engine pymachine sets up. Any other engine may be off now and on later, so we do not wait for it.
-SETS_UP_ENGINE = Capability.IDENTITY | Capability.PROVISION
+SETS_UP_ENGINE = Trait.IDENTITY | Trait.PROVISION
 
 
 class Hosts:
@@ -116,9 +116,9 @@ class Host:
         driver.run_in_guest = self.run
         return driver
 
-    def can(self, capability: Capability) -> bool:
-        """Return whether the driver has `capability`, or one of several."""
-        return bool(self.driver.info.capabilities & capability)
+    def has(self, trait: Trait) -> bool:
+        """Return whether the driver has `trait`, or one of several."""
+        return bool(self.driver.info.traits & trait)
 
     def state(self) -> State:
         """Return the machine's state."""
@@ -141,7 +141,7 @@ class Host:
 
         Raises `HostNotRunningError` unless it is running, and `UnsupportedError` if it has no SSH.
         """
-        if self.can(Capability.NO_SSH):
+        if self.has(Trait.NO_SSH):
             raise self.driver.unsupported("SSH")
         return self.target(self.endpoint(), user=user)
 
@@ -268,7 +268,7 @@ class Host:
                 final = isinstance(error, handshake.CertificateRefusedError)
                 if not final and not deadline.expired and running():
                     return False
-                if self.can(Capability.PROVISION):
+                if self.has(Trait.PROVISION):
                     error.hint = f"{error.hint}\n{_firewall_hint(endpoint)}".strip()
                 raise
             return True

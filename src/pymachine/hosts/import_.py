@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pymachine.driver import registry
 from pymachine.driver.abilities import ConnectionImportable, Portable
-from pymachine.driver.contract import Capability, Config, Driver
+from pymachine.driver.contract import Config, Driver, Trait
 from pymachine.driver.kit import transactions
 from pymachine.driver.names import check_new_name, host_name
 from pymachine.errors import UnsupportedError
@@ -120,9 +120,9 @@ def _fit_to_store(host: Host, siblings: Sequence[Config]) -> None:
     unknown = came - _expected(driver)  # `exported` raises for files that the export lacks
     if unknown:
         raise ExportError(f"the export has files that no {record.driver_name} machine has: {sorted(unknown)}")
-    has_ssh = not host.can(Capability.NO_SSH)
+    has_ssh = not host.has(Trait.NO_SSH)
     record.driver.update(new_records.with_base_fields(record.driver, driver.machine, ssh=has_ssh))
-    if host.can(Capability.FIXED_ADDRESS):
+    if host.has(Trait.FIXED_ADDRESS):
         record.endpoint = driver.endpoint()
     identity.make_keys(host.directory, name=host.name)
     host.save()

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from pymachine.driver.abilities import HardwareChange, Resizable, ResizeCheckable
-from pymachine.driver.contract import Capability, State
+from pymachine.driver.contract import State, Trait
 from pymachine.errors import CommandError, PymachineError, UsageError, WrongStateError
 from pymachine.hosts import context_updates, lifecycle, provision
 from pymachine.hosts.certificates import identity_restored_on_error, must_set_up_engine
@@ -93,7 +93,7 @@ def _validate(host: Host, options: EngineOptions) -> None:
     from pymachine.docker import daemon_json  # noqa: PLC0415 (ssl)
     from pymachine.ssh.target import SshError  # noqa: PLC0415
 
-    if host.can(Capability.NO_SSH):
+    if host.has(Trait.NO_SSH):
         return
     files = daemon_json.files(options, driver_name=host.record.driver_name)
     try:

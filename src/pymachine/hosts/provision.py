@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from pymachine.driver.abilities import IdentityUpdatable
-from pymachine.driver.contract import Capability, Driver, Endpoint, State
+from pymachine.driver.contract import Driver, Endpoint, State, Trait
 from pymachine.errors import HostNotRunningError
 from pymachine.hosts import context_updates
 from pymachine.hosts.host import Host, Hosts
@@ -40,7 +40,7 @@ def provision(hosts: Hosts, name: str) -> None:
 
 def changes_while_running(driver: Driver) -> bool:
     """Return whether a running machine can take new certificates and engine options."""
-    return Capability.PROVISION in driver.info.capabilities or isinstance(driver, IdentityUpdatable)
+    return Trait.PROVISION in driver.info.traits or isinstance(driver, IdentityUpdatable)
 
 
 def apply(host: Host, *, renew: bool = False) -> None:
@@ -48,7 +48,7 @@ def apply(host: Host, *, renew: bool = False) -> None:
 
     With `renew` it gets a new server certificate.
     """
-    if host.can(Capability.PROVISION):
+    if host.has(Trait.PROVISION):
         set_up_host(host, renew=renew)
     elif isinstance(host.driver, IdentityUpdatable):
         host.driver.apply_identity(host.boot_request(renew=renew))
@@ -88,7 +88,7 @@ def upgrade_host(host: Host) -> None:
 
 def restore_host(host: Host) -> None:
     """Undo on an existing host what pymachine changed there. Raises `UnsupportedError` for other machines."""
-    if not host.can(Capability.PROVISION):
+    if not host.has(Trait.PROVISION):
         raise host.driver.unsupported("--restore")
     with _session(host, host.driver.endpoint(), timeout=STOP_SECONDS) as opened:
         host.reporter.info(f'Restoring the host of "{host.name}"...')

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from pymachine.driver import fields
 from pymachine.driver.abilities import IdentityUpdatable, Recoverable, Renamable, Restorable, Upgradable
-from pymachine.driver.contract import Capability, Config, Driver, State
+from pymachine.driver.contract import Config, Driver, State, Trait
 from pymachine.driver.kit import transactions
 from pymachine.driver.kit.transactions import Change
 from pymachine.errors import PymachineError, StoreError
@@ -254,4 +254,4 @@ def follow_name(host: Host, before: str) -> None:
 
 def may_switch_off(driver: Driver) -> bool:
     """Return whether an interrupted boot may be undone by switching the machine off. An existing host stays on."""
-    return Capability.IDENTITY in driver.info.capabilities
+    return Trait.IDENTITY in driver.info.traits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from pymachine.driver.abilities import Renamable
-from pymachine.driver.contract import Capability, State
+from pymachine.driver.contract import State, Trait
 from pymachine.driver.kit import transactions
 from pymachine.driver.names import check_new_name
 from pymachine.errors import MachineExistsError, PymachineError, WrongStateError
@@ -26,7 +26,7 @@ def rename(hosts: Hosts, name: str, new: str) -> None:
             raise host.driver.unsupported("another name for a machine that exists")
         if hosts.store.exists(new):
             raise MachineExistsError(new)
-        if host.can(Capability.IDENTITY):
+        if host.has(Trait.IDENTITY):
             _refuse_running(host)
         # The note is in the folder, and moves with it.
         change_notes.begin(host, transactions.RENAME, {"Before": name}, durable=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pymachine.driver.abilities import Upgradable
-from pymachine.driver.contract import Capability, State
+from pymachine.driver.contract import State, Trait
 from pymachine.driver.kit import transactions
 from pymachine.errors import PymachineError
 from pymachine.hosts import change_notes, lifecycle, provision, recovery
@@ -24,7 +24,7 @@ def upgrade(hosts: Hosts, name: str, *, timeout: float = STOP_SECONDS) -> None:
     A machine that was stopped runs afterwards, as with docker-machine: the new image has to prove itself.
     """
     with locked(hosts, name) as host:
-        if host.can(Capability.PROVISION):
+        if host.has(Trait.PROVISION):
             if host.state() is not State.RUNNING:
                 _start(host)
             provision.upgrade_host(host)
