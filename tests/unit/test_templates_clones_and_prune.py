@@ -308,6 +308,17 @@ def test_a_machine_runs_again_after_its_snapshot(store: Store) -> None:
         snapshot_operations.restore_snapshot(hosts, "intro", "warm")
 
 
+def test_a_snapshot_is_removed_even_if_the_record_is_damaged(store: Store) -> None:
+    hosts = Hosts(store)
+    create(hosts, request())
+    snapshot_operations.save_snapshot(hosts, "intro", "warm")
+    (store.machine_dir("intro") / "config.json").write_text("{")
+    snapshot_operations.remove_snapshot(hosts, "intro", "warm")
+    assert snapshots.find_all(store.machine_dir("intro")) == []
+    with pytest.raises(snapshots.SnapshotError, match='machine "nobody" has no snapshot "warm"'):
+        snapshot_operations.remove_snapshot(hosts, "nobody", "warm")
+
+
 def test_a_clone_has_its_own_identity(store: Store) -> None:
     hosts = Hosts(store)
     made = create(hosts, request(sans=("db.local",)))

@@ -12,7 +12,7 @@ from pymachine.errors import UnsupportedError
 from pymachine.hosts import change_notes, recovery, snapshots
 from pymachine.hosts.boot import boot
 from pymachine.hosts.host import Host, Hosts
-from pymachine.hosts.locking import locked
+from pymachine.hosts.locking import lock, locked
 
 
 def save_snapshot(hosts: Hosts, name: str, snapshot: str) -> snapshots.Snapshot:
@@ -41,9 +41,9 @@ def restore_snapshot(hosts: Hosts, name: str, snapshot: str, *, disk_only: bool 
 
 
 def remove_snapshot(hosts: Hosts, name: str, snapshot: str) -> None:
-    """Remove a snapshot of machine `name`."""
-    with locked(hosts, name) as host:
-        snapshots.remove(snapshots.find(host.directory, snapshot))
+    """Remove a snapshot of machine `name`, even if its record cannot be read."""
+    with lock(hosts, name):
+        snapshots.remove(snapshots.find(hosts.store.machine_dir(name), snapshot))
 
 
 def _snapshottable(host: Host) -> Snapshottable:
