@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import graphlib
 import re
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
 
 from pymachine.driver import registry
+from pymachine.driver.abilities import ConnectionImportable
 from pymachine.driver.contract import Driver, DriverInfo, Trait
 from pymachine.errors import DriverNotFoundError
 
@@ -26,11 +28,14 @@ NOT_A_DRIVER = object()
 
 
 @pytest.fixture
-def entries(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
+def entries(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EntryPoint]]:
     found: list[EntryPoint] = []
     monkeypatch.setattr(registry, "entry_points", lambda group: EntryPoints(found))
     registry.load.cache_clear()
-    return found
+    registry.default_name.cache_clear()
+    yield found
+    registry.load.cache_clear()
+    registry.default_name.cache_clear()
 
 
 def entry(name: str, value: str) -> EntryPoint:
@@ -62,6 +67,17 @@ def test_an_unusable_driver_is_refused_with_the_reason(entries: list[EntryPoint]
     entries.extend(entry("odd", value) for value in values)
     with pytest.raises(DriverNotFoundError, match=says):
         registry.load("odd")
+
+
+def test_a_package_that_cannot_be_imported_does_not_hide_the_other_drivers(
+    entries: list[EntryPoint], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "broken_driver.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    qemu, none = entry("qemu", "pymachine_driver_qemu:Driver"), entry("none", "pymachine_driver_none:Driver")
+    entries.extend([entry("broken", "broken_driver:Driver"), qemu, none])
+    assert registry.default_name() == "qemu"
+    assert registry.name_with(ConnectionImportable) == "none"
 
 
 def imported_modules(path: Path) -> set[str]:

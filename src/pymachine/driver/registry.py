@@ -28,7 +28,7 @@ def names() -> list[str]:
 def default_name() -> str:
     """Return the name of the driver that is used if none is named: the one whose package has ``IS_DEFAULT``."""
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
-        with suppress(ImportError):  # `load` reports it if the driver is used
+        with suppress(Exception):  # a package that cannot be imported matters only if its driver is used
             if getattr(import_module(entry.module), "IS_DEFAULT", False):
                 return entry.name
     return ""
@@ -37,7 +37,7 @@ def default_name() -> str:
 def name_with(ability: type) -> str:
     """Return the name of the first driver that has an ability of `pymachine.driver.abilities`, or an empty one."""
     for name in names():
-        with suppress(DriverNotFoundError):
+        with suppress(Exception):  # a package that cannot be imported matters only if its driver is used
             if issubclass(load(name), ability):
                 return name
     return ""
