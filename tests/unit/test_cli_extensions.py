@@ -22,8 +22,10 @@ from pymachine.driver import registry
 from pymachine.driver.abilities import ForwardedPort
 from pymachine.driver.contract import Health
 from pymachine.errors import DriverNotFoundError
+from pymachine.hosts.host import Hosts
 from pymachine.ssh import openssh, scp
 from pymachine.ssh.target import Target
+from pymachine.store.record import Machine
 from pymachine.store.store import Store
 from pymachine.tls import certs
 from pymachine_driver_none import Driver as NoneDriver
@@ -57,6 +59,39 @@ def call(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 def port(store: Store) -> Iterator[int]:
     with fake_engine.machine(store.root) as number:
         yield number
+
+
+# -- --native-ssh --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_native", [True, False])
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        ("export.export", ["export", "intro", "file"]),
+        ("export.export_connection", ["export", "--connection", "intro", "file"]),
+        ("import_.import_", ["import", "file", "intro"]),
+        ("modify.modify", ["modify", "--engine-label", "a=b", "intro"]),
+    ],
+)
+def test_native_ssh_reaches_commands_that_import_their_operation_late(
+    call: Call,
+    store: Store,
+    port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+    words: list[str],
+    is_native: bool,
+) -> None:
+    received: list[Hosts] = []
+
+    def operation(hosts: Hosts, *args: object, **options: object) -> Machine:
+        received.append(hosts)
+        return store.load("intro")
+
+    monkeypatch.setattr(f"pymachine.hosts.{function}", operation)
+    assert call(*["--native-ssh"] * is_native, *words)[0] == 0
+    assert [hosts.native_ssh for hosts in received] == [is_native]
 
 
 # -- ports ---------------------------------------------------------------------------------------------------------
