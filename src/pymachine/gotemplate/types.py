@@ -78,9 +78,9 @@ class Duration(Named):
         sign, rest = ("-" if self < 0 else ""), abs(int(self))
         if rest == 0:
             return "0s"
-        for unit, width_or_precision in (("ns", 1), ("\u00b5s", 10**3), ("ms", 10**6)):
-            if rest < width_or_precision * 1000:
-                return f"{sign}{_decimal(rest, width_or_precision)}{unit}"
+        for unit, size in (("ns", 1), ("\u00b5s", 10**3), ("ms", 10**6)):
+            if rest < size * 1000:
+                return f"{sign}{_decimal(rest, size)}{unit}"
         minutes, rest = divmod(rest, 60 * 10**9)
         hours, minutes = divmod(minutes, 60)
         text = f"{_decimal(rest, 10**9)}s"
@@ -92,20 +92,20 @@ class Duration(Named):
         """Round to the nearest multiple of `unit`, halves away from zero."""
         if unit <= 0:
             return self
-        width_or_precision, rest = abs(int(self)), abs(int(self)) % unit
-        width_or_precision += -rest if 2 * rest < unit else unit - rest
-        return Duration(width_or_precision if self >= 0 else -width_or_precision)
+        size, rest = abs(int(self)), abs(int(self)) % unit
+        size += -rest if 2 * rest < unit else unit - rest
+        return Duration(size if self >= 0 else -size)
 
     def truncated(self, unit: int) -> Duration:
         """Round towards zero to a multiple of `unit`."""
-        width_or_precision = abs(int(self)) // unit * unit if unit > 0 else abs(int(self))
-        return Duration(width_or_precision if self >= 0 else -width_or_precision)
+        size = abs(int(self)) // unit * unit if unit > 0 else abs(int(self))
+        return Duration(size if self >= 0 else -size)
 
 
-def _decimal(value: int, width_or_precision: int) -> str:
-    remaining_pipeline, part = divmod(value, width_or_precision)
-    digits = str(part + width_or_precision)[1:].rstrip("0") if width_or_precision > 1 else ""
-    return f"{remaining_pipeline}.{digits}" if digits else str(remaining_pipeline)
+def _decimal(value: int, size: int) -> str:
+    whole, part = divmod(value, size)
+    digits = str(part + size)[1:].rstrip("0") if size > 1 else ""
+    return f"{whole}.{digits}" if digits else str(whole)
 
 
 _DURATION = {
@@ -123,9 +123,9 @@ _DURATION = {
 Duration.methods = _DURATION
 
 
-def _fraction_of(value: int, width_or_precision: int) -> float:
-    remaining_pipeline, rest = divmod(abs(int(value)), width_or_precision)
-    number = remaining_pipeline + rest / width_or_precision
+def _fraction_of(value: int, size: int) -> float:
+    whole, rest = divmod(abs(int(value)), size)
+    number = whole + rest / size
     return number if value >= 0 else -number
 
 
