@@ -363,6 +363,10 @@ def test_stray_entries_among_the_images_stop_no_command(program: Pymachine, tmp_
     listed = run(program, "image", "ls").stdout
     assert "amd64-good" in listed
     assert len(listed.splitlines()) == 2
+    images.chmod(0o555)
+    refused = run(program, "image", "rm", "--json", "amd64-good", code=1)
+    assert json.loads(refused.stderr)["error"]["code"] == "system"
+    images.chmod(0o755)
     run(program, "image", "rm", "amd64-good")
 
 

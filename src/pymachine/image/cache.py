@@ -20,7 +20,7 @@ from pymachine.driver.contract import ImageFiles
 from pymachine.image.errors import DigestError, ImageError, ImageNotFoundError, RecipeError
 from pymachine.image.layout import INITRD, ISO, KERNEL, MANIFEST, describe_file
 from pymachine.store import paths
-from pymachine.system import os_errors
+from pymachine.system import atomic_dirs, os_errors
 from pymachine.system.files import atomic_write
 from pymachine.system.folder_collection import DIGITS, FolderCollection, ManifestFolder
 from pymachine.system.progress import Reporter
@@ -179,8 +179,8 @@ def _rebuild(image: Image) -> str:
 
 
 def remove(image: Image) -> None:
-    """Remove an image. Machines keep their own hard links or copies."""
-    Images(image.directory.parent).remove(image.name)
+    """Remove an image. Machines keep their own hard links or copies. Raises OSError."""
+    atomic_dirs.retire(image.directory)
 
 
 def export(image: Image, target: Path) -> Path:
