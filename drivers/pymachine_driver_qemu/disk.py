@@ -134,7 +134,8 @@ def _copy(old: int, new: int, begin: int, end: int, *, to: int | None = None) ->
 def _copy_some(old: int, new: int, length: int, position: int, to: int) -> int:
     if sys.platform == "win32":
         raise OSError(errno.ENOSYS, "Windows has no reading at a position")
-    if sys.platform == "linux":
+    # A Python built for an old glibc lacks os.copy_file_range.
+    if sys.platform == "linux" and hasattr(os, "copy_file_range"):
         try:
             return os.copy_file_range(old, new, length, position, to)
         except OSError as error:

@@ -47,6 +47,13 @@ def test_a_packed_disk_has_no_holes_and_comes_back_sparse(tmp_path: Path) -> Non
     assert manifests.sparse_digest(target) == manifests.sparse_digest(source)
 
 
+def test_a_disk_is_copied_by_a_python_without_copy_file_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "copy_file_range", raising=False)
+    disk.make_data_disk(tmp_path / "disk", size_mb=8)
+    disk.copy_disk(tmp_path / "disk", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == (tmp_path / "disk").read_bytes()
+
+
 @pytest.mark.parametrize("harm", [b"", b"{}\n", b"[]\n", b"\0" * 100, b'{"size": 4096, "data": [[0, 4096]]}\n'])
 def test_a_damaged_packed_disk_is_refused(tmp_path: Path, harm: bytes) -> None:
     (tmp_path / "disk.packed").write_bytes(harm)
