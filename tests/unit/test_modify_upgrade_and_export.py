@@ -22,6 +22,7 @@ from pymachine.driver.contract import (
     Endpoint,
     Health,
     ImageFiles,
+    ImageRequest,
     Json,
     MachineRef,
     State,
@@ -154,6 +155,9 @@ class Able(Bare):
         self.maybe_fail("imported")
         self.config["IPAddress"] = f"127.9.9.{len(siblings) + 1}"
 
+    def image_request(self) -> ImageRequest:
+        return ImageRequest()
+
     def image_digest(self) -> str:
         return str(self.config["Image"])
 
@@ -197,6 +201,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     # There is no engine behind these drivers; with a real one the tests with a machine do all this again.
     monkeypatch.setattr(Host, "wait_for_engine", lambda self, *, seconds: None)
     monkeypatch.setattr("pymachine.hosts.modify._validate", lambda host, options: None)
+    image = ImageFiles("first", "amd64", Path("/i"), Path("/k"), Path("/r"))
+    monkeypatch.setattr("pymachine.image.provide.find_or_build", lambda request, *, store, reporter: image)
     return Store(tmp_path / "store")
 
 

@@ -25,6 +25,7 @@ from pymachine.driver.contract import (
     Endpoint,
     Health,
     ImageFiles,
+    ImageRequest,
     Json,
     MachineRef,
     State,
@@ -113,6 +114,9 @@ class Killed(Driver):
     def renamed(self, before: MachineRef) -> None:
         self.step("renamed")
 
+    def image_request(self) -> ImageRequest:
+        return ImageRequest()
+
     def image_digest(self) -> str:
         return str(self.config["Image"])
 
@@ -172,6 +176,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setattr(registry, "load_for_machine", lambda name: Killed)
     monkeypatch.setattr(Host, "wait_for_engine", lambda self, *, seconds: None)
     monkeypatch.setattr(Killed, "dies_at", "")
+    image = ImageFiles("first", "amd64", Path("/i"), Path("/k"), Path("/r"))
+    monkeypatch.setattr("pymachine.image.provide.find_or_build", lambda request, *, store, reporter: image)
     return Store(tmp_path / "store")
 
 
