@@ -12,7 +12,7 @@ test: ## Run all tests, including those with real virtual machines
 	@scripts/setup --tests
 	@scripts/test
 
-test-quick: ## Run the unit and contract tests, lint, types, and one real machine: two minutes
+test-quick: ## Run the unit and contract tests, lint, types, and one real machine: four minutes
 	@scripts/setup --tests
 	@scripts/test -e lint,types,py,machine
 

@@ -70,7 +70,7 @@ def firmware(kind: str, folder: Path) -> list[str]:
 )
 def test_the_iso_boots(image: ImageFiles, tmp_path: Path, kind: str, drive: str) -> None:
     console = tmp_path / "console.log"
-    argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,la57=off", "-smp", "2"]
+    argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,la57=off", "-smp", "1"]
     argv += ["-m", "1024", "-nodefaults", "-display", "none", "-vga", "std", "-serial", f"file:{console}"]
     argv += ["-drive", f"if=none,id=iso,format=raw,readonly=on,file={image.iso}"]
     argv += [*DRIVES[drive], *firmware(kind, tmp_path)]

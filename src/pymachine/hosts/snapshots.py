@@ -19,7 +19,7 @@ from pymachine.system.folder_collection import FolderCollection, ManifestFolder
 
 FORMAT = 1
 MANIFEST = "snapshot.json"
-# What can be a file's name, an argument and a word of a sentence.
+# Names are also names of folders and arguments of commands.
 NAME_PATTERN = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_\-.]{0,62}\Z")
 
 
