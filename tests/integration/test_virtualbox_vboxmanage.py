@@ -97,8 +97,13 @@ def request(folder: Path, content: bytes = b"first") -> BootRequest:
 
 def made(folder: Path, name: str = "m1", **changed: object) -> VirtualBoxDriver:
     """Make a machine as `create` does, up to its first start."""
+    return made_from(request(folder), folder, name, **changed)
+
+
+def made_from(boot_request: BootRequest, folder: Path, name: str, **changed: object) -> VirtualBoxDriver:
+    """Make a machine of an image that exists. Machines made at once must not all write the ISO they share."""
     driver = make(folder, name, **changed)
-    vm.make(driver, driver.vbox(), request(folder))
+    vm.make(driver, driver.vbox(), boot_request)
     return driver
 
 
@@ -584,8 +589,10 @@ def test_a_hanging_call_times_out(box: RealVirtualBox, tmp_path: Path, monkeypat
 
 
 def test_many_machines_can_be_made_and_removed_at_once(box: RealVirtualBox, tmp_path: Path) -> None:
+    shared = request(tmp_path)
+
     def one(number: int) -> VirtualBoxDriver:
-        driver = made(tmp_path, f"m{number}")
+        driver = made_from(shared, tmp_path, f"m{number}")
         boot._forward_ssh(driver, driver.vbox())
         return driver
 
