@@ -35,6 +35,8 @@ DIAL_SECONDS = 3.0
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 KILL_SECONDS = 30.0
 COMMAND_SECONDS = 60.0
+# A reboot may cut a login off without a word, so that it is not worth waiting for.
+LOGIN_DURING_REBOOT_SECONDS = 30.0
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 # Names in the machine's folder that a key must not have.
 TAKEN = {
@@ -176,7 +178,7 @@ class Driver(BaseDriver):
             if not self._greets():
                 return False
             try:
-                return self._run(BOOT_ID).strip() != before
+                return self._run(BOOT_ID, timeout=LOGIN_DURING_REBOOT_SECONDS).strip() != before
             except DriverError:
                 return False
 
@@ -227,9 +229,9 @@ class Driver(BaseDriver):
         )
         return self._run(f"sh -c {shlex.quote(script)}").strip()
 
-    def _run(self, command: str) -> str:
+    def _run(self, command: str, *, timeout: float = COMMAND_SECONDS) -> str:
         """Run a command on the host, and return its output."""
-        return self.run_in_guest(self.endpoint(), command, timeout=COMMAND_SECONDS)
+        return self.run_in_guest(self.endpoint(), command, timeout=timeout)
 
     def _read(self, log: str) -> str:
         """Return the output of the commands of `_as_root`, or why it cannot be read."""

@@ -43,6 +43,14 @@ def with_own_templates(program: Pymachine) -> Path:
     return cache / "templates"
 
 
+def with_shared_template(program: Pymachine) -> None:
+    """Let `program` use its own copy of the template that all tests share, which saves a boot."""
+    made = json.loads(program("template", "build", "--json").stdout)
+    own = with_own_templates(program)
+    own.mkdir()
+    subprocess.run(["cp", "-a", made["Path"], str(own)], check=True)
+
+
 @pytest.fixture(scope="module")
 def host() -> Iterator[Pymachine]:
     """A store with its own templates and two machines, the first of which built the template."""
@@ -105,6 +113,17 @@ def qmp(program: Pymachine, name: str, *commands: str) -> None:
     with qmp_stream(program, name) as execute:
         for command in commands:
             execute(command)
+
+
+def read_until(text: str, process: subprocess.Popen[str]) -> str:
+    """Return the lines that `process` prints, up to the one with `text`."""
+    assert process.stdout
+    output = ""
+    for line in process.stdout:
+        output += line
+        if text in line:
+            return output
+    pytest.fail(output)
 
 
 def templates(program: Pymachine) -> list[str]:
@@ -269,25 +288,6 @@ def test_an_idle_clone_does_not_read_its_image_or_zero_its_disk(host: Pymachine)
     host("rm", "-y", "idle")
 
 
-def test_a_clone_keeps_working_without_its_template(host: Pymachine) -> None:
-    ssh(host, "one", IMPORT)
-    container = docker(host, "one", "docker run -d -p 8080:80 box:1 /bin/busybox httpd -f -p 80").strip()
-    host("template", "rm", *templates(host))
-    assert templates(host) == []
-    assert container[:12] in docker(host, "one", "docker ps -q")
-    before = host("env", "one").stdout
-    host("stop", "one")
-    assert BOOTED in host("start", "one").stdout
-    assert host("env", "one").stdout == before
-    assert container[:12] in docker(host, "one", "docker ps -a -q")
-    assert ssh(host, "one", "hostname") == "one\n"
-    assert "sshd: /usr/sbin/sshd" in ssh(host, "one", "ps")
-    # After a boot the engine has its own ID, not that of the template.
-    assert docker(host, "one", "docker info --format '{{.ID}}'") != docker(
-        host, "two", "docker info --format '{{.ID}}'"
-    )
-
-
 def test_a_snapshot_restores_running_containers(host: Pymachine) -> None:
     count = "i=0; while :; do i=$((i+1)); echo $i; /bin/busybox sleep 0.2; done"
     ssh(host, "two", IMPORT)
@@ -338,8 +338,13 @@ def flip(path: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def test_a_damaged_template_is_built_again(program: Pymachine) -> None:
-    program("template", "build")
+def test_a_damaged_template_is_built_again() -> None:
+    with private_store() as program:
+        with_shared_template(program)
+        check_repairs(program)
+
+
+def check_repairs(program: Pymachine) -> None:
     (name,) = templates(program)
     folder = Path(program.env["PYMACHINE_CACHE"]) / "templates" / name
     for damage in (lambda: os.truncate(folder / "state", 1000), lambda: flip(folder / "memory")):
@@ -362,22 +367,29 @@ def test_a_qemu_that_cannot_resume_boots_and_gets_no_more_templates(program: Pym
     qemu.write_text(f'#!/bin/sh\ncase " $* " in *" -incoming "*) exit 3 ;; esac\nexec {real} "$@"\n')
     qemu.chmod(0o755)
     flags = ("--qemu-binary", str(qemu))
-    for name in ("v", "x"):
-        text = program("create", *flags, name).stdout
-        assert (MADE in text, "does not resume" in text, BOOTED in text) == (True, True, True), text
-        assert ssh(program, name, "hostname") == f"{name}\n"
-        assert templates(program) == []
-    text = program("create", *flags, "y").stdout
-    assert MADE not in text
-    assert BOOTED in text
+    text = program("create", *flags, "v").stdout
+    assert (MADE in text, "does not resume" in text, BOOTED in text) == (True, True, True), text
+    assert ssh(program, "v", "hostname") == "v\n"
+    assert templates(program) == []
+    text = stopped_at(BOOTED, program, "create", *flags, "x")
+    assert (MADE in text, "does not resume" in text) == (True, True), text
+    assert templates(program) == []
+    assert MADE not in stopped_at(BOOTED, program, "create", *flags, "y")
     # A new binary under the same path is tried again.
     qemu.write_text(f'#!/bin/sh\nexec {real} "$@"\n')
-    text = program("create", *flags, "z").stdout
-    assert MADE in text
-    assert BOOTED not in text
-    assert ssh(program, "z", "hostname") == "z\n"
-    program("rm", "-y", "v", "x", "y", "z")
+    assert BOOTED not in stopped_at(MADE, program, "create", *flags, "z")
+    program("rm", "-y", "v")
     assert program.remaining_processes() == {}
+
+
+def stopped_at(text: str, program: Pymachine, *command: str) -> str:
+    """Run a command and interrupt it when it prints `text`; return its output. This saves the rest of a boot."""
+    process = program.start(*command)
+    output = read_until(text, process)
+    os.killpg(process.pid, signal.SIGINT)
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output + rest
+    return output
 
 
 def test_a_qemu_that_crashes_while_it_boots_is_started_again(program: Pymachine, tmp_path: Path) -> None:
@@ -393,44 +405,37 @@ def test_a_qemu_that_crashes_while_it_boots_is_started_again(program: Pymachine,
     assert program.remaining_processes() == {}
 
 
-def stopped_while_making(program: Pymachine, number: signal.Signals) -> int:
-    process = program.start("create", "x")
-    assert process.stdout
-    output = []
-    for line in process.stdout:
-        output.append(line)
-        if MADE in line:
-            break
-    else:
-        pytest.fail("".join(output))
-    time.sleep(1)
-    (os.killpg if number is signal.SIGINT else os.kill)(process.pid, number)
-    process.communicate(timeout=120)
-    return process.returncode
-
-
 def qemus_of(cache: Path) -> list[str]:
     found = subprocess.run(["ps", "-axo", "pid=,args="], capture_output=True, text=True, check=True).stdout
     return [line for line in found.splitlines() if "qemu" in line and str(cache) in line]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_template_build_leaves_no_qemu(program: Pymachine, number: signal.Signals) -> None:
+def test_an_interrupted_template_build_leaves_no_qemu(program: Pymachine) -> None:
     cache = Path(program.env["PYMACHINE_CACHE"])
-    assert stopped_while_making(program, number) != 0
-    deadline = time.monotonic() + 20
-    while qemus_of(cache):
-        assert time.monotonic() < deadline, qemus_of(cache)
-        time.sleep(0.2)
-    if number is signal.SIGKILL:
-        program("rm", "-y", "x")
-    assert program("ls", "-q").stdout == ""
-    assert templates(program) == []
-    left = [path for path in (cache / "templates").iterdir() if path.is_dir()]
-    assert len(left) == (1 if number is signal.SIGKILL else 0)
+
+    def folders() -> list[str]:
+        return [path.name for path in (cache / "templates").iterdir() if path.is_dir()]
+
+    for number, left in ((signal.SIGINT, 0), (signal.SIGKILL, 1)):
+        interrupt_build(program, number)
+        until(lambda: not qemus_of(cache), deadline=20, what="the template's QEMU to end")
+        if number is signal.SIGKILL:
+            program("rm", "-y", "x")
+        assert program("ls", "-q").stdout == ""
+        assert templates(program) == []
+        assert len(folders()) == left
     program("template", "build")
-    (template,) = templates(program)
-    assert [path.name for path in (cache / "templates").iterdir() if path.is_dir()] == [template]
+    assert folders() == templates(program) != []
+
+
+def interrupt_build(program: Pymachine, number: signal.Signals) -> None:
+    """Send a signal to a `create` a second after it has started to build its template."""
+    process = program.start("create", "x")
+    read_until(MADE, process)
+    time.sleep(1)
+    (os.killpg if number is signal.SIGINT else os.kill)(process.pid, number)
+    process.communicate(timeout=120)
+    assert process.returncode != 0
 
 
 def test_create_succeeds_without_space_for_a_template(program: Pymachine) -> None:
@@ -469,13 +474,9 @@ def test_create_succeeds_if_the_disk_fills_up_during_the_template_build(program:
 
 
 def test_ctrl_c_undoes_all_machines_of_a_create(host: Pymachine) -> None:
-    host("template", "build")
     before, running = set(host("ls", "-q").stdout.split()), host.processes().keys()
     process = host.start("create", "m1", "m2", "m3", "m4")
-    assert process.stdout
-    for line in process.stdout:
-        if RESUMED in line:
-            break
+    read_until(RESUMED, process)
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=120)
     assert process.returncode == 130
@@ -499,3 +500,25 @@ def test_one_create_makes_several_clones(host: Pymachine) -> None:
             assert list(pool.map(lambda name: ssh(host, name, "hostname").strip(), names)) == names
     finally:
         host("rm", "-y", *names)
+
+
+# -- without templates: the last test with `host` ------------------------------------------------------------------
+
+
+def test_a_clone_keeps_working_without_its_template(host: Pymachine) -> None:
+    ssh(host, "one", IMPORT)
+    container = docker(host, "one", "docker run -d -p 8080:80 box:1 /bin/busybox httpd -f -p 80").strip()
+    host("template", "rm", *templates(host))
+    assert templates(host) == []
+    assert container[:12] in docker(host, "one", "docker ps -q")
+    before = host("env", "one").stdout
+    host("stop", "one")
+    assert BOOTED in host("start", "one").stdout
+    assert host("env", "one").stdout == before
+    assert container[:12] in docker(host, "one", "docker ps -a -q")
+    assert ssh(host, "one", "hostname") == "one\n"
+    assert "sshd: /usr/sbin/sshd" in ssh(host, "one", "ps")
+    # After a boot the engine has its own ID, not that of the template.
+    assert docker(host, "one", "docker info --format '{{.ID}}'") != docker(
+        host, "two", "docker info --format '{{.ID}}'"
+    )

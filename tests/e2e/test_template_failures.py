@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_clones import BOOTED, MADE, RESUMED, folder_of, ssh, templates, with_own_templates
+from test_clones import BOOTED, MADE, RESUMED, folder_of, ssh, templates, with_shared_template
 
 from pymachine.system.progress import Silent
 from pymachine.tls import certs
@@ -21,7 +21,7 @@ from support.runner import Outcome, Pymachine, private_store
 def host() -> Iterator[Pymachine]:
     """A store with its own template, and a machine."""
     with private_store() as program:
-        with_own_templates(program)
+        with_shared_template(program)
         program("create", "good")
         yield program
 

@@ -17,6 +17,8 @@ BOOT_SECONDS = 240.0
 OPTIONS = (
     *("-F", os.devnull, "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=30"),
     *("-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={os.devnull}", "-o", "LogLevel=ERROR"),
+    # One connection for all commands, since a login takes more than a second in emulation.
+    *("-o", "ControlMaster=auto", "-o", "ControlPersist=yes"),
 )
 
 
@@ -37,7 +39,8 @@ class Host:
             f"hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22,hostfwd=tcp:127.0.0.1:{self.engine_port}-:{self.engine_port}"
         )
         line = "root=/dev/vda rw net.ifnames=0 quiet loglevel=3 console=ttyS0 systemd.show_status=0 "
-        line += f"test.apt=http://{USER_NETWORK_HOST}:{apt_port}/"
+        # QEMU before 8.0 translates a program again for each address that it is loaded at.
+        line += f"norandmaps test.apt=http://{USER_NETWORK_HOST}:{apt_port}/"
         argv = ["qemu-system-x86_64", "-machine", "q35,vmport=off", "-accel", "tcg,thread=multi,tb-size=256"]
         argv += ["-cpu", "max,la57=off", "-smp", "1", "-m", "1024", "-nodefaults", "-display", "none"]
         argv += ["-kernel", str(built.kernel), "-initrd", str(built.initrd), "-append", line]
@@ -48,9 +51,9 @@ class Host:
         self.console.touch()
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
 
-    def run(self, command: str, *, user: str = "root", stdin: str = "", code: int | None = 0) -> str:
-        """Run a command over SSH and return what it printed."""
-        argv = ["ssh", *OPTIONS, "-i", str(self.built.key), "-p", str(self.ssh_port), f"{user}@127.0.0.1", command]
+    def run(self, command: str, *, stdin: str = "", code: int | None = 0) -> str:
+        """Run a command as root over SSH and return what it printed."""
+        argv = self._ssh(command)
         done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=300, check=False)
         assert code in (None, done.returncode), f"{command!r} ended with {done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -66,17 +69,30 @@ class Host:
 
     def save(self, moment: str) -> None:
         """Save memory and disk under the name `moment`."""
+        self._disconnect()
         self._monitor(f"savevm {moment}")
 
     def restore(self, moment: str) -> None:
         """Restore a saved moment, then set the clock to the current time."""
+        self._disconnect()
         self._monitor(f"loadvm {moment}")
         self.run(f"date -s @{time.time():.0f}")
 
     def kill(self) -> None:
         """End QEMU."""
+        self._disconnect()
         self._process.kill()
         self._process.wait()
+
+    def _ssh(self, *words: str) -> list[str]:
+        connection = ("-o", f"ControlPath={self.folder}/ssh", "-p", str(self.ssh_port))
+        return ["ssh", *OPTIONS, "-i", str(self.built.key), *connection, "root@127.0.0.1", *words]
+
+    def _disconnect(self) -> None:
+        """Close the connection that `run` keeps, if there is one."""
+        if (self.folder / "ssh").exists():
+            argv = self._ssh()
+            subprocess.run([*argv[:1], "-O", "exit", *argv[1:]], capture_output=True, check=False)
 
     def _monitor(self, line: str) -> None:
         with socket.socket(socket.AF_UNIX) as monitor:
