@@ -96,7 +96,6 @@ NUMBER = Field(
 
 USER = Field("the name of a user", lambda value: isinstance(value, str) and (not value or is_user(value)))
 HOST = Field("an address or the name of a host", lambda value: isinstance(value, str) and (not value or is_host(value)))
-IPV4 = Field("an IPv4 address", lambda value: isinstance(value, str) and _IPV4.match(value) is not None)
 LOOPBACK = Field(
     "an address that begins with 127.",
     lambda value: isinstance(value, str) and _IPV4.match(value) is not None and value.startswith("127."),

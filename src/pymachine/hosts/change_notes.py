@@ -38,8 +38,8 @@ def noted(host: Host, change: str) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(host: Host, change: str, settle: recovery.Settle) -> Iterator[None]:
-    """Replace a part of the machine in the block; `settle` drops what the block set aside, or brings it back.
+def replacing(host: Host, change: str, finish: recovery.Finish) -> Iterator[None]:
+    """Replace a part of the machine in the block; `finish` drops what the block set aside, or brings it back.
 
     If the block fails or its process is killed, the old part is brought back, with the configuration from before.
     """
@@ -49,10 +49,10 @@ def replacing(host: Host, change: str, settle: recovery.Settle) -> Iterator[None
         yield
         begin(host, change, {"Done": True}, durable=True)
     except BaseException:
-        recovery.revert(host, settle, before)
+        recovery.revert(host, finish, before)
         end(host, change)
         raise
-    settle(keep=True)
+    finish(keep=True)
     host.save()
     end(host, change)
 

@@ -12,20 +12,20 @@ from pymachine.hosts.host import Host, Hosts
 
 @contextmanager
 def lock(hosts: Hosts, name: str, *, to_stop: bool = False) -> Iterator[Collection[str]]:
-    """Hold the lock of machine `name`, which need not exist, and settle its interrupted changes first.
+    """Hold the lock of machine `name`, which need not exist, and finish or undo its interrupted changes first.
 
     With `to_stop` a failure of that is only a warning, since a machine can always be stopped, and an interrupted boot
-    is ended instead of finished. Yields the names of the changes that were settled.
+    is ended instead of finished. Yields the names of the changes that were finished or undone.
     """
     with hosts.store.lock(name):
-        settled: Collection[str] = ()
+        ended: Collection[str] = ()
         try:
-            settled = recovery.recover(hosts, name, finish_boot=not to_stop)
+            ended = recovery.recover(hosts, name, finish_boot=not to_stop)
         except PymachineError as error:
             if not to_stop:
                 raise
             hosts.reporter.warn(error.brief)
-        yield settled
+        yield ended
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pymachine.hosts.timeouts import ANSWER_SECONDS, STOP_SECONDS, boot_timeout
 from pymachine.store import paths
 from pymachine.system import os_errors
 
-Settle = Callable[..., None]
+Finish = Callable[..., None]
 """Drops what was set aside (``keep=True``), or brings it back."""
 # A boot with an older note may be of a machine that has been used since.
 YOUNG_SECONDS = 600.0
@@ -48,24 +48,24 @@ def recover(hosts: Hosts, name: str, *, only: str = "", finish_boot: bool = Fals
     recovery = Recovery(host, waits=finish_boot)
     transactions.sweep_files(folder)
     for change in changes:
-        _settle(recovery, change)
+        _end(recovery, change)
         if not hosts.store.exists(name):
             break
     return [change.name for change in changes if not (folder / (transactions.PREFIX + change.name)).exists()]
 
 
-def _settle(recovery: Recovery, change: Change) -> None:
-    """Finish or undo one change. The error says how to give up on it."""
+def _end(recovery: Recovery, change: Change) -> None:
+    """Finish or undo one change. The error says how to leave it unfinished."""
     host = recovery.host
     try:
-        recovery.settle(change)
+        recovery.end(change)
     except OSError as error:
-        brief = f'cannot settle the unfinished {change.name} of "{host.name}"'
+        brief = f'cannot finish or undo the interrupted {change.name} of "{host.name}"'
         raise os_errors.wrapped(StoreError, brief, error) from error
     except PymachineError as error:
         note = host.directory / (transactions.PREFIX + change.name)
-        error.hint = f"{error.hint}\nA {change.name} of the machine was interrupted. To give up on settling "
-        error.hint += f"it, remove the note: {note}"
+        error.hint = f"{error.hint}\nA {change.name} of the machine was interrupted. To leave the machine as it is "
+        error.hint += f"now, remove the note: {note}"
         raise
 
 
@@ -78,14 +78,14 @@ class Recovery:
         self.driver = host.driver
         self.waits = waits
 
-    def settle(self, change: Change) -> None:
+    def end(self, change: Change) -> None:
         """Finish or undo `change`, and remove its note. Raises `PymachineError` or OSError; then the note stays."""
         known: dict[str, Callable[[Change], str]] = {
             transactions.CREATE: self._undo_create,
             transactions.HOLD: self._release,
-            transactions.BOOT: self._settle_boot,
-            transactions.RESTORE: self._settle_restore,
-            transactions.UPGRADE: self._settle_upgrade,
+            transactions.BOOT: self._end_boot,
+            transactions.RESTORE: self._end_restore,
+            transactions.UPGRADE: self._end_upgrade,
             transactions.RENAME: self._finish_rename,
         }
         if change.name not in known:
@@ -109,7 +109,7 @@ class Recovery:
         self._recover_driver()
         return "the machine goes on"
 
-    def _settle_boot(self, change: Change) -> str:
+    def _end_boot(self, change: Change) -> str:
         state = self.driver.state()
         if state in (State.STOPPED, State.PAUSED, State.SAVED):
             return f"the machine is {state.word.lower()}"
@@ -145,25 +145,25 @@ class Recovery:
         self._recover_driver()
         return True
 
-    def _settle_restore(self, change: Change) -> str:
+    def _end_restore(self, change: Change) -> str:
         if not isinstance(self.driver, Restorable):
             return "the machine is as its hypervisor has it"
-        return self._settle_replacement(change, settle_restore(self.driver))
+        return self._end_replacement(change, restore_finisher(self.driver))
 
-    def _settle_upgrade(self, change: Change) -> str:
+    def _end_upgrade(self, change: Change) -> str:
         if not isinstance(self.driver, Upgradable):
             return "there is nothing to undo"
-        return self._settle_replacement(change, settle_upgrade(self.driver))
+        return self._end_replacement(change, upgrade_finisher(self.driver))
 
-    def _settle_replacement(self, change: Change, settle: Settle) -> str:
+    def _end_replacement(self, change: Change, finish: Finish) -> str:
         """Finish the replacement if the machine is up with it, since it may have been used; undo it otherwise."""
         if change.facts.get("Done") or self._is_up():
-            settle(keep=True)
+            finish(keep=True)
             self.host.save()
             return "it is finished now"
         config = change.facts.get("Config")
         before = config if isinstance(config, dict) else None
-        revert(self.host, settle, before)
+        revert(self.host, finish, before)
         return "the machine is as it was before"
 
     def _finish_rename(self, change: Change) -> str:
@@ -196,10 +196,10 @@ def finish_boot(host: Host) -> bool:
     return True
 
 
-def settle_upgrade(driver: Driver) -> Settle:
-    """Return the function that settles an upgrade. It switches the machine off to bring the old image back."""
+def upgrade_finisher(driver: Driver) -> Finish:
+    """Return the function that finishes an upgrade. It switches the machine off to bring the old image back."""
 
-    def settle(*, keep: bool) -> None:
+    def finish(*, keep: bool) -> None:
         assert isinstance(driver, Upgradable)  # noqa: S101 (callers have checked)
         if keep:
             driver.commit_image()
@@ -208,29 +208,29 @@ def settle_upgrade(driver: Driver) -> Settle:
             driver.kill()
         driver.rollback_image()
 
-    return settle
+    return finish
 
 
-def settle_restore(driver: Restorable) -> Settle:
-    """Return the function that settles a restore."""
+def restore_finisher(driver: Restorable) -> Finish:
+    """Return the function that finishes a restore."""
 
-    def settle(*, keep: bool) -> None:
+    def finish(*, keep: bool) -> None:
         if keep:
             driver.commit_restore()
         else:
             driver.rollback_restore()
 
-    return settle
+    return finish
 
 
-def revert(host: Host, settle: Settle, config: Config | None) -> None:
+def revert(host: Host, finish: Finish, config: Config | None) -> None:
     """Bring back what was set aside for a replacement, and the configuration from before it.
 
     Raises `RecordError`, before anything is done, for a configuration that the driver rejects.
     """
     record = host.record
     checked = None if config is None else fields.check(type(host.driver), config, name=host.name)
-    settle(keep=False)
+    finish(keep=False)
     if checked is not None:
         record.driver.clear()
         record.driver.update(checked)

@@ -17,7 +17,7 @@ def remove(hosts: Hosts, name: str, *, restore: bool = False) -> None:
     An existing host is not touched. With `restore` the changes that pymachine made on it are undone.
     """
     with hosts.store.lock(name):
-        if _settle_rename(hosts, name) == [transactions.CREATE]:
+        if _end_rename(hosts, name) == [transactions.CREATE]:
             return
         host = hosts.open(name)
         driver = host.driver
@@ -50,8 +50,8 @@ def undo_create(host: Host) -> None:
         )
 
 
-def _settle_rename(hosts: Hosts, name: str) -> list[str]:
-    """Settle an interrupted rename or import of machine `name`, and return the names of the settled changes.
+def _end_rename(hosts: Hosts, name: str) -> list[str]:
+    """Finish or undo an interrupted rename or import of machine `name`, and return the names of the changes.
 
     After a rename that was killed, a hypervisor may know the machine by its old name. An import that was killed may
     have left no record, and is undone.

@@ -55,5 +55,5 @@ def _snapshottable(host: Host) -> Snapshottable:
 def _undone_on_error(host: Host) -> AbstractContextManager[None]:
     """If the restore in the block fails, undo it. There is nothing to undo if the hypervisor keeps the snapshots."""
     if isinstance(host.driver, Restorable):
-        return change_notes.replacing(host, transactions.RESTORE, recovery.settle_restore(host.driver))
+        return change_notes.replacing(host, transactions.RESTORE, recovery.restore_finisher(host.driver))
     return nullcontext()

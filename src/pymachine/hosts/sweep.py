@@ -38,4 +38,4 @@ def _sweep_machine(hosts: Hosts, name: str) -> None:
         return  # a command is working on it
     except Exception as error:  # noqa: BLE001 (a fault of one record or driver must not stop every `create`)
         why = error.brief if isinstance(error, PymachineError) else f"{type(error).__name__}: {error}"
-        hosts.reporter.warn(f'The interrupted change of "{name}" could not be settled: {why}')
+        hosts.reporter.warn(f'The interrupted change of "{name}" could not be finished or undone: {why}')

@@ -221,7 +221,7 @@ def _make(
     try:
         with templates.making() as folder:
             _fill(driver, folder, request)
-            described = {entry.name: _settled(entry) for entry in sorted(folder.iterdir())}
+            described = {entry.name: _synced(entry) for entry in sorted(folder.iterdir())}
             manifest = {
                 "format": FORMAT,
                 "shape": shape,
@@ -266,7 +266,7 @@ def _make_room(templates: Templates, *, keep: str) -> None:
         )
 
 
-def _settled(path: Path) -> dict[str, Json]:
+def _synced(path: Path) -> dict[str, Json]:
     """Write a file out to the disk, and return its size and digest."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -61,7 +61,7 @@ def _replace_image(host: Host, image: ImageFiles, timeout: float) -> None:
         driver.stop(timeout)
     reporter.info(f'Upgrading machine "{host.name}"...')
     try:
-        with change_notes.replacing(host, transactions.UPGRADE, recovery.settle_upgrade(driver)):
+        with change_notes.replacing(host, transactions.UPGRADE, recovery.upgrade_finisher(driver)):
             driver.swap_image(image)
             host.save()
             reporter.info("Starting machine back up...")
