@@ -367,18 +367,16 @@ def test_a_qemu_that_cannot_resume_boots_and_gets_no_more_templates(program: Pym
     qemu.write_text(f'#!/bin/sh\ncase " $* " in *" -incoming "*) exit 3 ;; esac\nexec {real} "$@"\n')
     qemu.chmod(0o755)
     flags = ("--qemu-binary", str(qemu))
-    text = program("create", *flags, "v").stdout
-    assert (MADE in text, "does not resume" in text, BOOTED in text) == (True, True, True), text
-    assert ssh(program, "v", "hostname") == "v\n"
-    assert templates(program) == []
-    text = stopped_at(BOOTED, program, "create", *flags, "x")
-    assert (MADE in text, "does not resume" in text) == (True, True), text
-    assert templates(program) == []
+    for name in ("v", "x"):
+        text = program("create", *flags, name).stdout
+        assert (MADE in text, "does not resume" in text, BOOTED in text) == (True, True, True), text
+        assert ssh(program, name, "hostname") == f"{name}\n"
+        assert templates(program) == []
     assert MADE not in stopped_at(BOOTED, program, "create", *flags, "y")
     # A new binary under the same path is tried again.
     qemu.write_text(f'#!/bin/sh\nexec {real} "$@"\n')
     assert BOOTED not in stopped_at(MADE, program, "create", *flags, "z")
-    program("rm", "-y", "v")
+    program("rm", "-y", "v", "x")
     assert program.remaining_processes() == {}
 
 
