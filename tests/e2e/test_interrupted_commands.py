@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pymachine.driver.kit import transactions
+from pymachine.system import files
 from pymachine.system.wait import until
 from support import processes
 from support.runner import Pymachine, private_store
@@ -63,7 +64,8 @@ def check_it_is_up(program: Pymachine) -> None:
 
 
 def check_nothing_is_left(program: Pymachine) -> None:
-    """Check that commands remove what is left over. They do not touch a temporary file until it is a minute old."""
+    """Check that nothing is left but temporary files, which commands remove once they are a minute old."""
+    assert [name for name in leftovers(program) if not files.TEMPORARY_NAME.match(name)] == []
 
     def is_swept() -> bool:
         if leftovers(program):
