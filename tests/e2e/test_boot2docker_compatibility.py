@@ -226,18 +226,6 @@ class TestBootFiles:
     def test_flags_and_daemon_json_are_combined(self, program: Pymachine) -> None:
         assert info(program) == ({"tier=silver", "kept=yes", "provider=generic"}, set(MIRRORS))
 
-    def test_many_probes_of_the_ssh_port_do_not_block_the_host(self, program: Pymachine) -> None:
-        """In the guest, all connections from the host have the same address.
-
-        This needs a machine that has booted: before that, a clone of a template has its own listener there.
-        """
-        record = json.loads(program("inspect", NAME).stdout)["Driver"]
-        address = (program("ip", NAME).stdout.strip(), record["SSHPort"])
-        for _ in range(40):
-            with socket.create_connection(address, timeout=30) as connection:
-                assert connection.recv(4) == b"SSH-"
-        assert ssh(program, "echo in").strip() == "in"
-
     def test_a_changed_daemon_json_is_reloaded(self, program: Pymachine) -> None:
         changed = "jq '. + {\"debug\": true}' /etc/docker/daemon.json | sudo tee /etc/docker/daemon.json.new && "
         ssh(program, changed + "sudo mv /etc/docker/daemon.json.new /etc/docker/daemon.json")
@@ -245,6 +233,19 @@ class TestBootFiles:
         ssh(program, "sudo /etc/init.d/docker reload")
         assert engine_pids(program) == before
         assert docker(program, "docker info -f '{{.Debug}}'").strip() == "true"
+
+
+def test_many_probes_of_the_ssh_port_do_not_block_the_host(program: Pymachine) -> None:
+    """In the guest, all connections from the host have the same address.
+
+    This needs a machine that has booted: before that, a clone of a template has its own listener there.
+    """
+    record = json.loads(program("inspect", NAME).stdout)["Driver"]
+    address = (program("ip", NAME).stdout.strip(), record["SSHPort"])
+    for _ in range(40):
+        with socket.create_connection(address, timeout=30) as connection:
+            assert connection.recv(4) == b"SSH-"
+    assert ssh(program, "echo in").strip() == "in"
 
 
 class TestDockerMachine:

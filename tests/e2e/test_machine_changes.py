@@ -257,7 +257,7 @@ def test_a_stopped_machine_can_be_renamed_and_exported_to_another_store(program:
         assert far("ssh", "copy", "hostname; docker images --format '{{.Repository}}'").stdout == "copy\nbb\n"
         assert far("url", "copy").stdout != ""
     program("rename", "other", NAME)
-    program("modify", "--cpus", "1", NAME)  # boots cost less processor time so
+    program("modify", "--cpus", "1", NAME)  # a boot with one CPU takes less processor time
     program("start", NAME)
     assert program("ssh", NAME, "hostname").stdout == f"{NAME}\n"
     check_options(program)

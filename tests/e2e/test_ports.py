@@ -29,8 +29,8 @@ CLIENT_SECONDS = 60.0
 IMAGE = "pm-servers:1"
 DOCKERFILE = """\
 FROM alpine:3.2
-RUN apk add nginx && apk add socat \
-    && sed -i 's/worker_connections 64/worker_connections 1024/' /etc/nginx/nginx.conf \
+RUN apk add nginx && apk add socat \\
+    && sed -i 's/worker_connections 64/worker_connections 1024/' /etc/nginx/nginx.conf \\
     && echo hello > /usr/share/nginx/html/index.html
 CMD ["nginx", "-g", "daemon off;"]
 """

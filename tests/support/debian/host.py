@@ -20,6 +20,7 @@ OPTIONS = (
     # One connection for all commands, since a login takes more than a second in emulation.
     *("-o", "ControlMaster=auto", "-o", "ControlPersist=yes"),
 )
+LOGIN = "root@127.0.0.1"
 
 
 class Host:
@@ -53,7 +54,7 @@ class Host:
 
     def run(self, command: str, *, stdin: str = "", code: int | None = 0) -> str:
         """Run a command as root over SSH and return what it printed."""
-        argv = self._ssh(command)
+        argv = self._ssh(LOGIN, command)
         done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=300, check=False)
         assert code in (None, done.returncode), f"{command!r} ended with {done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -85,14 +86,12 @@ class Host:
         self._process.wait()
 
     def _ssh(self, *words: str) -> list[str]:
-        connection = ("-o", f"ControlPath={self.folder}/ssh", "-p", str(self.ssh_port))
-        return ["ssh", *OPTIONS, "-i", str(self.built.key), *connection, "root@127.0.0.1", *words]
+        own = ("-i", str(self.built.key), "-p", str(self.ssh_port), "-o", f"ControlPath={self.folder}/ssh")
+        return ["ssh", *OPTIONS, *own, *words]
 
     def _disconnect(self) -> None:
-        """Close the connection that `run` keeps, if there is one."""
-        if (self.folder / "ssh").exists():
-            argv = self._ssh()
-            subprocess.run([*argv[:1], "-O", "exit", *argv[1:]], capture_output=True, check=False)
+        """Close the connection that `run` keeps. That fails if there is none, or if the host has closed it."""
+        subprocess.run(self._ssh("-O", "exit", LOGIN), capture_output=True, check=False)
 
     def _monitor(self, line: str) -> None:
         with socket.socket(socket.AF_UNIX) as monitor:
