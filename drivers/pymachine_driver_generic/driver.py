@@ -35,7 +35,7 @@ DIAL_SECONDS = 3.0
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 KILL_SECONDS = 30.0
 COMMAND_SECONDS = 60.0
-# A reboot may cut a login off without a word, so that it is not worth waiting for.
+# A login that the reboot cuts off hangs until this time is over.
 LOGIN_DURING_REBOOT_SECONDS = 30.0
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 # Names in the machine's folder that a key must not have.

@@ -16,7 +16,7 @@ from pymachine.hosts.timeouts import STOP_SECONDS
 
 def start(hosts: Hosts, name: str) -> None:
     """Boot a stopped machine. Raises `WrongStateError` if it was running before."""
-    with lock(hosts, name) as ended:
+    with lock(hosts, name) as recovered:
         host = hosts.open(name)
         host.reporter.info(f'Starting "{name}"...')
         state = host.state()
@@ -25,9 +25,9 @@ def start(hosts: Hosts, name: str) -> None:
             return
         if isinstance(host.driver, Recoverable):
             host.driver.recover()
-        if not ended:
+        if not recovered:
             raise WrongStateError(f'Machine "{name}" is already running.')
-        # It runs because an interrupted change was ended just now.
+        # It runs because an interrupted change was finished just now.
         context_updates.refresh(host)
         host.reporter.info(f'Machine "{name}" was started.')
 

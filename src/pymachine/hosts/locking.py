@@ -18,14 +18,14 @@ def lock(hosts: Hosts, name: str, *, to_stop: bool = False) -> Iterator[Collecti
     is ended instead of finished. Yields the names of the changes that were finished or undone.
     """
     with hosts.store.lock(name):
-        ended: Collection[str] = ()
+        recovered: Collection[str] = ()
         try:
-            ended = recovery.recover(hosts, name, finish_boot=not to_stop)
+            recovered = recovery.recover(hosts, name, finish_boot=not to_stop)
         except PymachineError as error:
             if not to_stop:
                 raise
             hosts.reporter.warn(error.brief)
-        yield ended
+        yield recovered
 
 
 @contextmanager
