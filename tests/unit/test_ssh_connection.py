@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,19 @@ def test_the_timeout_is_for_the_whole_command(server: Server) -> None:
         Client(server.target(), native=True).run(words, timeout=1.0)
 
 
-def test_a_server_that_sends_no_banner_is_a_timeout(tmp_path: Path) -> None:
+@pytest.mark.parametrize("late", [0.0, 0.2])
+def test_a_server_that_sends_no_banner_is_a_timeout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: float
+) -> None:
+    """Also if the thread that ends the command is `late`: paramiko's own limit must not be reached before it."""
+    enforce = ssh_native._time_limit
+
+    @contextmanager
+    def delayed(timeout: float | None, end: Callable[[], object]) -> Iterator[None]:
+        with enforce(None if timeout is None else timeout + late, end):
+            yield
+
+    monkeypatch.setattr(ssh_native, "_time_limit", delayed)
     keys.make(tmp_path / "key", comment="key")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]

@@ -29,6 +29,7 @@ from pymachine.system.run import MOST_OUTPUT, Result, Sink
 CONNECT_SECONDS = 10.0
 CHUNK = 32768
 _CLOSE_RETRY_SECONDS = 0.2
+_MARGIN_SECONDS = 1.0
 
 
 class _PinFirstKey(paramiko.MissingHostKeyPolicy):
@@ -94,10 +95,17 @@ def _connected(target: Target, timeout: float | None = None) -> Iterator[paramik
     client = paramiko.SSHClient()
     with _time_limit(timeout, client.close):
         try:
-            _log_in(client, target, CONNECT_SECONDS if timeout is None else min(timeout, CONNECT_SECONDS))
+            _log_in(client, target, _connect_seconds(timeout))
             yield client
         finally:
             client.close()
+
+
+def _connect_seconds(timeout: float | None) -> float:
+    """Return paramiko's limit for connecting. It is longer than `timeout`, which must be the one that is reported."""
+    if timeout is None or timeout > CONNECT_SECONDS:
+        return CONNECT_SECONDS
+    return timeout + _MARGIN_SECONDS
 
 
 def _log_in(client: paramiko.SSHClient, target: Target, timeout: float) -> None:
@@ -174,7 +182,7 @@ def _execute(
 
     with _time_limit(timeout, end):
         # A server that never opens the channel must count as a timeout, so paramiko's own limit is longer.
-        channel = _open(client, None if timeout is None else timeout + 2 * _CLOSE_RETRY_SECONDS)
+        channel = _open(client, None if timeout is None else timeout + _MARGIN_SECONDS)
         opened.append(channel)
         return _stream_output(channel, command, stdin, line)
 
