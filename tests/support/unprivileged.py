@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # A user id that no process here has.
 _OTHER_USER = 54321
+_ORDINARY_USER = 65534
+# The users that tests can run as.
+USERS = (os.getuid(), _ORDINARY_USER) if os.getuid() == 0 else (os.getuid(),)
 
 
 def command(argv: Sequence[str]) -> list[str]:
@@ -22,3 +25,26 @@ def close_off(path: Path) -> None:
     path.chmod(0o700 if os.geteuid() == 0 else 0)
     if os.geteuid() == 0:
         os.chown(path, _OTHER_USER, _OTHER_USER)
+
+
+def run_as_user(user: int, work: Callable[[], None]) -> None:
+    """Run `work` in a child process of `user`; fail with the exception that it raised."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            if user != os.getuid():
+                os.setgroups([])
+                os.setgid(user)
+                os.setuid(user)
+            work()
+            status = 0
+        except BaseException as error:  # noqa: BLE001 (the parent reports it)
+            os.write(writer, repr(error).encode())
+        finally:
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader) as said:
+        text = said.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, text

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from unittest.mock import Mock
@@ -19,11 +19,11 @@ from pymachine.cli import doctor
 from pymachine.driver.kit import listen_queues
 from pymachine_driver_qemu import Driver as QemuDriver, process, qmp, runtime
 from support.registry import free_port
+from support.unprivileged import USERS, run_as_user
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a facility of Linux")
 
 CLIENTS = 100
-ORDINARY_USER = 65534
 # With the queue full, a client's first attempt is dropped, and the next one follows after a second.
 ATTEMPT_SECONDS = 0.5
 
@@ -73,37 +73,11 @@ def test_no_queue_is_lengthened_for_a_process_that_has_ended() -> None:
     assert listen_queues.lengthen(child.pid) == 0
 
 
-def run_as_user(user: int, work: Callable[[], None]) -> None:
-    """Run `work` in a child process of `user`; fail with the exception that it raised."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            if user != os.getuid():
-                os.setgroups([])
-                os.setgid(user)
-                os.setuid(user)
-            work()
-            status = 0
-        except BaseException as error:  # noqa: BLE001 (the parent reports it)
-            os.write(writer, repr(error).encode())
-        finally:
-            os._exit(status)
-    os.close(writer)
-    with os.fdopen(reader) as said:
-        text = said.read()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, text
-
-
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """An empty folder that another user may own: pytest's own folders are closed to other users."""
     with tempfile.TemporaryDirectory(prefix="pm-") as made:
         yield Path(made)
-
-
-USERS = [os.getuid(), *([ORDINARY_USER] if os.getuid() == 0 else [])]
 
 
 @pytest.mark.parametrize("user", USERS)
