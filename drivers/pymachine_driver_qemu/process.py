@@ -28,6 +28,8 @@ from pymachine_driver_qemu.command_line import escape
 CONSOLE_LOG = "console.log"
 QEMU_LOG = "qemu.log"
 LAUNCH_SECONDS = 20.0
+# A umask: only the user can access new files.
+_PRIVATE = 0o077
 QUIT_SECONDS = 5.0
 # A guest may miss the button press while it boots.
 _PRESS_AGAIN_SECONDS = 10.0
@@ -63,18 +65,25 @@ def launch(
     environment: Mapping[str, str],
     tied: bool = False,
     small_pages: bool = False,
+    filtered: bool = False,
 ) -> int:
     """Start QEMU in its own session, and return its process id once its monitor answers.
 
     Its output goes to ``qemu.log`` in `directory`. If `tied`, QEMU ends with this process, even if that is killed (on
-    Linux). With `small_pages`, the kernel gives it no huge pages, of which much would stay unused. Raises `LaunchError`
-    with the end of that log, or the error of `end_error` if QEMU ended before its monitor answered.
+    Linux). With `small_pages`, the kernel gives it no huge pages, of which much would stay unused. If `filtered`, its
+    system calls are, where the host allows that: see `syscall_filter`. It then has no umask, so `directory` must be
+    private. Raises `LaunchError` with the end of that log, or the error of `end_error` if QEMU ended before its monitor
+    answered.
     """
     log = directory / QEMU_LOG
     for path in (log, directory / CONSOLE_LOG):
         trim(path)
-    preparation = _preparation(tied=tied, small_pages=small_pages)
-    process = spawn(argv, log=log, environment=environment, preparation=preparation)
+    preparation = _preparation(tied=tied, small_pages=small_pages, filtered=filtered)
+    if filtered:
+        _opened_log(directory / CONSOLE_LOG).close()
+    # Folders that a guest creates in a shared setgid folder get their modes only from mkdir; see `syscall_filter`.
+    umask = 0 if filtered else _PRIVATE
+    process = spawn(argv, log=log, environment=environment, preparation=preparation, umask=umask)
     deadline = Deadline(LAUNCH_SECONDS)
     while not _answers(sockets / runtime.CONTROL):
         code = process.poll()
@@ -119,6 +128,7 @@ def spawn(
     environment: Mapping[str, str],
     preparation: Callable[[], None] | None = None,
     stdin: int = subprocess.DEVNULL,
+    umask: int = _PRIVATE,
 ) -> subprocess.Popen[bytes]:
     """Start a program in the background: without a terminal, in the root directory, with its output in `log`.
 
@@ -136,14 +146,14 @@ def spawn(
                 cwd="/",
                 env={**os.environ, **environment},
                 start_new_session=True,
-                umask=0o077,
+                umask=umask,
                 preexec_fn=preparation,  # noqa: PLW1509 (see _preparation)
             )
         except OSError as error:
             raise os_errors.wrapped(LaunchError, f"cannot run {argv[0]}", error) from error
 
 
-def _preparation(*, tied: bool, small_pages: bool) -> Callable[[], None] | None:
+def _preparation(*, tied: bool, small_pages: bool, filtered: bool) -> Callable[[], None] | None:
     """Return a function for the child to call before it becomes QEMU, or None if this is not Linux."""
     if sys.platform != "linux":
         return None
@@ -153,14 +163,24 @@ def _preparation(*, tied: bool, small_pages: bool) -> Callable[[], None] | None:
     import ctypes  # noqa: PLC0415 (used only here)
 
     prctl = ctypes.CDLL(None).prctl
+    install_filter = _filter_installer() if filtered else None
 
     # The child must only make these calls, since other threads may have held locks when it was forked.
     def prepare() -> None:
         for call in calls:
             prctl(*call)
         allow()
+        if install_filter is not None:
+            # QEMU starts without the filter if the kernel refuses it. `syscall_filter.probe` finds that out.
+            install_filter()
 
     return prepare
+
+
+def _filter_installer() -> Callable[[], int] | None:
+    from pymachine_driver_qemu import syscall_filter  # noqa: PLC0415 (only machines with shared folders need it)
+
+    return syscall_filter.installer() if syscall_filter.available() else None
 
 
 def power_down(sockets: Path, *, timeout: float) -> bool:
