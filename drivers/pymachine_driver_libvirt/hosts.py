@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pymachine.driver.errors import UsageError
-from pymachine.driver.kit.system import os_errors
+from pymachine.driver.kit.system import toml_files
 
 CONFIG_FILE = "config.toml"
 # The transports that connect to this host.
@@ -47,17 +47,8 @@ def resolve(asked: str, store: Path) -> tuple[str, str]:
 
 def read(store: Path) -> dict[str, str]:
     """Return the URIs of the named hosts by name; none if the file does not exist. Raises `HostsError`."""
-    import tomllib  # noqa: PLC0415 (needed only if a host is named)
-
     path = store / CONFIG_FILE
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise os_errors.wrapped(HostsError, f"cannot read {path}", error) from error
-    except ValueError as error:
-        raise HostsError(f"{path} is not TOML: {error}") from error
+    document = toml_files.read(path, HostsError)
     section = document.get("libvirt", {})
     hosts = section.get("hosts", {}) if isinstance(section, dict) else None
     if not isinstance(hosts, dict) or not all(isinstance(uri, str) for uri in hosts.values()):

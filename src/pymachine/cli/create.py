@@ -7,18 +7,20 @@ from typing import Any
 
 import click
 
-from pymachine.cli import create_options, goflags, machine_args
+from pymachine.cli import create_options, goflags, machine_args, share_options
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import HelpfulUsageError, RunError
 from pymachine.driver.contract import Json
 from pymachine.errors import PymachineError, UsageError
 from pymachine.hosts.create import CreateRequest, create
 from pymachine.hosts.host import Hosts
+from pymachine.hosts.shares import ShareRequest
 from pymachine.system.progress import Reporter
 
 
 @click.command("create", cls=create_options.DriverOptionsCommand)
 @create_options.flags
+@share_options.flags
 @goflags.flag("--swarm", is_flag=True, help="Not supported: Docker removed Swarm standalone")
 @goflags.flag("--swarm-image", default="swarm:latest", env="MACHINE_SWARM_IMAGE", help="Accepted without effect")
 @goflags.flag("--swarm-master", is_flag=True, help="Not supported: Docker removed Swarm standalone")
@@ -41,7 +43,8 @@ def command(ctx: click.Context, /, names: tuple[str, ...], **given: Any) -> None
     if len(names) > 1 and app.as_docker_machine:
         raise UsageError(f"Invalid command line. Found extra arguments [{' '.join(names[1:])}]")
     _refuse_swarm(given)
-    requests = {name: _request(name, given) for name in names}
+    shares = share_options.request(app.store_root, given, command="create")
+    requests = {name: _request(name, given, shares) for name in names}
     create_options.prune_expired(app)
     errors: Sequence[PymachineError] = ()
     if len(requests) == 1:
@@ -91,7 +94,7 @@ def _refuse_swarm(given: dict[str, Any]) -> None:
             )
 
 
-def _request(name: str, given: dict[str, Any]) -> CreateRequest:
+def _request(name: str, given: dict[str, Any], shares: ShareRequest) -> CreateRequest:
     from pymachine.store.record import SwarmOptions  # noqa: PLC0415 (the help does not need it)
 
     swarm = SwarmOptions(
@@ -120,4 +123,5 @@ def _request(name: str, given: dict[str, Any]) -> CreateRequest:
         template=not given["no_template"],
         expires=create_options.expiry_time(given),
         install_script=given["install_script"],
+        shares=shares,
     )

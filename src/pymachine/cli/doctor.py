@@ -16,7 +16,7 @@ from pymachine.cli.context import App, pass_app
 from pymachine.cli.create_options import DRIVER_VARIABLE
 from pymachine.cli.errors import RunError
 from pymachine.cli.tables import cell
-from pymachine.driver import registry
+from pymachine.driver import registry, shares
 from pymachine.driver.abilities import PortForwardable
 from pymachine.driver.contract import State
 from pymachine.errors import PymachineError
@@ -131,6 +131,20 @@ def _check_machines(app: App) -> Iterator[Finding]:
             text, _, fix = warning.partition(": ")
             yield Finding(f"machine {name}", NOTE, text, f"Run: {fix}")
         yield from _check_ports(app, name)
+        yield from _check_shares(app, name)
+
+
+def _check_shares(app: App, name: str) -> Iterator[Finding]:
+    """Yield the shared folders of a machine, and those that cannot be shared now."""
+    for share in app.store.load(name).shares:
+        why = shares.problem(share)
+        if why:
+            yield Finding(
+                f"machine {name}", NOTE, f"{share} is not shared: {why}",
+                f"Make it available and restart the machine, or run: pymachine modify --unshare {share.path} {name}",
+            )  # fmt: skip
+        else:
+            yield Finding(f"machine {name}", OK, f"shares {share}")
 
 
 def _check_unfinished_changes(app: App, name: str) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from pymachine.cli.listing import NOT_FOUND, Row, rows
 from pymachine.cli.output import echo
 from pymachine.cli.tables import align, cell
 from pymachine.driver.contract import State
+from pymachine.store.record import share_json
 from pymachine.system import streams
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def fields(row: Row) -> dict[str, Any]:
         "DockerVersion": row.docker,
         "ResponseTime": duration(row.response_seconds),
         "Host": row.host,
+        "Shares": [] if row.machine is None else [share_json(share) for share in row.machine.shares],
     }
 
 

@@ -1,4 +1,4 @@
-"""`modify`: change the hardware or the engine options of existing machines."""
+"""`modify`: change the hardware, the shared folders or the engine options of existing machines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pymachine.cli import goflags, machine_args
+from pymachine.cli import goflags, machine_args, share_options
 from pymachine.cli.context import App, pass_app
 from pymachine.cli.errors import RunError
 
@@ -31,17 +31,20 @@ LISTS = {
 @goflags.flag("--engine-registry-mirror", multiple=True, help="Replace the registry mirrors")
 @goflags.flag("--engine-storage-driver", help="Storage driver of the engine")
 @goflags.flag("--tls-san", multiple=True, help="Replace the extra names in the server certificate")
+@goflags.flag("--share", multiple=True, help="Also share a folder of this host, as PATH[:GUEST_PATH][:ro]")
+@goflags.flag("--unshare", multiple=True, help="Share a folder no longer, by its path on the host or in the guest")
 @goflags.flag("--restart", is_flag=True, help="Restart a running machine if the change requires it")
 @machine_args.arguments()
 @pass_app
 def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
-    """Change the hardware or the engine options of machines.
+    """Change the hardware, the shared folders or the engine options of machines.
 
     A list option replaces the whole current list, and an empty value clears it. Engine options take effect in a running
     machine immediately; the engine restarts if it cannot reload them.
     """
     from pymachine.driver.abilities import HardwareChange  # noqa: PLC0415 (the help needs neither)
     from pymachine.hosts.modify import Changes, modify  # noqa: PLC0415
+    from pymachine.hosts.shares import parse  # noqa: PLC0415
 
     engine: dict[str, str | list[str]] = {
         field: [word for word in given[flag] if word] for flag, field in LISTS.items() if given[flag]
@@ -51,6 +54,8 @@ def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
     changes = Changes(
         hardware=HardwareChange(cpus=given["cpus"], memory_mib=given["memory"], disk_mb=given["disk_size"]),
         engine=engine,
+        share=[parse(text, base=share_options.current_folder()) for text in given["share"]],
+        unshare=given["unshare"],
         sans=[name for name in given["tls_san"] if name] if given["tls_san"] else None,
     )
     if changes == Changes():

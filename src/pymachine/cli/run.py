@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from pymachine.cli import create_options, goflags, shells
+from pymachine.cli import create_options, goflags, share_options, shells
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import HelpfulUsageError, RunError
 from pymachine.cli.output import echo
@@ -35,6 +35,7 @@ class Run(create_options.DriverOptionsCommand):
 
 @click.command("run", cls=Run, structured=False)
 @create_options.flags
+@share_options.flags
 @goflags.flag("--keep", is_flag=True, help="Keep the machine when the command has ended")
 @goflags.flag("--name", help="Name of the machine (default: a random one)")
 @goflags.arguments("words", "COMMAND [arg...]")
@@ -59,6 +60,7 @@ def command(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> None
         expires=create_options.expiry_time(given),
         owner="" if given["keep"] else prune.RUN,
         install_script=given["install_script"],
+        shares=share_options.request(app.store_root, given, command="run"),
     )
     ctx.exit(_run(app, request, words))
 

@@ -6,6 +6,7 @@
 - `base_config`: the fields of docker-machine that every machine has
 - `errors`: the errors to raise
 - `fields`: the types of the values in a driver's configuration
+- `shares`: shared folders
 - `names`: which machine names are allowed, and the host name of each
 - `testing`: the test suite that every driver must pass
 - `kit`: building blocks that many drivers need

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from pymachine.driver.contract import BootRequest, Config, Driver, ImageFiles, ImageRequest, Json, MachineRef
+from pymachine.driver.shares import Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +176,19 @@ class ForwardedPort:
 
 
 @runtime_checkable
+class Shareable(Protocol):
+    """Folders of this host can be in the machine: those of `BootRequest.shares`.
+
+    They are mounted when `create`, `start` and the other methods with a `BootRequest` return. Whatever the guest does,
+    it reaches nothing outside of a shared folder, and changes nothing in a read-only one. The files that it makes
+    belong to the user who runs pymachine.
+    """
+
+    def check_shares(self, shares: Sequence[Share]) -> None:
+        """Raise `UsageError` for folders that the machine cannot have, such as too many. Changes nothing."""
+
+
+@runtime_checkable
 class PortForwardable(Protocol):
     """The ports that are open in a machine are forwarded to this host."""
 
@@ -222,10 +236,11 @@ class Templatable(Protocol):
 class Snapshottable(Protocol):
     """The state of a machine, including its memory, can be saved and restored."""
 
-    def save_snapshot(self, folder: Path) -> Mapping[str, Json]:
+    def save_snapshot(self, folder: Path, *, memory: bool = True) -> Mapping[str, Json]:
         """Save the machine's current state into the empty `folder`. A running machine keeps running.
 
-        Returns the facts for `restore_snapshot`. ``Memory`` says whether they include memory, as for a running machine.
+        Without `memory` only its disk is saved, as after a power cut. Returns the facts for `restore_snapshot`.
+        ``Memory`` says whether they include memory, as for a running machine.
         Raises `DriverError`, and the machine is unchanged then.
         """
 

@@ -10,7 +10,7 @@ from functools import cache
 from pymachine.driver.contract import BootRequest, Trait
 from pymachine.driver.kit import transactions
 from pymachine.errors import PymachineError
-from pymachine.hosts import change_notes, context_updates, provision, recovery
+from pymachine.hosts import change_notes, context_updates, provision, recovery, shares
 from pymachine.hosts.host import SETS_UP_ENGINE, Host
 from pymachine.hosts.timeouts import PROVISIONED_SECONDS
 
@@ -29,6 +29,7 @@ def boot(
     `before_provisioning` an existing host is set up over SSH, and this is called before the host is changed.
     """
     seconds = request.timeout
+    shares.warn_of_missing(request.shares, host.reporter)
 
     @cache
     def check() -> None:

@@ -14,6 +14,7 @@ from pymachine.hosts.create import CreateRequest, finish, make_keys, refuse_exis
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.locking import lock
 from pymachine.hosts.remove import undo_create
+from pymachine.hosts.shares import ShareRequest
 from pymachine.store.record import Machine
 
 
@@ -53,4 +54,5 @@ def _request(source: Host, name: str) -> CreateRequest:
         engine=replace(record.engine),
         swarm=replace(record.swarm),
         sans=tuple(record.auth.server_cert_sans),
+        shares=ShareRequest(shares=tuple(record.shares)),
     )

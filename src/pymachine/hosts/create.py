@@ -18,6 +18,7 @@ from pymachine.hosts.boot import prefixing
 from pymachine.hosts.host import SETS_UP_ENGINE, Host, Hosts
 from pymachine.hosts.locking import lock
 from pymachine.hosts.remove import undo_create
+from pymachine.hosts.shares import ShareRequest, accepted
 from pymachine.store import paths
 from pymachine.store.record import EngineOptions, Machine, SwarmOptions
 
@@ -43,6 +44,7 @@ class CreateRequest:
     """The command that the machine is removed with: see `pymachine.hosts.prune`."""
     install_script: str = ""
     """The URL of a script that installs the engine on an existing host, instead of the distribution's packages."""
+    shares: ShareRequest = field(default_factory=ShareRequest)
 
 
 def create(hosts: Hosts, request: CreateRequest) -> Machine:
@@ -119,6 +121,7 @@ def reserve(hosts: Hosts, request: CreateRequest, configure: Callable[[MachineRe
         host = Host(hosts, machine)
         if host.has(Trait.FIXED_ADDRESS):
             machine.endpoint = host.driver.endpoint()
+        machine.shares = accepted(host.driver, request.shares)
         store.add(machine)
     return host
 

@@ -236,6 +236,7 @@ class Host:
         return BootRequest(
             identity=lambda endpoint: self.identity(endpoint, renew=renew),
             image=image,
+            shares=tuple(self.record.shares),
             timeout=boot_timeout(),
             timings=self.hosts.timings,
         )

@@ -1,4 +1,4 @@
-"""Change the hardware, the engine options or the certificate names of a machine.
+"""Change the hardware, the shared folders, the engine options or the certificate names of a machine.
 
 A change either succeeds or leaves the machine as it was. Abilities of a driver are checked by its class
 (`isinstance(driver, Resizable)`), never by its name.
@@ -13,8 +13,9 @@ from contextlib import contextmanager
 
 from pymachine.driver.abilities import HardwareChange, Resizable, ResizeCheckable
 from pymachine.driver.contract import State, Trait
+from pymachine.driver.shares import Share
 from pymachine.errors import CommandError, PymachineError, UsageError, WrongStateError
-from pymachine.hosts import context_updates, lifecycle, provision
+from pymachine.hosts import context_updates, lifecycle, provision, shares
 from pymachine.hosts.certificates import identity_restored_on_error, must_set_up_engine
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.locking import locked
@@ -32,11 +33,15 @@ class Changes:
     engine: Mapping[str, str | list[str]] = dataclasses.field(default_factory=dict)
     """By the names of `EngineOptions`. A list replaces the whole current list."""
     sans: Sequence[str] | None = None
+    share: Sequence[Share] = ()
+    """Folders to share. One at the path of another share in the guest replaces it."""
+    unshare: Sequence[str] = ()
+    """Folders to share no longer, by their path on the host or in the guest."""
 
     @property
     def needs_stop(self) -> bool:
         """Whether the machine has to be stopped for the changes."""
-        return self.hardware != HardwareChange()
+        return self.hardware != HardwareChange() or bool(self.share or self.unshare)
 
 
 def modify(hosts: Hosts, name: str, changes: Changes, *, restart: bool = False, timeout: float = STOP_SECONDS) -> None:
@@ -75,7 +80,11 @@ def _check(host: Host, changes: Changes) -> None:
     """Refuse changes that the driver or the engine does not support, before anything is touched."""
     from pymachine.docker import daemon_json  # noqa: PLC0415 (ssl)
 
-    if changes.needs_stop:
+    if changes.share or changes.unshare:
+        wanted = _changed_shares(host, changes)
+        shares.check(changes.share, others=wanted)
+        shares.shareable(host.driver).check_shares(wanted)
+    if changes.hardware != HardwareChange():
         if not isinstance(host.driver, Resizable):
             raise host.driver.unsupported("other hardware for a machine that exists")
         if isinstance(host.driver, ResizeCheckable):
@@ -111,11 +120,16 @@ def _validate(host: Host, options: EngineOptions) -> None:
 
 def _write(host: Host, changes: Changes) -> None:
     """Write the changes into the record and the driver's files."""
-    if changes.needs_stop and isinstance(host.driver, Resizable):
+    if changes.hardware != HardwareChange() and isinstance(host.driver, Resizable):
         host.driver.resize(changes.hardware)
+    host.record.shares = _changed_shares(host, changes)
     host.record.engine = _changed(host.record.engine, changes)
     if changes.sans is not None:
         host.record.auth.server_cert_sans = list(changes.sans)
+
+
+def _changed_shares(host: Host, changes: Changes) -> list[Share]:
+    return shares.changed(host.record.shares, added=changes.share, removed=changes.unshare)
 
 
 @contextmanager

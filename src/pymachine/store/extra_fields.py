@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from pymachine.driver.contract import Json
 
-KEYS = ("Endpoint", "CertificatesExpire", "DockerContext", "Expires", "Owner", "InstallScript")
+KEYS = ("Endpoint", "CertificatesExpire", "DockerContext", "Expires", "Owner", "InstallScript", "Shares")
 
 
 def extract(record: Mapping[str, Json]) -> dict[str, Json]:

@@ -9,6 +9,8 @@ from pathlib import Path
 CERTS = "certs"
 MACHINES = "machines"
 CONFIG = "config.json"
+# The user's own settings, in the root.
+USER_CONFIG = "config.toml"
 CONFIG_BACKUP = "config.json.bak"
 # The fields that docker-machine drops from config.json; see `pymachine.store.extra_fields`.
 EXTRA = "pymachine.json"

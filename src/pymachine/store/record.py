@@ -10,12 +10,13 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from pymachine.driver import fields as kinds
 from pymachine.driver.base_config import BaseConfig
 from pymachine.driver.contract import Config, Endpoint, Json
+from pymachine.driver.shares import Share
 from pymachine.errors import RecordError
 from pymachine.store import migrations, paths
 from pymachine.store.client_files import ClientFiles
@@ -107,6 +108,8 @@ class Machine:
     """The command whose end removes it; see `pymachine.hosts.prune`."""
     install_script: str = ""
     """The URL of the script that installs the engine. Without one, `engine.install_url` is docker-machine's default."""
+    shares: list[Share] = field(default_factory=list)
+    """The folders of this host that it shares."""
     raw: dict[str, Json] = field(default_factory=dict, repr=False, compare=False)
     """The record as it was read, for its unknown fields."""
 
@@ -159,6 +162,7 @@ class Machine:
             "Expires": self.expires,
             "Owner": self.owner or None,
             "InstallScript": self.install_script or None,
+            "Shares": [share_json(share) for share in self.shares] or None,
         }
         for key, value in ours.items():
             record.pop(key, None)
@@ -197,6 +201,7 @@ class Machine:
             expires=_own(fields, "Expires", kinds.SECONDS, name),
             owner=_own(fields, "Owner", kinds.TEXT, name) or "",
             install_script=_own(fields, "InstallScript", kinds.TEXT, name) or "",
+            shares=[_share(entry) for entry in _own(fields, "Shares", _SHARES, name) or ()],
             raw=dict(fields),
         )
 
@@ -207,6 +212,32 @@ def _own(fields: Mapping[str, Json], key: str, kind: kinds.Field, name: str) -> 
     if value is not None:
         kinds.require(kind, value, key, name)
     return value
+
+
+def share_json(share: Share) -> dict[str, Json]:
+    """Return a shared folder as the record has it."""
+    return {"Path": str(share.path), "GuestPath": str(share.guest_path), "ReadOnly": share.read_only}
+
+
+def _share(entry: Mapping[str, Json]) -> Share:
+    return Share(path=Path(entry["Path"]), guest_path=PurePosixPath(entry["GuestPath"]), read_only=entry["ReadOnly"])
+
+
+def _is_share(value: Json) -> bool:
+    return (
+        isinstance(value, dict)
+        and {key: type(entry) for key, entry in value.items()} == {"Path": str, "GuestPath": str, "ReadOnly": bool}
+        and all(kinds.TEXT.fits(value[key]) and kinds.PATH.fits(value[key]) for key in ("Path", "GuestPath"))
+        and Path(value["Path"]).is_absolute()
+        and value["GuestPath"].startswith("/")
+        and ".." not in PurePosixPath(value["GuestPath"]).parts
+    )
+
+
+_SHARES = kinds.Field(
+    "a list of objects of Path, GuestPath (both absolute) and ReadOnly",
+    lambda value: isinstance(value, list) and all(map(_is_share, value)),
+)
 
 
 def json_name(item: dataclasses.Field[Json]) -> str:

@@ -9,11 +9,23 @@ import importlib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pymachine.system import files, os_errors, run, sparse_files, wait
+    from pymachine.system import files, os_errors, run, sparse_files, toml_files, wait
     from pymachine.system.progress import Reporter, Silent, Task
     from pymachine.system.wait import Deadline, until
 
-__all__ = ["Deadline", "Reporter", "Silent", "Task", "files", "os_errors", "run", "sparse_files", "until", "wait"]
+__all__ = [
+    "Deadline",
+    "Reporter",
+    "Silent",
+    "Task",
+    "files",
+    "os_errors",
+    "run",
+    "sparse_files",
+    "toml_files",
+    "until",
+    "wait",
+]
 
 _CLASSES = {"Deadline": "wait", "until": "wait", "Reporter": "progress", "Silent": "progress", "Task": "progress"}
 
