@@ -13,6 +13,7 @@ from pymachine.driver.abilities import ForwardedPort
 from pymachine.driver.contract import BootRequest, Driver, Endpoint, ImageFiles, State
 from pymachine.driver.errors import DriverError
 from pymachine.driver.kit import listen_address
+from pymachine.driver.shares import Share
 from pymachine_driver_qemu import monitor, options, runtime
 
 if TYPE_CHECKING:
@@ -89,8 +90,8 @@ class QemuMachine(Driver):
         self.config["ImageDigest"] = image.digest
         self.config["KernelCommandLine"] = image.command_line
 
-    def _machine_spec(self, image: ImageFiles | None = None) -> MachineSpec:
-        """Return the machine's spec, with its own image or the one that it is to be created from."""
+    def _machine_spec(self, image: ImageFiles | None = None, *, shares: Sequence[Share] = ()) -> MachineSpec:
+        """Return the machine's spec, with its own image or the one that it is to be created from, and its shares."""
         from pymachine_driver_qemu import disk, machine_spec  # noqa: PLC0415
 
         qemu = self._qemu()
@@ -106,6 +107,7 @@ class QemuMachine(Driver):
             accelerator=chosen,
             architecture=self._architecture,
             config={**self.config, "KernelCommandLine": command_line},
+            shares=shares,
         )
 
     def _accelerator(self, qemu: Qemu, kernel: Path, initrd: Path, image: str) -> str:
@@ -141,7 +143,7 @@ class QemuMachine(Driver):
         from pymachine.driver.kit import crashes  # noqa: PLC0415
         from pymachine_driver_qemu import boot_slots  # noqa: PLC0415
 
-        spec = self._machine_spec()
+        spec = self._machine_spec(shares=request.shares)
         self._check_ports()
         with (
             boot_slots.for_boot(spec.accelerator, self.reporter),

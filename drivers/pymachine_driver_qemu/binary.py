@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pymachine.driver.errors import CommandError, PrecreateError
@@ -43,6 +43,8 @@ class Qemu:
     """Additional environment variables."""
     sandbox: bool = False
     """Whether it can confine itself with seccomp."""
+    has_9p: bool = False
+    """Whether it can share folders of the host."""
 
     @property
     def version_text(self) -> str:
@@ -81,21 +83,23 @@ def verified(candidate: Qemu) -> Qemu:
     key = runtime.probe_key(candidate.path, status.st_size, status.st_mtime_ns)
     with runtime.probe_results(_CACHE) as known:
         answer = known.get(key)
-        if not isinstance(answer, dict):
+        if not isinstance(answer, dict) or "9p" not in answer:
             found = _run(candidate)
-            answer = known[key] = {"version": list(found.version), "sandbox": found.sandbox}
-    version = tuple(answer["version"])
-    return Qemu(candidate.path, version, candidate.arguments, candidate.environment, bool(answer["sandbox"]))
+            answer = known[key] = {"version": list(found.version), "sandbox": found.sandbox, "9p": found.has_9p}
+    return replace(
+        candidate, version=tuple(answer["version"]), sandbox=bool(answer["sandbox"]), has_9p=bool(answer["9p"])
+    )
 
 
 def _run(candidate: Qemu) -> Qemu:
     sandbox = sys.platform == "linux"
-    text = _version_output(candidate, ["-sandbox", "on", "-version"]) if sandbox else ""
+    text = _output(candidate, ["-sandbox", "on", "-version"]) if sandbox else ""
     sandbox = bool(text)
-    version = parse_version(text or _version_output(candidate, ["-version"], check=True))
+    version = parse_version(text or _output(candidate, ["-version"], check=True))
     if not version:
         raise QemuNotFoundError(f"{candidate.path} is not QEMU: it does not print its version")
-    found = Qemu(candidate.path, version, candidate.arguments, candidate.environment, sandbox)
+    has_9p = '"virtio-9p-pci"' in _output(candidate, ["-device", "help"])
+    found = replace(candidate, version=version, sandbox=sandbox, has_9p=has_9p)
     if version < OLDEST:
         oldest = ".".join(str(number) for number in OLDEST)
         raise QemuNotFoundError(f"{candidate.path} is QEMU {found.version_text}, at least {oldest} is needed")
@@ -108,7 +112,7 @@ def parse_version(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in found[1].split(".")) if found else ()
 
 
-def _version_output(candidate: Qemu, arguments: list[str], *, check: bool = False) -> str:
+def _output(candidate: Qemu, arguments: list[str], *, check: bool = False) -> str:
     try:
         result = run.run(
             [candidate.path, *candidate.arguments, *arguments],

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pymachine.driver.contract import BootRequest, Endpoint, refuse_links
-from pymachine.driver.kit import listen_queues, search_domains
+from pymachine.driver.kit import listen_queues
 from pymachine.driver.kit.identity_channel import GuestEndedError, GuestError, GuestReportedError
 from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine.driver.kit.system import Deadline, Reporter
-from pymachine_driver_qemu import command_line, disk, identity, process, qmp, runtime
+from pymachine_driver_qemu import command_line, disk, identity, process, qmp, runtime, shares
 from pymachine_driver_qemu.machine_spec import MachineSpec
 
 
@@ -49,6 +49,7 @@ def launch(
         # With one arena instead of one per thread, the allocator leaves less memory unused.
         environment={"MALLOC_ARENA_MAX": "1", **spec.qemu.environment},
         tied=tied,
+        filtered=bool(spec.shares),
         # An emulator uses many small pieces of memory. Guests under hardware virtualisation profit from huge pages.
         small_pages=spec.accelerator == "tcg",
     )
@@ -76,7 +77,7 @@ def deliver(
     Raises `GuestError`, or `CrashedError` if QEMU crashed.
     """
     with channel(started, folder) as port, reporter.task("Waiting for the machine to start") as task:
-        tar = search_domains.identity(request, endpoint)
+        tar = shares.identity(request, endpoint)
         port.deliver(tar, deadline=deadline, task=task, timings=request.timings)
 
 

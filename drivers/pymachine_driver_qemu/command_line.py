@@ -14,7 +14,7 @@ from pymachine.driver.contract import DOCKER_PORT
 from pymachine.driver.kit import identity_channel
 from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine.driver.names import host_name
-from pymachine_driver_qemu import options, runtime
+from pymachine_driver_qemu import options, runtime, shares
 
 NETDEV = "net"
 MEMORY = "ram"
@@ -71,6 +71,8 @@ class MachineLine:
     listen: ListenAddress | None
     """The machine's address and ports; None for a template, which has none."""
     sandbox: bool
+    exports: Sequence[tuple[Path, bool]] = ()
+    """The folder of each 9p device, and whether it is read-only."""
     memory: Memory | None = None
     resumed: bool = False
     """Whether it waits for a saved state instead of booting."""
@@ -87,6 +89,7 @@ def machine(hardware: Hardware, boot: Boot, line: MachineLine) -> list[str]:
         *_network(line),
         *_channels(line),
         *_helpers(hardware.architecture, line.memory),
+        *_shared_folders(line),
         *(_SANDBOX if line.sandbox else ()),
         *(("-incoming", "defer") if line.resumed else ()),
     ]
@@ -202,6 +205,20 @@ def _helpers(architecture: str, memory: Memory | None) -> Sequence[str]:
     if architecture == "amd64":
         # A machine resumed from another's memory gets a new id, from which its kernel reseeds its random numbers.
         arguments += ["-device", "vmgenid,guid=auto"]
+    return arguments
+
+
+def _shared_folders(line: MachineLine) -> Sequence[str]:
+    """Return the 9p devices. Files that the guest makes belong to QEMU's user: see `syscall_filter`."""
+    arguments = []
+    for number, (path, read_only) in enumerate(line.exports):
+        name = f"{shares.TAG}{number}"
+        mode = ",readonly=on" if read_only else ""
+        arguments += [
+            # A share may contain several file systems, whose inode numbers may be the same.
+            *("-fsdev", f"local,id={name},path={escape(str(path))},security_model=none,multidevs=remap{mode}"),
+            *("-device", f"virtio-9p-pci,fsdev={name},mount_tag={name}"),
+        ]
     return arguments
 
 

@@ -6,8 +6,8 @@ where they are used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 from pymachine.driver.contract import (
     BootRequest,
@@ -25,6 +25,9 @@ from pymachine.driver.errors import PymachineError
 from pymachine.driver.kit import listen_address
 from pymachine.driver.options import Option
 from pymachine_driver_qemu import base, modify, options, runtime, snapshots_and_templates
+
+if TYPE_CHECKING:
+    from pymachine_driver_qemu.binary import Qemu
 
 STOP_SECONDS = 60.0
 
@@ -53,18 +56,25 @@ class QemuDriver(modify.ModifiableMachine, snapshots_and_templates.CopyableMachi
             found = binary.find(options.host_architecture())
         except PymachineError as error:
             return Health(usable=False, problem=error.brief, fix=error.hint)
-        return Health(usable=True, version=found.version_text, notes=cls._notes())
+        return Health(usable=True, version=found.version_text, notes=tuple(cls._notes(found)))
 
     @classmethod
-    def _notes(cls) -> tuple[Note, ...]:
+    def _notes(cls, found: Qemu) -> Iterator[Note]:
         from pymachine.driver.kit import listen_queues  # noqa: PLC0415
+        from pymachine_driver_qemu import syscall_filter  # noqa: PLC0415
 
         try:
             listen_queues.probe()
         except listen_queues.BacklogError as error:
             text = f"if many clients connect to a machine at once, some wait for seconds or fail: {error}"
-            return (Note(text, fix=error.fix),)
-        return ()
+            yield Note(text, fix=error.fix)
+        if not found.has_9p:
+            yield Note(f"{found.path} cannot share folders: it was built without virtio-9p", fix="Use another QEMU.")
+        try:
+            syscall_filter.probe()
+        except syscall_filter.FilterError as error:
+            text = f"containers cannot change the owner of files in shared folders, and can make them setuid: {error}"
+            yield Note(text, fix=error.fix)
 
     @classmethod
     def configure(cls, machine: MachineRef, values: Mapping[str, Json], siblings: Sequence[Config]) -> Config:  # noqa: ARG003

@@ -81,8 +81,22 @@ class Channel:
 
     def sync(self, *, deadline: Deadline) -> None:
         """Make a running guest flush its buffers to its disk. Raises the errors of `deliver`."""
+        self._order("sync", deadline)
+
+    def unmount(self, *, deadline: Deadline) -> None:
+        """Make a running guest unmount its shared folders. Raises the errors of `deliver`.
+
+        It may have unmounted some if it reports that another one is in use.
+        """
+        self._order("unmount", deadline)
+
+    def mount(self, *, deadline: Deadline) -> None:
+        """Make a running guest mount its shared folders again. Raises the errors of `deliver`."""
+        self._order("mount", deadline)
+
+    def _order(self, word: str, deadline: Deadline) -> None:
         with Silent().task("") as task:
-            self._exchange(Progress("sync", stages=()), b"SYNC\n", deadline, task)
+            self._exchange(Progress(word, stages=()), f"{word.upper()}\n".encode(), deadline, task)
 
     def update_identity(self, tar: bytes, *, deadline: Deadline, task: Task) -> None:
         """Send a running machine another identity. Raises the errors of `deliver`."""

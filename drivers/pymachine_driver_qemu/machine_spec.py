@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pymachine.driver.contract import Json
 from pymachine.driver.kit import kernel_parameters
 from pymachine.driver.kit.listen_address import ListenAddress
-from pymachine_driver_qemu import command_line, disk, options, process
+from pymachine.driver.shares import Share
+from pymachine_driver_qemu import command_line, disk, options, process, runtime, shares
 from pymachine_driver_qemu.binary import Qemu
 
 
@@ -21,6 +22,7 @@ class MachineSpec:
     accelerator: str
     architecture: str
     config: Mapping[str, Json]
+    shares: Sequence[Share] = ()
 
     def as_machine(self, machine_id: str) -> MachineSpec:
         """Return the same spec with another machine id."""
@@ -58,6 +60,7 @@ class MachineSpec:
             sockets=sockets,
             listen=listen,
             sandbox=self.qemu.sandbox,
+            exports=shares.exports(self.shares, empty=sockets / runtime.EMPTY) if self.qemu.has_9p else (),
             memory=memory,
             resumed=resumed,
         )

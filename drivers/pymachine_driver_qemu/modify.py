@@ -12,6 +12,7 @@ from pathlib import Path
 from pymachine.driver.abilities import HardwareChange, PortableField
 from pymachine.driver.contract import BootRequest, Config, ImageFiles, MachineRef
 from pymachine.driver.errors import HostNotRunningError
+from pymachine.driver.shares import Share
 from pymachine_driver_qemu import runtime
 from pymachine_driver_qemu.base import SSH_USER, QemuMachine
 
@@ -21,9 +22,8 @@ class ModifiableMachine(QemuMachine):
 
     def apply_identity(self, request: BootRequest) -> None:
         """Send the running guest its identity."""
-        from pymachine.driver.kit import search_domains  # noqa: PLC0415
         from pymachine.driver.kit.system import wait  # noqa: PLC0415
-        from pymachine_driver_qemu import identity  # noqa: PLC0415
+        from pymachine_driver_qemu import identity, shares  # noqa: PLC0415
 
         sockets = runtime.find(self._folder)
         if sockets is None:
@@ -31,7 +31,7 @@ class ModifiableMachine(QemuMachine):
         channel = identity.Channel(sockets / runtime.IDENTITY)
         try:
             with self.reporter.task("Waiting for the machine to apply its new identity") as task:
-                tar = search_domains.identity(request, self.endpoint())
+                tar = shares.identity(request, self.endpoint())
                 channel.update_identity(tar, deadline=wait.Deadline(request.timeout), task=task)
         finally:
             channel.close()
@@ -50,6 +50,12 @@ class ModifiableMachine(QemuMachine):
         if change.disk_mb is not None:
             disk.grow(self._folder / disk.DISK, size_mb=change.disk_mb)
         self.config.update(changed)
+
+    def check_shares(self, shares: Sequence[Share]) -> None:
+        """Raise `UsageError` for too many folders, and for a QEMU that cannot share any."""
+        from pymachine_driver_qemu import shares as over_9p  # noqa: PLC0415
+
+        over_9p.check(shares, self._qemu())
 
     def renamed(self, before: MachineRef) -> None:
         """Do nothing: the name of a stopped machine is only in its folder."""

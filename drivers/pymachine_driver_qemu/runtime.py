@@ -30,6 +30,8 @@ IDENTITY = "identity.sock"
 CONTAINERS = "containers.sock"
 # Contains the deadline of the guest's shutdown, in seconds since 1970.
 STOPPING = "stopping"
+# An empty folder, which QEMU exports in place of unused shared folders.
+EMPTY = "empty"
 # A link from the socket folder back to the machine's folder. A copied machine folder contains the original's ``run``.
 OWNER = "machine"
 # The prefix of the folders of accelerator trials.
@@ -68,6 +70,7 @@ def make(directory: Path, machine_id: str) -> Path:
     _empty(folder)
     link = directory / LINK
     try:
+        (folder / EMPTY).mkdir(mode=0o500)
         (folder / OWNER).symlink_to(f"{directory.stat().st_ino}:{directory}")
         link.symlink_to(folder)
     except OSError as error:
@@ -145,7 +148,9 @@ def _name(directory: Path, machine_id: str) -> str:
 
 
 def _empty(folder: Path) -> None:
-    """Remove all that a socket folder contains: sockets, the note of a stop, and the link to the machine."""
+    """Remove all that a socket folder contains: sockets, the note of a stop, an empty folder, the machine's link."""
+    with contextlib.suppress(FileNotFoundError):
+        (folder / EMPTY).rmdir()
     for name in (CONTROL, PORTS, IDENTITY, CONTAINERS, STOPPING, OWNER):
         with contextlib.suppress(FileNotFoundError):
             (folder / name).unlink()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pymachine.driver.contract import BootRequest, Endpoint, Json
 from pymachine.driver.errors import DriverError
-from pymachine.driver.kit import search_domains
 from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine.driver.kit.system import Deadline, Reporter, files
-from pymachine_driver_qemu import boot, command_line, disk, migration, qmp, runtime
+from pymachine_driver_qemu import boot, command_line, disk, migration, qmp, runtime, shares
 from pymachine_driver_qemu.machine_spec import MachineSpec
 
 STATE = "state"
@@ -32,6 +32,7 @@ def save(folder: Path, sockets: Path | None, target: Path) -> dict[str, Json]:
     if sockets is not None:
         with qmp.Qmp(sockets / runtime.CONTROL) as monitor:
             facts["Backed"] = _is_backed(monitor)
+            facts["SharedFolders"] = _has_9p(monitor)
             memory = monitor.execute("query-memory-size-summary")
             disk.must_fit(target, needed + int(memory["base-memory"]))
             with (target / STATE).open("wb") as state:
@@ -90,6 +91,8 @@ def load(
     Raises `DriverError`. The caller must end QEMU then.
     """
     memory = command_line.Memory() if facts.get("Backed") else None
+    # The memory fits only a machine with the same devices. Snapshots of older versions have none for shared folders.
+    spec = replace(spec, qemu=replace(spec.qemu, has_9p=bool(facts.get("SharedFolders"))))
     started = boot.launch(spec, name, folder, listen=listen, memory=memory, resumed=True, timings=request.timings)
     sockets = started.sockets
     try:
@@ -104,9 +107,13 @@ def load(
             hint="Restore only its disk: pymachine snapshot restore --disk-only",
         ) from error
     with boot.channel(started, folder) as port, reporter.task("Waiting for the machine to resume") as task:
-        tar = search_domains.identity(request, endpoint)
+        tar = shares.identity(request, endpoint)
         port.update_identity(tar, deadline=Deadline(request.timeout), task=task)
     return sockets
+
+
+def _has_9p(monitor: qmp.Qmp) -> bool:
+    return "virtio-9p" in monitor.human("info qtree")
 
 
 def _is_backed(monitor: qmp.Qmp) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from pymachine.driver.contract import BootRequest, Config, Driver, Json, MachineRef, State
@@ -42,7 +42,7 @@ class CopyableMachine(QemuMachine):
         from pymachine_driver_qemu import boot_slots, forwarder_process, template  # noqa: PLC0415
 
         image = image_of(request)
-        spec = self._machine_spec(image)
+        spec = self._machine_spec(image, shares=request.shares)
         self._check_ports()
         self._remember(image)
         template.prepare(folder, self._folder, image)
@@ -67,15 +67,36 @@ class CopyableMachine(QemuMachine):
 
     # -- snapshots ---------------------------------------------------------------------------------------------
 
-    def save_snapshot(self, folder: Path) -> Mapping[str, Json]:
-        """Save disk and image, and the memory if the machine runs or is paused."""
+    def save_snapshot(self, folder: Path, *, memory: bool = True) -> Mapping[str, Json]:
+        """Save disk and image, and with `memory` the memory of a machine that runs or is paused."""
         from pymachine_driver_qemu import snapshot  # noqa: PLC0415
 
         sockets = self._running_sockets()
         hardware = {key: self.config[key] for key in snapshot.HARDWARE if key in self.config}
-        with self.reporter.task("Saving the machine's state"), self._paused(sockets) if sockets else nullcontext():
-            facts = snapshot.save(self._folder, sockets, folder)
+        with ExitStack() as undo:
+            undo.enter_context(self.reporter.task("Saving the machine's state"))
+            if sockets is not None and memory:
+                undo.enter_context(self._without_shares(sockets))
+            elif sockets is not None:
+                self.sync()
+            if sockets is not None:
+                undo.enter_context(self._paused(sockets))
+            facts = snapshot.save(self._folder, sockets if memory else None, folder)
         return {**facts, "Hardware": hardware, "Qemu": self._qemu().version_text}
+
+    @contextmanager
+    def _without_shares(self, sockets: Path) -> Iterator[None]:
+        """Have the shared folders unmounted during the block, since QEMU does not save the state of mounted ones.
+
+        Raises `SnapshotError` if that is not possible.
+        """
+        from pymachine_driver_qemu import shares  # noqa: PLC0415
+
+        if not shares.are_mounted(sockets):
+            yield
+            return
+        with shares.unmounted(sockets, reporter=self.reporter):
+            yield
 
     def restore_snapshot(self, folder: Path, facts: Mapping[str, Json], request: BootRequest) -> None:
         """Restore disk and image, and the memory if the snapshot has it."""
@@ -87,7 +108,7 @@ class CopyableMachine(QemuMachine):
             self.config.update(facts.get("Hardware", {}))
             if not facts.get("Memory"):
                 return
-            spec = self._machine_spec()
+            spec = self._machine_spec(shares=request.shares)
             self._check_ports()
             with (
                 boot_slots.for_resume(self.reporter),

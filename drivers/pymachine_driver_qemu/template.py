@@ -19,12 +19,11 @@ from pathlib import Path
 
 from pymachine.driver.contract import BootRequest, Endpoint, ImageFiles, Json
 from pymachine.driver.errors import DriverError, TemplateError
-from pymachine.driver.kit import search_domains
 from pymachine.driver.kit.crashes import retry_once
 from pymachine.driver.kit.identity_channel import GuestReportedError
 from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine.driver.kit.system import Deadline, Reporter, os_errors
-from pymachine_driver_qemu import boot, command_line, disk, identity, migration, options, process, qmp, runtime
+from pymachine_driver_qemu import boot, command_line, disk, identity, migration, options, process, qmp, runtime, shares
 from pymachine_driver_qemu.machine_spec import MachineSpec
 
 MEMORY = "memory"
@@ -123,7 +122,7 @@ def resume(
     """
     memory = command_line.Memory(path=template / MEMORY)
     deadline = Deadline(request.timeout)
-    tar = search_domains.identity(request, endpoint)
+    tar = shares.identity(request, endpoint)
     with _template_at_fault(template, folder):
         started = boot.launch(spec, name, folder, listen=listen, memory=memory, resumed=True, timings=request.timings)
         sockets = started.sockets

@@ -1,0 +1,101 @@
+"""Shared folders over virtio-9p, QEMU's own file server.
+
+Every machine has the same number of 9p devices, also a template. The folder behind a device is not part of a machine's
+saved state, so machines with other folders can be resumed from it. Unused devices export an empty folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from pymachine.driver.contract import BootRequest, Endpoint
+from pymachine.driver.errors import DriverError, UsageError
+from pymachine.driver.kit import guest_mounts, search_domains
+from pymachine.driver.kit.identity_channel import GuestError
+from pymachine.driver.kit.system import Deadline, Reporter
+from pymachine.driver.shares import Share, in_mount_order, problem
+from pymachine_driver_qemu import identity as identity_port, qmp, runtime
+from pymachine_driver_qemu.binary import Qemu
+
+# The most folders that a machine shares. Each device costs the guest some milliseconds at its boot.
+MOST = 8
+TAG = "share"
+# cache=mmap keeps the data of open files, and nothing else. Without a cache, kernel 6.12 sends each page as a message of
+# its own: in emulation 6 MB/s instead of 60. Larger messages than the default of 128 KiB double the speed.
+_OPTIONS = "trans=virtio,version=9p2000.L,msize=512000,cache=mmap,access=any"
+_UNMOUNT_SECONDS = 60.0
+
+
+class ShareInUseError(DriverError):
+    """The memory of a machine cannot be saved while a shared folder is in use."""
+
+    code = "share-in-use"
+
+
+def check(shares: Sequence[Share], qemu: Qemu) -> None:
+    """Raise `UsageError` if there are too many, or if `qemu` cannot share any."""
+    if not qemu.has_9p:
+        raise UsageError(
+            f"{qemu.path} was built without support for shared folders (virtio-9p)",
+            hint="Use another QEMU (--qemu-binary), or share none: --no-share",
+        )
+    if len(shares) > MOST:
+        raise UsageError(
+            f"a machine of the driver qemu shares at most {MOST} folders, not {len(shares)}",
+            hint="Share a folder that contains several of them.",
+        )
+
+
+def identity(request: BootRequest, endpoint: Endpoint) -> bytes:
+    """Return the machine's identity, with the host's search domains and the folders to mount."""
+    mounts = [
+        guest_mounts.Mount(kind="9p", source=f"{TAG}{number}", options=_OPTIONS, share=share)
+        for number, share in enumerate(in_mount_order(request.shares))
+        if not problem(share)
+    ]
+    return guest_mounts.with_mounts(search_domains.identity(request, endpoint), mounts)
+
+
+def exports(shares: Sequence[Share], *, empty: Path) -> list[tuple[Path, bool]]:
+    """Return the folder of each device, and whether it is read-only.
+
+    It is `empty` for a device that is not needed, and for a folder that vanished: the numbers of the others stay.
+    """
+    used = [(share.path, share.read_only) if not problem(share) else (empty, True) for share in in_mount_order(shares)]
+    return used + [(empty, True)] * (MOST - len(used))
+
+
+def are_mounted(sockets: Path) -> bool:
+    """Return whether the guest has mounted a shared folder. QEMU refuses to save its memory then."""
+    with qmp.Qmp(sockets / runtime.CONTROL) as monitor:
+        return bool(monitor.execute("query-migrate").get("blocked-reasons"))
+
+
+@contextmanager
+def unmounted(sockets: Path, *, reporter: Reporter) -> Iterator[None]:
+    """Have the guest unmount its shared folders during the block. Raises `ShareInUseError` if it cannot."""
+    with closing(identity_port.Channel(sockets / runtime.IDENTITY)) as port:
+        try:
+            problem = _unmount(port, sockets)
+            if problem:
+                raise ShareInUseError(
+                    f"the memory cannot be saved while a shared folder is in use: {problem}",
+                    hint="Stop what uses it, or save only the disk: pymachine snapshot create --disk-only",
+                )
+            yield
+        finally:
+            try:
+                port.mount(deadline=Deadline(_UNMOUNT_SECONDS))
+            except GuestError as error:
+                reporter.warn(f"The guest did not mount its shared folders again ({error.brief}). Restart it.")
+
+
+def _unmount(port: identity_port.Channel, sockets: Path) -> str:
+    """Return why the guest could not unmount its folders, or an empty text."""
+    try:
+        port.unmount(deadline=Deadline(_UNMOUNT_SECONDS))
+    except GuestError as error:
+        return error.brief
+    return "a program in the machine has it in a mount namespace of its own" if are_mounted(sockets) else ""
