@@ -97,11 +97,12 @@ class ModifiableMachine(VirtualBoxMachine):
 
         return files.of(self.machine.directory).console
 
-    def save_snapshot(self, folder: Path) -> Mapping[str, Json]:  # noqa: ARG002 (VirtualBox keeps its own)
-        """Take a snapshot in VirtualBox, with the memory if the machine runs."""
+    def save_snapshot(self, folder: Path, *, memory: bool = True) -> Mapping[str, Json]:  # noqa: ARG002 (VirtualBox keeps its own)
+        """Take a snapshot in VirtualBox, with the memory if the machine runs, which is not used without `memory`."""
         from pymachine_driver_virtualbox import snapshots  # noqa: PLC0415
 
-        return snapshots.save(self, self.vbox())
+        facts = snapshots.save(self, self.vbox())
+        return facts if memory else {**facts, "Memory": False}
 
     def restore_snapshot(self, folder: Path, facts: Mapping[str, Json], request: BootRequest) -> None:  # noqa: ARG002
         """Restore a snapshot, with the memory if it has it."""

@@ -27,11 +27,13 @@ def command() -> None:
 @command.command(name="create")
 @MACHINE
 @click.argument("name", metavar="[SNAPSHOT]", required=False)
+@click.option("--disk-only", is_flag=True, help="Leave out the memory of a running machine")
 @json_option
 @pass_app
-def create(app: App, *, machine: str, name: str | None) -> None:
+def create(app: App, *, machine: str, name: str | None, disk_only: bool) -> None:
     """Create a snapshot of MACHINE, which keeps running. The default name is the current time."""
-    made = snapshot_operations.save_snapshot(app.hosts, machine, name or snapshots.default_name())
+    name = name or snapshots.default_name()
+    made = snapshot_operations.save_snapshot(app.hosts, machine, name, disk_only=disk_only)
     app.show(made.name, _summary(made))
 
 

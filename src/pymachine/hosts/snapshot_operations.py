@@ -15,10 +15,14 @@ from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.locking import lock, locked
 
 
-def save_snapshot(hosts: Hosts, name: str, snapshot: str) -> snapshots.Snapshot:
-    """Save the state of machine `name`, with its memory if it runs. The machine continues. Raises `SnapshotError`."""
+def save_snapshot(hosts: Hosts, name: str, snapshot: str, *, disk_only: bool = False) -> snapshots.Snapshot:
+    """Save the state of machine `name`, with its memory if it runs. The machine continues. Raises `SnapshotError`.
+
+    With `disk_only` the memory is left out.
+    """
     with locked(hosts, name) as host:
-        return snapshots.make(host.directory, snapshot, _snapshottable(host).save_snapshot)
+        fill = partial(_snapshottable(host).save_snapshot, memory=not disk_only)
+        return snapshots.make(host.directory, snapshot, fill)
 
 
 def restore_snapshot(hosts: Hosts, name: str, snapshot: str, *, disk_only: bool = False) -> State:
