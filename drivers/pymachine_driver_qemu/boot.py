@@ -78,7 +78,8 @@ def deliver(
     """
     with channel(started, folder) as port, reporter.task("Waiting for the machine to start") as task:
         tar = shares.identity(request, endpoint)
-        port.deliver(tar, deadline=deadline, task=task, timings=request.timings)
+        stages = port.deliver(tar, deadline=deadline, task=task, timings=request.timings)
+    shares.warn_if_not_mounted(request.shares, stages, reporter=reporter)
 
 
 def report_socket(sockets: Path) -> socket.socket:

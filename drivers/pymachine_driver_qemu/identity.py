@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import selectors
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Collection, MutableMapping
 from pathlib import Path
 
 from pymachine.driver.kit.identity_channel import (
@@ -49,8 +49,10 @@ class Channel:
         """Close the connection."""
         self._socket.close()
 
-    def deliver(self, tar: bytes, *, deadline: Deadline, task: Task, timings: MutableMapping[str, float]) -> None:
-        """Send the identity and wait until the guest reports that it is up with it.
+    def deliver(
+        self, tar: bytes, *, deadline: Deadline, task: Task, timings: MutableMapping[str, float]
+    ) -> Collection[str]:
+        """Send the identity, wait until the guest reports that it is up with it, and return the stages that it reached.
 
         Each stage is noted in `task` and `timings`. Raises `GuestError` if the guest reports an error or QEMU ends, and
         `GuestTimeoutError` at the `deadline`.
@@ -60,6 +62,7 @@ class Channel:
             self._exchange(progress, message(tar, now=time.time()), deadline, task)
         finally:
             timings.update(progress.durations())
+        return progress.stages.keys()
 
     def send_seed(self, seed: bytes, *, deadline: Deadline, task: Task) -> None:
         """Send the seed, and wait until the guest is idle, ready to be frozen. Raises the errors of `deliver`."""
@@ -68,8 +71,8 @@ class Channel:
 
     def activate_clone(
         self, tar: bytes, *, seed: bytes, wait_for_engine: Callable[[], None], deadline: Deadline, task: Task
-    ) -> None:
-        """Turn a resumed template into the machine whose identity is `tar`. Raises the errors of `deliver`.
+    ) -> Collection[str]:
+        """Turn a resumed template into the machine whose identity is `tar`, as `deliver` does.
 
         `wait_for_engine` is called when the engine is about to answer. When this returns, SSH works too.
         """
@@ -78,6 +81,7 @@ class Channel:
         wait_for_engine()
         progress.await_one_of(SSH_STAGES)
         self._exchange(progress, b"", deadline, task)
+        return progress.stages.keys()
 
     def sync(self, *, deadline: Deadline) -> None:
         """Make a running guest flush its buffers to its disk. Raises the errors of `deliver`."""

@@ -6,7 +6,7 @@ saved state, so machines with other folders can be resumed from it. Unused devic
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from pymachine_driver_qemu.binary import Qemu
 # The most folders that a machine shares. Each device costs the guest some milliseconds at its boot.
 MOST = 8
 TAG = "share"
-# cache=mmap keeps the data of open files, and nothing else. Without a cache, kernel 6.12 sends each page as a message of
-# its own: in emulation 6 MB/s instead of 60. Larger messages than the default of 128 KiB double the speed.
+# cache=mmap keeps the data of open files, and nothing else. Without it, kernel 6.12 sends each page as one message:
+# in emulation 6 MB/s instead of 60. Larger messages than the default of 128 KiB double the speed.
 _OPTIONS = "trans=virtio,version=9p2000.L,msize=512000,cache=mmap,access=any"
 _UNMOUNT_SECONDS = 60.0
 
@@ -67,6 +67,15 @@ def exports(shares: Sequence[Share], *, empty: Path) -> list[tuple[Path, bool]]:
     return used + [(empty, True)] * (MOST - len(used))
 
 
+def warn_if_not_mounted(shares: Sequence[Share], stages: Collection[str], *, reporter: Reporter) -> None:
+    """Warn if the guest has not reported, among the `stages` of its boot, that it mounted the shared folders."""
+    if guest_mounts.STAGE not in stages and not all(map(problem, shares)):
+        reporter.warn(
+            "The guest did not mount its shared folders. pymachine logs shows its console. If the machine's image is "
+            "older than shared folders, pymachine upgrade gives it a new one."
+        )
+
+
 def are_mounted(sockets: Path) -> bool:
     """Return whether the guest has mounted a shared folder. QEMU refuses to save its memory then."""
     with qmp.Qmp(sockets / runtime.CONTROL) as monitor:
@@ -98,4 +107,4 @@ def _unmount(port: identity_port.Channel, sockets: Path) -> str:
         port.unmount(deadline=Deadline(_UNMOUNT_SECONDS))
     except GuestError as error:
         return error.brief
-    return "a program in the machine has it in a mount namespace of its own" if are_mounted(sockets) else ""
+    return "a program in the machine has it mounted, too" if are_mounted(sockets) else ""

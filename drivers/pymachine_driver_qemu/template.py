@@ -133,9 +133,10 @@ def resume(
                 migration.load(monitor, state, without_memory=True, seconds=deadline.remaining())
                 monitor.execute("cont")
             with reporter.task("Waiting for the machine to resume") as task:
-                port.activate_clone(
+                stages = port.activate_clone(
                     tar, seed=request.seed, wait_for_engine=request.wait_for_engine, deadline=deadline, task=task
                 )
+            shares.warn_if_not_mounted(request.shares, stages, reporter=reporter)
             kept.pop_all()
             return reports
 

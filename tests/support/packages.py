@@ -1,4 +1,4 @@
-"""Real programs for the tests' containers: Debian's nginx, curl and socat, each in one archive with its libraries."""
+"""Real programs of Debian for the tests' containers, each in one archive with its libraries."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from support.registry import listening_address
 MERGED = re.compile(r"^(bin|sbin|lib|lib64)/")
 # Only libraries among the dependencies: the rest serves maintainer scripts.
 LIBRARY = re.compile(r"^(lib|zlib)")
-DEPENDS = re.compile(r"^  Depends: ([^<>\s]+)$", re.MULTILINE)
-NO_OTHERS = [f"--no-{kind}" for kind in ("pre-depends", "recommends", "suggests", "conflicts", "breaks", "replaces")]
+DEPENDS = re.compile(r"^  (?:Pre)?Depends: ([^<>\s]+)$", re.MULTILINE)
+NO_OTHERS = [f"--no-{kind}" for kind in ("recommends", "suggests", "conflicts", "breaks", "replaces")]
 NO_OTHERS += ["--no-enhances"]
 # A configuration without the users, modules and folders that Debian's own expects.
 NGINX_CONF = """\
@@ -39,7 +39,7 @@ http {
     server { listen 80; root /usr/share/nginx/html; index index.html; }
 }
 """
-EXTRA = {"nginx": {"etc/nginx/nginx.conf": NGINX_CONF}, "curl": {}, "socat": {}}
+EXTRA = {"nginx": {"etc/nginx/nginx.conf": NGINX_CONF}, "curl": {}, "socat": {}, "util-linux": {}}
 
 
 def archive(program: str, folder: Path) -> Path:

@@ -1,0 +1,349 @@
+"""Folders of the host in machines of the default driver, as containers see them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import stat
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from test_clones import RESUMED, docker, ssh, with_shared_template
+
+from pymachine.system import wait
+from support import images, packages
+from support.runner import Pymachine, cache_folder, private_store
+
+# In a cached folder, a change on one side is visible on the other one within a second.
+VISIBLE_SECONDS = 30.0
+NAMES = ("plain", "with blank", "comma,comma", "grüße-日本", "quote'\"", "$dollar", "back\\slash", "-dash", "new\nline")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the machine shares at its own path."""
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="module")
+def machine(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pymachine]:
+    """A machine `one` with three shared folders and an image `box` with busybox and flock."""
+    documents = tmp_path_factory.mktemp("documents")
+    (documents / "read").write_text("only\n")
+    for parent in (documents, *documents.parents):  # so that the guest's user may read it, too
+        if parent.stat().st_uid == os.getuid() and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o055)
+    odd = tmp_path_factory.mktemp("odd") / "a b, grüße"
+    odd.mkdir()
+    (odd / "inside").write_text("odd\n")
+    with private_store() as program:
+        with_shared_template(program)
+        words = ["--share", str(folder), "--share", f"{documents}:/documents:ro", "--share", f"{odd}:/{odd.name}"]
+        assert RESUMED in program("create", *words, "one").stdout
+        layer = tmp_path_factory.mktemp("image") / "box.tar"
+        layer.write_bytes(images.alpine_like("3", packages=""))
+        docker(program, "one", f"docker import {layer} box:1")
+        archive = packages.archive("util-linux", cache_folder() / "container-packages")
+        docker(program, "one", f"docker run --name base -i box:1 tar -xz -C / < {archive} && docker commit base box:2")
+        yield program
+
+
+@pytest.fixture
+def work(folder: Path, request: pytest.FixtureRequest) -> Path:
+    """An empty folder in the shared one."""
+    made = folder / request.node.name.replace("[", "-").replace("]", "")
+    made.mkdir()
+    return made
+
+
+def box(program: Pymachine, work: Path, script: str, *, flags: str = "", name: str = "one") -> str:
+    """Run a shell script in a container whose working folder is `work`, mounted at /work."""
+    mount = shlex.quote(f"{work}:/work")
+    return docker(program, name, f"docker run --rm {flags} -v {mount} -w /work box:2 sh -c {shlex.quote(script)}")
+
+
+def visible(condition: Callable[[], bool], what: str) -> None:
+    wait.until(lambda: condition() or None, deadline=VISIBLE_SECONDS, what=what, interval=0.05)
+
+
+# -- what containers can do --------------------------------------------------------------------------------------
+
+
+def test_files_made_in_containers_belong_to_the_user(machine: Pymachine, work: Path) -> None:
+    output = box(
+        machine, work, "echo text > made; mkdir folder; chown -R 999:999 /work; chmod 640 made; stat -c %u made"
+    )
+    status = (work / "made").stat()
+    assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (os.getuid(), 0o640)
+    assert (work / "folder").stat().st_uid == os.getuid()
+    assert output == f"{os.getuid()}\n"
+    assert (work / "made").read_text() == "text\n"
+
+
+def test_a_container_of_another_user_can_write_where_all_may(machine: Pymachine, work: Path) -> None:
+    work.chmod(0o1777)
+    box(machine, work, "id -u > made", flags="--user 4321:4321")
+    assert (work / "made").read_text() == "4321\n"
+    assert (work / "made").stat().st_uid == os.getuid()
+
+
+def test_links_have_the_same_meaning_on_both_sides(machine: Pymachine, work: Path) -> None:
+    (work / "target").write_text("content\n")
+    (work / "from-host").symlink_to("target")
+    box(machine, work, "cat from-host; ln -s target symbolic; ln target hard; ln -s /etc/hostname absolute")
+    assert (work / "symbolic").readlink() == Path("target")
+    assert (work / "absolute").readlink() == Path("/etc/hostname")
+    assert (work / "hard").stat().st_ino == (work / "target").stat().st_ino
+
+
+def test_names_are_bytes(machine: Pymachine, work: Path) -> None:
+    for name in NAMES:
+        (work / name).write_text(name)
+    listed = box(
+        machine, work, 'for each in *; do [ "$(cat "./$each")" = "$each" ] || echo "$each"; : > "./$each.made"; done'
+    )
+    assert listed == ""
+    assert {path.name for path in work.iterdir()} == {*NAMES, *(f"{name}.made" for name in NAMES)}
+
+
+def test_sparse_files_stay_sparse(machine: Pymachine, work: Path) -> None:
+    box(machine, work, "dd if=/dev/zero of=sparse bs=1 count=1 seek=1000000000 2> /dev/null")
+    status = (work / "sparse").stat()
+    assert status.st_size == 1000000001
+    assert status.st_blocks * 512 < 1 << 20
+
+
+def test_a_file_is_renamed_over_an_open_one(machine: Pymachine, work: Path) -> None:
+    output = box(machine, work, "echo old > file; exec 3< file; echo new > next; mv next file; cat <&3; cat file")
+    assert output == "old\nnew\n"
+
+
+def test_locks_exclude_each_other(machine: Pymachine, work: Path) -> None:
+    script = "flock file -c 'sleep 3; echo first >> order' & sleep 1; flock file -c 'echo second >> order'; wait"
+    box(machine, work, script)
+    assert (work / "order").read_text() == "first\nsecond\n"
+
+
+def test_mapped_memory_is_written_back(machine: Pymachine, work: Path) -> None:
+    """sqlite and linkers map files."""
+    (work / "mapped").write_bytes(b"." * 8192)
+    (work / "program").write_bytes(Path("/bin/true").read_bytes())
+    (work / "program").chmod(0o755)
+    box(machine, work, "./program || exit 1")
+
+
+def test_a_folder_may_have_very_many_files(machine: Pymachine, work: Path) -> None:
+    for number in range(100_000):
+        (work / f"{number:06}").touch()
+    assert box(machine, work, "set -- *; echo $#; printf '%s\\n' * | sort -u | wc -l") == "100000\n100000\n"
+
+
+# -- both sides see changes --------------------------------------------------------------------------------------
+
+
+def test_changes_on_the_host_are_visible_in_containers(machine: Pymachine, work: Path) -> None:
+    (work / "file").write_text("one")
+    script = """
+        wanted() { until [ "$(cat file 2> /dev/null)" = "$1" ]; do sleep 0.1; done; }
+        wanted one; : > seen-one; wanted two; : > seen-two; while [ -e file ]; do sleep 0.1; done; : > seen-none
+    """
+    with running(lambda: box(machine, work, script)):
+        visible((work / "seen-one").exists, "the container to see the file")
+        (work / "next").write_text("two")
+        (work / "next").rename(work / "file")
+        visible((work / "seen-two").exists, "the container to see the change")
+        (work / "file").unlink()
+        visible((work / "seen-none").exists, "the container to see the removal")
+
+
+def test_data_of_an_open_file_is_written_to_the_host(machine: Pymachine, work: Path) -> None:
+    with running(lambda: box(machine, work, "exec 3> log; echo line >&3; while [ ! -e end ]; do sleep 0.1; done")):
+        visible(lambda: (work / "log").exists() and (work / "log").read_text() == "line\n", "the line in the log")
+        (work / "end").touch()
+
+
+# -- what a guest cannot do --------------------------------------------------------------------------------------
+
+
+def test_a_read_only_folder_cannot_be_changed_by_root_of_the_guest(machine: Pymachine) -> None:
+    output = ssh(
+        machine,
+        "one",
+        "cat /documents/read; cd /documents; for command in 'touch new' 'rm read' 'mv read other' 'chmod 777 read'"
+        " 'ln read other' 'mkdir new' 'touch -c read'; do sudo $command 2> /dev/null && echo $command; done;"
+        # A mount that the guest makes itself is read-only, too: the host enforces it.
+        " cd /; tag=$(sed -n 's/^\\([^ ]*\\) .documents .*/\\1/p' /proc/mounts); sudo umount /documents;"
+        " sudo mount -t 9p -o rw,trans=virtio,version=9p2000.L,cache=mmap,access=any $tag /documents;"
+        " cat /documents/read; sudo touch /documents/new 2> /dev/null && echo written; true",
+    )
+    assert output == "only\nonly\n"
+
+
+def test_links_to_the_outside_lead_into_the_guest(machine: Pymachine, work: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret\n")
+    (work / "file").symlink_to(secret)
+    (work / "folder").symlink_to(tmp_path)
+    (work / "up").symlink_to("../../../../../../../../../../" + str(secret))
+    output = box(
+        machine, work, f"cat file folder/secret up ../{secret} 2> /dev/null; ln {secret} hard 2> /dev/null; ls"
+    )
+    assert output.split() == ["file", "folder", "up"]
+
+
+def test_no_setuid_program_or_device_is_made_on_the_host(machine: Pymachine, work: Path) -> None:
+    output = box(
+        machine,
+        work,
+        "cp /bin/busybox program; chmod 4755 program; chmod 6777 program; mknod disk b 8 0 2> /dev/null && echo disk;"
+        " mknod memory c 1 1 2> /dev/null && echo memory; umask 0; mkdir -m 2775 shared",
+        flags="--privileged",
+    )
+    assert output == ""
+    modes = {path.name: path.stat().st_mode for path in work.iterdir()}
+    assert modes.keys() == {"program", "shared"}
+    assert not any(mode & (stat.S_ISUID | stat.S_ISGID) for mode in modes.values())
+
+
+def test_other_devices_of_the_machine_share_nothing(machine: Pymachine) -> None:
+    """A machine has more 9p devices than shared folders."""
+    output = ssh(
+        machine,
+        "one",
+        "sudo mkdir -p /mnt/other; for number in 3 4 5 6 7; do sudo mount -t 9p -o"
+        " trans=virtio,version=9p2000.L share$number /mnt/other && sudo ls -A /mnt/other && sudo umount /mnt/other; done;"
+        " sudo mount -t 9p -o trans=virtio,version=9p2000.L share8 /mnt/other 2> /dev/null || echo none",
+    )
+    assert output == "none\n"
+
+
+# -- a machine's life --------------------------------------------------------------------------------------------
+
+
+def test_a_path_with_blanks_and_commas_is_shared(machine: Pymachine) -> None:
+    assert ssh(machine, "one", "cat '/a b, grüße/inside'") == "odd\n"
+
+
+def test_inspect_ls_and_doctor_show_the_shared_folders(machine: Pymachine, folder: Path) -> None:
+    shares = json.loads(machine("inspect", "one").stdout)["Shares"]
+    assert shares[0] == {"Path": str(folder), "GuestPath": str(folder), "ReadOnly": False}
+    assert [share["GuestPath"] for share in shares] == [str(folder), "/documents", "/a b, grüße"]
+    assert json.loads(machine("ls", "--json").stdout)[0]["Shares"] == shares
+    assert f"shares {folder}" in machine("doctor", code=None).stdout
+
+
+def test_a_snapshot_with_memory_needs_folders_that_no_container_uses(machine: Pymachine, work: Path) -> None:
+    machine("snapshot", "create", "one", "free")
+    assert ssh(machine, "one", f"grep -c ' {work.parent} 9p' /proc/mounts") == "1\n"
+    docker(machine, "one", f"docker run -d --name user -v {work}:/work box:2 sleep 1000")
+    outcome = machine("snapshot", "create", "one", "used", code=1)
+    assert "the container user uses the shared folder" in outcome.stderr
+    assert "--disk-only" in outcome.stderr
+    docker(machine, "one", "docker exec user touch /work/still-mounted")
+    machine("snapshot", "create", "--disk-only", "one", "used")
+    found = {each["Name"]: each["Memory"] for each in json.loads(machine("snapshot", "ls", "--json", "one").stdout)}
+    assert found == {"free": True, "used": False}
+    machine("snapshot", "restore", "one", "free")
+    box(machine, work, "touch after-restore")
+    assert {path.name for path in work.iterdir()} == {"still-mounted", "after-restore"}
+
+
+def test_shares_are_changed_while_the_machine_is_restarted(machine: Pymachine, folder: Path, tmp_path: Path) -> None:
+    late, vanishing = tmp_path / "late", tmp_path / "vanishing"
+    for each in (late, vanishing):
+        each.mkdir()
+        (each / "file").write_text(each.name)
+    words = ("--share", str(late), "--share", f"{vanishing}:/vanishing", "--unshare", "/a b, grüße")
+    assert "--restart" in machine("modify", *words, "one", code=1).stderr
+    assert "is not shared" in machine("modify", "--unshare", "/none", "one", code=1).stderr
+    machine("modify", "--restart", *words, "one")
+    assert ssh(machine, "one", f"cat {late}/file /vanishing/file; [ ! -e '/a b, grüße' ]") == "latevanishing"
+
+    machine("stop", "one")
+    vanishing.rename(tmp_path / "gone")
+    text = machine("start", "one").text
+    assert f"{vanishing}:/vanishing is not shared: it does not exist" in text
+    assert ssh(machine, "one", f"ls {late}; sudo ls {folder} > /dev/null; [ ! -e /vanishing/file ]") == "file\n"
+    assert "it does not exist" in machine("doctor", code=None).stdout
+    (tmp_path / "gone").rename(vanishing)
+    machine("restart", "one")
+    assert ssh(machine, "one", "cat /vanishing/file") == "vanishing"
+
+
+def test_two_machines_share_one_folder(machine: Pymachine, work: Path) -> None:
+    machine("clone", "one", "two")
+    try:
+        box(machine, work, "echo one > one")
+        box(machine, work, "cat one > two; echo two >> two", name="two")
+        assert (work / "two").read_text() == "one\ntwo\n"
+    finally:
+        machine("rm", "-y", "two")
+
+
+def test_a_killed_machine_damages_only_the_file_that_it_writes(machine: Pymachine, work: Path) -> None:
+    (work / "other").write_text("other\n")
+    with running(lambda: box(machine, work, "while :; do echo line >> written; done"), may_fail=True):
+        visible(lambda: (work / "written").exists() and (work / "written").stat().st_size > 50, "lines in the file")
+        machine("kill", "one")
+    assert (work / "other").read_text() == "other\n"
+    assert sorted(path.name for path in work.iterdir()) == ["other", "written"]
+    machine("start", "one")
+    assert box(machine, work, "cat other") == "other\n"
+
+
+# -- new machines ------------------------------------------------------------------------------------------------
+
+
+def test_the_home_is_shared_by_default_and_in_ci_only_the_current_folder(machine: Pymachine) -> None:
+    (machine.home / "project").mkdir()
+    (machine.home / "mine").write_text("mine\n")
+    script = f"cat {machine.home}/mine; ls -A {machine.home}/project"
+    machine("create", "default")
+    assert ssh(machine, "default", script) == "mine\n"
+    machine("rm", "-y", "default")
+    done = subprocess.run(
+        ["pymachine", "run", "sh", "-c", "docker info --format '{{.Name}}'; pymachine ls --json"],
+        env=machine.environment({"CI": "true"}),
+        cwd=machine.home / "project",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (temporary,) = [each for each in json.loads(done.stdout.partition("\n")[2]) if each["Name"].startswith("run-")]
+    assert [share["Path"] for share in temporary["Shares"]] == [str(machine.home / "project")]
+
+
+def test_folders_that_cannot_be_shared_are_refused_before_a_machine_exists(machine: Pymachine, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for word in ("/usr", "/", f"{tmp_path}/file", f"{tmp_path}/none", "/var/lib/docker", f"{tmp_path}:relative"):
+        assert "cannot be shared" in machine("create", "--share", word, "refused", code=1).stderr
+    many = [word for number in range(9) for word in ("--share", f"{tmp_path}:/many/{number}")]
+    assert "at most 8 folders" in machine("create", *many, "refused", code=1).stderr
+    assert machine("ls", "-q").stdout == "one\n"
+
+
+class running:  # noqa: N801 (used as a statement)
+    """Run `task` in a thread during the block, and wait for its end. Its failure is raised, unless it `may_fail`."""
+
+    def __init__(self, task: Callable[[], object], *, may_fail: bool = False) -> None:
+        self._problem: BaseException | None = None
+        self._may_fail = may_fail
+        self._thread = threading.Thread(target=self._run, args=(task,))
+
+    def _run(self, task: Callable[[], object]) -> None:
+        try:
+            task()
+        except BaseException as error:  # noqa: BLE001 (raised at the end)
+            self._problem = error
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._thread.join()
+        if self._problem is not None and not self._may_fail and kind is None:
+            raise self._problem
