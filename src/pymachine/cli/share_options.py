@@ -55,7 +55,10 @@ def request(store: Path, given: Mapping[str, Any], *, command: str) -> ShareRequ
 
 
 def _default(*, home: bool) -> ShareRequest:
-    """Return the home or the current folder, or no folder if it cannot be in a guest at its own path."""
+    """Return the home or the current folder, or no folder if it cannot be in a guest at its own path.
+
+    A driver's own default is the home too, so it is left out where only the current folder is shared.
+    """
     from pymachine.hosts.shares import ShareError, ShareRequest, parse  # noqa: PLC0415 (the help does not need it)
 
     folder = Path.home() if home else current_folder()
@@ -63,7 +66,7 @@ def _default(*, home: bool) -> ShareRequest:
         shares = () if folder is None else (parse(str(folder), base=None),)
     except ShareError:
         shares = ()
-    return ShareRequest(shares=shares, is_default=True)
+    return ShareRequest(shares=shares, is_default=True, keeps_driver_defaults=home)
 
 
 def current_folder() -> Path | None:

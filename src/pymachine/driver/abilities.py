@@ -189,6 +189,20 @@ class Shareable(Protocol):
 
 
 @runtime_checkable
+class DefaultShareable(Protocol):
+    """The driver's own options share folders of this host too, some of them by default, as docker-machine's do."""
+
+    def chooses_shares(self) -> bool:
+        """Return whether the driver's options name a folder, or say that there is none.
+
+        The core then adds no folders that the user did not name.
+        """
+
+    def drop_default_shares(self) -> None:
+        """Change `config` so that no folder is shared that the driver's options do not name."""
+
+
+@runtime_checkable
 class PortForwardable(Protocol):
     """The ports that are open in a machine are forwarded to this host."""
 

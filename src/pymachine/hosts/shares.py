@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pymachine.driver.abilities import Locatable, Shareable
+from pymachine.driver.abilities import DefaultShareable, Locatable, Shareable
 from pymachine.driver.contract import Driver, Trait
 from pymachine.driver.shares import Share, problem
 from pymachine.errors import PymachineError, UsageError
@@ -41,6 +41,8 @@ class ShareRequest:
     shares: tuple[Share, ...] = ()
     is_default: bool = False
     """Whether the user has not asked for them. Then a driver that cannot share them creates the machine without."""
+    keeps_driver_defaults: bool = False
+    """Whether a driver that is `DefaultShareable` may also share the folders that it shares by default."""
 
 
 def parse(text: str, *, base: Path | None) -> Share:
@@ -86,8 +88,14 @@ def check(shares: Sequence[Share], *, others: Sequence[Share] = ()) -> None:
 def accepted(driver: Driver, request: ShareRequest) -> list[Share]:
     """Return the shares of a new machine: those of `request`, or none if they are the default and cannot be had.
 
-    Raises `ShareError` and the errors of `Shareable.check_shares` for shares that the user asked for.
+    The driver drops its own default shares from its configuration, unless `request` keeps them. Raises `ShareError` and
+    the errors of `Shareable.check_shares` for shares that the user asked for.
     """
+    if isinstance(driver, DefaultShareable):
+        if request.is_default and driver.chooses_shares():
+            return []
+        if not request.keeps_driver_defaults:
+            driver.drop_default_shares()
     if not request.shares:
         return []
     if request.is_default and not is_on_this_host(driver):
