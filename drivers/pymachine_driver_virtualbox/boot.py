@@ -21,6 +21,7 @@ from pymachine_driver_virtualbox import (
     output,
     ports,
     power,
+    shared_folders,
     vboxmanage,
 )
 from pymachine_driver_virtualbox.errors import GuestError, HostNetworkError, VirtualBoxError, VirtualizationError
@@ -89,6 +90,7 @@ def start_machine(
             _await_lease(driver, vbox, deadline)
         if driver.image:
             send_identity(driver, request, pinned=bool(driver.config.get("IdentityDigest")), again=False)
+            _check_mounts(driver, vbox, request)
 
 
 def _join_network(driver: VirtualBoxMachine, vbox: VBoxManage, interface: network.Interface | None) -> None:
@@ -216,7 +218,8 @@ def send_identity(driver: VirtualBoxMachine, request: BootRequest, *, pinned: bo
     vbox = driver.vbox()
     info = vbox.info(driver.vm)
     endpoint = driver.endpoint()
-    identity = complete(driver, request.identity(endpoint), info, shared(info))
+    identity = complete(driver, request.identity(endpoint), info, shared_folders.others(info))
+    identity = shared_folders.with_mounts(identity, request.shares, shared_folders.existing(info))
     digest = guest.digest(identity)
     if not again and driver.config.get("IdentityDigest") == digest:
         return
@@ -226,7 +229,7 @@ def send_identity(driver: VirtualBoxMachine, request: BootRequest, *, pinned: bo
 
 
 def complete(driver: VirtualBoxMachine, identity: bytes, info: Mapping[str, str], shares: list[Share]) -> bytes:
-    """Return `identity` with the guest's host-only address and shared folders added."""
+    """Return `identity` with the guest's host-only address and docker-machine's shared folders added."""
     mac = str(driver.config.get("MACAddress") or "")
     if not mac:
         digits = info.get("macaddress2", "").lower()
@@ -236,14 +239,20 @@ def complete(driver: VirtualBoxMachine, identity: bytes, info: Mapping[str, str]
     return guest.with_surroundings(identity, mac=mac, address=address, shares=shares)
 
 
-def shared(info: Mapping[str, str]) -> list[Share]:
-    """Return the machine's shared folders, including those added in VirtualBox itself."""
-    prefix = "SharedFolderNameMachineMapping"
-    return [
-        Share(Path(info.get(key.replace("Name", "Path", 1), "")), name)
-        for key, name in sorted(info.items())
-        if key.startswith(prefix)
-    ]
+def _check_mounts(driver: VirtualBoxMachine, vbox: VBoxManage, request: BootRequest) -> None:
+    """Warn of shared folders that the guest could not mount: containers would see empty folders in their place."""
+    if not request.shares:
+        return
+    shared = shared_folders.existing(vbox.info(driver.vm))
+    try:
+        mounts = driver.run_in_guest(driver.endpoint(), "cat /proc/mounts", timeout=request.timeout)
+    except PymachineError as error:
+        driver.reporter.warn(f"It is not known whether the shared folders are mounted: {error.brief}")
+        return
+    console = files.of(driver.machine.directory).console
+    for name in sorted(shared_folders.not_mounted(mounts, shared)):
+        folder = shared[name]
+        driver.reporter.warn(f"The guest did not mount the shared folder {folder}. See its console log, {console}.")
 
 
 @contextmanager

@@ -106,11 +106,23 @@ class VirtualBoxDriver(ModifiableMachine):
 
     def start(self, request: BootRequest) -> None:
         """Start a machine that is off, saved or paused."""
-        from pymachine_driver_virtualbox import boot, files  # noqa: PLC0415
+        from pymachine_driver_virtualbox import boot, files, shared_folders  # noqa: PLC0415
 
         refuse_links(self.machine.directory, (files.ISO, files.DISK, files.CONSOLE))
         vbox = self.vbox()
-        state = output.state(vbox.info(self.vm))
+        info = vbox.info(self.vm)
+        state = output.state(info)
+        if state is State.STOPPED:
+            shared_folders.update(vbox, self.vm, info, request.shares)
+        elif state in {State.PAUSED, State.SAVED}:
+            shared_folders.check_resumable(
+                self.machine.name,
+                shared_folders.existing(info),
+                request.shares,
+                what="its memory",
+                hint=f"To discard the memory and start again: pymachine kill {self.machine.name}",
+                reporter=self.reporter,
+            )
         if state is State.PAUSED:
             self.reporter.info("Resuming VM ...")
             vbox("controlvm", self.vm, "resume")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pymachine.driver.abilities import HardwareChange, PortableField
 from pymachine.driver.contract import BootRequest, Config, ImageFiles, Json, MachineRef
+from pymachine.driver.shares import Share
 from pymachine_driver_virtualbox.base import VirtualBoxMachine
 
 
@@ -23,6 +24,23 @@ class ModifiableMachine(VirtualBoxMachine):
         if not self.image:
             raise self.unsupported("another identity for a machine with boot2docker's image; upgrade it first")
         boot.send_identity(self, request, pinned=True)
+
+    def check_shares(self, shares: Sequence[Share]) -> None:
+        """Refuse folders that VirtualBox cannot share, and any for a guest with boot2docker's image."""
+        from pymachine_driver_virtualbox import shared_folders, vm  # noqa: PLC0415
+
+        if not self.image and not self.is_unregistered:
+            raise self.unsupported("--share for a machine with boot2docker's image; upgrade it first")
+        shared_folders.check(shares, vm.chosen_shares(self))
+
+    def chooses_shares(self) -> bool:
+        """Return whether docker-machine's options name the folder to share, or say that there is none."""
+        return bool(self.config.get("NoShare") or self.config.get("ShareFolder"))
+
+    def drop_default_shares(self) -> None:
+        """Do not share the home folders, as with ``--virtualbox-no-share``."""
+        if not self.config.get("ShareFolder"):
+            self.config["NoShare"] = True
 
     def resize(self, change: HardwareChange) -> None:
         """Change the machine's hardware. The disk grows now, its file system at the guest's next boot."""

@@ -7,7 +7,7 @@ Its machine-readable format has ``key=value`` lines, with optional quotes around
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pymachine.driver.contract import State
 
@@ -20,6 +20,7 @@ _WRAPPER_WARNING = re.compile(
 _ERROR = re.compile(r"^VBoxManage(?:\.exe)?: error: (.*)$", re.MULTILINE)
 _WARNING = re.compile(r"^VBoxManage(?:\.exe)?: warning: (.*)$", re.MULTILINE)
 _CODE = re.compile(r"\b((?:VBOX_E|NS_ERROR|E|VERR)_[A-Z0-9_]+)\b")
+_SHARED_FOLDER = "SharedFolderNameMachineMapping"
 _FORWARDING = re.compile(r"Forwarding\(\d+\)\Z")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -121,6 +122,15 @@ def attached(info: dict[str, str]) -> Iterator[str]:
         # An empty port has "none", an empty drive "emptydrive".
         if re.search(r"-\d+-\d+\Z", key) and "ImageUUID" not in key and ("/" in value or "\\" in value):
             yield value
+
+
+def shared_folders(info: Mapping[str, str]) -> dict[str, str]:
+    """Return the host paths of the machine's permanent shared folders, by name."""
+    return {
+        value: info.get(key.replace("Name", "Path", 1), "")
+        for key, value in sorted(info.items())
+        if key.startswith(_SHARED_FOLDER)
+    }
 
 
 def errors(stderr: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Shared folders, which the guest mounts with vboxsf. The defaults are docker-machine's."""
+"""docker-machine's own shared folder: the home folders, or that of ``--virtualbox-share-folder``."""
 
 from __future__ import annotations
 

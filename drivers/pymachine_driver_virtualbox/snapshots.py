@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pymachine.driver.contract import BootRequest, Json, State
 from pymachine.driver.errors import DriverError
-from pymachine_driver_virtualbox import boot, machine, output, power
+from pymachine_driver_virtualbox import boot, machine, output, power, shared_folders
 from pymachine_driver_virtualbox.errors import VirtualBoxError
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # The names of pymachine's snapshots in VirtualBox begin with this.
 PREFIX = "pymachine-"
 FACT = "VirtualBoxSnapshot"
+# The shared folders at that time: their paths by name.
+FOLDERS = "VirtualBoxSharedFolders"
 MANIFESTS = "snapshots/*/snapshot.json"
 _SECONDS = 600.0
 _WITH_MEMORY = (State.RUNNING, State.PAUSED, State.SAVED)
@@ -31,7 +33,8 @@ _WITH_MEMORY = (State.RUNNING, State.PAUSED, State.SAVED)
 def save(driver: VirtualBoxMachine, vbox: VBoxManage) -> Mapping[str, Json]:
     """Take a snapshot of the machine, and delete VirtualBox's part of removed ones."""
     prune(driver, vbox)
-    state = output.state(vbox.info(driver.vm))
+    info = vbox.info(driver.vm)
+    state = output.state(info)
     if state not in (*_WITH_MEMORY, State.STOPPED):
         raise DriverError(f"no snapshot can be taken of a machine that is {state.word.lower()}")
     name = f"{PREFIX}{secrets.token_hex(4)}"
@@ -39,7 +42,7 @@ def save(driver: VirtualBoxMachine, vbox: VBoxManage) -> Mapping[str, Json]:
     uuid = output.uuid(printed)
     if not uuid:
         raise VirtualBoxError(f"VirtualBox took a snapshot, but did not print its UUID: {printed.strip()}")
-    return {FACT: uuid, "Memory": state in _WITH_MEMORY}
+    return {FACT: uuid, FOLDERS: shared_folders.existing(info), "Memory": state in _WITH_MEMORY}
 
 
 def restore(driver: VirtualBoxMachine, vbox: VBoxManage, facts: Mapping[str, Json], request: BootRequest) -> None:
@@ -48,6 +51,17 @@ def restore(driver: VirtualBoxMachine, vbox: VBoxManage, facts: Mapping[str, Jso
     if uuid not in known(vbox, driver.vm).values():
         raise DriverError(
             "VirtualBox does not have this snapshot any more", hint="It was removed with another front end."
+        )
+    if facts.get("Memory"):
+        # VirtualBox also restores the folders of that time, and cannot change those of a machine with saved memory.
+        folders = facts.get(FOLDERS)
+        shared_folders.check_resumable(
+            driver.machine.name,
+            folders if isinstance(folders, dict) else {},
+            request.shares,
+            what="the snapshot",
+            hint=f"To share them again: pymachine modify --share PATH {driver.machine.name}",
+            reporter=driver.reporter,
         )
     power.off(vbox, driver.vm)
     vbox("snapshot", driver.vm, "restore", uuid, timeout=_SECONDS)

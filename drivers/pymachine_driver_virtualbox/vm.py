@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING
 
 from pymachine.driver.contract import BootRequest, ImageFiles, Json, MachineRef, State
 from pymachine.driver.errors import DriverError, PrecreateError
-from pymachine_driver_virtualbox import boot, files, guest, machine, network, options, output, power, shares
+from pymachine_driver_virtualbox import (
+    boot,
+    files,
+    guest,
+    machine,
+    network,
+    options,
+    output,
+    power,
+    shared_folders,
+    shares,
+)
 from pymachine_driver_virtualbox.errors import VirtualBoxError, VmNotFoundError
 from pymachine_driver_virtualbox.shares import Share
 
@@ -37,15 +48,17 @@ def make(driver: VirtualBoxMachine, vbox: VBoxManage, request: BootRequest) -> N
         _import(driver, vbox)
     else:
         identity = boot.complete(driver, request.identity(driver.endpoint()), {}, shared)
+        identity = shared_folders.with_mounts(identity, request.shares)
         key = driver.machine.ssh_key.with_name(driver.machine.ssh_key.name + ".pub").read_bytes()
         size = int(driver.config["DiskSize"])
         files.make_disk(vbox, paths.disk, size_mb=size, beginning=guest.userdata(key, identity))
         driver.config["IdentityDigest"] = guest.digest(identity)
     define(driver, vbox, shared)
+    shared_folders.update(vbox, driver.vm, {}, request.shares)
 
 
 def define(driver: VirtualBoxMachine, vbox: VBoxManage, shared: Sequence[Share]) -> None:
-    """Register the machine in VirtualBox. Its files must exist."""
+    """Register the machine in VirtualBox. Its files must exist. `start` adds the folders of `BootRequest.shares`."""
     # Set before the first call, since the machine may exist from then on.
     driver.config["Made"] = True
     paths = files.of(driver.machine.directory)
@@ -54,7 +67,7 @@ def define(driver: VirtualBoxMachine, vbox: VBoxManage, shared: Sequence[Share])
 
 
 def chosen_shares(driver: VirtualBoxMachine) -> list[Share]:
-    """Return the folders to share, as the machine's record says."""
+    """Return docker-machine's shares, as the machine's record says."""
     return shares.chosen(
         share_folder=str(driver.config.get("ShareFolder", "")), no_share=bool(driver.config.get("NoShare"))
     )

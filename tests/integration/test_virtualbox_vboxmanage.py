@@ -10,12 +10,14 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from pymachine.driver.abilities import HardwareChange, Resizable, Snapshottable
 from pymachine.driver.contract import BootRequest, Endpoint, ImageFiles, State
+from pymachine.driver.shares import Share
 from pymachine.driver.testing import DriverContract, defaults, reference, reread
 from pymachine.errors import DriverError, PymachineError, UsageError
 from pymachine.system.progress import Silent
@@ -28,6 +30,7 @@ from pymachine_driver_virtualbox import (
     machine,
     network,
     output,
+    shared_folders,
     snapshots,
     vm,
 )
@@ -341,6 +344,134 @@ def test_snapshots_are_removed_with_their_folders(box: RealVirtualBox, tmp_path:
     assert box("list", "hdds").stdout == ""
 
 
+# -- shared folders ----------------------------------------------------------------------------------------------
+
+
+def shared(folder: Path, guest_path: str = "", *, read_only: bool = False) -> Share:
+    folder.mkdir(exist_ok=True)
+    return Share(path=folder, guest_path=PurePosixPath(guest_path or folder), read_only=read_only)
+
+
+def with_shares(folder: Path, *shares: Share) -> BootRequest:
+    return replace(request(folder), shares=shares)
+
+
+def start(driver: VirtualBoxDriver, boot_request: BootRequest) -> None:
+    """Start the machine, but for the last step, which needs the kernel module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boot, "start_machine", lambda *_, **__: None)
+        driver.start(boot_request)
+
+
+def folders(driver: VirtualBoxDriver) -> dict[str, str]:
+    return shared_folders.existing(driver.vbox().info(driver.vm))
+
+
+def settings(driver: VirtualBoxDriver) -> str:
+    """Return VirtualBox's own file about the machine, which says more than showvminfo."""
+    return (driver.machine.directory / "m1" / "m1.vbox").read_text(encoding="utf-8")
+
+
+def save_state(box: RealVirtualBox, driver: VirtualBoxDriver) -> None:
+    """Give the machine a saved memory, as if it had run."""
+    state = driver.machine.directory / "state.sav"
+    state.write_bytes(bytes(1024))
+    box("adoptstate", driver.vm, state)
+    assert driver.state() is State.SAVED
+
+
+NAMES = ("plain", "a,b", "a b ", 'quote"', "back\\slash", "a=b;c", "äöü-日本", "😀", "x" * 200)
+
+
+def test_folders_of_any_name_can_be_shared(box: RealVirtualBox, tmp_path: Path) -> None:
+    shares = [shared(tmp_path / name) for name in NAMES]
+    driver = make(tmp_path)
+    driver.check_shares(shares)
+    vm.make(driver, driver.vbox(), with_shares(tmp_path, *shares))
+    assert folders(driver) == {shared_folders.name(share): str(share.path) for share in shares}
+
+
+def test_a_new_machine_has_its_shared_folders_and_mounts_them(box: RealVirtualBox, tmp_path: Path) -> None:
+    first, second = shared(tmp_path / "one"), shared(tmp_path / "two", "/srv/two", read_only=True)
+    gone = Share(path=tmp_path / "gone", guest_path=PurePosixPath("/gone"))
+    driver = make(tmp_path)
+    vm.make(driver, driver.vbox(), with_shares(tmp_path, first, second, gone))
+    assert folders(driver) == {shared_folders.name(share): str(share.path) for share in (first, second)}
+    text = settings(driver)
+    assert f'name="{shared_folders.name(first)}" hostPath="{first.path}" writable="true" autoMount="false"' in text
+    assert f'name="{shared_folders.name(second)}" hostPath="{second.path}" writable="false" autoMount="false"' in text
+    assert "SharedFoldersEnableSymlinksCreate" not in text
+    assert "symlinkPolicy" not in text, "VirtualBox's default forbids guests to make symbolic links"
+    raw = tmp_path / "raw"
+    box("clonemedium", "disk", files.of(driver.machine.directory).disk, raw, "--format", "RAW")
+    with raw.open("rb") as disk:
+        begin = disk.read(1 << 20)
+    for share, mode in ((first, "rw"), (second, "ro")):
+        line = f"vboxsf\t{shared_folders.name(share)}\t{mode},nosuid,nodev,uid=1000,gid=1000\t{share.guest_path}\n"
+        assert line.encode() in begin
+
+
+def test_a_start_changes_the_shared_folders(box: RealVirtualBox, tmp_path: Path) -> None:
+    first, second = shared(tmp_path / "one"), shared(tmp_path / "two")
+    driver = made(tmp_path)
+    box("sharedfolder", "add", driver.vm, "--name", "theirs", "--hostpath", tmp_path)
+    start(driver, with_shares(tmp_path, first, second))
+    assert set(folders(driver).values()) == {str(first.path), str(second.path)}
+    start(driver, with_shares(tmp_path, replace(second, read_only=True)))
+    assert set(folders(driver).values()) == {str(second.path)}
+    assert f'hostPath="{second.path}" writable="false"' in settings(driver)
+    second.path.rmdir()
+    start(driver, with_shares(tmp_path, second))
+    assert folders(driver) == {}
+    assert [share.name for share in shared_folders.others(driver.vbox().info(driver.vm))] == ["theirs"]
+
+
+def test_a_renamed_machine_gets_its_shared_folders_when_it_starts(box: RealVirtualBox, tmp_path: Path) -> None:
+    share = shared(tmp_path / "one")
+    driver = make(tmp_path)
+    vm.make(driver, driver.vbox(), with_shares(tmp_path, share))
+    after = reference(tmp_path / "store", "m2")
+    after.directory.rmdir()
+    driver.machine.directory.rename(after.directory)
+    renamed = Driver(after, driver.config)
+    renamed.renamed(driver.machine)
+    assert folders(renamed) == {}
+    start(renamed, with_shares(tmp_path, share))
+    assert list(folders(renamed).values()) == [str(share.path)]
+
+
+def test_a_saved_machine_is_not_resumed_with_a_removed_share(box: RealVirtualBox, tmp_path: Path) -> None:
+    """VirtualBox does not change the shared folders of a machine with saved memory."""
+    share = shared(tmp_path / "one")
+    driver = make(tmp_path)
+    vm.make(driver, driver.vbox(), with_shares(tmp_path, share))
+    save_state(box, driver)
+    refused = box("sharedfolder", "remove", driver.vm, "--name", shared_folders.name(share), code=1)
+    assert "VBOX_E_INVALID_VM_STATE" in refused.stderr
+    with pytest.raises(DriverError, match=f"m1 cannot be resumed: its memory has shared folders .*: {share.path}$"):
+        driver.start(with_shares(tmp_path))
+    assert driver.state() is State.SAVED
+    driver.kill()
+    assert driver.state() is State.STOPPED
+    start(driver, with_shares(tmp_path))
+    assert folders(driver) == {}
+
+
+def test_a_snapshot_with_memory_does_not_bring_back_a_share(box: RealVirtualBox, tmp_path: Path) -> None:
+    share = shared(tmp_path / "one")
+    driver = make(tmp_path)
+    vm.make(driver, driver.vbox(), with_shares(tmp_path, share))
+    save_state(box, driver)
+    facts = json.loads(json.dumps(driver.save_snapshot(tmp_path)))
+    assert facts["Memory"] is True
+    driver.kill()
+    start(driver, with_shares(tmp_path))
+    with pytest.raises(DriverError, match="the snapshot has shared folders that were changed since"):
+        driver.restore_snapshot(tmp_path, facts, with_shares(tmp_path))
+    assert driver.state() is State.STOPPED
+    assert folders(driver) == {}
+
+
 # -- machines made by docker-machine -----------------------------------------------------------------------------
 
 
@@ -397,8 +528,8 @@ def test_an_upgraded_old_machine_has_a_fixed_address_and_keeps_its_shares(
     assert endpoint.address.startswith("192.168.99.")
     assert (endpoint.ssh_host, endpoint.ssh_port) == ("127.0.0.1", 40022)
     info = old.vbox().info(old.vm)
-    assert [share.name for share in boot.shared(info)] == ["hosthome"]
-    tar = boot.complete(old, identity(endpoint), info, boot.shared(info))
+    assert [share.name for share in shared_folders.others(info)] == ["hosthome"]
+    tar = boot.complete(old, identity(endpoint), info, shared_folders.others(info))
     mac = info["macaddress2"].lower()
     line = ":".join(mac[index : index + 2] for index in range(0, 12, 2)) + f" {endpoint.address}/24"
     assert line.encode() in tar
