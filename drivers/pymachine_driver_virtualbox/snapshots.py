@@ -70,6 +70,8 @@ def restore(driver: VirtualBoxMachine, vbox: VBoxManage, facts: Mapping[str, Jso
     if facts.get("Memory"):
         boot.start_machine(driver, vbox, request, saved=True)
     else:
+        # The snapshot of a running machine has its memory even if only the disk was wanted.
+        power.off(vbox, driver.vm)
         vbox("modifyvm", driver.vm, *machine.size_options(driver.config))
 
 

@@ -457,6 +457,16 @@ def test_a_saved_machine_is_not_resumed_with_a_removed_share(box: RealVirtualBox
     assert folders(driver) == {}
 
 
+def test_a_snapshot_of_only_the_disk_is_restored_without_memory(box: RealVirtualBox, tmp_path: Path) -> None:
+    driver = made(tmp_path)
+    save_state(box, driver)
+    facts = driver.save_snapshot(tmp_path, memory=False)
+    driver.config["Memory"] = 900
+    driver.restore_snapshot(tmp_path, facts, request(tmp_path))
+    assert driver.state() is State.STOPPED
+    assert driver.vbox().info(driver.vm)["memory"] == "900"
+
+
 def test_a_snapshot_with_memory_does_not_bring_back_a_share(box: RealVirtualBox, tmp_path: Path) -> None:
     share = shared(tmp_path / "one")
     driver = make(tmp_path)
