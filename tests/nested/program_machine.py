@@ -46,16 +46,21 @@ def watch_console() -> None:
 
 def main() -> None:
     Path("/home/hello").write_text("from the host\n")
+    (Path.home() / "hello").write_text("from the home\n")
+    data = Path("/srv/data")
+    data.mkdir(parents=True)
+    (data / "hello").write_text("read only\n")
     threading.Thread(target=watch_console, daemon=True).start()
     pymachine("create", "--driver", "virtualbox", "--virtualbox-boot2docker-url", IMAGE, "m1")
     assert pymachine("status", "m1") == "Running\n"
     address = pymachine("ip", "m1").strip()
     assert address.startswith("192.168.56.")
     assert "virtualbox" in pymachine("ls")
-    output = pymachine("ssh", "m1", "hostname; ip -4 -o address; cat /hosthome/hello")
+    output = pymachine("ssh", "m1", f"hostname; ip -4 -o address; cat /hosthome/hello {Path.home()}/hello")
     assert "m1" in output.splitlines()
     assert f"inet {address}/24" in output
     assert "from the host" in output
+    assert "from the home" in output
     assert pymachine("version", "m1").strip()
     pymachine("config", "m1")
     log("paused by another front end")
@@ -67,11 +72,22 @@ def main() -> None:
     assert pymachine("status", "m1") == "Saved\n"
     pymachine("start", "m1")
     pymachine("ssh", "m1", "uptime")
-    log("new certificates, stop and start")
+    log("new certificates, another shared folder, stop and start")
     pymachine("regenerate-certs", "-f", "m1")
     pymachine("stop", "m1")
     assert pymachine("status", "m1") == "Stopped\n"
+    pymachine("modify", "--share", f"{data}:ro", "m1")
     pymachine("start", "m1")
+    output = pymachine(
+        "ssh",
+        "m1",
+        f"cat {data}/hello; sudo mount -o remount,rw {data}; sudo touch {data}/new || echo no file; "
+        f"echo made > {Path.home()}/made; ln -s /etc {Path.home()}/link || echo no link",
+    )
+    assert {"read only", "no file", "no link"} <= set(output.splitlines())
+    assert not (data / "new").exists()
+    assert (Path.home() / "made").read_text() == "made\n"
+    assert not (Path.home() / "link").is_symlink()
     assert pymachine("ip", "m1").strip() == address
     pymachine("config", "m1")
     pymachine("kill", "m1")
