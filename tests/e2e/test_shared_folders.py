@@ -214,9 +214,9 @@ def test_other_devices_of_the_machine_share_nothing(machine: Pymachine) -> None:
     output = ssh(
         machine,
         "one",
-        "sudo mkdir -p /mnt/other; for number in 3 4 5 6 7; do sudo mount -t 9p -o"
-        " trans=virtio,version=9p2000.L share$number /mnt/other && sudo ls -A /mnt/other && sudo umount /mnt/other; done;"
-        " sudo mount -t 9p -o trans=virtio,version=9p2000.L share8 /mnt/other 2> /dev/null || echo none",
+        "mount9p() { sudo mount -t 9p -o trans=virtio,version=9p2000.L $1 /mnt/other; }; sudo mkdir -p /mnt/other;"
+        " for number in 3 4 5 6 7; do mount9p share$number && sudo ls -A /mnt/other && sudo umount /mnt/other; done;"
+        " mount9p share8 2> /dev/null || echo none",
     )
     assert output == "none\n"
 
