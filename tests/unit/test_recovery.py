@@ -138,7 +138,7 @@ class Killed(Driver):
         if aside.exists():
             aside.rename(self.machine.directory / "image")
 
-    def save_snapshot(self, folder: Path) -> Mapping[str, Json]:
+    def save_snapshot(self, folder: Path, *, memory: bool = True) -> Mapping[str, Json]:
         if self.state() is State.RUNNING:
             transactions.note(self.machine.directory, transactions.HOLD)
             self.run.write_text(State.PAUSED.word)

@@ -76,9 +76,9 @@ class Copying(Remembering):
         if self.machine_fault:
             raise self.machine_fault[0]
 
-    def save_snapshot(self, folder: Path) -> Mapping[str, Json]:
+    def save_snapshot(self, folder: Path, *, memory: bool = True) -> Mapping[str, Json]:
         self._do("save")
-        return {"Memory": self.state() is State.RUNNING}
+        return {"Memory": memory and self.state() is State.RUNNING}
 
     def restore_snapshot(self, folder: Path, facts: Mapping[str, Json], request: BootRequest) -> None:
         self._do("restore")

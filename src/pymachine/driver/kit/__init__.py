@@ -9,6 +9,7 @@
 - `option_checks`: check the values of options and of `modify`
 - `accelerator`, `probe_cache`: choose hardware virtualisation only if it has booted Linux
 - `kernel_parameters`: the kernel's parameters for guests that get their identity over a channel
+- `guest_mounts`: tell a guest with pymachine's image which shared folders to mount
 - `sftp_server`, `sftp`: serve a folder of the host to a guest that is not trusted, for reverse SSHFS
 - `machine_files`: check disk space, mark new disks, and keep files that are being replaced
 - `crashes`: boot again after the hypervisor crashed, and switch off after a failed boot
