@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+# The most folders of one machine, whatever its driver can share. A record may come from another computer.
+MOST = 100
+_REASONS = {
+    errno.ENOENT: "it does not exist",
+    errno.ENOTDIR: "it does not exist",
+    errno.EACCES: "this user cannot read it",
+    errno.ELOOP: "it is a loop of symbolic links",
+    errno.ENAMETOOLONG: "its path is too long",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +44,11 @@ def in_mount_order(shares: Sequence[Share]) -> list[Share]:
 def problem(share: Share) -> str:
     """Return why the folder cannot be shared now, or an empty text."""
     try:
-        if share.path.resolve() == Path(share.path.anchor):
-            return "it is the whole file system; name the folders that the machine needs"
-        if not share.path.exists():
-            return "it does not exist"
-        if not share.path.is_dir():
-            return "it is not a folder"
+        found, root = share.path.stat(), Path(share.path.anchor).stat()
     except OSError as error:
-        return error.strerror or str(error)
-    except RuntimeError:
-        return "it is a loop of symbolic links"
+        return _REASONS.get(error.errno or 0) or error.strerror or str(error)
+    if not stat.S_ISDIR(found.st_mode):
+        return "it is not a folder"
+    if os.path.samestat(found, root):
+        return "it is the whole file system; name the folders that the machine needs"
     return "" if os.access(share.path, os.R_OK | os.X_OK) else "this user cannot read it"
