@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from pymachine.driver import fields as kinds
+from pymachine.driver import fields as kinds, shares
 from pymachine.driver.base_config import BaseConfig
 from pymachine.driver.contract import Config, Endpoint, Json
 from pymachine.driver.shares import Share
@@ -235,8 +235,8 @@ def _is_share(value: Json) -> bool:
 
 
 _SHARES = kinds.Field(
-    "a list of objects of Path, GuestPath (both absolute) and ReadOnly",
-    lambda value: isinstance(value, list) and all(map(_is_share, value)),
+    f"a list of at most {shares.MOST} objects of Path, GuestPath (both absolute) and ReadOnly",
+    lambda value: isinstance(value, list) and len(value) <= shares.MOST and all(map(_is_share, value)),
 )
 
 
