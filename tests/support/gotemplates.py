@@ -197,17 +197,11 @@ def data() -> dict[str, Any]:
     broken = listing.Row("bad", driver="not found", state=State.ERROR, error="no")
     half = {"CPU": 2, "Half": 0.5, "Bare": None, "On": True, "Text": "a<b>&\"c'"}
     return {
-        "row": list_item.item(row, _shown(row)),
-        "broken": list_item.item(broken, {**_shown(broken), "Active": ""}, lenient=False),
+        "row": list_item.item(row, ls.fields(row)),
+        "broken": list_item.item(broken, {**ls.fields(broken), "Active": ""}, lenient=False),
         "headers": TextMap(Name="NAME", State="STATE", ResponseTime="RESPONSE"),
         "record": {"Name": "intro", "Driver": half, "Labels": ["a=b", "c=d"], "Nothing": {}, "Empty": []},
     }
-
-
-def _shown(row: listing.Row) -> dict[str, Any]:
-    fields = ls.fields(row)
-    del fields["Host"]  # docker-machine has no such field
-    return fields
 
 
 def render_with_pymachine(rendering: Rendering, known: dict[str, Any]) -> Answer:

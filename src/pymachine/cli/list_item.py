@@ -10,9 +10,12 @@ from pymachine.cli.listing import Row
 from pymachine.driver.contract import State as MachineState
 from pymachine.gotemplate.types import Duration, Method, Named, Pointer, Strings, Struct
 from pymachine.store.record import EngineOptions, SwarmOptions, json_name
+from pymachine.system import printable
 
 # Fields whose name in Go differs from their JSON key.
 _GO_NAMES = {"Dns": "DNS", "TlsVerify": "TLSVerify"}
+# Fields that docker-machine does not have. `{{.}}` does not print them.
+_ADDITIONAL = ("Host", "Shares")
 
 
 class State(Named):
@@ -39,7 +42,14 @@ def item(row: Row, shown: Mapping[str, Any], *, lenient: bool = True) -> Struct:
         # docker-machine measures whole milliseconds.
         "ResponseTime": Duration(round(row.response_seconds * 1000) * 10**6),
     }
-    return Struct("commands.HostListItem", {**shown, **typed}, as_json=dict(shown))
+    shares = [] if row.machine is None else row.machine.shares
+    everything = {**shown, **typed, "Shares": Strings.of([printable.line(str(share)) for share in shares])}
+    return Struct(
+        "commands.HostListItem",
+        {name: value for name, value in everything.items() if name not in _ADDITIONAL},
+        as_json=dict(shown),
+        additional={name: everything[name] for name in _ADDITIONAL if name in everything},
+    )
 
 
 def _pointer(type_name: str, kind: type, options: EngineOptions | SwarmOptions | None, *, lenient: bool) -> Pointer:

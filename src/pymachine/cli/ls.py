@@ -38,6 +38,7 @@ HEADERS = {
     "SwarmOptions": "SWARM_OPTIONS",
     "EngineOptions": "ENGINE_OPTIONS",
     "Host": "HOST",
+    "Shares": "SHARES",
 }
 # The columns of docker-machine's default format, in its order.
 TABLE = ("Name", "Active", "DriverName", "State", "URL", "Swarm", "DockerVersion", "Error")

@@ -275,10 +275,10 @@ def _resolve_field(scope: Scope, receiver: Any, name: str, words: Sequence[Opera
     value = dereference(value)
     if isinstance(value, Named) and name in value.methods:
         return _call_method(scope, value, name, words, piped)
-    if isinstance(value, Struct) and name in value.fields:
+    if isinstance(value, Struct) and (name in value.fields or name in value.additional):
         if words or piped:
             raise EvaluationError(f"{name} has arguments but cannot be invoked as function")
-        return value.fields[name]
+        return value.fields[name] if name in value.fields else value.additional[name]
     if isinstance(value, Mapping):
         if words or piped:
             raise EvaluationError(f"{name} is not a method but has arguments")

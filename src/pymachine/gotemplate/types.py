@@ -150,6 +150,8 @@ class Struct:
     fields: Mapping[str, Any]
     as_json: Any = None
     """The value for the function ``json``; None for the fields."""
+    additional: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields that a template can name. They are not printed with the struct, so that it looks as in Go."""
 
 
 @dataclass(frozen=True, eq=False)
