@@ -20,7 +20,7 @@ from pymachine.system.progress import Reporter
 
 @click.command("create", cls=create_options.DriverOptionsCommand)
 @create_options.flags
-@share_options.flags
+@share_options.for_new_machines
 @goflags.flag("--swarm", is_flag=True, help="Not supported: Docker removed Swarm standalone")
 @goflags.flag("--swarm-image", default="swarm:latest", env="MACHINE_SWARM_IMAGE", help="Accepted without effect")
 @goflags.flag("--swarm-master", is_flag=True, help="Not supported: Docker removed Swarm standalone")
@@ -43,7 +43,7 @@ def command(ctx: click.Context, /, names: tuple[str, ...], **given: Any) -> None
     if len(names) > 1 and app.as_docker_machine:
         raise UsageError(f"Invalid command line. Found extra arguments [{' '.join(names[1:])}]")
     _refuse_swarm(given)
-    shares = share_options.request(app.store_root, given, command="create")
+    shares = share_options.request(ctx, app.store_root, command="create")
     requests = {name: _request(name, given, shares) for name in names}
     create_options.prune_expired(app)
     errors: Sequence[PymachineError] = ()

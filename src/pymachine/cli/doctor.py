@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pymachine.driver import registry, shares
 from pymachine.driver.abilities import PortForwardable
 from pymachine.driver.contract import State
 from pymachine.errors import PymachineError
+from pymachine.hosts.shares import shown
 from pymachine.store import paths
 from pymachine.system import atomic_dirs, printable
 
@@ -139,12 +141,15 @@ def _check_shares(app: App, name: str) -> Iterator[Finding]:
     for share in app.store.load(name).shares:
         why = shares.problem(share)
         if why:
+            unshare = f"pymachine modify --unshare {shlex.quote(str(share.path))} {name}"
             yield Finding(
-                f"machine {name}", NOTE, f"{share} is not shared: {why}",
-                f"Make it available and restart the machine, or run: pymachine modify --unshare {share.path} {name}",
-            )  # fmt: skip
+                f"machine {name}",
+                NOTE,
+                f"{shown(share)} is not shared: {why}",
+                f"Make it available and restart the machine, or run: {unshare}",
+            )
         else:
-            yield Finding(f"machine {name}", OK, f"shares {share}")
+            yield Finding(f"machine {name}", OK, f"shares {shown(share)}")
 
 
 def _check_unfinished_changes(app: App, name: str) -> Iterator[Finding]:

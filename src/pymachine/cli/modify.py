@@ -31,8 +31,18 @@ LISTS = {
 @goflags.flag("--engine-registry-mirror", multiple=True, help="Replace the registry mirrors")
 @goflags.flag("--engine-storage-driver", help="Storage driver of the engine")
 @goflags.flag("--tls-san", multiple=True, help="Replace the extra names in the server certificate")
-@goflags.flag("--share", multiple=True, help="Also share a folder of this host, as PATH[:GUEST_PATH][:ro]")
-@goflags.flag("--unshare", multiple=True, help="Share a folder no longer, by its path on the host or in the guest")
+@goflags.flag(
+    "--share",
+    multiple=True,
+    help="Also share a folder of this host, as PATH[:GUEST_PATH][:ro]",
+    shell_complete=share_options.complete_folder,
+)
+@goflags.flag(
+    "--unshare",
+    multiple=True,
+    help="Stop sharing a folder, by its path on the host or in the guest",
+    shell_complete=share_options.complete_folder,
+)
 @goflags.flag("--restart", is_flag=True, help="Restart a running machine if the change requires it")
 @machine_args.arguments()
 @pass_app
@@ -44,7 +54,7 @@ def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
     """
     from pymachine.driver.abilities import HardwareChange  # noqa: PLC0415 (the help needs neither)
     from pymachine.hosts.modify import Changes, modify  # noqa: PLC0415
-    from pymachine.hosts.shares import parse  # noqa: PLC0415
+    from pymachine.hosts.shares import absolute  # noqa: PLC0415
 
     engine: dict[str, str | list[str]] = {
         field: [word for word in given[flag] if word] for flag, field in LISTS.items() if given[flag]
@@ -54,8 +64,8 @@ def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
     changes = Changes(
         hardware=HardwareChange(cpus=given["cpus"], memory_mib=given["memory"], disk_mb=given["disk_size"]),
         engine=engine,
-        share=[parse(text, base=share_options.current_folder()) for text in given["share"]],
-        unshare=given["unshare"],
+        share=tuple(map(share_options.parsed, given["share"])),
+        unshare=tuple(absolute(word, base=share_options.current_folder()) for word in given["unshare"]),
         sans=[name for name in given["tls_san"] if name] if given["tls_san"] else None,
     )
     if changes == Changes():

@@ -35,7 +35,7 @@ class Run(create_options.DriverOptionsCommand):
 
 @click.command("run", cls=Run, structured=False)
 @create_options.flags
-@share_options.flags
+@share_options.for_new_machines
 @goflags.flag("--keep", is_flag=True, help="Keep the machine when the command has ended")
 @goflags.flag("--name", help="Name of the machine (default: a random one)")
 @goflags.arguments("words", "COMMAND [arg...]")
@@ -60,7 +60,7 @@ def command(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> None
         expires=create_options.expiry_time(given),
         owner="" if given["keep"] else prune.RUN,
         install_script=given["install_script"],
-        shares=share_options.request(app.store_root, given, command="run"),
+        shares=share_options.request(ctx, app.store_root, command="run"),
     )
     ctx.exit(_run(app, request, words))
 

@@ -3,70 +3,181 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+from click.core import ParameterSource
+from click.shell_completion import CompletionItem
+
 from pymachine.cli import goflags
+from pymachine.cli.output import echo
 from pymachine.store import paths
+from pymachine.system import printable
 
 if TYPE_CHECKING:
+    from pymachine.cli.context import App
+    from pymachine.driver.shares import Share
     from pymachine.hosts.shares import ShareRequest
 
 VARIABLE = "PYMACHINE_SHARE"
+NO_VARIABLE = "PYMACHINE_NO_SHARE"
 # Values of CI that mean that this is no CI job.
 _NOT_CI = ("", "0", "false")
 
-_FLAGS: tuple[Callable[[Any], Any], ...] = (
-    goflags.flag(
-        "--share",
-        multiple=True,
-        env=VARIABLE,
-        help="Share a folder of this host, as PATH[:GUEST_PATH][:ro], instead of the default one",
-    ),
-    goflags.flag("--no-share", is_flag=True, env="PYMACHINE_NO_SHARE", help="Share no folder of this host"),
+
+def complete_folder(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001
+    """Leave the completion of folders to the shell."""
+    return [CompletionItem(incomplete, type="dir")]
+
+
+def flags(*, share: str, no_share: str, variables: bool = False) -> Callable[[Any], Any]:
+    """Decorate a command's function with ``--share`` and ``--no-share``, with these help texts.
+
+    With `variables`, environment variables change the default.
+    """
+
+    def decorate(function: Any) -> Any:
+        function = goflags.flag("--no-share", is_flag=True, env=NO_VARIABLE if variables else None, help=no_share)(
+            function
+        )
+        return goflags.flag(
+            "--share", multiple=True, env=VARIABLE if variables else None, help=share, shell_complete=complete_folder
+        )(function)
+
+    return decorate
+
+
+for_new_machines = flags(
+    share="Share a folder of this host, as PATH[:GUEST_PATH][:ro], instead of the default one",
+    no_share="Share no folder of this host",
+    variables=True,
 )
 
 
-def flags(function: Any) -> Any:
-    """Decorate a command's function with the options for a new machine's shared folders."""
-    for flag in reversed(_FLAGS):
-        function = flag(function)
-    return function
-
-
-def request(store: Path, given: Mapping[str, Any], *, command: str) -> ShareRequest:
+def request(ctx: click.Context, store: Path, *, command: str) -> ShareRequest:
     """Return the folders that a new machine shares: those of the command line, else the default of `command`.
 
-    The default is that of config.toml in `store`, else the home folder for ``create``, and the current folder for
-    ``run`` and in CI. Raises `ShareError`, and `ConfigError` for a wrong config.toml.
+    The default is that of the environment variables, else that of config.toml in `store`, else the home folder for
+    ``create``, and the current folder for ``run`` and in CI. Raises `ShareError`, and `ConfigError` for a wrong
+    config.toml.
     """
+    asked = from_command_line(ctx)
+    return asked if asked is not None else _default(ctx, store, command=command)
+
+
+def from_command_line(ctx: click.Context) -> ShareRequest | None:
+    """Return the folders that the command line names, or None if it has neither option. Raises `ShareError`."""
+    from pymachine.hosts.shares import ShareError, ShareRequest  # noqa: PLC0415 (the help does not need it)
+
+    given, no_share = _is_given(ctx, "share"), _is_given(ctx, "no_share") and ctx.params["no_share"]
+    if given and no_share:
+        raise ShareError("--share and --no-share exclude each other", hint="Use one of them.")
+    if no_share:
+        return ShareRequest()
+    return ShareRequest(shares=tuple(map(parsed, ctx.params["share"]))) if given else None
+
+
+def parsed(text: str) -> Share:
+    """Parse the text of ``--share``. A relative path is relative to the current folder. Raises `ShareError`."""
+    from pymachine.hosts.shares import ShareError, parse  # noqa: PLC0415 (the help does not need it)
+
+    folder = current_folder()
+    try:
+        return parse(text, base=folder)
+    except ShareError as error:
+        if folder is None and not error.hint:
+            error.hint = "A relative path cannot be used, since the current folder was removed."
+        raise
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    """Return whether an option is on the command line."""
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _default(ctx: click.Context, store: Path, *, command: str) -> ShareRequest:
+    """Return the default of `command`. A mistake in the user's own default is an error that names its source."""
     from pymachine.hosts.shares import ShareRequest, parse  # noqa: PLC0415 (the help does not need it)
 
-    if given["no_share"]:
+    # Not as docker-machine reads booleans: with `yes` the user wants to share nothing.
+    if os.environ.get(NO_VARIABLE, "") not in ("", *goflags.FALSE) and not _is_given(ctx, "no_share"):
         return ShareRequest()
-    if given["share"]:
-        folder = current_folder()
-        return ShareRequest(shares=tuple(parse(text, base=folder) for text in given["share"]))
+    if os.environ.get(VARIABLE):
+        texts = [text.strip() for text in os.environ[VARIABLE].split(",")]
+        return _own_default(f"${VARIABLE}", texts, parsed)
     configured = _configured(store).get(command)
     if configured is not None:
-        return ShareRequest(shares=tuple(parse(text, base=None) for text in configured))
-    return _default(home=command == "create" and os.environ.get("CI", "").lower() in _NOT_CI)
+        return _own_default(str(store / paths.USER_CONFIG), configured, lambda text: parse(text, base=None))
+    return _home() if command == "create" and not in_ci() else _current()
 
 
-def _default(*, home: bool) -> ShareRequest:
-    """Return the home or the current folder, or no folder if it cannot be in a guest at its own path.
+def ask(app: App, ctx: click.Context) -> ShareRequest | None:
+    """Ask on the terminal whether to share the default of ``create`` with an imported machine.
 
-    A driver's own default is the home too, so it is left out where only the current folder is shared.
+    Returns None if nobody can be asked, or if there is no folder to share. The end of the input means no.
     """
-    from pymachine.hosts.shares import ShareError, ShareRequest, parse  # noqa: PLC0415 (the help does not need it)
+    from pymachine.driver.shares import problem  # noqa: PLC0415 (the help does not need it)
+    from pymachine.hosts.shares import ShareRequest, listed  # noqa: PLC0415
 
-    folder = Path.home() if home else current_folder()
+    out = sys.stderr if app.structured else sys.stdout
+    if in_ci() or not (sys.stdin.isatty() and out.isatty()):
+        return None
+    default = _default(ctx, app.store_root, command="create")
+    shares = [share for share in default.shares if not problem(share)]
+    if not shares:
+        return None
+    question = f"Share {listed(shares)} with this machine? Its programs can then read and change the files there."
+    while True:
+        echo(f"{printable.line(question)} (y/N): ", nl=False, err=app.structured)
+        answer = sys.stdin.readline()
+        if not answer.endswith("\n"):
+            echo(err=app.structured)
+        word = answer.strip().lower()
+        if word in {"y", "yes"}:
+            return default
+        if not answer.endswith("\n") or word in {"", "n", "no"}:
+            return ShareRequest()
+
+
+def _own_default(source: str, texts: Sequence[str], parse: Callable[[str], Share]) -> ShareRequest:
+    from pymachine.hosts.shares import ShareError, ShareRequest  # noqa: PLC0415 (the help does not need it)
+
     try:
-        shares = () if folder is None else (parse(str(folder), base=None),)
-    except ShareError:
-        shares = ()
-    return ShareRequest(shares=shares, is_default=True, keeps_driver_defaults=home)
+        return ShareRequest(shares=tuple(map(parse, texts)), is_default=True)
+    except ShareError as error:
+        raise error.prefixed(f"{source}: ") from error
+
+
+def in_ci() -> bool:
+    """Return whether this is a job of a CI system."""
+    return os.environ.get("CI", "").lower() not in _NOT_CI
+
+
+def _home() -> ShareRequest:
+    """Return the default that is the home folder. A driver's own default is the home, too, and stays."""
+    try:
+        return replace(_default_of(Path.home()), keeps_driver_defaults=True)
+    except RuntimeError:  # neither HOME nor the system's users have it
+        return _default_of(None, problem="the home folder of this user is not known")
+
+
+def _current() -> ShareRequest:
+    return _default_of(current_folder(), problem="the current folder was removed")
+
+
+def _default_of(folder: Path | None, *, problem: str = "") -> ShareRequest:
+    """Return the default that is one folder, or `problem`, or the problem of that folder."""
+    from pymachine.hosts.shares import ShareError, ShareRequest, at_same_path  # noqa: PLC0415 (not for the help)
+
+    try:
+        shares = () if folder is None else (at_same_path(folder),)
+    except ShareError as error:
+        return ShareRequest(is_default=True, problem=error.brief)
+    return ShareRequest(shares=shares, is_default=True, problem="" if shares else problem)
 
 
 def current_folder() -> Path | None:
@@ -76,20 +187,22 @@ def current_folder() -> Path | None:
     except OSError:
         return None
     shown = Path(os.environ.get("PWD", ""))
-    return shown if shown.is_absolute() and _is_same(shown, actual) else actual
+    # With .. it could be another folder without it: above the target of a symbolic link.
+    is_usable = shown.is_absolute() and ".." not in shown.parts
+    return shown if is_usable and _is_same(shown, actual) else actual
 
 
 def _is_same(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 
 def _configured(store: Path) -> Mapping[str, list[str]]:
     """Return the default shares of each command in config.toml."""
     path = store / paths.USER_CONFIG
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     from pymachine.store import user_config  # noqa: PLC0415 (needed only with such a file)
 

@@ -36,7 +36,7 @@ class Changes:
     share: Sequence[Share] = ()
     """Folders to share. One at the path of another share in the guest replaces it."""
     unshare: Sequence[str] = ()
-    """Folders to share no longer, by their path on the host or in the guest."""
+    """Folders to stop sharing, each as `shares.absolute` returns it."""
 
     @property
     def needs_stop(self) -> bool:
@@ -82,8 +82,10 @@ def _check(host: Host, changes: Changes) -> None:
 
     if changes.share or changes.unshare:
         wanted = _changed_shares(host, changes)
-        shares.check(changes.share, others=wanted)
-        shares.shareable(host.driver).check_shares(wanted)
+        if wanted:  # a machine whose driver cannot share folders can lose those of an odd record
+            able = shares.shareable(host.driver)
+            shares.check(changes.share, others=wanted)
+            able.check_shares(wanted)
     if changes.hardware != HardwareChange():
         if not isinstance(host.driver, Resizable):
             raise host.driver.unsupported("other hardware for a machine that exists")
