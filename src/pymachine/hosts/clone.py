@@ -18,8 +18,10 @@ from pymachine.hosts.shares import ShareRequest
 from pymachine.store.record import Machine
 
 
-def clone(hosts: Hosts, name: str, copy: str) -> Machine:
+def clone(hosts: Hosts, name: str, copy: str, *, shares: ShareRequest | None = None) -> Machine:
     """Make machine `copy` with the disk of machine `name`, and boot it with an identity of its own.
+
+    It shares the folders of `shares`, or those that machine `name` shares if that is None.
 
     If a step fails or is interrupted, everything made so far is removed. A running machine is paused while its disk
     is copied; data that its programs had not written yet is not in the copy.
@@ -33,7 +35,7 @@ def clone(hosts: Hosts, name: str, copy: str) -> Machine:
         refuse_existing(hosts, copy)
         if not isinstance(driver, Clonable):
             raise UnsupportedError(f"{source.record.driver_name} driver does not support copies of machines")
-        host = reserve(hosts, _request(source, copy), driver.copy_config)
+        host = reserve(hosts, _request(source, copy, shares), driver.copy_config)
         with ExitStack() as undo:
             undo.callback(undo_create, host)
             make_keys(host)
@@ -44,9 +46,11 @@ def clone(hosts: Hosts, name: str, copy: str) -> Machine:
     return host.record
 
 
-def _request(source: Host, name: str) -> CreateRequest:
+def _request(source: Host, name: str, shares: ShareRequest | None) -> CreateRequest:
     """Return the request for a machine with the options of `source`."""
     record = source.record
+    if shares is None:
+        shares = ShareRequest(shares=tuple(record.shares), taken_over=True)
     return CreateRequest(
         name=name,
         driver_name=record.driver_name,
@@ -54,5 +58,5 @@ def _request(source: Host, name: str) -> CreateRequest:
         engine=replace(record.engine),
         swarm=replace(record.swarm),
         sans=tuple(record.auth.server_cert_sans),
-        shares=ShareRequest(shares=tuple(record.shares)),
+        shares=shares,
     )
