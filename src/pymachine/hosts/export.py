@@ -14,6 +14,7 @@ from pymachine.hosts.archive_format import CONNECTION, MACHINE, Content, ExportE
 from pymachine.hosts.export_files import CONNECTION_FILES, OWN_FILES, check_sizes
 from pymachine.hosts.host import Hosts
 from pymachine.hosts.locking import locked
+from pymachine.hosts.shares import listed
 from pymachine.store import paths
 from pymachine.system.progress import Reporter
 
@@ -29,12 +30,15 @@ def export(hosts: Hosts, name: str, target: Path) -> None:
                 f'Machine "{name}" is {host.state().word.lower()}; only a stopped one can be exported',
                 hint="Stop it first; or export the means to connect to it: --connection.",
             )
-        config = Content(paths.CONFIG, json.dumps(record.to_json(), indent=4).encode())
+        portable = {key: value for key, value in record.to_json().items() if key != "Shares"}
+        config = Content(paths.CONFIG, json.dumps(portable, indent=4).encode())
         parts = [folder / file for file in [*OWN_FILES, *driver.exported()] if (folder / file).exists()]
         # Report what an import would refuse now, and not when the export is needed.
         import_checks.record(config.data, name=name, driver_name=record.driver_name, driver=type(driver))
         check_sizes(driver, {part.name: part.stat().st_size for part in parts})
         _write(target, Manifest(MACHINE, name, record.driver_name), [config, *parts], hosts.reporter)
+        if record.shares:
+            hosts.reporter.info(f"Folders of this host that the machine shares are not in it: {listed(record.shares)}")
 
 
 def export_connection(hosts: Hosts, name: str, target: Path) -> None:

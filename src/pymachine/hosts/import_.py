@@ -14,23 +14,35 @@ from pymachine.driver.contract import Config, Driver, Trait
 from pymachine.driver.kit import transactions
 from pymachine.driver.names import check_new_name, host_name
 from pymachine.errors import UnsupportedError
-from pymachine.hosts import archive_format, archive_reader, identity, import_checks, new_records
+from pymachine.hosts import archive_format, archive_reader, identity, import_checks, new_records, shares
 from pymachine.hosts.archive_format import CONNECTION, ExportError, Manifest, Member
 from pymachine.hosts.archive_reader import Archive
 from pymachine.hosts.create import CreateRequest, create, finish, refuse_existing
 from pymachine.hosts.export_files import CONNECTION_FILES, KEYS, OWN_FILES, check_sizes, check_small
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.remove import remove
+from pymachine.hosts.shares import ShareRequest
 from pymachine.store import paths
 from pymachine.store.record import Machine
 from pymachine.system import atomic_dirs, files
 
 
-def import_(hosts: Hosts, source: Path, *, name: str = "", connection_driver: str) -> Machine:
+def import_(
+    hosts: Hosts,
+    source: Path,
+    *,
+    name: str = "",
+    connection_driver: str,
+    share: ShareRequest | None = None,
+    choose_shares: Callable[[], ShareRequest] = ShareRequest,
+) -> Machine:
     """Make a machine from the export at `source`, under its old name or `name`. The machine is stopped.
 
     Connection details become a machine of the driver `connection_driver`. Nothing is kept of an export that is
     damaged, or that contains anything that no export contains.
+
+    The machine shares the folders of `share`. If that is None, it shares those that `choose_shares` returns, which is
+    called for a whole machine on this host whose driver can share folders.
     """
     with archive_reader.opened(source) as export:
         name = name or export.manifest.name
@@ -38,11 +50,17 @@ def import_(hosts: Hosts, source: Path, *, name: str = "", connection_driver: st
         refuse_existing(hosts, name)
         _check_total(source, export.manifest)
         if export.manifest.kind == CONNECTION:
-            return _import_connection(hosts, name, export, connection_driver)
-        return _import_machine(hosts, name, export)
+            return _import_connection(hosts, name, export, connection_driver, share or ShareRequest())
+        return _import_machine(hosts, name, export, share, choose_shares)
 
 
-def _import_machine(hosts: Hosts, name: str, export: Archive) -> Machine:
+def _import_machine(
+    hosts: Hosts,
+    name: str,
+    export: Archive,
+    share: ShareRequest | None,
+    choose_shares: Callable[[], ShareRequest],
+) -> Machine:
     manifest = export.manifest
     kind = registry.load(manifest.driver)
     if not issubclass(kind, Portable):
@@ -50,18 +68,23 @@ def _import_machine(hosts: Hosts, name: str, export: Archive) -> Machine:
     record, *others = manifest.members or (Member("", 0, 0),)
     if record.name != paths.CONFIG or not 0 < record.size <= import_checks.LARGEST_RECORD:
         raise ExportError(f"the first file in the export is not a {paths.CONFIG} of a usual size")
-    with _scratch(hosts, manifest) as scratch, hosts.reporter.task(f"Importing {name}") as task:
-        extract = _extractor(export, scratch, note=task.note)
-        accepted = import_checks.record(
-            extract(record).read_bytes(), name=name, driver_name=manifest.driver, driver=kind
-        )
+    with _scratch(hosts, manifest) as scratch:
+        text = _extractor(export, scratch)(record).read_bytes()
+        accepted = import_checks.record(text, name=name, driver_name=manifest.driver, driver=kind)
         _localize(hosts, accepted.machine)
-        check_sizes(Host(hosts, accepted.machine).driver, {member.name: member.size for member in others})
-        for member in others:
-            import_checks.disk_image(extract(member), largest=member.size)
-        export.verify()
-        _check_own_files(scratch, name)
-        return _adopt(hosts, accepted, scratch)
+        driver = Host(hosts, accepted.machine).driver
+        check_sizes(driver, {member.name: member.size for member in others})
+        # Before the long part, and without a progress line on the terminal, since it may ask the user.
+        if share is None and shares.is_on_this_host(driver):
+            share = choose_shares()
+        accepted.machine.shares = shares.accepted(driver, share or ShareRequest())
+        with hosts.reporter.task(f"Importing {name}") as task:
+            extract = _extractor(export, scratch, note=task.note)
+            for member in others:
+                import_checks.disk_image(extract(member), largest=member.size)
+            export.verify()
+            _check_own_files(scratch, name)
+            return _adopt(hosts, accepted, scratch)
 
 
 def _localize(hosts: Hosts, machine: Machine) -> None:
@@ -128,7 +151,7 @@ def _fit_to_store(host: Host, siblings: Sequence[Config]) -> None:
     host.save()
 
 
-def _import_connection(hosts: Hosts, name: str, export: Archive, driver_name: str) -> Machine:
+def _import_connection(hosts: Hosts, name: str, export: Archive, driver_name: str, share: ShareRequest) -> Machine:
     manifest = export.manifest
     import_checks.url(manifest.url)
     if [member.name for member in manifest.members] != [file for file, _ in CONNECTION_FILES]:
@@ -139,16 +162,18 @@ def _import_connection(hosts: Hosts, name: str, export: Archive, driver_name: st
         contents = [extract(member).read_bytes() for member in manifest.members]
         export.verify()
         _check_client_files(scratch)
-    return _adopt_connection(hosts, name, manifest.url, contents, driver_name)
+    return _adopt_connection(hosts, name, manifest.url, contents, driver_name, share)
 
 
-def _adopt_connection(hosts: Hosts, name: str, url: str, contents: Sequence[bytes], driver_name: str) -> Machine:
+def _adopt_connection(
+    hosts: Hosts, name: str, url: str, contents: Sequence[bytes], driver_name: str, share: ShareRequest
+) -> Machine:
     from pymachine.tls import certs  # noqa: PLC0415 (cryptography)
 
     kind = registry.load(driver_name)
     assert issubclass(kind, ConnectionImportable)  # noqa: S101 (the caller has checked)
     options = kind.options_for_url(url)
-    machine = create(hosts, CreateRequest(name=name, driver_name=driver_name, options=options))
+    machine = create(hosts, CreateRequest(name=name, driver_name=driver_name, options=options, shares=share))
     with ExitStack() as undo:
         undo.callback(remove, hosts, name)
         with hosts.store.lock(name):
@@ -166,7 +191,9 @@ def _unsupported(kind: type[Driver]) -> UnsupportedError:
     return UnsupportedError(f"{kind.info.name} driver does not support import of a whole machine")
 
 
-def _extractor(export: Archive, folder: Path, *, note: Callable[[str], None]) -> Callable[[Member], Path]:
+def _extractor(
+    export: Archive, folder: Path, *, note: Callable[[str], None] = lambda _: None
+) -> Callable[[Member], Path]:
     """Return a function that writes the next member into `folder` and returns its path."""
 
     def extract(member: Member) -> Path:
