@@ -187,6 +187,7 @@ def record(driver: str) -> dict[str, Any]:
         "DockerContext": "",
         "Expires": None,
         "Owner": "",
+        "Shares": [{"Path": "@HOME@", "GuestPath": "/home/me", "ReadOnly": False}],
     }
 
 

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import pytest
 
-from pymachine.cli import main as main_module
 from pymachine.driver import registry
 from pymachine.driver.abilities import HardwareChange, PortableField
 from pymachine.driver.contract import (
@@ -27,6 +26,7 @@ from pymachine.driver.options import Option
 from pymachine.driver.shares import Share
 from pymachine.errors import DriverError, DriverNotFoundError, UsageError
 from pymachine.hosts.host import Host
+from pymachine.system import signals
 from pymachine.system.progress import Reporter, Silent
 
 MOST = 3
@@ -159,7 +159,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "names", lambda: [*kinds, "none"])
     monkeypatch.setattr(Plain, "where", "")
     monkeypatch.setattr(Host, "wait_for_engine", lambda self, *, seconds: None)
-    monkeypatch.setattr(main_module.signals, "exit_on_termination", lambda: None)
+    monkeypatch.setattr(signals, "exit_on_termination", lambda: None)
     monkeypatch.setenv("MACHINE_DRIVER", "sharing")
     for name in ("MACHINE_DEBUG", "PYMACHINE_SHARE", "PYMACHINE_NO_SHARE", "CI"):
         monkeypatch.delenv(name, raising=False)

@@ -12,14 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
-from pymachine.cli import main as main_module, run as run_module, share_options
+from pymachine.cli import app, main as main_module, run as run_module, share_options
 from pymachine.errors import DriverError
 from pymachine.hosts import archive_reader, archive_writer
 from pymachine.hosts.archive_format import MACHINE, Content, Manifest
 from pymachine.store.store import Store
-from support.sharing import Plain, Sharing, install, share
+from support.sharing import Plain, install, share
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -280,7 +281,7 @@ def test_a_user_without_a_home_can_create_a_machine(call: Call, store: Store, mo
     def fail() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(share_options.Path, "home", fail)
+    monkeypatch.setattr(Path, "home", fail)
     warned(call, "the home folder of this user is not known")
     assert shared(store) == []
 
@@ -755,8 +756,7 @@ def test_doctor_reports_shares_and_those_that_are_missing(call: Call, store: Sto
 
 def test_the_shell_completes_folders(store: Store) -> None:
     for command, options in (("create", ["share"]), ("modify", ["share", "unshare"]), ("clone", ["share"])):
-        params: Any = main_module.app.group.get_command(None, command).params  # type: ignore[union-attr, arg-type]
+        params: Any = app.group.get_command(click.Context(app.group), command).params  # type: ignore[union-attr]
         for name in options:
             (param,) = [param for param in params if param.name == name]
             assert [item.type for item in param.shell_complete(None, "/da")] == ["dir"]
-    assert Sharing.info.name == "sharing"
