@@ -307,6 +307,24 @@ def test_a_current_folder_with_an_odd_name_is_not_shared_in_ci(
     assert call("create", "--share", ".", "n")[0] == 1
 
 
+@pytest.mark.parametrize("where", [".", "..", "link", "link/.."])
+def test_the_home_is_not_shared_as_a_part_of_the_current_folder(
+    call: Call, store: Store, home: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    (home.parent / "link").symlink_to("home")
+    enter(monkeypatch, Path(os.path.normpath((home if where.startswith(".") else home.parent) / where)))
+    monkeypatch.setattr(run_module, "_call", lambda words, environment: 0)
+    monkeypatch.setenv("CI", "true")
+    warned(call, "your home folder is in the current folder")
+    code, _, err = call("run", "--name", "r", "true")
+    assert (code, "your home folder is in the current folder" in err, Plain.boots) == (0, True, [("m", []), ("r", [])])
+    assert call("create", "--share", "~", "n")[0] == 0
+    assert shared(store, "n") == [str(home)]
+    monkeypatch.delenv("CI")
+    call("create", "o")
+    assert shared(store, "o") == [str(home)]
+
+
 def test_a_current_folder_that_was_removed_is_no_default(
     call: Call, store: Store, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,8 +62,9 @@ def request(ctx: click.Context, store: Path, *, command: str) -> ShareRequest:
     """Return the folders that a new machine shares: those of the command line, else the default of `command`.
 
     The default is that of the environment variables, else that of config.toml in `store`, else the home folder for
-    ``create``, and the current folder for ``run`` and in CI. Raises `ShareError`, and `ConfigError` for a wrong
-    config.toml.
+    ``create``, and the current folder for ``run`` and in CI, unless the home folder is in it.
+
+    Raises `ShareError`, and `ConfigError` for a wrong config.toml.
     """
     asked = from_command_line(ctx)
     return asked if asked is not None else _default(ctx, store, command=command)
@@ -159,14 +160,23 @@ def in_ci() -> bool:
 
 def _home() -> ShareRequest:
     """Return the default that is the home folder. A driver's own default is the home, too, and stays."""
-    try:
-        return replace(_default_of(Path.home()), keeps_driver_defaults=True)
-    except RuntimeError:  # neither HOME nor the system's users have it
-        return _default_of(None, problem="the home folder of this user is not known")
+    default = _default_of(_home_folder(), problem="the home folder of this user is not known")
+    return replace(default, keeps_driver_defaults=True)
 
 
 def _current() -> ShareRequest:
-    return _default_of(current_folder(), problem="the current folder was removed")
+    folder, home = current_folder(), _home_folder()
+    if folder and home and Path(os.path.realpath(home)).is_relative_to(os.path.realpath(folder)):
+        # It has the store with its keys, and is shared by these commands only if the user says so.
+        return _default_of(None, problem="your home folder is in the current folder")
+    return _default_of(folder, problem="the current folder was removed")
+
+
+def _home_folder() -> Path | None:
+    try:
+        return Path.home()
+    except RuntimeError:  # neither HOME nor the system's users have it
+        return None
 
 
 def _default_of(folder: Path | None, *, problem: str = "") -> ShareRequest:
