@@ -25,6 +25,7 @@ def test_each_boundary_is_on_the_page() -> None:
         "Host user",
         "Other local users",
         "Guest",
+        "Shared folder",
         "Container",
         "Mirror",
         "Archive",
