@@ -31,7 +31,7 @@ from pymachine.store.store import Store
 from support.sharing import Plain, Recorder, Sharing, install, share
 from support.unprivileged import USERS, run_as_user
 
-BASE = Path("/work/project")
+BASE = Path("/here/project")
 
 
 @pytest.fixture
@@ -58,20 +58,20 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         ("/data://srv/./x", "/data", "/srv/x", False),
         ("/data:/srv:ro", "/data", "/srv", True),
         ("/data:/srv:rw", "/data", "/srv", False),
-        (".", "/work/project", "/work/project", False),
-        ("..", "/work", "/work", False),
-        ("src:ro", "/work/project/src", "/work/project/src", True),
-        ("../src:/app", "/work/src", "/app", False),
+        (".", "/here/project", "/here/project", False),
+        ("..", "/here", "/here", False),
+        ("src:ro", "/here/project/src", "/here/project/src", True),
+        ("../src:/app", "/here/src", "/app", False),
         ("/a b,c", "/a b,c", "/a b,c", False),
-        (" ", "/work/project/ ", "/work/project/ ", False),
+        (" ", "/here/project/ ", "/here/project/ ", False),
         ("/grüße/日本", "/grüße/日本", "/grüße/日本", False),
         # A no-break space and an emoji of several characters are not "printable" for Python.
         ("/a\u00a0b/\U0001f469\u200d\U0001f4bb", "/a\u00a0b/\U0001f469\u200d\U0001f4bb", "", False),
         ("/" + "x" * 200, "/" + "x" * 200, "", False),
         ("/usr:/host/usr", "/usr", "/host/usr", False),
         ("/:/host", "/", "/host", False),  # refused by `check`
-        ("$HOME", "/work/project/$HOME", "", False),
-        ("~nosuchuser", "/work/project/~nosuchuser", "", False),
+        ("$HOME", "/here/project/$HOME", "", False),
+        ("~nosuchuser", "/here/project/~nosuchuser", "", False),
     ],
 )
 def test_texts_are_parsed(text: str, path: str, guest: str, read_only: bool) -> None:
@@ -385,8 +385,8 @@ def test_shares_are_added_replaced_and_removed() -> None:
         ("//data", "/data"),
         ("/data/../x/.", "/x"),
         ("/", "/"),
-        (".", "/work/project"),
-        ("../x/", "/work/x"),
+        (".", "/here/project"),
+        ("../x/", "/here/x"),
         ("/data:/srv:ro", "/data:/srv:ro"),
         ("", ""),
         ("a\0b", "a\0b"),
@@ -536,6 +536,7 @@ def test_a_record_keeps_its_shares(tmp_path: Path) -> None:
         [{**ENTRY, "Path": "~/data"}],
         [{**ENTRY, "GuestPath": "/srv/../etc"}],
         [{**ENTRY, "GuestPath": ".."}],
+        [{**ENTRY, "Path": "/data/../etc"}],
         *([{**ENTRY, key: f"/a{odd}b"}] for key in ("Path", "GuestPath") for odd in "\0\n\t\x1b\x7f\x9b"),
         [ENTRY, {**ENTRY, "Path": "data"}],
         [ENTRY] * (MOST + 1),

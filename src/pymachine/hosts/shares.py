@@ -255,7 +255,7 @@ def _check_pair(share: Share, other: Share) -> None:
     if Path(os.path.realpath(point)) != outer / below:
         raise ShareError(
             f"{shown(share)} cannot be mounted in {shown(other)}: {shown(point)} is, or is below, a symbolic link",
-            hint=f"Share the folder that it leads to at its own path: {shown(inner)}",
+            hint=f"Choose another GUEST_PATH, or share {shown(inner)} at its own path.",
         )
 
 

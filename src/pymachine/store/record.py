@@ -230,7 +230,7 @@ def _is_share(value: Json) -> bool:
         and all(kinds.TEXT.fits(value[key]) and kinds.PATH.fits(value[key]) for key in ("Path", "GuestPath"))
         and Path(value["Path"]).is_absolute()
         and value["GuestPath"].startswith("/")
-        and ".." not in PurePosixPath(value["GuestPath"]).parts
+        and ".." not in (*Path(value["Path"]).parts, *PurePosixPath(value["GuestPath"]).parts)
     )
 
 
