@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import pwd
 import select
 import sys
 from collections.abc import Callable
@@ -287,12 +288,13 @@ def test_a_user_without_a_home_can_create_a_machine(call: Call, store: Store, mo
 
 
 def test_without_the_variable_the_home_is_that_of_the_system(
-    call: Call, store: Store, monkeypatch: pytest.MonkeyPatch
+    call: Call, store: Store, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    entry = pwd.struct_passwd(("me", "x", os.getuid(), os.getgid(), "", str(home / "project"), "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda user: entry)
     monkeypatch.delenv("HOME")
-    expected = os.path.expanduser("~")  # noqa: PTH111
     call("create", "m")
-    assert shared(store) == [expected]
+    assert shared(store) == [f"{home}/project"]
 
 
 @pytest.mark.parametrize("name", ["a:b", "a:", "b:ro", "x\ny"])
