@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import click
 import pytest
 
-from pymachine.cli import share_options
+from pymachine.cli import create, run, share_options
 from pymachine.driver.abilities import DefaultShareable, Shareable
 from pymachine.driver.contract import BootRequest, Endpoint
 from pymachine.driver.shares import Share
@@ -263,18 +264,19 @@ def test_only_create_outside_of_ci_keeps_a_drivers_default(
 ) -> None:
     monkeypatch.setenv("HOME", str(homes / "me"))
     monkeypatch.chdir(homes / "me" / "src")
-    nothing = {"share": (), "no_share": False}
 
-    def keeps(command: str, given: dict[str, Any] = nothing) -> bool:
-        return share_options.request(tmp_path, given, command=command).keeps_driver_defaults
+    def keeps(command: click.Command, *words: str) -> bool:
+        ctx = click.Context(command)
+        command.parse_args(ctx, ["--driver", "none", *words, "name"])
+        return share_options.request(ctx, tmp_path, command=str(command.name)).keeps_driver_defaults
 
     monkeypatch.delenv("CI", raising=False)
-    assert keeps("create")
-    assert not keeps("run")
-    assert not keeps("create", {"share": (str(homes),), "no_share": False})
-    assert not keeps("create", {"share": (), "no_share": True})
+    assert keeps(create.command)
+    assert not keeps(run.command)
+    assert not keeps(create.command, "--share", str(homes))
+    assert not keeps(create.command, "--no-share")
     monkeypatch.setenv("CI", "true")
-    assert not keeps("create")
+    assert not keeps(create.command)
 
 
 # -- after a start -----------------------------------------------------------------------------------------------
