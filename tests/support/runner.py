@@ -61,8 +61,11 @@ class Pymachine:
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Return the variables for this store's processes, without the caller's DOCKER_ and MACHINE_ variables."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("DOCKER_", "MACHINE_"))}
+        """Return the variables for this store's processes, without the caller's DOCKER_ and MACHINE_ variables and CI.
+
+        A CI job shares other folders with its machines than a user.
+        """
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("DOCKER_", "MACHINE_")) and k != "CI"}
         own = {
             "HOME": str(self.home),
             "SHELL": "/bin/bash",
