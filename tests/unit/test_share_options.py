@@ -636,6 +636,16 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._terminal, text.encode())
 
+    def interrupt(self) -> None:
+        """Type Ctrl-C until the program ends. Python loses one that comes just before it begins to wait for input."""
+        ended = False
+        while not ended:
+            self.type("\x03")
+            while not ended and select.select([self._terminal], [], [], 1)[0]:
+                data = self._read()
+                self.output += data
+                ended = not data
+
     def end(self) -> tuple[int, str]:
         """Wait for the end, and return the exit code and the remaining output."""
         while data := self._read():
@@ -685,7 +695,7 @@ def test_the_end_of_the_input_means_no(store: Store, file: str) -> None:
 def test_an_interrupted_question_leaves_nothing(store: Store, file: str, interruptible: None) -> None:
     terminal = Terminal(file)
     terminal.wait_for("(y/N): ")
-    terminal.type("\x03")
+    terminal.interrupt()
     code, text = terminal.end()
     assert (code, "Traceback" in text) == (130, False)
     assert [path.name for path in (store.root / "machines").iterdir()] == ["m"]
