@@ -7,6 +7,7 @@ import io
 import tarfile
 from collections.abc import Iterable, Mapping
 
+from pymachine.driver.kit.identity_files import with_files
 from pymachine.driver.kit.machine_files import FORMAT_MARKER
 from pymachine_driver_virtualbox.shares import Share
 
@@ -22,14 +23,11 @@ COMMAND = "sudo /usr/lib/pymachine/userdata receive"
 
 def with_surroundings(identity: bytes, *, mac: str, address: str, shares: Iterable[Share]) -> bytes:
     """Return `identity` with the host-only interface's address and the folders to mount added."""
-    members = {
+    files = {
         ADDRESSES: f"{mac} {address}\n".encode(),
         SHARES: "".join(f"{share.name} {share.mount_point}\n" for share in shares).encode(),
     }
-    buffer = io.BytesIO(identity)
-    with tarfile.open(fileobj=buffer, mode="a", format=tarfile.USTAR_FORMAT) as archive:
-        _add(archive, members)
-    return buffer.getvalue()
+    return with_files(identity, files)
 
 
 def userdata(public_key: bytes, identity: bytes | None) -> bytes:

@@ -6,11 +6,10 @@ The file has a line for each folder: type, source, mount options and path, separ
 
 from __future__ import annotations
 
-import io
-import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pymachine.driver.kit.identity_files import with_files
 from pymachine.driver.shares import Share
 
 MEMBER = "mounts"
@@ -39,9 +38,4 @@ def with_mounts(tar: bytes, mounts: Sequence[Mount]) -> bytes:
     if not mounts:
         return tar
     content = "".join(mount.line() for mount in mounts).encode(errors="surrogateescape")
-    buffer = io.BytesIO(tar)
-    with tarfile.open(fileobj=buffer, mode="a", format=tarfile.USTAR_FORMAT) as archive:
-        entry = tarfile.TarInfo(MEMBER)
-        entry.mode, entry.size = 0o644, len(content)
-        archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
+    return with_files(tar, {MEMBER: content})

@@ -6,13 +6,12 @@ identity instead of QEMU's command line, so that clones get the host's current o
 
 from __future__ import annotations
 
-import io
 import re
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from pymachine.driver.contract import BootRequest, Endpoint
+from pymachine.driver.kit.identity_files import with_files
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 MEMBER = "search"
@@ -65,10 +64,4 @@ def parse(text: str) -> list[str]:
 
 def with_domains(tar: bytes, domains: Sequence[str]) -> bytes:
     """Return the identity `tar` with `domains` added."""
-    content = (" ".join(domains) + "\n").encode()
-    buffer = io.BytesIO(tar)
-    with tarfile.open(fileobj=buffer, mode="a", format=tarfile.USTAR_FORMAT) as archive:
-        entry = tarfile.TarInfo(MEMBER)
-        entry.mode, entry.size = 0o644, len(content)
-        archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
+    return with_files(tar, {MEMBER: (" ".join(domains) + "\n").encode()})
