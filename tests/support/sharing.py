@@ -27,7 +27,6 @@ from pymachine.driver.shares import Share
 from pymachine.errors import DriverError, DriverNotFoundError, UsageError
 from pymachine.hosts.host import Host
 from pymachine.system import signals
-from pymachine.system.progress import Reporter, Silent
 
 MOST = 3
 
@@ -40,7 +39,7 @@ class Plain(Driver):
     boots: ClassVar[list[tuple[str, list[str]]]] = []
     """The name and the shares of each machine that was booted."""
     faults: ClassVar[list[Exception]] = []
-    """What the next calls of `check_shares` raise, or the next boots if it is a `DriverError`."""
+    """The errors of the next calls of `check_shares`, or of the next boots if it is a `DriverError`."""
     where: ClassVar[str] = ""
 
     @classmethod
@@ -123,21 +122,6 @@ class Sharing(Plain):
 
     def location(self) -> str:
         return self.where
-
-
-class Recorder(Silent):
-    """A reporter that keeps its lines."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def info(self, text: str) -> None:
-        self.lines.append(text)
-
-    warn = info
-
-    def prefixed(self, prefix: str) -> Reporter:
-        return self
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,10 +53,10 @@ from pymachine.image import provide
 from pymachine.ssh.target import Target
 from pymachine.store.store import Store
 from pymachine.system import files as files_module
-from pymachine.system.progress import Silent
 from pymachine.system.run import Result
 from pymachine.tls.certs import CertificateError
 from support import archives
+from support.reporters import RecordingReporter
 
 VALIDATE = modify_module._validate
 NAME = "intro"
@@ -532,16 +532,6 @@ def newer(monkeypatch: pytest.MonkeyPatch) -> ImageFiles:
     image = ImageFiles("second", "amd64", Path("/i"), Path("/k"), Path("/r"))
     monkeypatch.setattr(provide, "refresh", lambda request, *, store, reporter: image)
     return image
-
-
-class RecordingReporter(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def info(self, text: str) -> None:
-        self.lines.append(text)
-
-    warn = info
 
 
 def test_upgrade_replaces_the_image(store: Store, newer: ImageFiles) -> None:

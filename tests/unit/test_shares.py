@@ -28,7 +28,8 @@ from pymachine.hosts.shares import (
 )
 from pymachine.store.record import Machine
 from pymachine.store.store import Store
-from support.sharing import Plain, Recorder, Sharing, install, share
+from support.reporters import RecordingReporter
+from support.sharing import Plain, Sharing, install, share
 from support.unprivileged import USERS, run_as_user
 
 BASE = Path("/here/project")
@@ -309,7 +310,7 @@ def test_a_folder_below_another_needs_a_folder_to_be_mounted_at(tmp_path: Path) 
         check([share(tmp_path / "other", "/o/none")], others=[outer])
     with pytest.raises(ShareError, match="there is no folder"):
         check([outer], others=[share(tmp_path / "other", "/o/none")])
-    # What the machine had before is not checked again, since its folders may be missing now.
+    # The shares that the machine had before are not checked again, since their folders may be missing now.
     check([share(tmp_path / "other")], others=[outer, share(tmp_path / "other", "/o/none")])
     assert [str(each.guest_path) for each in in_mount_order([share("/b/c/d"), share("/b"), share("/b/c")])] == [
         *("/b", "/b/c", "/b/c/d")
@@ -408,12 +409,12 @@ def test_the_home_is_known_when_a_share_is_removed(home: Path) -> None:
 def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sharing:
     install(monkeypatch)
     made = Sharing(MachineRef("m", tmp_path, tmp_path, tmp_path / "key"), {})
-    made.reporter = Recorder()
+    made.reporter = RecordingReporter()
     return made
 
 
 def lines(driver: Sharing | Plain) -> list[str]:
-    assert isinstance(driver.reporter, Recorder)
+    assert isinstance(driver.reporter, RecordingReporter)
     return driver.reporter.lines
 
 
@@ -431,7 +432,7 @@ def test_shares_that_were_asked_for_are_required(driver: Sharing, tmp_path: Path
 
 def test_a_driver_that_cannot_share_refuses_shares_and_has_no_default(driver: Sharing, tmp_path: Path) -> None:
     plain = Plain(driver.machine, {})
-    plain.reporter = Recorder()
+    plain.reporter = RecordingReporter()
     with pytest.raises(UnsupportedError, match="plain driver does not support shared folders"):
         accepted(plain, ShareRequest(shares=(share("/no/such"),)))
     assert accepted(plain, ShareRequest(shares=(share(tmp_path),), is_default=True)) == []
@@ -490,7 +491,7 @@ def test_shares_that_are_taken_over_may_be_missing(driver: Sharing) -> None:
 
 
 def test_a_start_warns_of_missing_folders(tmp_path: Path) -> None:
-    heard = Recorder()
+    heard = RecordingReporter()
     warn_of_missing([share(tmp_path), share("/no/such", "/x", read_only=True)], heard)
     assert heard.lines == [
         "/no/such:/x:ro is not shared: it does not exist. The first start after it is back shares it again."

@@ -34,9 +34,9 @@ from pymachine.hosts.create import CreateRequest, create
 from pymachine.hosts.host import Host, Hosts
 from pymachine.store.record import EngineOptions
 from pymachine.store.store import Store
-from pymachine.system.progress import Reporter, Silent
 from pymachine.tls.certs import CertificateError
 from pymachine.tls.handshake import CertificateRefusedError, TlsError
+from support.reporters import RecordingReporter
 
 
 class Copying(Remembering):
@@ -90,19 +90,6 @@ class Copying(Remembering):
     def create_copy(self, source: Driver, request: BootRequest) -> None:
         self.world[self.machine.name] = State.RUNNING
         self._do(f"copy of {source.machine.name}")
-
-
-class RecordingReporter(Silent):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def info(self, text: str) -> None:
-        self.lines.append(text)
-
-    warn = info
-
-    def prefixed(self, prefix: str) -> Reporter:
-        return self
 
 
 @pytest.fixture
