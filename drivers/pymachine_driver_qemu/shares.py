@@ -19,7 +19,7 @@ from pymachine.driver.shares import Share, in_mount_order, problem
 from pymachine_driver_qemu import identity as identity_port, qmp, runtime
 from pymachine_driver_qemu.binary import Qemu
 
-# The most folders that a machine shares. Each device costs the guest some milliseconds at its boot.
+# The most folders that a machine shares. In emulation, eight devices take up to half a second of a boot.
 MOST = 8
 TAG = "share"
 # cache=mmap keeps the data of open files, and nothing else. Without it, kernel 6.12 sends each page as one message:

@@ -1,4 +1,4 @@
-"""Shared folders of the driver qemu: its 9p devices, and what the guest is told to mount."""
+"""Shared folders of the driver qemu: its 9p devices, and the mounts in the guest's identity."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def _default(ctx: click.Context, store: Path, *, command: str) -> ShareRequest:
 def ask(app: App, ctx: click.Context) -> ShareRequest | None:
     """Ask on the terminal whether to share the default of ``create`` with an imported machine.
 
-    Returns None if nobody can be asked, or if there is no folder to share. The end of the input means no.
+    Returns None if there is no terminal to ask on, or if there is no folder to share. The end of the input means no.
     """
     from pymachine.driver.shares import problem  # noqa: PLC0415 (the help does not need it)
     from pymachine.hosts.shares import ShareRequest, listed  # noqa: PLC0415

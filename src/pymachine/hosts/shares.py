@@ -111,7 +111,7 @@ def accepted(driver: Driver, request: ShareRequest) -> list[Share]:
     """Return the shares of a new machine: those of `request`, or those of them that can be had if it is a default.
 
     The driver drops its own default shares from its configuration, unless `request` keeps them. Raises `ShareError` and
-    the errors of `Shareable.check_shares` for shares that the user asked for.
+    the errors of `Shareable.check_shares` for shares that the user named.
     """
     if isinstance(driver, DefaultShareable) and not request.taken_over:
         if request.is_default and driver.chooses_shares():

@@ -2,7 +2,7 @@
 
 A path is resolved from the folder's file descriptor, one component after the other, and no symbolic link is followed.
 Each folder on the way is opened before the next component is looked up in it. So replacing a folder with a link has no
-effect: either the link is refused, or the operation continues in the folder that was there before. A client's ``..``
+effect: either the link is refused, or the operation continues in the folder that had the name before. A client's ``..``
 removes the component before it, and is never passed to the system.
 """
 

@@ -78,7 +78,7 @@ class OpenFolder:
 
 
 class Handles:
-    """What a client has open, by handle. A handle is never used again."""
+    """The open files and folders of a client, by handle. A handle is never used again."""
 
     def __init__(self) -> None:
         self._open: dict[bytes, OpenFile | OpenFolder] = {}
@@ -134,7 +134,7 @@ class Handles:
     def close_all(self) -> None:
         """Close everything at the end of a session."""
         for handle in list(self._open):
-            with contextlib.suppress(OSError):  # no client is left that could be told
+            with contextlib.suppress(OSError):  # no client is left to report it to
                 self.close(handle)
 
 
