@@ -49,6 +49,7 @@ esac
     "journalctl": "echo 'the engine said: unknown storage driver'\n",
     "apt-get": """
 case "$*" in
+    *install*sshfs) printf 'sshfs\\nlibfuse3-3\\n' >> "$ROOT/packages" ;;
     *install*)
         mkdir -p "$ROOT/usr/lib/systemd/system" "$ROOT/etc/docker" "$ROOT/var/lib/docker/overlay2"
         printf '[Service]\\nExecStart=/usr/sbin/dockerd -H fd://\\n' > "$ROOT/usr/lib/systemd/system/docker.service"
@@ -64,7 +65,9 @@ esac
 case "$1" in
     --purge)
         for each; do sed -i "/^$each\\$/d" "$ROOT/packages"; done
-        rm -f "$ROOT/usr/lib/systemd/system/docker.service" "$ROOT/bin/dockerd"
+        case "$*" in
+            *docker.io*) rm -f "$ROOT/usr/lib/systemd/system/docker.service" "$ROOT/bin/dockerd" ;;
+        esac
         ;;
 esac
 """,

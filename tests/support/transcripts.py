@@ -50,10 +50,13 @@ class FakeHost:
     containers: int = 0
     swarm: bool = False
     sudo: bool = True
+    sshfs: bool = False
+    fuse: bool = True
     files: dict[str, str] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     on_install: Callable[[], Result | None] = lambda: None
     on_apply: Callable[[], Result | None] = lambda: None
+    present: list[str] = field(default_factory=list)
     scripts: list[tuple[str, str]] = field(default_factory=list)
     commands: int = 0
 
@@ -75,6 +78,7 @@ class FakeHost:
         if body.startswith("facts\n"):
             return self._result(self._facts())
         step, answer = ("install", self.on_install) if "\nfollow " in body else ("apply", self.on_apply)
+        step = "sshfs" if "\nnote sshfs.before " in body else step
         if "put_back" in body or "remove_packages" in body:
             step, answer = "restore", lambda: None
         self.scripts.append((step, body))
@@ -82,6 +86,8 @@ class FakeHost:
             return result
         if step == "install":
             self.engine = True
+        if step == "sshfs":
+            self.sshfs = True
         if line:
             line("Unpacking docker ...")
         return self._result("")
@@ -105,6 +111,7 @@ class FakeHost:
     def _facts(self) -> str:
         lines = ["os-release", *_block(OS_RELEASE[self.kind]), f"init {self.init}"]
         lines.append(f"dockerd {'/usr/bin/dockerd' if self.engine else ''}")
+        lines += [f"sshfs {'/usr/bin/sshfs' if self.sshfs else ''}", f"fuse {'yes' if self.fuse else 'no'}"]
         if self.engine:
             lines += [f"active {'active' if self.active else 'inactive'}", "enabled enabled"]
         lines.append("unit")
@@ -113,6 +120,7 @@ class FakeHost:
         lines.append(f"containers {self.containers}")
         if self.swarm:
             lines.append("present /var/lib/docker/swarm/docker-state.json")
+        lines += [f"present {path}" for path in self.present]
         for path, text in self.files.items():
             lines += [f"file {path}", *_block(text), ""]
         lines += [f"sha256 {digest} {path}" for path, digest in self.digests.items()]

@@ -255,6 +255,51 @@ def test_sudo_that_requires_a_password_is_an_error_before_any_change() -> None:
     assert fake.scripts == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [
+        ("ubuntu", "install --no-install-recommends sshfs\n"),
+        ("fedora", "dnf -y install fuse-sshfs\n"),
+        ("rocky", "dnf -y install fuse-sshfs\n"),
+        ("leap", "install --no-recommends sshfs\n"),
+        ("arch", "pacman -S --noconfirm --needed sshfs\n"),
+    ],
+)
+def test_sshfs_is_installed_once_for_shared_folders(kind: str, command: str) -> None:
+    fake = FakeHost(kind)
+    lines = provision(fake, shares=True)
+    assert [step for step, _ in fake.scripts] == ["install", "sshfs", "apply"]
+    assert command in fake.body("sshfs")
+    assert "sshfs" not in fake.body("install")
+    assert "Installing SSHFS for the shared folders..." in lines
+    fake.scripts.clear()
+    provision(fake, shares=True)
+    assert [step for step, _ in fake.scripts] == ["apply"]
+
+
+def test_a_host_that_has_only_no_sshfs_is_changed_in_nothing_else() -> None:
+    fake = FakeHost("ubuntu", engine=True)
+    provision_and_apply(fake)
+    fake.scripts.clear()
+    assert "The host is already set up: only SSHFS was installed." in provision(fake, shares=True)
+    assert [step for step, _ in fake.scripts] == ["sshfs"]
+    assert "The host is already set up: nothing was changed." in provision(fake)
+
+
+@pytest.mark.parametrize(
+    ("fake", "says"),
+    [
+        (FakeHost("ubuntu", fuse=False), "its kernel has no FUSE"),
+        (FakeHost("flatcar", engine=True), "flatcar has no sshfs, and no packages"),
+    ],
+)
+def test_a_host_that_cannot_mount_shared_folders_is_refused_before_any_change(fake: FakeHost, says: str) -> None:
+    with pytest.raises(ProvisionError, match=says):
+        provision(fake, shares=True)
+    assert fake.scripts == []
+    provision(fake)
+
+
 def test_a_failed_step_is_named_with_its_output() -> None:
     fake = FakeHost("ubuntu", on_install=lambda: Result((), 100, "pymachine-begin\n", "E: No space left on device\n"))
     with pytest.raises(StepError, match='the step "Installing Docker" failed on "far" with exit code 100') as caught:
@@ -436,6 +481,14 @@ def test_restoring_puts_every_file_back() -> None:
         assert f"put_back {path}\n" in body
     assert "service restart" in body
     assert "remove_packages" not in body
+
+
+def test_restoring_removes_sshfs_if_it_was_installed() -> None:
+    fake = FakeHost("ubuntu", engine=True)
+    provision_and_apply(fake)
+    fake.present.append("/var/lib/pymachine/sshfs.before")
+    assert restore(fake)
+    assert re.search(r"^remove_packages sshfs '.*' 'dpkg --purge' sshfs$", fake.body("restore"), re.MULTILINE)
 
 
 def test_restoring_keeps_later_changes() -> None:

@@ -73,6 +73,18 @@ def test_a_bare_host_gets_an_engine_and_is_restored_without_it(bare_host: LocalH
     assert bare_host.tree() == before
 
 
+def test_sshfs_is_installed_and_removed_with_what_came_with_it(host_with_engine: LocalHost) -> None:
+    before = host_with_engine.tree()
+    # This host has sshfs, and perhaps no FUSE.
+    host_with_engine.alter_script = lambda text: text.replace("found sshfs", "found no-such").replace("/fuse", "/null")
+    provision(host_with_engine, shares=True)
+    (call,) = [call for call in host_with_engine.calls() if " install " in call]
+    assert call.endswith("install --no-install-recommends sshfs")
+    assert host_with_engine.get("packages").split() == ["base", "sshfs", "libfuse3-3"]
+    assert make_host(host_with_engine).restore()
+    assert host_with_engine.tree() == before
+
+
 def test_a_warning_says_that_the_engine_cannot_be_enabled_at_boot(bare_host: LocalHost) -> None:
     refuses = "\ncase $1 in enable) echo 'Failed to enable unit: read-only' >&2; exit 1 ;; esac\n"
     stand_in = bare_host.root / "stand-ins/systemctl"

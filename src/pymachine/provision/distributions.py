@@ -60,6 +60,8 @@ class Provisioner:
     """Sets of packages that contain the engine. The first set that can be installed completely is used."""
     optional_packages: tuple[str, ...] = ()
     """Packages that are installed with the engine where the distribution has them."""
+    sshfs: str = "sshfs"
+    """The package with sshfs, which is installed if the machine shares folders. Unused without `manager`."""
     service: Service = Service.SYSTEMD
     certificates: str = "/etc/docker"
     state: str = "/var/lib/pymachine"
@@ -151,6 +153,7 @@ BUILT_IN = (
         manager=DNF,
         packages=(("moby-engine",), ("docker-ce",)),
         optional_packages=("docker-cli",),
+        sshfs="fuse-sshfs",
     ),
     # Their own archives have no engine. It comes from Docker's repository or another configured one.
     Provisioner(
@@ -158,6 +161,7 @@ BUILT_IN = (
         ids=("rhel", "rocky", "almalinux", "centos", "ol"),
         manager=DNF,
         packages=(("docker-ce", "docker-ce-cli", "containerd.io"), ("moby-engine",)),
+        sshfs="fuse-sshfs",
     ),
     Provisioner(
         name="opensuse",

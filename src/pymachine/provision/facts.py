@@ -20,6 +20,7 @@ ENGINE_FOLDERS = ("/etc/docker", "/var/lib/docker", "/var/lib/containerd", "/etc
 STATE = "state.json"
 INSTALLED = "installed"
 PENDING = "pending"
+SSHFS = "sshfs"
 SWARM = "/var/lib/docker/swarm/docker-state.json"
 
 
@@ -36,6 +37,10 @@ class Facts:
     enabled: bool = False
     unit: str = ""
     """The output of ``systemctl cat`` for the engine's unit."""
+    sshfs: str = ""
+    """The path of sshfs; empty if it is not installed."""
+    fuse: bool = False
+    """Whether the kernel has FUSE, or a module of it."""
     containers: int = 0
     """The number of running containers."""
     present: frozenset[str] = frozenset()
@@ -91,6 +96,8 @@ def parse(text: str) -> Facts:
         active=words.get("active") == "active",
         enabled=words.get("enabled") in {"enabled", "enabled-runtime"},
         unit=contents.pop("unit", ""),
+        sshfs=words.get("sshfs", ""),
+        fuse=words.get("fuse") == "yes",
         containers=int(words.get("containers") or 0),
         present=frozenset(present),
         files={key.removeprefix("file "): value for key, value in contents.items()},

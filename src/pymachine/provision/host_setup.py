@@ -17,7 +17,7 @@ from pymachine.provision.distributions import (
     state_folders,
 )
 from pymachine.provision.errors import ProvisionError, StepError
-from pymachine.provision.facts import BACKUP_SUFFIX, DAEMON_JSON, ENGINE_FOLDERS, INSTALLED, SWARM, Facts
+from pymachine.provision.facts import BACKUP_SUFFIX, DAEMON_JSON, ENGINE_FOLDERS, INSTALLED, SSHFS, SWARM, Facts
 from pymachine.provision.plan import LIVE_RESTORE, EngineSettings, Plan
 from pymachine.provision.remote import BEGIN, Remote, here_document, script
 from pymachine.system.progress import Reporter
@@ -27,6 +27,8 @@ INSTALL_SECONDS = 3600.0
 SET_UP_SECONDS = 1200.0
 INSTALL_DONE = "install.done"
 FOUND = "found"
+# The list of packages before sshfs was installed.
+SSHFS_BEFORE = f"{SSHFS}.before"
 # Packages that the engine runs on, by all distributions' names. Those that are installed are upgraded with it.
 RUNTIME = ("containerd", "containerd.io", "runc")
 
@@ -51,7 +53,8 @@ class HostSetup:
     def read_facts(self) -> tuple[Facts, Provisioner]:
         """Read the host's state, changing nothing. Raises `UnknownSystemError`, `SudoError`, `ProvisionError`."""
         states = state_folders(self._provisioners)
-        present = [SWARM, *ENGINE_FOLDERS, *(f"{folder}/{name}" for folder in states for name in (INSTALL_DONE, FOUND))]
+        own = (INSTALL_DONE, FOUND, SSHFS_BEFORE)
+        present = [SWARM, *ENGINE_FOLDERS, *(f"{folder}/{name}" for folder in states for name in own)]
         text = script(
             "facts",
             parts=("facts",),
@@ -80,6 +83,7 @@ class HostSetup:
         facts, provisioner = self.read_facts()
         self._reporter.info(f"Provisioning with {provisioner.name}...")
         facts_parser.check_service(facts, provisioner)
+        needs_sshfs = wanted.shares and _sshfs_is_missing(facts, provisioner)
         if _engine_is_missing(facts, provisioner):
             manager = _manager(provisioner)
             merge.read(facts.files.get(DAEMON_JSON, ""), path=DAEMON_JSON)
@@ -88,11 +92,16 @@ class HostSetup:
                 before_changes()
             self._install(provisioner, manager, given)
             facts, provisioner = self.read_facts()
+        if needs_sshfs:
+            if before_changes:
+                before_changes()
+            self._install_sshfs(provisioner, _manager(provisioner))
         plan = planner.make_plan(facts, wanted, provisioner)
         for note in plan.notes:
             self._reporter.info(note)
         if plan.empty:
-            self._reporter.info("The host is already set up: nothing was changed.")
+            changed = "only SSHFS was installed" if needs_sshfs else "nothing was changed"
+            self._reporter.info(f"The host is already set up: {changed}.")
             return plan
         if before_changes:
             before_changes()
@@ -140,11 +149,14 @@ class HostSetup:
         if not state and not installed and f"{provisioner.state}/{FOUND}" not in facts.present:
             return False
         body = ["lock"]
+        if f"{provisioner.state}/{SSHFS_BEFORE}" in facts.present:
+            manager = _manager(provisioner)
+            body.append(f"remove_packages {shlex.join([SSHFS, manager.installed, manager.remove, provisioner.sshfs])}")
         if installed:
             manager = _manager(provisioner)
             body += ["stop_engine", *(f"put_back {path}" for path in state.get("managed") or {})]
             names = " ".join(provisioner.package_names)
-            body += [f"remove_packages {shlex.join([manager.installed, manager.remove, names])}"]
+            body += [f"remove_packages {shlex.join(['packages', manager.installed, manager.remove, names])}"]
             body += [f"remove_leftovers {' '.join(ENGINE_FOLDERS)}", "remove_group"]
         elif state:
             body += _restore_commands(facts, state)
@@ -165,6 +177,7 @@ class HostSetup:
         else:
             save_script = ":"
             commands = _install_commands(provisioner, manager)
+        job = _install_job(manager, commands, after=f"{state}/packages.after") + f"\n: > {state}/{INSTALL_DONE}"
         body = [
             "lock",
             _record_found_command(),
@@ -172,19 +185,39 @@ class HostSetup:
             save_script,
             f"echo {shlex.quote(manager.name)} > {state}/{INSTALLED}",
             f"rm -f {state}/{INSTALL_DONE}",
-            f"follow {shlex.quote(_install_job(manager, state, commands=commands))}",
+            f"follow {shlex.quote(job)}",
             "at_boot yes",
         ]
+        self._run_package_job(
+            "Installing Docker",
+            body,
+            provisioner,
+            hint="Fix the problem on the host and run `pymachine provision`, or install the engine with a script "
+            "(create --engine-install-url URL).",
+        )
+
+    def _install_sshfs(self, provisioner: Provisioner, manager: PackageManager) -> None:
+        self._reporter.info("Installing SSHFS for the shared folders...")
+        state = provisioner.state
+        job = _install_job(manager, f"{manager.install} {provisioner.sshfs}", after=f"{state}/{SSHFS}.after")
+        body = [
+            "lock",
+            _record_found_command(),
+            f"note {SSHFS_BEFORE} {shlex.quote(manager.installed)}",
+            f"follow {shlex.quote(job)}",
+        ]
+        hint = "Fix the problem on the host, or install sshfs there by hand, and run `pymachine provision`."
+        self._run_package_job("Installing SSHFS", body, provisioner, hint=hint)
+
+    def _run_package_job(self, step: str, body: list[str], provisioner: Provisioner, *, hint: str) -> None:
+        """Run a script that runs the package manager, and show its output. `hint` is for a failure of it."""
         text = script("\n".join(body), parts=("service", "install"), variables=_variables(provisioner))
         with self._reporter.task("Packages:") as task:
             try:
                 show = _report_changed_lines(task.note)
-                self._remote.run("Installing Docker", text, timeout=INSTALL_SECONDS, line=show)
+                self._remote.run(step, text, timeout=INSTALL_SECONDS, line=show)
             except StepError as error:
-                error.hint = error.hint or (
-                    "Fix the problem on the host and run `pymachine provision`, or install the engine with a script "
-                    "(create --engine-install-url URL)."
-                )
+                error.hint = error.hint or hint
                 raise
 
     def _set_up(self, facts: Facts, provisioner: Provisioner, plan: Plan) -> None:
@@ -218,6 +251,18 @@ def _engine_is_missing(facts: Facts, provisioner: Provisioner) -> bool:
     begun = f"{provisioner.state}/{INSTALLED}" in facts.files
     is_interrupted = begun and f"{provisioner.state}/{INSTALL_DONE}" not in facts.present
     return (is_interrupted and not facts.active) or not (facts.dockerd or facts.unit.strip())
+
+
+def _sshfs_is_missing(facts: Facts, provisioner: Provisioner) -> bool:
+    """Return whether sshfs has to be installed. Raises `ProvisionError` if the host cannot have it."""
+    brief, hint = "folders cannot be shared with this host", "Share none: --no-share"
+    if not facts.fuse:
+        raise ProvisionError(
+            f"{brief}: its kernel has no FUSE", hint=f"Install the kernel's module fuse there.\n{hint}"
+        )
+    if not facts.sshfs and provisioner.manager is None:
+        raise ProvisionError(f"{brief}: {provisioner.name} has no sshfs, and no packages", hint=hint)
+    return not facts.sshfs
 
 
 def _manager(provisioner: Provisioner) -> PackageManager:
@@ -256,14 +301,12 @@ def _can_install(manager: PackageManager, name: str) -> str:
     return f"{{ {manager.available.replace('{}', name)}; }} > /dev/null 2>&1"
 
 
-def _install_job(manager: PackageManager, state: str, *, commands: str) -> str:
-    """Return the shell code that installs the engine, in a session of its own on the host.
+def _install_job(manager: PackageManager, commands: str, *, after: str) -> str:
+    """Return the shell code that installs packages by `commands`, in a session of its own on the host.
 
-    It records the installed packages itself, since the connection may have ended by then.
+    It lists the installed packages in the file `after` itself, since the connection may have ended by then.
     """
-    return f"""{_package_job(manager, commands)}
-{{ {manager.installed}; }} | sort > {state}/packages.after
-: > {state}/{INSTALL_DONE}"""
+    return f"{_package_job(manager, commands)}\n{{ {manager.installed}; }} | sort > {after}"
 
 
 def _package_job(manager: PackageManager, commands: str) -> str:

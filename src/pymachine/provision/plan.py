@@ -36,6 +36,8 @@ class EngineSettings:
     """Flags of dockerd without a key in daemon.json."""
     environment: Sequence[str] = ()
     """The engine's environment variables, as ``NAME=value``."""
+    shares: bool = False
+    """Whether folders are shared with the host, which needs sshfs."""
 
     @property
     def address(self) -> str:

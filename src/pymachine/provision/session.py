@@ -139,6 +139,7 @@ def wanted(machine: Machine, endpoint: Endpoint, *, directory: Path) -> EngineSe
         daemon=daemon,
         flags=flags,
         environment=machine.engine.env,
+        shares=bool(machine.shares),
     )
 
 

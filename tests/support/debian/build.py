@@ -64,7 +64,8 @@ BASE = (
     "tar",
     "util-linux",
 )
-ENGINE = ("docker.io", "docker-cli")
+# What provisioning installs.
+LATER = ("docker.io", "docker-cli", "sshfs")
 LEFT_OUT = tuple(
     f"usr/share/{name}/" for name in ("bug", "doc", "doc-base", "info", "lintian", "locale", "man", "bash-completion")
 )
@@ -165,7 +166,7 @@ class Built:
 
     @property
     def packages(self) -> Path:
-        """A folder with a flat apt repository of the engine and its dependencies."""
+        """A folder with a flat apt repository of the engine, sshfs and their dependencies."""
         return self.folder / "repository"
 
 
@@ -189,7 +190,7 @@ def ensure() -> Built:
     universe = Universe(indices)
     base = closure(universe, recipe.roots, excluded=recipe.excluded)
     installed = {package.name for package in base}
-    extra = [package for package in closure(universe, [*BASE, *ENGINE]) if package.name not in installed]
+    extra = [package for package in closure(universe, [*BASE, *LATER]) if package.name not in installed]
     key = hashlib.sha256(f"{FORMAT}".encode())
     for package in [*base, *extra]:
         key.update(package.sha256.encode())

@@ -50,6 +50,10 @@ engine_state() {
     esac
 }
 
+has_fuse() {
+    if [ -c /dev/fuse ] || { has modprobe && modprobe -n -q fuse; }; then echo yes; else echo no; fi
+}
+
 # A package manager left running by a broken connection may still change the host. Wait until it has ended.
 wait_for_others() {
     for each in $STATES; do
@@ -71,6 +75,8 @@ facts() {
     echo "init $init"
     echo "dockerd $(first_found dockerd docker.dockerd)"
     engine_state "$init"
+    echo "sshfs $(first_found sshfs)"
+    echo "fuse $(has_fuse)"
     echo "containers $(containers "$init")"
     for each in /var/lib/docker/swarm/docker-state.json $PRESENT; do
         if [ -e "$each" ]; then echo "present $each"; fi

@@ -24,17 +24,18 @@ stop_engine() { # before its packages are removed
     if has ip; then ip link delete docker0 > /dev/null 2>&1 || true; fi
 }
 
-remove_packages() { # remove_packages LISTING COMMAND NAMES: remove the packages that were installed with the engine
-    sh -c "$1" | sort > "$STATE/packages.now"
-    if [ ! -e "$STATE/packages.after" ]; then
+# remove_packages WHAT LISTING COMMAND NAMES: remove the packages that came between the lists WHAT.before and WHAT.after
+remove_packages() {
+    sh -c "$2" | sort > "$STATE/$1.now"
+    if [ ! -e "$STATE/$1.after" ]; then
         # The installation did not complete: only the packages that it requested are certainly ours.
-        printf '%s\n' "$3" | tr ' ' '\n' | sort > "$STATE/packages.after"
+        printf '%s\n' "$4" | tr ' ' '\n' | sort > "$STATE/$1.after"
     fi
-    came=$(comm -13 "$STATE/packages.before" "$STATE/packages.after" | comm -12 - "$STATE/packages.now" | tr '\n' ' ')
+    came=$(comm -13 "$STATE/$1.before" "$STATE/$1.after" | comm -12 - "$STATE/$1.now" | tr '\n' ' ')
     [ -n "$came" ] || return 0
-    DEBIAN_FRONTEND=noninteractive sh -c "$2 $came" > "$STATE/remove.log" 2>&1 < /dev/null || {
+    DEBIAN_FRONTEND=noninteractive sh -c "$3 $came" > "$STATE/remove.log" 2>&1 < /dev/null || {
         tail -n 40 "$STATE/remove.log" >&2
-        fail "The engine's packages cannot all be removed"
+        fail "The packages that pymachine installed cannot all be removed: $came"
     }
 }
 
