@@ -203,6 +203,18 @@ class DefaultShareable(Protocol):
 
 
 @runtime_checkable
+class SshShareable(Shareable, Protocol):
+    """The core mounts the shared folders of some machines over SSH, since their hypervisor cannot share them.
+
+    The core does so after `create`, `start` and `restart`, and after provisioning. It unmounts the folders before
+    `stop`. The guest needs sshfs, FUSE, and a user of SSH who can become root without a password.
+    """
+
+    def shares_over_ssh(self) -> bool:
+        """Return whether this machine is one of them. The driver does not use `BootRequest.shares` then."""
+
+
+@runtime_checkable
 class PortForwardable(Protocol):
     """The ports that are open in a machine are forwarded to this host."""
 

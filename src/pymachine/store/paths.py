@@ -25,6 +25,9 @@ SSH_KEY = "id_rsa"
 SSH_HOST_KEY = "ssh_host_ed25519_key"
 KNOWN_HOSTS = "known_hosts"
 SNAPSHOTS = "snapshots"
+# Of the process that keeps shared folders mounted over SSH.
+SHARES_LOCK = "shares.lock"
+SHARES_LOG = "shares.log"
 # The script of --engine-install-url that was run on the host.
 INSTALL_SCRIPT = "install-script.sh"
 

@@ -1,0 +1,100 @@
+"""The keeper: keeps the shared folders of one machine mounted over SSH.
+
+Each machine has one, ``python -m pymachine.hosts.share_keeper STORE NAME``. It is started when the machine is created
+or started, and ended when that is stopped or removed. It takes changed shares over from the machine's record, and ends
+when that is gone. Its log is ``shares.log`` in the machine's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+from pymachine.driver.kit.port_forwarding import log
+from pymachine.driver.shares import Share
+from pymachine.errors import MachineNotFoundError, PymachineError
+from pymachine.hosts.host import Hosts
+from pymachine.hosts.ssh_shares import ShareMountError
+from pymachine.ssh.reverse_sshfs import background
+from pymachine.ssh.reverse_sshfs.keeper import END, RETRY, Keeper
+from pymachine.ssh.target import Target
+from pymachine.store import paths
+from pymachine.store.store import Store
+
+
+class _Record:
+    """The machine's record, which is read again when it has changed."""
+
+    def __init__(self, hosts: Hosts, name: str) -> None:
+        self._hosts = hosts
+        self._name = name
+        self._path = hosts.store.machine_dir(name) / paths.CONFIG
+        self._read: tuple[int, ...] = ()
+        self._shares: Sequence[Share] = ()
+        self._problem = ""
+
+    def shares(self) -> Sequence[Share]:
+        """Return the machine's shares: none if it is gone, and the last ones while its record cannot be read."""
+        try:
+            found = self._path.stat()
+            current = (found.st_ino, found.st_mtime_ns, found.st_size)
+            if current != self._read:
+                self._shares = list(self._hosts.store.load(self._name).shares)
+                self._read = current
+        except (FileNotFoundError, NotADirectoryError, MachineNotFoundError):
+            return ()
+        except (PymachineError, OSError) as error:
+            if str(error) != self._problem:
+                self._problem = str(error)
+                log(f"the record cannot be read: {error}")
+        return self._shares
+
+    def target(self) -> Target:
+        """Return where to log in. Raises `PymachineError`, also if the host key is not pinned."""
+        host = self._hosts.open(self._name)
+        target = host.target(host.driver.endpoint())
+        if target.known_hosts is None:
+            raise ShareMountError(f"its SSH host key is not pinned; run: pymachine provision {self._name}")
+        return target
+
+
+def _wake_on_signals() -> socket.socket:
+    """Return a socket from which `END` comes after SIGTERM, and `RETRY` after SIGHUP."""
+    reader, writer = socket.socketpair()
+    writer.settimeout(0)
+
+    def wake(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        with suppress(BlockingIOError):  # the socket is full of earlier ones
+            writer.send(RETRY if number == signal.SIGHUP else END)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, wake)
+    return reader
+
+
+def main(arguments: list[str]) -> int:
+    """Run the program, whose arguments are the root of the store and the machine's name."""
+    root, name = Path(arguments[0]), arguments[1]
+    wake = _wake_on_signals()
+    hosts = Hosts(Store(root))
+    folder = hosts.store.machine_dir(name)
+    try:
+        with background.locked(folder):
+            log(f"keeping the shared folders mounted, as process {os.getpid()}")
+            record = _Record(hosts, name)
+            Keeper(folder, target=record.target, say=log).run(record.shares, wake=wake)
+    except OSError as error:
+        log(f"ended by an error: {error!r}")
+        return 1
+    log("ended")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,167 @@
+"""Mount and unmount the shared folders of machines whose driver leaves that to the core; see `SshShareable`.
+
+A process for each machine, the keeper, keeps the folders mounted: see `pymachine.hosts.share_keeper`. It is part of the
+core, not of the drivers' kit: it logs in with the core's SSH, reads the machine's record, and begins only after an
+existing host has been provisioned.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pymachine.driver.abilities import SshShareable
+from pymachine.driver.contract import Driver
+from pymachine.errors import PymachineError, TimeoutExpiredError
+from pymachine.hosts.host import Host
+from pymachine.hosts.timeouts import boot_timeout
+from pymachine.store import paths
+from pymachine.system import printable, run
+from pymachine.system.wait import until
+
+if TYPE_CHECKING:
+    from pymachine.ssh.reverse_sshfs.status import MountStatus
+
+
+class ShareMountError(PymachineError):
+    """A shared folder cannot be mounted in the machine."""
+
+    code = "share-mount"
+
+
+def applies_to(driver: Driver) -> bool:
+    """Return whether the core mounts the shared folders of the driver's machine."""
+    return isinstance(driver, SshShareable) and driver.shares_over_ssh()
+
+
+def check(driver: Driver) -> None:
+    """Raise `ShareMountError` if the core should mount the machine's shared folders, but cannot on this host."""
+    if not applies_to(driver):
+        return
+    if sys.platform == "win32":
+        raise ShareMountError("folders of Windows cannot be shared with a machine on another host")
+    if run.which("ssh") is None:
+        raise ShareMountError(
+            "folders are shared with a machine on another host by OpenSSH's client, ssh, which is not installed",
+            hint="Install it, for example: apt-get install openssh-client",
+        )
+
+
+def mount(host: Host) -> None:
+    """Mount the shares of a running machine, and keep them mounted. Return when they are.
+
+    A keeper that runs already takes a changed record over. Raises `ShareMountError` if the machine cannot mount a
+    folder, or if it does not within the time of a boot. The keeper goes on trying then.
+    """
+    if not applies_to(host.driver):
+        return
+    if not host.record.shares:
+        end(host.directory)
+        return
+    check(host.driver)
+    from pymachine.ssh.reverse_sshfs import background  # noqa: PLC0415 (few machines need it)
+
+    host.reporter.info("Mounting the shared folders...")
+    tried = _attempts(host)
+    process = None if _runs(host) else _start(host)
+    if process is None:
+        background.retry(host.directory)
+    waiting = ["The process that mounts them has not begun."]
+
+    def are_mounted() -> bool:
+        if process is not None and process.poll() is not None:
+            raise _error(host, "the process that mounts them has ended")
+        waiting[:] = _unmounted(host, tried)
+        return not waiting
+
+    try:
+        until(are_mounted, deadline=boot_timeout(), what="mount", interval=0.02, longest=0.2)
+    except TimeoutExpiredError as error:
+        raise _error(host, "; ".join(waiting)) from error
+    finally:
+        if process is not None:
+            # Prevent the warning about a child that was not waited for: the keeper runs on.
+            process.returncode = process.returncode or 0
+
+
+def end(folder: Path) -> bool:
+    """End the keeper of the machine in `folder`, which unmounts its shares. Return whether one ran.
+
+    Raises `PymachineError` if it does not end.
+    """
+    if not (folder / paths.SHARES_LOCK).exists():
+        return False
+    from pymachine.ssh.reverse_sshfs import background  # noqa: PLC0415 (few machines need it)
+
+    return background.end(folder)
+
+
+@contextmanager
+def unmounted(host: Host) -> Iterator[None]:
+    """Unmount the shares for a block that stops the machine. If it fails, they are mounted again in the background."""
+    ran = end(host.directory)
+    try:
+        yield
+    except BaseException:
+        if ran and not _runs(host):
+            _start(host).returncode = 0  # it runs on
+        raise
+
+
+def _runs(host: Host) -> bool:
+    from pymachine.ssh.reverse_sshfs import background  # noqa: PLC0415 (few machines need it)
+
+    return background.find(host.directory) != 0
+
+
+def _start(host: Host) -> subprocess.Popen[bytes]:
+    from pymachine.ssh.reverse_sshfs import background  # noqa: PLC0415 (few machines need it)
+
+    # -P: do not search the working directory for modules.
+    argv = [sys.executable, "-P", "-m", "pymachine.hosts.share_keeper", str(host.store.root), host.name]
+    return background.start(host.directory, argv)
+
+
+def _known(host: Host) -> Mapping[str, MountStatus]:
+    """Return what the keeper that runs has recorded, by the text of each share."""
+    from pymachine.ssh.reverse_sshfs import background, status  # noqa: PLC0415 (few machines need it)
+
+    pid, known = background.find(host.directory), status.load(host.directory)
+    return known.shares if known and known.pid == pid else {}
+
+
+def _attempts(host: Host) -> dict[str, int]:
+    return {text: known.attempts for text, known in _known(host).items()}
+
+
+def _unmounted(host: Host, tried: Mapping[str, int]) -> list[str]:
+    """Return a line for each share that is not mounted or unmounted yet.
+
+    A share whose folder vanished is not waited for. Raises `ShareMountError` if the machine refuses one, unless that
+    came of an attempt that is counted in `tried`.
+    """
+    from pymachine.ssh.reverse_sshfs import status  # noqa: PLC0415 (few machines need it)
+
+    shares, wanted = _known(host), [str(share) for share in host.record.shares]
+    lines = [f"{printable.line(text)}: it is not unmounted yet" for text in shares if text not in wanted]
+    for text in wanted:
+        found = shares.get(text)
+        is_new = found is not None and found.attempts > tried.get(text, 0)
+        if found and is_new and found.state is status.MountState.REFUSED:
+            raise _error(host, f"{printable.line(text)}: {found.problem}")
+        if found is None or found.state in (status.MountState.CONNECTING, status.MountState.REFUSED):
+            why = found.problem if found else ""
+            lines.append(f"{printable.line(text)}: {why or 'it is not mounted yet'}")
+    return lines
+
+
+def _error(host: Host, why: str) -> ShareMountError:
+    return ShareMountError(
+        f'the shared folders of "{host.name}" cannot be mounted: {why}',
+        hint=f"The log is {host.directory / paths.SHARES_LOG}. To try again: pymachine start {shlex.quote(host.name)}",
+    )
