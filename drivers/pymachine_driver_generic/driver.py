@@ -29,6 +29,7 @@ from pymachine.driver.contract import (
 from pymachine.driver.errors import DriverError, TimeoutExpiredError, UsageError
 from pymachine.driver.kit.system import wait
 from pymachine.driver.options import Option, OptionKind
+from pymachine.driver.shares import Share
 
 DIAL_SECONDS = 3.0
 # C's `struct linger`: on, with a timeout of 0.
@@ -146,6 +147,13 @@ class Driver(BaseDriver):
         for source, copy in ((Path(key), target), (Path(f"{key}.pub"), Path(f"{target}.pub"))):
             if source.exists():
                 _copy_private(source, copy)
+
+    def check_shares(self, shares: Sequence[Share]) -> None:
+        """Accept all folders: the host's own checks are made when they are mounted."""
+
+    def shares_over_ssh(self) -> bool:
+        """Return true: the core mounts shared folders on the host with its sshfs."""
+        return True
 
     def start(self, request: BootRequest) -> None:  # noqa: ARG002
         """Raise `UnsupportedError`: the driver cannot switch a host on."""

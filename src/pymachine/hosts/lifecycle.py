@@ -7,7 +7,7 @@ from functools import partial
 from pymachine.driver.abilities import Recoverable
 from pymachine.driver.contract import State
 from pymachine.errors import WrongStateError
-from pymachine.hosts import context_updates
+from pymachine.hosts import context_updates, ssh_shares
 from pymachine.hosts.boot import boot
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.locking import lock, locked
@@ -25,6 +25,8 @@ def start(hosts: Hosts, name: str) -> None:
             return
         if isinstance(host.driver, Recoverable):
             host.driver.recover()
+        # The process that keeps them mounted may have ended, as when this host was switched off.
+        ssh_shares.mount(host)
         if not recovered:
             raise WrongStateError(f'Machine "{name}" is already running.')
         # It runs because an interrupted change was finished just now.
@@ -47,6 +49,7 @@ def kill(hosts: Hosts, name: str) -> None:
         _refuse_stopped(host)
         host.driver.kill()
         host.save()
+        ssh_shares.end(host.directory)
         host.reporter.info(f'Machine "{name}" was killed.')
 
 
@@ -55,7 +58,8 @@ def restart(hosts: Hosts, name: str, *, timeout: float = STOP_SECONDS) -> None:
     with locked(hosts, name) as host:
         host.reporter.info(f'Restarting "{name}"...')
         if host.state() is State.RUNNING:
-            boot(host, partial(host.driver.restart, timeout=timeout), host.boot_request())
+            with ssh_shares.unmounted(host):
+                boot(host, partial(host.driver.restart, timeout=timeout), host.boot_request())
         else:
             start_host(host)
 
@@ -78,7 +82,8 @@ def _boot(host: Host, *, resumes: bool = False) -> None:
 
 
 def _shut_down(host: Host, timeout: float) -> None:
-    host.driver.stop(timeout)
+    with ssh_shares.unmounted(host):
+        host.driver.stop(timeout)
     host.save()
     host.reporter.info(f'Machine "{host.name}" was stopped.')
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from pymachine.driver.abilities import HardwareChange, Resizable, ResizeCheckable
-from pymachine.driver.contract import State, Trait
+from pymachine.driver.contract import Driver, State, Trait
 from pymachine.driver.shares import Share
 from pymachine.errors import CommandError, PymachineError, UsageError, WrongStateError
-from pymachine.hosts import context_updates, lifecycle, provision, shares
+from pymachine.hosts import context_updates, lifecycle, provision, shares, ssh_shares
 from pymachine.hosts.certificates import identity_restored_on_error, must_set_up_engine
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.locking import locked
@@ -38,10 +38,10 @@ class Changes:
     unshare: Sequence[str] = ()
     """Folders to stop sharing, each as `shares.absolute` returns it."""
 
-    @property
-    def needs_stop(self) -> bool:
-        """Whether the machine has to be stopped for the changes."""
-        return self.hardware != HardwareChange() or bool(self.share or self.unshare)
+    def needs_stop(self, driver: Driver) -> bool:
+        """Return whether the machine has to be stopped for the changes."""
+        shares_change = bool(self.share or self.unshare)
+        return self.hardware != HardwareChange() or (shares_change and not ssh_shares.applies_to(driver))
 
 
 def modify(hosts: Hosts, name: str, changes: Changes, *, restart: bool = False, timeout: float = STOP_SECONDS) -> None:
@@ -53,7 +53,7 @@ def modify(hosts: Hosts, name: str, changes: Changes, *, restart: bool = False, 
     with locked(hosts, name) as host:
         _check(host, changes)
         running = host.state() is State.RUNNING
-        stop = running and (changes.needs_stop or not provision.changes_while_running(host.driver))
+        stop = running and (changes.needs_stop(host.driver) or not provision.changes_while_running(host.driver))
         if stop and not restart:
             raise WrongStateError(
                 f'Machine "{name}" is running, and what is to be changed can only change while it is stopped',
@@ -70,6 +70,8 @@ def modify(hosts: Hosts, name: str, changes: Changes, *, restart: bool = False, 
                 provision.apply(host)
                 host.wait_for_engine(seconds=boot_timeout())
             host.save()
+            if live:
+                ssh_shares.mount(host)
             if stop:
                 lifecycle.start_host(host)
         if live:

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from pymachine.driver.kit import transactions
 from pymachine.errors import PymachineError
-from pymachine.hosts import context_updates, provision, recovery
+from pymachine.hosts import context_updates, provision, recovery, ssh_shares
 from pymachine.hosts.host import Host, Hosts
 from pymachine.system import os_errors
 
@@ -21,6 +21,7 @@ def remove(hosts: Hosts, name: str, *, restore: bool = False) -> None:
             return
         host = hosts.open(name)
         driver = host.driver
+        ssh_shares.end(host.directory)
         if restore:
             provision.restore_host(host)
         driver.remove()
@@ -33,12 +34,15 @@ def forget(hosts: Hosts, name: str) -> None:
     with hosts.store.lock(name):
         with suppress(PymachineError):  # a record that cannot be read names no context
             context_updates.drop(hosts.open(name))
+        with suppress(PymachineError):  # it ends when the record is gone
+            ssh_shares.end(hosts.store.machine_dir(name))
         _delete(hosts, name)
 
 
 def undo_create(host: Host) -> None:
     """Remove a machine whose `create` failed. If that fails too, it stays in the store, for `rm`."""
     try:
+        ssh_shares.end(host.directory)
         host.driver.remove()
         context_updates.drop(host)
         host.store.delete(host.name)

@@ -16,6 +16,7 @@ from pymachine.driver.abilities import DefaultShareable, Locatable, Shareable
 from pymachine.driver.contract import Driver, Trait
 from pymachine.driver.shares import MOST, Share, problem
 from pymachine.errors import PymachineError, UsageError
+from pymachine.hosts import ssh_shares
 from pymachine.system.progress import Reporter
 
 # Guest paths that no share may be at or below: the guest's own system, and the engine's data.
@@ -156,9 +157,13 @@ _CHOOSE = "Choose others with --share, or none with --no-share."
 
 
 def shareable(driver: Driver) -> Shareable:
-    """Return the driver's ability to share folders. Raises `UnsupportedError` if it has none."""
+    """Return the driver's ability to share folders.
+
+    Raises `UnsupportedError` if it has none, and `ShareMountError` if the core would have to mount them, and cannot.
+    """
     if not isinstance(driver, Shareable):
         raise driver.unsupported("shared folders")
+    ssh_shares.check(driver)
     return driver
 
 
