@@ -475,10 +475,12 @@ def test_a_mount_point_of_another_program_is_left_alone(world: World) -> None:
         with pytest.raises(ShareMountError, match=r"is a mount point already \(of mine\)"):
             ssh_shares.mount(host)
     assert list(Path(share.guest_path).iterdir()) == []
+    assert "is a mount point already (of mine)" in ssh_shares.problem(host.directory, share)
     # What a keeper has reported before does not count.
     subprocess.run(["umount", share.guest_path], check=True)
     ssh_shares.mount(host)
     assert inside(share).read_text() == "source"
+    assert ssh_shares.problem(host.directory, share) == ""
 
 
 def test_the_keys_of_the_login_are_not_hidden(world: World) -> None:

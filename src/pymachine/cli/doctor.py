@@ -138,6 +138,8 @@ def _check_machines(app: App) -> Iterator[Finding]:
 
 def _check_shares(app: App, name: str) -> Iterator[Finding]:
     """Yield the shared folders of a machine, and those that cannot be shared now."""
+    from pymachine.hosts import ssh_shares  # noqa: PLC0415 (only needed here)
+
     for share in app.store.load(name).shares:
         why = shares.problem(share)
         if why:
@@ -147,6 +149,13 @@ def _check_shares(app: App, name: str) -> Iterator[Finding]:
                 NOTE,
                 f"{shown(share)} is not shared: {why}",
                 f"Make it available and restart the machine, or run: {unshare}",
+            )
+        elif why := ssh_shares.problem(app.store.machine_dir(name), share):
+            yield Finding(
+                f"machine {name}",
+                NOTE,
+                f"{shown(share)} is not mounted: {why}",
+                f"Run: pymachine start {shlex.quote(name)}",
             )
         else:
             yield Finding(f"machine {name}", OK, f"shares {shown(share)}")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from pymachine.driver.abilities import SshShareable
 from pymachine.driver.contract import Driver
+from pymachine.driver.shares import Share
 from pymachine.errors import PymachineError, TimeoutExpiredError
 from pymachine.hosts.host import Host
 from pymachine.hosts.timeouts import boot_timeout
@@ -89,6 +90,21 @@ def mount(host: Host) -> None:
             process.returncode = process.returncode or 0
 
 
+def problem(folder: Path, share: Share) -> str:
+    """Return why a share of the machine in `folder` is not mounted now, or an empty text.
+
+    It is also empty if no keeper runs, as for a machine that is stopped or whose driver mounts the folders.
+    """
+    if not (folder / paths.SHARES_LOCK).exists():
+        return ""
+    from pymachine.ssh.reverse_sshfs.status import MountState  # noqa: PLC0415 (few machines need it)
+
+    found = _known(folder).get(str(share))
+    if found is None or found.state is MountState.MOUNTED:
+        return ""
+    return printable.line(found.problem) or "it is being mounted"
+
+
 def end(folder: Path) -> bool:
     """End the keeper of the machine in `folder`, which unmounts its shares. Return whether one ran.
 
@@ -127,16 +143,16 @@ def _start(host: Host) -> subprocess.Popen[bytes]:
     return background.start(host.directory, argv)
 
 
-def _known(host: Host) -> Mapping[str, MountStatus]:
+def _known(folder: Path) -> Mapping[str, MountStatus]:
     """Return what the keeper that runs has recorded, by the text of each share."""
     from pymachine.ssh.reverse_sshfs import background, status  # noqa: PLC0415 (few machines need it)
 
-    pid, known = background.find(host.directory), status.load(host.directory)
+    pid, known = background.find(folder), status.load(folder)
     return known.shares if known and known.pid == pid else {}
 
 
 def _attempts(host: Host) -> dict[str, int]:
-    return {text: known.attempts for text, known in _known(host).items()}
+    return {text: known.attempts for text, known in _known(host.directory).items()}
 
 
 def _unmounted(host: Host, tried: Mapping[str, int]) -> list[str]:
@@ -147,7 +163,7 @@ def _unmounted(host: Host, tried: Mapping[str, int]) -> list[str]:
     """
     from pymachine.ssh.reverse_sshfs import status  # noqa: PLC0415 (few machines need it)
 
-    shares, wanted = _known(host), [str(share) for share in host.record.shares]
+    shares, wanted = _known(host.directory), [str(share) for share in host.record.shares]
     lines = [f"{printable.line(text)}: it is not unmounted yet" for text in shares if text not in wanted]
     for text in wanted:
         found = shares.get(text)
