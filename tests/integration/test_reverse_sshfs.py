@@ -483,9 +483,9 @@ def test_a_mount_point_of_another_program_is_left_alone(world: World) -> None:
     assert ssh_shares.problem(host.directory, share) == ""
 
 
-def test_the_keys_of_the_login_are_not_hidden(world: World) -> None:
-    folder = world.share("source").path
-    share = Share(path=folder, guest_path=PurePosixPath(Path("~root").expanduser()))
+@pytest.mark.parametrize("point", ["~root", "~root/.ssh"])
+def test_the_keys_of_the_login_are_not_hidden(world: World, point: str) -> None:
+    share = Share(path=world.share("source").path, guest_path=PurePosixPath(Path(point).expanduser()))
     with pytest.raises(ShareMountError, match="has the SSH keys of root"):
         ssh_shares.mount(world.machine("far", share))
     assert not is_mounted(share)

@@ -1,7 +1,7 @@
 # shellcheck shell=sh
-# Mounts a folder of the user's computer at POINT, as root. A session sends it over SSH to a shell, whose standard input
-# and output become the SFTP connection. What it prints to standard error before `pymachine-begin` is the reason of a
-# failure. The rest is in a function that the last line calls, so that an incomplete script does nothing.
+# Mounts a folder of the user's computer at MOUNT_POINT, as root. A session sends it over SSH to a shell, whose standard
+# input and output become the SFTP connection. What it prints to standard error before `pymachine-begin` is the reason
+# of a failure. The rest is in a function that the last line calls, so that an incomplete script does nothing.
 set -eu
 PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 LC_ALL=C
@@ -29,7 +29,7 @@ uppermost_mount() { # uppermost_mount PATH: print the minor device number and th
 
 clear_point() { # clear_point PATH: unmount what an earlier connection left at PATH
     while found=$(uppermost_mount "$1") && [ -n "$found" ]; do
-        if [ "${found#* }" = "$SOURCE" ]; then
+        if [ "${found#* }" = "$MOUNT_SOURCE" ]; then
             # The computer may have vanished without ending the connection: let the old sshfs wait no longer.
             control=/sys/fs/fuse/connections/${found%% *}/abort
             if [ -w "$control" ]; then echo 1 > "$control"; fi
@@ -46,8 +46,8 @@ clear_point() { # clear_point PATH: unmount what an earlier connection left at P
 check_login() { # check_login PATH: refuse to hide the keys with which the next connection logs in
     home=$(getent passwd "$LOGIN" 2> /dev/null || grep "^$LOGIN:" /etc/passwd || true)
     home=$(printf '%s' "$home" | cut -d : -f 6)
-    case $home/ in
-        "$1"/*) fail "$1 has the SSH keys of $LOGIN, whose home is $home: choose another GUEST_PATH" ;;
+    case $home/.ssh/ in
+        "$1"/*) fail "$1 has the SSH keys of $LOGIN: choose another GUEST_PATH" ;;
     esac
 }
 
@@ -63,13 +63,13 @@ mount_share() {
     command -v sshfs > /dev/null || fail 'sshfs is not installed'
     if [ ! -c /dev/fuse ]; then modprobe -q fuse 2> /dev/null || true; fi
     [ -c /dev/fuse ] || fail 'its kernel has no FUSE: there is no /dev/fuse'
-    clear_point "$POINT"
-    mkdir -p "$POINT"
-    point=$(cd "$POINT" && pwd -P)
+    clear_point "$MOUNT_POINT"
+    mkdir -p "$MOUNT_POINT"
+    point=$(cd "$MOUNT_POINT" && pwd -P)
     check_login "$point"
     clear_point "$point"
     help=$(sshfs --help 2>&1 || true)
-    options=$OPTIONS
+    options=$MOUNT_OPTIONS
     case $help in
         *passive*) options=passive,$options ;;
         *) options=slave,$options ;; # its name before sshfs 3.7

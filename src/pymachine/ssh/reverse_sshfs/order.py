@@ -76,9 +76,9 @@ class Order:
         """Return the script that mounts the folder in the machine."""
         mode = "ro" if self.share.read_only else "rw"
         variables = {
-            "POINT": str(self.share.guest_path),
-            "SOURCE": self.source,
-            "OPTIONS": f"{mode},{_OPTIONS},fsname={self.source}",
+            "MOUNT_POINT": str(self.share.guest_path),
+            "MOUNT_SOURCE": self.source,
+            "MOUNT_OPTIONS": f"{mode},{_OPTIONS},fsname={self.source}",
             "LOGIN": self.target.user,
         }
         settings = "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
