@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import tempfile
 import threading
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from pymachine.system.wait import until
 from support import packages
 from support.debian import build, docker_machine
 from support.debian.breakable_proxy import BreakableProxy, proxy_to
@@ -35,6 +37,7 @@ LISTING = (
     " ls /sys/class/net; cat /etc/group; dpkg --get-selections"
 )
 UP_SINCE = "systemctl show docker.service -p ActiveEnterTimestampMonotonic -p NRestarts"
+SHARE_SECONDS = 300.0
 BOX = "mkdir -p /tmp/box/bin && cp /usr/bin/busybox /tmp/box/bin/ && tar -C /tmp/box -c . | docker import - box"
 
 
@@ -303,6 +306,80 @@ def test_a_docker_machine_machine_works_and_can_be_provisioned(lived_in: Host, p
     assert "Restarting docker..." in output
     assert lived_in.run("systemctl show -p ActiveEnterTimestampMonotonic docker") != began
     assert with_docker(program, "old-far", "docker ps -aq").stdout
+
+
+# -- shared folders ----------------------------------------------------------------------------------------------
+
+
+def test_folders_are_shared_with_a_host(lived_in: Host, program: Pymachine) -> None:
+    lived_in.restore("lived-in")
+    before = lived_in.run(LISTING)
+    work, read, more = (program.home / name for name in ("work", "read only", "more"))
+    for folder in (work, read, more):
+        folder.mkdir()
+        (folder / "file").write_text(folder.name)
+    with proxy_to(lived_in.ssh_port) as proxy:
+        shares = ("--share", str(work), "--share", f"{read}:/srv/source:ro")
+        output = program(*options(lived_in, *shares, "far", port=proxy.port)).stdout
+        assert "Installing SSHFS for the shared folders..." in output
+        assert "Mounting the shared folders..." in output
+        check_container(
+            program, f"-v {work}:/src -v /srv/source:/source", "busybox cat /src/file /source/file", "workread only"
+        )
+        check_container(
+            program,
+            f"-u 1234 -v {work}:/src -v /srv/source:/source",
+            "busybox touch /src/new /source/new 2>&1 | busybox grep -c -e 'Permission denied' -e 'Read-only'",
+            "2\n",
+        )
+        check_container(
+            program, f"-v {work}:/src", "echo made > /src/new; busybox chown 1234 /src/new; busybox ls -n /src", None
+        )
+        assert (work / "new").read_text() == "made\n"
+        assert (work / "new").stat().st_uid == work.stat().st_uid
+
+        # The connection is made again, and sees the changes since.
+        connections = proxy.connections
+        proxy.cut()
+        (work / "file").write_text("changed")
+        until(
+            lambda: (
+                proxy.connections >= connections + 2
+                and lived_in.run(f"cat {work}/file /srv/source/file", code=None) == "changedread only"
+            ),
+            deadline=SHARE_SECONDS,
+            what="the folder to be mounted again",
+        )
+        check_container(program, f"-v {work}:/src", "busybox cat /src/file", "changed")
+
+        # Shares change while the machine runs.
+        output = program("modify", "--share", f"{more}:/srv/more", "--unshare", "/srv/source", "far").stdout
+        assert "Restarting" not in output
+        assert "/srv/source" not in mounts(lived_in)
+        check_container(
+            program, f"-v {work}:/src -v /srv/more:/more", "busybox cat /src/file /more/file", "changedmore"
+        )
+        program("modify", "--unshare", "/srv/more", "far")
+        lived_in.run("rmdir /srv/more")
+
+        program("restart", "far")
+        check_container(program, f"-v {work}:/src", "busybox cat /src/file", "changed")
+        program("rm", "-y", "--restore", "far")
+        assert "fuse.sshfs" not in mounts(lived_in)
+    # The interface of the container does not return with the reboot.
+    changed = set(lived_in.run(LISTING).splitlines()) ^ set(before.splitlines())
+    assert {line for line in changed if not line.startswith("veth")} == set()
+
+
+def check_container(program: Pymachine, volumes: str, command: str, expected: str | None) -> None:
+    """Run a command in a container, and compare its output."""
+    line = f"docker run --rm {volumes} box /bin/busybox sh -c {shlex.quote(command)}"
+    output = with_docker(program, "far", line).stdout
+    assert output == expected or expected is None
+
+
+def mounts(host: Host) -> str:
+    return host.run("grep fuse.sshfs /proc/self/mountinfo || true")
 
 
 # -- power --------------------------------------------------------------------------------------------------------
