@@ -69,12 +69,15 @@ def mount(host: Host) -> None:
 
     host.reporter.info("Mounting the shared folders...")
     tried = _attempts(host)
-    process = None if _runs(host) else _start(host)
-    if process is None:
-        background.retry(host.directory)
+    process: subprocess.Popen[bytes] | None = None
+    background.retry(host.directory)
     waiting = ["The process that mounts them has not begun."]
 
     def are_mounted() -> bool:
+        nonlocal process
+        if process is None and not _runs(host):  # a keeper that was killed may still have run at first
+            process = _start(host)
+            tried.clear()
         if process is not None and process.poll() is not None:
             raise _error(host, "the process that mounts them has ended")
         waiting[:] = _unmounted(host, tried)

@@ -32,14 +32,15 @@ clear_point() { # clear_point PATH: unmount what an earlier connection left at P
         if [ "${found#* }" = "$MOUNT_SOURCE" ]; then
             # The computer may have vanished without ending the connection: let the old sshfs wait no longer.
             control=/sys/fs/fuse/connections/${found%% *}/abort
-            if [ -w "$control" ]; then echo 1 > "$control"; fi
+            if [ -w "$control" ]; then { echo 1 > "$control"; } 2> /dev/null || true; fi
         else
             case $(ls -d "$1/." 2>&1) in
                 *'not connected'*) ;; # the sshfs of another connection has ended
                 *) fail "$1 is a mount point already (of ${found#* })" ;;
             esac
         fi
-        umount -l "$1"
+        # The sshfs may just be ending, and unmount it first.
+        output=$(umount -l "$1" 2>&1) || [ "$(uppermost_mount "$1")" != "$found" ] || fail "$output"
     done
 }
 
