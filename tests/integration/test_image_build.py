@@ -85,6 +85,7 @@ def test_the_root_file_system_has_what_the_guest_needs(built: dict[str, Any]) ->
         assert mode("/usr/bin/sudo") & 0o7777 == 0o4755
         for program in ("sbin/dockerd", "bin/containerd", "sbin/runc", "sbin/sshd", "bin/stunnel4", "bin/busybox"):
             assert mode(f"/usr/{program}") & 0o111, program
+        assert mode("/usr/bin/sshfs") & 0o111
         names = {name for _, _, files in iso.walk(rr_path=f"/usr/lib/modules/{built['kernel']}") for name in files}
     finally:
         iso.close()

@@ -474,6 +474,14 @@ def test_a_machine_without_sshfs_or_fuse(
         ssh_shares.mount(world.machine("far", world.share("source"), login=False))
 
 
+def test_a_machine_with_an_older_image(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has pymachine's files, and no sshfs."""
+    edits = "-e 's,command -v sshfs,false,' -e 's,-d /usr/lib/pymachine,-d /usr,' -e '/^mount_share$/q'"
+    fake_ssh(world, monkeypatch, f"sed -u {edits} | sh -s")
+    with pytest.raises(ShareMountError, match="its image has no sshfs: pymachine upgrade gives it a newer one"):
+        ssh_shares.mount(world.machine("far", world.share("source"), login=False))
+
+
 def test_a_mount_point_of_another_program_is_left_alone(world: World) -> None:
     share = world.share("source")
     Path(share.guest_path).mkdir(parents=True)

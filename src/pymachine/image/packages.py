@@ -26,6 +26,7 @@ PACKAGES = (
     "procps",
     "rsync",
     "runc",
+    "sshfs",
     "stunnel4",
     "sudo",
 )
@@ -49,6 +50,7 @@ EXCLUDED = (
     "dmidecode",
     "dmsetup",
     "dpkg",
+    "fuse3",  # lets users other than root mount; sshfs runs as root
     "git-man",
     "grub-common",  # this and the next ones install boot loaders on disks
     "grub-efi-amd64-bin",
@@ -81,8 +83,15 @@ EXCLUDED = (
     "util-linux",
 )
 
+# Of GLib, sshfs uses only libglib-2.0. The others are two thirds of the package.
+_GLIB = tuple(
+    f"usr/lib/{architecture}-linux-gnu/{name}"
+    for architecture in ("x86_64", "aarch64")
+    for name in ("gio/", "glib-2.0/", "libgio-2.0.", "libgmodule-2.0.", "libgobject-2.0.", "libgthread-2.0.")
+)
 # Files of the packages that are left out, by the start of their paths.
 LEFT_OUT = (
+    *_GLIB,
     "etc/apparmor.d/",
     "etc/cron.daily/",
     "etc/cron.d/",

@@ -61,7 +61,10 @@ await_mount() { # await_mount PATH PROCESS: print a line as soon as PATH is moun
 }
 
 mount_share() {
-    command -v sshfs > /dev/null || fail 'sshfs is not installed'
+    if ! command -v sshfs > /dev/null; then
+        [ ! -d /usr/lib/pymachine ] || fail 'its image has no sshfs: pymachine upgrade gives it a newer one'
+        fail 'sshfs is not installed'
+    fi
     if [ ! -c /dev/fuse ]; then modprobe -q fuse 2> /dev/null || true; fi
     [ -c /dev/fuse ] || fail 'its kernel has no FUSE: there is no /dev/fuse'
     clear_point "$MOUNT_POINT"
