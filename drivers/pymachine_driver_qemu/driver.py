@@ -69,7 +69,8 @@ class QemuDriver(modify.ModifiableMachine, snapshots_and_templates.CopyableMachi
             text = f"if many clients connect to a machine at once, some wait for seconds or fail: {error}"
             yield Note(text, fix=error.fix)
         if not found.has_9p:
-            yield Note(f"{found.path} cannot share folders: it was built without virtio-9p", fix="Use another QEMU.")
+            text = f"folders are shared over SSH, which is slower: {found.path} was built without virtio-9p"
+            yield Note(text, fix="Use another QEMU.")
         try:
             syscall_filter.probe()
         except syscall_filter.FilterError as error:

@@ -52,10 +52,14 @@ class ModifiableMachine(QemuMachine):
         self.config.update(changed)
 
     def check_shares(self, shares: Sequence[Share]) -> None:
-        """Raise `UsageError` for too many folders, and for a QEMU that cannot share any."""
+        """Raise `UsageError` for too many folders."""
         from pymachine_driver_qemu import shares as over_9p  # noqa: PLC0415
 
         over_9p.check(shares, self._qemu())
+
+    def shares_over_ssh(self) -> bool:
+        """Return whether QEMU was built without virtio-9p, so that the core has to mount shared folders."""
+        return not self._qemu().has_9p
 
     def renamed(self, before: MachineRef) -> None:
         """Do nothing: the name of a stopped machine is only in its folder."""

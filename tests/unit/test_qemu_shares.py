@@ -13,7 +13,11 @@ from pymachine.driver.kit import guest_mounts
 from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine.driver.shares import Share
 from pymachine.errors import UsageError
-from pymachine_driver_qemu import shares
+from pymachine.hosts import ssh_shares
+from pymachine.hosts.host import Host, Hosts
+from pymachine.store.record import Machine
+from pymachine.store.store import Store
+from pymachine_driver_qemu import binary, shares
 from pymachine_driver_qemu.binary import Qemu
 from pymachine_driver_qemu.machine_spec import MachineSpec
 from support.sharing import share
@@ -62,12 +66,25 @@ def test_a_qemu_without_9p_has_no_such_device() -> None:
     assert devices([], has_9p=False) == []
 
 
-def test_a_qemu_without_9p_and_too_many_folders_are_refused() -> None:
+def test_too_many_folders_are_refused_if_qemu_shares_them() -> None:
     shares.check([share("/x", f"/{number}") for number in range(shares.MOST)], QEMU)
     with pytest.raises(UsageError, match="at most 8 folders, not 9"):
         shares.check([share("/x", f"/{number}") for number in range(shares.MOST + 1)], QEMU)
-    with pytest.raises(UsageError, match="was built without support for shared folders"):
-        shares.check([share("/x")], Qemu(QEMU.path, QEMU.version))
+    shares.check([share("/x", f"/{number}") for number in range(shares.MOST + 1)], Qemu(QEMU.path, QEMU.version))
+
+
+@pytest.mark.parametrize("has_9p", [True, False])
+def test_folders_are_shared_over_ssh_if_qemu_has_no_9p(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_9p: bool
+) -> None:
+    monkeypatch.setattr(binary, "find", lambda *_, **__: Qemu(QEMU.path, QEMU.version, has_9p=has_9p))
+    machine = Machine(name="m", driver_name="qemu", driver={}, shares=[share(tmp_path)])
+    host = Host(Hosts(Store(tmp_path)), machine)
+    assert host.shares_over_ssh() is ssh_shares.applies_to(host.driver) is not has_9p
+    # Otherwise QEMU would need devices for them, and the guest would mount them twice.
+    assert list(host.boot_request().shares) == ([share(tmp_path)] if has_9p else [])
+    machine.shares = []
+    assert not host.shares_over_ssh()
 
 
 def test_the_guest_is_told_what_to_mount(folders: list[Share]) -> None:

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
-from pymachine.driver.contract import MachineRef
+from pymachine.driver.contract import BootRequest, DriverInfo, MachineRef, Trait
 from pymachine.driver.shares import MOST, in_mount_order, problem
 from pymachine.errors import DriverError, RecordError, UnsupportedError, UsageError
+from pymachine.hosts import ssh_shares
+from pymachine.hosts.boot import boot
+from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.shares import (
     ShareError,
     ShareRequest,
@@ -483,6 +486,41 @@ def test_a_driver_that_does_not_work_has_no_default_and_reports_later(
     assert lines(driver) == []
     with pytest.raises(DriverError):
         accepted(driver, ShareRequest(shares=(share(tmp_path, "/x"),)))
+
+
+def test_a_default_that_needs_ssh_is_left_out_without_it(
+    driver: Sharing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sharing, "shares_over_ssh", lambda _: True, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    good = share(tmp_path, "/x")
+    assert accepted(driver, ShareRequest(shares=(good,), is_default=True)) == []
+    (line,) = lines(driver)
+    assert "by OpenSSH's client, ssh, which is not installed" in line
+    with pytest.raises(ssh_shares.ShareMountError):
+        accepted(driver, ShareRequest(shares=(good,)))
+
+
+def test_a_machine_with_our_image_works_without_a_folder_that_it_cannot_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unlike an existing host, whose folders are never a default."""
+    install(monkeypatch)
+    reporter = RecordingReporter()
+    host = Host(Hosts(Store(tmp_path), reporter=reporter), Machine("m", "sharing", {}))
+    host.store.add(host.record)
+    request = BootRequest(identity=lambda _: b"", timeout=1)
+
+    def refuse(_: Host) -> None:
+        raise ssh_shares.ShareMountError("its image has no sshfs", hint="Upgrade it.")
+
+    monkeypatch.setattr(ssh_shares, "mount", refuse)
+    monkeypatch.setattr(Host, "wait_for_engine", lambda *_, **__: None)
+    boot(host, lambda _: None, request)
+    assert reporter.lines[-1] == "its image has no sshfs. Upgrade it."
+    monkeypatch.setattr(Sharing, "info", DriverInfo("existing", "for tests", Trait.PROVISION))
+    with pytest.raises(ssh_shares.ShareMountError):
+        boot(host, lambda _: None, request)
 
 
 def test_shares_that_are_taken_over_may_be_missing(driver: Sharing) -> None:

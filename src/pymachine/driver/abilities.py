@@ -207,11 +207,11 @@ class SshShareable(Shareable, Protocol):
     """The core mounts the shared folders of some machines over SSH, since their hypervisor cannot share them.
 
     The core does so after `create`, `start` and `restart`, and after provisioning. It unmounts the folders before
-    `stop`. The guest needs sshfs, FUSE, and a user of SSH who can become root without a password.
+    `stop`. The guest needs sshfs and FUSE, as our image has, and a user of SSH who can become root without a password.
     """
 
     def shares_over_ssh(self) -> bool:
-        """Return whether this machine is one of them. The driver does not use `BootRequest.shares` then."""
+        """Return whether this machine is one of them. `BootRequest.shares` is empty then."""
 
 
 @runtime_checkable

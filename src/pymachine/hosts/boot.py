@@ -29,7 +29,7 @@ def boot(
     `before_provisioning` an existing host is set up over SSH, and this is called before the host is changed.
     """
     seconds = request.timeout
-    shares.warn_of_missing(request.shares, host.reporter)
+    shares.warn_of_missing(host.record.shares, host.reporter)
 
     @cache
     def check() -> None:
@@ -50,7 +50,21 @@ def boot(
         check()
         host.reporter.info("Docker is up and running!")
     context_updates.refresh(host)
-    ssh_shares.mount(host)
+    _mount_shares(host)
+
+
+def _mount_shares(host: Host) -> None:
+    """Mount the folders that the core mounts.
+
+    If a machine with our image cannot mount one, only warn, as drivers do: its engine works, and the folders may be a
+    default. Raises `ShareMountError` for an existing host.
+    """
+    try:
+        ssh_shares.mount(host)
+    except ssh_shares.ShareMountError as error:
+        if not host.has(Trait.IDENTITY):
+            raise
+        host.reporter.warn(f"{error.brief}. {error.hint}".strip())
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pymachine.driver import fields, registry
+from pymachine.driver.abilities import SshShareable
 from pymachine.driver.contract import BootRequest, Driver, Endpoint, ImageFiles, MachineRef, State, Trait
 from pymachine.driver.names import host_name
 from pymachine.errors import CommandError, DriverError, HostNotRunningError
@@ -236,10 +237,14 @@ class Host:
         return BootRequest(
             identity=lambda endpoint: self.identity(endpoint, renew=renew),
             image=image,
-            shares=tuple(self.record.shares),
+            shares=() if self.shares_over_ssh() else tuple(self.record.shares),
             timeout=boot_timeout(),
             timings=self.hosts.timings,
         )
+
+    def shares_over_ssh(self) -> bool:
+        """Return whether the core mounts the machine's shared folders, if it has any: see `SshShareable`."""
+        return bool(self.record.shares) and isinstance(self.driver, SshShareable) and self.driver.shares_over_ssh()
 
     def wait_for_engine(self, *, seconds: float) -> None:
         """Wait up to `seconds` until the engine answers with the machine's certificate.

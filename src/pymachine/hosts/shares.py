@@ -143,7 +143,7 @@ def _accepted_defaults(driver: Driver, request: ShareRequest) -> list[Share]:
         try:
             check(found)
             shareable(driver).check_shares(found)
-        except UsageError as error:
+        except (UsageError, ssh_shares.ShareMountError) as error:
             refused = error.brief
         except PymachineError:
             return []  # `precreate_check` reports what the driver lacks

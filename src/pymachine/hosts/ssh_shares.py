@@ -45,10 +45,10 @@ def check(driver: Driver) -> None:
     if not applies_to(driver):
         return
     if sys.platform == "win32":
-        raise ShareMountError("folders of Windows cannot be shared with a machine on another host")
+        raise ShareMountError("folders of Windows cannot be shared with this machine, which needs SSH for that")
     if run.which("ssh") is None:
         raise ShareMountError(
-            "folders are shared with a machine on another host by OpenSSH's client, ssh, which is not installed",
+            "folders are shared with this machine by OpenSSH's client, ssh, which is not installed",
             hint="Install it, for example: apt-get install openssh-client",
         )
 
@@ -59,9 +59,7 @@ def mount(host: Host) -> None:
     A keeper that runs already takes a changed record over. Raises `ShareMountError` if the machine cannot mount a
     folder, or if it does not within the time of a boot. The keeper goes on trying then.
     """
-    if not applies_to(host.driver):
-        return
-    if not host.record.shares:
+    if not host.shares_over_ssh():
         end(host.directory)
         return
     check(host.driver)

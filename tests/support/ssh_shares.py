@@ -1,0 +1,59 @@
+"""Checks of folders that pymachine mounts in a machine over SSH, through containers that mount them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+from pathlib import Path
+
+from support.runner import Pymachine
+
+_IMAGE = (
+    "b=$(mktemp -d); mkdir $b/bin; cp /usr/bin/busybox $b/bin;"
+    " for each in $(busybox --list); do [ -e $b/bin/$each ] || ln -s busybox $b/bin/$each; done;"
+    " tar -c -C $b . | docker import - box"
+)
+_MADE = (
+    "echo made > file; ln -s file link; mkdir folder; chown -R 999:999 .; chmod 4750 file;"
+    " mknod zero c 1 5 || mkfifo pipe || echo refused"
+)
+_ESCAPES = 'ln -s "$1" out; cat out/secret 2> /dev/null || cat ../secret 2> /dev/null || echo none'
+
+
+def make_box(program: Pymachine, name: str) -> None:
+    """Make an image `box` with busybox in the machine."""
+    program("ssh", name, _IMAGE)
+
+
+def box(program: Pymachine, name: str, folder: Path | str, script: str, *words: str) -> str:
+    """Run a shell script as root in a container that has the guest's `folder` as its working folder."""
+    inside = shlex.join(["/bin/sh", "-c", script, "sh", *words])
+    return program("ssh", name, f"docker run --rm -v {folder}:/work -w /work box {inside}").stdout
+
+
+def check_writable(program: Pymachine, name: str, folder: Path) -> None:
+    """Check what a container makes in the empty shared `folder`, and that both sides see each other's changes."""
+    outside = folder.parent / "secret"
+    outside.write_text("secret\n")
+    (folder / "host").write_text("from the host\n")
+    assert box(program, name, folder, f"cat host; {_MADE}") == "from the host\nrefused\n"
+    status = (folder / "file").stat()
+    # The user's, and without the set-user-id bit.
+    assert (status.st_uid, status.st_gid) == (os.getuid(), os.getgid())
+    assert stat.S_IMODE(status.st_mode) == 0o750
+    assert (folder / "link").readlink() == Path("file")
+    assert {path.name for path in folder.iterdir()} == {"host", "file", "link", "folder"}
+    assert box(program, name, folder, _ESCAPES, str(folder.parent)) == "none\n"
+    (folder / "host").write_text("changed\n")
+    assert box(program, name, folder, "cat host; rm -r file link folder out") == "changed\n"
+    assert [path.name for path in folder.iterdir()] == ["host"]
+
+
+def check_read_only(program: Pymachine, name: str, folder: Path, point: str) -> None:
+    """Check that root in the guest cannot change the shared `folder` at `point`, even if it mounts it writable."""
+    (folder / "read").write_text("only\n")
+    change = f"cd {point}; mount -o remount,rw {point}; echo x > read; rm read; touch new"
+    program("ssh", name, f"sudo sh -c '{change}'", code=None)
+    assert box(program, name, point, "cat read; echo x > new || echo refused").startswith("only\n")
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("read", "only\n")]
