@@ -5,7 +5,7 @@ Users' changes to the domain (`virsh edit`) are kept: each operation changes onl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from xml.sax.saxutils import escape
 from pymachine.driver.abilities import HardwareChange
 from pymachine.driver.contract import BootRequest, ImageFiles, MachineRef, State
 from pymachine.driver.errors import DriverError, HostNotRunningError
+from pymachine.driver.shares import Share
 from pymachine_driver_libvirt import connection as libvirts
 from pymachine_driver_libvirt.base import Base
 
@@ -47,6 +48,17 @@ class ModifiableMachine(Base):
                 timings={},
                 resumed=True,
             )
+
+    def check_shares(self, shares: Sequence[Share]) -> None:
+        """Accept all folders: they are no devices of the domain, so there is no limit of their number."""
+
+    def shares_over_ssh(self) -> bool:
+        """Return true: neither 9p nor virtiofs, as libvirt sets them up, keeps owners as `Shareable` requires.
+
+        In a domain of `qemu:///session`, `chown` fails with 9p, and the guest can make files setuid.
+        `qemu:///system` runs QEMU as another user, who could not read the folders. See the driver's reference.
+        """
+        return True
 
     def resize(self, change: HardwareChange) -> None:
         """Change the domain and the volume. The disk's file system grows at the guest's next boot."""

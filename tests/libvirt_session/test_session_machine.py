@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from pymachine.driver.kit import identity_channel
 from pymachine.system.wait import until
+from support import ssh_shares
 from support.libvirtd import SESSION, Daemon, virsh
 from support.runner import Pymachine
 
@@ -46,6 +48,27 @@ def test_other_ports_are_forwarded_and_survive_a_restart_of_libvirtd(intro: Pyma
     # The tutorial, which may run next, expects no other containers.
     intro.shell("docker rm -f own")
     until(lambda: problems(intro) == [], deadline=60, what="the last port to be closed")
+
+
+def test_folders_of_the_user_are_shared_over_ssh(intro: Pymachine, tmp_path: Path) -> None:
+    """They are added while the machine runs, and are there again after a restart of it."""
+    work, documents = tmp_path / "above" / "work", tmp_path / "documents"
+    for folder in (work, documents):
+        folder.mkdir(parents=True)
+    intro("modify", "--share", str(work), "--share", f"{documents}:/documents:ro", "intro")
+    ssh_shares.make_box(intro, "intro")
+    ssh_shares.check_writable(intro, "intro", work)
+    ssh_shares.check_read_only(intro, "intro", documents, "/documents")
+    (documents / "read").unlink()
+    documents.rmdir()
+    intro("stop", "intro")
+    outcome = intro("start", "intro")
+    assert f"{documents}:/documents:ro is not shared: it does not exist" in outcome.text
+    assert ssh_shares.box(intro, "intro", work, "cat host; echo again > again") == "changed\n"
+    assert (work / "again").read_text() == "again\n"
+    intro("modify", "--unshare", str(work), "--unshare", "/documents", "intro")
+    assert intro("ssh", "intro", f"ls {work}").stdout == ""
+    intro.shell("docker rmi box")
 
 
 def problems(intro: Pymachine) -> list[str]:

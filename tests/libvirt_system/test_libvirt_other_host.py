@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pymachine.driver.testing import defaults, reference
 from pymachine_driver_libvirt import Driver as LibvirtDriver
-from support import libvirtd
+from support import libvirtd, ssh_shares
 from support.libvirtd import HERE, OtherHost, virsh
 from support.runner import Pymachine, private_store
 
@@ -47,6 +48,17 @@ def test_engine_ssh_and_ports_of_a_machine_on_another_host_are_reachable(
     url = f"http://{other_host.address}:8080/"
     curl = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--retry", "30", "--retry-all-errors", url]
     assert subprocess.run(curl, capture_output=True, text=True, check=True, timeout=120).stdout.endswith("404")
+
+
+def test_folders_of_this_host_are_shared_only_if_named(attic: Pymachine, tmp_path: Path) -> None:
+    assert json.loads(attic("ls", "--json").stdout)[0]["Shares"] == []
+    work, documents = tmp_path / "above" / "work", tmp_path / "documents"
+    for folder in (work, documents):
+        folder.mkdir(parents=True)
+    attic("modify", "--share", str(work), "--share", f"{documents}:/documents:ro", "far")
+    ssh_shares.make_box(attic, "far")
+    ssh_shares.check_writable(attic, "far", work)
+    ssh_shares.check_read_only(attic, "far", documents, "/documents")
 
 
 def test_a_machine_on_a_routed_network_gets_its_own_address(attic: Pymachine, other_host: OtherHost) -> None:

@@ -12,9 +12,12 @@ import pytest
 
 from pymachine.driver.contract import BootRequest, Endpoint, MachineRef
 from pymachine.driver.kit import option_checks, search_domains
+from pymachine.driver.shares import MOST
 from pymachine.driver.testing import defaults
 from pymachine.errors import UsageError
+from pymachine.hosts import shares, ssh_shares
 from pymachine_driver_libvirt import Driver, connection, hosts, listen_address, network, options
+from support.sharing import share
 
 NETWORK = """
 <network>
@@ -29,6 +32,15 @@ NETWORK = """
   </ip>
 </network>
 """
+
+
+@pytest.mark.parametrize("uri", ["qemu:///session", "qemu:///system", "qemu+ssh://elsewhere/system"])
+def test_folders_are_shared_over_ssh_with_every_libvirt(uri: str, tmp_path: Path) -> None:
+    driver = Driver(MachineRef("x", tmp_path, tmp_path, tmp_path / "id_rsa"), {"ConnectionURI": uri})
+    assert ssh_shares.applies_to(driver)
+    # Without a name, only those of a machine on this host.
+    assert shares.is_on_this_host(driver) is ("elsewhere" not in uri)
+    driver.check_shares([share(tmp_path, f"/{number}") for number in range(MOST)])
 
 
 @pytest.mark.parametrize(
