@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from pymachine.driver.kit import listen_queues
 from pymachine.driver.kit.identity_channel import GuestEndedError, GuestError, GuestReportedError
 from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine.driver.kit.system import Deadline, Reporter
-from pymachine_driver_qemu import command_line, disk, identity, process, qmp, runtime, shares
+from pymachine_driver_qemu import command_line, disk, identity, process, qmp, read_only_mounts, runtime, shares
 from pymachine_driver_qemu.machine_spec import MachineSpec
 
 
@@ -41,18 +41,27 @@ def launch(
     began = time.monotonic()
     refuse_links(folder, (*disk.IMAGE, disk.DISK, process.CONSOLE_LOG, process.QEMU_LOG))
     sockets = runtime.make(folder, str(spec.config.get("MachineID", "")))
-    argv = spec.argv(name, folder, sockets, listen=listen, memory=memory, resumed=resumed)
-    pid = process.launch(
-        argv,
-        directory=folder,
-        sockets=sockets,
-        # With one arena instead of one per thread, the allocator leaves less memory unused.
-        environment={"MALLOC_ARENA_MAX": "1", **spec.qemu.environment},
-        tied=tied,
-        filtered=bool(spec.shares),
-        # An emulator uses many small pieces of memory. Guests under hardware virtualisation profit from huge pages.
-        small_pages=spec.accelerator == "tcg",
-    )
+
+    def start(mounts: Sequence[read_only_mounts.Mount] = ()) -> int:
+        return process.launch(
+            spec.argv(name, folder, sockets, listen=listen, memory=memory, resumed=resumed),
+            directory=folder,
+            sockets=sockets,
+            # With one arena instead of one per thread, the allocator leaves less memory unused.
+            environment={"MALLOC_ARENA_MAX": "1", **spec.qemu.environment},
+            tied=tied,
+            filtered=bool(spec.shares),
+            # An emulator uses many small pieces of memory. Guests under hardware virtualisation profit from huge pages.
+            small_pages=spec.accelerator == "tcg",
+            mounts=mounts,
+        )
+
+    try:
+        pid = start(shares.make_read_only_mounts(spec.shares, sockets))
+    except process.MountError:
+        # Without the places of the mounts, QEMU itself enforces that the folders are read-only.
+        runtime.remove_places(sockets)
+        pid = start()
     started = Started(sockets, pid)
     if listen is not None:
         with _end_noticed(started, folder):

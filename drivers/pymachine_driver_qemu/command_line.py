@@ -72,7 +72,7 @@ class MachineLine:
     """The machine's address and ports; None for a template, which has none."""
     sandbox: bool
     exports: Sequence[tuple[Path, bool]] = ()
-    """The folder of each 9p device, and whether it is read-only."""
+    """The folder of each 9p device, and whether QEMU must enforce that it is read-only."""
     memory: Memory | None = None
     resumed: bool = False
     """Whether it waits for a saved state instead of booting."""

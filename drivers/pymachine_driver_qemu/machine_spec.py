@@ -10,7 +10,7 @@ from pymachine.driver.contract import Json
 from pymachine.driver.kit import kernel_parameters
 from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine.driver.shares import Share
-from pymachine_driver_qemu import command_line, disk, options, process, runtime, shares
+from pymachine_driver_qemu import command_line, disk, options, process, shares
 from pymachine_driver_qemu.binary import Qemu
 
 
@@ -60,7 +60,7 @@ class MachineSpec:
             sockets=sockets,
             listen=listen,
             sandbox=self.qemu.sandbox,
-            exports=shares.exports(self.shares, empty=sockets / runtime.EMPTY) if self.qemu.has_9p else (),
+            exports=shares.exports(self.shares, sockets) if self.qemu.has_9p else (),
             memory=memory,
             resumed=resumed,
         )

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from pymachine.driver.errors import DriverError, TimeoutExpiredError
 from pymachine.driver.kit import listen_queues
@@ -24,6 +24,9 @@ from pymachine.driver.kit.identity_channel import GuestEndedError, Progress, end
 from pymachine.driver.kit.system import Deadline, os_errors, run, until
 from pymachine_driver_qemu import qmp, runtime
 from pymachine_driver_qemu.command_line import escape
+
+if TYPE_CHECKING:
+    from pymachine_driver_qemu import read_only_mounts
 
 CONSOLE_LOG = "console.log"
 QEMU_LOG = "qemu.log"
@@ -57,6 +60,10 @@ class LaunchError(DriverError):
     code = "qemu-launch"
 
 
+class MountError(Exception):
+    """The kernel refused the read-only mounts for QEMU, which did not start."""
+
+
 def launch(
     argv: Sequence[str],
     *,
@@ -66,24 +73,30 @@ def launch(
     tied: bool = False,
     small_pages: bool = False,
     filtered: bool = False,
+    mounts: Sequence[read_only_mounts.Mount] = (),
 ) -> int:
     """Start QEMU in its own session, and return its process id once its monitor answers.
 
     Its output goes to ``qemu.log`` in `directory`. If `tied`, QEMU ends with this process, even if that is killed (on
     Linux). With `small_pages`, the kernel gives it no huge pages, of which much would stay unused. If `filtered`, its
     system calls are, where the host allows that: see `syscall_filter`. It then has no umask, so `directory` must be
-    private. Raises `LaunchError` with the end of that log, or the error of `end_error` if QEMU ended before its monitor
-    answered.
+    private. It runs with `mounts`: see `read_only_mounts`. Raises `MountError` if the kernel refuses these,
+    `LaunchError` with the end of that log, or the error of `end_error` if QEMU ended before its monitor answered.
     """
     log = directory / QEMU_LOG
     for path in (log, directory / CONSOLE_LOG):
         trim(path)
-    preparation = _preparation(tied=tied, small_pages=small_pages, filtered=filtered)
+    preparation = _preparation(tied=tied, small_pages=small_pages, filtered=filtered, mounts=mounts)
     if filtered:
         _opened_log(directory / CONSOLE_LOG).close()
     # Folders that a guest creates in a shared setgid folder get their modes only from mkdir; see `syscall_filter`.
     umask = 0 if filtered else _PRIVATE
-    process = spawn(argv, log=log, environment=environment, preparation=preparation, umask=umask)
+    try:
+        process = spawn(argv, log=log, environment=environment, preparation=preparation, umask=umask)
+    except subprocess.SubprocessError as failure:  # the preparation raised an error
+        if not mounts:
+            raise
+        raise MountError("the kernel refuses to mount folders read-only for QEMU") from failure
     deadline = Deadline(LAUNCH_SECONDS)
     while not _answers(sockets / runtime.CONTROL):
         code = process.poll()
@@ -153,7 +166,9 @@ def spawn(
             raise os_errors.wrapped(LaunchError, f"cannot run {argv[0]}", error) from error
 
 
-def _preparation(*, tied: bool, small_pages: bool, filtered: bool) -> Callable[[], None] | None:
+def _preparation(
+    *, tied: bool, small_pages: bool, filtered: bool, mounts: Sequence[read_only_mounts.Mount]
+) -> Callable[[], None] | None:
     """Return a function for the child to call before it becomes QEMU, or None if this is not Linux."""
     if sys.platform != "linux":
         return None
@@ -163,10 +178,14 @@ def _preparation(*, tied: bool, small_pages: bool, filtered: bool) -> Callable[[
     import ctypes  # noqa: PLC0415 (used only here)
 
     prctl = ctypes.CDLL(None).prctl
+    mount_all = _mounter(mounts) if mounts else None
     install_filter = _filter_installer() if filtered else None
 
     # The child must only make these calls, since other threads may have held locks when it was forked.
     def prepare() -> None:
+        # First, since a new user namespace may reset what the other calls set, and the filter may refuse these.
+        if mount_all is not None and (code := mount_all()):
+            raise OSError(code, os.strerror(code))
         for call in calls:
             prctl(*call)
         allow()
@@ -175,6 +194,12 @@ def _preparation(*, tied: bool, small_pages: bool, filtered: bool) -> Callable[[
             install_filter()
 
     return prepare
+
+
+def _mounter(mounts: Sequence[read_only_mounts.Mount]) -> Callable[[], int]:
+    from pymachine_driver_qemu import read_only_mounts  # noqa: PLC0415 (only machines with read-only folders need it)
+
+    return read_only_mounts.mounter(mounts)
 
 
 def _filter_installer() -> Callable[[], int] | None:

@@ -32,6 +32,8 @@ CONTAINERS = "containers.sock"
 STOPPING = "stopping"
 # An empty folder, which QEMU exports in place of unused shared folders.
 EMPTY = "empty"
+# A folder with an empty folder for each read-only shared folder, at which QEMU has it mounted: see `read_only_mounts`.
+READ_ONLY = "read-only"
 # A link from the socket folder back to the machine's folder. A copied machine folder contains the original's ``run``.
 OWNER = "machine"
 # The prefix of the folders of accelerator trials.
@@ -147,8 +149,27 @@ def _name(directory: Path, machine_id: str) -> str:
     return name
 
 
+def make_place(sockets: Path, name: str) -> Path:
+    """Create an empty folder in `READ_ONLY`."""
+    place = sockets / READ_ONLY / name
+    try:
+        place.mkdir(mode=0o700, parents=True)
+    except OSError as error:
+        raise os_errors.wrapped(RuntimeFolderError, f"cannot create {place}", error) from error
+    return place
+
+
+def remove_places(sockets: Path) -> None:
+    """Remove the folder `READ_ONLY`, if it exists."""
+    with contextlib.suppress(FileNotFoundError):
+        for place in (sockets / READ_ONLY).iterdir():
+            place.rmdir()
+        (sockets / READ_ONLY).rmdir()
+
+
 def _empty(folder: Path) -> None:
-    """Remove all that a socket folder contains: sockets, the note of a stop, an empty folder, the machine's link."""
+    """Remove all that a socket folder contains: sockets, the note of a stop, empty folders, the machine's link."""
+    remove_places(folder)
     with contextlib.suppress(FileNotFoundError):
         (folder / EMPTY).rmdir()
     for name in (CONTROL, PORTS, IDENTITY, CONTAINERS, STOPPING, OWNER):

@@ -16,7 +16,7 @@ from pymachine.driver.kit import guest_mounts, search_domains
 from pymachine.driver.kit.identity_channel import GuestError
 from pymachine.driver.kit.system import Deadline, Reporter
 from pymachine.driver.shares import Share, in_mount_order, problem
-from pymachine_driver_qemu import identity as identity_port, qmp, runtime
+from pymachine_driver_qemu import identity as identity_port, qmp, read_only_mounts, runtime
 from pymachine_driver_qemu.binary import Qemu
 
 # The most folders that a machine shares. In emulation, eight devices take up to half a second of a boot.
@@ -53,13 +53,42 @@ def identity(request: BootRequest, endpoint: Endpoint) -> bytes:
     return guest_mounts.with_mounts(search_domains.identity(request, endpoint), mounts)
 
 
-def exports(shares: Sequence[Share], *, empty: Path) -> list[tuple[Path, bool]]:
-    """Return the folder of each device, and whether it is read-only.
+def make_read_only_mounts(shares: Sequence[Share], sockets: Path) -> list[read_only_mounts.Mount]:
+    """Return the mounts by which the host's kernel enforces that shares are read-only, and make their places.
 
-    It is `empty` for a device that is not needed, and for a folder that vanished: the numbers of the others stay.
+    `exports` then exports these places. It is an empty list on other systems than Linux.
     """
-    used = [(share.path, share.read_only) if not problem(share) else (empty, True) for share in in_mount_order(shares)]
-    return used + [(empty, True)] * (MOST - len(used))
+    if not read_only_mounts.available():
+        return []
+    return [
+        read_only_mounts.Mount(share.path, runtime.make_place(sockets, f"{TAG}{number}"))
+        for number, share in enumerate(in_mount_order(shares))
+        if share.read_only and not problem(share)
+    ]
+
+
+def are_read_only_by_kernel(sockets: Path) -> bool:
+    """Return whether the host's kernel enforces that the read-only folders of a running machine are so.
+
+    Otherwise QEMU does, which refuses changes of owner, too. It is false for a machine without read-only folders.
+    """
+    return (sockets / runtime.READ_ONLY).is_dir()
+
+
+def exports(shares: Sequence[Share], sockets: Path) -> list[tuple[Path, bool]]:
+    """Return the folder of each device, and whether QEMU must enforce that it is read-only.
+
+    It is an empty one for a device that is not needed, and for a folder that vanished: the numbers of the others stay.
+    """
+    empty = (sockets / runtime.EMPTY, True)
+    exported = []
+    for number, share in enumerate(in_mount_order(shares)):
+        place = sockets / runtime.READ_ONLY / f"{TAG}{number}"
+        if place.is_dir():
+            exported.append((place, False))
+        else:
+            exported.append(empty if problem(share) else (share.path, share.read_only))
+    return exported + [empty] * (MOST - len(exported))
 
 
 def warn_if_not_mounted(shares: Sequence[Share], stages: Collection[str], *, reporter: Reporter) -> None:
