@@ -20,6 +20,8 @@ from support.runner import Pymachine, cache_folder, private_store
 
 # A change on one side is visible on the other one within a second. A container may start late on a busy host.
 VISIBLE_SECONDS = 180.0
+# Sets `tag` to the name of the 9p device of the read-only folder, in the machine.
+TAG_OF_DOCUMENTS = "tag=$(sed -n 's/^\\([^ ]*\\) .documents .*/\\1/p' /proc/mounts)"
 NAMES = ("plain", "with blank", "comma,comma", "grüße-日本", "quote'\"", "$dollar", "back\\slash", "-dash", "new\nline")
 
 
@@ -30,13 +32,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def machine(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pymachine]:
-    """A machine `one` with three shared folders and an image `box` with busybox and flock."""
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the machine shares read-only at /documents."""
     documents = tmp_path_factory.mktemp("documents")
     (documents / "read").write_text("only\n")
+    (documents / "folder").mkdir()
     for parent in (documents, *documents.parents):  # so that the guest's user may read it, too
         if parent.stat().st_uid == os.getuid() and parent != Path("/"):
             parent.chmod(parent.stat().st_mode | 0o055)
+    return documents
+
+
+@pytest.fixture(scope="module")
+def machine(folder: Path, documents: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pymachine]:
+    """A machine `one` with three shared folders and an image `box` with busybox and flock."""
     odd = tmp_path_factory.mktemp("odd") / "a b, grüße"
     odd.mkdir()
     (odd / "inside").write_text("odd\n")
@@ -179,11 +188,49 @@ def test_a_read_only_folder_cannot_be_changed_by_root_of_the_guest(machine: Pyma
         "cat /documents/read; cd /documents; for command in 'touch new' 'rm read' 'mv read other' 'chmod 777 read'"
         " 'ln read other' 'mkdir new' 'touch -c read'; do sudo $command 2> /dev/null && echo $command; done;"
         # A mount that the guest makes itself is read-only, too: the host enforces it.
-        " cd /; tag=$(sed -n 's/^\\([^ ]*\\) .documents .*/\\1/p' /proc/mounts); sudo umount /documents;"
+        f" cd /; {TAG_OF_DOCUMENTS}; sudo umount /documents /run/pymachine/shares/$tag;"
         " sudo mount -t 9p -o rw,trans=virtio,version=9p2000.L,cache=mmap,access=any $tag /documents;"
-        " cat /documents/read; sudo touch /documents/new 2> /dev/null && echo written; true",
+        " cat /documents/read; sudo touch /documents/new 2> /dev/null && echo written;"
+        " sudo umount /documents; sudo /usr/lib/pymachine/surroundings mounts; cat /documents/read",
     )
-    assert output == "only\nonly\n"
+    assert output == "only\nonly\nonly\n"
+
+
+def test_a_read_only_folder_is_mounted_so_in_containers(machine: Pymachine) -> None:
+    script = "exec 2>&1; grep -c ' /work 9p ro,' /proc/mounts; touch read || touch new || true"
+    command = f"docker run --rm -v /documents:/work -w /work box:2 sh -c {shlex.quote(script)}"
+    output = docker(machine, "one", command)
+    assert output.splitlines()[0] == "1"
+    assert output.count("Read-only file system") == 2
+
+
+def test_a_privileged_container_changes_nothing_in_a_read_only_folder(machine: Pymachine, documents: Path) -> None:
+    """The guest's own writable mount is no way around: the host's kernel refuses all but changes of owner."""
+    before = statuses(documents)
+    script = """
+        for change in 'touch new' 'touch -c read' 'touch -c -d 1970-01-02 read' 'chmod 777 read' 'chmod 777 .' \
+            'rm read' 'mv read other' 'ln read other' 'ln -s read other' 'mkdir new' 'mkfifo new' 'mknod new c 1 3' \
+            'cp /bin/busybox read' 'truncate -s 0 read' 'mv folder other' 'rmdir folder'; do
+            $change 2> /dev/null && echo "$change"
+        done
+        chown 12:12 read && chown -h 4294967295:4294967295 read folder . && echo owners
+    """
+    command = (
+        f"docker run --rm --privileged -v /run/pymachine/shares/$tag:/work -w /work box:2 sh -c {shlex.quote(script)}"
+    )
+    assert docker(machine, "one", f"{TAG_OF_DOCUMENTS}; {command}") == "owners\n"
+    assert statuses(documents) == before
+
+
+def statuses(folder: Path) -> dict[Path, tuple[object, ...]]:
+    """Return owner, mode, size, times and content of all files in a folder, and of itself."""
+    found: dict[Path, tuple[object, ...]] = {}
+    for path in (folder, *folder.rglob("*")):
+        status = path.lstat()
+        content = path.read_bytes() if path.is_file() else b""
+        times = (status.st_mtime_ns, status.st_ctime_ns)
+        found[path] = (status.st_uid, status.st_gid, status.st_mode, status.st_size, *times, content)
+    return found
 
 
 def test_links_to_the_outside_lead_into_the_guest(machine: Pymachine, work: Path, tmp_path: Path) -> None:

@@ -26,14 +26,16 @@ _ACKNOWLEDGED, _FEATURES_OK, _DRIVER_OK = 3, 8 | 3, 4 | 8 | 3
 _RING, _REQUEST, _REPLY, _SIZE = 0x100000, 0x110000, 0x120000, 8192
 _SECONDS = 60.0
 
-TLOPEN, TLCREATE, TMKNOD, TSETATTR, TMKDIR = 12, 14, 18, 26, 72
+TLOPEN, TLCREATE, TSYMLINK, TMKNOD, TSETATTR, TXATTRCREATE = 12, 14, 16, 18, 26, 32
+TLINK, TMKDIR, TRENAMEAT, TUNLINKAT = 70, 72, 74, 76
 TVERSION, TATTACH, TWALK, TWRITE, TCLUNK = 100, 104, 110, 118, 120
 _RLERROR = 7
 # The ids of the shared folder, of the file that a request is about, and of no file.
 _ROOT, _FILE, _NONE = (struct.pack("<I", number) for number in (1, 2, 0xFFFFFFFF))
 # Flags of Linux on x86, whatever the host is.
 _CREATE_FLAGS = 0o302
-_SET_MODE, _SET_UID, _SET_GID = 1, 2, 4
+_REMOVE_FOLDER = 0x200
+_SET_MODE, _SET_UID, _SET_GID, _SET_SIZE, _SET_MTIME, _SET_THIS_MTIME = 1, 2, 4, 8, 0x20, 0x100
 
 
 def arguments(qtest: Path, shared: Path) -> list[str]:
@@ -97,9 +99,44 @@ class Client:
         """Set an owner and a group."""
         self._set(name, _SET_UID | _SET_GID, uid=uid, gid=gid)
 
-    def _set(self, name: str, valid: int, *, mode: int = 0, uid: int = 0, gid: int = 0) -> None:
+    def truncate(self, name: str, size: int) -> None:
+        """Set a size."""
+        self._set(name, _SET_SIZE, size=size)
+
+    def set_time(self, name: str, seconds: int | None = None) -> None:
+        """Set the time of the last change, to now without `seconds`."""
+        self._set(name, _SET_MTIME | (0 if seconds is None else _SET_THIS_MTIME), seconds=seconds or 0)
+
+    def set_attribute(self, name: str, attribute: str, value: bytes) -> None:
+        """Set an extended attribute. The server does that, or fails, when the file's id is released."""
         with self._walked(name) as fid:
-            self._call(TSETATTR, fid + struct.pack("<IIIIQQQQQ", valid, mode, uid, gid, 0, 0, 0, 0, 0))
+            self._call(TXATTRCREATE, fid + _text(attribute) + struct.pack("<QI", len(value), 0))
+            self._call(TWRITE, fid + struct.pack("<QI", 0, len(value)) + value)
+
+    def symlink(self, name: str, target: str) -> None:
+        """Create a symbolic link."""
+        with self._folder_of(name) as (folder, last):
+            self._call(TSYMLINK, folder + _text(last) + _text(target) + struct.pack("<I", 0))
+
+    def link(self, name: str, new: str) -> None:
+        """Create the hard link `new` in the shared folder itself."""
+        with self._walked(name) as fid:
+            self._call(TLINK, _ROOT + fid + _text(new))
+
+    def rename(self, name: str, new: str) -> None:
+        """Rename a file in the shared folder itself."""
+        self._call(TRENAMEAT, _ROOT + _text(name) + _ROOT + _text(new))
+
+    def remove(self, name: str, *, is_folder: bool = False) -> None:
+        """Remove a file or an empty folder."""
+        with self._folder_of(name) as (folder, last):
+            self._call(TUNLINKAT, folder + _text(last) + struct.pack("<I", _REMOVE_FOLDER if is_folder else 0))
+
+    def _set(
+        self, name: str, valid: int, *, mode: int = 0, uid: int = 0, gid: int = 0, size: int = 0, seconds: int = 0
+    ) -> None:
+        with self._walked(name) as fid:
+            self._call(TSETATTR, fid + struct.pack("<IIIIQQQQQ", valid, mode, uid, gid, size, 0, 0, seconds, 0))
 
     @contextmanager
     def _walked(self, name: str) -> Iterator[bytes]:

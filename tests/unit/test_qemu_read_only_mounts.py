@@ -203,11 +203,12 @@ def refuse_namespaces() -> None:
 # -- QEMU with them ----------------------------------------------------------------------------------------------
 
 
-def serve(folder: Path, work: Callable[[ninep.Client], None]) -> None:
-    """Share the folder ``shared`` read-only by a filtered QEMU with its own sandbox, and do `work` as its guest."""
-    argv = ["qemu-system-x86_64", *ninep.arguments(folder / "qtest", folder / "place"), *SANDBOX]
+def serve(folder: Path, work: Callable[[ninep.Client], None], *, is_mounted: bool) -> None:
+    """Share the folder ``shared`` by a filtered QEMU with its own sandbox, and do `work` as its guest."""
+    exported = folder / ("place" if is_mounted else "shared")
+    argv = ["qemu-system-x86_64", *ninep.arguments(folder / "qtest", exported), *SANDBOX]
     argv += ["-qmp", process.monitor_argument(folder / runtime.CONTROL)]
-    mounts = [Mount(folder / "shared", folder / "place")]
+    mounts = [Mount(folder / "shared", exported)] if is_mounted else []
     pid = process.launch(argv, directory=folder, sockets=folder, environment={}, filtered=True, mounts=mounts)
     try:
         with closing(ninep.Client(folder / "qtest")) as client:
@@ -228,6 +229,15 @@ def test_a_hostile_guest_changes_nothing_in_a_read_only_folder(user: int, folder
             lambda: client.write("file", b"of the guest"),
             lambda: client.chmod("file", 0o777),
             lambda: client.chmod("", 0o777),
+            lambda: client.truncate("file", 0),
+            lambda: client.set_time("file"),
+            lambda: client.set_time("file", 1),
+            lambda: client.set_attribute("file", "user.x", b"x"),
+            lambda: client.symlink("new", "file"),
+            lambda: client.link("file", "new"),
+            lambda: client.rename("file", "new"),
+            lambda: client.remove("file"),
+            lambda: client.remove("inner", is_folder=True),
         ]
         assert [error_of(change) for change in changes] == [errno.EROFS] * len(changes)
         # This is what the mounts are for.
@@ -235,13 +245,35 @@ def test_a_hostile_guest_changes_nothing_in_a_read_only_folder(user: int, folder
         client.chown("file", ANOTHER, ANOTHER)
 
     before = {path: path.lstat() for path in (folder / "shared", folder / "shared/file", folder / "shared/inner")}
-    in_child(user, lambda: serve(folder, guest))
+    in_child(user, lambda: serve(folder, guest, is_mounted=True))
     for path, status in before.items():
         after = path.lstat()
         for name in ("st_mode", "st_uid", "st_gid", "st_size", "st_mtime_ns", "st_ctime_ns"):
             assert getattr(after, name) == getattr(status, name), (path, name)
     assert (folder / "shared/file").read_text() == "content"
     assert sorted(os.listdir(folder / "shared")) == ["file", "inner"]  # noqa: PTH208
+    assert os.listxattr(folder / "shared/file") == []
+
+
+def test_without_mounts_the_same_requests_change_the_folder(user: int, folder: Path) -> None:
+    """This shows that the requests above are what QEMU executes."""
+
+    def guest(client: ninep.Client) -> None:
+        client.chmod("file", 0o711)
+        client.set_attribute("file", "user.x", b"x")
+        client.truncate("file", 3)
+        client.set_time("file", 1)
+        client.symlink("symbolic", "file")
+        client.link("file", "hard")
+        client.rename("file", "renamed")
+        client.remove("hard")
+        client.remove("inner", is_folder=True)
+
+    in_child(user, lambda: serve(folder, guest, is_mounted=False))
+    assert sorted(os.listdir(folder / "shared")) == ["renamed", "symbolic"]  # noqa: PTH208
+    status = (folder / "shared/renamed").stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_size, status.st_mtime) == (0o711, 3, 1)
+    assert os.getxattr(folder / "shared/renamed", "user.x") == b"x"
 
 
 def test_the_listen_queues_of_a_qemu_in_a_namespace_are_lengthened(user: int, folder: Path) -> None:
