@@ -215,10 +215,10 @@ def test_a_privileged_container_changes_nothing_in_a_read_only_folder(machine: P
         done
         chown 12:12 read && chown -h 4294967295:4294967295 read folder . && echo owners
     """
-    command = (
-        f"docker run --rm --privileged -v /run/pymachine/shares/$tag:/work -w /work box:2 sh -c {shlex.quote(script)}"
-    )
-    assert docker(machine, "one", f"{TAG_OF_DOCUMENTS}; {command}") == "owners\n"
+    tag = ssh(machine, "one", f"{TAG_OF_DOCUMENTS}; echo $tag").strip()
+    mount = f"-v /run/pymachine/shares/{tag}:/work -w /work"
+    command = f"docker run --rm --privileged {mount} box:2 sh -c {shlex.quote(script)}"
+    assert docker(machine, "one", command) == "owners\n"
     assert statuses(documents) == before
 
 
