@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import stat
 import subprocess
 import threading
@@ -12,17 +13,49 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_clones import RESUMED, docker, ssh, with_shared_template
+from test_clones import IMPORT, RESUMED, docker, ssh, with_shared_template
 
 from pymachine.system import wait
 from support import images, packages
 from support.runner import Pymachine, cache_folder, private_store
+from support.unprivileged import USERS, as_user
 
 # A change on one side is visible on the other one within a second. A container may start late on a busy host.
 VISIBLE_SECONDS = 180.0
 # Sets `tag` to the name of the 9p device of the read-only folder, in the machine.
 TAG_OF_DOCUMENTS = "tag=$(sed -n 's/^\\([^ ]*\\) .documents .*/\\1/p' /proc/mounts)"
-NAMES = ("plain", "with blank", "comma,comma", "grüße-日本", "quote'\"", "$dollar", "back\\slash", "-dash", "new\nline")
+NAMES = (
+    *("plain", "with blank", "comma,comma", "grüße-日本", "quote'\"", "$dollar", "back\\slash", "-dash", "new\nline"),
+    # Two ways to write é, which stay different; a character beyond 16 bits; a name of 240 bytes.
+    *("caf\u00e9", "cafe\u0301", "🐳", "tab\t", "control\x01", "\u200f", "ü" * 120),
+)
+# Changes a page of a file through shared memory, after it has seen a change of another program there.
+MAPPER = r"""
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+int main(int count, char **words) { /* FILE WAIT-FOR WRITE: at two places of the file */
+    int file = open(words[1], O_RDWR);
+    char *memory = mmap(0, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (file < 0 || memory == MAP_FAILED) return 1;
+    while (strncmp(memory, words[2], strlen(words[2])) || strncmp(memory + 500000, words[2], strlen(words[2])))
+        usleep(10000);
+    memcpy(memory, words[3], strlen(words[3]));
+    memcpy(memory + 500000, words[3], strlen(words[3]));
+    return msync(memory, 1 << 20, MS_SYNC) != 0;
+}
+"""
+COMPOSE = """
+services:
+  app:
+    image: box:1
+    working_dir: /app
+    volumes: [".:/app"]
+    command: [sh, -c, 'echo "$$NAME" > made; until [ -e wanted ]; do sleep 0.1; done; cat wanted > seen']
+    environment: {NAME: from compose}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -131,21 +164,28 @@ def test_a_file_is_renamed_over_an_open_one(machine: Pymachine, work: Path) -> N
     assert output == "old\nnew\n"
 
 
-def test_locks_exclude_each_other(machine: Pymachine, work: Path) -> None:
-    script = (
-        "flock file -c ': > held; sleep 2; echo first >> order' & until [ -e held ]; do sleep 0.1; done;"
-        " flock file -c 'echo second >> order'; wait"
+def test_locks_exclude_other_containers(machine: Pymachine, work: Path) -> None:
+    first = "flock file -c ': > held; until [ -e refused ]; do sleep 0.1; done; echo first >> order'"
+    second = (
+        "until [ -e held ]; do sleep 0.1; done; flock -n file true || : > refused; flock file -c 'echo second >> order'"
     )
-    box(machine, work, script)
+    with running(lambda: box(machine, work, first)):
+        box(machine, work, second)
     assert (work / "order").read_text() == "first\nsecond\n"
 
 
-def test_mapped_memory_is_written_back(machine: Pymachine, work: Path) -> None:
-    """sqlite and linkers map files."""
-    (work / "mapped").write_bytes(b"." * 8192)
-    (work / "program").write_bytes(Path("/bin/true").read_bytes())
-    (work / "program").chmod(0o755)
-    box(machine, work, "./program || exit 1")
+def test_memory_that_containers_map_is_shared_and_written_to_the_host(machine: Pymachine, work: Path) -> None:
+    """sqlite's write-ahead log and linkers need that."""
+    source = work / "mapper.c"
+    source.write_text(MAPPER)
+    subprocess.run(["cc", "-static", "-o", str(work / "mapper"), str(source)], check=True)
+    content = bytearray(b"." * (1 << 20))
+    content[:5] = content[500000:500005] = b"begin"
+    (work / "mapped").write_bytes(content)
+    with running(lambda: box(machine, work, "./mapper mapped first second")):
+        box(machine, work, "./mapper mapped begin first; ./mapper mapped second third")
+    content[:6] = content[500000:500006] = b"thirdd"
+    assert (work / "mapped").read_bytes() == content
 
 
 def test_a_folder_may_have_very_many_files(machine: Pymachine, work: Path) -> None:
@@ -176,6 +216,48 @@ def test_data_of_an_open_file_is_written_to_the_host(machine: Pymachine, work: P
     with running(lambda: box(machine, work, "exec 3> log; echo line >&3; while [ ! -e end ]; do sleep 0.1; done")):
         visible(lambda: (work / "log").exists() and (work / "log").read_text() == "line\n", "the line in the log")
         (work / "end").touch()
+
+
+# -- compose, and other users ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=USERS)
+def of_user(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Pymachine, Path, int]]:
+    """A machine `one` of a user, with an image `box:1`; a folder that it shares; the user's number."""
+    user: int = request.param
+    if user == os.getuid():
+        yield request.getfixturevalue("machine"), request.getfixturevalue("folder"), user
+        return
+    with private_store() as program:
+        with_shared_template(program)
+        subprocess.run(["chown", "-R", f"{user}:{user}", str(program.home.parent)], check=True)
+        program.wrapper = as_user(user)
+        assert RESUMED in program("create", "one").stdout
+        ssh(program, "one", f"sudo sh -c {shlex.quote(IMPORT)}")
+        yield program, program.home, user
+
+
+def test_compose_mounts_the_folder_of_its_file(of_user: tuple[Pymachine, Path, int]) -> None:
+    program, folder, user = of_user
+    project = folder / "composed, project"
+    project.mkdir()
+    os.chown(project, user, -1)
+    (project / "docker-compose.yml").write_text(COMPOSE)
+
+    def compose(words: str) -> None:
+        # Python's library for HTTP would prefer this to the machine's certificate authority.
+        unset = "unset REQUESTS_CA_BUNDLE CURL_CA_BUNDLE"
+        docker(program, "one", f"{unset}; cd {shlex.quote(str(project))}; docker-compose --no-ansi {words}")
+
+    compose("up -d")
+    visible(lambda: (project / "made").exists() and (project / "made").read_text() == "from compose\n", "the container")
+    assert (project / "made").stat().st_uid == user
+    (project / "wanted").write_text("from the host\n")
+    visible(lambda: (project / "seen").exists() and (project / "seen").read_text() == "from the host\n", "the change")
+    compose("down")
+    assert docker(program, "one", "docker ps -a -q -f name=composed; docker network ls -q -f name=composed") == ""
 
 
 # -- what a guest cannot do --------------------------------------------------------------------------------------
@@ -307,20 +389,29 @@ def test_shares_are_changed_while_the_machine_is_restarted(machine: Pymachine, f
     for each in (late, vanishing):
         each.mkdir()
         (each / "file").write_text(each.name)
+    machine("snapshot", "create", "one", "before")
     words = ("--share", str(late), "--share", f"{vanishing}:/vanishing", "--unshare", "/a b, grüße")
     assert "--restart" in machine("modify", *words, "one", code=1).stderr
     assert "is not shared" in machine("modify", "--unshare", "/none", "one", code=1).stderr
     machine("modify", "--restart", *words, "one")
     assert ssh(machine, "one", f"cat {late}/file /vanishing/file; [ ! -e '/a b, grüße' ]") == "latevanishing"
 
+    # The memory of the snapshot has the old folder mounted.
+    machine("snapshot", "restore", "one", "before")
+    script = f"cat {late}/file /vanishing/file; cat '/a b, grüße/inside' 2> /dev/null; grep -c ' 9p ' /proc/mounts"
+    assert ssh(machine, "one", script) == "latevanishing4\n"
+
     machine("stop", "one")
     vanishing.rename(tmp_path / "gone")
-    text = machine("start", "one").text
+    machine("rename", "one", "other")
+    text = machine("start", "other").text
     assert f"{vanishing}:/vanishing is not shared: it does not exist" in text
-    assert ssh(machine, "one", f"ls {late}; sudo ls {folder} > /dev/null; [ ! -e /vanishing/file ]") == "file\n"
+    assert ssh(machine, "other", f"ls {late}; sudo ls {folder} > /dev/null; [ ! -e /vanishing/file ]") == "file\n"
     assert "it does not exist" in machine("doctor", code=None).stdout
     (tmp_path / "gone").rename(vanishing)
-    machine("restart", "one")
+    machine("stop", "other")
+    machine("rename", "other", "one")
+    machine("start", "one")
     assert ssh(machine, "one", "cat /vanishing/file") == "vanishing"
 
 
@@ -334,11 +425,13 @@ def test_two_machines_share_one_folder(machine: Pymachine, work: Path) -> None:
         machine("rm", "-y", "two")
 
 
-def test_a_killed_machine_damages_only_the_file_that_it_writes(machine: Pymachine, work: Path) -> None:
+def test_a_killed_qemu_damages_only_the_file_that_it_writes(machine: Pymachine, work: Path) -> None:
     (work / "other").write_text("other\n")
     with running(lambda: box(machine, work, "while :; do echo line >> written; done"), may_fail=True):
         visible(lambda: (work / "written").exists() and (work / "written").stat().st_size > 50, "lines in the file")
-        machine("kill", "one")
+        (qemu,) = [pid for pid, command in machine.processes().items() if command.startswith("/usr/bin/qemu-system")]
+        os.kill(qemu, signal.SIGKILL)
+    assert machine("status", "one").stdout == "Stopped\n"
     assert (work / "other").read_text() == "other\n"
     assert sorted(path.name for path in work.iterdir()) == ["other", "written"]
     machine("start", "one")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -39,13 +40,18 @@ def host(intro: Pymachine) -> Pymachine:
 
 
 @pytest.fixture(scope="module")
-def nginx_image(host: Pymachine, tmp_path_factory: pytest.TempPathFactory) -> str:
+def nginx_image(host: Pymachine) -> str:
     """The output of building the tutorial's sample project."""
-    project = tmp_path_factory.mktemp("nginx-static-test")
+    project = project_of(host)
+    project.mkdir()
     (project / "Dockerfile").write_text(DOCKERFILE)
     (project / "index.html").write_text("<h1>It works</h1>\n")
     # The tutorial shows the output of the classic builder, which every client has.
     return host.shell(f"cd {project} && DOCKER_BUILDKIT=0 docker build -t {IMAGE} .").stdout
+
+
+def project_of(host: Pymachine) -> Path:
+    return host.home / "nginx-static-test"
 
 
 def await_list(host: Pymachine, command: str, matches: Callable[[str], bool]) -> None:
@@ -210,6 +216,26 @@ def test_a_published_port_works_before_and_after_a_restart_of_the_machine(host: 
     assert IMAGE.partition(":")[0] in host.shell("docker images").stdout
     host.shell(f"docker start {container}")
     assert "Generated at " in fetch_page(host, container, "/VERSION")
+    host.shell(f"docker rm -f {container}")
+
+
+@pytest.mark.usefixtures("nginx_image")
+def test_a_page_in_a_shared_folder_is_served_as_it_is_now(host: Pymachine) -> None:
+    """As with the tutorial's project mounted where its image has a copy, in machines that share the home."""
+    project = project_of(host)
+    mount = "-v $PWD:/usr/share/nginx/html"
+    container = host.shell(
+        f"cd {project}; docker run --rm -v $PWD:/src alpine:3.2 sh -c 'date > /src/VERSION'"
+        f" > /dev/null; docker run -d -p 80 {mount} {IMAGE} nginx -g 'daemon off;'"
+    ).stdout.strip()
+    assert "It works" in fetch_page(host, container, "/")
+    assert (project / "VERSION").read_text() in fetch_page(host, container, "/VERSION").replace("\r", "")
+    # Of the same length, both written in place and by renaming, as editors do.
+    (project / "index.html").write_text("<h1>It moves</h1>\n")
+    assert "It moves" in fetch_page(host, container, "/")
+    (project / "next").write_text("<h1>It waits</h1>\n")
+    (project / "next").rename(project / "index.html")
+    assert "It waits" in fetch_page(host, container, "/")
     host.shell(f"docker rm -f {container}")
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +58,8 @@ class Pymachine:
     store: Path
     home: Path
     env: dict[str, str] = field(default_factory=dict)
+    wrapper: Sequence[str] = ()
+    """The beginning of the command that starts every program, such as `support.unprivileged.as_user`."""
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -98,7 +100,7 @@ class Pymachine:
     ) -> Outcome:
         """Run any program with this store's variables."""
         done = subprocess.run(
-            argv,
+            [*self.wrapper, *argv],
             input=stdin,
             env=self.environment(env),
             capture_output=True,
@@ -122,7 +124,7 @@ class Pymachine:
         `remove_all` ends it if it still runs.
         """
         process = subprocess.Popen(
-            [str(PROGRAM), *words],
+            [*self.wrapper, str(PROGRAM), *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

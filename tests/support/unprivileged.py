@@ -20,6 +20,18 @@ def command(argv: Sequence[str]) -> list[str]:
     return ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner", "--", *argv]
 
 
+def as_user(user: int) -> list[str]:
+    """Return the beginning of a command that runs as `user`, if the tests run as root.
+
+    Permissions do not keep it from using the checkout, its interpreter and the cache, which may be in root's home.
+    """
+    if user == os.getuid():
+        return []
+    # With the secure bit, access(2), with which shells look for programs, respects the capability.
+    capability = ("--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--securebits=+no_setuid_fixup")
+    return ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *capability, "--"]
+
+
 def close_off(path: Path) -> None:
     """Make `path` unreadable for programs started by `command`, like a file that `sudo` left to another user."""
     path.chmod(0o700 if os.geteuid() == 0 else 0)
