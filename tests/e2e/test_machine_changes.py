@@ -290,14 +290,16 @@ def test_upgrade_restores_the_old_image_if_the_new_one_does_not_boot(
     assert list(good.glob("*.aside")) == []
 
 
-def test_upgrade_keeps_the_data(program: Pymachine) -> None:
+def test_upgrade_keeps_the_data_and_the_shared_folders(program: Pymachine) -> None:
     program("upgrade", NAME)  # Debian may have published updates since `create`
     assert program("upgrade", NAME).stdout.splitlines()[-1] == f'Machine "{NAME}" has the newest image already.'
     name_another_image(program)
+    (program.home / "mine").write_text("mine\n")
     output = program("upgrade", NAME).stdout
     assert "Stopping machine to do the upgrade..." in output
     assert "Starting machine back up..." in output
     check_options(program)
+    assert program("ssh", NAME, f"cat {program.home}/mine").stdout == "mine\n"  # the home is a shared folder
     assert docker(program, "images", "--format", "{{.Repository}}") == "bb"
     assert docker(program, "ps", "-a", "--format", "{{.Names}}") == "sleeper"
     assert list(folder(program).glob("*.aside")) == []

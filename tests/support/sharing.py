@@ -15,76 +15,37 @@ from pymachine.driver.contract import (
     Config,
     Driver,
     DriverInfo,
-    Endpoint,
-    Health,
-    Json,
     MachineRef,
-    State,
     Trait,
 )
-from pymachine.driver.options import Option
 from pymachine.driver.shares import Share
 from pymachine.errors import DriverError, DriverNotFoundError, UsageError
 from pymachine.hosts.host import Host
 from pymachine.system import signals
+from support.drivers import InMemory
 
 MOST = 3
 
 
-class Plain(Driver):
+class Plain(InMemory):
     """A driver that cannot share folders."""
 
     info = DriverInfo("plain", "for tests", Trait.IDENTITY | Trait.FIXED_ADDRESS)
-    running: ClassVar[set[str]] = set()
     boots: ClassVar[list[tuple[str, list[str]]]] = []
     """The name and the shares of each machine that was booted."""
     faults: ClassVar[list[Exception]] = []
     """The errors of the next calls of `check_shares`, or of the next boots if it is a `DriverError`."""
     where: ClassVar[str] = ""
 
-    @classmethod
-    def options(cls) -> Sequence[Option]:
-        return []
-
-    @classmethod
-    def health(cls) -> Health:
-        return Health(usable=True)
-
-    @classmethod
-    def configure(cls, machine: MachineRef, options: Mapping[str, Json], siblings: Sequence[Config]) -> Config:
-        return {"IPAddress": f"127.9.7.{len(siblings) + 1}"}
-
-    def precreate_check(self) -> None:
-        pass
-
-    def create(self, request: BootRequest) -> None:
-        (self.machine.directory / "disk").write_text("data")
-        self.start(request)
-
     def start(self, request: BootRequest) -> None:
         if self.faults:
             raise self.faults.pop()
         request.identity(self.endpoint())
         self.boots.append((self.machine.name, [str(share) for share in request.shares]))
-        self.running.add(self.machine.name)
-
-    def stop(self, timeout: float) -> None:
-        self.running.discard(self.machine.name)
-
-    def kill(self) -> None:
-        self.running.discard(self.machine.name)
-
-    def remove(self) -> None:
-        self.running.discard(self.machine.name)
-
-    def state(self) -> State:
-        return State.RUNNING if self.machine.name in self.running else State.STOPPED
-
-    def endpoint(self) -> Endpoint:
-        return Endpoint(self.config["IPAddress"])
+        super().start(request)
 
     def copy_config(self, machine: MachineRef, siblings: Sequence[Config]) -> Config:
-        return {"IPAddress": f"127.9.7.{len(siblings) + 1}"}
+        return {"IPAddress": f"127.9.9.{len(siblings) + 1}"}
 
     def create_copy(self, source: Driver, request: BootRequest) -> None:
         self.create(request)
@@ -100,7 +61,7 @@ class Plain(Driver):
         return {"disk": 1000}
 
     def imported(self, siblings: Sequence[Config]) -> None:
-        self.config["IPAddress"] = f"127.9.7.{len(siblings) + 1}"
+        self.config["IPAddress"] = f"127.9.9.{len(siblings) + 1}"
 
     def resize(self, change: HardwareChange) -> None:
         pass
@@ -126,7 +87,7 @@ class Sharing(Plain):
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make `Plain` and `Sharing` the only drivers of this process, without machines."""
-    Plain.running.clear()
+    Plain.world.clear()
     Plain.boots.clear()
     Plain.faults.clear()
     kinds: dict[str, type[Driver]] = {"plain": Plain, "sharing": Sharing}

@@ -14,16 +14,12 @@ from pymachine.driver import registry
 from pymachine.driver.contract import (
     BootRequest,
     Config,
-    Driver,
     DriverInfo,
-    Endpoint,
-    Health,
     Json,
     MachineRef,
     State,
     Trait,
 )
-from pymachine.driver.options import Option
 from pymachine.errors import (
     DriverError,
     HostNotRunningError,
@@ -39,28 +35,20 @@ from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.remove import forget, remove
 from pymachine.hosts.timeouts import boot_timeout
 from pymachine.store.store import Store
+from support.drivers import InMemory
 
 
-class Remembering(Driver):
-    """Keeps its whole world in a class variable, as a hypervisor would keep it outside."""
+class Remembering(InMemory):
+    """Fails at the steps in `fails`."""
 
     info = DriverInfo("remembering", "for tests", Trait.FIXED_ADDRESS)
-    world: ClassVar[dict[str, State]] = {}
     fails: ClassVar[dict[str, BaseException]] = {}
     saved_before: ClassVar[list[bool]] = []
 
     @classmethod
-    def options(cls) -> Sequence[Option]:
-        return []
-
-    @classmethod
-    def health(cls) -> Health:
-        return Health(usable=True)
-
-    @classmethod
     def configure(cls, machine: MachineRef, options: Mapping[str, Json], siblings: Sequence[Config]) -> Config:
         cls._maybe_fail("configure")
-        return {"IPAddress": f"127.9.9.{len(siblings) + 1}"}
+        return super().configure(machine, options, siblings)
 
     @classmethod
     def _maybe_fail(cls, step: str) -> None:
@@ -77,24 +65,12 @@ class Remembering(Driver):
         self.config["Made"] = True
 
     def start(self, request: BootRequest) -> None:
-        self.world[self.machine.name] = State.RUNNING
+        super().start(request)
         self._maybe_fail("start")
-
-    def stop(self, timeout: float) -> None:
-        self.world[self.machine.name] = State.STOPPED
-
-    def kill(self) -> None:
-        self.world[self.machine.name] = State.STOPPED
 
     def remove(self) -> None:
         self._maybe_fail("remove")
-        self.world.pop(self.machine.name, None)
-
-    def state(self) -> State:
-        return self.world.get(self.machine.name, State.STOPPED)
-
-    def endpoint(self) -> Endpoint:
-        return Endpoint(self.config["IPAddress"])
+        super().remove()
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from pymachine.driver.contract import (
     Driver,
     DriverInfo,
     Endpoint,
-    Health,
     ImageFiles,
     ImageRequest,
     Json,
@@ -28,7 +27,6 @@ from pymachine.driver.contract import (
     State,
     Trait,
 )
-from pymachine.driver.options import Option
 from pymachine.errors import (
     DriverError,
     DriverNotFoundError,
@@ -56,62 +54,32 @@ from pymachine.system import files as files_module
 from pymachine.system.run import Result
 from pymachine.tls.certs import CertificateError
 from support import archives
+from support.drivers import InMemory
 from support.reporters import RecordingReporter
 
 VALIDATE = modify_module._validate
 NAME = "intro"
 
 
-class Bare(Driver):
-    """Has none of the abilities, and keeps its world in class variables, as a hypervisor would keep it outside."""
+class Bare(InMemory):
+    """Has none of the abilities."""
 
     info = DriverInfo("bare", "for tests", Trait.IDENTITY | Trait.FIXED_ADDRESS)
-    world: ClassVar[dict[str, State]] = {}
     fails: ClassVar[dict[str, list[BaseException]]] = {}
     identities: ClassVar[list[bytes]] = []
 
     @classmethod
-    def options(cls) -> Sequence[Option]:
-        return []
-
-    @classmethod
-    def health(cls) -> Health:
-        return Health(usable=True)
-
-    @classmethod
     def configure(cls, machine: MachineRef, options: Mapping[str, Json], siblings: Sequence[Config]) -> Config:
-        return {"IPAddress": f"127.9.9.{len(siblings) + 1}", "Memory": 1024, "Image": "first"}
+        return {**super().configure(machine, options, siblings), "Memory": 1024, "Image": "first"}
 
     def maybe_fail(self, step: str) -> None:
         if self.fails.get(step):
             raise self.fails[step].pop(0)
 
-    def precreate_check(self) -> None:
-        pass
-
-    def create(self, request: BootRequest) -> None:
-        (self.machine.directory / "disk").write_text("data")
-        self.start(request)
-
     def start(self, request: BootRequest) -> None:
         self.maybe_fail("start")
         self.identities.append(request.identity(self.endpoint()))
-        self.world[self.machine.name] = State.RUNNING
-
-    def stop(self, timeout: float) -> None:
-        self.world[self.machine.name] = State.STOPPED
-
-    def kill(self) -> None:
-        self.world[self.machine.name] = State.STOPPED
-
-    def remove(self) -> None:
-        self.world.pop(self.machine.name, None)
-
-    def state(self) -> State:
-        return self.world.get(self.machine.name, State.STOPPED)
-
-    def endpoint(self) -> Endpoint:
-        return Endpoint(self.config["IPAddress"])
+        super().start(request)
 
 
 class Able(Bare):

@@ -17,6 +17,7 @@ import click
 import pytest
 
 from pymachine.cli import app, main as main_module, run as run_module, share_options
+from pymachine.driver.contract import State
 from pymachine.errors import DriverError
 from pymachine.hosts import archive_reader, archive_writer
 from pymachine.hosts.archive_format import MACHINE, Content, Manifest
@@ -445,7 +446,7 @@ def test_a_change_that_fails_leaves_the_shares(call: Call, store: Store, home: P
     code, _, err = call("modify", "--restart", "--share", ".", "m")
     assert (code, "no start" in err, shared(store)) == (1, True, [])
     assert Plain.boots[-1] == ("m", [])
-    assert Plain.running == {"m"}
+    assert Plain.world == {"m": State.RUNNING}
 
 
 def test_modify_of_a_driver_that_cannot_share(call: Call, store: Store) -> None:
