@@ -250,16 +250,20 @@ def test_a_stopped_machine_can_be_renamed_and_exported_to_another_store(program:
         assert program("ls", "-q").stdout == "other\n"
         program("export", "other", str(file))
         assert file.stat().st_size < 400_000_000
-        output = json.loads(far("import", str(file), "copy", "--json").stdout)
+        share = f"{program.home}:/imported:ro"
+        output = json.loads(far("import", "--share", share, str(file), "copy", "--json").stdout)
         assert output == [{"Name": "copy", "DriverName": "qemu", "State": "Stopped", "URL": ""}]
         assert far("ip", "copy", code=1).stdout == ""
         far("start", "copy")
-        assert far("ssh", "copy", "hostname; docker images --format '{{.Repository}}'").stdout == "copy\nbb\n"
+        script = "hostname; docker images --format '{{.Repository}}'; cd /imported; ls export"
+        # The folder that the machine shared is not in the export.
+        script += f"; [ -e {program.home} ] || echo none"
+        assert far("ssh", "copy", script).stdout == "copy\nbb\nexport\nnone\n"
         assert far("url", "copy").stdout != ""
     program("rename", "other", NAME)
     program("modify", "--cpus", "1", NAME)  # a boot with one CPU takes less processor time
     program("start", NAME)
-    assert program("ssh", NAME, "hostname").stdout == f"{NAME}\n"
+    assert program("ssh", NAME, f"hostname; cd {program.home}; ls export").stdout == f"{NAME}\nexport\n"
     check_options(program)
 
 

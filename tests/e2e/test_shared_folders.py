@@ -415,12 +415,15 @@ def test_shares_are_changed_while_the_machine_is_restarted(machine: Pymachine, f
     assert ssh(machine, "one", "cat /vanishing/file") == "vanishing"
 
 
-def test_two_machines_share_one_folder(machine: Pymachine, work: Path) -> None:
-    machine("clone", "one", "two")
+def test_two_machines_share_one_folder(machine: Pymachine, work: Path, tmp_path: Path) -> None:
+    (tmp_path / "own").write_text("own\n")
+    machine("clone", "--share", str(work), "--share", f"{tmp_path}:/own:ro", "one", "two")
     try:
         box(machine, work, "echo one > one")
         box(machine, work, "cat one > two; echo two >> two", name="two")
         assert (work / "two").read_text() == "one\ntwo\n"
+        # The clone has its own shares instead of the original's.
+        assert ssh(machine, "two", "cat /own/own; ls /documents; sudo touch /own/new || echo no") == "own\nno\n"
     finally:
         machine("rm", "-y", "two")
 
