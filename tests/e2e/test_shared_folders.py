@@ -425,7 +425,7 @@ def test_two_machines_share_one_folder(machine: Pymachine, work: Path, tmp_path:
         box(machine, work, "cat one > two; echo two >> two", name="two")
         assert (work / "two").read_text() == "one\ntwo\n"
         # The clone has its own shares instead of the original's.
-        assert ssh(machine, "two", "cat /own/own; ls /documents; sudo touch /own/new || echo no") == "own\nno\n"
+        assert ssh(machine, "two", "sudo cat /own/own; ls /documents; sudo touch /own/new || echo no") == "own\nno\n"
     finally:
         machine("rm", "-y", "two")
 
