@@ -59,7 +59,7 @@ def archive(program: str, folder: Path) -> Path:
             with tarfile.open(unfinished, "w:gz", compresslevel=1) as output:
                 for package in sorted(Path(scratch).glob("*.deb")):
                     _append(package, output)
-                for name, text in EXTRA[program].items():
+                for name, text in EXTRA.get(program, {}).items():
                     member = tarfile.TarInfo(name)
                     member.size, member.mode = len(text), 0o644
                     output.addfile(member, io.BytesIO(text.encode()))
