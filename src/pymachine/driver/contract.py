@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 
 from pymachine.driver.fields import Field
 from pymachine.driver.options import Option
-from pymachine.driver.shares import Share
+from pymachine.driver.shares import Share, ShareEvents
 from pymachine.errors import DriverError, UnsupportedError
 from pymachine.system.progress import Reporter, Silent
 
@@ -208,6 +208,8 @@ class BootRequest:
     """The files that all machines of this driver share, as one uncompressed tar. A template gets them."""
     shares: Sequence[Share] = ()
     """The folders to share, for a driver that is `Shareable`. It leaves out those with a `shares.problem`."""
+    share_events: ShareEvents | None = None
+    """None if the host's changes in them shall raise no events in the guest."""
     timeout: float = 300.0
     """Seconds that a guest may take to come up."""
     wait_for_engine: Callable[[], None] = lambda: None

@@ -36,6 +36,14 @@ class Share:
         return f"{self.path}{guest}{':ro' if self.read_only else ''}"
 
 
+@dataclass(frozen=True)
+class ShareEvents:
+    """How changes that this host makes in shared folders raise inotify events in the guest."""
+
+    left_out: tuple[str, ...] = ()
+    """Names of folders in which changes raise none, wherever they are."""
+
+
 def in_mount_order(shares: Sequence[Share]) -> list[Share]:
     """Return the shares so that one inside of another is mounted after it."""
     return sorted(shares, key=lambda share: share.guest_path.parts)

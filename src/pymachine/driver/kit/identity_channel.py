@@ -21,6 +21,8 @@ PORT = "org.pymachine.identity"
 """The port's name, in the guest /dev/virtio-ports/org.pymachine.identity."""
 CONTAINERS_PORT = "org.pymachine.containers"
 """The name of the port on which a guest with containers reports its open ports; see `guest_listeners`."""
+SHARES_PORT = "org.pymachine.shares"
+"""The name of the port for changes in shared folders; see `share_events`."""
 VERSION = 1
 _LONGEST_LINE = 4096
 # An image has about twelve. The limit is for hostile guests, which could report new ones without end.
