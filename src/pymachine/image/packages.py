@@ -14,6 +14,7 @@ PACKAGES = (
     "e2fsprogs",
     "fdisk",
     "git",
+    "inotify-tools",
     "iproute2",
     "iptables",
     "jq",

@@ -1,0 +1,211 @@
+"""The guest's script share-events, run by bash with pipes in place of its port, and the real inotifywait."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+import pymachine.image
+from pymachine.system.wait import until
+from support import processes
+
+SCRIPTS = Path(pymachine.image.__file__).parent / "rootfs" / "root" / "usr" / "lib" / "pymachine"
+SECONDS = 60.0
+
+
+class Script:
+    """The running script. `src` stands for a shared folder of the guest."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.src = folder / "src"
+        self.tasks = folder / "tasks"
+        self.marks = f"{folder}/state/share-events"
+        self.lines: list[str] = []
+        self.process: subprocess.Popen[Any]
+
+    def read(self, output: IO[bytes]) -> None:
+        self.lines.extend(os.fsdecode(line[:-1]) for line in output)
+
+    def ask(self, word: str, *paths: Path | str) -> None:
+        data = b"".join(os.fsencode(path) + b"\0" for path in paths)
+        assert self.process.stdin
+        self.process.stdin.write(f"{word} {len(data)}\n".encode() + data)
+        self.process.stdin.flush()
+
+    def run_container(self, name: str, *sources: Path | str) -> None:
+        """Make the folder of a running container that mounts folders of the guest."""
+        (self.tasks / name).mkdir()
+        mounts = [{"type": "bind", "source": str(source)} for source in sources]
+        (self.tasks / name / "config.json").write_text(json.dumps({"mounts": [*mounts, {"type": "tmpfs"}]}))
+
+    def wait_for(self, *lines: str) -> None:
+        until(lambda: set(lines) <= set(self.lines), deadline=SECONDS, what=str(lines))
+
+    def mark(self) -> list[str]:
+        """Return the lines until a mark."""
+        mark = f"event CLOSE_WRITE,CLOSE {self.marks}/sync"
+        before = self.lines.count(mark)
+        self.ask("mark")
+        until(lambda: self.lines.count(mark) > before, deadline=SECONDS, what="the mark")
+        return list(self.lines)
+
+    def opened(self) -> set[str]:
+        """Return the folders in `src` that the script has open."""
+        found = set()
+        for path in Path("/proc").glob("[0-9]*/fd/*"):
+            try:
+                target = str(path.readlink())
+                if os.getpgid(int(path.parts[2])) == self.process.pid and target.startswith(str(self.src)):
+                    found.add(target)
+            except OSError:
+                continue  # it has ended, or it belongs to another user
+        return found
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Iterator[Script]:
+    made = Script(tmp_path.resolve())
+    for name in ("bin", "state", "tasks", "identity", "src/sub"):
+        (made.folder / name).mkdir(parents=True)
+    busybox = shutil.which("busybox")
+    assert busybox
+    (made.folder / "bin" / "chown").symlink_to(busybox)
+    (made.folder / "identity" / "mounts").write_text(f"9p\tshare0\trw\t{made.src}\n")
+    os.mkfifo(made.folder / "state" / "never")
+    changes = {
+        "/usr/lib/pymachine/common": f"{made.folder}/common",
+        "export PATH=": f"export PATH={made.folder}/bin:",
+        "STATE=/run/pymachine": f"STATE={made.folder}/state",
+        "IDENTITY_DIR=/var/lib/boot2docker/identity": f"IDENTITY_DIR={made.folder}/identity",
+        "PORT=/dev/virtio-ports/org.pymachine.shares": f"PORT={made.folder}",
+        "TASKS=/run/containerd/io.containerd.runtime.v2.task/moby": f"TASKS={made.tasks}",
+        "CONTAINERS=/var/lib/docker/containers": f"CONTAINERS={made.folder}/containers",
+        'exec 3<> "$PORT" 4>&3': "exec 3<&0 4>&1",
+    }
+    texts = {name: (SCRIPTS / name).read_text() for name in ("common", "share-events")}
+    for before, after in changes.items():
+        assert any(before in text for text in texts.values()), before
+        texts = {name: text.replace(before, after) for name, text in texts.items()}
+    for name, text in texts.items():
+        (made.folder / name).write_text(text)
+    argv = ["bash", str(made.folder / "share-events")]
+    with processes.started(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        made.process = process
+        assert process.stdout
+        reader = threading.Thread(target=made.read, args=(process.stdout,), daemon=True)
+        reader.start()
+        numbers = iter(range(1000))
+
+        def is_reported() -> bool:
+            """Start containers until one is seen: the script does not say when it looks for them."""
+            made.run_container(f"first{next(numbers)}", made.src)
+            return bool(made.lines)
+
+        until((made.tasks / ".pymachine").exists, deadline=SECONDS, what="the script")
+        until(is_reported, deadline=SECONDS, what="the folders of the first container", interval=0.2)
+        made.wait_for("folders []", f'folders ["{made.src}"]')
+        yield made
+        processes.end(process)
+        reader.join(SECONDS)
+
+
+def test_only_shared_folders_of_containers_are_reported(script: Script) -> None:
+    script.run_container("second", "/etc", f"{script.src}/sub", script.folder / "srcs", script.folder)
+    expected = json.dumps(sorted([str(script.folder), str(script.src), f"{script.src}/sub"]), separators=(",", ":"))
+    script.wait_for(f"folders {expected}")
+    for path in script.tasks.glob("*"):
+        shutil.rmtree(path) if path.is_dir() else None
+    until(lambda: script.lines[-1] == "folders []", deadline=SECONDS, what="the end of all containers")
+
+
+def test_hello_sends_the_folders_and_closes_all(script: Script) -> None:
+    script.ask("keep", script.src)
+    until(lambda: script.opened() == {str(script.src)}, deadline=SECONDS, what="the folder to be opened")
+    before = len(script.lines)
+    script.ask("hello")
+    until(lambda: len(script.lines) > before, deadline=SECONDS, what="the answer")
+    assert script.lines[before:] == [f'folders ["{script.src}"]']
+    assert script.opened() == set()
+
+
+def test_folders_are_kept_open_until_they_are_released(script: Script) -> None:
+    odd = script.src / "with\nnewline"
+    odd.mkdir()
+    os.mkfifo(script.src / "pipe")
+    (script.src / "file").touch()
+    script.ask("keep", script.src, script.src / "sub", odd, script.src / "pipe", script.src / "file", "/no/such")
+    script.ask("keep", script.src / "sub")
+    expected = {str(script.src), f"{script.src}/sub", str(odd)}
+    until(lambda: script.opened() == expected, deadline=SECONDS, what="the folders to be opened")
+    script.ask("release", script.src / "sub", odd, "/no/such")
+    until(lambda: script.opened() == {str(script.src)}, deadline=SECONDS, what="the folders to be closed")
+
+
+def test_changes_of_the_guest_are_reported_before_the_mark(script: Script) -> None:
+    script.ask("keep", script.src, script.src / "sub")
+    script.ask("watch")
+    script.mark()
+    (script.src / "file").write_text("x")
+    (script.src / "file").rename(script.src / "sub" / "moved to")
+    (script.src / "new").mkdir()
+    found = script.mark()
+    for line in (
+        f"event CREATE {script.src}/file",
+        f"event MODIFY {script.src}/file",
+        f"event MOVED_FROM {script.src}/file",
+        f"event MOVED_TO {script.src}/sub/moved to",
+        f"event CREATE,ISDIR {script.src}/new",
+    ):
+        assert line in found
+    # Another watch, with a folder that has been removed.
+    (script.src / "sub" / "moved to").unlink()
+    (script.src / "sub").rmdir()
+    script.ask("release", script.src / "sub")
+    script.ask("keep", script.src / "new")
+    script.ask("watch")
+    script.mark()
+    (script.src / "new" / "late").touch()
+    assert f"event CREATE {script.src}/new/late" in script.mark()
+
+
+def test_events_are_raised_between_two_marks(script: Script) -> None:
+    (script.src / "a\nb").touch()
+    (script.src / "link").symlink_to("/etc/passwd")
+    (script.src / "file").touch()
+    (script.src / "program").touch()
+    (script.src / "program").chmod(0o4755)
+    owner = (script.src / "file").stat()
+    script.ask("keep", script.src)
+    script.ask("watch")
+    script.mark()
+    names = ("file", "gone", "link", "program", "a\nb")
+    before = len(script.lines)
+    script.ask("change", *(script.src / name for name in names))
+    found = script.mark()[before:]
+    begin, end = (f"event CLOSE_WRITE,CLOSE {script.marks}/{name}" for name in ("begin", "end"))
+    inside = found[found.index(begin) : found.index(end)]
+    assert f"event ATTRIB {script.src}/file" in inside
+    assert f"event ATTRIB {script.src}/link" in inside
+    assert f"event ATTRIB {script.src}/a" in inside
+    # A new owner would clear this bit.
+    assert f"event ATTRIB {script.src}/program" not in found
+    assert (script.src / "program").stat().st_mode & 0o7777 == 0o4755
+    after = (script.src / "file").stat()
+    assert (after.st_uid, after.st_gid, after.st_mtime) == (owner.st_uid, owner.st_gid, owner.st_mtime)
+
+
+def test_words_that_are_none_are_left_out(script: Script) -> None:
+    assert script.process.stdin
+    script.process.stdin.write(b"\nkeep\nkeep x\nkeep 99999999\nno-such-word 0\n")
+    script.ask("no-such-word", script.src)
+    script.ask("keep", script.src)
+    until(lambda: script.opened() == {str(script.src)}, deadline=SECONDS, what="the folder to be opened")
