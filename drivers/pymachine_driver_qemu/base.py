@@ -144,7 +144,7 @@ class QemuMachine(Driver):
             raise DriverError(f"{self.machine.name} already has a QEMU process; it is {self.state().word}")
 
     def _boot(self, request: BootRequest) -> None:
-        """Start QEMU, send the guest its identity, and start the port forwarder. On failure, end QEMU."""
+        """Start QEMU, send the guest its identity, and follow its reports. On failure, end QEMU."""
         from pymachine.driver.kit import crashes  # noqa: PLC0415
         from pymachine_driver_qemu import boot_slots  # noqa: PLC0415
 
@@ -158,15 +158,15 @@ class QemuMachine(Driver):
 
     def _boot_machine(self, spec: MachineSpec, request: BootRequest) -> None:
         from pymachine.driver.kit.system import wait  # noqa: PLC0415
-        from pymachine_driver_qemu import boot, forwarder_process  # noqa: PLC0415
+        from pymachine_driver_qemu import background, boot  # noqa: PLC0415
 
         deadline = wait.Deadline(request.timeout)
         started = boot.launch(
             spec, self.machine.name, self._folder, listen=self._listen_address, timings=request.timings
         )
         boot.deliver(started, self._folder, self.endpoint(), request, deadline=deadline, reporter=self.reporter)
-        with boot.report_socket(started.sockets) as reports:
-            forwarder_process.start(self._folder, self._listen_address, reports=reports)
+        with background.Connections(started.sockets) as connections:
+            connections.follow(self._folder, self._listen_address, request)
 
 
 def image_of(request: BootRequest) -> ImageFiles:

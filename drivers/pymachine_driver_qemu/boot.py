@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -14,7 +13,17 @@ from pymachine.driver.kit import listen_queues
 from pymachine.driver.kit.identity_channel import GuestEndedError, GuestError, GuestReportedError
 from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine.driver.kit.system import Deadline, Reporter
-from pymachine_driver_qemu import command_line, disk, identity, process, qmp, read_only_mounts, runtime, shares
+from pymachine_driver_qemu import (
+    background,
+    command_line,
+    disk,
+    identity,
+    process,
+    qmp,
+    read_only_mounts,
+    runtime,
+    shares,
+)
 from pymachine_driver_qemu.machine_spec import MachineSpec
 
 
@@ -41,6 +50,7 @@ def launch(
     began = time.monotonic()
     refuse_links(folder, (*disk.IMAGE, disk.DISK, process.CONSOLE_LOG, process.QEMU_LOG))
     sockets = runtime.make(folder, str(spec.config.get("MachineID", "")))
+    background.forget(folder)
 
     def start(mounts: Sequence[read_only_mounts.Mount] = ()) -> int:
         return process.launch(
@@ -89,25 +99,6 @@ def deliver(
         tar = shares.identity(request, endpoint)
         stages = port.deliver(tar, deadline=deadline, task=task, timings=request.timings)
     shares.warn_if_not_mounted(request.shares, stages, reporter=reporter)
-
-
-def report_socket(sockets: Path) -> socket.socket:
-    """Return the socket on which the guest reports its containers. Raises `qmp.QmpError`.
-
-    See `pymachine.driver.kit.identity_channel.CONTAINERS_PORT`.
-    """
-    connection = qmp.connect(sockets / runtime.CONTAINERS, Deadline(identity.CONNECT_SECONDS))
-    connection.settimeout(None)
-    return connection
-
-
-def is_followed(monitor: qmp.Qmp) -> bool:
-    """Return whether the port forwarder, or the shell that waits to start it, reads the guest's reports."""
-    devices = monitor.execute("query-chardev")
-    return not any(
-        device.get("label") == command_line.CONTAINERS and str(device.get("filename", "")).startswith("disconnected:")
-        for device in devices
-    )
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from pymachine_driver_qemu import options, runtime, shares
 NETDEV = "net"
 MEMORY = "ram"
 CONTAINERS = "containers"
+SHARES = "shares"
 GUEST_SSH_PORT = 22
 
 # All machines have the same MAC address, since each is alone in its network. A resumed guest has its template's. With a
@@ -73,6 +74,8 @@ class MachineLine:
     sandbox: bool
     exports: Sequence[tuple[Path, bool]] = ()
     """The folder of each 9p device, and whether QEMU must enforce that it is read-only."""
+    has_shares_port: bool = True
+    """Whether it has the port of `identity_channel.SHARES_PORT`."""
     memory: Memory | None = None
     resumed: bool = False
     """Whether it waits for a saved state instead of booting."""
@@ -174,11 +177,15 @@ def _network(line: MachineLine) -> Sequence[str]:
 
 
 def _channels(line: MachineLine) -> Sequence[str]:
-    """Return two monitors (each serves one client at a time), the console log, and the identity and report ports."""
-    control, ports, identity, containers = (
+    """Return two monitors (each serves one client at a time), the console log, and the ports of the guest's reports."""
+    control, ports, identity, containers, shared = (
         escape(str(line.sockets / name))
-        for name in (runtime.CONTROL, runtime.PORTS, runtime.IDENTITY, runtime.CONTAINERS)
+        for name in (runtime.CONTROL, runtime.PORTS, runtime.IDENTITY, runtime.CONTAINERS, runtime.SHARES)
     )
+    shares_port = [
+        *("-chardev", f"socket,id={SHARES},path={shared},server=on,wait=off"),
+        *("-device", f"virtserialport,chardev={SHARES},name={identity_channel.SHARES_PORT}"),
+    ]
     return [
         *("-qmp", f"unix:{control},server=on,wait=off"),
         *("-qmp", f"unix:{ports},server=on,wait=off"),
@@ -189,6 +196,7 @@ def _channels(line: MachineLine) -> Sequence[str]:
         *("-device", f"virtserialport,chardev=identity,name={identity_channel.PORT}"),
         *("-chardev", f"socket,id={CONTAINERS},path={containers},server=on,wait=off"),
         *("-device", f"virtserialport,chardev={CONTAINERS},name={identity_channel.CONTAINERS_PORT}"),
+        *(shares_port if line.has_shares_port else ()),
     ]
 
 

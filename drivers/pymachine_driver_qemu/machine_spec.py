@@ -23,6 +23,8 @@ class MachineSpec:
     architecture: str
     config: Mapping[str, Json]
     shares: Sequence[Share] = ()
+    has_shares_port: bool = True
+    """False for the memory of an older version's snapshot; see `command_line.MachineLine`."""
 
     def as_machine(self, machine_id: str) -> MachineSpec:
         """Return the same spec with another machine id."""
@@ -61,6 +63,7 @@ class MachineSpec:
             listen=listen,
             sandbox=self.qemu.sandbox,
             exports=shares.exports(self.shares, sockets) if self.qemu.has_9p else (),
+            has_shares_port=self.has_shares_port,
             memory=memory,
             resumed=resumed,
         )

@@ -19,14 +19,13 @@ from typing import NoReturn
 
 from pymachine.driver.kit import forwarded_ports, listen_queues
 from pymachine.driver.kit.port_forwarding import RETRY_SECONDS, Forwarder, Target, log
-from pymachine_driver_qemu import qmp, runtime
+from pymachine_driver_qemu import background, qmp, runtime
 
 _GUEST_RESTARTS = frozenset({"RESET", "SHUTDOWN"})
 _PAUSE_SECONDS = 0.02
 _CHUNK = 65536
 # In emulation, a busy guest may keep QEMU busy.
 _MONITOR_SECONDS = 60.0
-_SETTINGS = "ports.json"
 
 
 def follow(guest: socket.socket, monitor: qmp.Qmp, forwarder: Forwarder) -> NoReturn:
@@ -51,7 +50,7 @@ def follow(guest: socket.socket, monitor: qmp.Qmp, forwarder: Forwarder) -> NoRe
 
 def _target(folder: Path) -> Target:
     """Read the machine's settings. Raises OSError, ValueError, KeyError."""
-    settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+    settings = json.loads((folder / background.PORTS.settings).read_text(encoding="utf-8"))
     return Target(
         address=str(settings["address"]),
         docker_port=int(settings["docker_port"]),

@@ -28,6 +28,7 @@ CONTROL = "control.sock"
 PORTS = "ports.sock"
 IDENTITY = "identity.sock"
 CONTAINERS = "containers.sock"
+SHARES = "shares.sock"
 # Contains the deadline of the guest's shutdown, in seconds since 1970.
 STOPPING = "stopping"
 # An empty folder, which QEMU exports in place of unused shared folders.
@@ -41,7 +42,7 @@ TRIAL = "trial-"
 # Longer than it takes to create a socket folder, or to finish a trial.
 _OLD_SECONDS = 3600.0
 _LONGEST_PATH = 103
-_LONGEST_NAME = max(map(len, (CONTROL, PORTS, IDENTITY, CONTAINERS))) + 1
+_LONGEST_NAME = max(map(len, (CONTROL, PORTS, IDENTITY, CONTAINERS, SHARES))) + 1
 _ID_LENGTH = 12
 _NAME = re.compile(rf"[0-9a-f]{{{_ID_LENGTH}}}\Z")
 
@@ -172,7 +173,7 @@ def _empty(folder: Path) -> None:
     remove_places(folder)
     with contextlib.suppress(FileNotFoundError):
         (folder / EMPTY).rmdir()
-    for name in (CONTROL, PORTS, IDENTITY, CONTAINERS, STOPPING, OWNER):
+    for name in (CONTROL, PORTS, IDENTITY, CONTAINERS, SHARES, STOPPING, OWNER):
         with contextlib.suppress(FileNotFoundError):
             (folder / name).unlink()
 

@@ -33,6 +33,7 @@ def save(folder: Path, sockets: Path | None, target: Path) -> dict[str, Json]:
         with qmp.Qmp(sockets / runtime.CONTROL) as monitor:
             facts["Backed"] = _is_backed(monitor)
             facts["SharedFolders"] = _has_9p(monitor)
+            facts["SharesPort"] = _has_shares_port(monitor)
             memory = monitor.execute("query-memory-size-summary")
             disk.must_fit(target, needed + int(memory["base-memory"]))
             with (target / STATE).open("wb") as state:
@@ -91,8 +92,12 @@ def load(
     Raises `DriverError`. The caller must end QEMU then.
     """
     memory = command_line.Memory() if facts.get("Backed") else None
-    # The memory fits only a machine with the same devices. Snapshots of older versions have none for shared folders.
-    spec = replace(spec, qemu=replace(spec.qemu, has_9p=bool(facts.get("SharedFolders"))))
+    # The memory fits only a machine with the same devices. Snapshots of older versions have fewer for shared folders.
+    spec = replace(
+        spec,
+        qemu=replace(spec.qemu, has_9p=bool(facts.get("SharedFolders"))),
+        has_shares_port=bool(facts.get("SharesPort")),
+    )
     started = boot.launch(spec, name, folder, listen=listen, memory=memory, resumed=True, timings=request.timings)
     sockets = started.sockets
     try:
@@ -114,6 +119,10 @@ def load(
 
 def _has_9p(monitor: qmp.Qmp) -> bool:
     return "virtio-9p" in monitor.human("info qtree")
+
+
+def _has_shares_port(monitor: qmp.Qmp) -> bool:
+    return any(device.get("label") == command_line.SHARES for device in monitor.execute("query-chardev"))
 
 
 def _is_backed(monitor: qmp.Qmp) -> bool:

@@ -39,7 +39,7 @@ class CopyableMachine(QemuMachine):
     def create_from_template(self, folder: Path, request: BootRequest) -> None:
         """Resume the template in `folder` as this machine."""
         from pymachine.driver.kit import crashes  # noqa: PLC0415
-        from pymachine_driver_qemu import boot_slots, forwarder_process, template  # noqa: PLC0415
+        from pymachine_driver_qemu import boot_slots, template  # noqa: PLC0415
 
         image = image_of(request)
         spec = self._machine_spec(image, shares=request.shares)
@@ -51,7 +51,7 @@ class CopyableMachine(QemuMachine):
             crashes.ended_on_failure(self.kill),
         ):
             began = time.monotonic()
-            reports = template.resume(
+            connections = template.resume(
                 spec,
                 folder.absolute(),
                 self.machine.name,
@@ -62,8 +62,8 @@ class CopyableMachine(QemuMachine):
                 reporter=self.reporter,
             )
             request.timings["resume"] = round(time.monotonic() - began, 2)
-            with reports:
-                forwarder_process.start(self._folder, self._listen_address, reports=reports)
+            with connections:
+                connections.follow(self._folder, self._listen_address, request)
 
     # -- snapshots ---------------------------------------------------------------------------------------------
 
@@ -101,7 +101,7 @@ class CopyableMachine(QemuMachine):
     def restore_snapshot(self, folder: Path, facts: Mapping[str, Json], request: BootRequest) -> None:
         """Restore disk and image, and the memory if the snapshot has it."""
         from pymachine.driver.kit import crashes  # noqa: PLC0415
-        from pymachine_driver_qemu import boot, boot_slots, forwarder_process, snapshot  # noqa: PLC0415
+        from pymachine_driver_qemu import background, boot_slots, snapshot  # noqa: PLC0415
 
         with self.reporter.task("Restoring the machine's state"):
             snapshot.swap(self._folder, folder, end=self.kill)
@@ -118,8 +118,8 @@ class CopyableMachine(QemuMachine):
                     spec, self.machine.name, self._folder, self._listen_address, folder, facts, self.endpoint(),
                     request, reporter=self.reporter,
                 )  # fmt: skip
-                with boot.report_socket(sockets) as reports:
-                    forwarder_process.start(self._folder, self._listen_address, reports=reports)
+                with background.Connections(sockets) as connections:
+                    connections.follow(self._folder, self._listen_address, request)
 
     def commit_restore(self) -> None:
         """Delete the replaced disk and image."""
@@ -139,9 +139,9 @@ class CopyableMachine(QemuMachine):
     # -- after a crash -----------------------------------------------------------------------------------------
 
     def recover(self) -> None:
-        """Resume a guest that a killed command left paused, and start the port forwarder if it is missing."""
+        """Resume a guest that a killed command left paused, and start the processes again that follow its reports."""
         from pymachine.driver.kit import transactions  # noqa: PLC0415
-        from pymachine_driver_qemu import boot, forwarder_process, migration  # noqa: PLC0415
+        from pymachine_driver_qemu import background, migration  # noqa: PLC0415
         from pymachine_driver_qemu.qmp import Qmp  # noqa: PLC0415
 
         state, sockets = self.state(), runtime.find(self._folder)
@@ -152,10 +152,10 @@ class CopyableMachine(QemuMachine):
             if held and state is State.PAUSED:
                 migration.cancel(control)
                 control.execute("cont")
-            is_followed = boot.is_followed(control)
-        if not is_followed and self.state() is State.RUNNING:
-            with boot.report_socket(sockets) as reports:
-                forwarder_process.start(self._folder, self._listen_address, reports=reports)
+            devices = control.execute("query-chardev")
+        # Not before, since the monitor serves one client at a time.
+        if self.state() is State.RUNNING:
+            background.start_missing(self._folder, sockets, devices, self._listen_address)
 
     # -- copies ------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,7 +22,19 @@ from pymachine.driver.kit.crashes import retry_once
 from pymachine.driver.kit.identity_channel import GuestReportedError
 from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine.driver.kit.system import Deadline, Reporter, os_errors
-from pymachine_driver_qemu import boot, command_line, disk, identity, migration, options, process, qmp, runtime, shares
+from pymachine_driver_qemu import (
+    background,
+    boot,
+    command_line,
+    disk,
+    identity,
+    migration,
+    options,
+    process,
+    qmp,
+    runtime,
+    shares,
+)
 from pymachine_driver_qemu.machine_spec import MachineSpec
 
 MEMORY = "memory"
@@ -85,7 +96,7 @@ def _boot_and_freeze(spec: MachineSpec, folder: Path, request: BootRequest, repo
 
 def _freeze(folder: Path, started: boot.Started, request: BootRequest, reporter: Reporter) -> None:
     sockets = started.sockets
-    with boot.channel(started, folder) as port, boot.report_socket(sockets):
+    with boot.channel(started, folder) as port, background.Connections(sockets):
         with reporter.task("Waiting for the template to start") as task:
             port.send_seed(request.seed, deadline=Deadline(request.timeout), task=task)
         # Keep the ports connected while the state is saved, since a resumed guest must find them so.
@@ -114,10 +125,10 @@ def resume(
     request: BootRequest,
     *,
     reporter: Reporter,
-) -> socket.socket:
+) -> background.Connections:
     """Start the machine from the template's state, and send it its identity.
 
-    Return the connection on which the guest reports its first container. Raises `TemplateError` if the template may be
+    Return the connections on which the guest reports. Raises `TemplateError` if the template may be
     the cause of a failure. The caller must end QEMU on any error.
     """
     memory = command_line.Memory(path=template / MEMORY)
@@ -128,7 +139,7 @@ def resume(
         sockets = started.sockets
         # Connect the ports before the state is loaded, in which they are connected.
         with boot.channel(started, folder) as port, ExitStack() as kept:
-            reports = kept.enter_context(boot.report_socket(sockets))
+            connections = kept.enter_context(background.Connections(sockets))
             with qmp.Qmp(sockets / runtime.CONTROL) as monitor, (template / STATE).open("rb") as state:
                 migration.load(monitor, state, without_memory=True, seconds=deadline.remaining())
                 monitor.execute("cont")
@@ -138,7 +149,7 @@ def resume(
                 )
             shares.warn_if_not_mounted(request.shares, stages, reporter=reporter)
             kept.pop_all()
-            return reports
+            return connections
 
 
 @contextmanager

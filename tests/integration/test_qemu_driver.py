@@ -301,7 +301,7 @@ def test_port_forwardings_are_added_and_removed(running: Driver) -> None:
 def test_the_port_forwarder_follows_reports_and_ends_with_its_machine(running: Driver) -> None:
     """This test plays the guest; QEMU is real."""
     from pymachine.driver.kit import forwarded_ports
-    from pymachine_driver_qemu import forwarder_process
+    from pymachine_driver_qemu import background
 
     folder, endpoint = running.machine.directory, running.endpoint()
     listen = listen_address.ListenAddress(endpoint.address, endpoint.docker_port, endpoint.ssh_port)
@@ -316,7 +316,7 @@ def test_the_port_forwarder_follows_reports_and_ends_with_its_machine(running: D
 
     with guest, socket.create_server((listen.address, 23461)) as other:
         with reports:
-            forwarder_process.start(folder, listen, reports=reports)
+            background.follow_ports(folder, listen, reports=reports)
         # The shell takes the first line.
         report()
         report(23460, 23461, listen.ssh_port)
@@ -341,7 +341,7 @@ def test_the_port_forwarder_follows_reports_and_ends_with_its_machine(running: D
         assert listen_address.is_free(listen.address, 23461)
         assert not listen_address.is_free(listen.address, 23460)
 
-        log = folder / forwarder_process.LOG
+        log = folder / background.PORTS.log
         running.kill()
         until(lambda: "the machine has ended" in process.tail(log), deadline=30.0, what="its end")
         assert problems() == {}

@@ -12,7 +12,7 @@ from pymachine.driver.kit import forwarded_ports
 from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine.driver.kit.user_network import Published, UserNetwork
 from pymachine.system.wait import until
-from pymachine_driver_qemu import forwarder_process
+from pymachine_driver_qemu import background
 
 
 class Monitor:
@@ -132,7 +132,7 @@ def test_an_endless_line_of_a_guest_ends_the_waiting_shell(tmp_path: Path) -> No
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            forwarder_process.start(tmp_path, ListenAddress("127.0.0.1", 2376, 22022), reports=theirs)
+            background.follow_ports(tmp_path, ListenAddress("127.0.0.1", 2376, 22022), reports=theirs)
         with pytest.raises(OSError, match="Broken pipe|Connection reset"):
             for _ in range(1000):
                 ours.sendall(b"x" * 1024 * 1024)
@@ -151,7 +151,7 @@ def test_a_watcher_waits_for_events_and_ends_without_them(tmp_path: Path, monkey
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                forwarder_process.start(folder, listen, reports=theirs)
+                background.follow_ports(folder, listen, reports=theirs)
             if folder.name == "told":
                 ours.sendall(b"containers\n")
                 until((tmp_path / "told.ran").exists, deadline=10, what="the watcher")
@@ -161,4 +161,4 @@ def test_a_watcher_waits_for_events_and_ends_without_them(tmp_path: Path, monkey
             assert ours.recv(1) == b""
     assert not (tmp_path / "ended.ran").exists()
     assert (tmp_path / "told.ran").read_text() == f"-P -m pymachine_driver_qemu.ports {folders[0]}\n"
-    assert "pymachine_driver_qemu.ports" in (folders[1] / forwarder_process.LOG).read_text()
+    assert "pymachine_driver_qemu.ports" in (folders[1] / background.PORTS.log).read_text()

@@ -49,6 +49,8 @@ lsm=lockdown,capability,landlock,yama,apparmor,bpf mitigations=off'
 -device virtserialport,chardev=identity,name=org.pymachine.identity
 -chardev socket,id=containers,path=/r/0c6f/containers.sock,server=on,wait=off
 -device virtserialport,chardev=containers,name=org.pymachine.containers
+-chardev socket,id=shares,path=/r/0c6f/shares.sock,server=on,wait=off
+-device virtserialport,chardev=shares,name=org.pymachine.shares
 -rtc base=utc
 -object rng-random,id=random,filename=/dev/urandom
 -device virtio-rng-pci,rng=random
@@ -70,9 +72,16 @@ def argv(
     listen: ListenAddress | None = PLACE,
     memory: command_line.Memory | None = None,
     resumed: bool = False,
+    has_shares_port: bool = True,
 ) -> list[str]:
     qemu = Qemu(Path("/usr/bin/qemu-system-x86_64"), (7, 2), sandbox=sandbox)
-    spec = MachineSpec(qemu=qemu, accelerator=accelerator, architecture=architecture, config=CONFIG)
+    spec = MachineSpec(
+        qemu=qemu,
+        accelerator=accelerator,
+        architecture=architecture,
+        config=CONFIG,
+        has_shares_port=has_shares_port,
+    )
     sockets = Path("/r/0c6f")
     return spec.argv("intro", Path(folder), sockets, listen=listen, memory=memory, resumed=resumed)
 
@@ -150,6 +159,15 @@ def test_a_snapshot_of_a_clone_has_the_same_devices_without_the_memory_file() ->
     restored = argv(memory=command_line.Memory(), resumed=True)
     differing = [pair for pair in zip(clone, restored, strict=True) if pair[0] != pair[1]]
     assert [pair[1] for pair in differing] == ["memory-backend-ram,id=ram,size=1024M"]
+
+
+def test_the_memory_of_an_older_snapshot_gets_no_port_that_it_does_not_know() -> None:
+    present, absent = argv(resumed=True), argv(resumed=True, has_shares_port=False)
+    left_out = [word for word in present if word not in absent]
+    assert left_out == [
+        "socket,id=shares,path=/r/0c6f/shares.sock,server=on,wait=off",
+        "virtserialport,chardev=shares,name=org.pymachine.shares",
+    ]
 
 
 @pytest.mark.parametrize("architecture", ["amd64", "arm64"])

@@ -8,11 +8,11 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pymachine.driver.contract import BootRequest
+from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine.driver.kit.share_events import follower as follower_module
 from pymachine.driver.kit.share_events.follower import Follower
 from pymachine.driver.kit.share_events.host_changes import HostChange, Watcher, files_in, folders_in, opened
@@ -34,6 +34,7 @@ from support.share_guest import SECONDS, SYNC, Guest, followed, share
         (b"folders []", Folders(())),
         (b'folders ["/caf\xc3\xa9\\n", "/\\udcff"]', Folders(("/café\n", "/\udcff"))),
         (b"event CREATE,ISDIR /src/new/", GuestEvent(frozenset({"CREATE", "ISDIR"}), "/src/new")),
+        (b"event MODIFY /" + b"x" * 5000, None),
         (b"event MODIFY /src/a b\xff", GuestEvent(frozenset({"MODIFY"}), "/src/a b\udcff")),
         (f"event CLOSE_WRITE,CLOSE {SYNC}".encode(), Mark.SYNC),
         (b"event CLOSE_WRITE,CLOSE /run/pymachine/share-events/begin", Mark.BEGIN),
@@ -400,6 +401,18 @@ def test_only_a_limited_number_of_folders_is_watched(src: Path, monkeypatch: pyt
         assert guest.kept() == {"/src", "/src/sub", "/src/sub/0"}
 
 
+def test_changes_of_owner_by_the_guest_raise_no_other_event(guest: Guest, src: Path) -> None:
+    """Where QEMU's system calls are not filtered, the host sees by what the guest raises an event."""
+    (src / "file").write_text("1")
+    guest.wait_for_change("/src/file")
+    os.chown(src / "file", os.getuid(), os.getgid())
+    (src / "other").write_text("1")
+    guest.wait_for_change("/src/other")
+    assert guest.paths("change").count("/src/file") == 1
+    (src / "file").write_text("changed")
+    guest.wait(lambda: guest.paths("change").count("/src/file") == 2, "the next event")
+
+
 # -- hostile guests ----------------------------------------------------------------------------------------------
 
 
@@ -514,21 +527,31 @@ def test_a_process_that_has_ended_is_started_again_if_it_is_wanted(
     prefix = "disconnected:" if ended else ""
     started: list[str] = []
 
-    class Monitor:
-        def execute(self, command: str) -> list[dict[str, str]]:
-            assert command == "query-chardev"
-            labels = (background.PORTS.chardev, background.SHARES.chardev)
-            return [{"label": label, "filename": f"{prefix}unix:{label}"} for label in labels]
-
+    labels = (background.PORTS.chardev, background.SHARES.chardev)
+    devices = [{"label": label, "filename": f"{prefix}unix:{label}"} for label in labels]
+    listen = ListenAddress("127.0.0.1", 2376, 22022)
     monkeypatch.setattr(background, "connect", lambda sockets, program: socket.socket())
     monkeypatch.setattr(background, "start", lambda folder, program, *, reports: started.append(program.module))
-    monitor: Any = Monitor()
-    (tmp_path / background.PORTS.settings).touch()
-    background.start_missing(tmp_path, tmp_path, monitor)
+    background.start_missing(tmp_path, tmp_path, devices, listen)
     assert started == ([background.PORTS.module] if ended else [])
     (tmp_path / background.SHARES.settings).touch()
-    background.start_missing(tmp_path, tmp_path, monitor)
+    background.start_missing(tmp_path, tmp_path, devices, listen)
     assert started[1:] == ([background.PORTS.module, background.SHARES.module] if ended else [])
+
+
+def test_the_shell_ends_with_the_guest_also_if_its_program_always_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "_WAIT", background._WAIT.replace("sleep 5", "sleep 0"))
+    monkeypatch.setattr("sys.executable", str(tmp_path / "missing"))
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            background.start(tmp_path, background.SHARES, reports=theirs)
+        ours.sendall(b"folders []\n")
+        ours.shutdown(socket.SHUT_WR)
+        ours.settimeout(SECONDS)
+        assert ours.recv(1) == b""
 
 
 # -- the end -----------------------------------------------------------------------------------------------------
