@@ -18,7 +18,7 @@ from pymachine.driver.contract import (
     MachineRef,
     Trait,
 )
-from pymachine.driver.shares import Share
+from pymachine.driver.shares import Share, ShareEvents
 from pymachine.errors import DriverError, DriverNotFoundError, UsageError
 from pymachine.hosts.host import Host
 from pymachine.system import signals
@@ -33,6 +33,8 @@ class Plain(InMemory):
     info = DriverInfo("plain", "for tests", Trait.IDENTITY | Trait.FIXED_ADDRESS)
     boots: ClassVar[list[tuple[str, list[str]]]] = []
     """The name and the shares of each machine that was booted."""
+    events: ClassVar[list[ShareEvents | None]] = []
+    """Which events each of these machines wanted."""
     faults: ClassVar[list[Exception]] = []
     """The errors of the next calls of `check_shares`, or of the next boots if it is a `DriverError`."""
     where: ClassVar[str] = ""
@@ -42,6 +44,7 @@ class Plain(InMemory):
             raise self.faults.pop()
         request.identity(self.endpoint())
         self.boots.append((self.machine.name, [str(share) for share in request.shares]))
+        self.events.append(request.share_events)
         super().start(request)
 
     def copy_config(self, machine: MachineRef, siblings: Sequence[Config]) -> Config:
@@ -89,6 +92,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make `Plain` and `Sharing` the only drivers of this process, without machines."""
     Plain.world.clear()
     Plain.boots.clear()
+    Plain.events.clear()
     Plain.faults.clear()
     kinds: dict[str, type[Driver]] = {"plain": Plain, "sharing": Sharing}
     real = registry.load
@@ -106,7 +110,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Host, "wait_for_engine", lambda self, *, seconds: None)
     monkeypatch.setattr(signals, "exit_on_termination", lambda: None)
     monkeypatch.setenv("MACHINE_DRIVER", "sharing")
-    for name in ("MACHINE_DEBUG", "PYMACHINE_SHARE", "PYMACHINE_NO_SHARE", "CI"):
+    for name in ("MACHINE_DEBUG", "PYMACHINE_SHARE", "PYMACHINE_NO_SHARE", "PYMACHINE_NO_SHARE_EVENTS", "CI"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from pymachine.cli import app, main as main_module, run as run_module, share_options
 from pymachine.driver.contract import State
+from pymachine.driver.shares import ShareEvents
 from pymachine.errors import DriverError
 from pymachine.hosts import archive_reader, archive_writer
 from pymachine.hosts.archive_format import MACHINE, Content, Manifest
@@ -177,7 +178,7 @@ def test_share_and_no_share_exclude_each_other(call: Call, store: Store) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[shares]\ncreate = "~"\n', "[shares] may only have lists of folders called create and run"),
+        ('[shares]\ncreate = "~"\n', "[shares] may only have lists of folders called create, run and without_events"),
         ("[shares]\ncreate = [1]\n", "[shares] may only have lists"),
         ("[shares]\nclone = []\n", "[shares] may only have lists"),
         ("shares = 1\n", "[shares] may only have lists"),
@@ -732,6 +733,81 @@ def test_import_does_not_ask_if_the_command_line_answers(store: Store, home: Pat
         code, text = Terminal(file, *words).end()
         assert (code, "(y/N)" in text, shared(store, "n")) == (0, False, found)
         main_module.main(["pymachine", "rm", "-y", "n"])
+
+
+# -- events ------------------------------------------------------------------------------------------------------
+
+DEFAULT = ShareEvents((".git", ".hg", ".svn", "node_modules"))
+
+
+def test_changes_raise_events_unless_they_are_switched_off(
+    call: Call, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "_call", lambda words, environment: 0)
+    call("create", "m")
+    call("create", "--no-share", "nothing")
+    call("create", "--no-share-events", "n")
+    call("run", "--keep", "--no-share-events", "--name", "r", "true")
+    call("run", "--keep", "--name", "s", "true")
+    monkeypatch.setenv("PYMACHINE_NO_SHARE_EVENTS", "1")
+    call("create", "variable")
+    call("create", "--no-share-events=false", "line")
+    assert Plain.events == [DEFAULT, None, None, None, DEFAULT, None, DEFAULT]
+    wanted = {name: store.load(name).share_events for name in store.names()}
+    assert [name for name, wants in wanted.items() if not wants] == ["n", "r", "variable"]
+
+
+def test_the_record_says_only_that_events_are_off(call: Call, store: Store) -> None:
+    call("create", "m")
+    call("create", "--no-share-events", "n")
+    assert "ShareEvents" not in json.loads(call("inspect", "m")[1])
+    assert json.loads(call("inspect", "n")[1])["ShareEvents"] is False
+    assert call("inspect", "-f", "{{.ShareEvents}}", "n")[1] == "false\n"
+
+
+def test_modify_switches_events_on_and_off(call: Call, store: Store) -> None:
+    call("create", "m")
+    code, _, err = call("modify", "--share-events", "--no-share-events", "m")
+    assert (code, "--share-events and --no-share-events exclude each other" in err) == (1, True)
+    assert call("modify", "--no-share-events", "m")[0] == 1  # it is running
+    assert store.load("m").share_events
+    assert call("modify", "--restart", "--no-share-events", "m")[0] == 0
+    assert (store.load("m").share_events, Plain.events[-1]) == (False, None)
+    call("stop", "m")
+    assert call("modify", "--share", ".", "m")[0] == 0
+    assert not store.load("m").share_events
+    assert call("modify", "--share-events", "m")[0] == 0
+    call("start", "m")
+    assert Plain.events[-1] == DEFAULT
+
+
+def test_a_clone_wants_the_events_of_its_original(call: Call, store: Store) -> None:
+    call("create", "--no-share-events", "m")
+    call("stop", "m")
+    assert call("clone", "m", "n")[0] == 0
+    assert not store.load("n").share_events
+
+
+def test_the_configuration_names_folders_without_events(call: Call, store: Store) -> None:
+    configure(store, '[shares]\nwithout_events = ["target", ".git"]\n')
+    call("create", "m")
+    configure(store, "[shares]\nwithout_events = []\n")
+    call("restart", "m")
+    path = configure(store, '[shares]\nwithout_events = "target"\n')
+    assert Plain.events == [ShareEvents(("target", ".git")), ShareEvents()]
+    code, _, err = call("create", "--no-share", "n")
+    assert code == 0, err
+    code, _, err = call("create", "o")
+    assert (code, err.startswith(str(path))) == (1, True)
+
+
+def test_a_mistake_in_the_configuration_keeps_no_machine_off(call: Call, store: Store) -> None:
+    call("create", "m")
+    path = configure(store, "[shares]\nwithout_events = 1\n")
+    code, out, err = call("restart", "m")
+    assert code == 0, err
+    assert str(path) in out + err
+    assert Plain.events[-1] == ShareEvents((".git", ".hg", ".svn", "node_modules"))
 
 
 # -- reports -----------------------------------------------------------------------------------------------------

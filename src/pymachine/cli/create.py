@@ -124,4 +124,5 @@ def _request(name: str, given: dict[str, Any], shares: ShareRequest) -> CreateRe
         expires=create_options.expiry_time(given),
         install_script=given["install_script"],
         shares=shares,
+        share_events=not given["no_share_events"],
     )

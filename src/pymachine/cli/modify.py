@@ -43,6 +43,10 @@ LISTS = {
     help="Stop sharing a folder, by its path on the host or in the guest",
     shell_complete=share_options.complete_folder,
 )
+@goflags.flag(
+    "--share-events", is_flag=True, help="Tell programs in the machine that this host has changed a shared file"
+)
+@goflags.flag("--no-share-events", is_flag=True, help="Do not tell them")
 @goflags.flag("--restart", is_flag=True, help="Restart a running machine if the change requires it")
 @machine_args.arguments()
 @pass_app
@@ -66,8 +70,16 @@ def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
         engine=engine,
         share=tuple(map(share_options.parsed, given["share"])),
         unshare=tuple(absolute(word, base=share_options.current_folder()) for word in given["unshare"]),
+        share_events=_share_events(given),
         sans=[name for name in given["tls_san"] if name] if given["tls_san"] else None,
     )
     if changes == Changes():
         raise RunError("Error: Nothing to change", hint="See the options: pymachine modify --help")
     machine_args.each(app, names, lambda name: modify(app.hosts, name, changes, restart=given["restart"]))
+
+
+def _share_events(given: dict[str, Any]) -> bool | None:
+    """Return what the options say about events, or None if they say nothing. Raises `RunError`."""
+    if given["share_events"] and given["no_share_events"]:
+        raise RunError("--share-events and --no-share-events exclude each other", hint="Use one of them.")
+    return bool(given["share_events"]) if given["share_events"] or given["no_share_events"] else None

@@ -61,6 +61,7 @@ def command(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> None
         owner="" if given["keep"] else prune.RUN,
         install_script=given["install_script"],
         shares=share_options.request(ctx, app.store_root, command="run"),
+        share_events=not given["no_share_events"],
     )
     ctx.exit(_run(app, request, words))
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "PYMACHINE_SHARE"
 NO_VARIABLE = "PYMACHINE_NO_SHARE"
+NO_EVENTS_VARIABLE = "PYMACHINE_NO_SHARE_EVENTS"
 # Values of CI that mean that this is no CI job.
 _NOT_CI = ("", "0", "false")
 
@@ -51,11 +52,19 @@ def flags(*, share: str, no_share: str, variables: bool = False) -> Callable[[An
     return decorate
 
 
-for_new_machines = flags(
-    share="Share a folder of this host, as PATH[:GUEST_PATH][:ro], instead of the default one",
-    no_share="Share no folder of this host",
-    variables=True,
-)
+def for_new_machines(function: Any) -> Any:
+    """Decorate the function of a command that makes machines with all options for shared folders."""
+    function = goflags.flag(
+        "--no-share-events",
+        is_flag=True,
+        env=NO_EVENTS_VARIABLE,
+        help="Do not tell programs in the machine that this host has changed a shared file",
+    )(function)
+    return flags(
+        share="Share a folder of this host, as PATH[:GUEST_PATH][:ro], instead of the default one",
+        no_share="Share no folder of this host",
+        variables=True,
+    )(function)
 
 
 def request(ctx: click.Context, store: Path, *, command: str) -> ShareRequest:

@@ -89,7 +89,7 @@ def identity_restored_on_error(host: Host, *, running: bool) -> Iterator[None]:
         except BaseException:
             restore()
             record.engine, record.certificates_expire = before.engine, before.certificates_expire
-            record.shares = before.shares
+            record.shares, record.share_events = before.shares, before.share_events
             record.auth.server_cert_sans = sans
             record.driver.clear()
             record.driver.update(before.driver)

@@ -59,4 +59,5 @@ def _request(source: Host, name: str, shares: ShareRequest | None) -> CreateRequ
         swarm=replace(record.swarm),
         sans=tuple(record.auth.server_cert_sans),
         shares=shares,
+        share_events=record.share_events,
     )

@@ -45,6 +45,8 @@ class CreateRequest:
     install_script: str = ""
     """The URL of a script that installs the engine on an existing host, instead of the distribution's packages."""
     shares: ShareRequest = field(default_factory=ShareRequest)
+    share_events: bool = True
+    """Whether the host's changes in them raise inotify events in the guest."""
 
 
 def create(hosts: Hosts, request: CreateRequest) -> Machine:
@@ -117,6 +119,7 @@ def reserve(hosts: Hosts, request: CreateRequest, configure: Callable[[MachineRe
             expires=request.expires,
             owner=request.owner,
             install_script=request.install_script,
+            share_events=request.share_events,
         )
         host = Host(hosts, machine)
         if host.has(Trait.FIXED_ADDRESS):

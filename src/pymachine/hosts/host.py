@@ -16,6 +16,7 @@ from pymachine.driver import fields, registry
 from pymachine.driver.abilities import SshShareable
 from pymachine.driver.contract import BootRequest, Driver, Endpoint, ImageFiles, MachineRef, State, Trait
 from pymachine.driver.names import host_name
+from pymachine.driver.shares import ShareEvents
 from pymachine.errors import CommandError, DriverError, HostNotRunningError
 from pymachine.hosts.timeouts import STATE_SECONDS, boot_timeout
 from pymachine.store import paths
@@ -238,6 +239,7 @@ class Host:
             identity=lambda endpoint: self.identity(endpoint, renew=renew),
             image=image,
             shares=() if self.shares_over_ssh() else tuple(self.record.shares),
+            share_events=self._share_events(),
             timeout=boot_timeout(),
             timings=self.hosts.timings,
         )
@@ -245,6 +247,18 @@ class Host:
     def shares_over_ssh(self) -> bool:
         """Return whether the core mounts the machine's shared folders, if it has any: see `SshShareable`."""
         return bool(self.record.shares) and isinstance(self.driver, SshShareable) and self.driver.shares_over_ssh()
+
+    def _share_events(self) -> ShareEvents | None:
+        from pymachine.store import user_config  # noqa: PLC0415 (needed only with shared folders)
+
+        if not (self.record.shares and self.record.share_events):
+            return None
+        try:
+            return ShareEvents(user_config.without_events(self.store.root / paths.USER_CONFIG))
+        except user_config.ConfigError as error:
+            # No reason to leave a machine off: only `create` and `run` take more from that file.
+            self.reporter.warn(f"Folders without events are the usual ones: {error.brief}")
+            return ShareEvents(user_config.USUALLY_WITHOUT_EVENTS)
 
     def wait_for_engine(self, *, seconds: float) -> None:
         """Wait up to `seconds` until the engine answers with the machine's certificate.

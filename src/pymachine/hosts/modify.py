@@ -37,10 +37,12 @@ class Changes:
     """Folders to share. One at the path of another share in the guest replaces it."""
     unshare: Sequence[str] = ()
     """Folders to stop sharing, each as `shares.absolute` returns it."""
+    share_events: bool | None = None
+    """Whether the host's changes in them raise inotify events in the guest."""
 
     def needs_stop(self, driver: Driver) -> bool:
         """Return whether the machine has to be stopped for the changes."""
-        shares_change = bool(self.share or self.unshare)
+        shares_change = bool(self.share or self.unshare or self.share_events is not None)
         return self.hardware != HardwareChange() or (shares_change and not ssh_shares.applies_to(driver))
 
 
@@ -88,6 +90,8 @@ def _check(host: Host, changes: Changes) -> None:
             able = shares.shareable(host.driver)
             shares.check(changes.share, others=wanted)
             able.check_shares(wanted)
+    if changes.share_events is not None:
+        shares.shareable(host.driver)
     if changes.hardware != HardwareChange():
         if not isinstance(host.driver, Resizable):
             raise host.driver.unsupported("other hardware for a machine that exists")
@@ -127,6 +131,8 @@ def _write(host: Host, changes: Changes) -> None:
     if changes.hardware != HardwareChange() and isinstance(host.driver, Resizable):
         host.driver.resize(changes.hardware)
     host.record.shares = _changed_shares(host, changes)
+    if changes.share_events is not None:
+        host.record.share_events = changes.share_events
     host.record.engine = _changed(host.record.engine, changes)
     if changes.sans is not None:
         host.record.auth.server_cert_sans = list(changes.sans)

@@ -110,6 +110,8 @@ class Machine:
     """The URL of the script that installs the engine. Without one, `engine.install_url` is docker-machine's default."""
     shares: list[Share] = field(default_factory=list)
     """The folders of this host that it shares."""
+    share_events: bool = True
+    """Whether changes that the host makes in them raise inotify events in the guest."""
     raw: dict[str, Json] = field(default_factory=dict, repr=False, compare=False)
     """The record as it was read, for its unknown fields."""
 
@@ -163,6 +165,7 @@ class Machine:
             "Owner": self.owner or None,
             "InstallScript": self.install_script or None,
             "Shares": [share_json(share) for share in self.shares] or None,
+            "ShareEvents": None if self.share_events else False,
         }
         for key, value in ours.items():
             record.pop(key, None)
@@ -202,6 +205,7 @@ class Machine:
             owner=_own(fields, "Owner", kinds.TEXT, name) or "",
             install_script=_own(fields, "InstallScript", kinds.TEXT, name) or "",
             shares=[_share(entry) for entry in _own(fields, "Shares", _SHARES, name) or ()],
+            share_events=_own(fields, "ShareEvents", kinds.BOOLEAN, name) is not False,
             raw=dict(fields),
         )
 

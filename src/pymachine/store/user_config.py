@@ -10,6 +10,9 @@ from pymachine.system import toml_files
 
 SHARES = "shares"
 COMMANDS = ("create", "run")
+WITHOUT_EVENTS = "without_events"
+# Folders that no program watches, and that may contain as many others as all the rest.
+USUALLY_WITHOUT_EVENTS = (".git", ".hg", ".svn", "node_modules")
 
 
 class ConfigError(PymachineError):
@@ -20,12 +23,22 @@ class ConfigError(PymachineError):
 
 def shares(path: Path) -> dict[str, list[str]]:
     """Return the folders of ``[shares]`` by command, each as ``PATH[:GUEST_PATH][:ro]``. Raises `ConfigError`."""
+    return {command: texts for command, texts in _section(path).items() if command in COMMANDS}
+
+
+def without_events(path: Path) -> tuple[str, ...]:
+    """Return the names of the folders in which changes raise no events in guests. Raises `ConfigError`."""
+    return tuple(_section(path).get(WITHOUT_EVENTS, USUALLY_WITHOUT_EVENTS))
+
+
+def _section(path: Path) -> dict[str, list[str]]:
     section = toml_files.read(path, ConfigError).get(SHARES, {})
-    known = isinstance(section, dict) and section.keys() <= set(COMMANDS)
+    known = isinstance(section, dict) and section.keys() <= {*COMMANDS, WITHOUT_EVENTS}
     if not known or not all(_is_texts(value) for value in section.values()):
         raise ConfigError(
-            f"{path}: [{SHARES}] may only have lists of folders called {' and '.join(COMMANDS)}",
-            hint=f'For example:\n[{SHARES}]\ncreate = ["~/work", "/data:/data:ro"]\nrun = []',
+            f"{path}: [{SHARES}] may only have lists of folders called {', '.join(COMMANDS)} and {WITHOUT_EVENTS}",
+            hint=f'For example:\n[{SHARES}]\ncreate = ["~/work", "/data:/data:ro"]\nrun = []\n'
+            f'{WITHOUT_EVENTS} = [".git", "node_modules"]',
         )
     return dict(section)
 
