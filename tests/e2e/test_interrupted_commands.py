@@ -12,6 +12,7 @@ import pytest
 from pymachine.driver.kit import transactions
 from pymachine.system import files
 from pymachine.system.wait import until
+from pymachine_driver_qemu import background
 from support import processes
 from support.runner import Pymachine, private_store
 
@@ -48,7 +49,7 @@ def state(program: Pymachine) -> str:
 
 def forwarders(program: Pymachine) -> list[int]:
     """Return the pids of the machine's port forwarders, without child processes that they have just started."""
-    found = [pid for pid, command in program.processes().items() if "pymachine-ports" in command]
+    found = [pid for pid, command in program.processes().items() if background.PORTS.module in command]
     return [pid for pid in found if processes.parent(pid) not in found]
 
 

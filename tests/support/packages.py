@@ -17,9 +17,11 @@ from pathlib import Path
 from support.registry import listening_address
 
 MERGED = re.compile(r"^(bin|sbin|lib|lib64)/")
-# Only libraries among the dependencies: the rest serves maintainer scripts.
-LIBRARY = re.compile(r"^(lib|zlib)")
+# The rest of the dependencies serves maintainer scripts. Node.js consists of the modules, too.
+LIBRARY = re.compile(r"^(lib|node-|zlib)")
 DEPENDS = re.compile(r"^  (?:Pre)?Depends: ([^<>\s]+)$", re.MULTILINE)
+# Only what the package sources have: an installed package of another origin may be in none of them.
+FROM_SOURCES = ["-o", "Dir::State::status=/dev/null"]
 NO_OTHERS = [f"--no-{kind}" for kind in ("recommends", "suggests", "conflicts", "breaks", "replaces")]
 NO_OTHERS += ["--no-enhances"]
 # A configuration without the users, modules and folders that Debian's own expects.
@@ -39,7 +41,14 @@ http {
     server { listen 80; root /usr/share/nginx/html; index index.html; }
 }
 """
-EXTRA = {"nginx": {"etc/nginx/nginx.conf": NGINX_CONF}, "curl": {}, "socat": {}, "util-linux": {}}
+EXTRA: dict[str, dict[str, str]] = {
+    "nginx": {"etc/nginx/nginx.conf": NGINX_CONF},
+    "curl": {},
+    "inotify-tools": {},
+    "nodejs": {},
+    "socat": {},
+    "util-linux": {},
+}
 
 
 def archive(program: str, folder: Path) -> Path:
@@ -50,7 +59,7 @@ def archive(program: str, folder: Path) -> Path:
             # apt drops to the user _apt for downloads.
             Path(scratch).chmod(0o755)
             subprocess.run(
-                ["apt-get", "download", "-q", program, *_libraries(program)],
+                ["apt-get", *FROM_SOURCES, "download", "-q", program, *_libraries(program)],
                 cwd=scratch,
                 check=True,
                 capture_output=True,
@@ -73,7 +82,7 @@ def _libraries(program: str) -> list[str]:
     level = {program}
     while level:
         output = subprocess.run(
-            ["apt-cache", "depends", *NO_OTHERS, *level], capture_output=True, text=True, check=True
+            ["apt-cache", *FROM_SOURCES, "depends", *NO_OTHERS, *level], capture_output=True, text=True, check=True
         )
         level = {name for name in DEPENDS.findall(output.stdout) if LIBRARY.match(name)} - found
         found |= level
@@ -86,7 +95,7 @@ def _append(package: Path, output: tarfile.TarFile) -> None:
     with tarfile.open(fileobj=io.BytesIO(content)) as source:
         for member in source:
             member.name = MERGED.sub(r"usr/\1/", member.name.removeprefix("./"))
-            wanted = member.name.startswith(("usr/bin/", "usr/sbin/", "usr/lib"))
+            wanted = member.name.startswith(("usr/bin/", "usr/sbin/", "usr/lib", "usr/share/nodejs/"))
             if wanted and not member.isdir():
                 output.addfile(member, source.extractfile(member) if member.isfile() else None)
 
