@@ -80,6 +80,8 @@ def mounter(mounts: Sequence[Mount]) -> Callable[[], int]:
 
 def _namespace(libc: ctypes.CDLL) -> Iterator[_Call]:
     """Yield the calls that enter a new namespace, in which changes of the host's mounts appear, but not vice versa."""
+    if sys.platform != "linux":  # see `available`
+        return
     if os.geteuid() == 0:
         yield lambda: libc.unshare(_CLONE_NEWNS)
     else:
@@ -111,7 +113,7 @@ def _mounting(libc: ctypes.CDLL, source: bytes | None, target: bytes, flags: int
 def _writing(libc: ctypes.CDLL, path: bytes, text: bytes) -> _Call:
     def write() -> int:
         # The descriptor needs no close: exec closes it.
-        opened = int(libc.open(path, os.O_WRONLY | os.O_CLOEXEC))
+        opened = int(libc.open(path, os.O_WRONLY | getattr(os, "O_CLOEXEC", 0)))
         return opened if opened < 0 else int(libc.write(opened, text, ctypes.c_size_t(len(text))))
 
     return write

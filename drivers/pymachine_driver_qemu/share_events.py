@@ -8,12 +8,12 @@ port `identity_channel.SHARES_PORT`. Its log is ``share-events.log`` in the mach
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from pathlib import Path, PurePosixPath
 
 from pymachine.driver.kit.port_forwarding import log
 from pymachine.driver.kit.share_events.follower import Follower
+from pymachine.driver.kit.system import open_files
 from pymachine.driver.shares import Share
 from pymachine_driver_qemu import background
 
@@ -33,17 +33,11 @@ def main(arguments: list[str]) -> int:
     except (OSError, ValueError, KeyError, TypeError) as error:
         log(f"ended by an error: {error!r}")
         return 1
-    _raise_limit_of_open_files()
+    # Each folder is opened for a moment before it is watched, and a usual limit is 1024.
+    open_files.raise_limit(_OPEN_FILES)
     guest = sys.stdin.fileno()
     Follower(shares, left_out=left_out, incoming=guest, outgoing=guest, say=log).run()
     return 0
-
-
-def _raise_limit_of_open_files() -> None:
-    """Raise the soft limit, usually 1024: each folder is opened for a moment before it is watched."""
-    _, largest = resource.getrlimit(resource.RLIMIT_NOFILE)
-    is_lower = largest != resource.RLIM_INFINITY and largest < _OPEN_FILES
-    resource.setrlimit(resource.RLIMIT_NOFILE, (largest if is_lower else _OPEN_FILES, largest))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ when that is gone. Its log is ``shares.log`` in the machine's folder.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -66,6 +67,8 @@ class _Record:
 
 def _wake_on_signals() -> socket.socket:
     """Return a socket from which `END` comes after SIGTERM, and `RETRY` after SIGHUP."""
+    if sys.platform == "win32":
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     reader, writer = socket.socketpair()
     writer.settimeout(0)
 

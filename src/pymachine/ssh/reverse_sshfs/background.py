@@ -139,4 +139,6 @@ def _signal(folder: Path, number: int) -> int:
 
 
 def _kill_signal() -> int:
-    return signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL
+    if sys.platform == "win32":
+        return signal.SIGTERM
+    return signal.SIGKILL

@@ -93,6 +93,8 @@ class _Mount:
         self._pause = self._retry_at = 0.0
 
     def _begin(self) -> None:
+        if sys.platform == "win32":  # where `ssh_shares.check` refuses such shares
+            return
         self._attempts += 1
         self._began = time.monotonic()
         self._received, self._last = b"", _CRASHED

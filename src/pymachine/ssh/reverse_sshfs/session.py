@@ -23,7 +23,7 @@ from pymachine.ssh import openssh, plain_paths
 from pymachine.ssh.connection import KEEPALIVE_OPTIONS, login_error
 from pymachine.ssh.reverse_sshfs.order import Event, Order, Report
 from pymachine.ssh.target import SshError
-from pymachine.system import os_errors, printable, run
+from pymachine.system import open_files, os_errors, printable, run
 from pymachine.system.wait import Deadline
 
 _MARK = f"{BEGIN}\n".encode()
@@ -35,6 +35,7 @@ _BEGIN_SECONDS = 120.0
 _END_SECONDS = 5.0
 _MOST_MESSAGES = 4096
 _CHUNK = 65536
+_OPEN_FILES = 1 << 20
 # A guest that writes messages without end must not occupy a CPU of the host.
 _PAUSE_SECONDS = 0.02
 # ssh's exit code if there is no connection.
@@ -71,7 +72,8 @@ class _Messages:
 
 def main() -> int:
     """Run the program."""
-    _raise_limit_of_open_files()
+    # The machine's programs need one for each file that they open.
+    open_files.raise_limit(_OPEN_FILES)
     order = Order.from_line(sys.stdin.buffer.readline())
     try:
         order.target.check()
@@ -160,15 +162,6 @@ def _report(report: Report) -> None:
 
 def _reason(error: PymachineError) -> str:
     return f"{error.brief} ({error.details})" if error.details else error.brief
-
-
-def _raise_limit_of_open_files() -> None:
-    """Allow as many open files as the system allows: the machine's programs need one each."""
-    import resource  # noqa: PLC0415 (not on Windows)
-
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # macOS allows fewer than its hard limit
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":
