@@ -17,7 +17,7 @@ from test_clones import RESUMED, docker, with_shared_template
 
 from pymachine.system import wait
 from pymachine_driver_qemu import process, runtime, shares
-from support import images, packages
+from support import folders, images, packages
 from support.runner import Pymachine, cache_folder, private_store
 
 # An event comes within a second. A container may start late on a busy host.
@@ -60,9 +60,7 @@ def machine(folder: Path, read_only: Path, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 def work(folder: Path, request: pytest.FixtureRequest) -> Path:
     """An empty folder in the writable one."""
-    made = folder / request.node.name.replace("[", "-").replace("]", "")
-    made.mkdir()
-    return made
+    return folders.make_empty(folder, request)
 
 
 def install(program: Pymachine, package: str, *, base: str, image: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 from test_clones import IMPORT, RESUMED, docker, ssh, with_shared_template
 
 from pymachine.system import wait
-from support import images, packages
+from support import folders, images, packages
 from support.runner import Pymachine, cache_folder, private_store
 from support.unprivileged import USERS, as_user
 
@@ -97,9 +97,7 @@ def machine(folder: Path, documents: Path, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 def work(folder: Path, request: pytest.FixtureRequest) -> Path:
     """An empty folder in the shared one."""
-    made = folder / request.node.name.replace("[", "-").replace("]", "")
-    made.mkdir()
-    return made
+    return folders.make_empty(folder, request)
 
 
 def box(program: Pymachine, work: Path, script: str, *, flags: str = "", name: str = "one") -> str:
