@@ -1,4 +1,4 @@
-"""The process on the host that tells a guest of changes in the shared folders that its containers mount."""
+"""The process on the host that reports changes in shared folders to a guest whose containers mount them."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class Follower:
                 self._unwatched.clear()
         elif isinstance(report, Mark):
             self._in_change = report is Mark.BEGIN or (self._in_change and report is not Mark.END)
-        # Between the marks, changes of attributes are the events that the host asked for.
+        # Between the marks, changes of attributes are the events that the host requested.
         elif not (self._in_change and "ATTRIB" in report.kinds):
             self._own.note(report)
 
@@ -133,18 +133,16 @@ class Follower:
         self._mark()
         later: list[HostChange] = []
         end = time.monotonic() + _MARK_SECONDS
-        while (seconds := end - time.monotonic()) > 0:
+        while self._marks and (seconds := end - time.monotonic()) > 0:
             try:
                 found = self._queue.get(timeout=seconds)
             except queue.Empty:
-                self._marks = 0
                 break
             if isinstance(found, list):
                 later += found
-                continue
-            self._take(found)
-            if not self._marks:
-                break
+            else:
+                self._take(found)
+        self._marks = 0
         return later
 
     def _mark(self) -> None:

@@ -23,7 +23,7 @@ _MARK_KIND = "CLOSE_WRITE"
 
 
 class Word(Enum):
-    """What the host asks of the guest."""
+    """A request of the host."""
 
     HELLO = "hello"
     """Send the folders that containers mount, and close all folders."""

@@ -1,6 +1,6 @@
 """Recognize the changes of shared files that the guest itself made.
 
-The host sees those changes too, and cannot tell who made them. An event for them would be the second one in the guest,
+The host sees those changes too, and does not see who made them. An event for them would be the second one in the guest,
 and a program that builds whenever files change would build forever. The guest reports its own changes, so the host
 leaves out what it sees of the same file shortly afterwards.
 """
@@ -39,7 +39,7 @@ class OwnChanges:
             return
         self._set(self._until, event.path, _OWN_SECONDS)
         if _FOLDER in event.kinds and event.kinds & _NEW:
-            # The guest reports nothing of what it does in the folder, until it is told to watch it.
+            # The guest reports no changes in the folder until it watches it.
             self._set(self._folders, event.path, _UNWATCHED_SECONDS)
 
     def watched(self, folder: str) -> None:
