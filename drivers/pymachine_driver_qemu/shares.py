@@ -24,7 +24,7 @@ MOST = 8
 TAG = "share"
 # cache=mmap keeps the data of open files, and nothing else. Without it, kernel 6.12 sends each page as one message:
 # in emulation 6 MB/s instead of 60. Larger messages than the default of 128 KiB double the speed. Without noxattr, each
-# write first asks for the file's capabilities: 200 short writes send 200 messages more than the 8 that they need.
+# write first reads the file's capabilities: 200 short writes send 200 messages more than the 8 that they need.
 _OPTIONS = "trans=virtio,version=9p2000.L,msize=512000,cache=mmap,access=any,noxattr"
 _UNMOUNT_SECONDS = 60.0
 

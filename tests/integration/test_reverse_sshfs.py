@@ -492,7 +492,7 @@ def test_a_mount_point_of_another_program_is_left_alone(world: World) -> None:
             ssh_shares.mount(host)
     assert list(Path(share.guest_path).iterdir()) == []
     assert "is a mount point already (of mine)" in ssh_shares.problem(host.directory, share)
-    # What a keeper has reported before does not count.
+    # Earlier reports of a keeper do not count.
     subprocess.run(["umount", share.guest_path], check=True)
     ssh_shares.mount(host)
     assert inside(share).read_text() == "source"

@@ -1,4 +1,4 @@
-"""The guest's side of events for shared folders: it keeps what the host asks for, and answers `mark`."""
+"""The guest's side of events for shared folders: it keeps the host's requests, and answers `mark`."""
 
 from __future__ import annotations
 

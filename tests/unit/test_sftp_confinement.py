@@ -36,7 +36,7 @@ def client(root: Path) -> Iterator[Client]:
 
 @pytest.fixture
 def outside(tmp_path: Path, root: Path) -> Path:
-    """A folder beside the root, and links to it in the root."""
+    """A folder next to the root, and links to it in the root."""
     folder = tmp_path / "outside"
     (folder / "inner").mkdir(parents=True)
     (folder / "victim").write_bytes(SECRET)

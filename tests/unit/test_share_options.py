@@ -628,7 +628,7 @@ class Terminal:
                 os._exit(code)
 
     def wait_for(self, text: str) -> None:
-        """Read until `text` was printed. What was read before it is dropped."""
+        """Read until `text` was printed. The text before it is dropped."""
         while text.encode() not in self.output:
             data = self._read()
             assert data, self.output.decode()

@@ -1,4 +1,4 @@
-"""What a session gets from the keeper, what it reports, and the script that it sends to the machine."""
+"""The order that a session gets from the keeper, its reports, and the script that it sends to the machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OPTIONS = f"allow_other,default_permissions,nosuid,nodev,{_CACHE}"
 
 
 class Event(Enum):
-    """What a session reports."""
+    """A kind of report of a session."""
 
     MOUNTED = "mounted"
     REFUSED = "refused"

@@ -15,7 +15,7 @@ _LONGEST = 1 << 20
 
 
 class MountState(Enum):
-    """What the keeper does with a folder."""
+    """The state of a folder that the keeper mounts."""
 
     MOUNTED = "mounted"
     CONNECTING = "connecting"
