@@ -40,6 +40,16 @@ UP_SINCE = "systemctl show docker.service -p ActiveEnterTimestampMonotonic -p NR
 SHARE_SECONDS = 300.0
 BOX = "mkdir -p /tmp/box/bin && cp /usr/bin/busybox /tmp/box/bin/ && tar -C /tmp/box -c . | docker import - box"
 
+# An image with programs of the host.
+WATCHING_BOX = (
+    "mkdir -p /tmp/watching/usr/bin /tmp/watching/usr/lib /tmp/watching/usr/lib64 && cd /tmp/watching"
+    " && for each in bin lib lib64; do ln -s usr/$each $each; done"
+    " && cp /usr/bin/inotifywait /usr/bin/touch usr/bin"
+    " && for each in $(ldd /usr/bin/inotifywait /usr/bin/touch | grep -o '/[^ :)]*' | sort -u); do"
+    " install -D $each .$each; done"
+    " && tar -c . | docker import - watching"
+)
+
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
@@ -369,6 +379,52 @@ def test_folders_are_shared_with_a_host(lived_in: Host, program: Pymachine) -> N
     # The interface of the container does not return with the reboot.
     changed = set(lived_in.run(LISTING).splitlines()) ^ set(before.splitlines())
     assert {line for line in changed if not line.startswith("veth")} == set()
+
+
+def test_changes_raise_events_in_containers_of_a_host(lived_in: Host, program: Pymachine) -> None:
+    lived_in.restore("lived-in")
+    work, read = program.home / "work", program.home / "read only"
+    for folder in (work, read):
+        (folder / "inner").mkdir(parents=True)
+    program(*options(lived_in, "--share", str(work), "--share", f"{read}:/srv/source:ro", "far"))
+    lived_in.run(WATCHING_BOX)
+    command = f"docker run -d --name watcher -v {work}:/src -v /srv/source/inner:/source watching inotifywait -m -r"
+    with_docker(program, "far", f"{command} --format '%e %w%f' /src /source")
+    log = program.store / "machines" / "far" / "shares.log"
+    until(lambda: f"{read}/inner" in log.read_text(), deadline=SHARE_SECONDS, what="the folders to be watched")
+
+    def events() -> list[str]:
+        return with_docker(program, "far", "docker logs watcher 2>&1").stdout.splitlines()
+
+    def await_event(event: str, number: int = 1) -> None:
+        until(lambda: events().count(event) >= number, deadline=SHARE_SECONDS, what=f"{event} in {events()}")
+
+    until(lambda: "Watches established." in events(), deadline=SHARE_SECONDS, what="inotifywait")
+    for folder, point in ((work / "inner", "/src/inner"), (read / "inner", "/source")):
+        (folder / "new").write_text("x")
+        await_event(f"ATTRIB {point}/new")
+        before = events().count(f"ATTRIB {point}/new")
+        (folder / "new").write_text("changed")
+        await_event(f"ATTRIB {point}/new", before + 1)
+        (folder / "new").rename(folder / "moved")
+        await_event(f"ATTRIB {point}/moved")
+        before = events().count(f"ATTRIB,ISDIR {point}/")
+        (folder / "moved").unlink()
+        await_event(f"ATTRIB,ISDIR {point}/", before + 1)
+
+    # A change of the container's own raises no second event.
+    with_docker(program, "far", "docker exec watcher touch /src/inner/own")
+    await_event("CLOSE_WRITE,CLOSE /src/inner/own")
+    own = events().count("ATTRIB /src/inner/own")
+    (work / "inner" / "last").write_text("x")
+    await_event("ATTRIB /src/inner/last")
+    assert events().count("ATTRIB /src/inner/own") == own
+
+    # A container cannot write to the read-only folder, although the script sets owners there.
+    with_docker(program, "far", "! docker exec watcher touch /source/more")
+    assert list((read / "inner").iterdir()) == []
+    program("rm", "-y", "--restore", "far")
+    assert "fuse.sshfs" not in mounts(lived_in)
 
 
 def check_container(program: Pymachine, volumes: str, command: str, expected: str | None) -> None:

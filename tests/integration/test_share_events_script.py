@@ -87,7 +87,7 @@ def script(tmp_path: Path) -> Iterator[Script]:
         "STATE=/run/pymachine": f"STATE={made.folder}/state",
         "IDENTITY_DIR=/var/lib/boot2docker/identity": f"IDENTITY_DIR={made.folder}/identity",
         "PORT=/dev/virtio-ports/org.pymachine.shares": f"PORT={made.folder}",
-        "TASKS=/run/containerd/io.containerd.runtime.v2.task/moby": f"TASKS={made.tasks}",
+        "TASKS=/run/containerd/$TASKS": f"TASKS={made.tasks}",
         "CONTAINERS=/var/lib/docker/containers": f"CONTAINERS={made.folder}/containers",
         'exec 3<> "$PORT" 4>&3': "exec 3<&0 4>&1",
     }

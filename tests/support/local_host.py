@@ -49,7 +49,7 @@ esac
     "journalctl": "echo 'the engine said: unknown storage driver'\n",
     "apt-get": """
 case "$*" in
-    *install*sshfs) printf 'sshfs\\nlibfuse3-3\\n' >> "$ROOT/packages" ;;
+    *install*sshfs*) printf 'sshfs\\nlibfuse3-3\\ninotify-tools\\n' >> "$ROOT/packages" ;;
     *install*)
         mkdir -p "$ROOT/usr/lib/systemd/system" "$ROOT/etc/docker" "$ROOT/var/lib/docker/overlay2"
         printf '[Service]\\nExecStart=/usr/sbin/dockerd -H fd://\\n' > "$ROOT/usr/lib/systemd/system/docker.service"

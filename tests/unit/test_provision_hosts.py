@@ -258,18 +258,22 @@ def test_sudo_that_requires_a_password_is_an_error_before_any_change() -> None:
 @pytest.mark.parametrize(
     ("kind", "command"),
     [
-        ("ubuntu", "install --no-install-recommends sshfs\n"),
-        ("fedora", "dnf -y install fuse-sshfs\n"),
-        ("rocky", "dnf -y install fuse-sshfs\n"),
-        ("leap", "install --no-recommends sshfs\n"),
-        ("arch", "pacman -S --noconfirm --needed sshfs\n"),
+        ("ubuntu", "sshfs install --no-install-recommends $names"),
+        ("fedora", "fuse-sshfs dnf -y install $names"),
+        ("rocky", "fuse-sshfs dnf -y install $names"),
+        ("leap", "sshfs install --no-recommends $names"),
+        ("arch", "sshfs pacman -S --noconfirm --needed $names"),
     ],
 )
 def test_sshfs_is_installed_once_for_shared_folders(kind: str, command: str) -> None:
+    package, install = command.split(" ", 1)
     fake = FakeHost(kind)
     lines = provision(fake, shares=True)
     assert [step for step, _ in fake.scripts] == ["install", "sshfs", "apply"]
-    assert command in fake.body("sshfs")
+    # The body quotes the job for a shell.
+    assert f"names='{package}'\n" in fake.body("sshfs").replace("'\"'\"'", "'")
+    assert f"{install}\n" in fake.body("sshfs")
+    assert 'names="$names inotify-tools"' in fake.body("sshfs")
     assert "sshfs" not in fake.body("install")
     assert "Installing SSHFS for the shared folders..." in lines
     fake.scripts.clear()
@@ -488,7 +492,9 @@ def test_restoring_removes_sshfs_if_it_was_installed() -> None:
     provision_and_apply(fake)
     fake.present.append("/var/lib/pymachine/sshfs.before")
     assert restore(fake)
-    assert re.search(r"^remove_packages sshfs '.*' 'dpkg --purge' sshfs$", fake.body("restore"), re.MULTILINE)
+    assert re.search(
+        r"^remove_packages sshfs '.*' 'dpkg --purge' 'sshfs inotify-tools'$", fake.body("restore"), re.MULTILINE
+    )
 
 
 def test_restoring_keeps_later_changes() -> None:

@@ -79,8 +79,8 @@ def test_sshfs_is_installed_and_removed_with_what_came_with_it(host_with_engine:
     host_with_engine.alter_script = lambda text: text.replace("found sshfs", "found no-such").replace("/fuse", "/null")
     provision(host_with_engine, shares=True)
     (call,) = [call for call in host_with_engine.calls() if " install " in call]
-    assert call.endswith("install --no-install-recommends sshfs")
-    assert host_with_engine.get("packages").split() == ["base", "sshfs", "libfuse3-3"]
+    assert call.endswith("install --no-install-recommends sshfs inotify-tools")
+    assert host_with_engine.get("packages").split() == ["base", "sshfs", "libfuse3-3", "inotify-tools"]
     assert make_host(host_with_engine).restore()
     assert host_with_engine.tree() == before
 

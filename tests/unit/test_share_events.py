@@ -557,12 +557,19 @@ def test_the_shell_ends_with_the_guest_also_if_its_program_always_fails(
 # -- the end -----------------------------------------------------------------------------------------------------
 
 
-def test_the_process_ends_when_nothing_is_mounted_for_a_while(src: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follower_module, "_IDLE_SECONDS", 0.05)
+def test_the_process_ends_when_nothing_is_mounted_for_a_while(src: Path) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         number = theirs.fileno()
-        Follower([share(src, "/src")], left_out=(), incoming=number, outgoing=number, say=lambda line: None).run()
+        follower = Follower(
+            [share(src, "/src")],
+            left_out=(),
+            incoming=number,
+            outgoing=number,
+            say=lambda line: None,
+            idle_seconds=0.05,
+        )
+        follower.run()
         assert ours.recv(100) == b"hello 0\n"
 
 

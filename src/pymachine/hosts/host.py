@@ -239,7 +239,7 @@ class Host:
             identity=lambda endpoint: self.identity(endpoint, renew=renew),
             image=image,
             shares=() if self.shares_over_ssh() else tuple(self.record.shares),
-            share_events=self._share_events(),
+            share_events=self.share_events(),
             timeout=boot_timeout(),
             timings=self.hosts.timings,
         )
@@ -248,7 +248,8 @@ class Host:
         """Return whether the core mounts the machine's shared folders, if it has any: see `SshShareable`."""
         return bool(self.record.shares) and isinstance(self.driver, SshShareable) and self.driver.shares_over_ssh()
 
-    def _share_events(self) -> ShareEvents | None:
+    def share_events(self) -> ShareEvents | None:
+        """Return how changes in the shared folders raise events in the guest, or None. Raises `ConfigError`."""
         from pymachine.store import user_config  # noqa: PLC0415 (needed only with shared folders)
 
         if not (self.record.shares and self.record.share_events):

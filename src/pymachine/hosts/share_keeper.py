@@ -14,15 +14,17 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.resources import files as resources
 from pathlib import Path
 from types import FrameType
 
 from pymachine.driver.kit.port_forwarding import log
-from pymachine.driver.shares import Share
+from pymachine.driver.shares import Share, ShareEvents
 from pymachine.errors import MachineNotFoundError, PymachineError
 from pymachine.hosts.host import Hosts
 from pymachine.hosts.ssh_shares import ShareMountError
 from pymachine.ssh.reverse_sshfs import background
+from pymachine.ssh.reverse_sshfs.events import Events
 from pymachine.ssh.reverse_sshfs.keeper import END, RETRY, Keeper
 from pymachine.ssh.target import Target
 from pymachine.store import paths
@@ -38,6 +40,7 @@ class _Record:
         self._path = hosts.store.machine_dir(name) / paths.CONFIG
         self._read: tuple[int, ...] = ()
         self._shares: Sequence[Share] = ()
+        self._events: ShareEvents | None = None
         self._problem = ""
 
     def shares(self) -> Sequence[Share]:
@@ -48,6 +51,7 @@ class _Record:
             if current != self._read:
                 self._shares = list(self._hosts.store.load(self._name).shares)
                 self._read = current
+                self._events = self._hosts.open(self._name).share_events()
         except (FileNotFoundError, NotADirectoryError, MachineNotFoundError):
             return ()
         except (PymachineError, OSError) as error:
@@ -56,6 +60,10 @@ class _Record:
                 log(f"the record cannot be read: {error}")
         return self._shares
 
+    def events(self) -> ShareEvents | None:
+        """Return how changes in the shares raise events, as of the last call of `shares`, or None without events."""
+        return self._events
+
     def target(self) -> Target:
         """Return where to log in. Raises `PymachineError`, also if the host key is not pinned."""
         host = self._hosts.open(self._name)
@@ -63,6 +71,12 @@ class _Record:
         if target.known_hosts is None:
             raise ShareMountError(f"its SSH host key is not pinned; run: pymachine provision {self._name}")
         return target
+
+
+def _share_events_script() -> str:
+    """Return the guest's script, which is a part of pymachine's image, too."""
+    path = "rootfs/root/usr/lib/pymachine/share-events"
+    return (resources("pymachine.image") / path).read_text(encoding="utf-8")
 
 
 def _wake_on_signals() -> socket.socket:
@@ -91,7 +105,17 @@ def main(arguments: list[str]) -> int:
         with background.locked(folder):
             log(f"keeping the shared folders mounted, as process {os.getpid()}")
             record = _Record(hosts, name)
-            Keeper(folder, target=record.target, say=log).run(record.shares, wake=wake)
+            keeper = Keeper(folder, target=record.target, say=log)
+            with Events(target=record.target, script=_share_events_script(), say=log) as events:
+
+                def shares() -> Sequence[Share]:
+                    found = record.shares()
+                    # A machine that has mounted no folder may not even be reachable.
+                    if keeper.has_mounted or not record.events():
+                        events.follow(found, record.events())
+                    return found
+
+                keeper.run(shares, wake=wake)
     except OSError as error:
         log(f"ended by an error: {error!r}")
         return 1

@@ -62,6 +62,8 @@ class Provisioner:
     """Packages that are installed with the engine where the distribution has them."""
     sshfs: str = "sshfs"
     """The package with sshfs, which is installed if the machine shares folders. Unused without `manager`."""
+    inotify: str = "inotify-tools"
+    """The package with inotifywait, which is installed with sshfs where the distribution has it."""
     service: Service = Service.SYSTEMD
     certificates: str = "/etc/docker"
     state: str = "/var/lib/pymachine"

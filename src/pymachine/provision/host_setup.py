@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pymachine.driver.contract import Json
@@ -151,7 +151,8 @@ class HostSetup:
         body = ["lock"]
         if f"{provisioner.state}/{SSHFS_BEFORE}" in facts.present:
             manager = _manager(provisioner)
-            body.append(f"remove_packages {shlex.join([SSHFS, manager.installed, manager.remove, provisioner.sshfs])}")
+            names = f"{provisioner.sshfs} {provisioner.inotify}"
+            body.append(f"remove_packages {shlex.join([SSHFS, manager.installed, manager.remove, names])}")
         if installed:
             manager = _manager(provisioner)
             body += ["stop_engine", *(f"put_back {path}" for path in state.get("managed") or {})]
@@ -199,7 +200,9 @@ class HostSetup:
     def _install_sshfs(self, provisioner: Provisioner, manager: PackageManager) -> None:
         self._reporter.info("Installing SSHFS for the shared folders...")
         state = provisioner.state
-        job = _install_job(manager, f"{manager.install} {provisioner.sshfs}", after=f"{state}/{SSHFS}.after")
+        commands = _choose_optional(manager, [provisioner.inotify])
+        commands = f"names='{provisioner.sshfs}'\n{commands}\n{manager.install} $names"
+        job = _install_job(manager, commands, after=f"{state}/{SSHFS}.after")
         body = [
             "lock",
             _record_found_command(),
@@ -291,10 +294,14 @@ def _install_commands(provisioner: Provisioner, manager: PackageManager) -> str:
         tests = " && ".join(f"{_can_install(manager, name)}" for name in names)
         choices.append(f"if {tests}; then names='{' '.join(names)}'; el")
     wanted = ", or ".join(" ".join(names) for names in provisioner.packages)
-    lines = ["".join(choices) + f"se echo 'None of the configured repositories has {wanted}'; exit 1; fi"]
-    for name in provisioner.optional_packages:
-        lines.append(f'if {_can_install(manager, name)}; then names="$names {name}"; fi')
-    return "\n".join([*lines, f"{manager.install} $names"])
+    choice = "".join(choices) + f"se echo 'None of the configured repositories has {wanted}'; exit 1; fi"
+    optional = _choose_optional(manager, provisioner.optional_packages)
+    return "\n".join([choice, *([optional] if optional else []), f"{manager.install} $names"])
+
+
+def _choose_optional(manager: PackageManager, names: Sequence[str]) -> str:
+    """Return shell code that adds those packages to the variable ``names`` that can be installed."""
+    return "\n".join(f'if {_can_install(manager, name)}; then names="$names {name}"; fi' for name in names)
 
 
 def _can_install(manager: PackageManager, name: str) -> str:

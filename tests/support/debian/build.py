@@ -65,7 +65,7 @@ BASE = (
     "util-linux",
 )
 # What provisioning installs.
-LATER = ("docker.io", "docker-cli", "sshfs")
+LATER = ("docker.io", "docker-cli", "sshfs", "inotify-tools")
 LEFT_OUT = tuple(
     f"usr/share/{name}/" for name in ("bug", "doc", "doc-base", "info", "lintian", "locale", "man", "bash-completion")
 )

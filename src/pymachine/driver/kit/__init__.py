@@ -11,7 +11,7 @@
 - `accelerator`, `probe_cache`: choose hardware virtualisation only if it has booted Linux
 - `kernel_parameters`: the kernel's parameters for guests that get their identity over a channel
 - `guest_mounts`: tell a guest with pymachine's image which shared folders to mount
-- `share_events`: raise inotify events in a guest for changes that the host makes in shared folders
+- `share_events`: raise inotify events in a guest for changes that this host makes in shared folders
 - `sftp_server`, `sftp`: serve a folder of the host to a guest that is not trusted, for reverse SSHFS
 - `machine_files`: check disk space, mark new disks, and keep files that are being replaced
 - `crashes`: boot again after the hypervisor crashed, and switch off after a failed boot

@@ -165,6 +165,11 @@ class Keeper:
         self._mounts: list[_Mount] = []
         self._saved: Status | None = None
 
+    @property
+    def has_mounted(self) -> bool:
+        """Whether any folder is mounted now."""
+        return any(mount.is_mounted for mount in self._mounts)
+
     def run(self, shares: Callable[[], Sequence[Share]], *, wake: socket.socket) -> None:
         """Keep the result of `shares` mounted until that is empty, or `END` comes from `wake`.
 

@@ -57,6 +57,9 @@ await_mount() { # await_mount PATH PROCESS: print a line as soon as PATH is moun
         kill -0 "$2" 2> /dev/null || return 0
         sleep 0.1 2> /dev/null || sleep 1
     done
+    # Only this mount of the file system is read-only, so that share-events can set the owners of files on its own one.
+    # If this fails, the computer refuses changes with another error.
+    if [ "$READ_ONLY" ]; then mount -i -o remount,bind,ro,nosuid,nodev "$1" > /dev/null || true; fi
     echo pymachine-mounted >&2
 }
 

@@ -74,11 +74,11 @@ class Order:
 
     def script(self) -> bytes:
         """Return the script that mounts the folder in the machine."""
-        mode = "ro" if self.share.read_only else "rw"
         variables = {
             "MOUNT_POINT": str(self.share.guest_path),
             "MOUNT_SOURCE": self.source,
-            "MOUNT_OPTIONS": f"{mode},{_OPTIONS},fsname={self.source}",
+            "MOUNT_OPTIONS": f"{_OPTIONS},fsname={self.source}",
+            "READ_ONLY": "yes" if self.share.read_only else "",
             "LOGIN": self.target.user,
         }
         settings = "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())

@@ -11,11 +11,12 @@ from typing import Self
 from pymachine.driver.kit.sftp import confined_folder, protocol
 from pymachine.driver.kit.sftp.confined_folder import ConfinedFolder
 from pymachine.driver.kit.sftp.handles import Handles, OpenFile, OpenFolder
-from pymachine.driver.kit.sftp.protocol import Fields, MalformedError, OpenFlag, Reply, Request, Status
+from pymachine.driver.kit.sftp.protocol import Attributes, Fields, MalformedError, OpenFlag, Reply, Request, Status
 
 Answer = tuple[Reply, bytes]
 
-# All other requests are refused for a read-only folder. OPEN is checked by its flags, EXTENDED by its name.
+# All other requests are refused for a read-only folder. OPEN is checked by its flags, SETSTAT and FSETSTAT by the
+# attributes, EXTENDED by its name.
 _READING = frozenset(
     {
         Request.OPEN,
@@ -23,6 +24,8 @@ _READING = frozenset(
         Request.READ,
         Request.LSTAT,
         Request.FSTAT,
+        Request.SETSTAT,
+        Request.FSETSTAT,
         Request.OPENDIR,
         Request.READDIR,
         Request.REALPATH,
@@ -31,7 +34,9 @@ _READING = frozenset(
         Request.EXTENDED,
     }
 )
-_READING_EXTENSIONS = frozenset({b"statvfs@openssh.com", b"fsync@openssh.com", b"limits@openssh.com"})
+_READING_EXTENSIONS = frozenset(
+    {b"statvfs@openssh.com", b"fsync@openssh.com", b"limits@openssh.com", b"lsetstat@openssh.com"}
+)
 _VERSIONS = {
     b"posix-rename@openssh.com": b"1",
     b"hardlink@openssh.com": b"1",
@@ -120,6 +125,14 @@ class Session:
         if self._read_only:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
+    def _require_settable(self, wanted: Attributes) -> None:
+        """Raise OSError if the folder is read-only, except where only owners are set, which changes nothing.
+
+        A guest raises inotify events in that way: see `pymachine.driver.kit.share_events`.
+        """
+        if wanted != Attributes():
+            self._require_writable()
+
     # Files.
 
     def _open(self, fields: Fields) -> Answer:
@@ -159,11 +172,13 @@ class Session:
 
     def _setstat(self, fields: Fields) -> Answer:
         path, wanted = fields.string(), fields.attributes()
+        self._require_settable(wanted)
         self._folder.set_attributes(path, wanted)
         return _status(Status.OK)
 
     def _fsetstat(self, fields: Fields) -> Answer:
         handle, wanted = fields.string(), fields.attributes()
+        self._require_settable(wanted)
         confined_folder.change_open_file(self._handles.find(handle).descriptor, wanted)
         return _status(Status.OK)
 

@@ -7,11 +7,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from pymachine.driver.kit.share_events.host_changes import MOST_FOLDERS, HostChange, Watcher, files_in, folders_in
-from pymachine.driver.kit.share_events.messages import Folders, GuestEvent, Mark, Reports, Word, message
+from pymachine.driver.kit.share_events.messages import MARKS, Folders, GuestEvent, Mark, Reports, Word, message
 from pymachine.driver.kit.share_events.own_changes import OwnChanges
 from pymachine.driver.kit.share_events.reported_files import ReportedFiles
 from pymachine.driver.shares import Share
@@ -24,7 +25,7 @@ _MARK_SECONDS = 10.0
 # After changes of more files at once, such as a checkout, only their folders get events.
 _MOST_CHANGES = 1000
 _MOST_WAITING = 1000
-_IDLE_SECONDS = 600.0
+IDLE_SECONDS = 600.0
 _MOST_LINES = 10_000
 
 Say = Callable[[str], None]
@@ -46,9 +47,23 @@ class Follower:
     """Follows one guest."""
 
     def __init__(
-        self, shares: Sequence[Share], *, left_out: Collection[str], incoming: int, outgoing: int, say: Say
+        self,
+        shares: Sequence[Share],
+        *,
+        left_out: Collection[str],
+        incoming: int,
+        outgoing: int,
+        say: Say,
+        marks_folder: str = MARKS,
+        idle_seconds: float | None = IDLE_SECONDS,
     ) -> None:
-        """`incoming` and `outgoing` are descriptors of the connection to the guest's script."""
+        """`incoming` and `outgoing` are descriptors of the connection to the guest's script.
+
+        `marks_folder` is where the guest makes its marks. `run` ends after `idle_seconds` in which containers have
+        mounted no shared folder, or never for that reason with None.
+        """
+        self._marks_folder = marks_folder
+        self._idle_seconds = idle_seconds
         self._places = [_Place(os.path.realpath(share.path), str(share.guest_path)) for share in shares]
         self._left_out = left_out
         self._incoming = incoming
@@ -66,24 +81,31 @@ class Follower:
         self._roots: list[_Place] = []
         self._folders: dict[str, str] = {}
         self._watcher: Watcher | None = None
+        self._reader = threading.Thread(target=self._read, daemon=True)
 
     def run(self) -> None:
         """Follow the guest until the connection ends, or its containers have mounted no shared folder for a while."""
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader.start()
         try:
             self._send(Word.HELLO)
             while True:
-                self._take(self._queue.get(timeout=None if self._roots else _IDLE_SECONDS))
+                self._take(self._queue.get(timeout=None if self._roots else self._idle_seconds))
         except (_EndedError, queue.Empty):
             return
         finally:
             if self._watcher:
                 self._watcher.end()
 
+    def await_reader(self) -> None:
+        """Wait until no thread reads from `incoming`, so that it can be closed. The caller has ended the connection."""
+        while self._reader.is_alive():
+            with suppress(queue.Empty):  # it may be waiting for room
+                self._queue.get(timeout=0.05)
+
     # -- the guest ---------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        reports = Reports()
+        reports = Reports(self._marks_folder)
         while True:
             try:
                 data = os.read(self._incoming, _CHUNK)

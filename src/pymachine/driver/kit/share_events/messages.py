@@ -17,8 +17,8 @@ _LONGEST_LINE = 256 * 1024
 _LONGEST_PATH = 4096
 _MOST_FOLDERS = 256
 _MOST_PATHS = 500
-# The guest's folder of marks; MARKS in share-events.
-_MARKS = "/run/pymachine/share-events"
+MARKS = "/run/pymachine/share-events"
+"""The folder of marks in a guest with pymachine's image; MARKS in share-events."""
 _MARK_KIND = "CLOSE_WRITE"
 
 
@@ -75,7 +75,9 @@ def message(word: Word, paths: Sequence[str] = ()) -> Iterator[bytes]:
 class Reports:
     """Splits the guest's data, in pieces of any size, into reports. Lines that are none are left out."""
 
-    def __init__(self) -> None:
+    def __init__(self, marks: str = MARKS) -> None:
+        """`marks` is the guest's folder of marks."""
+        self._marks = marks
         self._buffer = b""
         self._is_overlong = False
 
@@ -84,7 +86,7 @@ class Reports:
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         found = []
         for line in lines:
-            report = None if self._is_overlong else parse(line)
+            report = None if self._is_overlong else parse(line, self._marks)
             self._is_overlong = False
             if report is not None:
                 found.append(report)
@@ -93,8 +95,8 @@ class Reports:
         return found
 
 
-def parse(line: bytes) -> Report | None:
-    """Return what a line of the guest says, or None."""
+def parse(line: bytes, marks: str = MARKS) -> Report | None:
+    """Return what a line of the guest says, or None. `marks` is the guest's folder of marks."""
     word, _, rest = line.decode(errors="surrogateescape").partition(" ")
     if word == "folders":
         return _folders(rest)
@@ -105,7 +107,7 @@ def parse(line: bytes) -> Report | None:
         return None
     folder, name = posixpath.split(path)
     event = GuestEvent(frozenset(kinds.split(",")), path.rstrip("/"))
-    if folder != _MARKS:
+    if folder != marks:
         return event
     is_mark = _MARK_KIND in event.kinds and name in {mark.value for mark in Mark}
     return Mark(name) if is_mark else None

@@ -1,0 +1,227 @@
+"""Raise inotify events in a machine for changes that this host makes in the folders it mounts over SSH.
+
+A thread of the keeper holds a connection to the machine, on which the guest's script ``share-events`` and the kit's
+`Follower` speak to each other. It connects again after a lost connection or a reboot.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shlex
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Self
+
+from pymachine.driver.kit.share_events.follower import Follower
+from pymachine.driver.shares import Share, ShareEvents
+from pymachine.errors import PymachineError
+from pymachine.ssh.reverse_sshfs import remote_script
+from pymachine.ssh.target import Target
+from pymachine.system import os_errors, printable
+
+RUN_FOLDERS = ("/run/containerd", "/run/docker/containerd", "/run/snap.docker/containerd")
+"""Folders in which the engine's containerd may have its socket: the system's, the engine's own, and snap's."""
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 30.0
+# A machine that lacks a program gets it seldom, and each try is a login.
+_REFUSED_PAUSE = 300.0
+_END_SECONDS = 5.0
+# The exit code of `_CHECK` if a program is missing.
+_LACKING = 69
+_CHECK = """
+PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+LC_ALL=C
+export PATH LC_ALL
+for each in bash inotifywait; do
+    if ! command -v $each > /dev/null; then
+        echo "$each is not installed" >&2
+        exit 69
+    fi
+done
+"""
+
+Say = Callable[[str], None]
+FindTarget = Callable[[], Target]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The shares that raise events, and the names of folders without them."""
+
+    shares: tuple[Share, ...]
+    left_out: frozenset[str]
+
+
+class _Connection:
+    """One connection to the machine."""
+
+    def __init__(self, wanted: _Wanted, *, script: str, run_folders: Sequence[str], say: Say) -> None:
+        self._wanted = wanted
+        self._run_folders = run_folders
+        self._script = script
+        self._say = say
+        # Each connection has marks of its own: the script of a lost one may still run.
+        self._marks = f"/run/pymachine/share-events-{secrets.token_hex(8)}"
+        self._ours, self._theirs = socket.socketpair()
+
+    def end(self) -> None:
+        """End the connection soon. It may be called by any thread."""
+        with suppress(OSError):  # it has ended already
+            self._ours.shutdown(socket.SHUT_RDWR)
+
+    def run(self, target: Target) -> tuple[str, bool]:
+        """Raise events until the connection ends. Return why, and whether the machine cannot raise any.
+
+        Raises `SshError`, OSError.
+        """
+        with self._ours, self._theirs, remote_script.command(target) as argv:
+            number = self._theirs.fileno()
+            process = subprocess.Popen(argv, stdin=number, stdout=number, stderr=subprocess.PIPE)
+            try:
+                self._theirs.close()
+                assert process.stderr is not None  # noqa: S101 (for the type checker)
+                messages = remote_script.Messages(process.stderr)
+                problem = remote_script.begin(self._ours, self._message(), purpose="raise events")
+                if problem is None:
+                    self._follow()
+                self._ours.close()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_END_SECONDS)
+            finally:
+                process.kill()
+                code = process.wait()
+            text = messages.text()
+            process.stderr.close()
+        problem = problem or remote_script.login_problem(target, code, text)
+        return problem or remote_script.refusal(target, code, text), code == _LACKING
+
+    def _follow(self) -> None:
+        self._say("ready to raise events for changes in the shared folders")
+        number = self._ours.fileno()
+        follower = Follower(
+            self._wanted.shares,
+            left_out=self._wanted.left_out,
+            incoming=number,
+            outgoing=number,
+            say=self._say,
+            marks_folder=self._marks,
+            idle_seconds=None,
+        )
+        try:
+            follower.run()
+        finally:
+            self.end()
+            follower.await_reader()
+
+    def _message(self) -> bytes:
+        """Return what is sent to the machine's root shell: it starts the script in bash."""
+        shares = " ".join(shlex.quote(_in_json(str(share.guest_path))) for share in self._wanted.shares)
+        read_only = " ".join(shlex.quote(str(share.guest_path)) for share in self._wanted.shares if share.read_only)
+        settings = (
+            f"MARKS={shlex.quote(self._marks)}\nRUN_FOLDERS={shlex.quote(' '.join(self._run_folders))}\n"
+            f"SHARES=({shares})\nREAD_ONLY=({read_only})\n"
+        )
+        start = f"exec bash -c {shlex.quote(settings + self._script)} share-events stdio"
+        return f"{_CHECK}{start}\n".encode(errors="surrogateescape")
+
+
+class Events:
+    """Raises events in one machine. Use it in a ``with`` statement, which ends that."""
+
+    def __init__(self, *, target: FindTarget, script: str, say: Say, run_folders: Sequence[str] = RUN_FOLDERS) -> None:
+        """`script` is the text of the guest's ``share-events``. `run_folders` is like `RUN_FOLDERS`."""
+        self._target = target
+        self._script = script
+        self._say = say
+        self._run_folders = run_folders
+        self._lock = threading.Condition()
+        self._wanted: _Wanted | None = None
+        self._connection: _Connection | None = None
+        self._thread: threading.Thread | None = None
+        self._problem = ""
+
+    def __enter__(self) -> Self:
+        """Return the object."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the connection, and wait a while until it has ended."""
+        self.follow((), None)
+        if thread := self._thread:
+            thread.join(2 * _END_SECONDS)
+
+    def follow(self, shares: Sequence[Share], events: ShareEvents | None) -> None:
+        """Raise events for changes in exactly these shares from now on, or none without `events`."""
+        wanted = _Wanted(tuple(shares), frozenset(events.left_out)) if shares and events else None
+        with self._lock:
+            if wanted == self._wanted:
+                return
+            self._wanted = wanted
+            self._lock.notify_all()
+            if self._connection:
+                self._connection.end()
+            if wanted and not (self._thread and self._thread.is_alive()):
+                self._thread = threading.Thread(target=self._run, daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        """Connect as long as events are wanted."""
+        pause, wanted = 0.0, None
+        while wanted := self._next(wanted, pause):
+            began = time.monotonic()
+            why, is_refused = self._connect(wanted)
+            if wanted != self._wanted:
+                pause = 0.0
+                continue
+            if why != self._problem:
+                self._problem = why
+                self._say(f"no events for changes in the shared folders: {printable.line(why)}")
+            lasted = time.monotonic() - began
+            pause = _FIRST_PAUSE if lasted > _LONGEST_PAUSE or not pause else min(pause * 2, _LONGEST_PAUSE)
+            if is_refused:
+                pause = _REFUSED_PAUSE
+
+    def _next(self, before: _Wanted | None, pause: float) -> _Wanted | None:
+        """Wait for `pause` seconds, or until other events than `before` are wanted.
+
+        Return which, or None to end the thread.
+        """
+        with self._lock:
+            self._lock.wait_for(lambda: self._wanted != before, pause)
+            if self._wanted is None:
+                self._thread = None
+            return self._wanted
+
+    def _connect(self, wanted: _Wanted) -> tuple[str, bool]:
+        with self._lock:
+            if wanted != self._wanted:
+                return "", False
+            connection = _Connection(wanted, script=self._script, run_folders=self._run_folders, say=self._begun)
+            self._connection = connection
+        try:
+            return connection.run(self._target())
+        except PymachineError as error:
+            return error.brief, False
+        except OSError as error:
+            return os_errors.reason(error), False
+        finally:
+            with self._lock:
+                self._connection = None
+
+    def _begun(self, text: str) -> None:
+        self._problem = ""
+        self._say(text)
+
+
+def _in_json(path: str) -> str:
+    """Return a path as it is between the quotes of a JSON string of Go's encoder, which escapes these characters."""
+    text = json.dumps(path, ensure_ascii=False)[1:-1]
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

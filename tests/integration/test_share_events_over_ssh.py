@@ -1,0 +1,241 @@
+"""Inotify events for changes in folders that are mounted over SSH, with the guest's script on this host.
+
+The engine is a folder as containerd makes it. The programs are real: OpenSSH's client, sshfs, and Debian's inotifywait.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.resources import files as resources
+from pathlib import Path
+
+import pytest
+
+from pymachine.driver.shares import Share, ShareEvents
+from pymachine.hosts import ssh_shares
+from pymachine.ssh.reverse_sshfs import events as events_over_ssh
+from pymachine.ssh.reverse_sshfs.events import Events
+from pymachine.system.wait import until
+from support import loopback_machines, packages
+from support.loopback_machines import World, inside
+from support.runner import cache_folder
+
+SECONDS = 300.0
+SCRIPT = resources("pymachine.image") / "rootfs/root/usr/lib/pymachine/share-events"
+TRAP = 'X="type":"bind","source":"/etc"'
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with loopback_machines.running(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def inotifywait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Debian's inotifywait with the C library of its package, also in the machine's PATH."""
+    root, program = tmp_path / "inotify", tmp_path / "bin" / "inotifywait"
+    folder = cache_folder() / "container-packages"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(packages.archive("inotify-tools", folder)) as archive:
+        archive.extractall(root, filter="fully_trusted")
+    loader = next(iter(root.glob("usr/lib/*/ld-linux-*.so.*")))
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {loader} --library-path {loader.parent} {root}/usr/bin/inotifywait "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return program
+
+
+class Engine:
+    """The folders in which containerd describes its containers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._tasks = folder / "daemon/io.containerd.runtime.v2.task/moby"
+        folder.mkdir()
+
+    def start(self) -> None:
+        """Listen at the socket."""
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(self.folder / "containerd.sock"))
+
+    def run(self, name: str, *sources: object) -> None:
+        """Describe a container that mounts folders."""
+        binds = [{"destination": f"/{n}", "type": "bind", "source": str(s)} for n, s in enumerate(sources)]
+        mounts = [{"destination": "/proc", "type": "proc", "source": "proc"}, *binds]
+        text = json.dumps({"process": {"env": [TRAP]}, "mounts": mounts}, separators=(",", ":"), ensure_ascii=False)
+        (self._tasks / name).mkdir(parents=True)
+        (self._tasks / name / "config.json").write_text(text.replace("&", "\\u0026"))
+
+    def end(self, name: str) -> None:
+        """Remove a container."""
+        shutil.rmtree(self._tasks / name)
+
+
+@dataclass
+class Setting:
+    """A machine with events."""
+
+    engine: Engine
+    events: Events
+    log: list[str] = field(default_factory=list)
+
+    def await_log(self, text: str) -> None:
+        until(lambda: any(text in line for line in self.log), deadline=SECONDS, what=f"{text!r} in {self.log}")
+
+
+@pytest.fixture
+def start(world: World, inotifywait: Path) -> Iterator[Callable[..., Setting]]:
+    """A function that mounts shares and raises events in them."""
+    started: list[Events] = []
+
+    def begin(*shares: Share, left_out: tuple[str, ...] = ()) -> Setting:
+        engine = Engine(world.folder / "run")
+        engine.start()
+        host = world.machine("far", *shares)
+        ssh_shares.mount(host)
+        log: list[str] = []
+        target = lambda: host.target(host.driver.endpoint())  # noqa: E731
+        events = Events(target=target, script=SCRIPT.read_text(), say=log.append, run_folders=[str(engine.folder)])
+        started.append(events)
+        events.follow(shares, ShareEvents(left_out))
+        return Setting(engine, events, log)
+
+    yield begin
+    for events in started:
+        events.follow((), None)
+
+
+@pytest.fixture
+def watch(inotifywait: Path, tmp_path: Path) -> Iterator[Callable[[Path], Callable[[], list[str]]]]:
+    """A function that watches a folder, and returns one that returns the events."""
+    running = []
+
+    def begin(folder: Path) -> Callable[[], list[str]]:
+        output = tmp_path / "events"
+        with output.open("wb") as file:
+            argv: list[str | Path] = [inotifywait, "-m", "--format", "%e %f", folder]
+            running.append(subprocess.Popen(argv, stdout=file, stderr=file))
+        until(lambda: "established" in output.read_text(), deadline=SECONDS, what="inotifywait")
+        return lambda: [line for line in output.read_text().splitlines() if "." not in line]
+
+    yield begin
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def await_event(events: Callable[[], list[str]], wanted: str) -> list[str]:
+    until(lambda: wanted in events(), deadline=SECONDS, what=f"{wanted} in {events()}")
+    return events()
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_changes_on_this_host_raise_events(
+    world: World,
+    start: Callable[..., Setting],
+    watch: Callable[[Path], Callable[[], list[str]]],
+    read_only: bool,
+) -> None:
+    share = world.share('two & "two", \\', read_only=read_only)
+    setting = start(share)
+    setting.engine.run("one", "/var/lib/x/hosts", share.guest_path)
+    setting.await_log(f"watching {share.path}")
+    events = watch(Path(share.guest_path))
+    (share.path / "new").write_text("x")
+    await_event(events, "ATTRIB new")
+    (share.path / "file").write_text("changed")
+    await_event(events, "ATTRIB file")
+    (share.path / "file").rename(share.path / "moved")
+    await_event(events, "ATTRIB moved")
+    folder_events = [event for event in events() if event.startswith("ATTRIB,ISDIR")]
+    (share.path / "new").unlink()
+    until(
+        lambda: len([event for event in events() if event.startswith("ATTRIB,ISDIR")]) > len(folder_events),
+        deadline=SECONDS,
+        what="an event for the removal",
+    )
+    setting.engine.end("one")
+    setting.await_log("watching nothing")
+    if read_only:
+        with pytest.raises(OSError, match="Read-only file system"):
+            inside(share, "moved").write_text("x")
+
+
+def test_a_change_of_the_machine_raises_no_second_event(
+    world: World, start: Callable[..., Setting], watch: Callable[[Path], Callable[[], list[str]]]
+) -> None:
+    share = world.share("source")
+    setting = start(share)
+    setting.engine.run("one", share.guest_path)
+    setting.await_log("watching /")
+    (share.path / "first").write_text("x")
+    events = watch(Path(share.guest_path))
+    (share.path / "second").write_text("x")
+    await_event(events, "ATTRIB second")
+    inside(share, "own").write_text("x")
+    # When the host's change has arrived, so has every earlier one.
+    (share.path / "third").write_text("x")
+    found = await_event(events, "ATTRIB third")
+    assert "CREATE own" in found
+    assert "ATTRIB own" not in found
+
+
+def test_the_connection_is_made_again(
+    world: World, start: Callable[..., Setting], watch: Callable[[Path], Callable[[], list[str]]]
+) -> None:
+    share, other = world.share("source"), world.share("other")
+    setting = start(share, other)
+    setting.engine.run("one", share.guest_path)
+    setting.await_log(f"watching {share.path}")
+    setting.log.clear()
+    world.server.break_connections()
+    setting.await_log(f"watching {share.path}")
+    loopback_machines.await_mount(share, "source")
+    # With other shares, too.
+    setting.log.clear()
+    setting.events.follow([share], ShareEvents((".git",)))
+    setting.await_log(f"watching {share.path}")
+    events = watch(Path(share.guest_path))
+    (share.path / "late").write_text("x")
+    await_event(events, "ATTRIB late")
+
+
+def test_nothing_remains_in_the_machine(world: World, start: Callable[..., Setting]) -> None:
+    share = world.share("source")
+    setting = start(share)
+    setting.engine.run("one", share.guest_path)
+    setting.await_log("watching /")
+    marks = next(word for word in commands() if b"share-events-" in word)
+    folder = Path(marks.split(b"MARKS=")[1].split(b"\n")[0].decode())
+    assert folder.is_dir()
+    setting.events.follow((), None)
+    until(lambda: not folder.exists(), deadline=SECONDS, what="the folder of marks to be removed")
+    until(lambda: not any(bytes(folder) in word for word in commands()), deadline=SECONDS, what="the programs to end")
+
+
+def test_a_machine_without_inotifywait_raises_no_events(
+    world: World, start: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events_over_ssh, "_CHECK", events_over_ssh._CHECK.replace("inotifywait", "no-such-program"))
+    setting = start(world.share("source"))
+    setting.await_log("no events for changes in the shared folders: no-such-program is not installed")
+
+
+def commands() -> list[bytes]:
+    """Return the words of all command lines."""
+    found: list[bytes] = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            found += (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+    return found
