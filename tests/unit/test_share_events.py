@@ -105,12 +105,12 @@ def test_a_change_that_the_guest_reports_is_its_own_for_a_while() -> None:
     own = OwnChanges(clock)
     own.note(event("MODIFY", "/src/a"))
     own.note(event("CLOSE_WRITE,CLOSE", "/src/b"))
-    assert [own.explain(path) for path in ("/src/a", "/src/b", "/src")] == [True, False, False]
+    assert [own.made(path) for path in ("/src/a", "/src/b", "/src")] == [True, False, False]
     clock.seconds += 0.7
-    assert not own.explain("/src/a")
+    assert not own.made("/src/a")
     own.note(event("MODIFY", "/src/a"))
     clock.seconds += 1.6
-    assert not own.explain("/src/a")
+    assert not own.made("/src/a")
 
 
 def test_a_long_write_of_the_guest_stays_its_own() -> None:
@@ -119,9 +119,9 @@ def test_a_long_write_of_the_guest_stays_its_own() -> None:
     own.note(event("MODIFY", "/src/a"))
     for _ in range(20):
         clock.seconds += 0.5
-        assert own.explain("/src/a")
+        assert own.made("/src/a")
     clock.seconds += 0.7
-    assert not own.explain("/src/a")
+    assert not own.made("/src/a")
 
 
 def test_all_in_a_new_folder_is_the_guests_until_it_is_watched() -> None:
@@ -129,20 +129,20 @@ def test_all_in_a_new_folder_is_the_guests_until_it_is_watched() -> None:
     own = OwnChanges(clock)
     own.note(event("CREATE,ISDIR", "/src/new"))
     clock.seconds += 20
-    assert own.explain("/src/new/deep/file")
-    assert not own.explain("/src/newer")
+    assert own.made("/src/new/deep/file")
+    assert not own.made("/src/newer")
     own.watched("/src/new")
-    assert own.explain("/src/new/file")
+    assert own.made("/src/new/file")
     clock.seconds += 1.6
-    assert not own.explain("/src/new/file")
+    assert not own.made("/src/new/file")
 
 
 def test_a_guest_that_reports_without_end_uses_limited_memory() -> None:
     own = OwnChanges(Clock())
     for number in range(20_100):
         own.note(event("CREATE,ISDIR", f"/src/{number}"))
-    assert not own.explain("/src/0")
-    assert own.explain("/src/20099")
+    assert not own.made("/src/0")
+    assert own.made("/src/20099")
 
 
 # -- folders of the host -----------------------------------------------------------------------------------------
@@ -364,6 +364,38 @@ def test_a_guest_that_restarts_gets_all_folders_again(guest: Guest, src: Path) -
     (src / "sub" / "file").touch()
     guest.wait_for_change("/src/sub/file")
     assert "/src/unwatched" not in guest.paths("change")
+
+
+def test_a_folder_that_is_shared_at_two_paths_raises_events_at_both(src: Path) -> None:
+    with followed([share(src, "/one"), share(src, "/two")]) as (guest, _, _):
+        guest.mount("/one", "/two")
+        guest.wait_for_folders("/one", "/one/sub", "/one/.git", "/two", "/two/sub", "/two/.git")
+        (src / "sub" / "file").touch()
+        guest.wait_for_change("/one/sub/file")
+        guest.wait_for_change("/two/sub/file")
+        # What the guest changes at one path, programs at the other one do not see.
+        guest.before_mark = [b"event MODIFY /one/file"]
+        (src / "file").write_text("by the guest")
+        guest.wait_for_change("/two/file")
+        assert "/one/file" not in guest.paths("change")
+        (src / "sub" / "file").unlink()
+        (src / "sub").rmdir()
+        guest.wait(lambda: not guest.kept() & {"/one/sub", "/two/sub"}, "the removed folder's release")
+
+
+def test_a_folder_that_another_share_hides_in_the_guest_is_not_watched(tmp_path: Path) -> None:
+    outer, inner = tmp_path / "outer", tmp_path / "inner"
+    for folder in (outer / "project", inner):
+        folder.mkdir(parents=True)
+    with followed([share(inner, "/home/project"), share(outer, "/home")]) as (guest, _, _):
+        guest.mount("/home")
+        guest.wait_for_folders("/home", "/home/project")
+        (outer / "project" / "hidden").touch()
+        (inner / "file").touch()
+        guest.wait_for_change("/home/project/file")
+        (outer / "last").touch()
+        guest.wait_for_change("/home/last")
+        assert "/home/project/hidden" not in guest.paths("change")
 
 
 @pytest.mark.parametrize("mounted", ["/", "/home", "/home/me", "/home/me/project/inner/deep", "/home/me/project/inner"])

@@ -15,7 +15,7 @@ from pymachine.driver.kit.share_events.host_changes import MOST_FOLDERS, HostCha
 from pymachine.driver.kit.share_events.messages import MARKS, Folders, GuestEvent, Mark, Reports, Word, message
 from pymachine.driver.kit.share_events.own_changes import OwnChanges
 from pymachine.driver.kit.share_events.reported_files import ReportedFiles
-from pymachine.driver.shares import Share
+from pymachine.driver.shares import Share, in_mount_order
 
 _CHUNK = 65536
 # A guest that reports without end must not occupy a CPU of the host.
@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Location:
     """A folder of the host, by its real path, and where it is in the guest."""
 
     path: str
@@ -64,7 +64,9 @@ class Follower:
         """
         self._marks_folder = marks_folder
         self._idle_seconds = idle_seconds
-        self._places = [_Place(os.path.realpath(share.path), str(share.guest_path)) for share in shares]
+        self._places = [
+            _Location(os.path.realpath(share.path), str(share.guest_path)) for share in in_mount_order(shares)
+        ]
         self._left_out = left_out
         self._incoming = incoming
         self._outgoing = outgoing
@@ -78,8 +80,11 @@ class Follower:
         self._unwatched: list[str] = []
         """Folders of the guest in which it does not report its changes yet."""
         self._reported = ReportedFiles()
-        self._roots: list[_Place] = []
+        self._roots: list[_Location] = []
         self._folders: dict[str, str] = {}
+        """The watched folders: the path on the host by the one in the guest."""
+        self._guest_paths: dict[str, list[str]] = {}
+        """The same folders by their paths on the host: one may be shared at several paths of the guest."""
         self._watcher: Watcher | None = None
         self._reader = threading.Thread(target=self._read, daemon=True)
 
@@ -191,30 +196,32 @@ class Follower:
         if len(self._folders) >= MOST_FOLDERS:
             self._report(f"only the {MOST_FOLDERS} nearest folders are watched; changes in others raise no events")
 
-    def _at(self, path: str) -> list[_Place]:
+    def _at(self, path: str) -> list[_Location]:
         """Return the shared folders that are at, or around, or in the guest's `path`."""
         guest = PurePosixPath(path)
         inside = [place for place in self._places if PurePosixPath(place.guest).is_relative_to(guest)]
-        around = [place for place in self._places if guest.is_relative_to(place.guest) and place not in inside]
+        around = [place for place in self._places if guest.is_relative_to(place.guest)]
         if around:
             place = max(around, key=lambda each: len(each.guest))
-            inside += self._in_share(place, str(guest.relative_to(place.guest)))
+            if place not in inside:
+                # First, so that a share that hides a part of it in the guest takes that part's place.
+                return self._in_share(place, str(guest.relative_to(place.guest))) + inside
         return inside
 
     @staticmethod
-    def _in_share(place: _Place, below: str) -> list[_Place]:
+    def _in_share(place: _Location, below: str) -> list[_Location]:
         """Return the folder `below` in a share, unless a symbolic link of the guest leads out of the share."""
         real = os.path.realpath(os.path.join(place.path, below))  # noqa: PTH118
         if not _is_in(real, place.path) or not os.path.isdir(real):  # noqa: PTH112
             return []
-        return [_Place(real, _moved(real, place.path, place.guest))]
+        return [_Location(real, _translated(real, place.path, place.guest))]
 
-    def _found(self, root: _Place) -> dict[str, str]:
-        """Return the folders to watch in `root`, and their paths in the guest."""
+    def _found(self, root: _Location) -> dict[str, str]:
+        """Return the folders to watch in `root`, by their paths in the guest."""
         folders = folders_in(root.path, left_out=self._left_out)
-        return {folder: _moved(folder, root.path, root.guest) for folder in folders}
+        return {_translated(folder, root.path, root.guest): folder for folder in folders}
 
-    def _follow(self, places: Sequence[_Place], kept: Mapping[str, str]) -> None:
+    def _follow(self, places: Sequence[_Location], kept: Mapping[str, str]) -> None:
         """Watch the folders `kept` and those in `places`, and no others."""
         wanted = dict(kept)
         while True:
@@ -228,10 +235,13 @@ class Follower:
     def _watch_only(self, wanted: dict[str, str]) -> None:
         """Watch exactly the folders `wanted`, here and in the guest."""
         before, self._folders = self._folders, wanted
-        released = [guest for path, guest in before.items() if wanted.get(path) != guest]
+        released = [guest for guest, path in before.items() if wanted.get(guest) != path]
         self._send_all(Word.RELEASE, released)
-        kept = [guest for path, guest in wanted.items() if before.get(path) != guest]
+        kept = [guest for guest, path in wanted.items() if before.get(guest) != path]
         self._send_all(Word.KEEP, kept)
+        self._guest_paths.clear()
+        for guest, path in wanted.items():
+            self._guest_paths.setdefault(path, []).append(guest)
         self._watch()
         if kept or released:
             self._send(Word.WATCH)
@@ -240,12 +250,15 @@ class Follower:
 
     def _forget(self, gone: str) -> None:
         """Stop watching a folder that was removed. Another one may have its path soon."""
-        self._send_all(Word.RELEASE, [self._folders.pop(path) for path in list(self._folders) if _is_in(path, gone)])
+        released = [guest for guest, path in self._folders.items() if _is_in(path, gone)]
+        for guest in released:
+            self._guest_paths.pop(self._folders.pop(guest), None)
+        self._send_all(Word.RELEASE, released)
 
     def _watch(self) -> None:
         """Watch the folders on the host. The earlier watcher ends when the new one works."""
         earlier, self._watcher = self._watcher, None
-        folders = list(self._folders)
+        folders = list(self._guest_paths)
         while folders and self._watcher is None:
             try:
                 self._watcher = Watcher(folders, self._queue.put)
@@ -269,29 +282,31 @@ class Follower:
         """Raise events in the guest for changes that it has not made."""
         reported: dict[str, str] = {}
         """The path in the guest of each event, and the path on the host."""
-        new: list[_Place] = []
-        reported_new: list[_Place] = []
+        new: list[_Location] = []
+        reported_new: list[_Location] = []
         # A folder that was replaced has been removed first.
         for change in sorted(changes, key=lambda each: not each.is_gone):
             folder, name = os.path.split(change.path)
-            guest_folder = self._folders.get(folder)
-            if guest_folder is None or name in self._left_out or os.path.realpath(folder) != folder:
+            guest_folders = self._guest_paths.get(folder, ())
+            if not guest_folders or name in self._left_out or os.path.realpath(folder) != folder:
                 continue
-            place = _Place(change.path, f"{guest_folder.rstrip('/')}/{name}")
             is_new_folder = change.is_new and _is_folder(change.path)
             if change.is_gone:
                 self._forget(change.path)
-            if is_new_folder:
-                new.append(place)
-            if self._own.explain(place.guest) or self._reported.is_unchanged(change.path):
-                continue
-            reported |= {guest_folder: folder} if change.is_gone else {place.guest: place.path}
-            if is_new_folder:
-                reported_new.append(place)
+            is_event = self._reported.is_unchanged(change.path)
+            for guest_folder in guest_folders:
+                place = _Location(change.path, f"{guest_folder.rstrip('/')}/{name}")
+                if is_new_folder:
+                    new.append(place)
+                if self._own.made(place.guest) or is_event:
+                    continue
+                reported |= {guest_folder: folder} if change.is_gone else {place.guest: place.path}
+                if is_new_folder:
+                    reported_new.append(place)
         self._follow(new, self._folders)
         # Now that they are watched, no file in them is missed.
         for place in reported_new:
-            for path, at in self._found(place).items():
+            for at, path in self._found(place).items():
                 reported |= {f"{at}/{name}": os.path.join(path, name) for name in files_in(path)}  # noqa: PTH118
         self._raise(reported)
 
@@ -315,7 +330,7 @@ def _is_in(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-def _moved(path: str, before: str, after: str) -> str:
+def _translated(path: str, before: str, after: str) -> str:
     """Return `path`, which is in the folder `before`, in the folder `after`."""
     below = path[len(before.rstrip("/")) :]
     return (after.rstrip("/") + below) or "/"

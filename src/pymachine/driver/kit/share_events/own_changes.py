@@ -47,7 +47,7 @@ class OwnChanges:
         if folder in self._folders:
             self._set(self._folders, folder, _OWN_SECONDS)
 
-    def explain(self, path: str) -> bool:
+    def made(self, path: str) -> bool:
         """Return whether a change of `path` that the host sees now was made by the guest."""
         now = self._now()
         if self._until.get(path, 0.0) >= now:
