@@ -781,6 +781,15 @@ def test_modify_switches_events_on_and_off(call: Call, store: Store) -> None:
     assert Plain.events[-1] == DEFAULT
 
 
+def test_a_running_machine_is_stopped_only_if_its_events_change(call: Call, store: Store) -> None:
+    call("create", "m")
+    call("create", "--no-share", "n")
+    boots = len(Plain.events)
+    assert call("modify", "--share-events", "m")[0] == 0  # as it is already
+    assert call("modify", "--no-share-events", "n")[0] == 0  # it has no shares
+    assert (store.load("n").share_events, len(Plain.events)) == (False, boots)
+
+
 def test_a_clone_wants_the_events_of_its_original(call: Call, store: Store) -> None:
     call("create", "--no-share-events", "m")
     call("stop", "m")

@@ -40,10 +40,11 @@ class Changes:
     share_events: bool | None = None
     """Whether the host's changes in them raise inotify events in the guest."""
 
-    def needs_stop(self, driver: Driver) -> bool:
+    def needs_stop(self, host: Host) -> bool:
         """Return whether the machine has to be stopped for the changes."""
-        shares_change = bool(self.share or self.unshare or self.share_events is not None)
-        return self.hardware != HardwareChange() or (shares_change and not ssh_shares.applies_to(driver))
+        events_change = bool(host.record.shares) and self.share_events not in (None, host.record.share_events)
+        shares_change = bool(self.share or self.unshare or events_change)
+        return self.hardware != HardwareChange() or (shares_change and not ssh_shares.applies_to(host.driver))
 
 
 def modify(hosts: Hosts, name: str, changes: Changes, *, restart: bool = False, timeout: float = STOP_SECONDS) -> None:
@@ -55,7 +56,7 @@ def modify(hosts: Hosts, name: str, changes: Changes, *, restart: bool = False, 
     with locked(hosts, name) as host:
         _check(host, changes)
         running = host.state() is State.RUNNING
-        stop = running and (changes.needs_stop(host.driver) or not provision.changes_while_running(host.driver))
+        stop = running and (changes.needs_stop(host) or not provision.changes_while_running(host.driver))
         if stop and not restart:
             raise WrongStateError(
                 f'Machine "{name}" is running, and what is to be changed can only change while it is stopped',
