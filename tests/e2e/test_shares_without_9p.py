@@ -42,6 +42,7 @@ def test_folders_are_shared_over_ssh(tmp_path: Path) -> None:
         assert " 9p " not in mounts
         ssh_shares.check_writable(program, "one", work)
         ssh_shares.check_read_only(program, "one", documents, "/documents")
+        ssh_shares.check_events(program, "one", work)
         program("modify", *(word for folder in others for word in ("--unshare", str(folder))), "one")
         program("snapshot", "create", "one", "saved")
         assert [each["Memory"] for each in json.loads(program("snapshot", "ls", "--json", "one").stdout)] == [True]

@@ -59,6 +59,7 @@ def test_folders_of_the_user_are_shared_over_ssh(intro: Pymachine, tmp_path: Pat
     ssh_shares.make_box(intro, "intro")
     ssh_shares.check_writable(intro, "intro", work)
     ssh_shares.check_read_only(intro, "intro", documents, "/documents")
+    ssh_shares.check_events(intro, "intro", work)
     (documents / "read").unlink()
     documents.rmdir()
     intro("stop", "intro")

@@ -59,6 +59,7 @@ def test_folders_of_this_host_are_shared_only_if_named(attic: Pymachine, tmp_pat
     ssh_shares.make_box(attic, "far")
     ssh_shares.check_writable(attic, "far", work)
     ssh_shares.check_read_only(attic, "far", documents, "/documents")
+    ssh_shares.check_events(attic, "far", work)
 
 
 def test_a_machine_on_a_routed_network_gets_its_own_address(attic: Pymachine, other_host: OtherHost) -> None:

@@ -7,6 +7,7 @@ import shlex
 import stat
 from pathlib import Path
 
+from pymachine.system.wait import until
 from support.runner import Pymachine
 
 _IMAGE = (
@@ -19,6 +20,9 @@ _MADE = (
     " mknod zero c 1 5 || mkfifo pipe || echo refused"
 )
 _ESCAPES = 'ln -s "$1" out; cat out/secret 2> /dev/null || cat ../secret 2> /dev/null || echo none'
+
+
+_EVENT_SECONDS = 300.0
 
 
 def make_box(program: Pymachine, name: str) -> None:
@@ -57,3 +61,18 @@ def check_read_only(program: Pymachine, name: str, folder: Path, point: str) -> 
     program("ssh", name, f"sudo sh -c '{change}'", code=None)
     assert box(program, name, point, "cat read; echo x > new || echo refused").startswith("only\n")
     assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("read", "only\n")]
+
+
+def check_events(program: Pymachine, name: str, folder: Path) -> None:
+    """Check that a change on the host raises an event in the shared `folder` while a container mounts it."""
+    program("ssh", name, f"docker run -d --name watched -v {folder}:/work box sleep 100000")
+    watch = f"inotifywait -m -q -e attrib --format %f {folder} < /dev/null > /tmp/events 2>&1 & echo $! > /tmp/watcher"
+    program("ssh", name, watch)
+
+    def is_noticed() -> bool:
+        (folder / "saved").write_text("before" if (folder / "saved").exists() else "after")
+        return "saved\n" in program("ssh", name, "cat /tmp/events").stdout
+
+    until(is_noticed, deadline=_EVENT_SECONDS, what="the event ATTRIB for saved", interval=1.0)
+    (folder / "saved").unlink()
+    program("ssh", name, "kill $(cat /tmp/watcher); docker rm -f watched")

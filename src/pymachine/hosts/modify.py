@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from pymachine.driver.abilities import HardwareChange, Resizable, ResizeCheckable
-from pymachine.driver.contract import Driver, State, Trait
+from pymachine.driver.contract import State, Trait
 from pymachine.driver.shares import Share
 from pymachine.errors import CommandError, PymachineError, UsageError, WrongStateError
 from pymachine.hosts import context_updates, lifecycle, provision, shares, ssh_shares
