@@ -285,7 +285,8 @@ def main() -> None:
         finally:
             names = ["shared", "over-ssh", "warm"]
             subprocess.run([str(PROGRAM), "rm", "-y", "-f", *names], env=bench.env, check=False, capture_output=True)
-    when = f"Measured {time.strftime('%Y-%m-%d')}, medians of {options.rounds} rounds. "
+    how = "one round" if options.rounds == 1 else f"medians of {options.rounds} rounds"
+    when = f"Measured {time.strftime('%Y-%m-%d')}, {how}. "
     when += f"The host's load was {load:.1f} before. In brackets: how many times as long as on the guest's own disk."
     text = document([place.name for place in places], measured, [*notes, when])
     print(text)
