@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -21,7 +21,7 @@ from pymachine.driver.kit import forwarded_ports
 from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine.driver.kit.system import Deadline, os_errors
 from pymachine.driver.shares import Share, ShareEvents
-from pymachine_driver_qemu import command_line, identity, process, qmp, runtime
+from pymachine_driver_qemu import command_line, identity, process, qmp, runtime, shares
 
 # A shell waits for the guest's first line, since it needs a fiftieth of Python's memory, and most machines of a CI job
 # never publish a port. It starts the program again if that fails, a few times, and then at the next line. When QEMU
@@ -64,6 +64,7 @@ class Connections:
             # A machine that was restored from an older version's snapshot has no such port.
             has_shares_port = (sockets / SHARES.socket).exists()
             self.shares = opened.enter_context(connect(sockets, SHARES)) if has_shares_port else None
+            self._sockets = sockets
             self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
@@ -78,7 +79,10 @@ class Connections:
         """Start the processes that the machine in `folder` needs. Raises `DriverError`."""
         follow_ports(folder, listen, reports=self.ports)
         if self.shares is not None:
-            follow_shares(folder, request, reports=self.shares)
+            # The core raises events in those that it mounts.
+            missing = shares.missing(self._sockets)
+            mounted = [share for share in request.shares if share not in missing]
+            follow_shares(folder, replace(request, shares=mounted), reports=self.shares)
 
 
 def connect(sockets: Path, program: _Program) -> socket.socket:
@@ -113,9 +117,9 @@ def follow_shares(folder: Path, request: BootRequest, *, reports: socket.socket)
     start(folder, SHARES, reports=reports)
 
 
-def share_settings(shares: Sequence[Share], events: ShareEvents) -> dict[str, Json]:
+def share_settings(found: Sequence[Share], events: ShareEvents) -> dict[str, Json]:
     """Return the settings of the process that raises events."""
-    pairs = [[str(share.path), str(share.guest_path)] for share in shares]
+    pairs = [[str(share.path), str(share.guest_path)] for share in found]
     return {"shares": pairs, "left_out": list(events.left_out)}
 
 

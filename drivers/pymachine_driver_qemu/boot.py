@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Collection, Iterator, MutableMapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,13 +44,18 @@ def launch(
     memory: command_line.Memory | None = None,
     resumed: bool = False,
     tied: bool = False,
+    missing: Collection[str] = (),
     timings: MutableMapping[str, float] | None = None,
 ) -> Started:
-    """Start the QEMU of the machine in `folder`. If `tied`, it ends with this process."""
+    """Start the QEMU of the machine in `folder`. If `tied`, it ends with this process.
+
+    `missing` has the texts of shares with which it does not start, beside those whose folder is missing.
+    """
     began = time.monotonic()
     refuse_links(folder, (*disk.IMAGE, disk.DISK, process.CONSOLE_LOG, process.QEMU_LOG))
     sockets = runtime.make(folder, str(spec.config.get("MachineID", "")))
     background.forget(folder)
+    shares.note_missing(spec.shares, sockets, also=missing)
 
     def start(mounts: Sequence[read_only_mounts.Mount] = ()) -> int:
         return process.launch(
@@ -96,9 +101,9 @@ def deliver(
     Raises `GuestError`, or `CrashedError` if QEMU crashed.
     """
     with channel(started, folder) as port, reporter.task("Waiting for the machine to start") as task:
-        tar = shares.identity(request, endpoint)
+        tar = shares.identity(request, endpoint, started.sockets)
         stages = port.deliver(tar, deadline=deadline, task=task, timings=request.timings)
-    shares.warn_if_not_mounted(request.shares, stages, reporter=reporter)
+    shares.warn_if_not_mounted(request.shares, started.sockets, stages, reporter=reporter)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ class ModifiableMachine(QemuMachine):
         channel = identity.Channel(sockets / runtime.IDENTITY)
         try:
             with self.reporter.task("Waiting for the machine to apply its new identity") as task:
-                tar = shares.identity(request, self.endpoint())
+                tar = shares.identity(request, self.endpoint(), sockets)
                 channel.update_identity(tar, deadline=wait.Deadline(request.timeout), task=task)
         finally:
             channel.close()
@@ -60,6 +60,13 @@ class ModifiableMachine(QemuMachine):
     def shares_over_ssh(self) -> bool:
         """Return whether QEMU was built without virtio-9p, so that the core has to mount shared folders."""
         return not self._qemu().has_9p
+
+    def missing_shares(self) -> Sequence[Share]:
+        """Return the shares with which QEMU was not started."""
+        from pymachine_driver_qemu import shares  # noqa: PLC0415
+
+        sockets = runtime.find(self._folder)
+        return shares.missing(sockets) if sockets is not None else ()
 
     def renamed(self, before: MachineRef) -> None:
         """Do nothing: the name of a stopped machine is only in its folder."""

@@ -35,6 +35,8 @@ STOPPING = "stopping"
 EMPTY = "empty"
 # A folder with an empty folder for each read-only shared folder, at which QEMU has it mounted: see `read_only_mounts`.
 READ_ONLY = "read-only"
+# The shared folders with which QEMU was not started: see `shares.note_missing`.
+MISSING = "missing-shares.json"
 # A link from the socket folder back to the machine's folder. A copied machine folder contains the original's ``run``.
 OWNER = "machine"
 # The prefix of the folders of accelerator trials.
@@ -169,11 +171,11 @@ def remove_places(sockets: Path) -> None:
 
 
 def _empty(folder: Path) -> None:
-    """Remove all that a socket folder contains: sockets, the note of a stop, empty folders, the machine's link."""
+    """Remove all that a socket folder contains: sockets, notes, empty folders, the machine's link."""
     remove_places(folder)
     with contextlib.suppress(FileNotFoundError):
         (folder / EMPTY).rmdir()
-    for name in (CONTROL, PORTS, IDENTITY, CONTAINERS, SHARES, STOPPING, OWNER):
+    for name in (CONTROL, PORTS, IDENTITY, CONTAINERS, SHARES, STOPPING, MISSING, OWNER):
         with contextlib.suppress(FileNotFoundError):
             (folder / name).unlink()
 

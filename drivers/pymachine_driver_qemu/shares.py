@@ -2,19 +2,23 @@
 
 Every machine has the same number of 9p devices, also a template. The folder behind a device is not part of a machine's
 saved state, so machines with other folders can be resumed from it. Unused devices export an empty folder.
+
+QEMU opens the folders when it starts. One that is missing then has no device until the next start, and the core mounts
+it over SSH when it is back: see `LateShareable`.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pymachine.driver.contract import BootRequest, Endpoint
 from pymachine.driver.errors import DriverError, UsageError
 from pymachine.driver.kit import guest_mounts, search_domains
 from pymachine.driver.kit.identity_channel import GuestError
-from pymachine.driver.kit.system import Deadline, Reporter
+from pymachine.driver.kit.system import Deadline, Reporter, files, os_errors
 from pymachine.driver.shares import Share, in_mount_order, problem
 from pymachine_driver_qemu import identity as identity_port, qmp, read_only_mounts, runtime
 from pymachine_driver_qemu.binary import Qemu
@@ -44,14 +48,55 @@ def check(shares: Sequence[Share], qemu: Qemu) -> None:
         )
 
 
-def identity(request: BootRequest, endpoint: Endpoint) -> bytes:
+def note_missing(shares: Sequence[Share], sockets: Path, *, also: Collection[str] = ()) -> None:
+    """Note with which of `shares` QEMU is not started, for `missing`. `also` has the texts of more of them.
+
+    These are shares whose folder is missing, and those inside of them in the guest, which they would hide when they are
+    mounted later. Raises `DriverError`.
+    """
+    gone = [share for share in shares if problem(share) or str(share) in also]
+    found = [share for share in shares if any(share.guest_path.is_relative_to(each.guest_path) for each in gone)]
+    if not found:
+        return
+    rows = [[str(share.path), str(share.guest_path), share.read_only] for share in found]
+    path = sockets / runtime.MISSING
+    try:
+        files.atomic_write(path, json.dumps(rows), durable=False)
+    except OSError as error:
+        raise os_errors.wrapped(DriverError, f"cannot write {path}", error) from error
+
+
+def missing(sockets: Path) -> list[Share]:
+    """Return the shares with which the QEMU of these sockets was not started."""
+    try:
+        rows = json.loads((sockets / runtime.MISSING).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    return [
+        Share(path=Path(path), guest_path=PurePosixPath(guest), read_only=read_only) for path, guest, read_only in rows
+    ]
+
+
+def identity(request: BootRequest, endpoint: Endpoint, sockets: Path) -> bytes:
     """Return the machine's identity, with the host's search domains and the folders to mount."""
+    return with_mounts(search_domains.identity(request, endpoint), request.shares, sockets)
+
+
+def with_mounts(tar: bytes, shares: Sequence[Share], sockets: Path) -> bytes:
+    """Return the identity `tar` with the folders to mount."""
+    shared = _shared(shares, sockets)
     mounts = [
         guest_mounts.Mount(kind="9p", source=f"{TAG}{number}", options=_OPTIONS, share=share)
-        for number, share in enumerate(in_mount_order(request.shares))
-        if not problem(share)
+        for number, share in enumerate(in_mount_order(shares))
+        if share in shared
     ]
-    return guest_mounts.with_mounts(search_domains.identity(request, endpoint), mounts)
+    return guest_mounts.with_mounts(tar, mounts)
+
+
+def _shared(shares: Sequence[Share], sockets: Path) -> list[Share]:
+    """Return the shares that have a device and whose folder exists."""
+    without = missing(sockets)
+    return [share for share in shares if share not in without and not problem(share)]
 
 
 def make_read_only_mounts(shares: Sequence[Share], sockets: Path) -> list[read_only_mounts.Mount]:
@@ -61,10 +106,11 @@ def make_read_only_mounts(shares: Sequence[Share], sockets: Path) -> list[read_o
     """
     if not read_only_mounts.available():
         return []
+    shared = _shared(shares, sockets)
     return [
         read_only_mounts.Mount(share.path, runtime.make_place(sockets, f"{TAG}{number}"))
         for number, share in enumerate(in_mount_order(shares))
-        if share.read_only and not problem(share)
+        if share.read_only and share in shared
     ]
 
 
@@ -81,6 +127,7 @@ def exports(shares: Sequence[Share], sockets: Path) -> list[tuple[Path, bool]]:
 
     It is an empty one for a device that is not needed, and for a folder that vanished: the numbers of the others stay.
     """
+    shared = _shared(shares, sockets)
     empty = (sockets / runtime.EMPTY, True)
     exported = []
     for number, share in enumerate(in_mount_order(shares)):
@@ -88,13 +135,13 @@ def exports(shares: Sequence[Share], sockets: Path) -> list[tuple[Path, bool]]:
         if place.is_dir():
             exported.append((place, False))
         else:
-            exported.append(empty if problem(share) else (share.path, share.read_only))
+            exported.append((share.path, share.read_only) if share in shared else empty)
     return exported + [empty] * (MOST - len(exported))
 
 
-def warn_if_not_mounted(shares: Sequence[Share], stages: Collection[str], *, reporter: Reporter) -> None:
+def warn_if_not_mounted(shares: Sequence[Share], sockets: Path, stages: Collection[str], *, reporter: Reporter) -> None:
     """Warn if the guest has not reported, among the `stages` of its boot, that it mounted the shared folders."""
-    if guest_mounts.STAGE not in stages and not all(map(problem, shares)):
+    if guest_mounts.STAGE not in stages and _shared(shares, sockets):
         reporter.warn(
             "The guest did not mount its shared folders. pymachine logs shows its console. If the machine's image is "
             "older than shared folders, pymachine upgrade gives it a new one."

@@ -34,6 +34,7 @@ def save(folder: Path, sockets: Path | None, target: Path) -> dict[str, Json]:
             facts["Backed"] = _is_backed(monitor)
             facts["SharedFolders"] = _has_9p(monitor)
             facts["SharesPort"] = _has_shares_port(monitor)
+            facts["MissingShares"] = [str(share) for share in shares.missing(sockets)]
             memory = monitor.execute("query-memory-size-summary")
             disk.must_fit(target, needed + int(memory["base-memory"]))
             with (target / STATE).open("wb") as state:
@@ -98,7 +99,11 @@ def load(
         qemu=replace(spec.qemu, has_9p=bool(facts.get("SharedFolders"))),
         has_shares_port=bool(facts.get("SharesPort")),
     )
-    started = boot.launch(spec, name, folder, listen=listen, memory=memory, resumed=True, timings=request.timings)
+    # The guest may have mounted these over SSH. They stay so: a mount whose connection is lost is in their place.
+    missing = facts.get("MissingShares", ())
+    started = boot.launch(
+        spec, name, folder, listen=listen, memory=memory, resumed=True, missing=missing, timings=request.timings
+    )
     sockets = started.sockets
     try:
         with qmp.Qmp(sockets / runtime.CONTROL) as monitor, (snapshot / STATE).open("rb") as state:
@@ -112,7 +117,7 @@ def load(
             hint="Restore only its disk: pymachine snapshot restore --disk-only",
         ) from error
     with boot.channel(started, folder) as port, reporter.task("Waiting for the machine to resume") as task:
-        tar = shares.identity(request, endpoint)
+        tar = shares.identity(request, endpoint, sockets)
         port.update_identity(tar, deadline=Deadline(request.timeout), task=task)
     return sockets
 

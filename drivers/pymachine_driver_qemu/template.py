@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pymachine.driver.contract import BootRequest, Endpoint, ImageFiles, Json
 from pymachine.driver.errors import DriverError, TemplateError
+from pymachine.driver.kit import search_domains
 from pymachine.driver.kit.crashes import retry_once
 from pymachine.driver.kit.identity_channel import GuestReportedError
 from pymachine.driver.kit.listen_address import ListenAddress
@@ -133,10 +134,11 @@ def resume(
     """
     memory = command_line.Memory(path=template / MEMORY)
     deadline = Deadline(request.timeout)
-    tar = shares.identity(request, endpoint)
+    plain = search_domains.identity(request, endpoint)
     with _template_at_fault(template, folder):
         started = boot.launch(spec, name, folder, listen=listen, memory=memory, resumed=True, timings=request.timings)
         sockets = started.sockets
+        tar = shares.with_mounts(plain, request.shares, sockets)
         # Connect the ports before the state is loaded, in which they are connected.
         with boot.channel(started, folder) as port, ExitStack() as kept:
             connections = kept.enter_context(background.Connections(sockets))
@@ -147,7 +149,7 @@ def resume(
                 stages = port.activate_clone(
                     tar, seed=request.seed, wait_for_engine=request.wait_for_engine, deadline=deadline, task=task
                 )
-            shares.warn_if_not_mounted(request.shares, stages, reporter=reporter)
+            shares.warn_if_not_mounted(request.shares, sockets, stages, reporter=reporter)
             kept.pop_all()
             return connections
 

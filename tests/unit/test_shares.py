@@ -528,12 +528,20 @@ def test_shares_that_are_taken_over_may_be_missing(driver: Sharing) -> None:
     assert accepted(driver, ShareRequest(shares=(missing,), taken_over=True)) == [missing]
 
 
-def test_a_start_warns_of_missing_folders(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("is_late", "later"),
+    [(False, "The first start after it is back shares it again."), (True, "It is mounted when it is back.")],
+)
+def test_a_start_warns_of_missing_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_late: bool, later: str
+) -> None:
+    install(monkeypatch)
+    if is_late:
+        monkeypatch.setattr(Sharing, "missing_shares", lambda _: [], raising=False)
     heard = RecordingReporter()
-    warn_of_missing([share(tmp_path), share("/no/such", "/x", read_only=True)], heard)
-    assert heard.lines == [
-        "/no/such:/x:ro is not shared: it does not exist. The first start after it is back shares it again."
-    ]
+    shares = [share(tmp_path), share("/no/such", "/x", read_only=True)]
+    warn_of_missing(Host(Hosts(Store(tmp_path), reporter=heard), Machine("m", "sharing", {}, shares=shares)))
+    assert heard.lines == [f"/no/such:/x:ro is not shared: it does not exist. {later}"]
 
 
 # -- records -----------------------------------------------------------------------------------------------------

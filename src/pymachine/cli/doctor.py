@@ -6,7 +6,8 @@ import os
 import platform
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from pymachine.cli.tables import cell
 from pymachine.driver import registry, shares
 from pymachine.driver.abilities import PortForwardable
 from pymachine.driver.contract import State
+from pymachine.driver.shares import Share
 from pymachine.errors import PymachineError
 from pymachine.hosts.shares import shown
 from pymachine.store import paths
@@ -140,17 +142,20 @@ def _check_shares(app: App, name: str) -> Iterator[Finding]:
     """Yield the shared folders of a machine, and those that cannot be shared now."""
     from pymachine.hosts import ssh_shares  # noqa: PLC0415 (only needed here)
 
+    late: Sequence[Share] = ()
+    with suppress(PymachineError, OSError):  # a driver that cannot be used is another finding
+        late = ssh_shares.only_until_restart(app.hosts.open(name))
     for share in app.store.load(name).shares:
-        why = shares.problem(share)
-        if why:
+        if why := shares.problem(share):
             unshare = f"pymachine modify --unshare {shlex.quote(str(share.path))} {name}"
+            restart = "" if share in late else " and restart the machine"
             yield Finding(
                 f"machine {name}",
                 NOTE,
                 f"{shown(share)} is not shared: {why}",
-                f"Make it available and restart the machine, or run: {unshare}",
+                f"Make it available{restart}, or run: {unshare}",
             )
-        elif why := ssh_shares.problem(app.store.machine_dir(name), share):
+        elif why := ssh_shares.problem(app.store.machine_dir(name), share, needs_keeper=share in late):
             yield Finding(
                 f"machine {name}",
                 NOTE,
@@ -158,7 +163,8 @@ def _check_shares(app: App, name: str) -> Iterator[Finding]:
                 f"Run: pymachine start {shlex.quote(name)}",
             )
         else:
-            yield Finding(f"machine {name}", OK, f"shares {shown(share)}")
+            over_ssh = ", over SSH until the machine is started again" if share in late else ""
+            yield Finding(f"machine {name}", OK, f"shares {shown(share)}{over_ssh}")
 
 
 def _check_unfinished_changes(app: App, name: str) -> Iterator[Finding]:

@@ -215,6 +215,22 @@ class SshShareable(Shareable, Protocol):
 
 
 @runtime_checkable
+class LateShareable(Shareable, Protocol):
+    """The driver mounts shared folders, and the core mounts those over SSH that were missing when the machine booted.
+
+    The core does so as soon as they are back, until the machine is stopped. The guest needs what it needs for
+    `SshShareable`.
+    """
+
+    def missing_shares(self) -> Sequence[Share]:
+        """Return the shares of `BootRequest.shares` with which the machine did not boot. Must be fast.
+
+        Their folders were missing then, or they are inside of such a share in the guest. It is empty for a stopped
+        machine.
+        """
+
+
+@runtime_checkable
 class PortForwardable(Protocol):
     """The ports that are open in a machine are forwarded to this host."""
 

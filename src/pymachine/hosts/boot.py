@@ -29,7 +29,7 @@ def boot(
     `before_provisioning` an existing host is set up over SSH, and this is called before the host is changed.
     """
     seconds = request.timeout
-    shares.warn_of_missing(host.record.shares, host.reporter)
+    shares.warn_of_missing(host)
 
     @cache
     def check() -> None:

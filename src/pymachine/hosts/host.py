@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pymachine.driver import fields, registry
-from pymachine.driver.abilities import SshShareable
+from pymachine.driver.abilities import LateShareable, SshShareable
 from pymachine.driver.contract import BootRequest, Driver, Endpoint, ImageFiles, MachineRef, State, Trait
 from pymachine.driver.names import host_name
-from pymachine.driver.shares import ShareEvents
+from pymachine.driver.shares import Share, ShareEvents
 from pymachine.errors import CommandError, DriverError, HostNotRunningError
 from pymachine.hosts.timeouts import STATE_SECONDS, boot_timeout
 from pymachine.store import paths
@@ -238,14 +238,22 @@ class Host:
         return BootRequest(
             identity=lambda endpoint: self.identity(endpoint, renew=renew),
             image=image,
-            shares=() if self.shares_over_ssh() else tuple(self.record.shares),
+            shares=() if self._shares_all_over_ssh() else tuple(self.record.shares),
             share_events=self.share_events(),
             timeout=boot_timeout(),
             timings=self.hosts.timings,
         )
 
-    def shares_over_ssh(self) -> bool:
-        """Return whether the core mounts the machine's shared folders, if it has any: see `SshShareable`."""
+    def shares_over_ssh(self) -> list[Share]:
+        """Return the shared folders that the core mounts now: see `SshShareable` and `LateShareable`."""
+        if self._shares_all_over_ssh():
+            return list(self.record.shares)
+        if self.record.shares and isinstance(self.driver, LateShareable):
+            missing = self.driver.missing_shares()
+            return [share for share in self.record.shares if share in missing]
+        return []
+
+    def _shares_all_over_ssh(self) -> bool:
         return bool(self.record.shares) and isinstance(self.driver, SshShareable) and self.driver.shares_over_ssh()
 
     def share_events(self) -> ShareEvents | None:

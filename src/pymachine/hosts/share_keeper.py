@@ -1,8 +1,9 @@
 """The keeper: keeps the shared folders of one machine mounted over SSH.
 
-Each machine has one, ``python -m pymachine.hosts.share_keeper STORE NAME``. It is started when the machine is created
-or started, and ended when that is stopped or removed. It takes changed shares over from the machine's record, and ends
-when that is gone. Its log is ``shares.log`` in the machine's folder.
+Each machine whose folders the core mounts has one, ``python -m pymachine.hosts.share_keeper STORE NAME``. It is started
+when the machine is created or started, and ended when that is stopped or removed. It takes changed shares over from the
+machine's record. It ends when that is gone, or when the driver mounts all of the folders. Its log is ``shares.log`` in
+the machine's folder.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from types import FrameType
 from pymachine.driver.kit.port_forwarding import log
 from pymachine.driver.shares import Share, ShareEvents
 from pymachine.errors import MachineNotFoundError, PymachineError
-from pymachine.hosts.host import Hosts
+from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.ssh_shares import ShareMountError
 from pymachine.ssh.reverse_sshfs import background
 from pymachine.ssh.reverse_sshfs.events import Events
@@ -39,19 +40,24 @@ class _Record:
         self._name = name
         self._path = hosts.store.machine_dir(name) / paths.CONFIG
         self._read: tuple[int, ...] = ()
+        self._host: Host | None = None
         self._shares: Sequence[Share] = ()
         self._events: ShareEvents | None = None
         self._problem = ""
 
     def shares(self) -> Sequence[Share]:
-        """Return the machine's shares: none if it is gone, and the last ones while its record cannot be read."""
+        """Return the shares that the core mounts now: none if the machine is gone.
+
+        While its record cannot be read, it is the last result.
+        """
         try:
             found = self._path.stat()
             current = (found.st_ino, found.st_mtime_ns, found.st_size)
-            if current != self._read:
-                self._shares = list(self._hosts.store.load(self._name).shares)
+            if self._host is None or current != self._read:
+                self._host = self._hosts.open(self._name)
                 self._read = current
-                self._events = self._hosts.open(self._name).share_events()
+                self._events = self._host.share_events()
+            self._shares = self._host.shares_over_ssh()
         except (FileNotFoundError, NotADirectoryError, MachineNotFoundError):
             return ()
         except (PymachineError, OSError) as error:

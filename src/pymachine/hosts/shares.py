@@ -17,7 +17,7 @@ from pymachine.driver.contract import Driver, Trait
 from pymachine.driver.shares import MOST, Share, problem
 from pymachine.errors import PymachineError, UsageError
 from pymachine.hosts import ssh_shares
-from pymachine.system.progress import Reporter
+from pymachine.hosts.host import Host
 
 # Guest paths that no share may be at or below: the guest's own system, and the engine's data.
 _SYSTEM = (
@@ -174,12 +174,15 @@ def is_on_this_host(driver: Driver) -> bool:
     return not (isinstance(driver, Locatable) and driver.location())
 
 
-def warn_of_missing(shares: Sequence[Share], reporter: Reporter) -> None:
+def warn_of_missing(host: Host) -> None:
     """Warn about shares whose folder vanished, which the machine starts without."""
-    for share in shares:
+    later = "It is mounted when it is back."
+    if not ssh_shares.mounts_later(host.driver):
+        later = "The first start after it is back shares it again."
+    for share in host.record.shares:
         why = problem(share)
         if why:
-            reporter.warn(f"{shown(share)} is not shared: {why}. The first start after it is back shares it again.")
+            host.reporter.warn(f"{shown(share)} is not shared: {why}. {later}")
 
 
 def changed(shares: Sequence[Share], *, added: Sequence[Share], removed: Sequence[str]) -> list[Share]:

@@ -1,4 +1,4 @@
-"""Mount and unmount the shared folders of machines whose driver leaves that to the core; see `SshShareable`.
+"""Mount and unmount shared folders that drivers leave to the core; see `SshShareable` and `LateShareable`.
 
 A process for each machine, the keeper, keeps the folders mounted: see `pymachine.hosts.share_keeper`. It is part of the
 core, not of the drivers' kit: it logs in with the core's SSH, reads the machine's record, and begins only after an
@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pymachine.driver.abilities import SshShareable
-from pymachine.driver.contract import Driver
+from pymachine.driver import shares
+from pymachine.driver.abilities import LateShareable, SshShareable
+from pymachine.driver.contract import Driver, State
 from pymachine.driver.shares import Share
 from pymachine.errors import PymachineError, TimeoutExpiredError
 from pymachine.hosts.host import Host
@@ -36,14 +37,22 @@ class ShareMountError(PymachineError):
 
 
 def applies_to(driver: Driver) -> bool:
-    """Return whether the core mounts the shared folders of the driver's machine."""
+    """Return whether the core mounts all shared folders of the driver's machine."""
     return isinstance(driver, SshShareable) and driver.shares_over_ssh()
+
+
+def mounts_later(driver: Driver) -> bool:
+    """Return whether the core mounts a shared folder of the driver's machine that was missing, once it is back."""
+    return isinstance(driver, LateShareable) or applies_to(driver)
 
 
 def check(driver: Driver) -> None:
     """Raise `ShareMountError` if the core should mount the machine's shared folders, but cannot on this host."""
-    if not applies_to(driver):
-        return
+    if applies_to(driver):
+        _check_host()
+
+
+def _check_host() -> None:
     if sys.platform == "win32":
         raise ShareMountError("folders of Windows cannot be shared with this machine, which needs SSH for that")
     if run.which("ssh") is None:
@@ -56,16 +65,27 @@ def check(driver: Driver) -> None:
 def mount(host: Host) -> None:
     """Mount the shares of a running machine, and keep them mounted. Return when they are.
 
-    A keeper that runs already takes a changed record over. Raises `ShareMountError` if the machine cannot mount a
-    folder, or if it does not within the time of a boot. The keeper goes on trying then.
+    A share whose folder is missing is not waited for. A keeper that runs already takes a changed record over. Raises
+    `ShareMountError` if the machine cannot mount a folder, or if it does not within the time of a boot. The keeper goes
+    on trying then. If the driver has mounted the folders that existed, it only warns.
     """
     if not host.shares_over_ssh():
         end(host.directory)
         return
-    check(host.driver)
+    try:
+        _check_host()
+        _mount(host)
+    except ShareMountError as error:
+        if applies_to(host.driver):
+            raise
+        host.reporter.warn(f"{error.brief}. {error.hint}".strip())
+
+
+def _mount(host: Host) -> None:
     from pymachine.ssh.reverse_sshfs import background  # noqa: PLC0415 (few machines need it)
 
-    host.reporter.info("Mounting the shared folders...")
+    if not all(map(shares.problem, host.shares_over_ssh())):
+        host.reporter.info("Mounting the shared folders...")
     tried = _attempts(host)
     process: subprocess.Popen[bytes] | None = None
     background.retry(host.directory)
@@ -91,17 +111,27 @@ def mount(host: Host) -> None:
             process.returncode = process.returncode or 0
 
 
-def problem(folder: Path, share: Share) -> str:
+def only_until_restart(host: Host) -> list[Share]:
+    """Return the shares of a running machine that the core mounts until its next start: see `LateShareable`."""
+    if applies_to(host.driver) or not host.shares_over_ssh() or host.driver.state() is not State.RUNNING:
+        return []
+    return host.shares_over_ssh()
+
+
+def problem(folder: Path, share: Share, *, needs_keeper: bool = False) -> str:
     """Return why a share of the machine in `folder` is not mounted now, or an empty text.
 
-    It is also empty if no keeper runs, as for a machine that is stopped or whose driver mounts the folders.
+    If no keeper runs, as for a machine that is stopped or whose driver mounts the folders, it is empty too, unless the
+    share `needs_keeper`.
     """
-    if not (folder / paths.SHARES_LOCK).exists():
-        return ""
+    found = None
+    if (folder / paths.SHARES_LOCK).exists():
+        found = _known(folder).get(str(share))
+    if found is None:
+        return "the process that mounts it does not run" if needs_keeper else ""
     from pymachine.ssh.reverse_sshfs.status import MountState  # noqa: PLC0415 (few machines need it)
 
-    found = _known(folder).get(str(share))
-    if found is None or found.state is MountState.MOUNTED:
+    if found.state is MountState.MOUNTED:
         return ""
     return printable.line(found.problem) or "it is being mounted"
 
@@ -164,10 +194,10 @@ def _unmounted(host: Host, tried: Mapping[str, int]) -> list[str]:
     """
     from pymachine.ssh.reverse_sshfs import status  # noqa: PLC0415 (few machines need it)
 
-    shares, wanted = _known(host.directory), [str(share) for share in host.record.shares]
-    lines = [f"{printable.line(text)}: it is not unmounted yet" for text in shares if text not in wanted]
+    known, wanted = _known(host.directory), [str(share) for share in host.shares_over_ssh()]
+    lines = [f"{printable.line(text)}: it is not unmounted yet" for text in known if text not in wanted]
     for text in wanted:
-        found = shares.get(text)
+        found = known.get(text)
         is_new = found is not None and found.attempts > tried.get(text, 0)
         if found and is_new and found.state is status.MountState.REFUSED:
             raise _error(host, f"{printable.line(text)}: {found.problem}")
