@@ -33,6 +33,10 @@ class ModifiableMachine(VirtualBoxMachine):
             raise self.unsupported("--share for a machine with boot2docker's image; upgrade it first")
         shared_folders.check(shares, vm.chosen_shares(self))
 
+    def notifies_over_ssh(self) -> bool:
+        """Return whether the guest has our image, which has the programs for that."""
+        return bool(self.image)
+
     def chooses_shares(self) -> bool:
         """Return whether docker-machine's options name the folder to share, or say that there is none."""
         return bool(self.config.get("NoShare") or self.config.get("ShareFolder"))

@@ -20,8 +20,9 @@ import pytest
 
 from pymachine.driver.shares import Share, ShareEvents
 from pymachine.hosts import ssh_shares
-from pymachine.ssh.reverse_sshfs import events as events_over_ssh
-from pymachine.ssh.reverse_sshfs.events import Events
+from pymachine.ssh import share_events
+from pymachine.ssh.reverse_sshfs import background
+from pymachine.ssh.share_events import Events
 from pymachine.system.wait import until
 from support import loopback_machines, packages
 from support.loopback_machines import World, inside
@@ -97,16 +98,17 @@ def start(world: World, inotifywait: Path) -> Iterator[Callable[..., Setting]]:
     """A function that mounts shares and raises events in them."""
     started: list[Events] = []
 
-    def begin(*shares: Share, left_out: tuple[str, ...] = ()) -> Setting:
+    def begin(*shares: Share, left_out: tuple[str, ...] = (), over_sshfs: bool = True) -> Setting:
         engine = Engine(world.folder / "run")
         engine.start()
         host = world.machine("far", *shares)
-        ssh_shares.mount(host)
+        if over_sshfs:
+            ssh_shares.mount(host)
         log: list[str] = []
         target = lambda: host.target(host.driver.endpoint())  # noqa: E731
         events = Events(target=target, script=SCRIPT.read_text(), say=log.append, run_folders=[str(engine.folder)])
         started.append(events)
-        events.follow(shares, ShareEvents(left_out))
+        events.follow(shares, ShareEvents(left_out), over_sshfs=over_sshfs)
         return Setting(engine, events, log)
 
     yield begin
@@ -170,6 +172,62 @@ def test_changes_on_this_host_raise_events(
             inside(share, "moved").write_text("x")
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+def test_changes_raise_events_in_folders_that_the_hypervisor_mounts(
+    world: World,
+    start: Callable[..., Setting],
+    watch: Callable[[Path], Callable[[], list[str]]],
+    read_only: bool,
+) -> None:
+    """The machine's file system is a copy of the folder. A named pipe of the host's is a plain file in it."""
+    share = world.share("source", read_only=read_only)
+    copy, point = world.folder / "copy", Path(share.guest_path)
+    copy.mkdir()
+    point.mkdir(parents=True)
+    for name in ("file", "pipe"):
+        (copy / name).touch()
+    subprocess.run(["mount", "--bind", copy, point], check=True)
+    if read_only:
+        subprocess.run(["mount", "-o", "remount,bind,ro", point], check=True)
+    setting = start(share, over_sshfs=False)
+    setting.engine.run("one", share.guest_path)
+    setting.await_log(f"watching {share.path}")
+    events = watch(point)
+    os.mkfifo(share.path / "pipe")
+    (share.path / "file").write_text("changed")
+    await_event(events, "ATTRIB file")
+    assert "ATTRIB pipe" not in events()
+    # Else the kernel may forget the inode that is watched.
+    until(lambda: is_open(point), deadline=SECONDS, what="the folder to be kept open")
+    setting.engine.end("one")
+    until(lambda: not is_open(point), deadline=SECONDS, what="the folder to be closed")
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, ""])
+def test_the_keeper_raises_events_if_the_driver_mounts_the_folders(
+    world: World, inotifywait: Path, digest: str
+) -> None:
+    share = world.share("source")
+    fields = {"FixedAddress": True, "ImageDigest": digest}
+    host = world.machine("box", share, driver_name="virtualbox", **fields)
+    ssh_shares.mount(host)
+    if not digest:  # boot2docker's image lacks the programs
+        assert background.find(host.directory) == 0
+        return
+    log = host.directory / "shares.log"
+    until(lambda: "ready to raise events" in log.read_text(), deadline=SECONDS, what="the connection")
+    assert ssh_shares.problem(host.directory, share) == ""
+    ssh_shares.mount(host)
+    pid = background.find(host.directory)
+    assert pid
+    # It takes over that no events are wanted any more.
+    host.record.share_events = False
+    host.save()
+    until(lambda: background.find(host.directory) == 0, deadline=SECONDS, what="the keeper to end")
+    ssh_shares.mount(host)
+    assert background.find(host.directory) == 0
+
+
 def test_a_change_of_the_machine_raises_no_second_event(
     world: World, start: Callable[..., Setting], watch: Callable[[Path], Callable[[], list[str]]]
 ) -> None:
@@ -225,9 +283,20 @@ def test_nothing_remains_in_the_machine(world: World, start: Callable[..., Setti
 def test_a_machine_without_inotifywait_raises_no_events(
     world: World, start: Callable[..., Setting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events_over_ssh, "_CHECK", events_over_ssh._CHECK.replace("inotifywait", "no-such-program"))
+    monkeypatch.setattr(share_events, "_CHECK", share_events._CHECK.replace("inotifywait", "no-such-program"))
     setting = start(world.share("source"))
     setting.await_log("no events for changes in the shared folders: no-such-program is not installed")
+
+
+def is_open(folder: Path) -> bool:
+    """Return whether a process has a folder open, except for as its working folder."""
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if link.readlink() == folder:
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def commands() -> list[bytes]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pymachine.driver.contract import MachineRef
+from pymachine.driver.contract import Json, MachineRef
 from pymachine.driver.shares import Share
 from pymachine.hosts import new_records, ssh_shares
 from pymachine.hosts.host import Host, Hosts
@@ -31,8 +31,13 @@ class World:
     server: Server
     hosts: Hosts
 
-    def machine(self, name: str, *shares: Share, login: bool = True) -> Host:
-        """Make the record of a machine, and pin its host key, for which it is logged in to."""
+    def machine(
+        self, name: str, *shares: Share, login: bool = True, driver_name: str = "generic", **fields: Json
+    ) -> Host:
+        """Make the record of a machine, and pin its host key, for which it is logged in to.
+
+        `fields` are more of its driver's configuration.
+        """
         folder = self.hosts.store.machine_dir(name)
         config = {
             "IPAddress": "127.0.0.1",
@@ -40,11 +45,12 @@ class World:
             "SSHUser": "root",
             "SSHKeyPath": str(self.server.key),
             "MachineName": name,
+            **fields,
         }
         ref = MachineRef(name, folder, self.hosts.store.root, self.server.key)
         record = Machine(
             name=name,
-            driver_name="generic",
+            driver_name=driver_name,
             driver=new_records.with_base_fields(config, ref, ssh=True),
             auth=new_records.auth_options(self.hosts, name, ()),
             shares=list(shares),

@@ -88,13 +88,20 @@ class Guest:
 
 @contextmanager
 def followed(
-    shares: Sequence[Share], *, left_out: Sequence[str] = (), answers: bool = True
+    shares: Sequence[Share], *, left_out: Sequence[str] = (), answers: bool = True, only_plain_files: bool = False
 ) -> Iterator[tuple[Guest, Follower, list[str]]]:
     """Run a follower in a thread. Yield the guest, the follower, and the lines of its log."""
     ours, theirs = socket.socketpair()
     said: list[str] = []
     number = theirs.fileno()
-    follower = Follower(shares, left_out=frozenset(left_out), incoming=number, outgoing=number, say=said.append)
+    follower = Follower(
+        shares,
+        left_out=frozenset(left_out),
+        incoming=number,
+        outgoing=number,
+        say=said.append,
+        only_plain_files=only_plain_files,
+    )
     failed: list[BaseException] = []
 
     def run() -> None:

@@ -114,7 +114,7 @@ def test_the_core_imports_no_driver() -> None:
 NOT_A_DRIVER_NAME = {
     ("ssh/openssh.py", "none"),
     ("hosts/shares.py", "none"),
-    ("ssh/reverse_sshfs/remote_script.py", "none"),
+    ("ssh/remote_script.py", "none"),
     ("driver/registry.py", "none"),
     ("driver/kit/identity_channel.py", "none"),
     ("provision/host_setup.py", "none"),

@@ -586,6 +586,22 @@ def test_the_shell_ends_with_the_guest_also_if_its_program_always_fails(
         assert ours.recv(1) == b""
 
 
+def test_a_file_that_a_file_server_must_not_open_raises_no_event(src: Path, tmp_path: Path) -> None:
+    """VirtualBox opens a file to set its owner, and would wait for a writer of a named pipe."""
+    with followed([share(src, "/src")], left_out=(".git",), only_plain_files=True) as (guest, _, _):
+        guest.mount("/src")
+        guest.wait_for_folders("/src", "/src/sub")
+        os.mkfifo(src / "pipe")
+        (src / "link").symlink_to("pipe")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(src / "socket"))
+        (src / "file").touch()
+        guest.wait_for_change("/src/file")
+        (src / "sub" / "new").mkdir()
+        guest.wait_for_change("/src/sub/new")
+        assert not {"/src/pipe", "/src/link", "/src/socket"} & set(guest.paths("change"))
+
+
 # -- the end -----------------------------------------------------------------------------------------------------
 
 

@@ -231,6 +231,18 @@ class LateShareable(Shareable, Protocol):
 
 
 @runtime_checkable
+class SshNotifiable(Shareable, Protocol):
+    """Changes on this host in the shared folders, which the driver mounts, raise events that the core makes over SSH.
+
+    For drivers that have no way of their own, as `BootRequest.share_events` is for. The guest needs bash, inotifywait
+    and a user of SSH who can become root without a password, as our image has.
+    """
+
+    def notifies_over_ssh(self) -> bool:
+        """Return whether this machine is one of them. Must be fast."""
+
+
+@runtime_checkable
 class PortForwardable(Protocol):
     """The ports that are open in a machine are forwarded to this host."""
 

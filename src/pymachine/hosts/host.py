@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pymachine.driver import fields, registry
-from pymachine.driver.abilities import LateShareable, SshShareable
+from pymachine.driver.abilities import LateShareable, SshNotifiable, SshShareable
 from pymachine.driver.contract import BootRequest, Driver, Endpoint, ImageFiles, MachineRef, State, Trait
 from pymachine.driver.names import host_name
 from pymachine.driver.shares import Share, ShareEvents
@@ -252,6 +252,14 @@ class Host:
             missing = self.driver.missing_shares()
             return [share for share in self.record.shares if share in missing]
         return []
+
+    def shares_with_events_over_ssh(self) -> list[Share]:
+        """Return the shared folders in which the core raises events: those that it mounts, or see `SshNotifiable`."""
+        if not self.record.share_events:
+            return []
+        if self.record.shares and isinstance(self.driver, SshNotifiable) and self.driver.notifies_over_ssh():
+            return list(self.record.shares)
+        return self.shares_over_ssh()
 
     def _shares_all_over_ssh(self) -> bool:
         return bool(self.record.shares) and isinstance(self.driver, SshShareable) and self.driver.shares_over_ssh()

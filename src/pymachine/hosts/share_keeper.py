@@ -1,9 +1,9 @@
-"""The keeper: keeps the shared folders of one machine mounted over SSH.
+"""The keeper: keeps the shared folders of one machine mounted over SSH, and raises events in them.
 
-Each machine whose folders the core mounts has one, ``python -m pymachine.hosts.share_keeper STORE NAME``. It is started
-when the machine is created or started, and ended when that is stopped or removed. It takes changed shares over from the
-machine's record. It ends when that is gone, or when the driver mounts all of the folders. Its log is ``shares.log`` in
-the machine's folder.
+A machine for whose folders the core does either has one, ``python -m pymachine.hosts.share_keeper STORE NAME``. It is
+started when the machine is created or started, and ended when that is stopped or removed. It takes changed shares over
+from the machine's record. It ends when that is gone, or when it has nothing to do. Its log is ``shares.log`` in the
+machine's folder.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.resources import files as resources
 from pathlib import Path
 from types import FrameType
@@ -25,11 +26,22 @@ from pymachine.errors import MachineNotFoundError, PymachineError
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.ssh_shares import ShareMountError
 from pymachine.ssh.reverse_sshfs import background
-from pymachine.ssh.reverse_sshfs.events import Events
 from pymachine.ssh.reverse_sshfs.keeper import END, RETRY, Keeper
+from pymachine.ssh.share_events import Events
 from pymachine.ssh.target import Target
 from pymachine.store import paths
 from pymachine.store.store import Store
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the keeper does for its machine."""
+
+    mounted: Sequence[Share]
+    """The shares that it mounts."""
+    with_events: Sequence[Share]
+    """The shares in which it raises events."""
+    events: ShareEvents | None
 
 
 class _Record:
@@ -41,12 +53,12 @@ class _Record:
         self._path = hosts.store.machine_dir(name) / paths.CONFIG
         self._read: tuple[int, ...] = ()
         self._host: Host | None = None
-        self._shares: Sequence[Share] = ()
+        self._work: _Work | None = None
         self._events: ShareEvents | None = None
         self._problem = ""
 
-    def shares(self) -> Sequence[Share]:
-        """Return the shares that the core mounts now: none if the machine is gone.
+    def work(self) -> _Work | None:
+        """Return what there is to do now: None if the machine is gone, or if there is nothing to do for it.
 
         While its record cannot be read, it is the last result.
         """
@@ -57,18 +69,14 @@ class _Record:
                 self._host = self._hosts.open(self._name)
                 self._read = current
                 self._events = self._host.share_events()
-            self._shares = self._host.shares_over_ssh()
+            self._work = _Work(self._host.shares_over_ssh(), self._host.shares_with_events_over_ssh(), self._events)
         except (FileNotFoundError, NotADirectoryError, MachineNotFoundError):
-            return ()
+            return None
         except (PymachineError, OSError) as error:
             if str(error) != self._problem:
                 self._problem = str(error)
                 log(f"the record cannot be read: {error}")
-        return self._shares
-
-    def events(self) -> ShareEvents | None:
-        """Return how changes in the shares raise events, as of the last call of `shares`, or None without events."""
-        return self._events
+        return self._work if self._work and (self._work.mounted or self._work.with_events) else None
 
     def target(self) -> Target:
         """Return where to log in. Raises `PymachineError`, also if the host key is not pinned."""
@@ -109,19 +117,21 @@ def main(arguments: list[str]) -> int:
     folder = hosts.store.machine_dir(name)
     try:
         with background.locked(folder):
-            log(f"keeping the shared folders mounted, as process {os.getpid()}")
+            log(f"keeping the shared folders, as process {os.getpid()}")
             record = _Record(hosts, name)
             keeper = Keeper(folder, target=record.target, say=log)
             with Events(target=record.target, script=_share_events_script(), say=log) as events:
 
-                def shares() -> Sequence[Share]:
-                    found = record.shares()
+                def mounted() -> Sequence[Share] | None:
+                    work = record.work()
+                    if work is None:
+                        return None
                     # A machine that has mounted no folder may not even be reachable.
-                    if keeper.has_mounted or not record.events():
-                        events.follow(found, record.events())
-                    return found
+                    if keeper.has_mounted or not work.mounted or not work.with_events:
+                        events.follow(work.with_events, work.events, over_sshfs=bool(work.mounted))
+                    return work.mounted
 
-                keeper.run(shares, wake=wake)
+                keeper.run(mounted, wake=wake)
     except OSError as error:
         log(f"ended by an error: {error!r}")
         return 1

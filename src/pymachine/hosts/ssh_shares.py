@@ -1,8 +1,8 @@
-"""Mount and unmount shared folders that drivers leave to the core; see `SshShareable` and `LateShareable`.
+"""Mount shared folders over SSH, and raise events in them, where drivers leave that to the core.
 
-A process for each machine, the keeper, keeps the folders mounted: see `pymachine.hosts.share_keeper`. It is part of the
-core, not of the drivers' kit: it logs in with the core's SSH, reads the machine's record, and begins only after an
-existing host has been provisioned.
+See the abilities `SshShareable`, `LateShareable` and `SshNotifiable`. A process for each machine, the keeper, does the
+work: see `pymachine.hosts.share_keeper`. It is part of the core, not of the drivers' kit: it logs in with the core's
+SSH, reads the machine's record, and begins only after an existing host has been provisioned.
 """
 
 from __future__ import annotations
@@ -52,12 +52,13 @@ def check(driver: Driver) -> None:
         _check_host()
 
 
-def _check_host() -> None:
+def _check_host(*, only_events: bool = False) -> None:
     if sys.platform == "win32":
         raise ShareMountError("folders of Windows cannot be shared with this machine, which needs SSH for that")
     if run.which("ssh") is None:
+        action = "changes in shared folders are reported to" if only_events else "folders are shared with"
         raise ShareMountError(
-            "folders are shared with this machine by OpenSSH's client, ssh, which is not installed",
+            f"{action} this machine by OpenSSH's client, ssh, which is not installed",
             hint="Install it, for example: apt-get install openssh-client",
         )
 
@@ -67,13 +68,16 @@ def mount(host: Host) -> None:
 
     A share whose folder is missing is not waited for. A keeper that runs already takes a changed record over. Raises
     `ShareMountError` if the machine cannot mount a folder, or if it does not within the time of a boot. The keeper goes
-    on trying then. If the driver has mounted the folders that existed, it only warns.
+    on trying then. If the driver has mounted the folders that existed, it only warns. If the driver has mounted all,
+    the keeper only raises events, see `SshNotifiable`.
     """
-    if not host.shares_over_ssh():
+    # The keeper does not run on Windows, where `_check_host` refuses folders to mount.
+    has_events = bool(host.shares_with_events_over_ssh()) and sys.platform != "win32"
+    if not host.shares_over_ssh() and not has_events:
         end(host.directory)
         return
     try:
-        _check_host()
+        _check_host(only_events=not host.shares_over_ssh())
         _mount(host)
     except ShareMountError as error:
         if applies_to(host.driver):

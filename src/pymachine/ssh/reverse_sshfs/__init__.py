@@ -5,8 +5,6 @@ This host logs in to the machine, runs ``sshfs -o passive`` there, and answers i
 - `keeper`: keeps the shared folders of one machine mounted
 - `session`: the process for one mounted folder: the SSH client and the SFTP server
 - `order`: what a session gets from the keeper, and what it reports
-- `events`: the keeper's connection on which the guest's script raises inotify events
-- `remote_script`: what sessions and `events` have in common: run a script as root in the machine
 - `status`: the file in which the keeper records which folders are mounted
 - `background`: start a machine's keeper in the background, find it again, and end it
 """

@@ -170,14 +170,14 @@ class Keeper:
         """Whether any folder is mounted now."""
         return any(mount.is_mounted for mount in self._mounts)
 
-    def run(self, shares: Callable[[], Sequence[Share]], *, wake: socket.socket) -> None:
-        """Keep the result of `shares` mounted until that is empty, or `END` comes from `wake`.
+    def run(self, shares: Callable[[], Sequence[Share] | None], *, wake: socket.socket) -> None:
+        """Keep the result of `shares` mounted until that is None, or `END` comes from `wake`.
 
         `shares` is called every second. After `RETRY` has come, folders that could not be mounted are tried again at
         once. The folders are unmounted at the end.
         """
         try:
-            while wanted := shares():
+            while (wanted := shares()) is not None:
                 self._follow(wanted)
                 self._save()
                 woken = self._wait(wake)

@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from pymachine.driver.kit import sftp_server
 from pymachine.errors import PymachineError
-from pymachine.ssh.reverse_sshfs import remote_script
+from pymachine.ssh import remote_script
 from pymachine.ssh.reverse_sshfs.order import Event, Order, Report
 from pymachine.system import open_files, os_errors
 

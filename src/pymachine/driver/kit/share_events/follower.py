@@ -56,12 +56,15 @@ class Follower:
         say: Say,
         marks_folder: str = MARKS,
         idle_seconds: float | None = IDLE_SECONDS,
+        only_plain_files: bool = False,
     ) -> None:
         """`incoming` and `outgoing` are descriptors of the connection to the guest's script.
 
         `marks_folder` is where the guest makes its marks. `run` ends after `idle_seconds` in which containers have
-        mounted no shared folder, or never for that reason with None.
+        mounted no shared folder, or never for that reason with None. With `only_plain_files` there are events for
+        folders and regular files, and links to them, but not for named pipes and devices.
         """
+        self._only_plain_files = only_plain_files
         self._marks_folder = marks_folder
         self._idle_seconds = idle_seconds
         self._places = [
@@ -314,6 +317,8 @@ class Follower:
         """Raise events for paths in the guest, given with those on the host."""
         if len(reported) > _MOST_CHANGES:
             reported = {os.path.dirname(at): os.path.dirname(path) for at, path in reported.items()}  # noqa: PTH120
+        if self._only_plain_files:
+            reported = {at: path for at, path in reported.items() if os.path.isfile(path) or os.path.isdir(path)}  # noqa: PTH112, PTH113 (they never raise)
         self._reported.note(reported.values())
         self._send_all(Word.CHANGE, list(reported))
 

@@ -1,4 +1,4 @@
-"""Raise inotify events in a machine for changes that this host makes in the folders it mounts over SSH.
+"""Raise inotify events in a machine, over SSH, for changes that this host makes in shared folders.
 
 A thread of the keeper holds a connection to the machine, on which the guest's script ``share-events`` and the kit's
 `Follower` speak to each other. It connects again after a lost connection or a reboot.
@@ -21,7 +21,7 @@ from typing import Self
 from pymachine.driver.kit.share_events.follower import Follower
 from pymachine.driver.shares import Share, ShareEvents
 from pymachine.errors import PymachineError
-from pymachine.ssh.reverse_sshfs import remote_script
+from pymachine.ssh import remote_script
 from pymachine.ssh.target import Target
 from pymachine.system import os_errors, printable
 
@@ -56,6 +56,7 @@ class _Wanted:
 
     shares: tuple[Share, ...]
     left_out: frozenset[str]
+    over_sshfs: bool
 
 
 class _Connection:
@@ -112,6 +113,8 @@ class _Connection:
             say=self._say,
             marks_folder=self._marks,
             idle_seconds=None,
+            # A hypervisor's file server may open the file, and wait for another program if that is a named pipe.
+            only_plain_files=not self._wanted.over_sshfs,
         )
         try:
             follower.run()
@@ -125,7 +128,7 @@ class _Connection:
         read_only = " ".join(shlex.quote(str(share.guest_path)) for share in self._wanted.shares if share.read_only)
         settings = (
             f"MARKS={shlex.quote(self._marks)}\nRUN_FOLDERS={shlex.quote(' '.join(self._run_folders))}\n"
-            f"SHARES=({shares})\nREAD_ONLY=({read_only})\n"
+            f"SHARES=({shares})\nREAD_ONLY=({read_only})\nKEEP_OPEN={'' if self._wanted.over_sshfs else 'yes'}\n"
         )
         start = f"exec bash -c {shlex.quote(settings + self._script)} share-events stdio"
         return f"{_CHECK}{start}\n".encode(errors="surrogateescape")
@@ -156,9 +159,14 @@ class Events:
         if thread := self._thread:
             thread.join(2 * _END_SECONDS)
 
-    def follow(self, shares: Sequence[Share], events: ShareEvents | None) -> None:
-        """Raise events for changes in exactly these shares from now on, or none without `events`."""
-        wanted = _Wanted(tuple(shares), frozenset(events.left_out)) if shares and events else None
+    def follow(self, shares: Sequence[Share], events: ShareEvents | None, *, over_sshfs: bool = True) -> None:
+        """Raise events for changes in exactly these shares from now on, or none without `events`.
+
+        `over_sshfs` says whether the machine has mounted them by SSHFS, or else by its hypervisor's file system.
+        """
+        wanted = None
+        if shares and events:
+            wanted = _Wanted(tuple(shares), frozenset(events.left_out), over_sshfs)
         with self._lock:
             if wanted == self._wanted:
                 return
