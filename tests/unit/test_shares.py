@@ -523,6 +523,30 @@ def test_a_machine_with_our_image_works_without_a_folder_that_it_cannot_mount(
         boot(host, lambda _: None, request)
 
 
+@pytest.mark.parametrize(
+    ("ability", "expected"),
+    [
+        ("missing_shares", "folders are shared with this machine by OpenSSH's client"),
+        ("notifies_over_ssh", "changes in shared folders are reported to this machine by OpenSSH's client"),
+    ],
+)
+def test_a_machine_whose_driver_mounts_the_folders_works_without_ssh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ability: str, expected: str
+) -> None:
+    install(monkeypatch)
+    shares = [share(tmp_path, "/x")]
+    monkeypatch.setattr(Sharing, ability, lambda _: shares, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    reporter = RecordingReporter()
+    host = Host(Hosts(Store(tmp_path), reporter=reporter), Machine("m", "sharing", {}, shares=shares))
+    ssh_shares.mount(host)
+    (line,) = reporter.lines
+    assert line.startswith(expected)
+    host.record.shares = []
+    ssh_shares.mount(host)
+    assert len(reporter.lines) == 1
+
+
 def test_shares_that_are_taken_over_may_be_missing(driver: Sharing) -> None:
     missing = share("/no/such")
     assert accepted(driver, ShareRequest(shares=(missing,), taken_over=True)) == [missing]
