@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,7 +49,8 @@ class Script:
         """Make the folder of a running container that mounts folders of the guest."""
         (self.tasks / name).mkdir()
         mounts = [{"type": "bind", "source": str(source)} for source in sources]
-        (self.tasks / name / "config.json").write_text(json.dumps({"mounts": [*mounts, {"type": "tmpfs"}]}))
+        text = json.dumps({"mounts": [*mounts, {"type": "tmpfs"}]}, separators=(",", ":"))  # as Go writes it
+        (self.tasks / name / "config.json").write_text(text)
 
     def wait_for(self, *lines: str) -> None:
         until(lambda: set(lines) <= set(self.lines), deadline=SECONDS, what=str(lines))
@@ -87,7 +92,7 @@ def script(tmp_path: Path) -> Iterator[Script]:
         "STATE=/run/pymachine": f"STATE={made.folder}/state",
         "IDENTITY_DIR=/var/lib/boot2docker/identity": f"IDENTITY_DIR={made.folder}/identity",
         "PORT=/dev/virtio-ports/org.pymachine.shares": f"PORT={made.folder}",
-        "TASKS=/run/containerd/$TASKS": f"TASKS={made.tasks}",
+        'TASKS=("/run/containerd/$MOBY")': f'TASKS=("{made.tasks}")',
         "CONTAINERS=/var/lib/docker/containers": f"CONTAINERS={made.folder}/containers",
         'exec 3<> "$PORT" 4>&3': "exec 3<&0 4>&1",
     }
@@ -209,3 +214,114 @@ def test_words_that_are_none_are_left_out(script: Script) -> None:
     script.ask("no-such-word", script.src)
     script.ask("keep", script.src)
     until(lambda: script.opened() == {str(script.src)}, deadline=SECONDS, what="the folder to be opened")
+
+
+# -- over SSH ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Started:
+    """How the script is started over SSH, without SSH."""
+
+    made: Script
+    path: str = os.environ["PATH"]
+
+    @contextmanager
+    def running(self, *shares: Path) -> Iterator[Script]:
+        """Run the script with shared folders, and containerds whose sockets are in the folders `first` and `second`."""
+        made = self.made
+        variables = {
+            "MARKS": shlex.quote(made.marks),
+            "RUN_FOLDERS": shlex.quote(f"{made.folder}/first {made.folder}/second"),
+            "SHARES": f"({shlex.join(map(str, shares))})",
+            "IN_JSON": f"({shlex.join(map(str, shares))})",
+            "READ_ONLY": "()",
+            "KEEP_OPEN": "yes",
+        }
+        settings = "".join(f"{name}={value}\n" for name, value in variables.items())
+        argv = ["bash", "-c", settings + (SCRIPTS / "share-events").read_text(), "share-events", "stdio"]
+        environment = {**os.environ, "PATH": self.path}
+        pipe = subprocess.PIPE
+        with processes.started(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) as process:
+            made.process = process
+            assert process.stdout
+            reader = threading.Thread(target=made.read, args=(process.stdout,), daemon=True)
+            reader.start()
+            made.wait_for("pymachine-begin")
+            yield made
+            processes.end(process)
+            reader.join(SECONDS)
+
+
+@pytest.fixture
+def over_ssh(tmp_path: Path) -> Started:
+    made = Script(tmp_path.resolve())
+    made.src.mkdir()
+    return Started(made)
+
+
+def containerd(folder: Path) -> Path:
+    """Make the socket of a containerd, and return the folder of its containers."""
+    folder.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "containerd.sock"))
+    return folder / "daemon" / "io.containerd.runtime.v2.task" / "moby"
+
+
+def test_containers_are_found_in_any_containerd(over_ssh: Started) -> None:
+    made = over_ssh.made
+    tasks = [containerd(made.folder / name) for name in ("first", "second")]
+    made.tasks = tasks[1]
+    with over_ssh.running(made.src):
+        until(lambda: all(map(Path.exists, tasks)), deadline=SECONDS, what="the script")
+        made.run_container("one", made.src)
+        made.ask("hello")
+        made.wait_for(f'folders ["{made.src}"]')
+
+
+def test_nothing_outside_of_the_shared_folder_is_touched(over_ssh: Started) -> None:
+    """A container replaces a folder with a link before the script raises the event."""
+    made = over_ssh.made
+    outside = made.folder / "outside"
+    for folder in (outside, made.src / "folder"):
+        folder.mkdir()
+        (folder / "file").touch()
+    (made.src / "link").symlink_to(outside)
+    files = (outside / "file", made.src / "folder" / "file", made.src)
+    before = [path.stat().st_ctime_ns for path in files]
+    with over_ssh.running(made.src):
+        made.ask("watch")
+        made.ask("change", made.src / "link" / "file", made.src / "folder" / "file", made.src)
+        made.mark()
+    # A new owner, even the same one, changes this time.
+    assert [path.stat().st_ctime_ns > time for path, time in zip(files, before, strict=True)] == [False, True, True]
+
+
+def test_a_line_break_in_a_name_changes_no_other_file(over_ssh: Started) -> None:
+    made = over_ssh.made
+    odd, other = made.src / "other\nx", made.src / "other"
+    for path in (odd, other):
+        path.touch()
+    os.chown(odd, 4242, 4242)
+    owner = os.getuid()
+    with over_ssh.running(made.src):
+        made.ask("watch")
+        made.ask("change", odd)
+        made.mark()
+    assert (other.stat().st_uid, odd.stat().st_uid) == (owner, 4242)
+
+
+def test_a_failing_inotifywait_ends_the_script_with_its_reason(over_ssh: Started) -> None:
+    """Without reports of its own changes, a container would get events for them."""
+    made = over_ssh.made
+    programs = made.folder / "programs"
+    programs.mkdir()
+    (programs / "inotifywait").write_text("#!/bin/sh\necho 'no more watches' >&2\nexit 1\n")
+    (programs / "inotifywait").chmod(0o755)
+    over_ssh.path = f"{programs}:{over_ssh.path}"
+    with over_ssh.running(made.src):
+        made.ask("keep", made.src)
+        made.ask("watch")
+        assert made.process.wait(SECONDS) == 1
+        assert made.process.stderr
+        assert made.process.stderr.read().decode().splitlines()[-1] == "no more watches"

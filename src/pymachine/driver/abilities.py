@@ -225,21 +225,21 @@ class LateShareable(Shareable, Protocol):
     def missing_shares(self) -> Sequence[Share]:
         """Return the shares of `BootRequest.shares` with which the machine did not boot. Must be fast.
 
-        Their folders were missing then, or they are inside of such a share in the guest. It is empty for a stopped
-        machine.
+        Their folders were missing then, or they are inside of such a share in the guest. If the machine is stopped,
+        the result has no meaning.
         """
 
 
 @runtime_checkable
 class SshNotifiable(Shareable, Protocol):
-    """Changes on this host in the shared folders, which the driver mounts, raise events that the core makes over SSH.
+    """The core raises inotify events over SSH in shared folders that the driver mounts.
 
-    For drivers that have no way of their own, as `BootRequest.share_events` is for. The guest needs bash, inotifywait
-    and a user of SSH who can become root without a password, as our image has.
+    Other drivers raise them by `BootRequest.share_events`. The guest needs bash, inotifywait and a user of SSH who can
+    become root without a password, as our image has.
     """
 
     def notifies_over_ssh(self) -> bool:
-        """Return whether this machine is one of them. Must be fast."""
+        """Return whether that applies to this machine. Must be fast."""
 
 
 @runtime_checkable

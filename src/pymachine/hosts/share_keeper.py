@@ -1,9 +1,9 @@
 """The keeper: keeps the shared folders of one machine mounted over SSH, and raises events in them.
 
-A machine for whose folders the core does either has one, ``python -m pymachine.hosts.share_keeper STORE NAME``. It is
-started when the machine is created or started, and ended when that is stopped or removed. It takes changed shares over
-from the machine's record. It ends when that is gone, or when it has nothing to do. Its log is ``shares.log`` in the
-machine's folder.
+Each machine whose folders pymachine mounts over SSH, or in which it raises events over SSH, has one such process,
+``python -m pymachine.hosts.share_keeper STORE NAME``. It is started when the machine is created or started, and ended
+when that is stopped or removed. It takes changed shares over from the machine's record. It ends when that is gone, or
+when it has nothing to do. Its log is ``shares.log`` in the machine's folder.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ from pymachine.ssh.share_events import Events
 from pymachine.ssh.target import Target
 from pymachine.store import paths
 from pymachine.store.store import Store
+from pymachine.system import open_files
+
+_OPEN_FILES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,8 @@ def main(arguments: list[str]) -> int:
     """Run the program, whose arguments are the root of the store and the machine's name."""
     root, name = Path(arguments[0]), arguments[1]
     wake = _wake_on_signals()
+    # While it begins to watch folders, it has all of them open.
+    open_files.raise_limit(_OPEN_FILES)
     hosts = Hosts(Store(root))
     folder = hosts.store.machine_dir(name)
     try:
@@ -128,10 +133,11 @@ def main(arguments: list[str]) -> int:
                         return None
                     # A machine that has mounted no folder may not even be reachable.
                     if keeper.has_mounted or not work.mounted or not work.with_events:
-                        events.follow(work.with_events, work.events, over_sshfs=bool(work.mounted))
+                        over_sshfs, mounts = bool(work.mounted), keeper.mount_count
+                        events.follow(work.with_events, work.events, over_sshfs=over_sshfs, mounts=mounts)
                     return work.mounted
 
-                keeper.run(mounted, wake=wake)
+                keeper.run(mounted, wake=wake, retry=events.retry)
     except OSError as error:
         log(f"ended by an error: {error!r}")
         return 1

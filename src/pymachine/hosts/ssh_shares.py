@@ -64,12 +64,15 @@ def _check_host(*, only_events: bool = False) -> None:
 
 
 def mount(host: Host) -> None:
-    """Mount the shares of a running machine, and keep them mounted. Return when they are.
+    """Mount those shares of a running machine that the core mounts, and keep them mounted. Return when they are.
 
-    A share whose folder is missing is not waited for. A keeper that runs already takes a changed record over. Raises
-    `ShareMountError` if the machine cannot mount a folder, or if it does not within the time of a boot. The keeper goes
-    on trying then. If the driver has mounted the folders that existed, it only warns. If the driver has mounted all,
-    the keeper only raises events, see `SshNotifiable`.
+    A share whose folder is missing is not waited for. A keeper that runs already takes a changed record over. If the
+    machine cannot mount a folder, or does not within the time of a boot, the keeper goes on trying, and:
+
+    - `SshShareable`: this function raises `ShareMountError`.
+    - `LateShareable`, whose driver has mounted all other folders: it prints a warning.
+
+    For `SshNotifiable`, whose driver has mounted all folders, it starts the keeper, which raises events.
     """
     # The keeper does not run on Windows, where `_check_host` refuses folders to mount.
     has_events = bool(host.shares_with_events_over_ssh()) and sys.platform != "win32"
@@ -132,7 +135,7 @@ def problem(folder: Path, share: Share, *, needs_keeper: bool = False) -> str:
     if (folder / paths.SHARES_LOCK).exists():
         found = _known(folder).get(str(share))
     if found is None:
-        return "the process that mounts it does not run" if needs_keeper else ""
+        return "the process that mounts it is not running" if needs_keeper else ""
     from pymachine.ssh.reverse_sshfs.status import MountState  # noqa: PLC0415 (few machines need it)
 
     if found.state is MountState.MOUNTED:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from pymachine.driver.kit.share_events.follower import Follower
@@ -57,6 +57,8 @@ class _Wanted:
     shares: tuple[Share, ...]
     left_out: frozenset[str]
     over_sshfs: bool
+    mounts: int
+    attempt: int
 
 
 class _Connection:
@@ -70,9 +72,16 @@ class _Connection:
         # Each connection has marks of its own: the script of a lost one may still run.
         self._marks = f"/run/pymachine/share-events-{secrets.token_hex(8)}"
         self._ours, self._theirs = socket.socketpair()
+        self._process: subprocess.Popen[bytes] | None = None
 
     def end(self) -> None:
         """End the connection soon. It may be called by any thread."""
+        self._shut()
+        if process := self._process:
+            # ssh does not end with its input while the machine is silent.
+            process.terminate()
+
+    def _shut(self) -> None:
         with suppress(OSError):  # it has ended already
             self._ours.shutdown(socket.SHUT_RDWR)
 
@@ -84,6 +93,7 @@ class _Connection:
         with self._ours, self._theirs, remote_script.command(target) as argv:
             number = self._theirs.fileno()
             process = subprocess.Popen(argv, stdin=number, stdout=number, stderr=subprocess.PIPE)
+            self._process = process
             try:
                 self._theirs.close()
                 assert process.stderr is not None  # noqa: S101 (for the type checker)
@@ -119,16 +129,17 @@ class _Connection:
         try:
             follower.run()
         finally:
-            self.end()
+            self._shut()
             follower.await_reader()
 
     def _message(self) -> bytes:
         """Return what is sent to the machine's root shell: it starts the script in bash."""
-        shares = " ".join(shlex.quote(_in_json(str(share.guest_path))) for share in self._wanted.shares)
-        read_only = " ".join(shlex.quote(str(share.guest_path)) for share in self._wanted.shares if share.read_only)
+        paths = [str(share.guest_path) for share in self._wanted.shares]
+        read_only = [str(share.guest_path) for share in self._wanted.shares if share.read_only]
         settings = (
             f"MARKS={shlex.quote(self._marks)}\nRUN_FOLDERS={shlex.quote(' '.join(self._run_folders))}\n"
-            f"SHARES=({shares})\nREAD_ONLY=({read_only})\nKEEP_OPEN={'' if self._wanted.over_sshfs else 'yes'}\n"
+            f"SHARES=({shlex.join(paths)})\nIN_JSON=({shlex.join(map(_in_json, paths))})\n"
+            f"READ_ONLY=({shlex.join(read_only)})\nKEEP_OPEN={'' if self._wanted.over_sshfs else 'yes'}\n"
         )
         start = f"exec bash -c {shlex.quote(settings + self._script)} share-events stdio"
         return f"{_CHECK}{start}\n".encode(errors="surrogateescape")
@@ -148,6 +159,7 @@ class Events:
         self._connection: _Connection | None = None
         self._thread: threading.Thread | None = None
         self._problem = ""
+        self._attempt = 0
 
     def __enter__(self) -> Self:
         """Return the object."""
@@ -159,14 +171,17 @@ class Events:
         if thread := self._thread:
             thread.join(2 * _END_SECONDS)
 
-    def follow(self, shares: Sequence[Share], events: ShareEvents | None, *, over_sshfs: bool = True) -> None:
+    def follow(
+        self, shares: Sequence[Share], events: ShareEvents | None, *, over_sshfs: bool = True, mounts: int = 0
+    ) -> None:
         """Raise events for changes in exactly these shares from now on, or none without `events`.
 
         `over_sshfs` says whether the machine has mounted them by SSHFS, or else by its hypervisor's file system.
+        `mounts` is how many mounts there have been: with another number, the machine's watches are made anew.
         """
         wanted = None
         if shares and events:
-            wanted = _Wanted(tuple(shares), frozenset(events.left_out), over_sshfs)
+            wanted = _Wanted(tuple(shares), frozenset(events.left_out), over_sshfs, mounts, self._attempt)
         with self._lock:
             if wanted == self._wanted:
                 return
@@ -177,6 +192,14 @@ class Events:
             if wanted and not (self._thread and self._thread.is_alive()):
                 self._thread = threading.Thread(target=self._run, daemon=True)
                 self._thread.start()
+
+    def retry(self) -> None:
+        """Connect again now if there is no connection, although the machine has refused one."""
+        with self._lock:
+            if self._wanted and self._problem:
+                self._attempt += 1
+                self._wanted = replace(self._wanted, attempt=self._attempt)
+                self._lock.notify_all()
 
     def _run(self) -> None:
         """Connect as long as events are wanted."""
@@ -207,17 +230,19 @@ class Events:
             return self._wanted
 
     def _connect(self, wanted: _Wanted) -> tuple[str, bool]:
-        with self._lock:
-            if wanted != self._wanted:
-                return "", False
-            connection = _Connection(wanted, script=self._script, run_folders=self._run_folders, say=self._begun)
-            self._connection = connection
         try:
+            with self._lock:
+                if wanted != self._wanted:
+                    return "", False
+                connection = _Connection(wanted, script=self._script, run_folders=self._run_folders, say=self._begun)
+                self._connection = connection
             return connection.run(self._target())
         except PymachineError as error:
             return error.brief, False
         except OSError as error:
             return os_errors.reason(error), False
+        except Exception as error:  # noqa: BLE001 (a fault of ours: without this thread there would be no events)
+            return repr(error), False
         finally:
             with self._lock:
                 self._connection = None

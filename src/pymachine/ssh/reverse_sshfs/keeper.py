@@ -164,17 +164,25 @@ class Keeper:
         self._source = known.source if known else f"pymachine-{secrets.token_hex(8)}"
         self._mounts: list[_Mount] = []
         self._saved: Status | None = None
+        self.mount_count = 0
+        """How many times a folder has been mounted."""
 
     @property
     def has_mounted(self) -> bool:
         """Whether any folder is mounted now."""
         return any(mount.is_mounted for mount in self._mounts)
 
-    def run(self, shares: Callable[[], Sequence[Share] | None], *, wake: socket.socket) -> None:
+    def run(
+        self,
+        shares: Callable[[], Sequence[Share] | None],
+        *,
+        wake: socket.socket,
+        retry: Callable[[], object] = lambda: None,
+    ) -> None:
         """Keep the result of `shares` mounted until that is None, or `END` comes from `wake`.
 
         `shares` is called every second. After `RETRY` has come, folders that could not be mounted are tried again at
-        once. The folders are unmounted at the end.
+        once, and `retry` is called. The folders are unmounted at the end.
         """
         try:
             while (wanted := shares()) is not None:
@@ -184,6 +192,7 @@ class Keeper:
                 if END in woken:
                     break
                 if RETRY in woken:
+                    retry()
                     for mount in self._mounts:
                         mount.retry()
         finally:
@@ -201,7 +210,9 @@ class Keeper:
             for share in in_mount_order(shares)
         ]
         for mount in self._mounts:
+            was_mounted = mount.is_mounted
             mount.update(may_mount=all(other.is_mounted for other in self._around(mount)))
+            self.mount_count += mount.is_mounted and not was_mounted
 
     def _around(self, mount: _Mount) -> list[_Mount]:
         """Return the mounts in whose folders `mount` is, except for those whose folder vanished."""

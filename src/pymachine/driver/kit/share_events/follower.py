@@ -67,7 +67,7 @@ class Follower:
         self._only_plain_files = only_plain_files
         self._marks_folder = marks_folder
         self._idle_seconds = idle_seconds
-        self._places = [
+        self._locations = [
             _Location(os.path.realpath(share.path), str(share.guest_path)) for share in in_mount_order(shares)
         ]
         self._left_out = left_out
@@ -189,7 +189,7 @@ class Follower:
 
     def _mount(self, report: Folders) -> None:
         """Watch the folders of `report`. A guest that restarts sends an empty one first."""
-        roots = [place for path in report.paths for place in self._at(path)]
+        roots = [location for path in report.paths for location in self._at(path)]
         if roots == self._roots:
             return
         self._roots = roots
@@ -202,33 +202,33 @@ class Follower:
     def _at(self, path: str) -> list[_Location]:
         """Return the shared folders that are at, or around, or in the guest's `path`."""
         guest = PurePosixPath(path)
-        inside = [place for place in self._places if PurePosixPath(place.guest).is_relative_to(guest)]
-        around = [place for place in self._places if guest.is_relative_to(place.guest)]
+        inside = [location for location in self._locations if PurePosixPath(location.guest).is_relative_to(guest)]
+        around = [location for location in self._locations if guest.is_relative_to(location.guest)]
         if around:
-            place = max(around, key=lambda each: len(each.guest))
-            if place not in inside:
-                # First, so that a share that hides a part of it in the guest takes that part's place.
-                return self._in_share(place, str(guest.relative_to(place.guest))) + inside
+            location = max(around, key=lambda each: len(each.guest))
+            if location not in inside:
+                # First, so that a share that hides a part of it in the guest takes its place.
+                return self._in_share(location, str(guest.relative_to(location.guest))) + inside
         return inside
 
     @staticmethod
-    def _in_share(place: _Location, below: str) -> list[_Location]:
+    def _in_share(location: _Location, below: str) -> list[_Location]:
         """Return the folder `below` in a share, unless a symbolic link of the guest leads out of the share."""
-        real = os.path.realpath(os.path.join(place.path, below))  # noqa: PTH118
-        if not _is_in(real, place.path) or not os.path.isdir(real):  # noqa: PTH112
+        real = os.path.realpath(os.path.join(location.path, below))  # noqa: PTH118
+        if not _is_in(real, location.path) or not os.path.isdir(real):  # noqa: PTH112
             return []
-        return [_Location(real, _translated(real, place.path, place.guest))]
+        return [_Location(real, _translated(real, location.path, location.guest))]
 
     def _found(self, root: _Location) -> dict[str, str]:
         """Return the folders to watch in `root`, by their paths in the guest."""
         folders = folders_in(root.path, left_out=self._left_out)
         return {_translated(folder, root.path, root.guest): folder for folder in folders}
 
-    def _follow(self, places: Sequence[_Location], kept: Mapping[str, str]) -> None:
-        """Watch the folders `kept` and those in `places`, and no others."""
+    def _follow(self, locations: Sequence[_Location], kept: Mapping[str, str]) -> None:
+        """Watch the folders `kept` and those in `locations`, and no others."""
         wanted = dict(kept)
         while True:
-            found = [item for place in places for item in self._found(place).items()]
+            found = [item for location in locations for item in self._found(location).items()]
             wanted = dict(list({**wanted, **dict(found)}.items())[:MOST_FOLDERS])
             if wanted == self._folders:
                 return
@@ -298,18 +298,18 @@ class Follower:
                 self._forget(change.path)
             is_event = self._reported.is_unchanged(change.path)
             for guest_folder in guest_folders:
-                place = _Location(change.path, f"{guest_folder.rstrip('/')}/{name}")
+                location = _Location(change.path, f"{guest_folder.rstrip('/')}/{name}")
                 if is_new_folder:
-                    new.append(place)
-                if self._own.made(place.guest) or is_event:
+                    new.append(location)
+                if self._own.made(location.guest) or is_event:
                     continue
-                reported |= {guest_folder: folder} if change.is_gone else {place.guest: place.path}
+                reported |= {guest_folder: folder} if change.is_gone else {location.guest: location.path}
                 if is_new_folder:
-                    reported_new.append(place)
+                    reported_new.append(location)
         self._follow(new, self._folders)
         # Now that they are watched, no file in them is missed.
-        for place in reported_new:
-            for at, path in self._found(place).items():
+        for location in reported_new:
+            for at, path in self._found(location).items():
                 reported |= {f"{at}/{name}": os.path.join(path, name) for name in files_in(path)}  # noqa: PTH118
         self._raise(reported)
 
