@@ -251,4 +251,5 @@ def probe_key(*parts: object) -> str:
 
 def probe_results(name: str) -> AbstractContextManager[dict[str, Json]]:
     """Open the results of this boot in the file `name`: see `pymachine.driver.kit.probe_cache`."""
-    return probe_cache.results(base() / name, is_current=lambda key, _: key.startswith(probe_cache.boot_id()))
+    boot = probe_cache.boot_id()
+    return probe_cache.results(base() / name, is_current=lambda key, _: key.startswith(boot))
