@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,12 @@ from pymachine.driver.contract import ImageRequest
 from pymachine.image import provide
 from pymachine.store import paths
 from pymachine.system.progress import Silent
-from support import nested
+from support import images, nested
 from support.runner import cache_folder
 
-PROGRAM = Path(__file__).with_name("program_machine.py")
-SECONDS = 2400.0
+HERE = Path(__file__).parent
+PROGRAM = HERE / "program_machine.py"
+SECONDS = 3600.0
 ATTEMPTS = 2
 
 
@@ -23,7 +25,11 @@ def test_a_machine_works_from_create_to_rm(tmp_path: Path, monkeypatch: pytest.M
     """A second attempt is allowed, since nested emulation sometimes fails."""
     monkeypatch.setenv(paths.ENV_CACHE, str(cache_folder()))
     image = provide.find_or_build(ImageRequest(architecture="amd64"), store=tmp_path, reporter=Silent())
-    files = {"boot2docker.iso": image.iso}
+    probe, box = tmp_path / "probe", tmp_path / "box.tar"
+    subprocess.run(["cc", "-static", "-o", str(probe), str(HERE / "probe.c")], check=True)
+    box.write_bytes(images.alpine_like("3", packages=""))
+    checks = HERE / "folder_checks.py"
+    files = {"boot2docker.iso": image.iso, "folder_checks.py": checks, "probe": probe, "box.tar": box}
     for attempt in range(1, ATTEMPTS + 1):
         folder = tmp_path / f"attempt-{attempt}"
         folder.mkdir()
