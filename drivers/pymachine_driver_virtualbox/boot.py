@@ -38,6 +38,7 @@ START_SECONDS = 600.0
 # docker-machine's default. Its records may leave it out.
 OLD_CIDR = "192.168.99.1/24"
 STATE_SECONDS = 5.0
+BANNER_SECONDS = 5.0
 _PROBE_SECONDS = 0.5
 
 
@@ -157,19 +158,21 @@ def vbox_log(vbox: VBoxManage, vm: str) -> str:
 
 
 def _await_ssh(driver: VirtualBoxMachine, vbox: VBoxManage, deadline: Deadline) -> None:
-    """Wait for the guest's SSH; check every `STATE_SECONDS` whether the machine still runs."""
+    """Wait for the guest's SSH; check every `STATE_SECONDS`, or less often, whether the machine still runs."""
     port = int(driver.config["SSHPort"])
     next_check = Deadline(STATE_SECONDS)
 
     def answered() -> bool:
         nonlocal next_check
-        if ports.banner(port, timeout=deadline.remaining(at_most=5.0) or 0.1):
+        # On a slow host, the guest takes long to start a process for each connection, and VBoxManage takes long, too.
+        waited = deadline.seconds - deadline.remaining()
+        if ports.banner(port, timeout=deadline.remaining(at_most=max(BANNER_SECONDS, waited / 10)) or 0.1):
             return True
         if next_check.expired:
             state = output.state(vbox.info(driver.vm))
             if state not in {State.RUNNING, State.STARTING}:
                 raise _guest_error(driver, vbox, f"the machine ended while it started: it is {state.word.lower()}")
-            next_check = Deadline(STATE_SECONDS)
+            next_check = Deadline(max(STATE_SECONDS, waited / 10))
         return False
 
     with driver.reporter.task("Waiting for the machine to start"):
