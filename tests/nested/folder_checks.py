@@ -220,6 +220,29 @@ def _wait(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.002)
 
 
+def watch(folder: Path, run: Callable[[str], str]) -> None:
+    """Check that a change on the host raises an event in a container. `run` runs a command in the guest."""
+    folder.mkdir()
+    # inotifywait is the guest's.
+    start = (
+        f"docker run -d --name watcher -v {folder}:/work -v /usr:/usr:ro box:1 inotifywait -m --format '%e %w%f' /work"
+    )
+    run(start)
+    ended = threading.Event()
+
+    def change() -> None:
+        number = 0
+        while not ended.wait(5):
+            number += 1
+            (folder / f"made-{number}").touch()
+
+    threading.Thread(target=change, daemon=True).start()
+    wait = "tries=0; until docker logs watcher 2>&1 | grep -q ATTRIB || [ $tries -gt 40 ]; do"
+    output = run(f"{wait} tries=$((tries + 1)); sleep 2; done; docker logs watcher 2>&1; docker rm -f watcher")
+    ended.set()
+    check("event of a change on the host", "ATTRIB /work/made-" in output, expected=True)
+
+
 def read_only_script(folder: Path) -> str:
     """Return a script that tries to change a read-only folder in all ways that root of the guest has."""
     changes = "\n".join(CHANGES)
@@ -237,6 +260,7 @@ END
 }}
 try {folder} "the mount"
 try /run/pymachine/shares/$source "the hidden mount"
+chown 5:5 /run/pymachine/shares/$source/hello && echo "owner set through the hidden mount"
 mount -o remount,bind,rw {folder}
 mount -o remount,rw {folder}
 grep " {folder} " /proc/mounts

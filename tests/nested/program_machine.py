@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import IO
 
 import folder_checks
 from folder_checks import check, log
@@ -17,19 +18,39 @@ IMAGE = "/payload/boot2docker.iso"
 PROGRAM = [sys.executable, "-m", "pymachine", "--storage-path", str(STORE)]
 VBOXMANAGE = "/usr/lib/virtualbox/VBoxManage"
 # On a busy host a boot takes longer than the default of 300 s.
-ENVIRONMENT = os.environ | {"PYMACHINE_BOOT_TIMEOUT": "900", "PYMACHINE_VBOXMANAGE_TIMEOUT": "600"}
+ENVIRONMENT = os.environ | {"PYMACHINE_BOOT_TIMEOUT": "1800", "PYMACHINE_VBOXMANAGE_TIMEOUT": "600"}
 CONSOLE = STORE / "machines" / "m1" / "console.log"
 
 
 def pymachine(*words: str, code: int = 0) -> str:
     """Run the program, log its output, and expect exit code `code`."""
     log(f"$ pymachine {' '.join(words)}")
-    done = subprocess.run(
-        [*PROGRAM, *words], env=ENVIRONMENT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-    )
-    log(f"{done.stdout}{done.stderr}exit {done.returncode}")
-    assert done.returncode == code, words
-    return done.stdout
+    with subprocess.Popen(
+        [*PROGRAM, *words],
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        messages = threading.Thread(target=log_lines, args=(process.stderr,))
+        messages.start()
+        output = log_lines(process.stdout)
+        messages.join()
+    log(f"exit {process.returncode}")
+    assert process.returncode == code, words
+    return output
+
+
+def log_lines(stream: IO[str]) -> str:
+    """Log each line at once, since this computer may stall. Return all of them."""
+    lines = []
+    for line in stream:
+        lines.append(line)
+        log(line.rstrip())
+    return "".join(lines)
 
 
 def vboxmanage(*words: str) -> None:
@@ -82,6 +103,8 @@ def main() -> None:
     work = home / "work"
     folder_checks.prepare(work)
     folder_checks.in_container(work, lambda: pymachine("ssh", "m1", folder_checks.command(work)))
+    folder_checks.watch(home / "watched", lambda command: pymachine("ssh", "m1", f"{command} || echo failed"))
+    log((STORE / "machines" / "m1" / "shares.log").read_text())
     log("paused by another front end")
     vboxmanage("controlvm", "m1", "pause")
     assert pymachine("status", "m1") == "Paused\n"
