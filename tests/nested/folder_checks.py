@@ -153,6 +153,7 @@ def in_container(work: Path, run: Callable[[], str]) -> None:
     for name, expected in EXPECTED.items():
         check(name, found.get(name), expected)
     appended = {found.get(f"appended {when}") for when in ("at once", "after 3 s", "after stat")}
+    check("changes that the host has seen", {"munmap", "write"} <= times.keys(), expected=True)
     check("what is appended to an open file", "more" in appended, expected=True)
     check("exit code of the container", found.pop("exit", "0"), "0")
     for name in sorted(found.keys() - EXPECTED):
@@ -188,11 +189,14 @@ def _host(work: Path, times: dict[str, float]) -> None:
     os.utime(work / "next", (1_000_000_000, 1_000_000_000))
     (work / "next").replace(work / "older")
     _done(work, 11)
-    for step, name, what in ((12, b"guest", "msync"), (13, b"again", "munmap")):
+    # Linux 6.12 writes nothing at msync.
+    for step, name, what, seconds in ((12, b"guest", "msync", 5), (13, b"again", "munmap", SECONDS)):
         _wait((work / f"guest-{step}").exists, what)
         began = time.monotonic()
-        _wait(lambda name=name: (work / "mapped").read_bytes()[500000:500005] == name, f"memory after {what}")
-        times[what] = round(time.monotonic() - began, 3)
+        if _wait(
+            lambda name=name: (work / "mapped").read_bytes()[500000:500005] == name, f"memory after {what}", seconds
+        ):
+            times[what] = round(time.monotonic() - began, 3)
         _done(work, step)
     _wait((work / "guest-14").exists, "the file to be written")
     began = time.monotonic()
@@ -211,13 +215,14 @@ def _done(work: Path, step: int) -> None:
     (work / f"host-{step}").touch()
 
 
-def _wait(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + SECONDS
+def _wait(condition: Callable[[], bool], what: str, seconds: float = SECONDS) -> bool:
+    deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             log(f"not seen: {what}")
-            return
+            return False
         time.sleep(0.002)
+    return True
 
 
 def watch(folder: Path, run: Callable[[str], str]) -> None:

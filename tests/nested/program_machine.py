@@ -97,6 +97,7 @@ def main() -> None:
         check(text, text in output.splitlines(), expected=True)
     check("read-only folder read", output.splitlines().count("read only in data"), 2)
     check("read-only folder changed", [line for line in output.splitlines() if line.startswith("changed by")], [])
+    check("owner set in a read-only folder", "owner set through the hidden mount" in output.splitlines(), expected=True)
     check("read-only folder on the host", folder_checks.statuses(data) == before, expected=True)
     check("made by the guest's user", ((home / "made").read_text(), (home / "made").stat().st_uid), ("made\n", 0))
     log("shared folders, in a container")
