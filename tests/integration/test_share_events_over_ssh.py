@@ -31,6 +31,12 @@ from support.runner import cache_folder
 SECONDS = 300.0
 SCRIPT = resources("pymachine.image") / "rootfs/root/usr/lib/pymachine/share-events"
 TRAP = 'X="type":"bind","source":"/etc"'
+# A system without udev, such as the image, has no /dev/fd.
+WITHOUT_DEV_FD = """
+touch "$1/null" && mount --bind /dev/null "$1/null" && mount -t tmpfs dev /dev || exit
+touch /dev/null && mount --bind "$1/null" /dev/null || exit
+exec bash -c "$2" share-events stdio
+"""
 
 
 @pytest.fixture
@@ -286,6 +292,22 @@ def test_a_machine_without_inotifywait_raises_no_events(
     monkeypatch.setattr(share_events, "_CHECK", share_events._CHECK.replace("inotifywait", "no-such-program"))
     setting = start(world.share("source"))
     setting.await_log("no events for changes in the shared folders: no-such-program is not installed")
+
+
+def test_the_script_works_without_dev_fd(inotifywait: Path, tmp_path: Path) -> None:
+    script = f"MARKS={tmp_path}/marks\nRUN_FOLDERS={tmp_path}\n{SCRIPT.read_text()}"
+    user = [] if os.geteuid() == 0 else ["--map-root-user"]
+    argv = ["unshare", *user, "--mount", "--propagation", "private", "sh", "-c", WITHOUT_DEV_FD, "sh", str(tmp_path)]
+    pipe = subprocess.PIPE
+    # The script ends its process group.
+    with subprocess.Popen([*argv, script], stdin=pipe, stdout=pipe, text=True, start_new_session=True) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write("watch 0\nmark 0\n")
+        process.stdin.flush()
+        assert any(line.startswith("event CREATE") and "marks/sync" in line for line in process.stdout)
+        process.stdin.close()
+        process.wait(SECONDS)
 
 
 def is_open(folder: Path) -> bool:
