@@ -23,6 +23,7 @@ from pymachine.hosts import ssh_shares
 from pymachine.ssh import share_events
 from pymachine.ssh.reverse_sshfs import background
 from pymachine.ssh.share_events import Events
+from pymachine.ssh.target import Target
 from pymachine.system.wait import until
 from support import loopback_machines, packages
 from support.loopback_machines import World, inside
@@ -292,6 +293,36 @@ def test_a_machine_without_inotifywait_raises_no_events(
     monkeypatch.setattr(share_events, "_CHECK", share_events._CHECK.replace("inotifywait", "no-such-program"))
     setting = start(world.share("source"))
     setting.await_log("no events for changes in the shared folders: no-such-program is not installed")
+
+
+def test_a_new_mount_is_watched_anew(world: World, start: Callable[..., Setting]) -> None:
+    """The watches of the machine are on the files of the earlier mount."""
+    share = world.share("source")
+    setting = start(share)
+    setting.await_log("ready to raise events")
+    setting.events.follow([share], ShareEvents(()), mounts=1)
+
+    def is_connected_again() -> bool:
+        return sum("ready to raise events" in line for line in setting.log) == 2
+
+    until(is_connected_again, deadline=SECONDS, what="another connection")
+
+
+def test_a_fault_does_not_end_the_events(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError(f"fault {len(log) + 1}")
+
+    def find_target() -> Target:
+        raise AssertionError("without a connection, nobody logs in")
+
+    monkeypatch.setattr(share_events, "_Connection", fail)
+    with Events(target=find_target, script="", say=log.append) as events:
+        events.follow([world.share("source")], ShareEvents(()))
+        for number in (1, 2):
+            fault = f"fault {number}"
+            until(lambda: any(fault in line for line in log), deadline=SECONDS, what=fault)  # noqa: B023
 
 
 def test_the_script_works_without_dev_fd(inotifywait: Path, tmp_path: Path) -> None:
