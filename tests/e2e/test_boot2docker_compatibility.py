@@ -329,11 +329,17 @@ def check(program: Pymachine, folder: Path) -> None:
     assert set(output["Labels"]) == {"tier=silver", "kept=yes", "provider=generic"}
     assert {mirror.rstrip("/") for mirror in output["RegistryConfig"]["Mirrors"]} == set(MIRRORS)
     assert output["Name"] == "dm"
-    wait_for(lambda: "stays" in run_docker(program, folder, "ps", "--format", "{{.Names}}").stdout)
+    wait_for(
+        lambda: "stays" in run_docker(program, folder, "ps", "--format", "{{.Names}}").stdout,
+        explain=lambda: (
+            run_docker(program, folder, "ps", "-a").stdout
+            + ssh(program, "sudo tail -n 50 /var/lib/boot2docker/log/docker.log")
+        ),
+    )
 
 
-def wait_for(done: Callable[[], bool]) -> None:
+def wait_for(done: Callable[[], bool], *, explain: Callable[[], str] = str) -> None:
     deadline = time.monotonic() + 300
     while not done():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, explain()
         time.sleep(1)

@@ -236,7 +236,7 @@ def forwarders(program: Pymachine, name: str) -> list[list[str]]:
 
 def words(cmdline: Path) -> list[str]:
     try:
-        return cmdline.read_text().split("\0")[:-1]
+        return os.fsdecode(cmdline.read_bytes()).split("\0")[:-1]
     except OSError:
         return []  # the process has ended
 
