@@ -80,7 +80,7 @@ def test_a_missing_folder_is_mounted_when_it_is_back(tmp_path: Path, layer: Path
             assert f"{late}:/late is not shared: it does not exist. It is mounted when it is back." in text
             assert "inside" not in text
             found = kinds(program)
-            # What the folder will hide when it is back is mounted over SSH too.
+            # The folder will hide this one when it is back, so this one is mounted over SSH too.
             assert (found[str(present)], found.get("/late"), found["/late/inside"]) == ("9p", None, "fuse.sshfs")
             assert f"{late}:/late is not shared: it does not exist" in program("doctor", code=None).stdout
             assert len(keepers(program)) == 1

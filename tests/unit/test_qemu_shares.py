@@ -88,8 +88,8 @@ def test_folders_are_shared_over_ssh_if_qemu_has_no_9p(
     assert not host.shares_over_ssh()
 
 
-def told(folders: list[Share], sockets: Path) -> list[list[str]]:
-    """Return the columns of what the guest is told to mount."""
+def mount_rows(folders: list[Share], sockets: Path) -> list[list[str]]:
+    """Return the columns of the list of mounts that the guest gets."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         archive.addfile(tarfile.TarInfo("hostname"))
@@ -101,8 +101,8 @@ def told(folders: list[Share], sockets: Path) -> list[list[str]]:
         return [line.split("\t") for line in member.read().decode().splitlines()]
 
 
-def test_the_guest_is_told_what_to_mount(folders: list[Share], tmp_path: Path) -> None:
-    rows = told(folders, tmp_path)
+def test_the_guest_gets_the_list_of_its_mounts(folders: list[Share], tmp_path: Path) -> None:
+    rows = mount_rows(folders, tmp_path)
     # A folder that vanished keeps its number.
     assert [(kind, source, point) for kind, source, _, point in rows] == [
         ("9p", "share0", "/a b"),
@@ -123,7 +123,7 @@ def test_a_folder_that_was_missing_has_no_device_until_the_next_start(folders: l
     shares.note_missing(given, sockets)
     assert shares.missing(sockets) == [folders[1], inner]
     folders[1].path.mkdir()
-    assert [row[1] for row in told(given, sockets)] == ["share0", "share3"]
+    assert [row[1] for row in mount_rows(given, sockets)] == ["share0", "share3"]
     empty = sockets / "empty"
     assert [path for path, _ in shares.exports(given, sockets)][:4] == [folders[2].path, empty, empty, folders[0].path]
     assert [mount.path for mount in shares.make_read_only_mounts(given, sockets)] == [folders[2].path]

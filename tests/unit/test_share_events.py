@@ -373,7 +373,7 @@ def test_a_folder_that_is_shared_at_two_paths_raises_events_at_both(src: Path) -
         (src / "sub" / "file").touch()
         guest.wait_for_change("/one/sub/file")
         guest.wait_for_change("/two/sub/file")
-        # What the guest changes at one path, programs at the other one do not see.
+        # Programs at the other path do not see the changes that the guest makes at this one.
         guest.before_mark = [b"event MODIFY /one/file"]
         (src / "file").write_text("by the guest")
         guest.wait_for_change("/two/file")

@@ -38,7 +38,7 @@ _OPEN_FILES = 1 << 20
 
 @dataclass(frozen=True)
 class _Work:
-    """What the keeper does for its machine."""
+    """The work of the keeper for its machine."""
 
     mounted: Sequence[Share]
     """The shares that it mounts."""

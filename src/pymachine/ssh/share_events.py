@@ -1,7 +1,7 @@
 """Raise inotify events in a machine, over SSH, for changes that this host makes in shared folders.
 
 A thread of the keeper holds a connection to the machine, on which the guest's script ``share-events`` and the kit's
-`Follower` speak to each other. It connects again after a lost connection or a reboot.
+`Follower` exchange messages. It connects again after a lost connection or a reboot.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class Events:
         """Raise events for changes in exactly these shares from now on, or none without `events`.
 
         `over_sshfs` says whether the machine has mounted them by SSHFS, or else by its hypervisor's file system.
-        `mounts` is how many mounts there have been: with another number, the machine's watches are made anew.
+        `mounts` is how many mounts there have been: with another number, the machine watches the folders again.
         """
         wanted = None
         if shares and events:
