@@ -113,9 +113,9 @@ class Server:
         stderr_forwarder.start()
         _pass_on(process.stdout, channel.sendall)
         stderr_forwarder.join()
-        with suppress(OSError):
+        with suppress(OSError, EOFError):  # the client disconnected, or `end_processes` has waited for the process
             channel.send_exit_status(_exit_status(process))
-        channel.close()
+            channel.close()
 
     def end_processes(self) -> None:
         """Kill the programs that commands left running."""
@@ -147,7 +147,7 @@ def _exit_status(process: subprocess.Popen[bytes]) -> int:
 
 
 def _pass_on(source: IO[bytes], send: Callable[[bytes], None]) -> None:
-    with suppress(OSError, ValueError):  # the client disconnected, or the server ends and closes the pipes
+    with suppress(OSError, EOFError, ValueError):  # the client disconnected, or the server ends and closes the pipes
         while data := os.read(source.fileno(), 65536):  # at once, since the data may have no lines
             send(data)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import paramiko
 import pytest
+from paramiko.common import MSG_CHANNEL_CLOSE, MSG_CHANNEL_EOF, MSG_CHANNEL_REQUEST
 
 from pymachine.ssh import connection as ssh_connection, keys, native as ssh_native
 from pymachine.ssh.client import Client, connected
@@ -258,3 +259,55 @@ def test_a_network_timeout_is_not_a_command_timeout(server: Server, monkeypatch:
         Client(server.target(), native=True).run("true")
     with pytest.raises(SshError, match="connection to .* was lost"), connected(server.target(), native=True) as made:
         made.run("true", timeout=60.0)
+
+
+@pytest.fixture
+def lose_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Break the client's connection when it sends a message of the given number of SSH's protocol."""
+    send = paramiko.Transport._send_message  # type: ignore[attr-defined] # not in the stubs
+
+    def choose(number: int) -> None:
+        def broken(self: paramiko.Transport, message: paramiko.Message) -> None:
+            if not self.server_mode and message.asbytes()[0] == number:
+                self.sock.close()
+            send(self, message)
+
+        monkeypatch.setattr(paramiko.Transport, "_send_message", broken)
+
+    return choose
+
+
+def test_a_connection_lost_after_the_exit_status_is_no_error(server: Server, lose_at: Callable[[int], None]) -> None:
+    lose_at(MSG_CHANNEL_CLOSE)
+    result = Client(server.target(), native=True).run("echo one; echo two >&2; exit 3")
+    assert (result.returncode, result.stdout, result.stderr) == (3, "one\n", "two\n")
+
+
+def test_a_connection_lost_before_the_command_starts_is_an_error(
+    server: Server, lose_at: Callable[[int], None]
+) -> None:
+    lose_at(MSG_CHANNEL_REQUEST)
+    with pytest.raises(ConnectionLostError, match="connection to far .* was lost"):
+        Client(server.target(), native=True).session(["true"])
+
+
+def test_a_connection_lost_while_input_is_sent_ends_the_session(
+    server: Server, lose_at: Callable[[int], None], empty_stdin: None
+) -> None:
+    """The thread that sends the input must not end with a traceback; pytest reports such threads."""
+    lose_at(MSG_CHANNEL_EOF)
+    output: list[bytes] = []
+    assert Client(server.target(), native=True).session(["cat"], out=output.append, errors=output.append) == -1
+    assert output == []
+
+
+@pytest.fixture
+def empty_stdin() -> Iterator[None]:
+    before = os.dup(0)
+    with Path(os.devnull).open("rb") as empty:
+        os.dup2(empty.fileno(), 0)
+    try:
+        yield
+    finally:
+        os.dup2(before, 0)
+        os.close(before)

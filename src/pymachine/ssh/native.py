@@ -30,6 +30,8 @@ CONNECT_SECONDS = 10.0
 CHUNK = 32768
 _CLOSE_RETRY_SECONDS = 0.2
 _MARGIN_SECONDS = 1.0
+# What paramiko raises when the connection is lost, in any call that sends: also in `close`.
+_LOST = (paramiko.SSHException, OSError, EOFError)
 
 
 class _PinFirstKey(paramiko.MissingHostKeyPolicy):
@@ -68,7 +70,7 @@ def _time_limit(timeout: float | None, end: Callable[[], object]) -> Iterator[No
             return
         timed_out.set()
         while True:
-            with suppress(paramiko.SSHException, OSError, EOFError):  # already closed
+            with suppress(*_LOST):
                 end()
             if finished.wait(_CLOSE_RETRY_SECONDS):
                 return
@@ -161,10 +163,12 @@ class Connection:
             return _execute(self._client, command, stdin, timeout, line)
         except _TimedOutError as error:
             raise SshError(f"{self._target.alias}: a command did not end within {timeout:g} seconds") from error
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            raise ConnectionLostError(
-                f"the SSH connection to {describe(self._target)} was lost", details=str(error)
-            ) from error
+        except _LOST as error:
+            raise _lost(self._target, error) from error
+
+
+def _lost(target: Target, error: Exception) -> ConnectionLostError:
+    return ConnectionLostError(f"the SSH connection to {describe(target)} was lost", details=str(error))
 
 
 def _execute(
@@ -191,7 +195,7 @@ def _stream_output(channel: paramiko.Channel, command: str, stdin: str | bytes, 
     errors = bytearray()
 
     def collect() -> None:
-        with suppress(OSError):  # timed out or disconnected; reading stdout reports it
+        with suppress(*_LOST):  # timed out or disconnected; reading stdout reports it
             while data := channel.recv_stderr(CHUNK):
                 errors.extend(data)
                 if len(errors) > MOST_OUTPUT:
@@ -215,7 +219,8 @@ def _stream_output(channel: paramiko.Channel, command: str, stdin: str | bytes, 
                 line(text.rstrip("\n"))
         code = channel.recv_exit_status()
     finally:
-        channel.close()  # ends the reader
+        with suppress(*_LOST):  # the exit status, or the error, is known
+            channel.close()  # ends the reader
         if reader.ident is not None:
             reader.join()
         if len(errors) > MOST_OUTPUT:
@@ -232,7 +237,7 @@ def run(target: Target, command: str, *, stdin: str | bytes, timeout: float | No
             return _execute(client, command, stdin, None)
     except _TimedOutError as error:
         raise SshError(f"SSH to {target.alias}: the command did not end within {timeout:g} seconds") from error
-    except (paramiko.SSHException, OSError, EOFError) as error:
+    except _LOST as error:
         raise SshError(f"SSH to {target.alias}: {error}") from error
 
 
@@ -250,15 +255,13 @@ def session(target: Target, arguments: Sequence[str], *, out: Sink | None = None
             hint="Install OpenSSH's client to use its options.",
         )
     with _connected(target) as client:
-        channel = _open(client)
         terminal = os.isatty(0) and (force_tty or not words)
-        if terminal or force_tty:
-            size = _size()
-            channel.get_pty(os.environ.get("TERM", "vt100"), size.columns, size.lines)
-        if words:
-            channel.exec_command(" ".join(words))
-        else:
-            channel.invoke_shell()
+        try:
+            channel = _started(client, words, tty=terminal or force_tty)
+        except _LOST as error:
+            raise ConnectionLostError(
+                f"the SSH connection to {describe(target)} was lost", details=str(error)
+            ) from error
         if terminal:
             with _raw_terminal(), _forward_window_size(channel):
                 _copy_streams(channel, out, errors)
@@ -272,6 +275,19 @@ def _open(client: paramiko.SSHClient, timeout: float | None = None) -> paramiko.
     if transport is None:
         raise SshError("the SSH connection was lost immediately after the login")
     return transport.open_session(timeout=timeout)
+
+
+def _started(client: paramiko.SSHClient, words: Sequence[str], *, tty: bool) -> paramiko.Channel:
+    """Start a command, or a shell, and return its channel. Raises what paramiko raises."""
+    channel = _open(client)
+    if tty:
+        size = _size()
+        channel.get_pty(os.environ.get("TERM", "vt100"), size.columns, size.lines)
+    if words:
+        channel.exec_command(" ".join(words))
+    else:
+        channel.invoke_shell()
+    return channel
 
 
 def _copy_streams(channel: paramiko.Channel, out: Sink | None, errors: Sink | None) -> None:
@@ -310,7 +326,7 @@ def _copy_errors(channel: paramiko.Channel, sink: Sink) -> None:
 
 
 def _send_input(channel: paramiko.Channel) -> None:
-    with suppress(OSError):  # the remote side has ended and reads no more
+    with suppress(*_LOST):  # the remote side has ended and reads no more
         while not channel.closed:
             ready, _, _ = select.select([0], [], [], 0.5)
             if not ready:
@@ -354,7 +370,8 @@ def _forward_window_size(channel: paramiko.Channel) -> Iterator[None]:
 
     def resized(_signal: int, _frame: object) -> None:
         size = _size()
-        channel.resize_pty(size.columns, size.lines)
+        with suppress(*_LOST):  # reading the output reports it
+            channel.resize_pty(size.columns, size.lines)
 
     before = signal.signal(signal.SIGWINCH, resized)
     try:
