@@ -646,10 +646,12 @@ def test_a_missing_adapter_is_an_error_although_virtualbox_only_warns(box: RealV
         boot._join_network(driver, driver.vbox(), gone)
 
 
+@pytest.mark.timeout(600)
 def test_calls_are_retried_when_the_server_is_killed(box: RealVirtualBox, tmp_path: Path) -> None:
     """VBoxSVC is killed in the middle of calls; each call succeeds or is retried until it does.
 
-    It is killed only after it has answered: VBoxManage waits half a minute for one that dies while it starts.
+    VBoxManage waits half a minute for a server that dies while it starts. On a busy host that occurs after every
+    second kill, although the server is killed only after it has answered.
     """
     driver = made(tmp_path)
     vbox = driver.vbox()
@@ -658,13 +660,13 @@ def test_calls_are_retried_when_the_server_is_killed(box: RealVirtualBox, tmp_pa
 
     def kill() -> None:
         nonlocal killed
-        for pause in (0.3, 0.4, 0.2, 0.3, 0.4):
+        for pause in (0.3, 0.4, 0.2):
             answered.clear()
-            assert answered.wait(60)
+            answered.wait()
             time.sleep(pause)
             killed += box.kill_server()
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     seen = set()
     while killer.is_alive():
