@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from pymachine.driver.errors import DriverError, PymachineError
 from pymachine.driver.kit import forwarded_ports, identity_channel, listen_queues
 from pymachine.driver.kit.port_forwarding import RETRY_SECONDS, Forwarder, Target, log
-from pymachine.driver.kit.system import Deadline, files, os_errors
+from pymachine.driver.kit.system import Deadline, files, os_errors, wait
 from pymachine_driver_libvirt import connection as libvirts, guest, state
 from pymachine_driver_libvirt.connection import Connection, Domain
 from pymachine_driver_libvirt.domain import NETDEV, Forwards
@@ -200,7 +200,7 @@ def _pids(machine_id: str) -> list[int]:
 
 def watch(folder: Path, watched: Watched, forwarder: Forwarder) -> None:
     """Follow the machine in `folder` until its domain ends (`MachineEndedError`), or the folder is gone."""
-    pause, logged = _FIRST_PAUSE, ""
+    pause, logged = wait.GrowingPause(_FIRST_PAUSE, _LONGEST_PAUSE), ""
     while folder.is_dir():
         began, problem = time.monotonic(), ""
         try:
@@ -213,9 +213,7 @@ def watch(folder: Path, watched: Watched, forwarder: Forwarder) -> None:
                 _follow(reports, watched.events, forwarder)
         except LibvirtGoneError as error:
             problem = str(error)
-        # A connection that worked for a while can probably be opened again soon.
-        pause = _FIRST_PAUSE if time.monotonic() - began > _LONGEST_PAUSE else min(pause * 2, _LONGEST_PAUSE)
-        _wait(watched.events, pause)
+        _wait(watched.events, pause.after(time.monotonic() - began))
         # Log only now: if the machine has ended, `_wait` raises, and that explains the problem.
         if problem != logged:
             logged = problem

@@ -23,7 +23,7 @@ from pymachine.system.run import (
     quote,
     run,
 )
-from pymachine.system.wait import Deadline, until
+from pymachine.system.wait import Deadline, GrowingPause, until
 from support import processes
 
 
@@ -81,6 +81,11 @@ def test_a_program_may_clean_up_after_an_interrupt(tmp_path: Path) -> None:
 def test_a_shell_reads_quoted_arguments_unchanged() -> None:
     argv = [sys.executable, "a b", "$x", "it's"]
     assert run(["sh", "-c", f"printf '%s|' {quote(argv[1:])}"]).stdout == "a b|$x|it's|"
+
+
+def test_a_pause_grows_until_a_connection_has_worked_for_long() -> None:
+    pause = GrowingPause(first=1.0, longest=5.0)
+    assert [pause.after(lasted) for lasted in (0.0, 0.0, 5.0, 0.0, 5.1, 0.0)] == [1.0, 2.0, 4.0, 5.0, 1.0, 2.0]
 
 
 def test_until_returns_the_result_or_names_what_it_waited_for() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from socket import socket
 from typing import IO
 
@@ -26,6 +27,8 @@ _MOST_MESSAGES = 4096
 _CHUNK = 65536
 # A guest that writes messages without end must not occupy a CPU of the host.
 _PAUSE_SECONDS = 0.02
+# How long ssh, and sshfs in the machine, have to end when the connection is closed.
+_END_SECONDS = 5.0
 # ssh's exit code if there is no connection.
 _NO_CONNECTION = 255
 
@@ -104,6 +107,14 @@ def begin(connection: socket, script: bytes, *, purpose: str) -> str | None:
         return ""
     connection.settimeout(None)
     return None
+
+
+def end(process: subprocess.Popen[bytes]) -> int:
+    """Wait until ssh has ended, whose connection was closed, and kill it if it takes long. Return its exit code."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_END_SECONDS)
+    process.kill()
+    return process.wait()
 
 
 def login_problem(target: Target, code: int, messages: str) -> str:

@@ -24,14 +24,13 @@ from pymachine.errors import PymachineError
 from pymachine.ssh import remote_script
 from pymachine.ssh.target import Target
 from pymachine.system import os_errors, printable
+from pymachine.system.wait import GrowingPause
 
 RUN_FOLDERS = ("/run/containerd", "/run/docker/containerd", "/run/snap.docker/containerd")
 """Folders in which the engine's containerd may have its socket: the system's, the engine's own, and snap's."""
-_FIRST_PAUSE = 1.0
-_LONGEST_PAUSE = 30.0
 # A machine that lacks a program gets it seldom, and each try is a login.
 _REFUSED_PAUSE = 300.0
-_END_SECONDS = 5.0
+_END_SECONDS = 10.0
 # The exit code of `_CHECK` if a program is missing.
 _LACKING = 69
 _CHECK = """
@@ -101,12 +100,9 @@ class _Connection:
                 problem = remote_script.begin(self._ours, self._message(), purpose="raise events")
                 if problem is None:
                     self._follow()
-                self._ours.close()
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(_END_SECONDS)
             finally:
-                process.kill()
-                code = process.wait()
+                self._ours.close()
+                code = remote_script.end(process)
             text = messages.text()
             process.stderr.close()
         problem = problem or remote_script.login_problem(target, code, text)
@@ -169,7 +165,7 @@ class Events:
         """End the connection, and wait a while until it has ended."""
         self.follow((), None)
         if thread := self._thread:
-            thread.join(2 * _END_SECONDS)
+            thread.join(_END_SECONDS)
 
     def follow(
         self, shares: Sequence[Share], events: ShareEvents | None, *, over_sshfs: bool = True, mounts: int = 0
@@ -203,18 +199,17 @@ class Events:
 
     def _run(self) -> None:
         """Connect as long as events are wanted."""
-        pause, wanted = 0.0, None
+        pauses, pause, wanted = GrowingPause(), 0.0, None
         while wanted := self._next(wanted, pause):
             began = time.monotonic()
             why, is_refused = self._connect(wanted)
             if wanted != self._wanted:
-                pause = 0.0
+                pauses, pause = GrowingPause(), 0.0
                 continue
             if why != self._problem:
                 self._problem = why
                 self._say(f"no events for changes in the shared folders: {printable.line(why)}")
-            lasted = time.monotonic() - began
-            pause = _FIRST_PAUSE if lasted > _LONGEST_PAUSE or not pause else min(pause * 2, _LONGEST_PAUSE)
+            pause = pauses.after(time.monotonic() - began)
             if is_refused:
                 pause = _REFUSED_PAUSE
 

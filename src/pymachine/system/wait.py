@@ -39,6 +39,24 @@ class Deadline:
         return time.monotonic() >= self._end
 
 
+class GrowingPause:
+    """The pause before a lost connection is opened again: `first` seconds, then twice as long, up to `longest`."""
+
+    def __init__(self, first: float = 1.0, longest: float = 30.0) -> None:
+        self._first = first
+        self._longest = longest
+        self._seconds = 0.0
+
+    def after(self, lasted: float) -> float:
+        """Return the next pause in seconds. `lasted` is how long the connection worked.
+
+        After one that worked for longer than the longest pause, the next can probably be opened again soon.
+        """
+        is_first = lasted > self._longest or not self._seconds
+        self._seconds = self._first if is_first else min(self._seconds * 2, self._longest)
+        return self._seconds
+
+
 def until(
     check: Callable[[], T | None],
     *,

@@ -24,13 +24,12 @@ from pymachine.ssh.reverse_sshfs.order import Event, Order, Report
 from pymachine.ssh.reverse_sshfs.status import MountState, MountStatus, Status
 from pymachine.ssh.target import Target
 from pymachine.system import os_errors, printable
+from pymachine.system.wait import GrowingPause
 
 END = b"e"
 RETRY = b"r"
 _TICK_SECONDS = 1.0
-_FIRST_PAUSE = 1.0
-_LONGEST_PAUSE = 30.0
-# Longer than a session takes to end ssh; see `session`.
+# Longer than a session takes to end ssh; see `remote_script.end`.
 _END_SECONDS = 15.0
 _CHUNK = 65536
 
@@ -55,7 +54,7 @@ class _Mount:
         self._last = _CRASHED
         self._folder: tuple[int, int] | None = None
         self._began = 0.0
-        self._pause = 0.0
+        self._pause = GrowingPause()
         self._retry_at = 0.0
         self._attempts = 0
 
@@ -90,7 +89,7 @@ class _Mount:
 
     def retry(self) -> None:
         """Try again now if the folder is not mounted."""
-        self._pause = self._retry_at = 0.0
+        self._pause, self._retry_at = GrowingPause(), 0.0
 
     def _begin(self) -> None:
         if sys.platform == "win32":  # where `ssh_shares.check` refuses such shares
@@ -140,11 +139,8 @@ class _Mount:
         self._pause_after(state, self._last.problem or _CRASHED.problem)
 
     def _pause_after(self, state: MountState, why: str) -> None:
-        """Try again after a pause, which grows unless the last session worked for a while."""
-        lasted = time.monotonic() - self._began
-        self._pause = _FIRST_PAUSE if lasted > _LONGEST_PAUSE or not self._pause else self._pause * 2
-        self._pause = min(self._pause, _LONGEST_PAUSE)
-        self._retry_at = time.monotonic() + self._pause
+        now = time.monotonic()
+        self._retry_at = now + self._pause.after(now - self._began)
         self._set(state, why)
 
     def _set(self, state: MountState, why: str = "") -> None:

@@ -20,8 +20,6 @@ from pymachine.ssh.reverse_sshfs.order import Event, Order, Report
 from pymachine.system import open_files, os_errors
 
 _MOUNTED = b"pymachine-mounted\n"
-# How long sshfs has to unmount when the connection is closed.
-_END_SECONDS = 5.0
 _CHUNK = 65536
 _OPEN_FILES = 1 << 20
 
@@ -55,12 +53,9 @@ def _mount(order: Order, argv: list[str]) -> Report:
         threading.Thread(target=_end_with_input, args=(ours, process), daemon=True).start()
         try:
             problem = _serve(order, ours)
-            ours.close()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(_END_SECONDS)
         finally:
-            process.kill()
-            code = process.wait()
+            ours.close()
+            code = remote_script.end(process)
     text = messages.text()
     if not messages.is_marked:
         if lost := remote_script.login_problem(order.target, code, text):
@@ -85,9 +80,7 @@ def _end_with_input(connection: socket.socket, process: subprocess.Popen[bytes])
         pass
     with suppress(OSError):  # it has ended already
         connection.shutdown(socket.SHUT_WR)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(_END_SECONDS)
-    process.kill()
+    remote_script.end(process)
 
 
 def _report(report: Report) -> None:
