@@ -19,11 +19,30 @@ PROGRAM = [sys.executable, "-m", "pymachine", "--storage-path", str(STORE)]
 VBOXMANAGE = "/usr/lib/virtualbox/VBoxManage"
 # On a busy host a boot takes longer than the default of 300 s.
 ENVIRONMENT = os.environ | {"PYMACHINE_BOOT_TIMEOUT": "1800", "PYMACHINE_VBOXMANAGE_TIMEOUT": "600"}
+# The exit code of ssh.
+CONNECTION_FAILED = 255
 CONSOLE = STORE / "machines" / "m1" / "console.log"
 
 
-def pymachine(*words: str, code: int = 0) -> str:
-    """Run the program, log its output, and expect exit code `code`."""
+def pymachine(*words: str) -> str:
+    """Run the program, log its output, and expect success."""
+    output, code = run(*words)
+    assert code == 0, words
+    return output
+
+
+def ssh(command: str) -> str:
+    """Run a command in the guest. The emulated guest may need longer to accept a login than ssh waits."""
+    for _ in range(5):
+        output, code = run("ssh", "m1", command)
+        if code != CONNECTION_FAILED:
+            break
+    assert code == 0, command
+    return output
+
+
+def run(*words: str) -> tuple[str, int]:
+    """Run the program, log its output, and return it with the exit code."""
     log(f"$ pymachine {' '.join(words)}")
     with subprocess.Popen(
         [*PROGRAM, *words],
@@ -40,8 +59,7 @@ def pymachine(*words: str, code: int = 0) -> str:
         output = log_lines(process.stdout)
         messages.join()
     log(f"exit {process.returncode}")
-    assert process.returncode == code, words
-    return output
+    return output, process.returncode
 
 
 def log_lines(stream: IO[str]) -> str:
@@ -88,9 +106,7 @@ def main() -> None:
     before = folder_checks.statuses(data)
     (home / "in-guest").write_text(folder_checks.read_only_script(data))
     script = "hostname; ip -4 -o address; grep vboxsf /proc/mounts; cat /hosthome/hello"
-    output = pymachine(
-        "ssh", "m1", f"{script}; cat {home}/hello; echo made > {home}/made; sudo sh {home}/in-guest || echo failed"
-    )
+    output = ssh(f"{script}; cat {home}/hello; echo made > {home}/made; sudo sh {home}/in-guest || echo failed")
     assert "m1" in output.splitlines()
     assert f"inet {address}/24" in output
     for text in ("from the host", "from the home"):
@@ -103,8 +119,8 @@ def main() -> None:
     log("shared folders, in a container")
     work = home / "work"
     folder_checks.prepare(work)
-    folder_checks.in_container(work, lambda: pymachine("ssh", "m1", folder_checks.command(work)))
-    folder_checks.watch(home / "watched", lambda command: pymachine("ssh", "m1", f"{command} || echo failed"))
+    folder_checks.in_container(work, lambda: ssh(folder_checks.command(work)))
+    folder_checks.watch(home / "watched", lambda command: ssh(f"{command} || echo failed"))
     log((STORE / "machines" / "m1" / "shares.log").read_text())
     log("paused by another front end")
     vboxmanage("controlvm", "m1", "pause")
@@ -114,7 +130,7 @@ def main() -> None:
     vboxmanage("controlvm", "m1", "savestate")
     assert pymachine("status", "m1") == "Saved\n"
     pymachine("start", "m1")
-    check("folder of a resumed machine", pymachine("ssh", "m1", f"cat {home}/hello"), "from the home\n")
+    check("folder of a resumed machine", ssh(f"cat {home}/hello"), "from the home\n")
     log("new certificates, another shared folder, stop and start")
     pymachine("regenerate-certs", "-f", "m1")
     pymachine("stop", "m1")
@@ -122,7 +138,7 @@ def main() -> None:
     pymachine("modify", "--unshare", str(data), "--share", f"{other}:ro", "m1")
     pymachine("start", "m1")
     script = f"cat {home}/hello '{other}/hello'; sudo touch '{other}/new' || echo no file; ls -A {data}"
-    output = pymachine("ssh", "m1", f"{script}; echo again > {home}/made; grep -c ' vboxsf ' /proc/mounts")
+    output = ssh(f"{script}; echo again > {home}/made; grep -c ' vboxsf ' /proc/mounts")
     # docker-machine's, the home, the read-only one and its hidden writable mount
     expected = ["from the home", "read only in other folder", "no file", "4"]
     check("folders after a stop and a start", output.splitlines(), expected)
