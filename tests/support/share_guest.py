@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from pymachine.driver.kit.share_events.follower import Follower
@@ -36,7 +36,8 @@ class Guest:
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        with self._connection.makefile("rb") as stream:
+        # The test may end the connection at any moment, also between a mark and its answer.
+        with self._connection.makefile("rb") as stream, suppress(ConnectionError):
             for line in stream:
                 word, size = line.decode().split()
                 data = stream.read(int(size))

@@ -33,7 +33,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
         def accept() -> None:
             connection, _ = server.accept()
-            with connection:
+            with connection, contextlib.suppress(ConnectionError):  # a client that gave up
                 peer(connection)
 
         threads.append(threading.Thread(target=accept, daemon=True))
