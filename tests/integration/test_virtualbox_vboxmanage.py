@@ -650,8 +650,8 @@ def test_a_missing_adapter_is_an_error_although_virtualbox_only_warns(box: RealV
 def test_calls_are_retried_when_the_server_is_killed(box: RealVirtualBox, tmp_path: Path) -> None:
     """VBoxSVC is killed in the middle of calls; each call succeeds or is retried until it does.
 
-    VBoxManage waits half a minute for a server that dies while it starts. On a busy host that occurs after every
-    second kill, although the server is killed only after it has answered.
+    VBoxManage waits half a minute for a server that dies while it starts. On a busy host that is frequent, although
+    the server is killed only after it has answered.
     """
     driver = made(tmp_path)
     vbox = driver.vbox()

@@ -187,7 +187,7 @@ def ssh_banner(port: int) -> Iterator[None]:
 
     def serve() -> None:
         while not ended.is_set():
-            with suppress(TimeoutError, ConnectionError):  # nobody has connected, or somebody who does not read
+            with suppress(TimeoutError, ConnectionError):  # no client, or one that disconnects at once
                 connection, _ = server.accept()
                 with connection:
                     connection.sendall(b"SSH-2.0-test\r\n")

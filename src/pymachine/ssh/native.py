@@ -30,7 +30,7 @@ CONNECT_SECONDS = 10.0
 CHUNK = 32768
 _CLOSE_RETRY_SECONDS = 0.2
 _MARGIN_SECONDS = 1.0
-# What paramiko raises when the connection is lost, in any call that sends: also in `close`.
+# paramiko raises any of these if the connection is lost, in every call that sends, such as `close`.
 _LOST = (paramiko.SSHException, OSError, EOFError)
 
 
@@ -259,9 +259,7 @@ def session(target: Target, arguments: Sequence[str], *, out: Sink | None = None
         try:
             channel = _started(client, words, tty=terminal or force_tty)
         except _LOST as error:
-            raise ConnectionLostError(
-                f"the SSH connection to {describe(target)} was lost", details=str(error)
-            ) from error
+            raise _lost(target, error) from error
         if terminal:
             with _raw_terminal(), _forward_window_size(channel):
                 _copy_streams(channel, out, errors)

@@ -30,6 +30,7 @@ RUN_FOLDERS = ("/run/containerd", "/run/docker/containerd", "/run/snap.docker/co
 """Folders in which the engine's containerd may have its socket: the system's, the engine's own, and snap's."""
 # A machine that lacks a program gets it seldom, and each try is a login.
 _REFUSED_PAUSE = 300.0
+# Longer than it takes to end ssh; see `remote_script.end`.
 _END_SECONDS = 10.0
 # The exit code of `_CHECK` if a program is missing.
 _LACKING = 69
