@@ -268,7 +268,8 @@ def test_only_create_outside_of_ci_keeps_a_drivers_default(
     def keeps(command: click.Command, *words: str) -> bool:
         ctx = click.Context(command)
         command.parse_args(ctx, ["--driver", "none", *words, "name"])
-        return share_options.request(ctx, tmp_path, command=str(command.name)).keeps_driver_defaults
+        shares, _ = share_options.request(ctx, tmp_path, command=str(command.name))
+        return shares.keeps_driver_defaults
 
     monkeypatch.delenv("CI", raising=False)
     assert keeps(create.command)

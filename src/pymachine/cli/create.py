@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -15,6 +15,7 @@ from pymachine.errors import PymachineError, UsageError
 from pymachine.hosts.create import CreateRequest, create
 from pymachine.hosts.host import Hosts
 from pymachine.hosts.shares import ShareRequest
+from pymachine.store.origins import Origin
 from pymachine.system.progress import Reporter
 
 
@@ -43,8 +44,9 @@ def command(ctx: click.Context, /, names: tuple[str, ...], **given: Any) -> None
     if len(names) > 1 and app.as_docker_machine:
         raise UsageError(f"Invalid command line. Found extra arguments [{' '.join(names[1:])}]")
     _refuse_swarm(given)
-    shares = share_options.request(ctx, app.store_root, command="create")
-    requests = {name: _request(name, given, shares) for name in names}
+    shares, origin = share_options.request(ctx, app.store_root, command="create")
+    origins = create_options.origins(ctx, share=origin)
+    requests = {name: _request(name, given, shares, origins) for name in names}
     create_options.prune_expired(app)
     errors: Sequence[PymachineError] = ()
     if len(requests) == 1:
@@ -94,7 +96,7 @@ def _refuse_swarm(given: dict[str, Any]) -> None:
             )
 
 
-def _request(name: str, given: dict[str, Any], shares: ShareRequest) -> CreateRequest:
+def _request(name: str, given: dict[str, Any], shares: ShareRequest, origins: Mapping[str, Origin]) -> CreateRequest:
     from pymachine.store.record import SwarmOptions  # noqa: PLC0415 (the help does not need it)
 
     swarm = SwarmOptions(
@@ -112,17 +114,11 @@ def _request(name: str, given: dict[str, Any], shares: ShareRequest) -> CreateRe
 
         instead = f"Leave out --docker-context, then: pymachine context create --name OTHER {name}"
         contexts.refuse_taken(name, instead=instead)
-    return CreateRequest(
-        name=name,
-        driver_name=given["driver"],
-        options=given["options"],
-        engine=create_options.engine_options(given),
+    return create_options.request(
+        name,
+        given,
         swarm=swarm,
-        sans=tuple(given["tls_san"]),
         context=name if given["docker_context"] else "",
-        template=not given["no_template"],
-        expires=create_options.expiry_time(given),
-        install_script=given["install_script"],
         shares=shares,
-        share_events=not given["no_share_events"],
+        origins=origins,
     )

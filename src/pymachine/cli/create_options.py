@@ -17,6 +17,8 @@ from pymachine.driver.contract import Json
 from pymachine.driver.options import Option, OptionKind
 
 if TYPE_CHECKING:
+    from pymachine.hosts.create import CreateRequest
+    from pymachine.store.origins import Origin
     from pymachine.store.record import EngineOptions
 
 DRIVER_VARIABLE = "MACHINE_DRIVER"
@@ -33,7 +35,7 @@ class DriverOptionsCommand(goflags.GoCommand):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Find the driver first, since it decides which options exist."""
-        kind = registry.load(_named_driver(args))
+        kind = registry.load(self.driver_name(ctx, args))
         ctx.meta[__name__] = [_flag(option) for option in kind.options()]
         super().parse_args(ctx, args)
         given = {param.name or "": param.opts[0].lstrip("-") for param in ctx.meta[__name__]}
@@ -44,19 +46,40 @@ class DriverOptionsCommand(goflags.GoCommand):
         ctx.params["options"] = {option: ctx.params.pop(name) for name, option in given.items()}
         return []
 
+    def driver_name(self, ctx: click.Context, args: Sequence[str]) -> str:
+        """Return the name of the driver, before the other options can be parsed."""
+        named = early_value(self, args, "d", "driver")
+        if named is not None:
+            return named
+        preset = goflags.presets(ctx).get("driver")
+        return os.environ.get(DRIVER_VARIABLE) or (str(preset.value) if preset else registry.default_name())
 
-def _named_driver(words: Sequence[str]) -> str:
-    """Return the driver that a command line names, before its other options can be parsed."""
-    chosen = os.environ.get(DRIVER_VARIABLE) or registry.default_name()
-    for index, word in enumerate(words):
-        name, equals, value = word.lstrip("-").partition("=")
-        if not word.startswith("-") or name not in {"d", "driver"}:
+
+def early_value(command: goflags.GoCommand, words: Sequence[str], *names: str) -> str | None:
+    """Return the last value of the flag called `names` on a command line whose driver's options are not known yet."""
+    own = {name: flag for flag in command.params if isinstance(flag, goflags.Flag) for name in flag.flag_names}
+    found = None
+    rest = list(reversed(words))
+    while rest and rest[-1] != "--":
+        word = rest.pop()
+        if not word.startswith("-") or word == "-":
+            if not command.interspersed:
+                break
             continue
-        if equals:
-            chosen = value
-        elif index + 1 < len(words):
-            chosen = words[index + 1]
-    return chosen
+        name, equals, value = word.lstrip("-").partition("=")
+        if not equals and rest and (name in own or not rest[-1].startswith("-")):
+            # A flag of the driver may have no value. The word after it is then taken for a value, and skipped.
+            value = "" if name in own and own[name].is_flag else rest.pop()
+        elif not equals:
+            continue
+        if name in names:
+            found = value
+    return found
+
+
+def parameter(option: Option) -> str:
+    """Return the name of the parameter for an option of a driver."""
+    return "driver_" + option.name.replace("-", "_")
 
 
 def _flag(option: Option) -> goflags.Flag:
@@ -68,7 +91,7 @@ def _flag(option: Option) -> goflags.Flag:
     }
     default: Json = option.default
     return goflags.Flag(
-        [f"--{option.name}", "driver_" + option.name.replace("-", "_")],
+        [f"--{option.name}", parameter(option)],
         env=option.env,
         help=option.help,
         default=default,
@@ -115,6 +138,19 @@ _FLAGS: tuple[Callable[[Any], Any], ...] = (
     ),
     goflags.flag("--ttl", help="Time to live, such as 2h or 1h30m; prune and create remove expired machines"),
 )
+# Those whose origin is recorded, beside the driver's and `--share`.
+_RECORDED = {
+    *("driver", "engine_install_url", "engine_opt", "engine_insecure_registry", "engine_registry_mirror"),
+    *("engine_label", "engine_storage_driver", "engine_env", "tls_san", "no_template", "no_share_events"),
+}
+
+
+def engine_flags() -> list[goflags.Flag]:
+    """Return the flags of the engine's options, ``--engine-*``."""
+    command = click.Command("create")
+    flags(command)
+    found = [param for param in command.params if isinstance(param, goflags.Flag)]
+    return [param for param in found if param.opts[0].startswith("--engine-")]
 
 
 def flags(function: Any) -> Any:
@@ -122,6 +158,70 @@ def flags(function: Any) -> Any:
     for flag in reversed(_FLAGS):
         function = flag(function)
     return function
+
+
+def request(name: str, given: Mapping[str, Any], **others: Any) -> CreateRequest:
+    """Return the request for a machine with the options of `flags` and for shared folders, and `others`.
+
+    Raises `FlagError`.
+    """
+    from pymachine.hosts.create import CreateRequest  # noqa: PLC0415 (the help does not need it)
+
+    return CreateRequest(
+        name=name,
+        driver_name=given["driver"],
+        options=given["options"],
+        engine=engine_options(given),
+        sans=tuple(given["tls_san"]),
+        template=not given["no_template"],
+        expires=expiry_time(given),
+        install_script=given["install_script"],
+        share_events=not given["no_share_events"],
+        **others,
+    )
+
+
+def origins(ctx: click.Context, *, share: Origin) -> dict[str, Origin]:
+    """Return where the values of the options of a new machine came from. `share` is that of its shared folders.
+
+    Defaults that are empty are left out.
+    """
+    from pymachine.hosts.origins import DRIVER, SHARE  # noqa: PLC0415 (the help does not need it)
+    from pymachine.store.origins import DEFAULT, Origin  # noqa: PLC0415
+
+    drivers = [param.name or "" for param in ctx.meta[__name__]]
+    found = {}
+    for param in ctx.command.get_params(ctx):
+        name = param.name or ""
+        if not isinstance(param, goflags.Flag) or name not in {*drivers, *_RECORDED}:
+            continue
+        option = param.opts[0].lstrip("-")
+        value = ctx.params["options"][option] if name in drivers else ctx.params[name]
+        kind, where = source(ctx, param)
+        if kind != DEFAULT or option == DRIVER or (name in drivers and value not in (None, "", (), [], False)):
+            kept = list(value) if isinstance(value, tuple) else value
+            found[option] = Origin(kind, where, kept if name in {*drivers, "no_template"} else None)
+    return {**found, SHARE: share}
+
+
+def source(ctx: click.Context, flag: goflags.Flag) -> tuple[str, str]:
+    """Return the kind of source that a flag's value comes from, and its name."""
+    from pymachine.store import origins  # noqa: PLC0415 (the help does not need it)
+
+    name = flag.name or ""
+    kind = ctx.get_parameter_source(name)
+    if kind is ParameterSource.COMMANDLINE:
+        return origins.FLAG, flag.opts[0]
+    if kind is ParameterSource.ENVIRONMENT:
+        return origins.VARIABLE, flag.env or ""
+    if kind is ParameterSource.DEFAULT_MAP:
+        return origins.FILE, goflags.presets(ctx)[name].source
+    return origins.DEFAULT, ""
+
+
+def is_from_file(ctx: click.Context, flag: goflags.Flag) -> bool:
+    """Return whether a flag's value comes from the project file."""
+    return ctx.get_parameter_source(flag.name or "") is ParameterSource.DEFAULT_MAP
 
 
 def engine_options(given: Mapping[str, Any]) -> EngineOptions:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -23,6 +24,21 @@ TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
 STRUCTURED = "structured"
 _INTEGER_BITS = 64
 FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The value of a flag in a file. The command line and the environment override it."""
+
+    value: str | int | bool | Sequence[str]
+    source: str
+    """The key and the file, for messages."""
+
+
+def presets(ctx: click.Context) -> dict[str, Preset]:
+    """Return the values of a command's flags in a file, by parameter name. A command fills it before it is parsed."""
+    found: dict[str, Preset] = ctx.meta.setdefault(f"{__name__}.presets", {})
+    return found
 
 
 class Flag(click.Option):
@@ -152,9 +168,10 @@ def parse(
     flags = [param for param in command.get_params(ctx) if isinstance(param, Flag)]
     try:
         given, positionals = scan(flags, words, interspersed=interspersed)
-        values = {item.name or "": _value(item, given) for item in flags}
+        preset = presets(ctx)
+        values = {item.name or "": _value(item, given, preset.get(item.name or "")) for item in flags}
         for item in flags:
-            ctx.set_parameter_source(item.name or "", _source(item, given))
+            ctx.set_parameter_source(item.name or "", _source(item, given, preset))
     except FlagError as error:
         if not ctx.resilient_parsing:
             if isinstance(command, GoCommand) and command.evaluated:
@@ -243,21 +260,23 @@ def _integer(name: str, value: str) -> int:
     return number
 
 
-def _source(item: Flag, given: Mapping[str, list[Any]]) -> ParameterSource:
+def _source(item: Flag, given: Mapping[str, list[Any]], preset: Mapping[str, Preset]) -> ParameterSource:
     """Return where a flag's value comes from, for commands that treat a default and an equal value differently."""
     if given.get(item.name or ""):
         return ParameterSource.COMMANDLINE
-    return ParameterSource.ENVIRONMENT if item.env and os.environ.get(item.env) else ParameterSource.DEFAULT
+    if item.env and os.environ.get(item.env):
+        return ParameterSource.ENVIRONMENT
+    return ParameterSource.DEFAULT_MAP if item.name in preset else ParameterSource.DEFAULT
 
 
-def _value(item: Flag, given: Mapping[str, list[Any]]) -> Any:
-    """Return a flag's value: from the command line, the environment or the default, in this order."""
+def _value(item: Flag, given: Mapping[str, list[Any]], preset: Preset | None) -> Any:
+    """Return a flag's value: from the command line, the environment, a file or the default, in this order."""
     values = given.get(item.name or "")
     if values:
         return tuple(values) if item.multiple else values[-1]
     text = os.environ.get(item.env, "") if item.env else ""
     if not text:
-        return item.default_value
+        return item.default_value if preset is None else _preset_value(item, preset)
     if item.multiple:
         return tuple(part.strip() for part in text.split(","))
     if item.is_flag:
@@ -266,3 +285,15 @@ def _value(item: Flag, given: Mapping[str, list[Any]]) -> Any:
         return _convert(item, item.flag_names[0], text)
     except FlagError as error:
         raise FlagError(f"{error.brief} (from {item.env})") from error
+
+
+def _preset_value(item: Flag, preset: Preset) -> Any:
+    """Return a flag's value from a file, checked as on the command line."""
+    if isinstance(preset.value, bool):
+        return preset.value
+    if not isinstance(preset.value, str | int):
+        return tuple(preset.value)
+    try:
+        return _convert(item, item.flag_names[0], str(preset.value))
+    except FlagError as error:
+        raise UsageError(error.brief.replace(f"flag -{item.flag_names[0]}", preset.source)) from error

@@ -7,11 +7,11 @@ import secrets
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pymachine.cli import create_options, goflags, share_options, shells
+from pymachine.cli import create_options, goflags, project, project_file, share_options, shells
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import HelpfulUsageError, RunError
 from pymachine.cli.output import echo
@@ -21,13 +21,17 @@ from pymachine.hosts.remove import remove
 from pymachine.system import signals
 from pymachine.system.progress import Terse
 
+if TYPE_CHECKING:
+    from pymachine.hosts.host import Hosts
+    from pymachine.hosts.provision_scripts import Script
+
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 # Time for the command to end after SIGTERM.
 GRACE_SECONDS = 10.0
 
 
-class Run(create_options.DriverOptionsCommand):
+class Run(project.ProjectCommand):
     """A command whose options end at the first argument: later ones belong to the command to run."""
 
     interspersed = False
@@ -36,6 +40,9 @@ class Run(create_options.DriverOptionsCommand):
 @click.command("run", cls=Run, structured=False)
 @create_options.flags
 @share_options.for_new_machines
+@project.file_flag
+@project.no_file_flag
+@project.trust_flag
 @goflags.flag("--keep", is_flag=True, help="Keep the machine when the command has ended")
 @goflags.flag("--name", help="Name of the machine (default: a random one)")
 @goflags.arguments("words", "COMMAND [arg...]")
@@ -50,23 +57,25 @@ def command(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> None
     if not words:
         raise HelpfulUsageError("Error: No command specified", usage=ctx.get_help())
     name = given["name"] or f"run-{secrets.token_hex(4)}"
-    request = CreateRequest(
-        name=name,
-        driver_name=given["driver"],
-        options=given["options"],
-        engine=create_options.engine_options(given),
-        sans=tuple(given["tls_san"]),
-        template=not given["no_template"],
-        expires=create_options.expiry_time(given),
-        owner="" if given["keep"] else prune.RUN,
-        install_script=given["install_script"],
-        shares=share_options.request(ctx, app.store_root, command="run"),
-        share_events=not given["no_share_events"],
-    )
-    ctx.exit(_run(app, request, words))
+    file = project_file.of(ctx)
+    scripts: Sequence[Script] = ()
+    with project.naming_keys(ctx):
+        shares, origin = share_options.request(ctx, app.store_root, command="run")
+        request = create_options.request(
+            name,
+            given,
+            owner="" if given["keep"] else prune.RUN,
+            shares=shares,
+            origins=create_options.origins(ctx, share=origin),
+        )
+        if file is not None:
+            project.announce(app, file)
+            project.ensure_trust(file, project.outside(ctx, file, request), trust=given["trust"])
+            scripts = project.scripts(file, request.driver_name)
+    ctx.exit(_run(ctx, app, request, words, scripts=scripts))
 
 
-def _run(app: App, request: CreateRequest, words: Sequence[str]) -> int:
+def _run(ctx: click.Context, app: App, request: CreateRequest, words: Sequence[str], scripts: Sequence[Script]) -> int:
     hosts = app.hosts_with(Terse(app.reporter))
     try:
         held = prune.hold(app.store, request.name)
@@ -74,8 +83,10 @@ def _run(app: App, request: CreateRequest, words: Sequence[str]) -> int:
         raise RunError(f'Another `run` uses a machine called "{request.name}"') from error
     with held:
         create_options.prune_expired(app)
-        create(hosts, request)
+        with project.naming_keys(ctx):
+            create(hosts, request)
         try:
+            _run_scripts(app, hosts, request.name, scripts)
             return _call(words, _environment(app, request.name))
         finally:
             with signals.ignored():
@@ -83,6 +94,14 @@ def _run(app: App, request: CreateRequest, words: Sequence[str]) -> int:
                     remove(hosts, request.name)
                 else:
                     app.reporter.info(f'The machine "{request.name}" is kept: {app.program} env {request.name}')
+
+
+def _run_scripts(app: App, hosts: Hosts, name: str, scripts: Sequence[Script]) -> None:
+    """Run the provision scripts of the project. Their output goes to stderr, since stdout is the command's."""
+    if scripts:
+        from pymachine.hosts import provision_scripts  # noqa: PLC0415 (only with a project file)
+
+        provision_scripts.run(hosts, name, scripts, show=project.scripts_output(app, err=True), again=False)
 
 
 def _environment(app: App, name: str) -> dict[str, str]:

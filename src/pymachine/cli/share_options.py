@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from pymachine.cli import goflags
+from pymachine.cli import goflags, project_file
 from pymachine.cli.output import echo
 from pymachine.store import paths
 from pymachine.system import printable
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from pymachine.cli.context import App
     from pymachine.driver.shares import Share
     from pymachine.hosts.shares import ShareRequest
+    from pymachine.store.origins import Origin
 
+SHARES = "shares"
 VARIABLE = "PYMACHINE_SHARE"
 NO_VARIABLE = "PYMACHINE_NO_SHARE"
 NO_EVENTS_VARIABLE = "PYMACHINE_NO_SHARE_EVENTS"
@@ -67,16 +69,21 @@ def for_new_machines(function: Any) -> Any:
     )(function)
 
 
-def request(ctx: click.Context, store: Path, *, command: str) -> ShareRequest:
-    """Return the folders that a new machine shares: those of the command line, else the default of `command`.
+def request(ctx: click.Context, store: Path, *, command: str) -> tuple[ShareRequest, Origin]:
+    """Return the folders that a new machine shares, and where they come from.
 
-    The default is that of the environment variables, else that of config.toml in `store`, else the home folder for
-    ``create``, and the current folder for ``run`` and in CI, unless the home folder is in it.
+    They are those of the command line, else of the environment variables, else of the project file, else of config.toml
+    in `store`. Else it is the folder of the project file. Without one it is the home folder for ``create``, and the
+    current folder for ``run`` and in CI, unless the home folder is in it.
 
     Raises `ShareError`, and `ConfigError` for a wrong config.toml.
     """
+    from pymachine.store.origins import FLAG, Origin  # noqa: PLC0415 (the help does not need it)
+
     asked = from_command_line(ctx)
-    return asked if asked is not None else _default(ctx, store, command=command)
+    if asked is not None:
+        return asked, Origin(FLAG, "--share" if asked.shares else "--no-share")
+    return _default(ctx, store, command=command)
 
 
 def from_command_line(ctx: click.Context) -> ShareRequest | None:
@@ -109,19 +116,33 @@ def _is_given(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
-def _default(ctx: click.Context, store: Path, *, command: str) -> ShareRequest:
+def _default(ctx: click.Context, store: Path, *, command: str) -> tuple[ShareRequest, Origin]:
     """Return the default of `command`. A mistake in the user's own default is an error that names its source."""
     from pymachine.hosts.shares import ShareRequest, parse  # noqa: PLC0415 (the help does not need it)
+    from pymachine.store import origins  # noqa: PLC0415
 
     # Not as docker-machine reads booleans: with `yes` the user wants to share nothing.
     if os.environ.get(NO_VARIABLE, "") not in ("", *goflags.FALSE) and not _is_given(ctx, "no_share"):
-        return ShareRequest()
+        return ShareRequest(), origins.Origin(origins.VARIABLE, NO_VARIABLE)
     if os.environ.get(VARIABLE):
         texts = [text.strip() for text in os.environ[VARIABLE].split(",")]
-        return _own_default(f"${VARIABLE}", texts, parsed)
+        return _own_default(f"${VARIABLE}", texts, parsed), origins.Origin(origins.VARIABLE, VARIABLE)
+    file = project_file.of(ctx)
+    if file is not None and SHARES in file.machine:
+        place, folder = file.place(SHARES), file.folder
+        shares = _own_default(place, file.texts(SHARES), lambda text: parse(text, base=folder))
+        return replace(shares, is_default=False), origins.Origin(origins.FILE, place)
     configured = _configured(store).get(command)
     if configured is not None:
-        return _own_default(str(store / paths.USER_CONFIG), configured, lambda text: parse(text, base=None))
+        path = store / paths.USER_CONFIG
+        shares = _own_default(str(path), configured, lambda text: parse(text, base=None))
+        return shares, origins.Origin(origins.CONFIG, f"[shares] {command} in {path}")
+    return _usual(file, command), origins.Origin(origins.DEFAULT)
+
+
+def _usual(file: project_file.ProjectFile | None, command: str) -> ShareRequest:
+    if file is not None:
+        return _unless_with_home(file.folder, name=f"the folder of {file.path}")
     return _home() if command == "create" and not in_ci() else _current()
 
 
@@ -136,7 +157,7 @@ def ask(app: App, ctx: click.Context) -> ShareRequest | None:
     out = sys.stderr if app.structured else sys.stdout
     if in_ci() or not (sys.stdin.isatty() and out.isatty()):
         return None
-    default = _default(ctx, app.store_root, command="create")
+    default, _ = _default(ctx, app.store_root, command="create")
     shares = [share for share in default.shares if not problem(share)]
     if not shares:
         return None
@@ -174,11 +195,18 @@ def _home() -> ShareRequest:
 
 
 def _current() -> ShareRequest:
-    folder, home = current_folder(), _home_folder()
-    if folder and home and Path(os.path.realpath(home)).is_relative_to(os.path.realpath(folder)):
+    folder = current_folder()
+    if folder is None:
+        return _default_of(None, problem="the current folder was removed")
+    return _unless_with_home(folder, name="the current folder")
+
+
+def _unless_with_home(folder: Path, *, name: str) -> ShareRequest:
+    home = _home_folder()
+    if home and Path(os.path.realpath(home)).is_relative_to(os.path.realpath(folder)):
         # It has the store with its keys, and is shared by these commands only if the user says so.
-        return _default_of(None, problem="your home folder is in the current folder")
-    return _default_of(folder, problem="the current folder was removed")
+        return _default_of(None, problem=f"your home folder is in {name}")
+    return _default_of(folder)
 
 
 def _home_folder() -> Path | None:

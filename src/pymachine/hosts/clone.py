@@ -13,6 +13,7 @@ from pymachine.hosts.boot import boot
 from pymachine.hosts.create import CreateRequest, finish, make_keys, refuse_existing, reserve
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.locking import lock
+from pymachine.hosts.origins import SHARE
 from pymachine.hosts.remove import undo_create
 from pymachine.hosts.shares import ShareRequest
 from pymachine.store.record import Machine
@@ -49,7 +50,10 @@ def clone(hosts: Hosts, name: str, copy: str, *, shares: ShareRequest | None = N
 def _request(source: Host, name: str, shares: ShareRequest | None) -> CreateRequest:
     """Return the request for a machine with the options of `source`."""
     record = source.record
-    if shares is None:
+    origins = dict(record.origins)
+    if shares is not None:
+        origins.pop(SHARE, None)
+    else:
         shares = ShareRequest(shares=tuple(record.shares), taken_over=True)
     return CreateRequest(
         name=name,
@@ -60,4 +64,5 @@ def _request(source: Host, name: str, shares: ShareRequest | None) -> CreateRequ
         sans=tuple(record.auth.server_cert_sans),
         shares=shares,
         share_events=record.share_events,
+        origins=origins,
     )

@@ -20,6 +20,7 @@ from pymachine.hosts.locking import lock
 from pymachine.hosts.remove import undo_create
 from pymachine.hosts.shares import ShareRequest, accepted
 from pymachine.store import paths
+from pymachine.store.origins import Origin, Project
 from pymachine.store.record import EngineOptions, Machine, SwarmOptions
 
 
@@ -47,6 +48,10 @@ class CreateRequest:
     shares: ShareRequest = field(default_factory=ShareRequest)
     share_events: bool = True
     """Whether the host's changes in them raise inotify events in the guest."""
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    """Where the values of the options came from."""
+    project: Project | None = None
+    """The project file that the machine is created for."""
 
 
 def create(hosts: Hosts, request: CreateRequest) -> Machine:
@@ -120,6 +125,8 @@ def reserve(hosts: Hosts, request: CreateRequest, configure: Callable[[MachineRe
             owner=request.owner,
             install_script=request.install_script,
             share_events=request.share_events,
+            origins=dict(request.origins),
+            project=request.project,
         )
         host = Host(hosts, machine)
         if host.has(Trait.FIXED_ADDRESS):

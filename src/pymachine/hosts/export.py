@@ -18,6 +18,9 @@ from pymachine.hosts.shares import listed
 from pymachine.store import paths
 from pymachine.system.progress import Reporter
 
+# Parts of a record that name folders and files of this host.
+_LOCAL = {"Shares", "Origins", "Project"}
+
 
 def export(hosts: Hosts, name: str, target: Path) -> None:
     """Write the stopped machine `name`, with everything in it, to the file `target`."""
@@ -30,7 +33,7 @@ def export(hosts: Hosts, name: str, target: Path) -> None:
                 f'Machine "{name}" is {host.state().word.lower()}; only a stopped one can be exported',
                 hint="Stop it first; or export the means to connect to it: --connection.",
             )
-        portable = {key: value for key, value in record.to_json().items() if key != "Shares"}
+        portable = {key: value for key, value in record.to_json().items() if key not in _LOCAL}
         config = Content(paths.CONFIG, json.dumps(portable, indent=4).encode())
         parts = [folder / file for file in [*OWN_FILES, *driver.exported()] if (folder / file).exists()]
         # Report what an import would refuse now, and not when the export is needed.

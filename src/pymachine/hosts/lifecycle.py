@@ -19,19 +19,29 @@ def start(hosts: Hosts, name: str) -> None:
     with lock(hosts, name) as recovered:
         host = hosts.open(name)
         host.reporter.info(f'Starting "{name}"...')
-        state = host.state()
-        if state is not State.RUNNING:
-            _boot(host, resumes=state in (State.PAUSED, State.SAVED))
+        if _boot_or_repair(host):
             return
-        if isinstance(host.driver, Recoverable):
-            host.driver.recover()
-        # The process that keeps them mounted may have ended, as when this host was switched off.
-        ssh_shares.mount(host)
         if not recovered:
             raise WrongStateError(f'Machine "{name}" is already running.')
         # It runs because an interrupted change was finished just now.
         context_updates.refresh(host)
         host.reporter.info(f'Machine "{name}" was started.')
+
+
+def ensure_running(hosts: Hosts, name: str) -> None:
+    """Boot a machine unless it runs."""
+    with lock(hosts, name):
+        host = hosts.open(name)
+        if host.state() is not State.RUNNING:
+            host.reporter.info(f'Starting "{name}"...')
+        _boot_or_repair(host)
+
+
+def ensure_stopped(hosts: Hosts, name: str, *, timeout: float = STOP_SECONDS) -> None:
+    """Shut machine `name` down unless it is stopped, by force after `timeout` seconds."""
+    with locked(hosts, name, to_stop=True) as host:
+        if host.state() is not State.STOPPED:
+            stop_host(host, timeout)
 
 
 def stop(hosts: Hosts, name: str, *, timeout: float = STOP_SECONDS) -> None:
@@ -74,6 +84,19 @@ def stop_host(host: Host, timeout: float) -> None:
     """Shut down a machine whose lock is held, as a part of another operation."""
     host.reporter.info(f'Stopping "{host.name}"...')
     _shut_down(host, timeout)
+
+
+def _boot_or_repair(host: Host) -> bool:
+    """Boot a machine, and return True. Of one that runs, restore what ended while it ran, and return False."""
+    state = host.state()
+    if state is not State.RUNNING:
+        _boot(host, resumes=state in (State.PAUSED, State.SAVED))
+        return True
+    if isinstance(host.driver, Recoverable):
+        host.driver.recover()
+    # The process that keeps them mounted may have ended, as when this host was switched off.
+    ssh_shares.mount(host)
+    return False
 
 
 def _boot(host: Host, *, resumes: bool = False) -> None:

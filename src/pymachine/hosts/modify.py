@@ -15,11 +15,12 @@ from pymachine.driver.abilities import HardwareChange, Resizable, ResizeCheckabl
 from pymachine.driver.contract import State, Trait
 from pymachine.driver.shares import Share
 from pymachine.errors import CommandError, PymachineError, UsageError, WrongStateError
-from pymachine.hosts import context_updates, lifecycle, provision, shares, ssh_shares
+from pymachine.hosts import context_updates, lifecycle, origins, provision, shares, ssh_shares
 from pymachine.hosts.certificates import identity_restored_on_error, must_set_up_engine
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.locking import locked
 from pymachine.hosts.timeouts import STOP_SECONDS, boot_timeout
+from pymachine.store.origins import Origin
 from pymachine.store.record import EngineOptions
 
 _NO_ENGINE = 127
@@ -39,6 +40,8 @@ class Changes:
     """Folders to stop sharing, each as `shares.absolute` returns it."""
     share_events: bool | None = None
     """Whether the host's changes in them raise inotify events in the guest."""
+    origins: Mapping[str, Origin] = dataclasses.field(default_factory=dict, compare=False)
+    """Where the new values came from, by option of `create`, if it is not ``modify``."""
 
     def needs_stop(self, host: Host) -> bool:
         """Return whether the machine has to be stopped for the changes."""
@@ -137,6 +140,7 @@ def _write(host: Host, changes: Changes) -> None:
     host.record.engine = _changed(host.record.engine, changes)
     if changes.sans is not None:
         host.record.auth.server_cert_sans = list(changes.sans)
+    origins.note_changes(host.record, changes)
 
 
 def _changed_shares(host: Host, changes: Changes) -> list[Share]:

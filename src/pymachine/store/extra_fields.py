@@ -10,7 +10,10 @@ from collections.abc import Mapping
 
 from pymachine.driver.contract import Json
 
-KEYS = ("Endpoint", "CertificatesExpire", "DockerContext", "Expires", "Owner", "InstallScript", "Shares")
+KEYS = (
+    *("Endpoint", "CertificatesExpire", "DockerContext", "Expires", "Owner", "InstallScript", "Shares", "ShareEvents"),
+    *("Origins", "Project"),
+)
 
 
 def extract(record: Mapping[str, Json]) -> dict[str, Json]:

@@ -18,8 +18,9 @@ from pymachine.driver.base_config import BaseConfig
 from pymachine.driver.contract import Config, Endpoint, Json
 from pymachine.driver.shares import Share
 from pymachine.errors import RecordError
-from pymachine.store import migrations, paths
+from pymachine.store import migrations, origins as origin_fields, paths
 from pymachine.store.client_files import ClientFiles
+from pymachine.store.origins import Origin, Project
 
 T = TypeVar("T")
 
@@ -112,6 +113,10 @@ class Machine:
     """The folders of this host that it shares."""
     share_events: bool = True
     """Whether changes that the host makes in them raise inotify events in the guest."""
+    origins: dict[str, Origin] = field(default_factory=dict)
+    """Where its values came from, by the option of `create`. Empty defaults are left out."""
+    project: Project | None = None
+    """The project file that `up` created it for."""
     raw: dict[str, Json] = field(default_factory=dict, repr=False, compare=False)
     """The record as it was read, for its unknown fields."""
 
@@ -166,6 +171,8 @@ class Machine:
             "InstallScript": self.install_script or None,
             "Shares": [share_json(share) for share in self.shares] or None,
             "ShareEvents": None if self.share_events else False,
+            "Origins": {name: origin_fields.origin_json(each) for name, each in self.origins.items()} or None,
+            "Project": None if self.project is None else origin_fields.project_json(self.project),
         }
         for key, value in ours.items():
             record.pop(key, None)
@@ -188,6 +195,7 @@ class Machine:
         if not isinstance(driver_name, str) or not driver_name:
             raise RecordError(f'machine "{name}": config.json names no driver (DriverName is {driver_name!r})')
         endpoint = fields.get("Endpoint")
+        project = _own(fields, "Project", origin_fields.PROJECT, name)
         driver = kinds.checked(
             _object(fields.get("Driver") or {}, "Driver", name), kinds.BASE, where="Driver", name=name
         )
@@ -206,6 +214,8 @@ class Machine:
             install_script=_own(fields, "InstallScript", kinds.TEXT, name) or "",
             shares=[_share(entry) for entry in _own(fields, "Shares", _SHARES, name) or ()],
             share_events=_own(fields, "ShareEvents", kinds.BOOLEAN, name) is not False,
+            origins=origin_fields.origins(_own(fields, "Origins", origin_fields.ORIGINS, name) or {}),
+            project=None if project is None else origin_fields.project(project),
             raw=dict(fields),
         )
 

@@ -1,0 +1,334 @@
+"""What the commands for projects share: the options of a project file, what it may do, and its name in messages."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pymachine.cli import create_options, goflags, project_file, share_options
+from pymachine.cli.context import App
+from pymachine.cli.output import echo
+from pymachine.cli.project_file import ProjectFile, ProjectFileError
+from pymachine.driver import registry
+from pymachine.driver.contract import Driver, Trait
+from pymachine.driver.options import OptionKind
+from pymachine.errors import PymachineError
+from pymachine.hosts.origins import HARDWARE, hardware_option
+from pymachine.system import printable
+
+if TYPE_CHECKING:
+    from pymachine.hosts.create import CreateRequest
+    from pymachine.hosts.provision_scripts import Script
+
+FILE_VARIABLE = "PYMACHINE_FILE"
+TRUST_VARIABLE = "PYMACHINE_TRUST"
+# The keys of [machine] for hardware, by the end of the driver's option.
+_HARDWARE = dict(zip(HARDWARE, ("cpus", "memory", "disk"), strict=True))
+_KINDS = {
+    OptionKind.STRING: project_file.TEXT,
+    OptionKind.STRINGS: project_file.TEXTS,
+    OptionKind.INTEGER: project_file.SIZE,
+    OptionKind.BOOLEAN: project_file.BOOLEAN,
+}
+file_flag = goflags.flag(
+    "--file",
+    env=FILE_VARIABLE,
+    help=f"Use this project file instead of the nearest {project_file.NAME}",
+    shell_complete=share_options.complete_folder,
+)
+no_file_flag = goflags.flag("--no-file", is_flag=True, help="Use no project file")
+trust_flag = goflags.flag(
+    "--trust",
+    is_flag=True,
+    env=TRUST_VARIABLE,
+    help="Allow the project file to use more than its own folder, without asking",
+)
+name_flag = goflags.flag("--name", help="Name of the machine (default: that of the project file, or of its folder)")
+
+
+class UntrustedProjectError(PymachineError):
+    """A project file asks for more than its own folder, and the user has not allowed that."""
+
+    code = "project-untrusted"
+
+
+class ProjectCommand(create_options.DriverOptionsCommand):
+    """A command with the options of `create`, whose defaults are those of the project file."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the project file first: it may name the driver, and it has values of options."""
+        file = None if _wants_help(self, ctx, args) else _file(self, args)
+        if file is None:
+            return super().parse_args(ctx, args)
+        project_file.use(ctx, file)
+        _preset_options(ctx, file)
+        driver_name = self.driver_name(ctx, args)
+        try:
+            kind = registry.load(driver_name)
+        except PymachineError as error:
+            if file.machine.get("driver") != driver_name:
+                raise
+            raise error.prefixed(f"{file.place('driver')}: ") from error
+        _preset_driver_options(ctx, file, driver_name, kind)
+        return super().parse_args(ctx, args)
+
+
+def required(ctx: click.Context) -> ProjectFile:
+    """Return the project file of a command. Raises `ProjectFileError` if there is none."""
+    file = project_file.of(ctx)
+    if file is None:
+        raise _missing()
+    return file
+
+
+def read_for(file: str) -> ProjectFile:
+    """Return the project file at `file`, or the nearest one if it is empty. Raises `ProjectFileError`."""
+    found = _read(file)
+    if found is None:
+        raise _missing()
+    return found
+
+
+def announce(app: App, file: ProjectFile) -> None:
+    """Say which file is used."""
+    app.reporter.info(f"Using {file.path}")
+
+
+def machine_name(file: ProjectFile, flag: str) -> str:
+    """Return the name of the project's machine. Raises `InvalidNameError`, which names the key."""
+    from pymachine.driver.names import check_new_name  # noqa: PLC0415
+    from pymachine.hosts.project import default_name  # noqa: PLC0415 (the help does not need it)
+
+    if flag or "name" not in file.machine:
+        return flag or default_name(file.folder)
+    name = str(file.machine["name"])
+    try:
+        check_new_name(name)
+    except PymachineError as error:
+        raise error.prefixed(f"{file.place('name')}: ") from error
+    return name
+
+
+def scripts(file: ProjectFile, driver_name: str) -> list[Script]:
+    """Return the provision scripts of the file, for a machine of that driver.
+
+    Raises `ProvisionScriptError` and `ProjectFileError`.
+    """
+    from pymachine.hosts import provision_scripts  # noqa: PLC0415 (the help does not need it)
+
+    if file.texts("provision") and Trait.NO_SSH in registry.load(driver_name).info.traits:
+        raise ProjectFileError(
+            f"{file.place('provision')} is set, but machines of the driver {driver_name} have no SSH"
+        )
+    found = [provision_scripts.read(path) for path in _script_paths(file)]
+    if len({script.path for script in found}) < len(found):
+        raise ProjectFileError(f"{file.place('provision')} names a script twice")
+    return found
+
+
+@contextmanager
+def naming_keys(ctx: click.Context) -> Iterator[None]:
+    """Name the key and the file in errors about an option whose value comes from the project file."""
+    from pymachine.hosts.shares import ShareError  # noqa: PLC0415 (the help does not need it)
+
+    try:
+        yield
+    except PymachineError as error:
+        for name, flag in _from_file(ctx):
+            option = rf"{re.escape(flag.opts[0])}(?![\w-])"
+            place = goflags.presets(ctx)[name].source
+            error.brief = place.join(re.split(option, error.brief))
+        error.args = (error.brief,)
+        file = project_file.of(ctx)
+        if isinstance(error, ShareError) and file is not None and share_options.SHARES in file.machine:
+            place = file.place(share_options.SHARES)
+            raise (error if place in error.brief else error.prefixed(f"{place}: ")) from error.__cause__
+        raise
+
+
+# -- trust ------------------------------------------------------------------------------------------------------
+
+
+def outside(ctx: click.Context, file: ProjectFile, request: CreateRequest) -> list[str]:
+    """Return what the project file asks for beyond its own folder and a machine, each as the end of a question.
+
+    The file may come from a cloned repository. Values of the command line and of the environment are the user's own.
+    """
+    from_file = {name for name, _ in _from_file(ctx)}
+    found = []
+    if file.owner not in (-1, os.getuid() if hasattr(os, "getuid") else -1, 0):
+        found.append(f"be used although it belongs to another user ({_user(file.owner)})")
+    kind = registry.load(request.driver_name)
+    if "driver" in from_file and Trait.PROVISION in kind.info.traits:
+        found.append(f"set up an existing host as root, with the driver {request.driver_name}")
+    if "engine_install_url" in from_file:
+        found.append(f"install the engine with the script of {request.install_script}")
+    # Texts can name programs, files and hosts.
+    for option in kind.options():
+        value = request.options[option.name]
+        if (
+            create_options.parameter(option) in from_file
+            and not isinstance(value, int)
+            and value not in (option.default, "", ())
+        ):
+            found.append(f"set {option.name} to {project_file.shown(value)}")
+    if request.origins["share"].where == file.place(share_options.SHARES):
+        shares = [share for share in request.shares.shares if not _is_inside(share.path, file.folder)]
+        found += [f"share {share} with the machine" for share in shares]
+    paths = [path for path in _script_paths(file) if not _is_inside(path, file.folder)]
+    found += [f"run {path} as root in the machine" for path in paths]
+    return found
+
+
+def ensure_trust(file: ProjectFile, wishes: Sequence[str], *, trusted: Sequence[str] = (), trust: bool) -> None:
+    """Return if the user allows the `wishes` of a file: before (`trusted`), with ``--trust`` or on the terminal.
+
+    Raises `UntrustedProjectError`.
+    """
+    new = [wish for wish in wishes if wish not in trusted]
+    if trust or not new:
+        return
+    lines = [printable.line(f"- {wish}") for wish in new]
+    question = f"{file.path} asks for more than its own folder. It wants to"
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        echo("\n".join([f"{printable.line(question)}:", *lines]), err=True)
+        echo("Allow that? (y/N): ", nl=False, err=True)
+        answer = sys.stdin.readline()
+        if not answer.endswith("\n"):
+            echo(err=True)
+        if answer.strip().lower() in {"y", "yes"}:
+            return
+    raise UntrustedProjectError(
+        f"{file.path} asks for more than its own folder, which was not allowed",
+        details="\n".join(["It wants to", *lines]),
+        hint="If you trust the file, allow it with --trust. Nothing was done.",
+    )
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Return whether `path` is in `folder`, behind all symbolic links."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _user(number: int) -> str:
+    if sys.platform != "win32":
+        import pwd  # noqa: PLC0415 (not on Windows)
+
+        with suppress(KeyError):
+            return pwd.getpwuid(number).pw_name
+    return f"user {number}"
+
+
+# -- the file and its values ------------------------------------------------------------------------------------
+
+
+def _wants_help(command: goflags.GoCommand, ctx: click.Context, args: Sequence[str]) -> bool:
+    """Return whether the command only completes words or prints its help, for which no file is read."""
+    return ctx.resilient_parsing or any(
+        create_options.early_value(command, args, name) is not None for name in ("h", "help")
+    )
+
+
+def _file(command: goflags.GoCommand, args: Sequence[str]) -> ProjectFile | None:
+    names = {name for param in command.params for name in getattr(param, "flag_names", ())}
+    if "no-file" in names and create_options.early_value(command, args, "no-file") not in (None, *goflags.FALSE):
+        return None
+    return _read(create_options.early_value(command, args, "file") or os.environ.get(FILE_VARIABLE, ""))
+
+
+def _read(text: str) -> ProjectFile | None:
+    """Return the project file at the path `text`, or the nearest one, or None if there is none."""
+    folder = share_options.current_folder()
+    if text:
+        path = Path(os.path.normpath(os.path.join(folder or os.sep, os.path.expanduser(text))))  # noqa: PTH111, PTH118
+    else:
+        found = project_file.find(folder) if folder else None
+        if found is None:
+            return None
+        path = found
+    engine = {flag.opts[0].removeprefix("--engine-"): flag for flag in create_options.engine_flags()}
+    kinds = {key: project_file.TEXTS if flag.multiple else project_file.TEXT for key, flag in engine.items()}
+    return project_file.read(path, engine_keys=kinds)
+
+
+def _missing() -> ProjectFileError:
+    return ProjectFileError(
+        f"there is no {project_file.NAME} in this folder, nor in a folder above it",
+        hint=f"Write one. An empty file is enough for a machine with all defaults: touch {project_file.NAME}",
+    )
+
+
+def _preset_options(ctx: click.Context, file: ProjectFile) -> None:
+    """Make the values of the file the defaults of the command's own options."""
+    presets, machine = goflags.presets(ctx), file.machine
+    for key, parameter in (("driver", "driver"), ("tls-san", "tls_san"), ("shares", "share")):
+        if key in machine:
+            presets[parameter] = goflags.Preset(machine[key], file.place(key))
+    for key, parameter in (("template", "no_template"), ("share-events", "no_share_events")):
+        if key in machine:
+            presets[parameter] = goflags.Preset(not machine[key], file.place(key))
+    for flag in create_options.engine_flags():
+        key = flag.opts[0].removeprefix("--engine-")
+        if key in file.engine:
+            presets[flag.name or ""] = goflags.Preset(file.engine[key], file.place(f"engine.{key}"))
+
+
+def _preset_driver_options(ctx: click.Context, file: ProjectFile, driver_name: str, kind: type[Driver]) -> None:
+    """Make the values of the file the defaults of the driver's options. Raises `ProjectFileError`."""
+    presets = goflags.presets(ctx)
+    options = {option.name: option for option in kind.options()}
+    for end, key in _HARDWARE.items():
+        if key not in file.machine:
+            continue
+        name = hardware_option(driver_name, end)
+        if name not in options:
+            raise ProjectFileError(f"{file.place(key)} is set, but the driver {driver_name} has no such option")
+        if name in file.options:
+            raise ProjectFileError(f"{file.place(key)} and {project_file.OPTIONS}.{name} are the same option")
+        presets[create_options.parameter(options[name])] = goflags.Preset(file.machine[key], file.place(key))
+    for name, value in file.options.items():
+        key = f"{project_file.OPTIONS}.{name}"
+        if name in options:
+            expected = _KINDS[options[name].kind]
+            if not expected.fits(value):
+                raise ProjectFileError(
+                    f"{file.place(key)} is {project_file.described(value)}, expected {expected.expected}"
+                )
+            presets[create_options.parameter(options[name])] = goflags.Preset(value, file.place(key))
+        elif not _is_of_another_driver(name, driver_name):
+            raise project_file.unknown(
+                file.path, f"{project_file.MACHINE}.{key}", options, what=f"option of the driver {driver_name} called"
+            )
+
+
+def _is_of_another_driver(option: str, driver_name: str) -> bool:
+    """Return whether another driver has the option, so that a file can have options for several drivers."""
+    for name in registry.names():
+        if name != driver_name:
+            with suppress(Exception):  # a package that cannot be imported has no options
+                if any(each.name == option for each in registry.load(name).options()):
+                    return True
+    return False
+
+
+def _from_file(ctx: click.Context) -> Iterator[tuple[str, goflags.Flag]]:
+    """Yield the parameters whose value comes from the project file, with their flags."""
+    for param in ctx.command.get_params(ctx):
+        if isinstance(param, goflags.Flag) and create_options.is_from_file(ctx, param):
+            yield param.name or "", param
+
+
+def _script_paths(file: ProjectFile) -> list[Path]:
+    return [Path(os.path.normpath(file.folder / text)) for text in file.texts("provision")]
+
+
+def scripts_output(app: App, *, err: bool) -> Any:
+    """Return the function that shows a line of a script's output."""
+    return lambda text: echo(printable.block(text), err=err or app.structured)

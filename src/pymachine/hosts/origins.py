@@ -1,0 +1,81 @@
+"""Where the values of a machine came from: the options that a record notes, and their current values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from pymachine.driver.contract import Json
+from pymachine.store.origins import MODIFY, Origin
+from pymachine.store.record import Machine
+
+if TYPE_CHECKING:
+    from pymachine.driver.abilities import HardwareChange
+    from pymachine.hosts.modify import Changes
+
+DRIVER = "driver"
+SHARE = "share"
+SHARE_EVENTS = "no-share-events"
+SANS = "tls-san"
+# The fields of `HardwareChange`, by the end of the driver's option: DRIVER-memory and so on, as in docker-machine.
+HARDWARE = {"cpu-count": "cpus", "memory": "memory_mib", "disk-size": "disk_mb"}
+# The fields of `EngineOptions`, by option. The last one cannot be changed by `modify`.
+ENGINE = {
+    "engine-opt": "arbitrary_flags",
+    "engine-env": "env",
+    "engine-insecure-registry": "insecure_registry",
+    "engine-label": "labels",
+    "engine-registry-mirror": "registry_mirror",
+    "engine-storage-driver": "storage_driver",
+    "engine-install-url": "install_url",
+}
+
+
+def hardware_option(driver_name: str, end: str) -> str:
+    """Return the name of the driver's option for one of `HARDWARE`."""
+    return f"{driver_name}-{end}"
+
+
+def current_value(record: Machine, option: str) -> Json:
+    """Return the current value of an option of a machine. A value that is only noted at `create` may be None."""
+    if option == DRIVER:
+        return record.driver_name
+    if option == SHARE:
+        return [str(share) for share in record.shares]
+    if option == SHARE_EVENTS:
+        return not record.share_events
+    if option == SANS:
+        return list(record.auth.server_cert_sans)
+    if option in ENGINE:
+        return getattr(record.engine, ENGINE[option])
+    return record.origins[option].value if option in record.origins else None
+
+
+def note_changes(record: Machine, changes: Changes) -> None:
+    """Note in the record that `changes` were made: by `modify`, unless they name other origins."""
+    for option, value in _changed(record, changes).items():
+        record.origins[option] = changes.origins.get(option, Origin(MODIFY, value=value))
+
+
+def _changed(record: Machine, changes: Changes) -> Mapping[str, Json]:
+    """Return the changed options, with the values that no other field of the record has."""
+    found: dict[str, Json] = {
+        hardware_option(record.driver_name, end): value
+        for end, value in hardware_values(changes.hardware).items()
+        if value is not None
+    }
+    found |= {option: None for option, name in ENGINE.items() if name in changes.engine}
+    if changes.sans is not None:
+        found[SANS] = None
+    if changes.share or changes.unshare:
+        found[SHARE] = None
+    if changes.share_events is not None:
+        found[SHARE_EVENTS] = None
+    return found
+
+
+def hardware_values(change: HardwareChange) -> dict[str, int | None]:
+    """Return the values of a change by the end of the driver's option."""
+    values = {item.name: getattr(change, item.name) for item in fields(change)}
+    return {end: values[name] for end, name in HARDWARE.items()}

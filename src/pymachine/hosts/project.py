@@ -1,0 +1,171 @@
+"""The machine of a project: the file that it belongs to, and how it differs from what the file says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pymachine.driver import registry
+from pymachine.driver.abilities import HardwareChange
+from pymachine.driver.contract import Json
+from pymachine.driver.names import NAME_LENGTH
+from pymachine.errors import PymachineError
+from pymachine.hosts import origins
+from pymachine.hosts.create import CreateRequest
+from pymachine.hosts.host import Hosts
+from pymachine.hosts.locking import locked
+from pymachine.hosts.modify import Changes
+from pymachine.store.origins import DEFAULT, FILE, Origin, Project
+from pymachine.store.record import Machine
+
+
+class ForeignMachineError(PymachineError):
+    """The machine that a project file names was not created for that file."""
+
+    code = "foreign-machine"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An option whose value in a machine is not the one that `up` would give a new one."""
+
+    option: str
+    """The name of the option of `create`."""
+    current: Json
+    wanted: Json
+    origin: Origin
+    """Where the wanted value comes from."""
+    applicable: bool
+    """Whether `modify` can change it."""
+
+
+def default_name(folder: Path) -> str:
+    """Return the name of the folder of a project, as far as a machine can have it, for the project's machine."""
+    kept = "".join(each if each.isascii() and (each.isalnum() or each == ".") else "-" for each in folder.name)
+    return "-".join(filter(None, kept.split("-"))).strip("-.")[:NAME_LENGTH].rstrip("-.") or "project"
+
+
+def check_owner(machine: Machine, file: Path, *, takes_over: bool = False) -> None:
+    """Raise `ForeignMachineError` unless the machine was created for `file`.
+
+    Otherwise a file from elsewhere could use, change or remove any machine of the user, by its name. With `takes_over`
+    it may also be one for a file that does not exist any more, as after the project's folder was moved.
+    """
+    project = machine.project
+    if is_of(machine, file) or (takes_over and project is not None and not os.path.lexists(project.file)):
+        return
+    made = "not by `up`" if project is None else f"for {project.file}"
+    hint = "Choose another name: `name` in the table [machine] of the file, or --name."
+    if project is not None and not os.path.lexists(project.file):
+        hint = "If the project's folder was moved, `pymachine up` in it takes the machine over."
+    raise ForeignMachineError(f'machine "{machine.name}" exists, but it was created {made}, not for {file}', hint=hint)
+
+
+def is_of(machine: Machine, file: Path) -> bool:
+    """Return whether the machine was created for the project file `file`."""
+    if machine.project is None:
+        return False
+    if machine.project.file == file:
+        return True
+    try:
+        return machine.project.file.samefile(file)
+    except OSError:
+        return False
+
+
+def adopt(hosts: Hosts, name: str, file: Path, trusted: Sequence[str]) -> None:
+    """Note that machine `name` belongs to `file`, and what the user has allowed that file."""
+    with locked(hosts, name) as host:
+        known = host.record.project or Project(file)
+        project = Project(file, known.provisioned, sorted({*known.trusted, *trusted}))
+        if project != host.record.project:
+            host.record.project = project
+            host.save()
+
+
+def differences(machine: Machine, request: CreateRequest) -> list[Difference]:
+    """Return how a machine differs from one that `request` would create.
+
+    Only values that the user has set are compared, and those that came from a project file before.
+    """
+    found = []
+    for option, wanted in _wanted(request).items():
+        origin = request.origins.get(option, Origin(DEFAULT))
+        recorded = machine.origins.get(option)
+        was_in_file = recorded is not None and recorded.kind == FILE
+        if origin.kind == DEFAULT and not was_in_file and not (option == origins.SHARE and _moved(machine, request)):
+            continue
+        current = origins.current_value(machine, option)
+        if current is None and recorded is None:
+            current = _default(machine.driver_name, option)
+        if _comparable(option, current) != _comparable(option, wanted):
+            applicable = _is_applicable(machine, option, wanted)
+            found.append(Difference(option, _plain(current), _plain(wanted), origin, applicable))
+    if machine.driver_name != request.driver_name:  # the options of both are not comparable
+        return [each for each in found if each.option == origins.DRIVER]
+    return found
+
+
+def changes(machine: Machine, request: CreateRequest, found: Sequence[Difference]) -> Changes:
+    """Return the changes that remove those of the differences that are applicable."""
+    wanted = {each.option: each.wanted for each in found if each.applicable}
+    hardware = {
+        field: wanted[option]
+        for end, field in origins.HARDWARE.items()
+        if (option := origins.hardware_option(machine.driver_name, end)) in wanted
+    }
+    shared = request.shares.shares if origins.SHARE in wanted else tuple(machine.shares)
+    return Changes(
+        hardware=HardwareChange(**hardware),
+        engine={field: wanted[option] for option, field in origins.ENGINE.items() if option in wanted},
+        sans=wanted.get(origins.SANS),
+        share=[share for share in shared if share not in machine.shares],
+        unshare=[str(share) for share in machine.shares if share not in shared],
+        share_events=not wanted[origins.SHARE_EVENTS] if origins.SHARE_EVENTS in wanted else None,
+        origins={each.option: each.origin for each in found},
+    )
+
+
+def _moved(machine: Machine, request: CreateRequest) -> bool:
+    """Return whether the project's folder was moved, which the machine shares at its old path."""
+    return bool(machine.project and request.project and machine.project.file != request.project.file)
+
+
+def _wanted(request: CreateRequest) -> Mapping[str, Json]:
+    """Return the values of `request` by option, of those that can be compared."""
+    engine = {option: getattr(request.engine, field) for option, field in origins.ENGINE.items()}
+    del engine["engine-install-url"]  # it was used when the machine was created
+    return {
+        origins.DRIVER: request.driver_name,
+        **request.options,
+        **engine,
+        origins.SANS: list(request.sans),
+        origins.SHARE_EVENTS: not request.share_events,
+        origins.SHARE: [str(share) for share in request.shares.shares],
+    }
+
+
+def _default(driver_name: str, option: str) -> Json:
+    """Return the driver's default for an option of which the record says nothing, since it was empty."""
+    defaults = {each.name: each.default for each in registry.load_for_machine(driver_name).options()}
+    return defaults.get(option)
+
+
+def _is_applicable(machine: Machine, option: str, wanted: Json) -> bool:
+    hardware = {origins.hardware_option(machine.driver_name, end) for end in origins.HARDWARE}
+    if option in hardware:
+        return isinstance(wanted, int)
+    return option in {*origins.ENGINE, origins.SANS, origins.SHARE, origins.SHARE_EVENTS}
+
+
+def _plain(value: Json) -> Json:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _comparable(option: str, value: Json) -> Json:
+    """Return a value so that equal settings are equal: empty ones, and shares in any order."""
+    if isinstance(value, list | tuple):
+        return sorted(value) if option == origins.SHARE else list(value)
+    return value or []
