@@ -188,6 +188,8 @@ def record(driver: str) -> dict[str, Any]:
         "Expires": None,
         "Owner": "",
         "Shares": [{"Path": "@HOME@", "GuestPath": "/home/me", "ReadOnly": False}],
+        "Origins": {"driver": {"From": "default"}, "share": {"From": "flag", "Where": "--share", "Value": 1}},
+        "Project": {"File": "@HOME@/pymachine.toml", "Provisioned": [], "Trusted": ["share /data"]},
     }
 
 

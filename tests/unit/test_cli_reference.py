@@ -1,4 +1,4 @@
-"""The command line reference and the error reference agree with the code."""
+"""The references of the command line, of errors and of the project file agree with the code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pymachine.errors import PymachineError
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("script", ["cli_reference.py", "errors_reference.py"])
+@pytest.mark.parametrize("script", ["cli_reference.py", "errors_reference.py", "project_file_reference.py"])
 def test_the_reference_is_current(script: str) -> None:
     ended = subprocess.run(
         [sys.executable, ROOT / "scripts" / script, "--check"], capture_output=True, text=True, check=False

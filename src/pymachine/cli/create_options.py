@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pymachine.store.record import EngineOptions
 
 DRIVER_VARIABLE = "MACHINE_DRIVER"
+_HELP = ("h", "help")
 
 
 class DriverOptionsCommand(goflags.GoCommand):
@@ -67,9 +68,11 @@ def early_value(command: goflags.GoCommand, words: Sequence[str], *names: str) -
                 break
             continue
         name, equals, value = word.lstrip("-").partition("=")
-        if not equals and rest and (name in own or not rest[-1].startswith("-")):
+        if not equals and (name in _HELP or (name in own and own[name].is_flag)):
+            value = ""
+        elif not equals and rest and (name in own or not rest[-1].startswith("-")):
             # A flag of the driver may have no value. The word after it is then taken for a value, and skipped.
-            value = "" if name in own and own[name].is_flag else rest.pop()
+            value = rest.pop()
         elif not equals:
             continue
         if name in names:

@@ -64,7 +64,7 @@ def _shown(value: Json) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     text = ", ".join(value) if isinstance(value, list) else str("" if value is None else value)
-    return printable.line(text) or "none"
+    return printable.line(text) or "empty"
 
 
 @click.command("inspect", cls=goflags.GoCommand)

@@ -31,7 +31,8 @@ FILE_VARIABLE = "PYMACHINE_FILE"
 TRUST_VARIABLE = "PYMACHINE_TRUST"
 # The keys of [machine] for hardware, by the end of the driver's option.
 _HARDWARE = dict(zip(HARDWARE, ("cpus", "memory", "disk"), strict=True))
-_KINDS = {
+# What the file may have for an option of a driver.
+KINDS = {
     OptionKind.STRING: project_file.TEXT,
     OptionKind.STRINGS: project_file.TEXTS,
     OptionKind.INTEGER: project_file.SIZE,
@@ -296,7 +297,7 @@ def _preset_driver_options(ctx: click.Context, file: ProjectFile, driver_name: s
     for name, value in file.options.items():
         key = f"{project_file.OPTIONS}.{name}"
         if name in options:
-            expected = _KINDS[options[name].kind]
+            expected = KINDS[options[name].kind]
             if not expected.fits(value):
                 raise ProjectFileError(
                     f"{file.place(key)} is {project_file.described(value)}, expected {expected.expected}"

@@ -60,7 +60,7 @@ TEXTS = Kind("a list of texts", {"type": "array", "items": _TEXT_SCHEMA}, (list,
 BOOLEAN = Kind("true or false", {"type": "boolean"}, (bool,))
 NUMBER = Kind("a whole number", {"type": "integer"}, (int,))
 # As text it is what the option accepts on the command line.
-SIZE = Kind("a whole number of MB, or a text", {"type": ["integer", "string"]}, (int, str))
+SIZE = Kind("a whole number, or a text", {"type": ["integer", "string"]}, (int, str))
 ANY = Kind(
     "a text, a whole number, true, false or a list of texts",
     {"type": ["string", "integer", "boolean", "array"], "items": _TEXT_SCHEMA},

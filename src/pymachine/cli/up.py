@@ -117,10 +117,10 @@ def _bring_up(app: App, request: CreateRequest, *, apply: bool) -> Sequence[Diff
 
 def _text(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
+        return ", ".join(map(str, value)) or "empty"
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value) if value not in (None, "") else "none"
+    return str(value) if value not in (None, "") else "empty"
 
 
 def _difference_json(each: Difference) -> dict[str, Any]:

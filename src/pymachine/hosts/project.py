@@ -95,7 +95,7 @@ def differences(machine: Machine, request: CreateRequest) -> list[Difference]:
         origin = request.origins.get(option, Origin(DEFAULT))
         recorded = machine.origins.get(option)
         was_in_file = recorded is not None and recorded.kind == FILE
-        if origin.kind == DEFAULT and not was_in_file and not (option == origins.SHARE and _moved(machine, request)):
+        if origin.kind == DEFAULT and not was_in_file and not (option == origins.SHARE and _has_own_folder(machine)):
             continue
         current = origins.current_value(machine, option)
         if current is None and recorded is None:
@@ -128,9 +128,10 @@ def changes(machine: Machine, request: CreateRequest, found: Sequence[Difference
     )
 
 
-def _moved(machine: Machine, request: CreateRequest) -> bool:
-    """Return whether the project's folder was moved, which the machine shares at its old path."""
-    return bool(machine.project and request.project and machine.project.file != request.project.file)
+def _has_own_folder(machine: Machine) -> bool:
+    """Return whether a machine shares the folder of its project by default, which may have been moved."""
+    recorded = machine.origins.get(origins.SHARE)
+    return bool(machine.shares) and recorded is not None and recorded.kind == DEFAULT
 
 
 def _wanted(request: CreateRequest) -> Mapping[str, Json]:
