@@ -90,7 +90,7 @@ def origins(call: Call, name: str = "shop") -> dict[str, tuple[Any, str, str]]:
 def test_up_creates_starts_and_keeps_a_machine(
     call: Call, folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write(folder, "memory = 2048", "cpus = 3", 'engine.label = ["a=b"]', 'tls-san = ["shop.example"]')
+    path = write(folder, "memory = 2048", "cpus = 3", 'engine.label = ["a=b"]')
     (folder / "deep" / "er").mkdir(parents=True)
     enter(monkeypatch, folder / "deep" / "er")
     code, out, err = call("up")
@@ -101,7 +101,6 @@ def test_up_creates_starts_and_keeps_a_machine(
     assert machine.driver["Memory"] == 2048
     assert machine.driver["CPU"] == 3
     assert machine.engine.labels == ["a=b"]
-    assert machine.auth.server_cert_sans == ["shop.example"]
     assert [str(share) for share in machine.shares] == [str(folder)]
     assert Sized.boots == [("shop", [str(folder)])]
 
@@ -382,6 +381,8 @@ def test_a_driver_of_the_command_line_has_its_own_options(call: Call, folder: Pa
         (['options.sized-patch = ["/etc/shadow"]'], "set sized-patch to ('/etc/shadow',)"),
         (['driver = "outside"', "shares = []"], "set up an existing host as root, with the driver outside"),
         (['engine.install-url = "http://192.0.2.1/"'], "install the engine with the script of http://192.0.2.1/"),
+        (['tls-san = ["prod.example"]'], "have a certificate of this store for prod.example"),
+        (['driver = "outside"', 'provision = ["own"]'], "run {folder}/own as root on an existing host"),
         (['provision = ["../secret"]'], "run {parent}/secret as root in the machine"),
         (['provision = ["link/secret"]'], "run {folder}/link/secret as root in the machine"),
     ],
@@ -391,6 +392,7 @@ def test_what_reaches_beyond_the_folder_needs_trust(
     call: Call, folder: Path, store: Store, lines: list[str], wish: str, command: tuple[str, ...]
 ) -> None:
     (folder.parent / "secret").write_text("secret")
+    (folder / "own").touch()
     (folder / "link").symlink_to("..")
     path = write(folder, *lines)
     code, _, err = call(*command)
@@ -400,6 +402,16 @@ def test_what_reaches_beyond_the_folder_needs_trust(
     assert "--trust" in err
     assert store.names() == []
     assert not (store.root / "machines").exists()
+
+
+def test_scripts_on_the_users_own_host_need_trust(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MACHINE_DRIVER", "outside")
+    (folder / "own").touch()
+    write(folder, "shares = []", 'provision = ["own"]')
+    code, _, err = call("up")
+    assert code == 1
+    assert f"- run {folder}/own as root on an existing host" in err
+    assert "with the driver" not in err
 
 
 def test_what_the_user_names_needs_no_trust(
@@ -527,7 +539,7 @@ def test_differences_are_reported_and_applied_only_if_asked(
     succeed("up")
     lines = ("memory = 2000", "cpus = 4", 'engine.label = ["c=d"]', 'shares = ["src"]', "share-events = false")
     path = write(folder, *lines, 'tls-san = ["x.example"]')
-    code, out, err = call("up")
+    code, out, err = call("up", "--trust")
     assert (code, err) == (0, "")
     assert f'machine.memory in {path} is 2000, but the machine "shop" has 1000.' in out
     assert f'machine.cpus in {path} is 4, but the machine "shop" has 2.' in out
@@ -539,7 +551,7 @@ def test_differences_are_reported_and_applied_only_if_asked(
     assert store.load("shop").driver["Memory"] == 1000
     assert len(Sized.boots) == 1
 
-    code, out, _ = call("up", "--apply", "--json")
+    code, out, _ = call("up", "--apply", "--json", "--trust")
     value = json.loads(out)
     jsonschema.validate(value, {**SCHEMA["properties"]["up"], "$defs": SCHEMA["$defs"]})
     assert value[0]["Differences"] == [{"Option": "sized-quick", "Current": True, "Wanted": False, "Applicable": False}]

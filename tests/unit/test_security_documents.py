@@ -29,6 +29,7 @@ def test_each_boundary_is_on_the_page() -> None:
         "Container",
         "Mirror",
         "Archive",
+        "Project file",
         "Copied store",
         "Engine",
         "Existing host over SSH",

@@ -169,6 +169,8 @@ def outside(ctx: click.Context, file: ProjectFile, request: CreateRequest) -> li
     kind = registry.load(request.driver_name)
     if "driver" in from_file and Trait.PROVISION in kind.info.traits:
         found.append(f"set up an existing host as root, with the driver {request.driver_name}")
+    if "tls_san" in from_file and request.sans:
+        found.append(f"have a certificate of this store for {', '.join(map(project_file.shown, request.sans))}")
     if "engine_install_url" in from_file:
         found.append(f"install the engine with the script of {request.install_script}")
     # Texts can name programs, files and hosts.
@@ -183,8 +185,9 @@ def outside(ctx: click.Context, file: ProjectFile, request: CreateRequest) -> li
     if request.origins["share"].where == file.place(share_options.SHARES):
         shares = [share for share in request.shares.shares if not _is_inside(share.path, file.folder)]
         found += [f"share {share} with the machine" for share in shares]
-    paths = [path for path in _script_paths(file) if not _is_inside(path, file.folder)]
-    found += [f"run {path} as root in the machine" for path in paths]
+    is_host = Trait.PROVISION in kind.info.traits
+    paths = [path for path in _script_paths(file) if is_host or not _is_inside(path, file.folder)]
+    found += [f"run {path} as root {'on an existing host' if is_host else 'in the machine'}" for path in paths]
     return found
 
 

@@ -20,7 +20,10 @@ class Option:
     """One option that a driver adds to `create`. It is data, so any front end can show it."""
 
     name: str
-    """The name without dashes, starting with the driver's name: ``qemu-memory``."""
+    """The name without dashes, starting with the driver's name: ``qemu-memory``.
+
+    Options for hardware end in ``-cpu-count``, ``-memory`` and ``-disk-size``: project files set them by these names.
+    """
     kind: OptionKind = OptionKind.STRING
     default: str | int | bool | tuple[str, ...] | None = None
     env: str | None = None

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from pymachine.driver.abilities import HardwareChange, Resizable, ResizeCheckable
-from pymachine.driver.contract import State, Trait
+from pymachine.driver.contract import Json, State, Trait
 from pymachine.driver.shares import Share
 from pymachine.errors import CommandError, PymachineError, UsageError, WrongStateError
 from pymachine.hosts import context_updates, lifecycle, origins, provision, shares, ssh_shares
@@ -20,8 +20,8 @@ from pymachine.hosts.certificates import identity_restored_on_error, must_set_up
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.locking import locked
 from pymachine.hosts.timeouts import STOP_SECONDS, boot_timeout
-from pymachine.store.origins import Origin
-from pymachine.store.record import EngineOptions
+from pymachine.store.origins import MODIFY, Origin
+from pymachine.store.record import EngineOptions, Machine
 
 _NO_ENGINE = 127
 
@@ -140,7 +140,25 @@ def _write(host: Host, changes: Changes) -> None:
     host.record.engine = _changed(host.record.engine, changes)
     if changes.sans is not None:
         host.record.auth.server_cert_sans = list(changes.sans)
-    origins.note_changes(host.record, changes)
+    _note_origins(host.record, changes)
+
+
+def _note_origins(record: Machine, changes: Changes) -> None:
+    """Note where the new values came from."""
+    found: dict[str, Json] = {
+        origins.hardware_option(record.driver_name, end): value
+        for end, value in origins.hardware_values(changes.hardware).items()
+        if value is not None
+    }
+    found |= {option: None for option, name in origins.ENGINE.items() if name in changes.engine}
+    if changes.sans is not None:
+        found[origins.SANS] = None
+    if changes.share or changes.unshare:
+        found[origins.SHARE] = None
+    if changes.share_events is not None:
+        found[origins.SHARE_EVENTS] = None
+    for option, value in found.items():
+        record.origins[option] = changes.origins.get(option, Origin(MODIFY, value=value))
 
 
 def _changed_shares(host: Host, changes: Changes) -> list[Share]:

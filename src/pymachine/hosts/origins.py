@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING
 
+from pymachine.driver.abilities import HardwareChange
 from pymachine.driver.contract import Json
-from pymachine.store.origins import MODIFY, Origin
 from pymachine.store.record import Machine
-
-if TYPE_CHECKING:
-    from pymachine.driver.abilities import HardwareChange
-    from pymachine.hosts.modify import Changes
 
 DRIVER = "driver"
 SHARE = "share"
@@ -50,29 +44,6 @@ def current_value(record: Machine, option: str) -> Json:
     if option in ENGINE:
         return getattr(record.engine, ENGINE[option])
     return record.origins[option].value if option in record.origins else None
-
-
-def note_changes(record: Machine, changes: Changes) -> None:
-    """Note in the record that `changes` were made: by `modify`, unless they name other origins."""
-    for option, value in _changed(record, changes).items():
-        record.origins[option] = changes.origins.get(option, Origin(MODIFY, value=value))
-
-
-def _changed(record: Machine, changes: Changes) -> Mapping[str, Json]:
-    """Return the changed options, with the values that no other field of the record has."""
-    found: dict[str, Json] = {
-        hardware_option(record.driver_name, end): value
-        for end, value in hardware_values(changes.hardware).items()
-        if value is not None
-    }
-    found |= {option: None for option, name in ENGINE.items() if name in changes.engine}
-    if changes.sans is not None:
-        found[SANS] = None
-    if changes.share or changes.unshare:
-        found[SHARE] = None
-    if changes.share_events is not None:
-        found[SHARE_EVENTS] = None
-    return found
 
 
 def hardware_values(change: HardwareChange) -> dict[str, int | None]:
