@@ -29,6 +29,6 @@ def command(app: App, /, *, file: str, name: str, remove: bool) -> None:
         if remove:
             remove_machine(app.hosts, name)
             app.reporter.info(f'Removed "{name}".')
-        else:
-            lifecycle.ensure_stopped(app.hosts, name)
+        elif not lifecycle.ensure_stopped(app.hosts, name):
+            app.reporter.info(f'The machine "{name}" is stopped.')
     app.show("", [{"Name": name, "Removed": exists and remove}])

@@ -56,7 +56,7 @@ def _show_origins(app: App, machine: Machine) -> None:
 
 def _place(kind: str, where: str) -> str:
     """Return an origin as text. The place of a key says itself that it is in a file."""
-    return where if kind in (FILE, CONFIG) else f"{kind} {where}".rstrip()
+    return printable.line(where if kind in (FILE, CONFIG) else f"{kind} {where}".rstrip())
 
 
 def _shown(value: Json) -> str:

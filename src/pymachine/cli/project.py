@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pymachine.cli import create_options, goflags, project_file, share_options
+from pymachine.cli import create_options, goflags, machine_args, project_file, share_options
 from pymachine.cli.context import App
 from pymachine.cli.output import echo
 from pymachine.cli.project_file import ProjectFile, ProjectFileError
@@ -42,7 +42,7 @@ file_flag = goflags.flag(
     "--file",
     env=FILE_VARIABLE,
     help=f"Use this project file instead of the nearest {project_file.NAME}",
-    shell_complete=share_options.complete_folder,
+    shell_complete=machine_args.complete_file,
 )
 no_file_flag = goflags.flag("--no-file", is_flag=True, help="Use no project file")
 trust_flag = goflags.flag(
@@ -143,9 +143,9 @@ def naming_keys(ctx: click.Context) -> Iterator[None]:
         yield
     except PymachineError as error:
         for name, flag in _from_file(ctx):
-            option = rf"{re.escape(flag.opts[0])}(?![\w-])"
             place = goflags.presets(ctx)[name].source
-            error.brief = place.join(re.split(option, error.brief))
+            for option in (flag.opts[0], *_options_of_modify(flag)):
+                error.brief = place.join(re.split(rf"{re.escape(option)}(?![\w-])", error.brief))
         error.args = (error.brief,)
         file = project_file.of(ctx)
         if isinstance(error, ShareError) and file is not None and share_options.SHARES in file.machine:
@@ -181,7 +181,8 @@ def outside(ctx: click.Context, file: ProjectFile, request: CreateRequest) -> li
             and not isinstance(value, int)
             and value not in (option.default, "", ())
         ):
-            found.append(f"set {option.name} to {project_file.shown(value)}")
+            texts = value if isinstance(value, tuple) else (value,)
+            found.append(f"set {option.name} to {', '.join(map(project_file.shown, texts))}")
     if request.origins["share"].where == file.place(share_options.SHARES):
         shares = [share for share in request.shares.shares if not _is_inside(share.path, file.folder)]
         found += [f"share {share} with the machine" for share in shares]
@@ -320,6 +321,12 @@ def _is_of_another_driver(option: str, driver_name: str) -> bool:
                 if any(each.name == option for each in registry.load(name).options()):
                     return True
     return False
+
+
+def _options_of_modify(flag: goflags.Flag) -> list[str]:
+    """Return the option of `modify`, which `up --apply` uses, for an option of the driver for hardware."""
+    ends = {"cpu-count": "--cpus", "memory": "--memory", "disk-size": "--disk-size"}
+    return [option for end, option in ends.items() if flag.opts[0].endswith(f"-{end}")]
 
 
 def _from_file(ctx: click.Context) -> Iterator[tuple[str, goflags.Flag]]:

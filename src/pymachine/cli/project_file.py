@@ -7,7 +7,6 @@ It may come from a cloned repository, so everything in it is input. What its val
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,6 +192,8 @@ def shown(value: object) -> str:
 
 
 def _content(path: Path) -> Mapping[str, Any]:
+    import tomllib  # noqa: PLC0415 (most commands read no project file)
+
     try:
         data = files.read_regular(path, longest=LONGEST_BYTES)
     except OSError as error:

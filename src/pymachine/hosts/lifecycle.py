@@ -37,11 +37,13 @@ def ensure_running(hosts: Hosts, name: str) -> None:
         _boot_or_repair(host)
 
 
-def ensure_stopped(hosts: Hosts, name: str, *, timeout: float = STOP_SECONDS) -> None:
-    """Shut machine `name` down unless it is stopped, by force after `timeout` seconds."""
+def ensure_stopped(hosts: Hosts, name: str, *, timeout: float = STOP_SECONDS) -> bool:
+    """Shut machine `name` down, by force after `timeout` seconds. Return False if it was stopped already."""
     with locked(hosts, name, to_stop=True) as host:
-        if host.state() is not State.STOPPED:
-            stop_host(host, timeout)
+        if host.state() is State.STOPPED:
+            return False
+        stop_host(host, timeout)
+        return True
 
 
 def stop(hosts: Hosts, name: str, *, timeout: float = STOP_SECONDS) -> None:

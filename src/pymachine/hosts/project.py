@@ -76,10 +76,10 @@ def is_of(machine: Machine, file: Path) -> bool:
 
 
 def adopt(hosts: Hosts, name: str, file: Path, trusted: Sequence[str]) -> None:
-    """Note that machine `name` belongs to `file`, and what the user has allowed that file."""
+    """Note that machine `name` belongs to `file`, and all that the user has allowed that file."""
     with locked(hosts, name) as host:
         known = host.record.project or Project(file)
-        project = Project(file, known.provisioned, sorted({*known.trusted, *trusted}))
+        project = Project(file, known.provisioned, list(trusted))
         if project != host.record.project:
             host.record.project = project
             host.save()

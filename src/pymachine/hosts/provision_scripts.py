@@ -77,13 +77,16 @@ def run(hosts: Hosts, name: str, scripts: Sequence[Script], *, show: Callable[[s
             for script in waiting:
                 hosts.reporter.info(f'Running {script.path} in "{name}"...')
                 _run(connection, host, script, show)
-                _note(host, script)
+                _note(host, script, scripts)
 
 
-def _note(host: Host, script: Script) -> None:
+def _note(host: Host, script: Script, scripts: Sequence[Script]) -> None:
+    """Note that `script` has run, and forget those that are not among the project's `scripts` any more."""
     project = host.record.project
-    if project is not None and script.digest not in project.provisioned:
-        project.provisioned.append(script.digest)
+    if project is not None:
+        known = {each.digest for each in scripts}
+        kept = [digest for digest in project.provisioned if digest in known and digest != script.digest]
+        project.provisioned = [*kept, script.digest]
         host.save()
 
 
