@@ -438,6 +438,32 @@ def test_scripts_on_the_users_own_host_need_trust(call: Call, folder: Path, monk
     assert "with the driver" not in err
 
 
+def test_scripts_on_a_host_that_the_machine_is_need_trust_whatever_the_file_says_now(
+    call: Call, succeed: Callable[..., str], folder: Path, store: Store
+) -> None:
+    write(folder)
+    succeed("up")
+    machine = store.load("shop")
+    machine.driver_name = "outside"
+    store.save(machine)
+    (folder / "own").touch()
+    write(folder, 'driver = "sized"', 'provision = ["own"]')
+    code, _, err = call("up")
+    assert code == 1
+    assert f"- run {folder}/own as root on an existing host" in err
+
+
+def test_permission_for_a_long_text_allows_no_similar_one(
+    call: Call, succeed: Callable[..., str], folder: Path
+) -> None:
+    write(folder, f'options.sized-image = "{"a" * 100}x{"b" * 100}"')
+    succeed("up", "--trust")
+    write(folder, f'options.sized-image = "{"a" * 100}y{"b" * 100}"')
+    code, _, err = call("up")
+    assert code == 1
+    assert f"{'a' * 100}y{'b' * 100}" in err
+
+
 def test_what_the_user_names_needs_no_trust(
     succeed: Callable[..., str], folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -214,6 +214,23 @@ def test_a_file_that_is_no_script_is_refused(tmp_path: Path, data: bytes, says: 
         provision_scripts.read(tmp_path / "script")
 
 
+def test_a_script_must_stay_in_its_folder_behind_links(tmp_path: Path) -> None:
+    inner = tmp_path / "shop" / "tools"
+    inner.mkdir(parents=True)
+    (inner / "own.sh").write_text("own")
+    (tmp_path / "secret").write_text("secret")
+    shop = tmp_path / "shop"
+    (shop / "link").symlink_to("tools")
+    (shop / "file").symlink_to(inner / "own.sh")
+    (shop / "out").symlink_to("..")
+    for name in ("tools/own.sh", "link/own.sh", "file"):
+        assert provision_scripts.read(shop / name, within=shop).text == "own"
+    for name in ("out/secret", "../secret", "/etc/passwd", "tools", "tools/own.sh/x"):
+        with pytest.raises(ProvisionScriptError, match="cannot read the provision script"):
+            provision_scripts.read(shop / name, within=shop)
+    assert provision_scripts.read(shop / "out" / "secret").text == "secret"
+
+
 def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "script")
     with pytest.raises(ProvisionScriptError, match="Not a regular file"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,8 @@ from pymachine.cli.context import App
 from pymachine.cli.output import echo
 from pymachine.cli.project_file import ProjectFile, ProjectFileError
 from pymachine.driver import registry
-from pymachine.driver.contract import Driver, Trait
-from pymachine.driver.options import OptionKind
+from pymachine.driver.contract import Driver, Json, Trait
+from pymachine.driver.options import Option, OptionKind
 from pymachine.errors import PymachineError
 from pymachine.hosts.origins import HARDWARE, hardware_option
 from pymachine.system import printable
@@ -117,21 +117,31 @@ def machine_name(file: ProjectFile, flag: str) -> str:
     return name
 
 
-def scripts(file: ProjectFile, driver_name: str) -> list[Script]:
-    """Return the provision scripts of the file, for a machine of that driver.
+def script_places(file: ProjectFile) -> dict[Path, bool]:
+    """Return the paths of the provision scripts, and whether each is in the file's folder.
 
-    Raises `ProvisionScriptError` and `ProjectFileError`.
+    The folder may be shared with a machine that changes it, so this is decided once. Raises `ProjectFileError`.
+    """
+    paths = [Path(os.path.normpath(file.folder / text)) for text in file.texts("provision")]
+    if len(set(paths)) < len(paths):
+        raise ProjectFileError(f"{file.place('provision')} names a script twice")
+    return {path: _is_inside(path, file.folder) for path in paths}
+
+
+def scripts(file: ProjectFile, places: Mapping[Path, bool], driver_name: str) -> list[Script]:
+    """Read the provision scripts of the file, for a machine of that driver.
+
+    `places` is the result of `script_places`. Raises `ProvisionScriptError` and `ProjectFileError`.
     """
     from pymachine.hosts import provision_scripts  # noqa: PLC0415 (the help does not need it)
 
-    if file.texts("provision") and Trait.NO_SSH in registry.load(driver_name).info.traits:
+    if places and Trait.NO_SSH in registry.load(driver_name).info.traits:
         raise ProjectFileError(
             f"{file.place('provision')} is set, but machines of the driver {driver_name} have no SSH"
         )
-    found = [provision_scripts.read(path) for path in _script_paths(file)]
-    if len({script.path for script in found}) < len(found):
-        raise ProjectFileError(f"{file.place('provision')} names a script twice")
-    return found
+    return [
+        provision_scripts.read(path, within=file.folder if is_inside else None) for path, is_inside in places.items()
+    ]
 
 
 @contextmanager
@@ -157,10 +167,14 @@ def naming_keys(ctx: click.Context) -> Iterator[None]:
 # -- trust ------------------------------------------------------------------------------------------------------
 
 
-def outside(ctx: click.Context, file: ProjectFile, request: CreateRequest) -> list[str]:
+def outside(
+    ctx: click.Context, file: ProjectFile, request: CreateRequest, places: Mapping[Path, bool], *, existing: str = ""
+) -> list[str]:
     """Return what the project file asks for beyond its own folder and a machine, each as the end of a question.
 
     The file may come from a cloned repository. Values of the command line and of the environment are the user's own.
+    Two different requests have different texts, since a permission is noted as its text. `places` is the result of
+    `script_places`, and `existing` the driver of the machine if there is one.
     """
     from_file = {name for name, _ in _from_file(ctx)}
     found = []
@@ -169,27 +183,27 @@ def outside(ctx: click.Context, file: ProjectFile, request: CreateRequest) -> li
     kind = registry.load(request.driver_name)
     if "driver" in from_file and Trait.PROVISION in kind.info.traits:
         found.append(f"set up an existing host as root, with the driver {request.driver_name}")
-    if "tls_san" in from_file and request.sans:
-        found.append(f"have a certificate of this store for {', '.join(map(project_file.shown, request.sans))}")
+    if "tls_san" in from_file:
+        found += [f"have a certificate of this store for {name}" for name in request.sans]
     if "engine_install_url" in from_file:
         found.append(f"install the engine with the script of {request.install_script}")
-    # Texts can name programs, files and hosts.
     for option in kind.options():
-        value = request.options[option.name]
-        if (
-            create_options.parameter(option) in from_file
-            and not isinstance(value, int)
-            and value not in (option.default, "", ())
-        ):
-            texts = value if isinstance(value, tuple) else (value,)
-            found.append(f"set {option.name} to {', '.join(map(project_file.shown, texts))}")
+        if create_options.parameter(option) in from_file:
+            found += _wishes_of_option(option, request.options[option.name])
     if request.origins["share"].where == file.place(share_options.SHARES):
         shares = [share for share in request.shares.shares if not _is_inside(share.path, file.folder)]
         found += [f"share {share} with the machine" for share in shares]
-    is_host = Trait.PROVISION in kind.info.traits
-    paths = [path for path in _script_paths(file) if is_host or not _is_inside(path, file.folder)]
-    found += [f"run {path} as root {'on an existing host' if is_host else 'in the machine'}" for path in paths]
+    is_host = Trait.PROVISION in registry.load(existing or request.driver_name).info.traits
+    where = "on an existing host" if is_host else "in the machine"
+    found += [f"run {path} as root {where}" for path, is_inside in places.items() if is_host or not is_inside]
     return found
+
+
+def _wishes_of_option(option: Option, value: Json) -> list[str]:
+    """Return the wishes for an option of a driver. Texts can name programs, files and hosts."""
+    if isinstance(value, int) or value == option.default:
+        return []
+    return [f"set {option.name} to {text}" for text in (value if isinstance(value, tuple) else (value,)) if text]
 
 
 def ensure_trust(file: ProjectFile, wishes: Sequence[str], *, trusted: Sequence[str] = (), trust: bool) -> None:
@@ -334,10 +348,6 @@ def _from_file(ctx: click.Context) -> Iterator[tuple[str, goflags.Flag]]:
     for param in ctx.command.get_params(ctx):
         if isinstance(param, goflags.Flag) and create_options.is_from_file(ctx, param):
             yield param.name or "", param
-
-
-def _script_paths(file: ProjectFile) -> list[Path]:
-    return [Path(os.path.normpath(file.folder / text)) for text in file.texts("provision")]
 
 
 def scripts_output(app: App, *, err: bool) -> Any:

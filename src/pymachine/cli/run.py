@@ -70,8 +70,9 @@ def command(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> None
         )
         if file is not None:
             project.announce(app, file)
-            project.ensure_trust(file, project.outside(ctx, file, request), trust=given["trust"])
-            scripts = project.scripts(file, request.driver_name)
+            places = project.script_places(file)
+            project.ensure_trust(file, project.outside(ctx, file, request, places), trust=given["trust"])
+            scripts = project.scripts(file, places, request.driver_name)
     ctx.exit(_run(ctx, app, request, words, scripts=scripts))
 
 

@@ -35,13 +35,18 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     the provision scripts run that have not run yet.
     """
     from pymachine.hosts import provision_scripts  # noqa: PLC0415 (the help does not need it)
+    from pymachine.store.origins import Project  # noqa: PLC0415
 
     app = current(ctx)
     file = project.required(ctx)
     project.announce(app, file)
     with project.naming_keys(ctx):
-        request, wishes = _request(ctx, app, file, given)
-        scripts = project.scripts(file, request.driver_name)
+        places = project.script_places(file)
+        request = _request(ctx, app, file, given)
+        driver = app.store.load(request.name).driver_name if app.store.exists(request.name) else request.driver_name
+        wishes = project.outside(ctx, file, request, places, existing=driver)
+        request = replace(request, project=Project(file.path, trusted=wishes))
+        scripts = project.scripts(file, places, driver)
         found: Sequence[Difference] = ()
         if _exists(app, request, file, wishes, trust=given["trust"]):
             found = _bring_up(app, request, apply=given["apply"])
@@ -53,18 +58,15 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     app.show(text, [{**summary, "Differences": [_difference_json(each) for each in found]}])
 
 
-def _request(
-    ctx: click.Context, app: App, file: ProjectFile, given: dict[str, Any]
-) -> tuple[CreateRequest, Sequence[str]]:
-    """Return the request for the machine, and what the file asks for beyond its own folder."""
-    from pymachine.store.origins import Project  # noqa: PLC0415 (the help does not need it)
-
-    name = project.machine_name(file, given["name"])
+def _request(ctx: click.Context, app: App, file: ProjectFile, given: dict[str, Any]) -> CreateRequest:
+    """Return the request for the machine."""
     shares, origin = share_options.request(ctx, app.store_root, command="create")
-    origins = create_options.origins(ctx, share=origin)
-    request = create_options.request(name, given, shares=shares, origins=origins)
-    wishes = project.outside(ctx, file, request)
-    return replace(request, project=Project(file.path, trusted=wishes)), wishes
+    return create_options.request(
+        project.machine_name(file, given["name"]),
+        given,
+        shares=shares,
+        origins=create_options.origins(ctx, share=origin),
+    )
 
 
 def _exists(app: App, request: CreateRequest, file: ProjectFile, wishes: Sequence[str], *, trust: bool) -> bool:

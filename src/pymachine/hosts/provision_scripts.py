@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pymachine.driver.kit.sftp.confined_folder import ConfinedFolder
 from pymachine.driver.shares import Share
 from pymachine.errors import PymachineError
 from pymachine.hosts.host import Host, Hosts
@@ -41,10 +43,14 @@ class Script:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
-def read(path: Path) -> Script:
-    """Read a script. Raises `ProvisionScriptError` unless it is a file of UTF-8 text of at most `LONGEST_BYTES`."""
+def read(path: Path, *, within: Path | None = None) -> Script:
+    """Read a script. Raises `ProvisionScriptError` unless it is a file of UTF-8 text of at most `LONGEST_BYTES`.
+
+    It must be in the folder `within`, behind all symbolic links, if that is given: also if a machine that shares the
+    folder changes the links meanwhile.
+    """
     try:
-        data = files.read_regular(path, longest=LONGEST_BYTES)
+        data = files.read_regular(path, longest=LONGEST_BYTES) if within is None else _read_within(path, within)
     except OSError as error:
         raise os_errors.wrapped(
             ProvisionScriptError, f"cannot read the provision script {path}", error, elsewhere="machine.provision"
@@ -56,6 +62,17 @@ def read(path: Path) -> Script:
     if "\0" in text:
         raise ProvisionScriptError(f"the provision script {path} is not text: it contains a zero byte")
     return Script(path, text)
+
+
+def _read_within(path: Path, folder: Path) -> bytes:
+    """Read a file in `folder`. Raises OSError."""
+    place = os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
+    if sys.platform == "win32":
+        return files.read_regular(path, longest=LONGEST_BYTES)
+    # A path that leads out of the folder leads to a name in it here, which does not exist.
+    with ConfinedFolder(folder) as confined:
+        handle = confined.open_file(os.fsencode(place), os.O_RDONLY, 0)
+        return files.read_open(handle, path, longest=LONGEST_BYTES)
 
 
 def run(hosts: Hosts, name: str, scripts: Sequence[Script], *, show: Callable[[str], object], again: bool) -> None:

@@ -114,6 +114,11 @@ def read_regular(path: Path, *, longest: int = sys.maxsize) -> bytes:
     """
     # Without O_NONBLOCK the open itself would wait for a pipe's other end.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    return read_open(handle, path, longest=longest)
+
+
+def read_open(handle: int, path: Path, *, longest: int = sys.maxsize) -> bytes:
+    """Read the regular file that was opened as `handle`, and close it; see `read_regular`. `path` is for errors."""
     with os.fdopen(handle, "rb") as stream:
         kind = os.fstat(handle).st_mode
         if stat.S_ISDIR(kind):
