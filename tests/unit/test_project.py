@@ -619,6 +619,31 @@ def test_differences_are_reported_and_applied_only_if_asked(
     assert "up --apply" not in succeed("up")
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('[".", ".:/code"]', '[".:/code"]'),
+        ('[".", ".:/code"]', '["src"]'),
+        ('[".:/code", "."]', "[]"),
+        ('["src:/code"]', '[".:/code", "src"]'),
+        ('["src", ".:/code"]', '[".:/code:ro", "src:/src:ro"]'),
+    ],
+)
+def test_apply_shares_exactly_the_folders_of_the_file(
+    succeed: Callable[..., str], folder: Path, store: Store, before: str, after: str
+) -> None:
+    (folder / "src").mkdir()
+    write(folder, f"shares = {before}")
+    succeed("up")
+    write(folder, f"shares = {after}")
+    succeed("up", "--apply")
+    expected = {
+        text.replace(".", str(folder), 1) if text[0] == "." else f"{folder}/{text}" for text in json.loads(after)
+    }
+    assert {str(share) for share in store.load("shop").shares} == expected
+    assert "but the machine" not in succeed("up")
+
+
 def test_a_changed_machine_differs_from_its_file(succeed: Callable[..., str], folder: Path) -> None:
     write(folder, "memory = 1000")
     succeed("up")

@@ -11,8 +11,9 @@ from pymachine.driver import registry
 from pymachine.driver.abilities import HardwareChange
 from pymachine.driver.contract import Json
 from pymachine.driver.names import NAME_LENGTH
+from pymachine.driver.shares import Share
 from pymachine.errors import PymachineError
-from pymachine.hosts import origins
+from pymachine.hosts import origins, shares
 from pymachine.hosts.create import CreateRequest
 from pymachine.hosts.host import Hosts
 from pymachine.hosts.locking import locked
@@ -116,16 +117,28 @@ def changes(machine: Machine, request: CreateRequest, found: Sequence[Difference
         for end, field in origins.HARDWARE.items()
         if (option := origins.hardware_option(machine.driver_name, end)) in wanted
     }
-    shared = request.shares.shares if origins.SHARE in wanted else tuple(machine.shares)
+    shared = request.shares.shares if origins.SHARE in wanted else ()
     return Changes(
         hardware=HardwareChange(**hardware),
         engine={field: wanted[option] for option, field in origins.ENGINE.items() if option in wanted},
         sans=wanted.get(origins.SANS),
-        share=[share for share in shared if share not in machine.shares],
-        unshare=[str(share) for share in machine.shares if share not in shared],
+        share=shared,
+        unshare=_to_unshare(machine.shares, kept=shared) if origins.SHARE in wanted else (),
         share_events=not wanted[origins.SHARE_EVENTS] if origins.SHARE_EVENTS in wanted else None,
         origins={each.option: each.origin for each in found},
     )
+
+
+def _to_unshare(present: Sequence[Share], *, kept: Sequence[Share]) -> list[str]:
+    """Return the words for `Changes.unshare` that remove all shares but `kept`, which are shared again."""
+    words: list[str] = []
+    left = list(present)
+    for share in present:
+        if share in left and share not in kept:
+            words.append(str(share))
+            # A folder at its own path has a text that also names the same folder at other paths.
+            left = shares.changed(left, added=(), removed=[str(share)])
+    return words
 
 
 def _has_own_folder(machine: Machine) -> bool:
