@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socketserver
 import ssl
 import threading
 from collections.abc import Iterator
@@ -47,6 +48,34 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         pass
+
+
+class _UnixServer(socketserver.ThreadingUnixStreamServer):
+    """A server on a unix socket."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass
+
+
+class _UnixHandler(_Handler):
+    def address_string(self) -> str:
+        return "unix"
+
+
+@contextmanager
+def on_socket(path: Path) -> Iterator[None]:
+    """Run an engine on a unix socket, without TLS, as it is in a machine."""
+    with _UnixServer(str(path), _UnixHandler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+            path.unlink()
 
 
 def record(store: Store, name: str, port: int, *, labels: tuple[str, ...] = ()) -> Machine:

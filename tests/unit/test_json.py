@@ -63,6 +63,7 @@ def check_schema(command: str, value: Any) -> None:
         "prune",
         "rename dead undead",
         "rm -y dead",
+        "ssh-config",
         "status intro",
         "url intro",
         "version",

@@ -113,6 +113,7 @@ def test_the_core_imports_no_driver() -> None:
 # Words of OpenSSH, of an empty list, of an unknown stage and of no packages; and a module of the kernel.
 NOT_A_DRIVER_NAME = {
     ("ssh/openssh.py", "none"),
+    ("ssh/host_entries.py", "none"),
     ("hosts/shares.py", "none"),
     ("ssh/remote_script.py", "none"),
     ("driver/registry.py", "none"),

@@ -46,6 +46,7 @@ COMMANDS = {
     "doctor --driver none": True,
     "doctor --json --driver none": True,
     "ports": False,
+    "ssh-config": False,
     "context ls": False,
     "context ls --json": False,
     "snapshot ls record": True,

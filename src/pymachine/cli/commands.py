@@ -35,6 +35,7 @@ COMMANDS: dict[str, str] = {
     "scp": "Copy files between machines",
     "snapshot": "Create, list, restore and remove snapshots of a machine",
     "ssh": "Log into or run a command on a machine with SSH.",
+    "ssh-config": "Print the machines' entries for OpenSSH, or have ssh NAME use them",
     "start": "Start a machine",
     "status": "Get the status of a machine",
     "stop": "Stop a machine",

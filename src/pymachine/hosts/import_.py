@@ -14,7 +14,7 @@ from pymachine.driver.contract import Config, Driver, Trait
 from pymachine.driver.kit import transactions
 from pymachine.driver.names import check_new_name, host_name
 from pymachine.errors import UnsupportedError
-from pymachine.hosts import archive_format, archive_reader, identity, import_checks, new_records, shares
+from pymachine.hosts import archive_format, archive_reader, identity, import_checks, new_records, shares, ssh_config
 from pymachine.hosts.archive_format import CONNECTION, ExportError, Manifest, Member
 from pymachine.hosts.archive_reader import Archive
 from pymachine.hosts.create import CreateRequest, create, finish, refuse_existing
@@ -127,6 +127,7 @@ def _adopt(hosts: Hosts, accepted: import_checks.Accepted, scratch: Path) -> Mac
             if is_new_store:
                 files.discard_lock(store.store_lock_file)
             raise
+        ssh_config.refresh(host)
     dropped = accepted.dropped()
     if dropped:
         hosts.reporter.info(f"Left out of the record, as another host's: {import_checks.summary(dropped)}.")

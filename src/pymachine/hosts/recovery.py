@@ -14,7 +14,7 @@ from pymachine.driver.contract import Config, Driver, State, Trait
 from pymachine.driver.kit import transactions
 from pymachine.driver.kit.transactions import Change
 from pymachine.errors import PymachineError, StoreError
-from pymachine.hosts import context_updates
+from pymachine.hosts import context_updates, ssh_config
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.timeouts import ANSWER_SECONDS, STOP_SECONDS, boot_timeout
 from pymachine.store import paths
@@ -102,6 +102,7 @@ class Recovery:
             return "the machine may lack parts: remove it if it does not start"
         self.driver.remove()
         context_updates.drop(self.host)
+        ssh_config.drop(self.host.hosts, self.host.name)
         self.host.store.delete(self.host.name)
         return "what it had made is removed"
 
@@ -171,6 +172,7 @@ class Recovery:
         if isinstance(before, str) and before != self.host.name:
             follow_name(self.host, before)
             context_updates.follow_rename(self.host, before)
+            ssh_config.refresh(self.host)
             return "it is finished now"
         return "the machine has its old name"
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from pymachine.driver.kit import transactions
 from pymachine.errors import PymachineError
-from pymachine.hosts import context_updates, provision, recovery, ssh_shares
+from pymachine.hosts import context_updates, provision, recovery, ssh_config, ssh_shares
 from pymachine.hosts.host import Host, Hosts
 from pymachine.system import os_errors
 
@@ -26,6 +26,7 @@ def remove(hosts: Hosts, name: str, *, restore: bool = False) -> None:
             provision.restore_host(host)
         driver.remove()
         context_updates.drop(host)  # while the record still names it: we may be killed
+        ssh_config.drop(hosts, name)
         _delete(hosts, name)
 
 
@@ -34,6 +35,7 @@ def forget(hosts: Hosts, name: str) -> None:
     with hosts.store.lock(name):
         with suppress(PymachineError):  # a record that cannot be read names no context
             context_updates.drop(hosts.open(name))
+        ssh_config.drop(hosts, name)
         with suppress(PymachineError):  # it ends when the record is gone
             ssh_shares.end(hosts.store.machine_dir(name))
         _delete(hosts, name)
@@ -45,6 +47,7 @@ def undo_create(host: Host) -> None:
         ssh_shares.end(host.directory)
         host.driver.remove()
         context_updates.drop(host)
+        ssh_config.drop(host.hosts, host.name)
         host.store.delete(host.name)
     except (PymachineError, OSError) as error:
         why = error.brief if isinstance(error, PymachineError) else os_errors.reason(error)

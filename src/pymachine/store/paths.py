@@ -11,6 +11,8 @@ MACHINES = "machines"
 CONFIG = "config.json"
 # The user's own settings, in the root.
 USER_CONFIG = "config.toml"
+# The entries of the machines for OpenSSH's client, in the root.
+SSH_CONFIG = "ssh_config"
 CONFIG_BACKUP = "config.json.bak"
 # The fields that docker-machine drops from config.json; see `pymachine.store.extra_fields`.
 EXTRA = "pymachine.json"

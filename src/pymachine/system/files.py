@@ -148,10 +148,10 @@ def acquire_lock(path: Path, *, timeout: float = WAIT_FOREVER) -> AbstractContex
     from filelock import FileLock  # noqa: PLC0415 (reading commands do not need it)
 
     make_private_dir(path.parent)
-    _hand_over(path.parent)
+    hand_over(path.parent)
     lock = FileLock(path, timeout=timeout, mode=0o600).acquire(poll_interval=POLL_SECONDS)
     try:
-        _hand_over(path)
+        hand_over(path)
     except BaseException:
         lock.__exit__(None, None, None)
         raise
@@ -202,8 +202,8 @@ def old_locks(folder: Path, *, seconds: float) -> list[Path]:
     return old
 
 
-def _hand_over(path: Path) -> None:
-    """Give a file that root makes in another user's folder to that user: without `sudo` they need the same locks."""
+def hand_over(path: Path) -> None:
+    """Give a file that root makes in another user's folder to that user, who needs it without `sudo`, too."""
     if sys.platform == "win32" or os.geteuid() != 0:
         return
     owner, made = path.parent.stat(), path.lstat()
