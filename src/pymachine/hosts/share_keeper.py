@@ -8,25 +8,21 @@ when it has nothing to do. Its log is ``shares.log`` in the machine's folder.
 
 from __future__ import annotations
 
-import errno
 import os
-import signal
-import socket
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files as resources
 from pathlib import Path
-from types import FrameType
 
 from pymachine.driver.kit.port_forwarding import log
 from pymachine.driver.shares import Share, ShareEvents
 from pymachine.errors import MachineNotFoundError, PymachineError
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.ssh_shares import ShareMountError
+from pymachine.ssh.background import wake_on_signals
 from pymachine.ssh.reverse_sshfs import background
-from pymachine.ssh.reverse_sshfs.keeper import END, RETRY, Keeper
+from pymachine.ssh.reverse_sshfs.keeper import Keeper
 from pymachine.ssh.share_events import Events
 from pymachine.ssh.target import Target
 from pymachine.store import paths
@@ -96,26 +92,10 @@ def _share_events_script() -> str:
     return (resources("pymachine.image") / path).read_text(encoding="utf-8")
 
 
-def _wake_on_signals() -> socket.socket:
-    """Return a socket from which `END` comes after SIGTERM, and `RETRY` after SIGHUP."""
-    if sys.platform == "win32":
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    reader, writer = socket.socketpair()
-    writer.settimeout(0)
-
-    def wake(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        with suppress(BlockingIOError):  # the socket is full of earlier ones
-            writer.send(RETRY if number == signal.SIGHUP else END)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, wake)
-    return reader
-
-
 def main(arguments: list[str]) -> int:
     """Run the program, whose arguments are the root of the store and the machine's name."""
     root, name = Path(arguments[0]), arguments[1]
-    wake = _wake_on_signals()
+    wake = wake_on_signals()
     # While it begins to watch folders, it has all of them open.
     open_files.raise_limit(_OPEN_FILES)
     hosts = Hosts(Store(root))

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pymachine.driver.shares import Share, in_mount_order, problem
 from pymachine.errors import PymachineError
+from pymachine.ssh.background import END, RETRY
 from pymachine.ssh.reverse_sshfs import status
 from pymachine.ssh.reverse_sshfs.order import Event, Order, Report
 from pymachine.ssh.reverse_sshfs.status import MountState, MountStatus, Status
@@ -26,8 +27,6 @@ from pymachine.ssh.target import Target
 from pymachine.system import os_errors, printable
 from pymachine.system.wait import GrowingPause
 
-END = b"e"
-RETRY = b"r"
 _TICK_SECONDS = 1.0
 # Longer than a session takes to end ssh; see `remote_script.end`.
 _END_SECONDS = 15.0
