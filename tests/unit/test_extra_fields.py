@@ -54,6 +54,7 @@ def make_machine(name: str = "intro") -> Machine:
         expires=4102444801,
         owner="ci",
         install_script="http://example.org/get",
+        share_events=False,
     )
 
 

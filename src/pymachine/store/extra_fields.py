@@ -11,8 +11,16 @@ from collections.abc import Mapping
 from pymachine.driver.contract import Json
 
 KEYS = (
-    *("Endpoint", "CertificatesExpire", "DockerContext", "Expires", "Owner", "InstallScript", "Shares", "ShareEvents"),
-    *("Origins", "Project"),
+    "Endpoint",
+    "CertificatesExpire",
+    "DockerContext",
+    "Expires",
+    "Owner",
+    "InstallScript",
+    "Shares",
+    "ShareEvents",
+    "Origins",
+    "Project",
 )
 
 
