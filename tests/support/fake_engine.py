@@ -54,6 +54,7 @@ class _UnixServer(socketserver.ThreadingUnixStreamServer):
     """A server on a unix socket."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         pass

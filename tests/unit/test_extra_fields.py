@@ -55,6 +55,8 @@ def make_machine(name: str = "intro") -> Machine:
         owner="ci",
         install_script="http://example.org/get",
         share_events=False,
+        socket=True,
+        context_socket=True,
     )
 
 

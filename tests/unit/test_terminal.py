@@ -46,6 +46,7 @@ COMMANDS = {
     "doctor --driver none": True,
     "doctor --json --driver none": True,
     "ports": False,
+    "socket record": False,
     "ssh-config": False,
     "context ls": False,
     "context ls --json": False,

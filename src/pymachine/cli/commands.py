@@ -34,6 +34,7 @@ COMMANDS: dict[str, str] = {
     "run": "Run a command with a temporary machine",
     "scp": "Copy files between machines",
     "snapshot": "Create, list, restore and remove snapshots of a machine",
+    "socket": "Print the path of a machine's local socket, which reaches its engine over SSH",
     "ssh": "Log into or run a command on a machine with SSH.",
     "ssh-config": "Print the machines' entries for OpenSSH, or have ssh NAME use them",
     "start": "Start a machine",

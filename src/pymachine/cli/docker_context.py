@@ -23,15 +23,16 @@ def command() -> None:
 
 @command.command("create", cls=goflags.GoCommand)
 @goflags.flag("--name", "context", help="Name of the context (default: the machine's name)")
+@goflags.flag("--socket", is_flag=True, help="Use the machine's local socket instead of TLS, and make it if necessary")
 @machine_args.arguments()
 @pass_app
-def create(app: App, names: tuple[str, ...], *, context: str) -> None:
+def create(app: App, names: tuple[str, ...], *, context: str, socket: bool) -> None:
     """Create docker contexts for running machines."""
     chosen = app.names(names)
     if context and len(chosen) > 1:
         raise RunError("Error: --name can be used with only one machine")
     for name in chosen:
-        made = make_context(app.hosts, name, context or name)
+        made = make_context(app.hosts, name, context or name, socket=socket)
         app.reporter.info(f'Created the docker context "{made}". Use it: docker --context {made} info')
     if app.structured:
         app.show("", _rows(app, chosen))

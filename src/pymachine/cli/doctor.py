@@ -136,6 +136,7 @@ def _check_machines(app: App) -> Iterator[Finding]:
             yield Finding(f"machine {name}", NOTE, text, f"Run: {fix}")
         yield from _check_ports(app, name)
         yield from _check_shares(app, name)
+        yield from _check_local_socket(app, name)
 
 
 def _check_shares(app: App, name: str) -> Iterator[Finding]:
@@ -165,6 +166,15 @@ def _check_shares(app: App, name: str) -> Iterator[Finding]:
         else:
             over_ssh = ", over SSH until the machine is started again" if share in late else ""
             yield Finding(f"machine {name}", OK, f"shares {shown(share)}{over_ssh}")
+
+
+def _check_local_socket(app: App, name: str) -> Iterator[Finding]:
+    """Yield a local socket that is not connected, although a process tries to."""
+    from pymachine.hosts import local_socket  # noqa: PLC0415 (only needed here)
+
+    if why := local_socket.problem(app.store.machine_dir(name)):
+        fix = f"Run: pymachine socket {shlex.quote(name)}"
+        yield Finding(f"machine {name}", NOTE, f"its local socket is not connected: {why}", fix)
 
 
 def _check_unfinished_changes(app: App, name: str) -> Iterator[Finding]:

@@ -31,6 +31,7 @@ UNUSUAL_NAMES = (
 )
 @goflags.flag("--unset", "-u", is_flag=True, help="Unset variables instead of setting them")
 @goflags.flag("--no-proxy", is_flag=True, help="Add machine IP to NO_PROXY environment variable")
+@goflags.flag("--socket", is_flag=True, help="Use the machine's local socket instead of TLS, and make it if necessary")
 @machine_args.arguments("[name]")
 @click.pass_context
 def command(
@@ -41,6 +42,7 @@ def command(
     shell: str,
     unset: bool,
     no_proxy: bool,
+    socket: bool,
 ) -> None:
     """Display the commands to set up the environment for the Docker client."""
     app = current(ctx)
@@ -53,6 +55,11 @@ def command(
         app.show(text.removesuffix("\n"), {"Unset": removed})
         return
     name = machine_args.one(ctx, names)
+    if socket:
+        if swarm:
+            raise RunError("Error: --socket and --swarm exclude each other")
+        _print_socket(app, name, shell)
+        return
     try:
         endpoint = connection.check(app.hosts.open(name), swarm=swarm)
     except PymachineError as error:
@@ -69,6 +76,20 @@ def command(
     warning = certificate_warnings.warning(app, app.store.load(name), read_files=True)
     if warning:
         app.reporter.warn(f"WARNING: {warning}")
+
+
+def _print_socket(app: App, name: str, shell: str) -> None:
+    """Print the commands for the machine's local socket. With its variables for TLS the docker client would fail."""
+    from pymachine.hosts import local_socket  # noqa: PLC0415 (few machines have one)
+
+    path = local_socket.ensure(app.hosts, name)
+    variables = [("DOCKER_HOST", f"unix://{path}"), ("DOCKER_MACHINE_NAME", name)]
+    if app.structured:
+        app.show("", {"Name": name, "Variables": dict(variables), "Unset": list(shells.TLS_NAMES)})
+        return
+    chosen = _shell(app, shell)
+    lines = [chosen.clear.format(each) for each in shells.TLS_NAMES]
+    app.say("\n".join([*lines, shells.assignments(chosen, variables, app.argv)]).removesuffix("\n"))
 
 
 def _shell(app: App, asked: str) -> shells.Shell:

@@ -104,7 +104,7 @@ def _fill_row(row: Row, app: App, machine: Machine, timeout: float, *, engine: b
     endpoint = driver.endpoint()
     row.url = endpoint.url
     wanted = os.environ.get("DOCKER_HOST", "")
-    row.active = wanted == endpoint.url
+    row.active = wanted == endpoint.url or (machine.socket and wanted == _socket_url(app, machine))
     swarm_port = machine.swarm.host.rpartition(":")[2]
     row.active_swarm = machine.swarm.master and wanted == row.url.rpartition(":")[0] + ":" + swarm_port
     if engine:
@@ -112,6 +112,12 @@ def _fill_row(row: Row, app: App, machine: Machine, timeout: float, *, engine: b
 
         files = machine.client_files(app.store.machine_dir(row.name))
         row.docker = f"v{api.version(endpoint, certificates=files, timeout=timeout)}"
+
+
+def _socket_url(app: App, machine: Machine) -> str:
+    from pymachine.ssh.local_socket import place  # noqa: PLC0415 (few machines need it)
+
+    return place.url(app.store.machine_dir(machine.name))
 
 
 def _fill_swarm(found: Sequence[Row]) -> None:

@@ -47,6 +47,8 @@ LISTS = {
     "--share-events", is_flag=True, help="Tell programs in the machine that this host has changed a shared file"
 )
 @goflags.flag("--no-share-events", is_flag=True, help="Do not tell them")
+@goflags.flag("--socket", is_flag=True, help="Make a unix socket that reaches the engine over SSH")
+@goflags.flag("--no-socket", is_flag=True, help="Remove that socket")
 @goflags.flag("--restart", is_flag=True, help="Restart a running machine if the change requires it")
 @machine_args.arguments()
 @pass_app
@@ -70,7 +72,8 @@ def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
         engine=engine,
         share=tuple(map(share_options.parsed, given["share"])),
         unshare=tuple(absolute(word, base=share_options.current_folder()) for word in given["unshare"]),
-        share_events=_share_events(given),
+        share_events=_chosen(given, "share-events"),
+        socket=_chosen(given, "socket"),
         sans=[name for name in given["tls_san"] if name] if given["tls_san"] else None,
     )
     if changes == Changes():
@@ -78,8 +81,10 @@ def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
     machine_args.each(app, names, lambda name: modify(app.hosts, name, changes, restart=given["restart"]))
 
 
-def _share_events(given: dict[str, Any]) -> bool | None:
-    """Return what the options say about events, or None if they say nothing. Raises `RunError`."""
-    if given["share_events"] and given["no_share_events"]:
-        raise RunError("--share-events and --no-share-events exclude each other", hint="Use one of them.")
-    return bool(given["share_events"]) if given["share_events"] or given["no_share_events"] else None
+def _chosen(given: dict[str, Any], flag: str) -> bool | None:
+    """Return what a flag and its opposite say, or None if neither is given. Raises `RunError` if both are."""
+    name = flag.replace("-", "_")
+    yes, no = given[name], given[f"no_{name}"]
+    if yes and no:
+        raise RunError(f"--{flag} and --no-{flag} exclude each other", hint="Use one of them.")
+    return bool(yes) if yes or no else None

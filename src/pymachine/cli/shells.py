@@ -212,6 +212,9 @@ def connection(url: str, directory: str, name: str, *, windows: bool = False) ->
 
 CONNECTION_NAMES = ("DOCKER_TLS_VERIFY", "DOCKER_HOST", "DOCKER_CERT_PATH", "DOCKER_MACHINE_NAME")
 
+# Those that a socket without TLS must not have.
+TLS_NAMES = ("DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
+
 
 def no_proxy_names(environ: Mapping[str, str]) -> list[str]:
     """Return the spellings of the variable that are set, or the one in capitals if none is.

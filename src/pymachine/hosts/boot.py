@@ -10,7 +10,16 @@ from functools import cache
 from pymachine.driver.contract import BootRequest, Trait
 from pymachine.driver.kit import transactions
 from pymachine.errors import PymachineError
-from pymachine.hosts import change_notes, context_updates, provision, recovery, shares, ssh_config, ssh_shares
+from pymachine.hosts import (
+    change_notes,
+    context_updates,
+    local_socket,
+    provision,
+    recovery,
+    shares,
+    ssh_config,
+    ssh_shares,
+)
 from pymachine.hosts.host import SETS_UP_ENGINE, Host
 from pymachine.hosts.timeouts import PROVISIONED_SECONDS
 
@@ -52,6 +61,7 @@ def boot(
     context_updates.refresh(host)
     ssh_config.refresh(host)
     _mount_shares(host)
+    local_socket.follow_record(host)
 
 
 def _mount_shares(host: Host) -> None:

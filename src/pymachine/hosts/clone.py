@@ -65,4 +65,5 @@ def _request(source: Host, name: str, shares: ShareRequest | None) -> CreateRequ
         shares=shares,
         share_events=record.share_events,
         origins=origins,
+        socket=record.socket,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from pymachine.driver.contract import Endpoint
@@ -16,6 +17,10 @@ def put(host: Host, context: str, endpoint: Endpoint, *, former_names: Sequence[
     """
     from pymachine.docker import contexts  # noqa: PLC0415
 
+    if host.record.context_socket:
+        from pymachine.ssh.local_socket import place  # noqa: PLC0415 (few machines need it)
+
+        endpoint = dataclasses.replace(endpoint, docker_url=place.url(host.directory))
     contexts.put(context, endpoint, machine=host.name, certificates=host.client_files(), formerly=former_names)
 
 

@@ -13,7 +13,7 @@ from pymachine.driver.contract import Config, Driver, ImageFiles, Json, MachineR
 from pymachine.driver.kit import transactions
 from pymachine.driver.names import check_new_name
 from pymachine.errors import DriverError, MachineExistsError, PrecreateError
-from pymachine.hosts import change_notes, new_records, resume
+from pymachine.hosts import change_notes, local_socket, new_records, resume
 from pymachine.hosts.boot import prefixing
 from pymachine.hosts.host import SETS_UP_ENGINE, Host, Hosts
 from pymachine.hosts.locking import lock
@@ -52,6 +52,8 @@ class CreateRequest:
     """Where the values of the options came from."""
     project: Project | None = None
     """The project file that the machine is created for."""
+    socket: bool = False
+    """Whether a unix socket on this host reaches its engine."""
 
 
 def create(hosts: Hosts, request: CreateRequest) -> Machine:
@@ -62,6 +64,8 @@ def create(hosts: Hosts, request: CreateRequest) -> Machine:
     check_new_name(request.name)
     kind = registry.load(request.driver_name)
     _check_engine(kind, request)
+    if request.socket:
+        local_socket.check(kind)
     with lock(hosts, request.name), ExitStack() as undo:
         refuse_existing(hosts, request.name)
         hosts.ensure_authority()
@@ -127,6 +131,7 @@ def reserve(hosts: Hosts, request: CreateRequest, configure: Callable[[MachineRe
             share_events=request.share_events,
             origins=dict(request.origins),
             project=request.project,
+            socket=request.socket,
         )
         host = Host(hosts, machine)
         if host.has(Trait.FIXED_ADDRESS):

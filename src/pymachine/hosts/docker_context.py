@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from pymachine.errors import UsageError
-from pymachine.hosts import context_updates
+from pymachine.hosts import context_updates, local_socket
 from pymachine.hosts.host import Hosts
 from pymachine.hosts.locking import locked
 
 
-def make_context(hosts: Hosts, name: str, context: str) -> str:
-    """Make the docker context `context` for the running machine `name`. It replaces an earlier context."""
+def make_context(hosts: Hosts, name: str, context: str, *, socket: bool = False) -> str:
+    """Make the docker context `context` for the running machine `name`. It replaces an earlier context.
+
+    With `socket` it uses the machine's local socket, which is made if it is missing, and not TLS.
+    """
     from pymachine.docker import contexts  # noqa: PLC0415
 
     with locked(hosts, name) as host:
         endpoint, record = host.endpoint(), host.record
+        if socket:
+            local_socket.check(host.driver)
+            local_socket.turn_on(host)
+        record.context_socket = socket
         if record.context == context:
+            host.save()
             context_updates.put(host, context, endpoint)
             return context
         instead = f"Choose another name: pymachine context create --name OTHER {name}"
@@ -26,7 +34,7 @@ def make_context(hosts: Hosts, name: str, context: str) -> str:
         try:
             context_updates.put(host, context, endpoint)
         except BaseException:
-            record.context = ""
+            record.context, record.context_socket = "", False
             host.save()
             raise
     return context
@@ -40,7 +48,7 @@ def remove_context(hosts: Hosts, name: str) -> str:
         context = host.record.context
         if not context:
             raise UsageError(f'machine "{name}" has no docker context')
-        host.record.context = ""
+        host.record.context, host.record.context_socket = "", False
         contexts.remove(context, machine=name)
         host.save()
     return context

@@ -18,8 +18,8 @@ from pymachine.hosts.shares import listed
 from pymachine.store import paths
 from pymachine.system.progress import Reporter
 
-# Parts of a record that name folders and files of this host.
-_LOCAL = {"Shares", "Origins", "Project"}
+# Fields of the record that mean nothing on another host.
+_OF_THIS_HOST = {"Shares", "Socket", "ContextSocket", "Origins", "Project"}
 
 
 def export(hosts: Hosts, name: str, target: Path) -> None:
@@ -33,7 +33,7 @@ def export(hosts: Hosts, name: str, target: Path) -> None:
                 f'Machine "{name}" is {host.state().word.lower()}; only a stopped one can be exported',
                 hint="Stop it first; or export the means to connect to it: --connection.",
             )
-        portable = {key: value for key, value in record.to_json().items() if key not in _LOCAL}
+        portable = {key: value for key, value in record.to_json().items() if key not in _OF_THIS_HOST}
         config = Content(paths.CONFIG, json.dumps(portable, indent=4).encode())
         parts = [folder / file for file in [*OWN_FILES, *driver.exported()] if (folder / file).exists()]
         # Report what an import would refuse now, and not when the export is needed.

@@ -7,7 +7,7 @@ from functools import partial
 from pymachine.driver.abilities import Recoverable
 from pymachine.driver.contract import State
 from pymachine.errors import WrongStateError
-from pymachine.hosts import context_updates, ssh_config, ssh_shares
+from pymachine.hosts import context_updates, local_socket, ssh_config, ssh_shares
 from pymachine.hosts.boot import boot
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.locking import lock, locked
@@ -63,6 +63,7 @@ def kill(hosts: Hosts, name: str) -> None:
         host.driver.kill()
         host.save()
         ssh_shares.end(host.directory)
+        local_socket.end(host.directory)
         host.reporter.info(f'Machine "{name}" was killed.')
 
 
@@ -71,7 +72,7 @@ def restart(hosts: Hosts, name: str, *, timeout: float = STOP_SECONDS) -> None:
     with locked(hosts, name) as host:
         host.reporter.info(f'Restarting "{name}"...')
         if host.state() is State.RUNNING:
-            with ssh_shares.unmounted(host):
+            with ssh_shares.unmounted(host), local_socket.closed(host):
                 boot(host, partial(host.driver.restart, timeout=timeout), host.boot_request())
         else:
             start_host(host)
@@ -97,8 +98,9 @@ def _boot_or_repair(host: Host) -> bool:
         return True
     if isinstance(host.driver, Recoverable):
         host.driver.recover()
-    # The process that keeps them mounted may have ended, as when this host was switched off.
+    # The processes for shared folders and the socket may have ended, as when this host was switched off.
     ssh_shares.mount(host)
+    local_socket.follow_record(host)
     return False
 
 
@@ -108,7 +110,7 @@ def _boot(host: Host, *, resumes: bool = False) -> None:
 
 
 def _shut_down(host: Host, timeout: float) -> None:
-    with ssh_shares.unmounted(host):
+    with ssh_shares.unmounted(host), local_socket.closed(host):
         host.driver.stop(timeout)
     host.save()
     host.reporter.info(f'Machine "{host.name}" was stopped.')

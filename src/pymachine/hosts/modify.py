@@ -15,7 +15,7 @@ from pymachine.driver.abilities import HardwareChange, Resizable, ResizeCheckabl
 from pymachine.driver.contract import Json, State, Trait
 from pymachine.driver.shares import Share
 from pymachine.errors import CommandError, PymachineError, UsageError, WrongStateError
-from pymachine.hosts import context_updates, lifecycle, origins, provision, shares, ssh_shares
+from pymachine.hosts import context_updates, lifecycle, local_socket, origins, provision, shares, ssh_shares
 from pymachine.hosts.certificates import identity_restored_on_error, must_set_up_engine
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.locking import locked
@@ -40,6 +40,8 @@ class Changes:
     """Folders to stop sharing, each as `shares.absolute` returns it."""
     share_events: bool | None = None
     """Whether the host's changes in them raise inotify events in the guest."""
+    socket: bool | None = None
+    """Whether a unix socket on this host reaches its engine."""
     origins: Mapping[str, Origin] = dataclasses.field(default_factory=dict, compare=False)
     """Where the new values came from, by option of `create`, if it is not ``modify``."""
 
@@ -58,6 +60,9 @@ def modify(hosts: Hosts, name: str, changes: Changes, *, restart: bool = False, 
     """
     with locked(hosts, name) as host:
         _check(host, changes)
+        if changes.socket is not None and changes == Changes(socket=changes.socket):
+            _change_socket(host, wanted=changes.socket)
+            return
         running = host.state() is State.RUNNING
         stop = running and (changes.needs_stop(host) or not provision.changes_while_running(host.driver))
         if stop and not restart:
@@ -78,6 +83,7 @@ def modify(hosts: Hosts, name: str, changes: Changes, *, restart: bool = False, 
             host.save()
             if live:
                 ssh_shares.mount(host)
+                local_socket.follow_record(host)
             if stop:
                 lifecycle.start_host(host)
         if live:
@@ -96,6 +102,8 @@ def _check(host: Host, changes: Changes) -> None:
             able.check_shares(wanted)
     if changes.share_events is not None:
         shares.shareable(host.driver)
+    if changes.socket:
+        local_socket.check(host.driver)
     if changes.hardware != HardwareChange():
         if not isinstance(host.driver, Resizable):
             raise host.driver.unsupported("other hardware for a machine that exists")
@@ -137,6 +145,9 @@ def _write(host: Host, changes: Changes) -> None:
     host.record.shares = _changed_shares(host, changes)
     if changes.share_events is not None:
         host.record.share_events = changes.share_events
+    if changes.socket is not None:
+        host.record.socket = changes.socket
+        host.record.context_socket &= changes.socket
     host.record.engine = _changed(host.record.engine, changes)
     if changes.sans is not None:
         host.record.auth.server_cert_sans = list(changes.sans)
@@ -159,6 +170,17 @@ def _note_origins(record: Machine, changes: Changes) -> None:
         found[origins.SHARE_EVENTS] = None
     for option, value in found.items():
         record.origins[option] = changes.origins.get(option, Origin(MODIFY, value=value))
+
+
+def _change_socket(host: Host, *, wanted: bool) -> None:
+    """Give the machine a local socket, or take it away. Nothing else changes, so its engine is not touched."""
+    if not wanted:
+        local_socket.turn_off(host)
+    elif host.state() is State.RUNNING:
+        local_socket.turn_on(host)
+    else:
+        host.record.socket = True
+        host.save()
 
 
 def _changed_shares(host: Host, changes: Changes) -> list[Share]:

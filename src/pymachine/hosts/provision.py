@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pymachine.driver.abilities import IdentityUpdatable
 from pymachine.driver.contract import Driver, Endpoint, State, Trait
 from pymachine.errors import HostNotRunningError
-from pymachine.hosts import context_updates, ssh_config, ssh_shares
+from pymachine.hosts import context_updates, local_socket, ssh_config, ssh_shares
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.locking import locked
 from pymachine.hosts.timeouts import PROVISIONED_SECONDS, STOP_SECONDS, boot_timeout
@@ -38,6 +38,7 @@ def provision(hosts: Hosts, name: str) -> None:
         context_updates.refresh(host)
         ssh_config.refresh(host)
         ssh_shares.mount(host)
+        local_socket.follow_record(host)
 
 
 def changes_while_running(driver: Driver) -> bool:

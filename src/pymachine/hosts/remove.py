@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from pymachine.driver.kit import transactions
 from pymachine.errors import PymachineError
-from pymachine.hosts import context_updates, provision, recovery, ssh_config, ssh_shares
+from pymachine.hosts import context_updates, local_socket, provision, recovery, ssh_config, ssh_shares
 from pymachine.hosts.host import Host, Hosts
 from pymachine.system import os_errors
 
@@ -22,6 +22,7 @@ def remove(hosts: Hosts, name: str, *, restore: bool = False) -> None:
         host = hosts.open(name)
         driver = host.driver
         ssh_shares.end(host.directory)
+        local_socket.end(host.directory)
         if restore:
             provision.restore_host(host)
         driver.remove()
@@ -38,6 +39,8 @@ def forget(hosts: Hosts, name: str) -> None:
         ssh_config.drop(hosts, name)
         with suppress(PymachineError):  # it ends when the record is gone
             ssh_shares.end(hosts.store.machine_dir(name))
+        with suppress(PymachineError):
+            local_socket.end(hosts.store.machine_dir(name))
         _delete(hosts, name)
 
 
@@ -45,6 +48,7 @@ def undo_create(host: Host) -> None:
     """Remove a machine whose `create` failed. If that fails too, it stays in the store, for `rm`."""
     try:
         ssh_shares.end(host.directory)
+        local_socket.end(host.directory)
         host.driver.remove()
         context_updates.drop(host)
         ssh_config.drop(host.hosts, host.name)

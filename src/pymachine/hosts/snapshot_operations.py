@@ -9,7 +9,7 @@ from pymachine.driver.abilities import Restorable, Snapshottable
 from pymachine.driver.contract import State
 from pymachine.driver.kit import transactions
 from pymachine.errors import UnsupportedError
-from pymachine.hosts import change_notes, recovery, snapshots, ssh_shares
+from pymachine.hosts import change_notes, local_socket, recovery, snapshots, ssh_shares
 from pymachine.hosts.boot import boot
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.locking import lock, locked
@@ -38,6 +38,7 @@ def restore_snapshot(hosts: Hosts, name: str, snapshot: str, *, disk_only: bool 
         with _undone_on_error(host):
             # The connection is gone after a restore. With memory, `boot` mounts them again.
             ssh_shares.end(host.directory)
+            local_socket.end(host.directory)
             if facts["Memory"]:
                 boot(host, restore, host.boot_request())
             else:

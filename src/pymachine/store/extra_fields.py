@@ -21,6 +21,8 @@ KEYS = (
     "ShareEvents",
     "Origins",
     "Project",
+    "Socket",
+    "ContextSocket",
 )
 
 

@@ -30,6 +30,11 @@ SNAPSHOTS = "snapshots"
 # Of the process that keeps shared folders mounted over SSH.
 SHARES_LOCK = "shares.lock"
 SHARES_LOG = "shares.log"
+# The unix socket that reaches the engine over SSH, and the files of the process that connects it.
+SOCKET = "docker.sock"
+SOCKET_LOCK = "socket.lock"
+SOCKET_LOG = "socket.log"
+SOCKET_STATUS = "socket.json"
 # The script of --engine-install-url that was run on the host.
 INSTALL_SCRIPT = "install-script.sh"
 

@@ -117,6 +117,10 @@ class Machine:
     """Where its values came from, by the option of `create`. Empty defaults are left out."""
     project: Project | None = None
     """The project file that `up` created it for."""
+    socket: bool = False
+    """Whether a unix socket on this host reaches its engine: see `pymachine.hosts.local_socket`."""
+    context_socket: bool = False
+    """Whether its docker context uses that socket."""
     raw: dict[str, Json] = field(default_factory=dict, repr=False, compare=False)
     """The record as it was read, for its unknown fields."""
 
@@ -173,6 +177,8 @@ class Machine:
             "ShareEvents": None if self.share_events else False,
             "Origins": {name: origin_fields.origin_json(each) for name, each in self.origins.items()} or None,
             "Project": None if self.project is None else origin_fields.project_json(self.project),
+            "Socket": self.socket or None,
+            "ContextSocket": self.context_socket or None,
         }
         for key, value in ours.items():
             record.pop(key, None)
@@ -216,6 +222,8 @@ class Machine:
             share_events=_own(fields, "ShareEvents", kinds.BOOLEAN, name) is not False,
             origins=origin_fields.origins(_own(fields, "Origins", origin_fields.ORIGINS, name) or {}),
             project=None if project is None else origin_fields.project(project),
+            socket=bool(_own(fields, "Socket", kinds.BOOLEAN, name)),
+            context_socket=bool(_own(fields, "ContextSocket", kinds.BOOLEAN, name)),
             raw=dict(fields),
         )
 
