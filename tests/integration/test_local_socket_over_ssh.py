@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from support import fake_engine, processes, real_sshd
 from support.real_sshd import OUTSIDER, Server
 
 SECONDS = 120.0
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace takes root")
 
 
 @pytest.fixture
@@ -101,6 +103,31 @@ def test_many_connections_at_once(server: Server, engine: Path) -> None:
     for connection in connections:
         assert connection.recv(12) == b"HTTP/1.0 200"
         connection.close()
+
+
+def test_each_direction_of_a_connection_ends_by_itself(server: Server, engine: Path) -> None:
+    """As with ``docker run -i``: the container's output follows the end of its input."""
+    server.machine()
+    path = local_socket.ensure(server.hosts, "far")
+    engine.unlink()
+    data = os.urandom(1 << 20)
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind(str(engine))
+        listener.listen()
+        client.connect(str(path))
+        connection, _ = listener.accept()
+        with connection:
+            sender = threading.Thread(target=client.sendall, args=(data,))
+            sender.start()
+            received = bytearray()
+            while len(received) < len(data):
+                received += connection.recv(65536)
+            sender.join()
+            assert received == data
+            client.shutdown(socket.SHUT_WR)
+            assert connection.recv(1) == b""
+            connection.sendall(b"after the end")
+        assert client.makefile("rb").read() == b"after the end"
 
 
 def test_a_long_or_special_path_is_replaced_by_a_short_one(server: Server, engine: Path, tmp_path: Path) -> None:

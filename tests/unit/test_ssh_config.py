@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -244,11 +245,9 @@ def test_a_link_stays_a_link(call: Call, config: Path, tmp_path: Path) -> None:
     assert (dotfiles / "ssh").read_bytes() == USERS_OWN
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for other users")
 def test_the_owner_stays(call: Call, config: Path) -> None:
     """As after ``sudo pymachine``, by which a user's file must not become root's."""
-    if os.geteuid() != 0:
-        assert config.parent.parent.stat().st_uid == os.geteuid()  # others cannot give files away
-        return
     config.parent.mkdir(mode=0o700)
     config.write_bytes(USERS_OWN)
     os.chown(config, 1234, 1234)
@@ -427,6 +426,35 @@ def test_a_store_without_installed_entries_gets_no_file(call: Call, store: Store
     call("rm", "-y", "one")
     assert not (store.root / "ssh_config").exists()
     assert not config.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("SSHKeyPath", "/k\nProxyCommand touch /x"),
+        ("SSHKeyPath", '/k" ProxyCommand'),
+        ("IPAddress", "h\n ProxyCommand x"),
+        ("SSHUser", 'u"'),
+    ],
+)
+def test_a_record_cannot_add_options(call: Call, store: Store, config: Path, key: str, value: str) -> None:
+    call("create", "one")
+    name = "x\nHost evil"
+    shutil.copytree(store.machine_dir("one"), store.machine_dir(name))
+    path = store.machine_dir(name) / "config.json"
+    record = json.loads(path.read_text())
+    record["Driver"][key] = value
+    path.write_text(json.dumps(record))
+    call("ssh-config", "--install")
+    lines = [line for line in entries(store).splitlines() if line and not line.startswith("#")]
+    allowed = {"Host", *host_entries.options(target()), "LogLevel"}
+    assert {line.split()[0] for line in lines} <= allowed
+    assert [line for line in lines if line.strip().startswith("ProxyCommand")] in (
+        ["    ProxyCommand none"],
+        ["    ProxyCommand none"] * 2,
+    )
+    assert "evil" not in resolved(config, "evil")["identityfile"]
+    assert resolved(config, "evil")["hostname"] == "evil"
 
 
 def test_lines_of_others_in_the_file_do_no_harm(call: Call, store: Store, config: Path) -> None:

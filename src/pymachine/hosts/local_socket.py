@@ -132,6 +132,7 @@ def connect(host: Host) -> Path:
     def is_connected() -> bool:
         nonlocal process, problem, tried
         if process is None and not KEEPER.find(host.directory):  # one that was killed may still have run at first
+            host.reporter.info("Connecting the local socket...")
             process = _start(host)
             tried = 0
         if process is not None and process.poll() is not None:
