@@ -19,11 +19,12 @@ import pytest
 from pymachine.cli import main as main_module
 from pymachine.docker import contexts
 from pymachine.driver.contract import Endpoint, Trait
+from pymachine.driver.kit.port_forwarding import LARGEST_LOG
 from pymachine.hosts import local_socket
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.socket_keeper import _Record
 from pymachine.ssh.local_socket import place, status
-from pymachine.ssh.local_socket.process import LocalSocketError
+from pymachine.ssh.local_socket.process import KEEPER, LocalSocketError
 from pymachine.ssh.local_socket.status import SocketState, Status
 from pymachine.store.client_files import ClientFiles
 from pymachine.store.record import Machine
@@ -317,6 +318,21 @@ def test_a_folder_of_others_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(place, "_short_folder", lambda: folder)
     with pytest.raises(LocalSocketError):
         place.prepare(folder / "x.sock")
+
+
+def test_a_link_in_the_place_of_the_log_is_not_followed(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"x" * (LARGEST_LOG + 1))
+    (tmp_path / "socket.log").symlink_to(other)
+    with pytest.raises(LocalSocketError, match="cannot start the process that connects the local socket"):
+        KEEPER.start(tmp_path, [sys.executable, "-c", ""])
+    assert other.stat().st_size == LARGEST_LOG + 1
+
+
+def test_a_long_log_is_started_again(tmp_path: Path) -> None:
+    (tmp_path / "socket.log").write_bytes(b"x" * (LARGEST_LOG + 1))
+    assert KEEPER.start(tmp_path, [sys.executable, "-c", "print('new')"]).wait() == 0
+    assert (tmp_path / "socket.log").read_text() == "new\n"
 
 
 def test_a_status_that_cannot_be_read_is_none(tmp_path: Path) -> None:

@@ -50,12 +50,12 @@ class BackgroundProcess:
 
     def start(self, folder: Path, argv: Sequence[str]) -> subprocess.Popen[bytes]:
         """Start the process. Raises `error`."""
-        log = folder / self.log
+        # A copied folder may have links in it.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
         try:
-            if log.exists() and log.stat().st_size > LARGEST_LOG:
-                os.truncate(log, 0)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
-            with os.fdopen(os.open(log, flags, 0o600), "wb") as output:
+            with os.fdopen(os.open(folder / self.log, flags, 0o600), "wb") as output:
+                if os.fstat(output.fileno()).st_size > LARGEST_LOG:
+                    os.ftruncate(output.fileno(), 0)
                 return subprocess.Popen(
                     argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", start_new_session=True
                 )
