@@ -22,6 +22,7 @@ from pymachine.ssh.local_socket.status import SocketState
 from pymachine.system.wait import until
 from support import fake_engine, processes, real_sshd
 from support.real_sshd import OUTSIDER, Server
+from support.runner import PROGRAM
 
 SECONDS = 120.0
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace takes root")
@@ -89,6 +90,29 @@ def test_the_docker_client_reaches_the_engine_through_a_private_socket(server: S
     assert has_ended(client)
     until(lambda: has_ended(keeper), deadline=SECONDS, what="the keeper to end")
     assert not server.hosts.open("far").record.socket
+
+
+def test_the_commands_and_a_docker_context_use_it(server: Server, engine: Path, tmp_path: Path) -> None:
+    server.machine().ensure_certificates("127.0.0.1")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("DOCKER_", "MACHINE_"))}
+    environment |= {"MACHINE_STORAGE_PATH": str(server.hosts.store.root), "DOCKER_CONFIG": str(tmp_path / "docker")}
+    environment["SHELL"] = "/bin/sh"
+
+    def shell(script: str) -> str:
+        words = ["sh", "-c", script.replace("pymachine", str(PROGRAM))]
+        return subprocess.run(words, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+
+    path = shell("pymachine socket far")
+    assert version(Path(path)) == fake_engine.VERSION
+    wanted = "version -f '{{.Server.Version}}'"
+    script = 'export DOCKER_TLS_VERIFY=1; eval "$(pymachine env --socket far)"; docker '
+    assert shell(script + wanted) == fake_engine.VERSION
+    shell("pymachine context create --socket far")
+    assert shell(f"docker --context far {wanted}") == fake_engine.VERSION
+    assert f"unix://{path}" in shell("docker context inspect far")
+    shell("pymachine modify --no-socket far")
+    assert "tcp://127.0.0.1:2376" in shell("docker context inspect far")
+    assert not Path(path).exists()
 
 
 def test_many_connections_at_once(server: Server, engine: Path) -> None:

@@ -6,10 +6,12 @@ engine has answered through it. So a program either finds no socket, or one that
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -64,6 +66,20 @@ class _Refused(Exception):  # noqa: N818 (an outcome, not a fault)
 
 class _Lost(Exception):  # noqa: N818
     """There is no connection, or it has ended."""
+
+
+def _connected(path: Path) -> socket.socket:
+    """Connect to a unix socket. Raises OSError."""
+    if sys.platform == "win32":  # where `local_socket.check` refuses a socket
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(_END_SECONDS)
+        connection.connect(str(path))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 class _Session:
@@ -142,9 +158,7 @@ class _Session:
                 f"{user} may not use {ENGINE}: add {user} to the group docker in the machine (sudo usermod -aG docker "
                 f"{user})"
             )
-        self._ping = socket.socket(socket.AF_UNIX)
-        self._ping.settimeout(_END_SECONDS)
-        self._ping.connect(str(place.fresh(self._socket_path)))
+        self._ping = _connected(place.fresh(self._socket_path))
         self._ping.sendall(_PING)
         self._deadline = time.monotonic() + _PING_SECONDS
 

@@ -75,4 +75,6 @@ def _short_folder() -> Path:
 
 
 def _user() -> int:
-    return 0 if sys.platform == "win32" else os.getuid()
+    if sys.platform == "win32":  # where users have no numbers
+        return 0
+    return os.getuid()
