@@ -20,9 +20,9 @@ from pymachine.cli import main as main_module
 from pymachine.docker import contexts
 from pymachine.driver.contract import Endpoint, Trait
 from pymachine.driver.kit.port_forwarding import LARGEST_LOG
-from pymachine.hosts import local_socket
+from pymachine.hosts import local_socket, socket_keeper, watched_record
 from pymachine.hosts.host import Host, Hosts
-from pymachine.hosts.socket_keeper import _Record
+from pymachine.hosts.watched_record import WatchedRecord
 from pymachine.ssh.local_socket import place, status
 from pymachine.ssh.local_socket.process import KEEPER, LocalSocketError
 from pymachine.ssh.local_socket.status import SocketState, Status
@@ -345,24 +345,27 @@ def test_a_status_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     assert status.load(tmp_path) == known
 
 
-def test_the_process_follows_the_record(store: Store, call: Call) -> None:
+def test_the_process_follows_the_record(store: Store, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(watched_record, "log", logged.append)
     call("create", "--socket", "one")
-    record = _Record(Hosts(store), "one")
-    first = record.version()
+    record = WatchedRecord(Hosts(store), "one", unpinned=LocalSocketError)
+    first = socket_keeper.version(record)
     assert first is not None
-    assert record.version() == first
+    assert socket_keeper.version(record) == first
     path = store.machine_dir("one") / "config.json"
     text = path.read_text()
     path.write_text("{")
-    assert record.version() == first  # it is being written, or broken
+    assert [socket_keeper.version(record) for _ in range(3)] == [first] * 3  # it is being written, or broken
+    assert [text.partition(":")[0] for text in logged] == ["the record cannot be read"]
     path.write_text(text)
     machine: Machine = store.load("one")
     machine.socket = False
     store.save(machine)
-    assert record.version() is None
+    assert socket_keeper.version(record) is None
     with pytest.raises(LocalSocketError, match="not pinned"):
         (store.machine_dir("one") / "known_hosts").unlink()
         record.target()
     store.delete("one")
-    assert record.version() is None
+    assert socket_keeper.version(record) is None
     assert Plain.world  # the machine itself is the driver's

@@ -17,15 +17,14 @@ from pathlib import Path
 
 from pymachine.driver.kit.port_forwarding import log
 from pymachine.driver.shares import Share, ShareEvents
-from pymachine.errors import MachineNotFoundError, PymachineError
+from pymachine.errors import PymachineError
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.ssh_shares import ShareMountError
+from pymachine.hosts.watched_record import WatchedRecord
 from pymachine.ssh.background import wake_on_signals
 from pymachine.ssh.reverse_sshfs import background
 from pymachine.ssh.reverse_sshfs.keeper import Keeper
 from pymachine.ssh.share_events import Events
-from pymachine.ssh.target import Target
-from pymachine.store import paths
 from pymachine.store.store import Store
 from pymachine.system import open_files
 
@@ -43,47 +42,31 @@ class _Work:
     events: ShareEvents | None
 
 
-class _Record:
-    """The machine's record, which is read again when it has changed."""
+class _Plan:
+    """What the keeper has to do, as the record says."""
 
-    def __init__(self, hosts: Hosts, name: str) -> None:
-        self._hosts = hosts
-        self._name = name
-        self._path = hosts.store.machine_dir(name) / paths.CONFIG
-        self._read: tuple[int, ...] = ()
-        self._host: Host | None = None
+    def __init__(self, record: WatchedRecord) -> None:
+        self._record = record
+        self._machine: Host | None = None
         self._work: _Work | None = None
         self._events: ShareEvents | None = None
-        self._problem = ""
 
     def work(self) -> _Work | None:
         """Return what there is to do now: None if the machine is gone, or if there is nothing to do for it.
 
-        While its record cannot be read, it is the last result.
+        While that cannot be found out, it is the last result.
         """
-        try:
-            found = self._path.stat()
-            current = (found.st_ino, found.st_mtime_ns, found.st_size)
-            if self._host is None or current != self._read:
-                self._host = self._hosts.open(self._name)
-                self._read = current
-                self._events = self._host.share_events()
-            self._work = _Work(self._host.shares_over_ssh(), self._host.shares_with_events_over_ssh(), self._events)
-        except (FileNotFoundError, NotADirectoryError, MachineNotFoundError):
+        machine = self._record.machine()
+        if machine is None:
             return None
+        try:
+            if machine is not self._machine:
+                self._events = machine.share_events()
+                self._machine = machine
+            self._work = _Work(machine.shares_over_ssh(), machine.shares_with_events_over_ssh(), self._events)
         except (PymachineError, OSError) as error:
-            if str(error) != self._problem:
-                self._problem = str(error)
-                log(f"the record cannot be read: {error}")
+            self._record.report(error)
         return self._work if self._work and (self._work.mounted or self._work.with_events) else None
-
-    def target(self) -> Target:
-        """Return where to log in. Raises `PymachineError`, also if the host key is not pinned."""
-        host = self._hosts.open(self._name)
-        target = host.target(host.driver.endpoint())
-        if target.known_hosts is None:
-            raise ShareMountError(f"its SSH host key is not pinned; run: pymachine provision {self._name}")
-        return target
 
 
 def _share_events_script() -> str:
@@ -103,12 +86,13 @@ def main(arguments: list[str]) -> int:
     try:
         with background.locked(folder):
             log(f"keeping the shared folders, as process {os.getpid()}")
-            record = _Record(hosts, name)
+            record = WatchedRecord(hosts, name, unpinned=ShareMountError)
+            plan = _Plan(record)
             keeper = Keeper(folder, target=record.target, say=log)
             with Events(target=record.target, script=_share_events_script(), say=log) as events:
 
                 def mounted() -> Sequence[Share] | None:
-                    work = record.work()
+                    work = plan.work()
                     if work is None:
                         return None
                     # A machine that has mounted no folder may not even be reachable.

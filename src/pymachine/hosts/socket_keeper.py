@@ -13,50 +13,18 @@ import sys
 from pathlib import Path
 
 from pymachine.driver.kit.port_forwarding import log
-from pymachine.errors import MachineNotFoundError, PymachineError
 from pymachine.hosts.host import Hosts
+from pymachine.hosts.watched_record import WatchedRecord
 from pymachine.ssh.background import wake_on_signals
 from pymachine.ssh.local_socket.forwarder import Forwarder
 from pymachine.ssh.local_socket.process import KEEPER, LocalSocketError
-from pymachine.ssh.target import Target
-from pymachine.store import paths
 from pymachine.store.store import Store
 
 
-class _Record:
-    """The machine's record, which is read again when it has changed."""
-
-    def __init__(self, hosts: Hosts, name: str) -> None:
-        self._hosts = hosts
-        self._name = name
-        self._path = hosts.store.machine_dir(name) / paths.CONFIG
-        self._version: tuple[int, ...] = ()
-        self._wanted = True
-
-    def version(self) -> tuple[int, ...] | None:
-        """Return what differs if the record has changed: None if the machine is gone, or needs no socket.
-
-        While the record cannot be read, it is the last result.
-        """
-        try:
-            found = self._path.stat()
-            current = (found.st_ino, found.st_mtime_ns, found.st_size)
-            if current != self._version:
-                self._wanted = self._hosts.store.load(self._name).socket
-                self._version = current
-        except (FileNotFoundError, NotADirectoryError, MachineNotFoundError):
-            return None
-        except (PymachineError, OSError) as error:
-            log(f"the record cannot be read: {error}")
-        return self._version if self._wanted else None
-
-    def target(self) -> Target:
-        """Return where to log in. Raises `PymachineError`, also if the host key is not pinned."""
-        host = self._hosts.open(self._name)
-        target = host.target(host.driver.endpoint())
-        if target.known_hosts is None:
-            raise LocalSocketError(f"its SSH host key is not pinned; run: pymachine provision {self._name}")
-        return target
+def version(record: WatchedRecord) -> tuple[int, ...] | None:
+    """Return what differs if the record has changed: None if the machine is gone, or has no local socket any more."""
+    machine = record.machine()
+    return record.version if machine is not None and machine.record.socket else None
 
 
 def main(arguments: list[str]) -> int:
@@ -68,8 +36,8 @@ def main(arguments: list[str]) -> int:
     try:
         with KEEPER.locked(folder):
             log(f"connecting the local socket, as process {os.getpid()}")
-            record = _Record(hosts, name)
-            Forwarder(folder, target=record.target, say=log).run(record.version, wake=wake)
+            record = WatchedRecord(hosts, name, unpinned=LocalSocketError)
+            Forwarder(folder, target=record.target, say=log).run(lambda: version(record), wake=wake)
     except OSError as error:
         log(f"ended by an error: {error!r}")
         return 1
