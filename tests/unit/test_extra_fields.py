@@ -7,16 +7,19 @@ import os
 import stat
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 
 from pymachine import __main__ as entry
 from pymachine.driver.contract import Endpoint
+from pymachine.driver.shares import Share
 from pymachine.errors import RecordError
 from pymachine.hosts.host import Hosts
 from pymachine.hosts.rename import rename
+from pymachine.store import extra_fields
+from pymachine.store.origins import FLAG, Origin, Project
 from pymachine.store.record import Machine
 from pymachine.store.store import Store
 from support import fake_engine
@@ -54,7 +57,10 @@ def make_machine(name: str = "intro") -> Machine:
         expires=4102444801,
         owner="ci",
         install_script="http://example.org/get",
+        shares=[Share(path=Path("/data").absolute(), guest_path=PurePosixPath("/data"), read_only=True)],
         share_events=False,
+        origins={"virtualbox-cpu-count": Origin(FLAG, "--virtualbox-cpu-count", 1)},
+        project=Project(Path("/project/pymachine.toml").absolute()),
         socket=True,
         context_socket=True,
     )
@@ -63,6 +69,10 @@ def make_machine(name: str = "intro") -> Machine:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
+
+
+def test_no_field_of_pymachine_is_forgotten() -> None:
+    assert make_machine().to_json().keys() - TOP == set(extra_fields.KEYS)
 
 
 def test_pymachines_fields_survive_docker_machine(store: Store) -> None:
