@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
@@ -27,40 +26,15 @@ from pymachine.ssh.local_socket import place, status
 from pymachine.ssh.local_socket.process import KEEPER, LocalSocketError
 from pymachine.ssh.local_socket.status import SocketState, Status
 from pymachine.store.client_files import ClientFiles
+from pymachine.store.origins import FLAG, MODIFY
 from pymachine.store.record import Machine
 from pymachine.store.store import Store
 from pymachine.system import run as run_module
-from support import sharing
+from support import local_sockets, sharing
+from support.local_sockets import Sockets
 from support.sharing import Plain
 
 Call = Callable[..., tuple[int, str, str]]
-
-
-class Sockets:
-    """Which sockets are connected, instead of processes."""
-
-    connected: ClassVar[set[str]] = set()
-    fault: ClassVar[str] = ""
-    events: ClassVar[list[str]] = []
-
-    @classmethod
-    def connect(cls, host: Host) -> Path:
-        assert host.store.load(host.name).socket  # the process reads it there
-        if cls.fault:
-            raise LocalSocketError(cls.fault)
-        cls.connected.add(host.name)
-        cls.events.append(f"connect {host.name}")
-        return place.path(host.directory)
-
-    @classmethod
-    def end(cls, folder: Path) -> bool:
-        ran = folder.name in cls.connected
-        cls.connected.discard(folder.name)
-        return ran
-
-    @classmethod
-    def find(cls, host: Host) -> Path | None:
-        return place.path(host.directory) if host.name in cls.connected else None
 
 
 @pytest.fixture
@@ -71,11 +45,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setenv("PYMACHINE_NO_SHARE", "1")
     monkeypatch.setenv("MACHINE_STORAGE_PATH", str(tmp_path / "s"))
     monkeypatch.delenv("DOCKER_HOST", raising=False)
-    Sockets.connected.clear()
-    Sockets.events.clear()
-    monkeypatch.setattr(Sockets, "fault", "")
-    for name in ("connect", "end", "find"):
-        monkeypatch.setattr(local_socket, name, getattr(Sockets, name))
+    local_sockets.install(monkeypatch)
     return Store(tmp_path / "s")
 
 
@@ -92,6 +62,7 @@ def call(store: Store, capsys: pytest.CaptureFixture[str]) -> Call:
 def test_create_makes_a_socket_that_lives_as_long_as_the_machine_runs(call: Call, store: Store) -> None:
     call("create", "--socket", "one")
     assert json.loads(call("inspect", "one")[1])["Socket"] is True
+    assert store.load("one").origins["socket"].kind == FLAG
     assert Sockets.connected == {"one"}
     call("stop", "one")
     assert Sockets.connected == set()
@@ -175,6 +146,7 @@ def test_socket_prints_the_path_and_makes_it(call: Call, store: Store) -> None:
     path = str(place.path(store.machine_dir("one")))
     assert call("socket", "one")[1] == f"{path}\n"
     assert store.load("one").socket
+    assert store.load("one").origins["socket"].kind == MODIFY
     assert call("socket", "one")[1] == f"{path}\n"
     assert Sockets.events == ["connect one"]
     assert json.loads(call("socket", "--json", "one")[1]) == {"Name": "one", "Socket": path}
@@ -196,6 +168,7 @@ def test_modify_makes_and_removes_it(call: Call, store: Store) -> None:
     call("create", "one")
     call("modify", "--socket", "one")  # without --restart
     assert Sockets.connected == {"one"}
+    assert store.load("one").origins["socket"].kind == MODIFY
     call("modify", "--no-socket", "one")
     assert Sockets.connected == set()
     call("stop", "one")

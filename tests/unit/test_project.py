@@ -19,8 +19,10 @@ from pymachine.cli import main as main_module, project as project_cli
 from pymachine.driver.contract import State
 from pymachine.errors import DriverError
 from pymachine.hosts import project as projects
+from pymachine.ssh.local_socket import place
 from pymachine.store.store import Store
-from support import projects as fakes
+from support import local_sockets, projects as fakes
+from support.local_sockets import Sockets
 from support.projects import Sized
 
 Call = Callable[..., tuple[int, str, str]]
@@ -619,6 +621,31 @@ def test_differences_are_reported_and_applied_only_if_asked(
     assert "up --apply" not in succeed("up")
 
 
+def test_a_socket_follows_the_file_but_not_the_users_own(
+    call: Call, succeed: Callable[..., str], folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local_sockets.install(monkeypatch)
+    path = write(folder)
+    succeed("up")
+    boots = list(Sized.boots)
+    write(folder, "socket = true")
+    assert f"machine.socket in {path} is true" in call("up")[1]
+    assert Sockets.connected == set()
+    succeed("up", "--apply")
+    assert Sockets.connected == {"shop"}
+    assert origins(call)["socket"] == (True, "file", f"machine.socket in {path}")
+    Sockets.connected.clear()  # the process has ended
+    succeed("up")
+    assert Sockets.connected == {"shop"}
+    write(folder)
+    succeed("up", "--apply")
+    assert Sockets.connected == set()
+    succeed("modify", "--socket", "shop")
+    assert "--apply" not in succeed("up")
+    assert Sockets.connected == {"shop"}
+    assert Sized.boots == boots
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -714,6 +741,18 @@ def test_run_uses_the_file(call: Call, folder: Path, store: Store, monkeypatch: 
     assert [str(share) for share in machine.shares] == [str(folder)]
     assert call("run", "true")[0] == 0
     assert store.names() == ["temporary"]
+
+
+def test_run_connects_through_the_socket_of_the_file(
+    call: Call, folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local_sockets.install(monkeypatch)
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+    write(folder, "socket = true")
+    script = "echo $DOCKER_HOST ${DOCKER_TLS_VERIFY-none} ${DOCKER_CERT_PATH-none}"
+    code, out, _ = call("run", "--name", "temporary", "--", "sh", "-c", script)
+    assert (code, out) == (0, f"{place.url(store.machine_dir('temporary'))} none none\n")
+    assert Sockets.connected == set()
 
 
 def test_run_without_the_file(call: Call, folder: Path, store: Store) -> None:

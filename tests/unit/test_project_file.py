@@ -45,6 +45,7 @@ memory = "4g"
 disk = 20000
 shares = [".", "../data:/data:ro"]
 share-events = false
+socket = true
 template = true
 tls-san = ["shop.example.org"]
 provision = ["setup.sh"]

@@ -33,9 +33,6 @@ from pymachine.system.progress import Reporter
 @goflags.flag("--swarm-addr", help="Accepted without effect")
 @goflags.flag("--swarm-experimental", is_flag=True, help="Accepted without effect")
 @goflags.flag("--docker-context", is_flag=True, help="Also create a docker context for the machine")
-@goflags.flag(
-    "--socket", is_flag=True, help="Also make a unix socket that reaches the engine over SSH, for programs without TLS"
-)
 @goflags.flag("--timings", is_flag=True, help="Print how long each step took, in seconds")
 @goflags.arguments("names", "NAME...")
 @click.pass_context
@@ -124,5 +121,4 @@ def _request(name: str, given: dict[str, Any], shares: ShareRequest, origins: Ma
         context=name if given["docker_context"] else "",
         shares=shares,
         origins=origins,
-        socket=given["socket"],
     )

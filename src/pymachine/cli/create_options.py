@@ -139,12 +139,17 @@ _FLAGS: tuple[Callable[[Any], Any], ...] = (
         env="PYMACHINE_NO_TEMPLATE",
         help="Boot instead of cloning a template",
     ),
+    goflags.flag(
+        "--socket",
+        is_flag=True,
+        help="Also make a unix socket that reaches the engine over SSH, for programs without TLS",
+    ),
     goflags.flag("--ttl", help="Time to live, such as 2h or 1h30m; prune and create remove expired machines"),
 )
 # Those whose origin is recorded, beside the driver's and `--share`.
 _RECORDED = {
     *("driver", "engine_install_url", "engine_opt", "engine_insecure_registry", "engine_registry_mirror"),
-    *("engine_label", "engine_storage_driver", "engine_env", "tls_san", "no_template", "no_share_events"),
+    *("engine_label", "engine_storage_driver", "engine_env", "tls_san", "no_template", "no_share_events", "socket"),
 }
 
 
@@ -180,6 +185,7 @@ def request(name: str, given: Mapping[str, Any], **others: Any) -> CreateRequest
         expires=expiry_time(given),
         install_script=given["install_script"],
         share_events=not given["no_share_events"],
+        socket=given["socket"],
         **others,
     )
 

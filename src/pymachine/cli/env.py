@@ -79,11 +79,11 @@ def command(
 
 
 def _print_socket(app: App, name: str, shell: str) -> None:
-    """Print the commands for the machine's local socket. With its variables for TLS the docker client would fail."""
+    """Print the commands for the machine's local socket."""
     from pymachine.hosts import local_socket  # noqa: PLC0415 (few machines have one)
 
     path = local_socket.ensure(app.hosts, name)
-    variables = [("DOCKER_HOST", f"unix://{path}"), ("DOCKER_MACHINE_NAME", name)]
+    variables = shells.socket_connection(str(path), name)
     if app.structured:
         app.show("", {"Name": name, "Variables": dict(variables), "Unset": list(shells.TLS_NAMES)})
         return

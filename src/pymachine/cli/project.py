@@ -287,7 +287,7 @@ def _missing() -> ProjectFileError:
 def _preset_options(ctx: click.Context, file: ProjectFile) -> None:
     """Make the values of the file the defaults of the command's own options."""
     presets, machine = goflags.presets(ctx), file.machine
-    for key, parameter in (("driver", "driver"), ("tls-san", "tls_san"), ("shares", "share")):
+    for key, parameter in (("driver", "driver"), ("tls-san", "tls_san"), ("shares", "share"), ("socket", "socket")):
         if key in machine:
             presets[parameter] = goflags.Preset(machine[key], file.place(key))
     for key, parameter in (("template", "no_template"), ("share-events", "no_share_events")):

@@ -88,6 +88,7 @@ KEYS: dict[str, Key] = {
         "list in `config.toml`, or else the file's folder. `[]` shares none.",
     ),
     "share-events": Key(BOOLEAN, "`false` is `--no-share-events`."),
+    "socket": Key(BOOLEAN, "`true` is `--socket`."),
     "template": Key(BOOLEAN, "`false` is `--no-template`."),
     "tls-san": Key(TEXTS, "Further names in the server certificate, as `--tls-san`."),
     "provision": Key(

@@ -107,6 +107,12 @@ def _run_scripts(app: App, hosts: Hosts, name: str, scripts: Sequence[Script]) -
 
 def _environment(app: App, name: str) -> dict[str, str]:
     host = app.hosts.open(name)
+    if host.record.socket:
+        from pymachine.hosts import local_socket  # noqa: PLC0415 (few machines have one)
+
+        path = local_socket.ensure(app.hosts, name)
+        inherited = {key: value for key, value in os.environ.items() if key not in shells.TLS_NAMES}
+        return inherited | dict(shells.socket_connection(str(path), name))
     folder = host.client_files().folder or host.directory
     return {**os.environ, **dict(shells.connection(host.endpoint().url, str(folder), name))}
 

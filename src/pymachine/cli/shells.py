@@ -212,7 +212,12 @@ def connection(url: str, directory: str, name: str, *, windows: bool = False) ->
 
 CONNECTION_NAMES = ("DOCKER_TLS_VERIFY", "DOCKER_HOST", "DOCKER_CERT_PATH", "DOCKER_MACHINE_NAME")
 
-# Those that a socket without TLS must not have.
+
+def socket_connection(path: str, name: str) -> list[tuple[str, str]]:
+    """Return the variables that connect a docker client to a machine's local socket. It fails with `TLS_NAMES` set."""
+    return [("DOCKER_HOST", f"unix://{path}"), ("DOCKER_MACHINE_NAME", name)]
+
+
 TLS_NAMES = ("DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
 
 

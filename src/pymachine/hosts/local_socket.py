@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pymachine.driver.contract import Driver, State, Trait
 from pymachine.errors import HostNotRunningError, PymachineError, TimeoutExpiredError, UnsupportedError
-from pymachine.hosts import context_updates
+from pymachine.hosts import context_updates, origins
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.locking import locked
 from pymachine.hosts.timeouts import boot_timeout
@@ -23,6 +23,7 @@ from pymachine.ssh.local_socket import place, status
 from pymachine.ssh.local_socket.process import KEEPER, LocalSocketError
 from pymachine.ssh.local_socket.status import SocketState
 from pymachine.store import paths
+from pymachine.store.origins import MODIFY, Origin
 from pymachine.system import run
 from pymachine.system.wait import until
 
@@ -82,14 +83,18 @@ def turn_on(host: Host) -> Path:
     host.record.socket = True
     host.save()
     try:
-        return connect(host)
+        path = connect(host)
     except BaseException:
         if not had_one:
             host.record.socket = False
             host.save()
-            with suppress(PymachineError):  # it ends by itself
+            with suppress(PymachineError):  # it ends when it reads the record
                 end(host.directory)
         raise
+    if not had_one:
+        host.record.origins[origins.SOCKET] = Origin(MODIFY)
+        host.save()
+    return path
 
 
 def turn_off(host: Host) -> None:
@@ -179,11 +184,6 @@ def closed(host: Host) -> Iterator[None]:
         if ran and not KEEPER.find(host.directory):
             _start(host).returncode = 0  # it runs on
         raise
-
-
-def url(host: Host) -> str:
-    """Return the value of DOCKER_HOST for the machine's socket."""
-    return place.url(host.directory)
 
 
 def _attempts(folder: Path) -> int:

@@ -61,7 +61,7 @@ def modify(hosts: Hosts, name: str, changes: Changes, *, restart: bool = False, 
     with locked(hosts, name) as host:
         _check(host, changes)
         if changes.socket is not None and changes == Changes(socket=changes.socket):
-            _change_socket(host, wanted=changes.socket)
+            _change_socket(host, changes)
             return
         running = host.state() is State.RUNNING
         stop = running and (changes.needs_stop(host) or not provision.changes_while_running(host.driver))
@@ -168,19 +168,22 @@ def _note_origins(record: Machine, changes: Changes) -> None:
         found[origins.SHARE] = None
     if changes.share_events is not None:
         found[origins.SHARE_EVENTS] = None
+    if changes.socket is not None:
+        found[origins.SOCKET] = None
     for option, value in found.items():
         record.origins[option] = changes.origins.get(option, Origin(MODIFY, value=value))
 
 
-def _change_socket(host: Host, *, wanted: bool) -> None:
+def _change_socket(host: Host, changes: Changes) -> None:
     """Give the machine a local socket, or take it away. Nothing else changes, so its engine is not touched."""
-    if not wanted:
+    if not changes.socket:
         local_socket.turn_off(host)
     elif host.state() is State.RUNNING:
         local_socket.turn_on(host)
     else:
         host.record.socket = True
-        host.save()
+    _note_origins(host.record, changes)
+    host.save()
 
 
 def _changed_shares(host: Host, changes: Changes) -> list[Share]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 from pymachine.driver.abilities import HardwareChange
 from pymachine.driver.contract import Json
 from pymachine.store.record import Machine
@@ -12,6 +10,7 @@ DRIVER = "driver"
 SHARE = "share"
 SHARE_EVENTS = "no-share-events"
 SANS = "tls-san"
+SOCKET = "socket"
 # The fields of `HardwareChange`, by the end of the driver's option: DRIVER-memory and so on, as in docker-machine.
 HARDWARE = {"cpu-count": "cpus", "memory": "memory_mib", "disk-size": "disk_mb"}
 # The fields of `EngineOptions`, by option. The last one cannot be changed by `modify`.
@@ -33,20 +32,19 @@ def hardware_option(driver_name: str, end: str) -> str:
 
 def current_value(record: Machine, option: str) -> Json:
     """Return the current value of an option of a machine. A value that is only noted at `create` may be None."""
-    if option == DRIVER:
-        return record.driver_name
-    if option == SHARE:
-        return [str(share) for share in record.shares]
-    if option == SHARE_EVENTS:
-        return not record.share_events
-    if option == SANS:
-        return list(record.auth.server_cert_sans)
-    if option in ENGINE:
-        return getattr(record.engine, ENGINE[option])
+    known: dict[str, Json] = {
+        DRIVER: record.driver_name,
+        SHARE: [str(share) for share in record.shares],
+        SHARE_EVENTS: not record.share_events,
+        SANS: list(record.auth.server_cert_sans),
+        SOCKET: record.socket,
+        **{name: getattr(record.engine, field) for name, field in ENGINE.items()},
+    }
+    if option in known:
+        return known[option]
     return record.origins[option].value if option in record.origins else None
 
 
 def hardware_values(change: HardwareChange) -> dict[str, int | None]:
     """Return the values of a change by the end of the driver's option."""
-    values = {item.name: getattr(change, item.name) for item in fields(change)}
-    return {end: values[name] for end, name in HARDWARE.items()}
+    return {end: getattr(change, name) for end, name in HARDWARE.items()}

@@ -125,6 +125,7 @@ def changes(machine: Machine, request: CreateRequest, found: Sequence[Difference
         share=shared,
         unshare=_to_unshare(machine.shares, kept=shared) if origins.SHARE in wanted else (),
         share_events=not wanted[origins.SHARE_EVENTS] if origins.SHARE_EVENTS in wanted else None,
+        socket=wanted.get(origins.SOCKET),
         origins={each.option: each.origin for each in found},
     )
 
@@ -157,6 +158,7 @@ def _wanted(request: CreateRequest) -> Mapping[str, Json]:
         **engine,
         origins.SANS: list(request.sans),
         origins.SHARE_EVENTS: not request.share_events,
+        origins.SOCKET: request.socket,
         origins.SHARE: [str(share) for share in request.shares.shares],
     }
 
@@ -171,7 +173,7 @@ def _is_applicable(machine: Machine, option: str, wanted: Json) -> bool:
     hardware = {origins.hardware_option(machine.driver_name, end) for end in origins.HARDWARE}
     if option in hardware:
         return isinstance(wanted, int)
-    return option in {*origins.ENGINE, origins.SANS, origins.SHARE, origins.SHARE_EVENTS}
+    return option in {*origins.ENGINE, origins.SANS, origins.SHARE, origins.SHARE_EVENTS, origins.SOCKET}
 
 
 def _plain(value: Json) -> Json:
