@@ -57,7 +57,7 @@ def check_owner(machine: Machine, file: Path, *, takes_over: bool = False) -> No
     project = machine.project
     if is_of(machine, file) or (takes_over and project is not None and not os.path.lexists(project.file)):
         return
-    made = "not by `up`" if project is None else f"for {project.file}"
+    made = "without `up`" if project is None else f"for {project.file}"
     hint = "Choose another name: `name` in the table [machine] of the file, or --name."
     if project is not None and not os.path.lexists(project.file):
         hint = "If the project's folder was moved, `pymachine up` in it takes the machine over."
