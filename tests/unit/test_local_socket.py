@@ -19,6 +19,7 @@ from pymachine.cli import main as main_module
 from pymachine.docker import contexts
 from pymachine.driver.contract import Endpoint, Trait
 from pymachine.driver.kit.port_forwarding import LARGEST_LOG
+from pymachine.errors import UsageError
 from pymachine.hosts import local_socket, socket_keeper, watched_record
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.watched_record import WatchedRecord
@@ -244,6 +245,17 @@ def test_a_context_uses_the_socket(call: Call, store: Store, monkeypatch: pytest
     call("context", "create", "--socket", "uno")
     call("context", "rm", "uno")
     assert (store.load("uno").context, store.load("uno").context_socket) == ("", False)
+
+
+def test_a_context_of_a_taken_name_makes_no_socket(call: Call, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str, *, instead: str) -> None:
+        raise UsageError(f"{name} is taken")
+
+    monkeypatch.setattr(contexts, "refuse_taken", refuse)
+    call("create", "one")
+    assert "one is taken" in call("context", "create", "--socket", "one", code=1)[2]
+    assert not store.load("one").socket
+    assert Sockets.connected == set()
 
 
 def test_an_export_leaves_it_out(call: Call, store: Store, tmp_path: Path) -> None:

@@ -17,25 +17,24 @@ def make_context(hosts: Hosts, name: str, context: str, *, socket: bool = False)
 
     with locked(hosts, name) as host:
         endpoint, record = host.endpoint(), host.record
+        is_another = record.context != context
+        if is_another:
+            instead = f"Choose another name: pymachine context create --name OTHER {name}"
+            contexts.refuse_taken(context, instead=instead)
         if socket:
             local_socket.check(host.driver)
             local_socket.turn_on(host)
-        record.context_socket = socket
-        if record.context == context:
-            host.save()
-            context_updates.put(host, context, endpoint)
-            return context
-        instead = f"Choose another name: pymachine context create --name OTHER {name}"
-        contexts.refuse_taken(context, instead=instead)
-        context_updates.drop(host)
+        if is_another:
+            context_updates.drop(host)
         # The record names the context before it exists, so that `rm` removes it even if we are killed in between.
-        record.context = context
+        record.context, record.context_socket = context, socket
         host.save()
         try:
             context_updates.put(host, context, endpoint)
         except BaseException:
-            record.context, record.context_socket = "", False
-            host.save()
+            if is_another:
+                record.context, record.context_socket = "", False
+                host.save()
             raise
     return context
 
