@@ -276,10 +276,10 @@ def test_an_engine_that_comes_later_is_connected(server: Server) -> None:
     with pytest.raises(LocalSocketError):
         local_socket.connect(host)
     await_state(host, SocketState.REFUSED)
-    assert local_socket.problem(host.directory) == "no engine listens at /var/run/docker.sock"
+    assert local_socket.problem(host) == "no engine listens at /var/run/docker.sock"
     with fake_engine.on_socket(server.engine):
         assert version(local_socket.connect(host)) == fake_engine.VERSION
-        assert local_socket.problem(host.directory) == ""
+        assert local_socket.problem(host) == ""
 
 
 def test_the_keeper_ends_with_the_record(server: Server, engine: Path) -> None:

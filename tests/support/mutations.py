@@ -190,6 +190,8 @@ def record(driver: str) -> dict[str, Any]:
         "Shares": [{"Path": "@HOME@", "GuestPath": "/home/me", "ReadOnly": False}],
         "Origins": {"driver": {"From": "default"}, "share": {"From": "flag", "Where": "--share", "Value": 1}},
         "Project": {"File": "@HOME@/pymachine.toml", "Provisioned": [], "Trusted": ["share /data"]},
+        "Socket": True,
+        "ContextSocket": True,
     }
 
 

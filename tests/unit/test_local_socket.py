@@ -87,6 +87,19 @@ def test_start_of_a_running_machine_connects_again(call: Call) -> None:
     assert Sockets.connected == {"one"}
 
 
+def test_doctor_reports_a_process_that_has_ended(call: Call) -> None:
+    def notes() -> list[str]:
+        rows = json.loads(call("doctor", "--json", "-d", "plain")[1])
+        return [row["Text"] for row in rows if row["Subject"] == "machine one"]
+
+    call("create", "--socket", "one")
+    assert notes() == []
+    Sockets.connected.clear()
+    assert notes() == ["its local socket is not connected: the process that connects it is not running"]
+    call("stop", "one")
+    assert notes() == []
+
+
 def test_machines_have_no_socket_by_default(call: Call, store: Store) -> None:
     call("create", "one")
     assert "Socket" not in json.loads(call("inspect", "one")[1])

@@ -169,10 +169,13 @@ def _check_shares(app: App, name: str) -> Iterator[Finding]:
 
 
 def _check_local_socket(app: App, name: str) -> Iterator[Finding]:
-    """Yield a local socket that is not connected, although a process tries to."""
+    """Yield a local socket that is not connected although the machine runs."""
     from pymachine.hosts import local_socket  # noqa: PLC0415 (only needed here)
 
-    if why := local_socket.problem(app.store.machine_dir(name)):
+    why = ""
+    with suppress(PymachineError, OSError):  # a driver that cannot be used is another finding
+        why = local_socket.problem(app.hosts.open(name))
+    if why:
         fix = f"Run: pymachine socket {shlex.quote(name)}"
         yield Finding(f"machine {name}", NOTE, f"its local socket is not connected: {why}", fix)
 

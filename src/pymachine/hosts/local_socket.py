@@ -66,12 +66,20 @@ def find(host: Host) -> Path | None:
     return path if known.state is SocketState.CONNECTED and os.path.lexists(path) else None
 
 
-def problem(folder: Path) -> str:
-    """Return why the socket of the machine in `folder` is not connected now. Empty if no process connects it."""
-    known = status.load(folder)
-    if known is None or known.state is SocketState.CONNECTED or known.pid != KEEPER.find(folder):
+def problem(host: Host) -> str:
+    """Return why the machine's socket is not connected now.
+
+    The text is empty if it is connected, if the machine has none, and if the machine is stopped. Raises
+    `PymachineError` if the machine's state cannot be read.
+    """
+    if not host.record.socket or find(host) is not None:
         return ""
-    return known.problem or "the machine has not answered yet"
+    process = KEEPER.find(host.directory)
+    if not process:
+        return "the process that connects it is not running" if host.state() is State.RUNNING else ""
+    known = status.load(host.directory)
+    why = known.problem if known is not None and known.pid == process else ""
+    return why or "the machine has not answered yet"
 
 
 def turn_on(host: Host) -> Path:
