@@ -599,7 +599,7 @@ def test_differences_are_reported_and_applied_only_if_asked(
     assert f'machine.engine.label in {path} is c=d, but the machine "shop" has a=b.' in out
     assert 'the default of --sized-quick is false, but the machine "shop" has true.' in out
     assert "pymachine up --apply" in out
-    assert "This takes a new machine: pymachine down --remove && pymachine up" in out
+    assert "This needs a new machine: pymachine down --remove && pymachine up" in out
     assert store.load("shop").driver["Memory"] == 1000
     assert len(Sized.boots) == 1
 
@@ -707,7 +707,7 @@ def test_another_driver_takes_a_new_machine(succeed: Callable[..., str], folder:
     path = write(folder, 'driver = "plain"')
     out = succeed("up", "--apply")
     assert f'machine.driver in {path} is plain, but the machine "shop" has sized.' in out
-    assert "This takes a new machine" in out
+    assert "This needs a new machine" in out
     assert "--apply" not in out
 
 

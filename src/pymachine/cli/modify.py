@@ -1,4 +1,4 @@
-"""`modify`: change the hardware, the shared folders or the engine options of existing machines."""
+"""`modify`: change the hardware, shared folders, local socket or engine options of existing machines."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ LISTS = {
 @machine_args.arguments()
 @pass_app
 def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
-    """Change the hardware, the shared folders or the engine options of machines.
+    """Change the hardware, shared folders, local socket or engine options of machines.
 
     A list option replaces the whole current list, and an empty value clears it. Engine options take effect in a running
     machine immediately; the engine restarts if it cannot reload them.

@@ -113,7 +113,7 @@ def _bring_up(app: App, request: CreateRequest, *, apply: bool) -> Sequence[Diff
     if any(each.applicable for each in found):
         app.reporter.warn(f"To change the machine, which may restart it: {app.program} up --apply")
     if not all(each.applicable for each in found):
-        app.reporter.warn(f"This takes a new machine: {app.program} down --remove && {app.program} up")
+        app.reporter.warn(f"This needs a new machine: {app.program} down --remove && {app.program} up")
     return found
 
 

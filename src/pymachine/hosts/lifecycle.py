@@ -91,7 +91,7 @@ def stop_host(host: Host, timeout: float) -> None:
 
 
 def _boot_or_repair(host: Host) -> bool:
-    """Boot a machine, and return True. Of one that runs, restore what ended while it ran, and return False."""
+    """Boot a machine and return True. If it runs, start those of its processes here that have ended; return False."""
     state = host.state()
     if state is not State.RUNNING:
         _boot(host, resumes=state in (State.PAUSED, State.SAVED))

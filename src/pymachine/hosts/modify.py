@@ -1,4 +1,4 @@
-"""Change the hardware, the shared folders, the engine options or the certificate names of a machine.
+"""Change the hardware, shared folders, local socket, engine options or certificate names of a machine.
 
 A change either succeeds or leaves the machine as it was. Abilities of a driver are checked by its class
 (`isinstance(driver, Resizable)`), never by its name.

@@ -30,7 +30,7 @@ class ForeignMachineError(PymachineError):
 
 @dataclass(frozen=True)
 class Difference:
-    """An option whose value in a machine is not the one that `up` would give a new one."""
+    """An option whose value in a machine differs from its value in a machine that `up` would create now."""
 
     option: str
     """The name of the option of `create`."""
@@ -43,7 +43,7 @@ class Difference:
 
 
 def default_name(folder: Path) -> str:
-    """Return the name of the folder of a project, as far as a machine can have it, for the project's machine."""
+    """Return the default name of a project's machine: the folder's name without characters that names cannot have."""
     kept = "".join(each if each.isascii() and (each.isalnum() or each == ".") else "-" for each in folder.name)
     return "-".join(filter(None, kept.split("-"))).strip("-.")[:NAME_LENGTH].rstrip("-.") or "project"
 
@@ -89,7 +89,7 @@ def adopt(hosts: Hosts, name: str, file: Path, trusted: Sequence[str]) -> None:
 def differences(machine: Machine, request: CreateRequest) -> list[Difference]:
     """Return how a machine differs from one that `request` would create.
 
-    Only values that the user has set are compared, and those that came from a project file before.
+    Only values that the user or the project file has set are compared, and those that came from such a file before.
     """
     found = []
     for option, wanted in _wanted(request).items():
