@@ -20,15 +20,17 @@ def command(argv: Sequence[str]) -> list[str]:
     return ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner", "--", *argv]
 
 
-def as_user(user: int) -> list[str]:
+def as_user(user: int, *, may_write: bool = True) -> list[str]:
     """Return the beginning of a command that runs as `user`, if the tests run as root.
 
     Permissions do not keep it from using the checkout, its interpreter and the cache, which may be in root's home.
+    Without `may_write` it can read and run all files, but write only those that the user may write.
     """
     if user == os.getuid():
         return []
     # With the secure bit, access(2), with which shells look for programs, respects the capability.
-    capability = ("--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--securebits=+no_setuid_fixup")
+    name = "dac_override" if may_write else "dac_read_search"
+    capability = (f"--inh-caps=+{name}", f"--ambient-caps=+{name}", "--securebits=+no_setuid_fixup")
     return ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *capability, "--"]
 
 
