@@ -1,5 +1,5 @@
 # One line for each target. The work is done in scripts/ and tox.ini.
-.PHONY: help intro test test-quick endurance test-generic test-libvirt test-virtualbox test-virtualbox-nested install lint types docs bench clean
+.PHONY: help intro test test-quick endurance test-generic test-libvirt test-virtualbox test-virtualbox-nested install lint types package docs bench clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || grep '##' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ lint: ## Check the style of Python and shell files and of commit messages
 types: ## Check the types
 	@scripts/setup --tests
 	@.venv/bin/tox -q -e types
+
+package: ## Build the wheel, check it, and install it with pip, pipx and uv
+	@scripts/setup --tests
+	@.venv/bin/tox -q -e package
 
 docs: ## Check the documentation against the code
 	@scripts/setup --tests
