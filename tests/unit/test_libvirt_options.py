@@ -196,7 +196,7 @@ def test_health_says_how_to_install_the_library(monkeypatch: pytest.MonkeyPatch)
     connection.library.cache_clear()
     assert not health.usable
     assert "cannot be loaded" in health.problem
-    assert "pip install 'pymachine[libvirt]'" in health.fix
+    assert "the package libvirt-python" in health.fix
 
 
 @pytest.mark.parametrize(
