@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
+from pymachine import __version__
 from support.runner import REPOSITORY, cache_folder
 
 NESTED = cache_folder() / "virtualbox" / "nested"
@@ -102,7 +103,7 @@ def _install(folder: Path) -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     metadata = folder / "pymachine-0.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: pymachine\nVersion: {project['version']}\n")
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: pymachine\nVersion: {__version__}\n")
     points = project["entry-points"]["pymachine.drivers"]
     lines = "".join(f"{name} = {value}\n" for name, value in points.items())
     (metadata / "entry_points.txt").write_text(f"[pymachine.drivers]\n{lines}")
