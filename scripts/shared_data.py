@@ -91,7 +91,8 @@ def lines(context: click.Context) -> Iterator[str]:
     # Without a date, so that the page is the same whenever it is built.
     yield f'.TH "{name.upper()}" 1 "" "pymachine {__version__}" "pymachine"'
     # Do not hyphenate words and do not spread lines.
-    yield from (".nh", ".ad l", ".SH NAME", rf"{name} \- {escape(summary(context.command, context))}", ".SH SYNOPSIS")
+    yield from (".nh", ".ad l")
+    yield from (".SH NAME", rf"{name} \- {escape(summary(context.command, context.parent))}", ".SH SYNOPSIS")
     pieces = " ".join(context.command.collect_usage_pieces(context))
     yield rf"\fB{escape(context.command_path)}\fR {escape(pieces)}"
     yield ".SH DESCRIPTION"
@@ -114,10 +115,10 @@ def lines(context: click.Context) -> Iterator[str]:
         yield from (".SH SEE ALSO", rf"\fB{escape(page_name(context.parent))}\fR(1)")
 
 
-def summary(command: click.Command, context: click.Context) -> str:
+def summary(command: click.Command, parent: click.Context | None) -> str:
     """Return what a command does, in one line without a full stop."""
-    named = COMMANDS.get(command.name or "", "") if context.find_root() in (context, context.parent) else ""
-    return (named or command.get_short_help_str(limit=200)).rstrip(".")
+    listed = COMMANDS[command.name or ""] if parent is not None and parent.parent is None else ""
+    return (listed or command.get_short_help_str(limit=200)).rstrip(".")
 
 
 def description(command: click.Command) -> Iterator[str]:
@@ -147,8 +148,9 @@ def driver_options(context: click.Context) -> Iterator[tuple[str, list[click.Par
     if isinstance(command, create_options.DriverOptionsCommand):
         own = command.get_params(context)
         for driver in registry.names():
-            words = ["--driver", driver]
-            parsed = command.make_context(command.name, words, parent=context.parent, resilient_parsing=True)
+            # A context shares with its parent which driver's options it has, so each driver needs another parent.
+            parent = click.Context(app.group)
+            parsed = command.make_context(command.name, ["--driver", driver], parent=parent, resilient_parsing=True)
             flags = {param.name for param in own}
             yield driver, [param for param in command.get_params(parsed) if param.name not in flags]
 

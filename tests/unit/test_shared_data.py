@@ -15,6 +15,7 @@ import pytest
 
 from pymachine import __version__
 from pymachine.cli import app, create_options
+from pymachine.cli.commands import COMMANDS
 from pymachine.driver import registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,11 +102,31 @@ def test_a_page_has_all_that_the_help_has(share: dict[str, str], name: str) -> N
     assert f"pymachine {__version__}" in page
 
 
-def test_a_page_of_a_group_names_the_pages_of_its_commands(share: dict[str, str]) -> None:
-    for name in PAGES:
-        _, _, group = name.rpartition("-")[0].partition("pymachine")
-        if name != "pymachine" and f"pymachine{group}" in PAGES:
-            assert f"{name}(1)" in shown(share[f"man/man1/pymachine{group}.1"])
+@pytest.mark.parametrize("name", [name for name, command in PAGES.items() if isinstance(command, click.Group)])
+def test_a_page_of_a_group_has_the_summaries_of_its_commands(share: dict[str, str], name: str) -> None:
+    page = words(shown(share[f"man/man1/{name}.1"]))
+    command = PAGES[name]
+    assert isinstance(command, click.Group)
+    for sub in command.list_commands(click.Context(command)):
+        found = re.search(rf" {name}-{sub} - (.*) SYNOPSIS ", words(shown(share[f"man/man1/{name}-{sub}.1"])))
+        assert found
+        assert f"{name}-{sub}(1) {found[1]}" in page
+        text = COMMANDS[sub] if name == "pymachine" else PAGES[f"{name}-{sub}"].get_short_help_str(limit=200)
+        assert found[1] == text.rstrip(".")
+
+
+def test_options_of_drivers_are_in_sections_of_their_own(share: dict[str, str]) -> None:
+    pages = [name for name, command in PAGES.items() if isinstance(command, create_options.DriverOptionsCommand)]
+    assert {"pymachine-create", "pymachine-run", "pymachine-template-build"} <= set(pages)
+    for name in pages:
+        page = shown(share[f"man/man1/{name}.1"])
+        own, *parts = re.split(r"^   Options of the driver (\S+)$", page, flags=re.MULTILINE)
+        sections = dict(zip(parts[::2], parts[1::2], strict=True))
+        assert list(sections) == registry.names()
+        for driver, section in sections.items():
+            for option in registry.load(driver).options():
+                assert f"       --{option.name}" in section
+                assert f"       --{option.name}" not in own
 
 
 def test_options_can_be_copied_from_a_page(share: dict[str, str]) -> None:
