@@ -22,7 +22,7 @@ from pymachine.driver.contract import BootRequest, Driver, ImageFiles, MachineRe
 from pymachine.driver.kit import crashes, identity_channel, listen_address
 from pymachine.driver.testing import defaults, reference, reread
 from pymachine.errors import DriverError, PrecreateError
-from pymachine.system.progress import StreamReporter
+from pymachine.system.stream_reporter import StreamReporter
 from pymachine.system.wait import until
 from pymachine_driver_qemu import (
     Driver as QemuDriver,

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pymachine.driver.testing import defaults, reference
-from pymachine.system.progress import Silent, StreamReporter
+from pymachine.system.progress import Silent
+from pymachine.system.stream_reporter import StreamReporter
 from pymachine_driver_libvirt import Driver as LibvirtDriver, accelerator, connection, volumes
 from support import boot
 from support.libvirtd import SYSTEM, virsh

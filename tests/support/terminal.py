@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import termios
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# Sent to redraw progress: move to the start of the line and erase it.
-REDRAW = b"\r\x1b[K"
+# Sent to redraw progress: move to the start of the lines, erase, wrap no lines, line breaks between them.
+REDRAW = re.compile(rb"\r\x1b\[\d+A|\r(?=\x1b\[\?7l|\x1b\[J)|\x1b\[J|\x1b\[\?7[lh]|\x1b\[K\r\n")
+# The colours of progress: none, cyan, dim, green, grey, bold red.
+COLOUR = re.compile(rb"\x1b\[(?:0|36|2|32|90|1;31)m")
 # Sent by `ls --watch`: move to the upper left corner and erase the screen.
 CLEAR = b"\x1b[H\x1b[2J"
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -51,7 +54,7 @@ def _read(terminal: int) -> bytes:
 
 def unwanted(output: bytes) -> list[str]:
     """Return the control characters in `output`, except line feeds, tabs and pymachine's own sequences."""
-    rest = output.replace(REDRAW, b"").replace(CLEAR, b"")
+    rest = COLOUR.sub(b"", REDRAW.sub(b"", output)).replace(CLEAR, b"")
     text = rest.decode(errors="surrogateescape")
     return sorted({c for c in text if (c < " " and c not in "\n\t") or "\x7f" <= c <= "\x9f" or c in _BIDI or _raw(c)})
 

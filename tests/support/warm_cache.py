@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from pymachine.driver.contract import ImageRequest
 from pymachine.image import provide
-from pymachine.system.progress import StreamReporter
+from pymachine.system.stream_reporter import StreamReporter
 from support import packages
 from support.runner import cache_folder
 

@@ -27,8 +27,9 @@ from pymachine.driver.contract import Endpoint
 from pymachine.driver.kit import transactions
 from pymachine.store.client_files import ClientFiles
 from pymachine.system import files
-from pymachine.system.progress import Silent, StreamReporter
+from pymachine.system.progress import Silent
 from pymachine.system.run import run
+from pymachine.system.stream_reporter import StreamReporter
 from pymachine.tls import certs, handshake
 from pymachine.tls.certs import AuthPaths, CertificateError
 

@@ -7,14 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from pymachine.errors import CommandError, TimeoutExpiredError
-from pymachine.system import progress, run as run_module
-from pymachine.system.progress import StreamReporter, human
+from pymachine.system import run as run_module
+from pymachine.system.progress import human
 from pymachine.system.run import (
     CommandFailedError,
     CommandNotFoundError,
@@ -23,6 +22,7 @@ from pymachine.system.run import (
     quote,
     run,
 )
+from pymachine.system.stream_reporter import StreamReporter
 from pymachine.system.wait import Deadline, GrowingPause, until
 from support import processes
 
@@ -112,34 +112,9 @@ def test_plain_streams_get_lines_without_control_characters() -> None:
     assert stream.getvalue() == "(intro) Downloading 0% (0 B of 4 B)\nnews\n"
 
 
-def test_terminals_get_one_line_redrawn_and_erased() -> None:
-    stream = io.StringIO()
-    reporter = StreamReporter(stream, terminal=True)
-    with reporter.task("Working", total=10) as task:
-        task.advance(5)
-        reporter.info("news")
-    text = stream.getvalue()
-    assert "\r\x1b[KWorking" in text
-    assert "\r\x1b[Knews\n" in text
-    assert text.endswith("\r\x1b[K")
-
-
 @pytest.mark.parametrize(
     ("amount", "unit", "text"),
     [(0, "B", "0 B"), (2048, "B", "2 KiB"), (5 << 20, "B", "5.0 MiB"), (3 << 30, "B", "3.0 GiB"), (7, "", "7")],
 )
 def test_amounts_have_readable_units(amount: int, unit: str, text: str) -> None:
     assert human(amount, unit) == text
-
-
-def test_a_long_step_shows_its_elapsed_time_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "TICK_SECONDS", 0.01)
-    monkeypatch.setattr(progress, "REDRAW_SECONDS", 0.0)
-    monkeypatch.setattr(progress, "PATIENCE_SECONDS", 0.05)
-    stream = io.StringIO()
-    with progress.StreamReporter(stream, terminal=True).task("Waiting"):
-        deadline = time.monotonic() + 10
-        while "Waiting 0 s" not in stream.getvalue():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    assert stream.getvalue().endswith("\r\x1b[K")

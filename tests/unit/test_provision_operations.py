@@ -37,7 +37,8 @@ from pymachine.provision.errors import InterruptedStepError, SudoError
 from pymachine.ssh.target import Target
 from pymachine.store.record import EngineOptions, Machine
 from pymachine.store.store import Store
-from pymachine.system.progress import Silent, StreamReporter
+from pymachine.system.progress import Silent
+from pymachine.system.stream_reporter import StreamReporter
 from pymachine.tls.handshake import TlsError
 
 WAIT_FOR_ENGINE = Host.wait_for_engine

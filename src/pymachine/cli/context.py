@@ -15,7 +15,8 @@ from pymachine.cli.errors import RunError, called_as
 from pymachine.cli.output import echo
 from pymachine.store import paths
 from pymachine.system import printable, streams
-from pymachine.system.progress import Reporter, StreamReporter
+from pymachine.system.progress import Reporter
+from pymachine.system.stream_reporter import StreamReporter
 
 if TYPE_CHECKING:
     from pymachine.driver.contract import Json
@@ -67,9 +68,12 @@ class App:
 
     @cached_property
     def reporter(self) -> Reporter:
-        """The reporter of messages: on stdout, unless `messages_to_stderr` was called."""
+        """The reporter of messages: on stdout, unless `messages_to_stderr` was called.
+
+        With --debug it redraws nothing, since several processes may log to the terminal.
+        """
         stream = sys.stderr if self._messages_to_stderr else streams.for_messages(sys.stdout)
-        return StreamReporter(stream, rewrite=self.named)
+        return StreamReporter(stream, terminal=False if self.debug else None, rewrite=self.named)
 
     @cached_property
     def hosts(self) -> Hosts:

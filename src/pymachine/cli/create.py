@@ -57,7 +57,9 @@ def command(ctx: click.Context, /, names: tuple[str, ...], **given: Any) -> None
         def create_labelled(name: str, reporter: Reporter) -> Json:
             return _create(app, app.hosts_with(reporter, labelled=True), requests[name])
 
-        results, errors = parallel.run_in_processes(list(requests), create_labelled, reporter=app.reporter)
+        results, errors = parallel.run_in_processes(
+            list(requests), create_labelled, reporter=app.reporter, success="Created"
+        )
     _print_results(app, results, timings=given["timings"])
     machine_args.raise_all(errors)
 

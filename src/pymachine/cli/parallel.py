@@ -18,7 +18,7 @@ from pymachine.cli.errors import known
 from pymachine.driver.contract import Json
 from pymachine.errors import PymachineError, UnsupportedError
 from pymachine.system import signals
-from pymachine.system.progress import Reporter, Task
+from pymachine.system.progress import Reporter, Row, RowReporter, Task
 
 Message = tuple[Any, ...]
 _REPEAT_SECONDS = 0.5
@@ -38,10 +38,11 @@ class RemoteError(PymachineError):
 
 
 def run_in_processes(
-    names: Sequence[str], act: Callable[[str, Reporter], Json], *, reporter: Reporter
+    names: Sequence[str], act: Callable[[str, Reporter], Json], *, reporter: Reporter, success: str = "Done"
 ) -> tuple[list[Json], list[PymachineError]]:
     """Call `act` with each name and a reporter, in parallel processes. Return results and errors, in order of names.
 
+    `success` is shown for each that succeeds, in the table that a reporter on a terminal shows.
     An interrupt terminates all processes. It is raised when each has undone its changes.
     """
     sys.stdout.flush()
@@ -50,7 +51,7 @@ def run_in_processes(
         for name in names:
             with signals.deferred(), signals.blocked():
                 end, process = _start(name, act)
-                workers[end] = _Worker(process, reporter.prefixed(f"({name}) "))
+                workers[end] = _Worker(process, _row(name, reporter), success=success)
         _handle_messages(workers)
     except BaseException:
         with signals.ignored():
@@ -63,8 +64,9 @@ def run_in_processes(
 class _Worker:
     """A process, seen from the parent."""
 
-    def __init__(self, process: BaseProcess, reporter: Reporter) -> None:
+    def __init__(self, process: BaseProcess, reporter: Reporter, *, success: str) -> None:
         self.process = process
+        self._success = success
         self.reporter = reporter
         self.result: Json = None
         self.error: PymachineError | None = None
@@ -100,6 +102,12 @@ class _Worker:
         if not self.done:
             brief = f"{self.process.name}: its process ended with exit code {self.process.exitcode}"
             self.error = RemoteError({**_UNREPORTED, "brief": brief})
+        if isinstance(self.reporter, Row):
+            self.reporter.end(None if self.error else self._success)
+
+
+def _row(name: str, reporter: Reporter) -> Reporter:
+    return reporter.row(name) if isinstance(reporter, RowReporter) else reporter.prefixed(f"({name}) ")
 
 
 def _handle_messages(workers: dict[Connection, _Worker], *, terminate: bool = False) -> None:
@@ -129,7 +137,7 @@ def _start(name: str, act: Callable[[str, Reporter], Json]) -> tuple[Connection,
     """Start a process that calls `act`. Return the parent's end of the pipe for its messages, and the process."""
     if sys.platform == "win32":
         raise UnsupportedError("Windows cannot act on several machines at once", hint="Name one machine at a time.")
-    # Fork, so that nothing has to be imported again. The only other thread is the display's clock.
+    # Fork, so that nothing has to be imported again. The only other thread may be the one that redraws lines.
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_run_child, args=(theirs, name, act), name=name)

@@ -31,7 +31,8 @@ from pymachine.image.kernel import kernel_packing, modules
 from pymachine.image.layout import ISO, ISO_INITRD, ISO_KERNEL, ISO_MANIFEST, to_bytes, with_files
 from pymachine.image.recipe import Recipe, Source
 from pymachine.store import paths
-from pymachine.system.progress import Reporter, StreamReporter
+from pymachine.system.progress import Reporter
+from pymachine.system.stream_reporter import StreamReporter
 
 MANIFEST_FORMAT = 1
 log = logging.getLogger(__name__)

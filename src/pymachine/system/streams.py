@@ -15,6 +15,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from typing import Any, Protocol, TextIO  # importing it takes `env` 3 ms
 
     class Stream(Protocol):
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 
 _ESCAPE = "pymachine-escape"
+# Returns a context manager for writing a text to the terminal above redrawn lines; None while there are none.
+_display: Callable[[str], AbstractContextManager[None]] | None = None
 
 
 class OutputError(BaseException):
@@ -97,7 +100,13 @@ class _Guarded(io.TextIOWrapper):
         if self.isatty():
             from pymachine.system import printable  # noqa: PLC0415 (`env` mostly writes to a pipe)
 
-            self.write_control(printable.for_terminal(text))
+            escaped = printable.for_terminal(text)
+            if _display is None or not escaped:
+                self.write_control(escaped)
+            else:
+                with _display(escaped):
+                    self.write_control(escaped)
+                    _Guarded.flush(self)  # before the lines are drawn again
         else:
             self.write_control(text)
         return len(text)
@@ -180,6 +189,7 @@ class _Messages:
         self._output = output
         self.isatty = output.isatty
         self.fileno = output.fileno
+        self.encoding = output.encoding
 
     def write(self, text: str) -> int:
         self._output.put_message(text)
@@ -195,6 +205,12 @@ class _Messages:
 def for_messages(stream: TextIO) -> Stream:
     """Return `stream` for progress messages, whose loss must not stop the command."""
     return _Messages(stream) if isinstance(stream, _Output) else stream
+
+
+def set_display(above: Callable[[str], AbstractContextManager[None]] | None) -> None:
+    """Set the context manager in which the standard streams write to a terminal while redrawn lines are on it."""
+    global _display  # noqa: PLW0603 (as the streams, it exists once in a process)
+    _display = above
 
 
 def write_control(stream: Stream, text: str) -> None:
