@@ -65,12 +65,12 @@ class Base(Driver):
         return listen_address.of(self.config)
 
     def _identity(self, request: BootRequest) -> bytes:
-        """Build the identity, with this host's search domains if the guest uses this host's resolver."""
-        from pymachine.driver.kit import search_domains  # noqa: PLC0415
+        """Build the identity, with this host's search domains and names if the guest uses this host's resolver."""
+        from pymachine.driver.kit import name_resolution  # noqa: PLC0415
         from pymachine_driver_libvirt import hosts  # noqa: PLC0415
 
         if self._listen_address.is_forwarded and hosts.is_local(self._uri):
-            return search_domains.identity(request, self.endpoint())
+            return name_resolution.identity(request, self.endpoint())
         return request.identity(self.endpoint())
 
     def _connect(self) -> Connection:

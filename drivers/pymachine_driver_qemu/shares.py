@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from pymachine.driver.contract import BootRequest, Endpoint
 from pymachine.driver.errors import DriverError, UsageError
-from pymachine.driver.kit import guest_mounts, search_domains
+from pymachine.driver.kit import guest_mounts, name_resolution
 from pymachine.driver.kit.identity_channel import GuestError
 from pymachine.driver.kit.system import Deadline, Reporter, files, os_errors
 from pymachine.driver.shares import Share, in_mount_order, problem
@@ -78,8 +78,8 @@ def missing(sockets: Path) -> list[Share]:
 
 
 def identity(request: BootRequest, endpoint: Endpoint, sockets: Path) -> bytes:
-    """Return the machine's identity, with the host's search domains and the folders to mount."""
-    return with_mounts(search_domains.identity(request, endpoint), request.shares, sockets)
+    """Return the machine's identity, with the host's names and the folders to mount."""
+    return with_mounts(name_resolution.identity(request, endpoint), request.shares, sockets)
 
 
 def with_mounts(tar: bytes, shares: Sequence[Share], sockets: Path) -> bytes:

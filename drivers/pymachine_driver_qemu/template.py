@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pymachine.driver.contract import BootRequest, Endpoint, ImageFiles, Json
 from pymachine.driver.errors import DriverError, TemplateError
-from pymachine.driver.kit import search_domains
+from pymachine.driver.kit import name_resolution
 from pymachine.driver.kit.crashes import retry_once
 from pymachine.driver.kit.identity_channel import GuestReportedError
 from pymachine.driver.kit.listen_address import ListenAddress
@@ -134,7 +134,7 @@ def resume(
     """
     memory = command_line.Memory(path=template / MEMORY)
     deadline = Deadline(request.timeout)
-    plain = search_domains.identity(request, endpoint)
+    plain = name_resolution.identity(request, endpoint)
     with _template_at_fault(template, folder):
         started = boot.launch(spec, name, folder, listen=listen, memory=memory, resumed=True, timings=request.timings)
         sockets = started.sockets

@@ -3,7 +3,8 @@
 - `system`: run programs, wait, write files, report progress
 - `identity_channel`: the protocol that sends a guest its identity
 - `identity_files`: add a driver's own files to an identity
-- `search_domains`: the host's DNS search domains, for guests that use the host's resolver
+- `name_resolution`: the host's search domains and its `/etc/hosts`, for guests that use the host's resolver
+- `search_domains`, `host_names`: read them
 - `listen_address`: loopback addresses and ports for machines that are reached through forwarded ports
 - `user_network`, `guest_listeners`, `forwarded_ports`, `port_forwarding`: forward the ports that are open in the guest
 - `listen_queues`: longer listen queues for QEMU's forwarded ports

@@ -1,33 +1,17 @@
-"""Add the host's DNS search domains to an identity.
-
-QEMU's user network uses the host's resolver, but does not pass its search domains to the guest. They are part of the
-identity instead of QEMU's command line, so that clones get the host's current ones, not their template's.
-"""
+"""Read the host's DNS search domains, for guests that resolve names as the host does."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
-from pymachine.driver.contract import BootRequest, Endpoint
-from pymachine.driver.kit.identity_files import with_files
-
 RESOLV_CONF = Path("/etc/resolv.conf")
-MEMBER = "search"
 # More than some resolvers accept: musl takes 256 bytes, glibc before 2.26 six domains.
 MOST_DOMAINS = 32
 MOST_BYTES = 1000
 _LARGEST_FILE = 65536
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-
-
-def identity(request: BootRequest, endpoint: Endpoint) -> bytes:
-    """Return the machine's identity, with the host's search domains added if there are any."""
-    tar = request.identity(endpoint)
-    domains = host_domains()
-    return with_domains(tar, domains) if domains else tar
 
 
 def host_domains(path: Path = RESOLV_CONF) -> list[str]:
@@ -60,8 +44,3 @@ def parse(text: str) -> list[str]:
             break
         domains.append(domain)
     return domains
-
-
-def with_domains(tar: bytes, domains: Sequence[str]) -> bytes:
-    """Return the identity `tar` with `domains` added."""
-    return with_files(tar, {MEMBER: (" ".join(domains) + "\n").encode()})
