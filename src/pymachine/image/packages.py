@@ -9,6 +9,7 @@ PACKAGES = (
     "ca-certificates",
     "containerd",
     "curl",
+    "dnsmasq-base",
     "docker-cli",
     "docker.io",
     "e2fsprogs",
