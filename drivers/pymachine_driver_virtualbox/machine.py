@@ -86,6 +86,11 @@ def host_only(machine: str, config: Mapping[str, Json], interface: str, *, netwo
     return [*arguments, "--macaddress2", mac.replace(":", "").upper()] if mac else arguments
 
 
+def reach_loopback(machine: str) -> list[str]:
+    """Return the command that lets the guest reach services on the host's loopback, at its NAT's router."""
+    return ["modifyvm", machine, "--nat-localhostreachable1", "on"]
+
+
 def forward_ssh(machine: str, port: int) -> list[str]:
     """Return the command that forwards a port of the host's loopback to the guest's SSH."""
     return ["modifyvm", machine, "--natpf1", f"{SSH_RULE},tcp,127.0.0.1,{port},,22"]

@@ -15,6 +15,7 @@ TESTED: tuple[Version, ...] = ((7, 2, 22),)
 # spellings, though newer ones exist.
 SINCE: dict[str, Version] = {
     "networks.conf limits host-only addresses": (6, 1, 28),  # VirtualBox's changelog for 6.1.28
+    "NAT hides the host's loopback": (7, 0, 0),  # from new machines, unless an option is set
     "hostonlynet in place of hostonlyif on macOS": (7, 0, 0),
     "hypervisors beside Hyper-V": (6, 0, 0),
     "takes turns with KVM": (7, 2, 0),  # its kernel module requests the processor from KVM's
@@ -41,6 +42,11 @@ class Traits:
     def host_only_networks(self) -> bool:
         """Whether it has host-only networks in place of interfaces, as on macOS without kernel extensions."""
         return self.platform == "darwin" and self.since("hostonlynet in place of hostonlyif on macOS")
+
+    @property
+    def hides_loopback(self) -> bool:
+        """Whether guests reach the host's loopback only if an option allows it."""
+        return self.since("NAT hides the host's loopback")
 
     @property
     def runs_beside_kvm(self) -> bool:

@@ -64,6 +64,8 @@ def define(driver: VirtualBoxMachine, vbox: VBoxManage, shared: Sequence[Share])
     paths = files.of(driver.machine.directory)
     for arguments in machine.creation_commands(driver.vm, driver.machine.name, driver.config, paths, shared):
         vbox(*arguments)
+    if vbox.traits.hides_loopback:
+        vbox(*machine.reach_loopback(driver.vm))
 
 
 def chosen_shares(driver: VirtualBoxMachine) -> list[Share]:

@@ -193,6 +193,7 @@ def test_capabilities_depend_on_the_version_of_virtualbox(
     version: versions.Version, platform: str, limits: bool, networks: bool, hyper_v: bool
 ) -> None:
     traits = versions.Traits(version, platform)
+    assert traits.hides_loopback == (version >= (7, 0, 0))
     assert (traits.limits_host_only, traits.host_only_networks, traits.runs_beside_hyper_v) == (
         limits,
         networks,
