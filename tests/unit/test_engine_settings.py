@@ -87,16 +87,17 @@ def test_a_setting_given_twice_is_passed_once(
 
 
 INIT = PROGRAM.parents[3] / "etc" / "init.d" / "docker"
-FUNCTIONS = ("configured", "own_flags", "more_flags", "configure")
+FUNCTIONS = ("configured", "own_flags", "more_flags", "configure", "find_host")
 
 
 def started_with(settings: dict[str, Any], *, profile: str = "", folder: Path) -> list[str]:
     """Return the flags that the guest's init script passes to dockerd, the content of --config-file among them."""
-    blocks = INIT.read_text().split("\n\n")
+    blocks = [*INIT.read_text().split("\n\n"), *PROGRAM.with_name("resolver").read_text().split("\n\n")]
     script = "\n".join(block for block in blocks if block.startswith(tuple(f"{name}() {{" for name in FUNCTIONS)))
     jq = shutil.which("jq", path=search_path())
     assert jq, "jq is missing: scripts/setup --tests"
     script = script.replace("/usr/bin/jq", jq).replace("/usr/lib/pymachine/engine.jq", str(PROGRAM))
+    script = script.replace("/run/gateway.", f"{folder}/gateway.")
     (folder / "daemon.json").write_text(json.dumps(settings) if settings else "")
     names = {"SETTINGS": "daemon.json", "FLAGS": "flags", "MERGED": "merged.json", "IDENTITY_DIR": "identity"}
     variables = {name: str(folder / file) for name, file in names.items()} | {"SOCKET": "/s"}
@@ -139,6 +140,15 @@ def test_the_guest_passes_the_image_folder_and_group_of_daemon_json(
 ) -> None:
     """The image folder and the group of daemon.json hold, unless the profile names others."""
     assert started_with(settings, profile=profile, folder=tmp_path) == expected
+
+
+def test_the_engines_host_gateway_is_the_router_of_the_first_interface(tmp_path: Path) -> None:
+    (tmp_path / "gateway.eth0").write_text("\n")
+    (tmp_path / "gateway.eth1").write_text("192.0.2.1\n")
+    (tmp_path / "gateway.eth2").write_text("192.0.2.2\n")
+    assert "--host-gateway-ip=192.0.2.1" in started_with({}, folder=tmp_path)
+    own = {"host-gateway-ip": "192.0.2.9"}
+    assert started_with(own, folder=tmp_path) == ["--data-root=/var/lib/docker", "--group=docker", *ALWAYS]
 
 
 def test_flags_without_a_daemon_json_key_stay_flags_and_win(tmp_path: Path) -> None:
