@@ -27,7 +27,7 @@ def run_with_domains(program: Pymachine, folder: Path, domains: str, *words: str
 
 def search_lines(program: Pymachine, command: str) -> list[str]:
     output = program("ssh", "clone", command).stdout
-    assert "nameserver 10.0.2.3" in output
+    assert "nameserver 169.254.53.53" in output
     return [line for line in output.splitlines() if line.startswith("search")]
 
 
