@@ -63,6 +63,7 @@ def make_machine(name: str = "intro") -> Machine:
         project=Project(Path("/project/pymachine.toml").absolute()),
         socket=True,
         context_socket=True,
+        ca_certificates=["-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"],
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from pymachine.cli import goflags
+from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import App
 from pymachine.cli.errors import FlagError
 from pymachine.driver import registry
@@ -144,12 +145,19 @@ _FLAGS: tuple[Callable[[Any], Any], ...] = (
         is_flag=True,
         help="Also make a unix socket that reaches the engine over SSH, for programs without TLS",
     ),
+    goflags.flag(
+        "--ca-cert",
+        multiple=True,
+        help="Trust the CA certificates in this file (PEM or DER) in the machine",
+        shell_complete=machine_args.complete_file,
+    ),
     goflags.flag("--ttl", help="Time to live, such as 2h or 1h30m; prune and create remove expired machines"),
 )
 # Those whose origin is recorded, beside the driver's and `--share`.
 _RECORDED = {
     *("driver", "engine_install_url", "engine_opt", "engine_insecure_registry", "engine_registry_mirror"),
     *("engine_label", "engine_storage_driver", "engine_env", "tls_san", "no_template", "no_share_events", "socket"),
+    "ca_cert",
 }
 
 
@@ -186,8 +194,18 @@ def request(name: str, given: Mapping[str, Any], **others: Any) -> CreateRequest
         install_script=given["install_script"],
         share_events=not given["no_share_events"],
         socket=given["socket"],
+        ca_certificates=tuple(ca_certificates(given["ca_cert"])),
         **others,
     )
+
+
+def ca_certificates(words: Sequence[str]) -> list[str]:
+    """Return the certificates in the files that ``--ca-cert`` names, in PEM. Raises `CaCertificateError`."""
+    if not words:
+        return []
+    from pymachine.tls import trusted_cas  # noqa: PLC0415 (cryptography)
+
+    return trusted_cas.read_all([Path(word) for word in words])
 
 
 def origins(ctx: click.Context, *, share: Origin) -> dict[str, Origin]:

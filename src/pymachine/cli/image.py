@@ -32,8 +32,10 @@ def command() -> None:
 @pass_app
 def build(app: App, *, arch: str | None, mirror: str | None, lock_file: Path | None, write_lock: Path | None) -> None:
     """Build an image from the newest packages, or from those of a lock file."""
+    from pymachine.hosts.trusted_cas import trust_in_downloads  # noqa: PLC0415
     from pymachine.image.build import build_into_cache  # noqa: PLC0415 (only this command builds)
 
+    trust_in_downloads(app.store_root)
     architecture = arch or cache.host_architecture()
     with cache.locked(app.store_root, architecture):
         image = build_into_cache(

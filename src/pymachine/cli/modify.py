@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pymachine.cli import goflags, machine_args, share_options
+from pymachine.cli import create_options, goflags, machine_args, share_options
 from pymachine.cli.context import App, pass_app
 from pymachine.cli.errors import RunError
 
@@ -49,6 +49,12 @@ LISTS = {
 @goflags.flag("--no-share-events", is_flag=True, help="Do not tell them")
 @goflags.flag("--socket", is_flag=True, help="Make a unix socket that reaches the engine over SSH")
 @goflags.flag("--no-socket", is_flag=True, help="Remove that socket")
+@goflags.flag(
+    "--ca-cert",
+    multiple=True,
+    help="Replace the CA certificates that the machine trusts by those in this file",
+    shell_complete=machine_args.complete_file,
+)
 @goflags.flag("--restart", is_flag=True, help="Restart a running machine if the change requires it")
 @machine_args.arguments()
 @pass_app
@@ -67,6 +73,7 @@ def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
     }
     if given["engine_storage_driver"]:
         engine["storage_driver"] = given["engine_storage_driver"]
+    trusted = create_options.ca_certificates([word for word in given["ca_cert"] if word])
     changes = Changes(
         hardware=HardwareChange(cpus=given["cpus"], memory_mib=given["memory"], disk_mb=given["disk_size"]),
         engine=engine,
@@ -74,6 +81,7 @@ def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
         unshare=tuple(absolute(word, base=share_options.current_folder()) for word in given["unshare"]),
         share_events=_chosen(given, "share-events"),
         socket=_chosen(given, "socket"),
+        ca_certificates=trusted if given["ca_cert"] else None,
         sans=[name for name in given["tls_san"] if name] if given["tls_san"] else None,
     )
     if changes == Changes():

@@ -185,6 +185,9 @@ def outside(
         found.append(f"set up an existing host as root, with the driver {request.driver_name}")
     if "tls_san" in from_file:
         found += [f"have a certificate of this store for {name}" for name in request.sans]
+    if "ca_cert" in from_file:
+        outer = [path for path in map(Path, ctx.params["ca_cert"]) if not _is_inside(path, file.folder)]
+        found += [f"have the CA certificates in {path} trusted in the machine" for path in outer]
     if "engine_install_url" in from_file:
         found.append(f"install the engine with the script of {request.install_script}")
     for option in kind.options():
@@ -290,6 +293,9 @@ def _preset_options(ctx: click.Context, file: ProjectFile) -> None:
     for key, parameter in (("driver", "driver"), ("tls-san", "tls_san"), ("shares", "share"), ("socket", "socket")):
         if key in machine:
             presets[parameter] = goflags.Preset(machine[key], file.place(key))
+    if "ca-certs" in machine:
+        found = [os.path.normpath(file.folder / text) for text in file.texts("ca-certs")]
+        presets["ca_cert"] = goflags.Preset(found, file.place("ca-certs"))
     for key, parameter in (("template", "no_template"), ("share-events", "no_share_events")):
         if key in machine:
             presets[parameter] = goflags.Preset(not machine[key], file.place(key))

@@ -89,6 +89,10 @@ KEYS: dict[str, Key] = {
     ),
     "share-events": Key(BOOLEAN, "`false` is `--no-share-events`."),
     "socket": Key(BOOLEAN, "`true` is `--socket`."),
+    "ca-certs": Key(
+        TEXTS,
+        "Files with CA certificates that the machine trusts, as `--ca-cert`, relative to the file's folder.",
+    ),
     "template": Key(BOOLEAN, "`false` is `--no-template`."),
     "tls-san": Key(TEXTS, "Further names in the server certificate, as `--tls-san`."),
     "provision": Key(

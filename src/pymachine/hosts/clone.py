@@ -66,4 +66,5 @@ def _request(source: Host, name: str, shares: ShareRequest | None) -> CreateRequ
         share_events=record.share_events,
         origins=origins,
         socket=record.socket,
+        ca_certificates=tuple(record.ca_certificates),
     )

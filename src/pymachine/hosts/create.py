@@ -13,7 +13,7 @@ from pymachine.driver.contract import Config, Driver, ImageFiles, Json, MachineR
 from pymachine.driver.kit import transactions
 from pymachine.driver.names import check_new_name
 from pymachine.errors import DriverError, MachineExistsError, PrecreateError
-from pymachine.hosts import change_notes, local_socket, new_records, resume
+from pymachine.hosts import change_notes, local_socket, new_records, resume, trusted_cas
 from pymachine.hosts.boot import prefixing
 from pymachine.hosts.host import SETS_UP_ENGINE, Host, Hosts
 from pymachine.hosts.locking import lock
@@ -54,6 +54,8 @@ class CreateRequest:
     """The project file that the machine is created for."""
     socket: bool = False
     """Whether a unix socket on this host reaches its engine."""
+    ca_certificates: tuple[str, ...] = ()
+    """The certificates of further CAs that its guest trusts, in PEM."""
 
 
 def create(hosts: Hosts, request: CreateRequest) -> Machine:
@@ -66,6 +68,7 @@ def create(hosts: Hosts, request: CreateRequest) -> Machine:
     _check_engine(kind, request)
     if request.socket:
         local_socket.check(kind)
+    trusted_cas.check(hosts.store.root, kind, request.ca_certificates)
     with lock(hosts, request.name), ExitStack() as undo:
         refuse_existing(hosts, request.name)
         hosts.ensure_authority()
@@ -79,7 +82,7 @@ def create(hosts: Hosts, request: CreateRequest) -> Machine:
 
         hosts.reporter.info("Running pre-create checks...")
         check_driver(host.driver)
-        image = find_image(hosts, host.driver)
+        image = find_image(hosts, host.driver, ca_certificates=host.record.ca_certificates)
         hosts.reporter.info("Creating machine...")
         make_keys(host)
         with prefixing("Error creating machine: "):
@@ -132,6 +135,7 @@ def reserve(hosts: Hosts, request: CreateRequest, configure: Callable[[MachineRe
             origins=dict(request.origins),
             project=request.project,
             socket=request.socket,
+            ca_certificates=list(request.ca_certificates),
         )
         host = Host(hosts, machine)
         if host.has(Trait.FIXED_ADDRESS):
@@ -153,10 +157,14 @@ def check_driver(driver: Driver) -> None:
         ) from error
 
 
-def find_image(hosts: Hosts, driver: Driver) -> ImageFiles | None:
-    """Return the image that the machine boots, which is built if necessary; None for drivers without images."""
+def find_image(hosts: Hosts, driver: Driver, *, ca_certificates: Sequence[str] = ()) -> ImageFiles | None:
+    """Return the image that the machine boots, which is built if necessary; None for drivers without images.
+
+    The build also trusts `ca_certificates`, in PEM, and those of config.toml.
+    """
     if not isinstance(driver, ImageBootable):
         return None
+    trusted_cas.trust_in_downloads(hosts.store.root, ca_certificates)
     from pymachine.image import provide  # noqa: PLC0415 (only create needs the builder)
 
     return provide.find_or_build(driver.image_request(), store=hosts.store.root, reporter=driver.reporter)

@@ -223,13 +223,18 @@ class Host:
     def identity(self, endpoint: Endpoint, *, renew: bool = False) -> bytes:
         """Return the machine's identity for `endpoint`, as one tar; with `renew` it has a new server certificate."""
         from pymachine.docker import daemon_json  # noqa: PLC0415 (cryptography)
-        from pymachine.hosts import identity  # noqa: PLC0415 (cryptography)
+        from pymachine.hosts import identity, trusted_cas  # noqa: PLC0415 (cryptography)
 
         self.ensure_certificates(endpoint.address, renew=renew)
         # A machine that docker-machine made has no host key of its own yet, and no machine-id.
         identity.make_keys(self.directory, name=self.name)
         settings = daemon_json.files(self.record.engine, driver_name=self.record.driver_name)
-        return identity.of_machine(self.directory, hostname=host_name(self.name), engine=settings)
+        return identity.of_machine(
+            self.directory,
+            hostname=host_name(self.name),
+            engine=settings,
+            ca_certificates=trusted_cas.of(self.record, self.store.root, self.reporter),
+        )
 
     # -- boot --------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import secrets
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from pymachine.docker.daemon_json import EngineFiles
@@ -42,11 +43,11 @@ def make_login_key(directory: Path, *, name: str) -> None:
         keys.make(directory / paths.SSH_KEY, comment=host_name(name))
 
 
-def of_machine(directory: Path, *, hostname: str, engine: EngineFiles) -> bytes:
+def of_machine(directory: Path, *, hostname: str, engine: EngineFiles, ca_certificates: Sequence[str] = ()) -> bytes:
     """Return the identity of the machine in `directory`, which contains its keys and certificates.
 
     An uncompressed tar without clocks or owners: the same identity is the same bytes. Raises OSError if a file is
-    missing.
+    missing. `ca_certificates` are those of further CAs that the guest trusts, in PEM.
     """
     from pymachine.ssh import keys  # noqa: PLC0415 (cryptography)
 
@@ -61,6 +62,8 @@ def of_machine(directory: Path, *, hostname: str, engine: EngineFiles) -> bytes:
         "tls/server-key.pem": (0o600, (directory / paths.SERVER_KEY).read_bytes()),
         **_engine_members(engine),
     }
+    if ca_certificates:
+        members["ca-certificates.pem"] = (0o644, "".join(ca_certificates).encode())
     return _tar(members)
 
 

@@ -15,7 +15,16 @@ from pymachine.driver.abilities import HardwareChange, Resizable, ResizeCheckabl
 from pymachine.driver.contract import Json, State, Trait
 from pymachine.driver.shares import Share
 from pymachine.errors import CommandError, PymachineError, UsageError, WrongStateError
-from pymachine.hosts import context_updates, lifecycle, local_socket, origins, provision, shares, ssh_shares
+from pymachine.hosts import (
+    context_updates,
+    lifecycle,
+    local_socket,
+    origins,
+    provision,
+    shares,
+    ssh_shares,
+    trusted_cas,
+)
 from pymachine.hosts.certificates import identity_restored_on_error, must_set_up_engine
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.locking import locked
@@ -42,6 +51,8 @@ class Changes:
     """Whether the host's changes in them raise inotify events in the guest."""
     socket: bool | None = None
     """Whether a unix socket on this host reaches its engine."""
+    ca_certificates: Sequence[str] | None = None
+    """The certificates of further CAs that its guest trusts, in PEM, instead of the present ones."""
     origins: Mapping[str, Origin] = dataclasses.field(default_factory=dict, compare=False)
     """Where the new values came from, by option of `create`, if it is not ``modify``."""
 
@@ -104,6 +115,8 @@ def _check(host: Host, changes: Changes) -> None:
         shares.shareable(host.driver)
     if changes.socket:
         local_socket.check(host.driver)
+    if changes.ca_certificates is not None:
+        trusted_cas.check(host.store.root, type(host.driver), changes.ca_certificates)
     if changes.hardware != HardwareChange():
         if not isinstance(host.driver, Resizable):
             raise host.driver.unsupported("other hardware for a machine that exists")
@@ -148,6 +161,8 @@ def _write(host: Host, changes: Changes) -> None:
     if changes.socket is not None:
         host.record.socket = changes.socket
         host.record.context_socket &= changes.socket
+    if changes.ca_certificates is not None:
+        host.record.ca_certificates = list(changes.ca_certificates)
     host.record.engine = _changed(host.record.engine, changes)
     if changes.sans is not None:
         host.record.auth.server_cert_sans = list(changes.sans)
@@ -170,6 +185,8 @@ def _note_origins(record: Machine, changes: Changes) -> None:
         found[origins.SHARE_EVENTS] = None
     if changes.socket is not None:
         found[origins.SOCKET] = None
+    if changes.ca_certificates is not None:
+        found[origins.CA_CERT] = None
     for option, value in found.items():
         record.origins[option] = changes.origins.get(option, Origin(MODIFY, value=value))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 from pymachine.driver.abilities import HardwareChange
 from pymachine.driver.contract import Json
 from pymachine.store.record import Machine
@@ -11,6 +13,7 @@ SHARE = "share"
 SHARE_EVENTS = "no-share-events"
 SANS = "tls-san"
 SOCKET = "socket"
+CA_CERT = "ca-cert"
 # The fields of `HardwareChange`, by the end of the driver's option: DRIVER-memory and so on, as in docker-machine.
 HARDWARE = {"cpu-count": "cpus", "memory": "memory_mib", "disk-size": "disk_mb"}
 # The fields of `EngineOptions`, by option. The last one cannot be changed by `modify`.
@@ -38,11 +41,19 @@ def current_value(record: Machine, option: str) -> Json:
         SHARE_EVENTS: not record.share_events,
         SANS: list(record.auth.server_cert_sans),
         SOCKET: record.socket,
+        CA_CERT: [fingerprint(pem) for pem in record.ca_certificates],
         **{name: getattr(record.engine, field) for name, field in ENGINE.items()},
     }
     if option in known:
         return known[option]
     return record.origins[option].value if option in record.origins else None
+
+
+def fingerprint(pem: str) -> str:
+    """Return the SHA-256 of a certificate in PEM, as a short text that identifies it."""
+    import ssl  # noqa: PLC0415 (slow to import, and few machines have such certificates)
+
+    return f"sha256:{sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()}"
 
 
 def hardware_values(change: HardwareChange) -> dict[str, int | None]:

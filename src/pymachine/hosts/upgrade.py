@@ -8,7 +8,7 @@ from pymachine.driver.abilities import Upgradable
 from pymachine.driver.contract import State, Trait
 from pymachine.driver.kit import transactions
 from pymachine.errors import PymachineError
-from pymachine.hosts import change_notes, lifecycle, provision, recovery
+from pymachine.hosts import change_notes, lifecycle, provision, recovery, trusted_cas
 from pymachine.hosts.boot import boot
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.locking import locked
@@ -34,6 +34,7 @@ def upgrade(hosts: Hosts, name: str, *, timeout: float = STOP_SECONDS) -> None:
             raise driver.unsupported("upgrade")
         from pymachine.image import provide  # noqa: PLC0415 (only this needs the builder)
 
+        trusted_cas.trust_in_downloads(hosts.store.root, host.record.ca_certificates)
         image = provide.refresh(driver.image_request(), store=hosts.store.root, reporter=driver.reporter)
         newest = image.digest == driver.image_digest()
         # A stopped machine starts with its new image. A saved or paused one cannot change its image.

@@ -23,6 +23,7 @@ KEYS = (
     "Project",
     "Socket",
     "ContextSocket",
+    "CACertificates",
 )
 
 

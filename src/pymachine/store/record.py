@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -121,6 +122,8 @@ class Machine:
     """Whether a unix socket on this host reaches its engine: see `pymachine.hosts.local_socket`."""
     context_socket: bool = False
     """Whether its docker context uses that socket."""
+    ca_certificates: list[str] = field(default_factory=list)
+    """The certificates of further CAs that its guest trusts, in PEM."""
     raw: dict[str, Json] = field(default_factory=dict, repr=False, compare=False)
     """The record as it was read, for its unknown fields."""
 
@@ -179,6 +182,7 @@ class Machine:
             "Project": None if self.project is None else origin_fields.project_json(self.project),
             "Socket": self.socket or None,
             "ContextSocket": self.context_socket or None,
+            "CACertificates": self.ca_certificates or None,
         }
         for key, value in ours.items():
             record.pop(key, None)
@@ -224,6 +228,7 @@ class Machine:
             project=None if project is None else origin_fields.project(project),
             socket=bool(_own(fields, "Socket", kinds.BOOLEAN, name)),
             context_socket=bool(_own(fields, "ContextSocket", kinds.BOOLEAN, name)),
+            ca_certificates=list(_own(fields, "CACertificates", _CERTIFICATES, name) or ()),
             raw=dict(fields),
         )
 
@@ -259,6 +264,18 @@ def _is_share(value: Json) -> bool:
 _SHARES = kinds.Field(
     f"a list of at most {shares.MOST} objects of Path, GuestPath (both absolute) and ReadOnly",
     lambda value: isinstance(value, list) and len(value) <= shares.MOST and all(map(_is_share, value)),
+)
+
+
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----\n(?:[A-Za-z0-9+/=]{1,64}\n){1,600}-----END CERTIFICATE-----\n")
+_MOST_CERTIFICATES = 100
+_CERTIFICATES = kinds.Field(
+    f"a list of at most {_MOST_CERTIFICATES} certificates in PEM",
+    lambda value: (
+        isinstance(value, list)
+        and len(value) <= _MOST_CERTIFICATES
+        and all(isinstance(each, str) and _PEM.fullmatch(each) for each in value)
+    ),
 )
 
 

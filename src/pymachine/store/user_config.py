@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from pymachine.errors import PymachineError
 from pymachine.system import toml_files
 
 SHARES = "shares"
+CERTIFICATES = "certificates"
+CA = "ca"
 COMMANDS = ("create", "run")
 WITHOUT_EVENTS = "without_events"
 # Folders that no program watches, and that may contain as many others as all the rest.
@@ -29,6 +32,22 @@ def shares(path: Path) -> dict[str, list[str]]:
 def without_events(path: Path) -> tuple[str, ...]:
     """Return the names of the folders in which changes raise no events in guests. Raises `ConfigError`."""
     return tuple(_section(path).get(WITHOUT_EVENTS, USUALLY_WITHOUT_EVENTS))
+
+
+def ca_certificates(path: Path) -> list[Path]:
+    """Return the files of ``[certificates]``, whose CAs all machines trust. Raises `ConfigError`.
+
+    A relative path is relative to the folder of config.toml.
+    """
+    if not path.exists():  # the usual case, and tomllib takes 10 ms to import
+        return []
+    section = toml_files.read(path, ConfigError).get(CERTIFICATES, {})
+    if not isinstance(section, dict) or section.keys() - {CA} or not all(map(_is_texts, section.values())):
+        raise ConfigError(
+            f"{path}: [{CERTIFICATES}] may only have a list of files called {CA}",
+            hint=f'For example:\n[{CERTIFICATES}]\n{CA} = ["~/company-ca.pem"]',
+        )
+    return [path.parent / os.path.expanduser(text) for text in section.get(CA, ())]  # noqa: PTH111 (Path raises)
 
 
 def _section(path: Path) -> dict[str, list[str]]:

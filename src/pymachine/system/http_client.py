@@ -20,7 +20,9 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.util.ssl_ import create_urllib3_context
 
+from pymachine.system import trust
 from pymachine.system.limits import CHUNK_BYTES
 from pymachine.system.wait import Deadline
 
@@ -169,12 +171,26 @@ class _TlsPool(HTTPSConnectionPool):
 
 
 class _Adapter(HTTPAdapter):
+    def __init__(self, tls: Mapping[str, Any]) -> None:
+        self._tls = tls
+        super().__init__()
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
+        super().init_poolmanager(*args, **self._tls, **kwargs)
         _limit(self.poolmanager)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        return _limit(super().proxy_manager_for(*args, **kwargs))
+        return _limit(super().proxy_manager_for(*args, **self._tls, **kwargs))
+
+
+def _tls_options() -> dict[str, Any]:
+    """Return the options of a pool that trusts the certificates of `trust`. requests adds the usual ones."""
+    added = trust.added()
+    if not added:
+        return {}
+    context = create_urllib3_context()
+    context.load_verify_locations(cadata=added)
+    return {"ssl_context": context}
 
 
 def _limit(manager: Any) -> Any:
@@ -233,7 +249,7 @@ class Session:
         # A proxy or mirror must not change the data.
         self._http.headers["Accept-Encoding"] = "identity"
         for scheme in ("http://", "https://"):
-            self._http.mount(scheme, _Adapter())
+            self._http.mount(scheme, _Adapter(_tls_options()))
 
     def __enter__(self) -> Self:
         return self
