@@ -259,6 +259,12 @@ class LibvirtDriver(modify.ModifiableMachine):
                 )
         self._check_ports()
 
+    def host_loopback(self) -> str:
+        """Return the gateway of QEMU's user network, if the machine has one on this host."""
+        from pymachine_driver_libvirt import hosts  # noqa: PLC0415
+
+        return "10.0.2.2" if self._listen_address.is_forwarded and hosts.is_local(self._uri) else ""
+
     def _check_ports(self) -> None:
         """In user networking on this host, raise `NetworkError` if another program listens at the machine's ports."""
         from pymachine.driver.kit import listen_address  # noqa: PLC0415

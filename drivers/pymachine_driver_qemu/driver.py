@@ -58,6 +58,10 @@ class QemuDriver(modify.ModifiableMachine, snapshots_and_templates.CopyableMachi
             return Health(usable=False, problem=error.brief, fix=error.hint)
         return Health(usable=True, version=found.version_text, notes=tuple(cls._notes(found)))
 
+    def host_loopback(self) -> str:
+        """Return the gateway of QEMU's user network, which QEMU connects to the host's loopback."""
+        return "10.0.2.2"
+
     @classmethod
     def _notes(cls, found: Qemu) -> Iterator[Note]:
         from pymachine.driver.kit import listen_queues  # noqa: PLC0415

@@ -20,6 +20,7 @@ from pymachine.hosts.host import Hosts
 from pymachine.hosts.rename import rename
 from pymachine.store import extra_fields
 from pymachine.store.origins import FLAG, Origin, Project
+from pymachine.store.proxies import Proxies
 from pymachine.store.record import Machine
 from pymachine.store.store import Store
 from support import fake_engine
@@ -63,6 +64,7 @@ def make_machine(name: str = "intro") -> Machine:
         project=Project(Path("/project/pymachine.toml").absolute()),
         socket=True,
         context_socket=True,
+        proxies=Proxies("http://user:secret@proxy:3128", "", "localhost"),
         ca_certificates=["-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"],
     )
 

@@ -151,13 +151,19 @@ _FLAGS: tuple[Callable[[Any], Any], ...] = (
         help="Trust the CA certificates in this file (PEM or DER) in the machine",
         shell_complete=machine_args.complete_file,
     ),
+    goflags.flag(
+        "--no-host-proxy",
+        is_flag=True,
+        env="PYMACHINE_NO_HOST_PROXY",
+        help="Do not let the engine use the proxies in HTTP_PROXY, HTTPS_PROXY and NO_PROXY",
+    ),
     goflags.flag("--ttl", help="Time to live, such as 2h or 1h30m; prune and create remove expired machines"),
 )
 # Those whose origin is recorded, beside the driver's and `--share`.
 _RECORDED = {
     *("driver", "engine_install_url", "engine_opt", "engine_insecure_registry", "engine_registry_mirror"),
     *("engine_label", "engine_storage_driver", "engine_env", "tls_san", "no_template", "no_share_events", "socket"),
-    "ca_cert",
+    *("ca_cert", "no_host_proxy"),
 }
 
 
@@ -182,6 +188,7 @@ def request(name: str, given: Mapping[str, Any], **others: Any) -> CreateRequest
     Raises `FlagError`.
     """
     from pymachine.hosts.create import CreateRequest  # noqa: PLC0415 (the help does not need it)
+    from pymachine.store.proxies import Proxies, of_environment  # noqa: PLC0415
 
     return CreateRequest(
         name=name,
@@ -194,6 +201,7 @@ def request(name: str, given: Mapping[str, Any], **others: Any) -> CreateRequest
         install_script=given["install_script"],
         share_events=not given["no_share_events"],
         socket=given["socket"],
+        proxies=Proxies() if given["no_host_proxy"] else of_environment(os.environ),
         ca_certificates=tuple(ca_certificates(given["ca_cert"])),
         **others,
     )

@@ -80,7 +80,9 @@ def command(ctx: click.Context, names: tuple[str, ...], *, template: str, origin
             raise goflags.bad_arguments(ctx, "--origin and --format exclude each other")
         _show_origins(app, app.store.load(_name(ctx, names)))
         return
-    record = app.store.load(_name(ctx, names)).to_json()
+    machine = app.store.load(_name(ctx, names))
+    machine.proxies = machine.proxies.masked()
+    record = machine.to_json()
     record["Driver"] = {**_BASE_FIELDS, **record["Driver"]}
     if app.structured or not template:
         app.say(json_text(record, indent=4))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pymachine.cli import create_options, goflags, machine_args, share_options
 from pymachine.cli.context import App, pass_app
 from pymachine.cli.errors import RunError
+
+if TYPE_CHECKING:
+    from pymachine.store.proxies import Proxies
 
 # Flag -> field of EngineOptions. A list replaces the current one; an empty value clears it.
 LISTS = {
@@ -55,6 +59,8 @@ LISTS = {
     help="Replace the CA certificates that the machine trusts by those in this file",
     shell_complete=machine_args.complete_file,
 )
+@goflags.flag("--host-proxy", is_flag=True, help="Use the proxies that HTTP_PROXY, HTTPS_PROXY and NO_PROXY have now")
+@goflags.flag("--no-host-proxy", is_flag=True, help="Use no proxy")
 @goflags.flag("--restart", is_flag=True, help="Restart a running machine if the change requires it")
 @machine_args.arguments()
 @pass_app
@@ -81,12 +87,26 @@ def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
         unshare=tuple(absolute(word, base=share_options.current_folder()) for word in given["unshare"]),
         share_events=_chosen(given, "share-events"),
         socket=_chosen(given, "socket"),
+        proxies=_proxies(given),
         ca_certificates=trusted if given["ca_cert"] else None,
         sans=[name for name in given["tls_san"] if name] if given["tls_san"] else None,
     )
     if changes == Changes():
         raise RunError("Error: Nothing to change", hint="See the options: pymachine modify --help")
     machine_args.each(app, names, lambda name: modify(app.hosts, name, changes, restart=given["restart"]))
+
+
+def _proxies(given: dict[str, Any]) -> Proxies | None:
+    """Return the proxies that the flags choose, or None without them. Raises `UsageError`."""
+    from pymachine.store import proxies  # noqa: PLC0415 (the help does not need it)
+
+    chosen = _chosen(given, "host-proxy")
+    if chosen is None:
+        return None
+    found = proxies.of_environment(os.environ) if chosen else proxies.Proxies()
+    if chosen and not found:
+        raise RunError("Error: Neither HTTP_PROXY nor HTTPS_PROXY is set", hint="To use no proxy: --no-host-proxy")
+    return found
 
 
 def _chosen(given: dict[str, Any], flag: str) -> bool | None:

@@ -296,7 +296,11 @@ def _preset_options(ctx: click.Context, file: ProjectFile) -> None:
     if "ca-certs" in machine:
         found = [os.path.normpath(file.folder / text) for text in file.texts("ca-certs")]
         presets["ca_cert"] = goflags.Preset(found, file.place("ca-certs"))
-    for key, parameter in (("template", "no_template"), ("share-events", "no_share_events")):
+    for key, parameter in (
+        ("template", "no_template"),
+        ("share-events", "no_share_events"),
+        ("host-proxy", "no_host_proxy"),
+    ):
         if key in machine:
             presets[parameter] = goflags.Preset(not machine[key], file.place(key))
     for flag in create_options.engine_flags():

@@ -46,6 +46,14 @@ class IdentityUpdatable(Protocol):
 
 
 @runtime_checkable
+class LoopbackReachable(Protocol):
+    """A guest may reach services that listen on the host's loopback."""
+
+    def host_loopback(self) -> str:
+        """Return the address at which the guest reaches them, or "" if this machine's guest does not."""
+
+
+@runtime_checkable
 class Resizable(Protocol):
     """The hardware of an existing machine can be changed."""
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from pymachine.driver import registry
 from pymachine.driver.contract import BootRequest, Endpoint, Json, MachineRef
 from pymachine.errors import TemplateError
-from pymachine.hosts import templates
+from pymachine.hosts import proxies, templates
 from pymachine.hosts.create import check_driver, find_image
 from pymachine.hosts.host import Hosts
 from pymachine.hosts.resume import with_seed
 from pymachine.store import paths
+from pymachine.store.proxies import of_environment as proxies_of
 from pymachine.system import files
 
 
 def build_template(hosts: Hosts, driver_name: str, options: Mapping[str, Json]) -> templates.Template:
-    """Return the template for machines with these options of the driver, which is made if it is missing.
+    """Return the template for machines with these options of the driver and the caller's proxies; make a missing one.
 
     Raises `TemplateError` if there can be none, or if it cannot be made.
     """
@@ -27,7 +29,9 @@ def build_template(hosts: Hosts, driver_name: str, options: Mapping[str, Json]) 
     ref = MachineRef("template", folder, root, folder / paths.SSH_KEY)
     driver = kind(ref, kind.configure(ref, options, []), reporter=hosts.reporter)
     check_driver(driver)
-    request = with_seed(driver_name, BootRequest(identity=_refuse_identity, image=find_image(hosts, driver)))
+    variables = proxies.environment(driver, proxies_of(os.environ), hosts.reporter) if proxies.supported(kind) else ""
+    boot = BootRequest(identity=_refuse_identity, image=find_image(hosts, driver))
+    request = with_seed(driver_name, boot, proxies=variables)
     templates.clear_failures(root)
     made = templates.ensure(driver, request, store=root, reporter=hosts.reporter)
     if made is None:

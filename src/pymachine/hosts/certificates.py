@@ -91,7 +91,7 @@ def identity_restored_on_error(host: Host, *, running: bool) -> Iterator[None]:
             record.engine, record.certificates_expire = before.engine, before.certificates_expire
             record.shares, record.share_events = before.shares, before.share_events
             record.auth.server_cert_sans = sans
-            record.ca_certificates = before.ca_certificates
+            record.ca_certificates, record.proxies = before.ca_certificates, before.proxies
             record.driver.clear()
             record.driver.update(before.driver)
             if running and not _apply_again(host):

@@ -66,5 +66,6 @@ def _request(source: Host, name: str, shares: ShareRequest | None) -> CreateRequ
         share_events=record.share_events,
         origins=origins,
         socket=record.socket,
+        proxies=record.proxies,
         ca_certificates=tuple(record.ca_certificates),
     )

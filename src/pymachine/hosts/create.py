@@ -13,7 +13,7 @@ from pymachine.driver.contract import Config, Driver, ImageFiles, Json, MachineR
 from pymachine.driver.kit import transactions
 from pymachine.driver.names import check_new_name
 from pymachine.errors import DriverError, MachineExistsError, PrecreateError
-from pymachine.hosts import change_notes, local_socket, new_records, resume, trusted_cas
+from pymachine.hosts import change_notes, local_socket, new_records, proxies, resume, trusted_cas
 from pymachine.hosts.boot import prefixing
 from pymachine.hosts.host import SETS_UP_ENGINE, Host, Hosts
 from pymachine.hosts.locking import lock
@@ -21,6 +21,7 @@ from pymachine.hosts.remove import undo_create
 from pymachine.hosts.shares import ShareRequest, accepted
 from pymachine.store import paths
 from pymachine.store.origins import Origin, Project
+from pymachine.store.proxies import Proxies
 from pymachine.store.record import EngineOptions, Machine, SwarmOptions
 
 
@@ -56,6 +57,8 @@ class CreateRequest:
     """Whether a unix socket on this host reaches its engine."""
     ca_certificates: tuple[str, ...] = ()
     """The certificates of further CAs that its guest trusts, in PEM."""
+    proxies: Proxies = field(default_factory=Proxies)
+    """The caller's proxies. A driver whose machines do not use them ignores them."""
 
 
 def create(hosts: Hosts, request: CreateRequest) -> Machine:
@@ -136,6 +139,7 @@ def reserve(hosts: Hosts, request: CreateRequest, configure: Callable[[MachineRe
             project=request.project,
             socket=request.socket,
             ca_certificates=list(request.ca_certificates),
+            proxies=request.proxies if proxies.supported(registry.load(request.driver_name)) else Proxies(),
         )
         host = Host(hosts, machine)
         if host.has(Trait.FIXED_ADDRESS):

@@ -233,8 +233,17 @@ class Host:
             self.directory,
             hostname=host_name(self.name),
             engine=settings,
+            proxies=self.proxies(),
             ca_certificates=trusted_cas.of(self.record, self.store.root, self.reporter),
         )
+
+    def proxies(self) -> str:
+        """Return the engine's variables for its proxies: see `pymachine.hosts.proxies.environment`."""
+        if not self.record.proxies:
+            return ""
+        from pymachine.hosts import proxies  # noqa: PLC0415 (few machines have any)
+
+        return proxies.environment(self.driver, self.record.proxies, self.reporter)
 
     # -- boot --------------------------------------------------------------------------------------------------
 

@@ -43,11 +43,19 @@ def make_login_key(directory: Path, *, name: str) -> None:
         keys.make(directory / paths.SSH_KEY, comment=host_name(name))
 
 
-def of_machine(directory: Path, *, hostname: str, engine: EngineFiles, ca_certificates: Sequence[str] = ()) -> bytes:
+def of_machine(
+    directory: Path,
+    *,
+    hostname: str,
+    engine: EngineFiles,
+    proxies: str = "",
+    ca_certificates: Sequence[str] = (),
+) -> bytes:
     """Return the identity of the machine in `directory`, which contains its keys and certificates.
 
     An uncompressed tar without clocks or owners: the same identity is the same bytes. Raises OSError if a file is
-    missing. `ca_certificates` are those of further CAs that the guest trusts, in PEM.
+    missing. `proxies` are the engine's variables for its proxies, and `ca_certificates` those of
+    further CAs that the guest trusts, in PEM.
     """
     from pymachine.ssh import keys  # noqa: PLC0415 (cryptography)
 
@@ -60,26 +68,29 @@ def of_machine(directory: Path, *, hostname: str, engine: EngineFiles, ca_certif
         "tls/ca.pem": (0o644, (directory / paths.CA_CERT).read_bytes()),
         "tls/server.pem": (0o644, (directory / paths.SERVER_CERT).read_bytes()),
         "tls/server-key.pem": (0o600, (directory / paths.SERVER_KEY).read_bytes()),
-        **_engine_members(engine),
+        **_engine_members(engine, proxies),
     }
     if ca_certificates:
         members["ca-certificates.pem"] = (0o644, "".join(ca_certificates).encode())
     return _tar(members)
 
 
-def seed(engine: EngineFiles) -> bytes:
+def seed(engine: EngineFiles, proxies: str = "") -> bytes:
     """Return the tar that a template gets instead of an identity: the engine's settings, and no key or certificate."""
-    return _tar(_engine_members(engine))
+    return _tar(_engine_members(engine, proxies))
 
 
-def _engine_members(engine: EngineFiles) -> dict[str, tuple[int, bytes]]:
-    return {
+def _engine_members(engine: EngineFiles, proxies: str) -> dict[str, tuple[int, bytes]]:
+    members = {
         "daemon.json": (0o644, engine.daemon_json.encode()),
         "engine.env": (0o600, engine.environment.encode()),
         "engine.args": (0o644, engine.flags.encode()),
         # Another fingerprint: the engine has to be restarted for it.
         "engine.restart": (0o644, engine.fingerprint.encode() + b"\n"),
     }
+    if proxies:
+        members["engine.proxies"] = (0o600, proxies.encode())
+    return members
 
 
 def _tar(members: dict[str, tuple[int, bytes]]) -> bytes:

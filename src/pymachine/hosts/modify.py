@@ -21,6 +21,7 @@ from pymachine.hosts import (
     local_socket,
     origins,
     provision,
+    proxies,
     shares,
     ssh_shares,
     trusted_cas,
@@ -30,6 +31,7 @@ from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.locking import locked
 from pymachine.hosts.timeouts import STOP_SECONDS, boot_timeout
 from pymachine.store.origins import MODIFY, Origin
+from pymachine.store.proxies import Proxies
 from pymachine.store.record import EngineOptions, Machine
 
 _NO_ENGINE = 127
@@ -53,6 +55,8 @@ class Changes:
     """Whether a unix socket on this host reaches its engine."""
     ca_certificates: Sequence[str] | None = None
     """The certificates of further CAs that its guest trusts, in PEM, instead of the present ones."""
+    proxies: Proxies | None = None
+    """The proxies that its engine uses, instead of the present ones."""
     origins: Mapping[str, Origin] = dataclasses.field(default_factory=dict, compare=False)
     """Where the new values came from, by option of `create`, if it is not ``modify``."""
 
@@ -115,6 +119,7 @@ def _check(host: Host, changes: Changes) -> None:
         shares.shareable(host.driver)
     if changes.socket:
         local_socket.check(host.driver)
+    proxies.check(type(host.driver), changes.proxies or Proxies())
     if changes.ca_certificates is not None:
         trusted_cas.check(host.store.root, type(host.driver), changes.ca_certificates)
     if changes.hardware != HardwareChange():
@@ -163,6 +168,8 @@ def _write(host: Host, changes: Changes) -> None:
         host.record.context_socket &= changes.socket
     if changes.ca_certificates is not None:
         host.record.ca_certificates = list(changes.ca_certificates)
+    if changes.proxies is not None:
+        host.record.proxies = changes.proxies
     host.record.engine = _changed(host.record.engine, changes)
     if changes.sans is not None:
         host.record.auth.server_cert_sans = list(changes.sans)
@@ -187,6 +194,8 @@ def _note_origins(record: Machine, changes: Changes) -> None:
         found[origins.SOCKET] = None
     if changes.ca_certificates is not None:
         found[origins.CA_CERT] = None
+    if changes.proxies is not None:
+        found[origins.NO_HOST_PROXY] = None
     for option, value in found.items():
         record.origins[option] = changes.origins.get(option, Origin(MODIFY, value=value))
 

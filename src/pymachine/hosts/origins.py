@@ -14,6 +14,7 @@ SHARE_EVENTS = "no-share-events"
 SANS = "tls-san"
 SOCKET = "socket"
 CA_CERT = "ca-cert"
+NO_HOST_PROXY = "no-host-proxy"
 # The fields of `HardwareChange`, by the end of the driver's option: DRIVER-memory and so on, as in docker-machine.
 HARDWARE = {"cpu-count": "cpus", "memory": "memory_mib", "disk-size": "disk_mb"}
 # The fields of `EngineOptions`, by option. The last one cannot be changed by `modify`.
@@ -41,6 +42,7 @@ def current_value(record: Machine, option: str) -> Json:
         SHARE_EVENTS: not record.share_events,
         SANS: list(record.auth.server_cert_sans),
         SOCKET: record.socket,
+        NO_HOST_PROXY: not record.proxies,
         CA_CERT: [fingerprint(pem) for pem in record.ca_certificates],
         **{name: getattr(record.engine, field) for name, field in ENGINE.items()},
     }

@@ -126,6 +126,7 @@ def changes(machine: Machine, request: CreateRequest, found: Sequence[Difference
         unshare=_to_unshare(machine.shares, kept=shared) if origins.SHARE in wanted else (),
         share_events=not wanted[origins.SHARE_EVENTS] if origins.SHARE_EVENTS in wanted else None,
         socket=wanted.get(origins.SOCKET),
+        proxies=request.proxies if origins.NO_HOST_PROXY in wanted else None,
         ca_certificates=request.ca_certificates if origins.CA_CERT in wanted else None,
         origins={each.option: each.origin for each in found},
     )
@@ -160,6 +161,7 @@ def _wanted(request: CreateRequest) -> Mapping[str, Json]:
         origins.SANS: list(request.sans),
         origins.SHARE_EVENTS: not request.share_events,
         origins.SOCKET: request.socket,
+        origins.NO_HOST_PROXY: not request.proxies,
         origins.CA_CERT: [origins.fingerprint(pem) for pem in request.ca_certificates],
         origins.SHARE: [str(share) for share in request.shares.shares],
     }
@@ -175,7 +177,14 @@ def _is_applicable(machine: Machine, option: str, wanted: Json) -> bool:
     hardware = {origins.hardware_option(machine.driver_name, end) for end in origins.HARDWARE}
     if option in hardware:
         return isinstance(wanted, int)
-    changeable = {origins.SANS, origins.SHARE, origins.SHARE_EVENTS, origins.SOCKET, origins.CA_CERT}
+    changeable = {
+        origins.SANS,
+        origins.SHARE,
+        origins.SHARE_EVENTS,
+        origins.SOCKET,
+        origins.CA_CERT,
+        origins.NO_HOST_PROXY,
+    }
     return option in {*origins.ENGINE, *changeable}
 
 

@@ -44,13 +44,16 @@ def resume_or_boot(host: Host, request: BootRequest, *, template: bool, keep: Ca
             host.reporter.warn(f"The template could not be removed: {error.brief}")
 
 
-def with_seed(driver_name: str, request: BootRequest) -> BootRequest:
-    """Return `request` with the seed of a template: the settings of an engine without options."""
+def with_seed(driver_name: str, request: BootRequest, *, proxies: str = "") -> BootRequest:
+    """Return `request` with the seed of a template: the settings of an engine without options, and its proxies.
+
+    An engine reads its proxies only when it starts, and a clone's engine must not have to start again.
+    """
     from pymachine.docker import daemon_json  # noqa: PLC0415 (only create needs it)
     from pymachine.hosts import identity  # noqa: PLC0415 (only create needs it)
 
     common = daemon_json.files(EngineOptions(), driver_name=driver_name)
-    return replace(request, seed=identity.seed(common), timeout=boot_timeout())
+    return replace(request, seed=identity.seed(common, proxies), timeout=boot_timeout())
 
 
 def _create(host: Host, request: BootRequest) -> None:
@@ -70,7 +73,7 @@ def _resume(host: Host, request: BootRequest) -> bool:
     from pymachine.hosts import templates  # noqa: PLC0415 (only create needs them)
     from pymachine.tls import handshake  # noqa: PLC0415 (only create needs it)
 
-    request = with_seed(host.record.driver_name, request)
+    request = with_seed(host.record.driver_name, request, proxies=host.proxies())
     template = _find_template(host, request)
     if template is None:
         return False

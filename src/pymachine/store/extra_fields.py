@@ -24,6 +24,7 @@ KEYS = (
     "Socket",
     "ContextSocket",
     "CACertificates",
+    "Proxies",
 )
 
 

@@ -19,9 +19,10 @@ from pymachine.driver.base_config import BaseConfig
 from pymachine.driver.contract import Config, Endpoint, Json
 from pymachine.driver.shares import Share
 from pymachine.errors import RecordError
-from pymachine.store import migrations, origins as origin_fields, paths
+from pymachine.store import migrations, origins as origin_fields, paths, proxies as proxy_fields
 from pymachine.store.client_files import ClientFiles
 from pymachine.store.origins import Origin, Project
+from pymachine.store.proxies import Proxies
 
 T = TypeVar("T")
 
@@ -124,6 +125,8 @@ class Machine:
     """Whether its docker context uses that socket."""
     ca_certificates: list[str] = field(default_factory=list)
     """The certificates of further CAs that its guest trusts, in PEM."""
+    proxies: Proxies = field(default_factory=Proxies)
+    """The proxies that its engine uses, as they are on this host."""
     raw: dict[str, Json] = field(default_factory=dict, repr=False, compare=False)
     """The record as it was read, for its unknown fields."""
 
@@ -183,6 +186,7 @@ class Machine:
             "Socket": self.socket or None,
             "ContextSocket": self.context_socket or None,
             "CACertificates": self.ca_certificates or None,
+            "Proxies": proxy_fields.proxies_json(self.proxies) if self.proxies else None,
         }
         for key, value in ours.items():
             record.pop(key, None)
@@ -229,6 +233,7 @@ class Machine:
             socket=bool(_own(fields, "Socket", kinds.BOOLEAN, name)),
             context_socket=bool(_own(fields, "ContextSocket", kinds.BOOLEAN, name)),
             ca_certificates=list(_own(fields, "CACertificates", _CERTIFICATES, name) or ()),
+            proxies=proxy_fields.proxies(_own(fields, "Proxies", proxy_fields.PROXIES, name) or {}),
             raw=dict(fields),
         )
 

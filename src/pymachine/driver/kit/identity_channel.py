@@ -33,8 +33,10 @@ ENGINE_STAGES = frozenset({"engine", "ready"})
 SSH_STAGES = frozenset({"ssh"})
 # A guest with a seed is idle, ready to be frozen.
 SETTLED_STAGES = frozenset({"settled"})
-# The engine's settings, which a clone keeps if its template has the same. If the last one differs, the engine restarts.
-_ENGINE_MEMBERS = ("daemon.json", "engine.env", "engine.args", "engine.restart")
+# The engine's settings, which a clone keeps if its template has the same. If one of the last two differs, the engine
+# restarts.
+_ENGINE_MEMBERS = ("daemon.json", "engine.env", "engine.args", "engine.proxies", "engine.restart")
+_RESTARTING_MEMBERS = ("engine.proxies", "engine.restart")
 
 
 class GuestError(DriverError):
@@ -74,7 +76,8 @@ def activation_script(tar: bytes, *, seed: bytes, now: float) -> bytes:
     if engine == {name: common.get(name) for name in _ENGINE_MEMBERS}:
         change = "same"
     else:
-        change = "reload" if members.get("engine.restart") == common.get("engine.restart") else "restart"
+        same = all(members.get(name) == common.get(name) for name in _RESTARTING_MEMBERS)
+        change = "reload" if same else "restart"
     try:
         changed = {name: content for name, content in members.items() if common.get(name) != content}
         gone = {name: b"" for name in common if name not in members}
