@@ -1,0 +1,80 @@
+"""Pulls through a real forward proxy with a password, which listens on this host's loopback."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import images, registry as registries, tinyproxy
+from support.registry import Registry
+from support.runner import Pymachine, private_store
+from support.tinyproxy import Proxy
+
+pytestmark = pytest.mark.timeout(1500)
+
+NAME = "behind"
+SECRET = "s3cret"
+# An old form of 127.0.0.1. The guest's engine takes it for a name, and leaves it to the proxy.
+LOOPBACK_NAME = "127.1"
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[Registry]:
+    with tempfile.TemporaryDirectory(prefix="pm-registry-") as data, registries.running(Path(data)) as running:
+        tags = ["1", "2", "3"]
+        running.push("team/alpine", tags, images.alpine_like("1", packages="http://none.invalid"), images.config())
+        yield running
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    with tinyproxy.running(tmp_path_factory.mktemp("proxy"), user="ann", password=SECRET) as running:
+        yield running
+
+
+def docker(program: Pymachine, command: str, *, code: int | None = 0) -> str:
+    script = f'set -e\nunset HTTP_PROXY\neval "$(pymachine env --shell bash {NAME})"\n{command}'
+    return program.run(["bash", "-c", script], code=code).text
+
+
+def command_lines() -> str:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_bytes())
+        except OSError:  # it has ended
+            continue
+    return b"\n".join(found).decode(errors="replace")
+
+
+def test_pulls_go_through_the_proxy(registry: Registry, proxy: Proxy) -> None:
+    address = f"{LOOPBACK_NAME}:{registry.port}"
+    image = f"{address}/team/alpine"
+    with private_store(HTTP_PROXY=proxy.url, HTTPS_PROXY="", NO_PROXY="intern.example") as program:
+        made = program("--debug", "create", "--no-share", "--engine-insecure-registry", address, NAME)
+        assert SECRET not in made.text
+        assert image in docker(program, f"docker pull -q {image}:1")
+        assert any(address in line for line in proxy.requests())
+        info = docker(program, "docker info")
+        assert "10.0.2.2" in info
+        assert SECRET not in info
+        # Nobody sees the password who does not read the record.
+        shown = [
+            program(*words).text
+            for words in (("inspect", NAME), ("ls",), ("logs", NAME), ("inspect", "--origin", NAME))
+        ]
+        assert SECRET not in "".join([command_lines(), *shown])
+        docker(program, f"docker run -d --name kept {image}:1 sleep 100000")
+        started = "docker inspect -f '{{.State.StartedAt}} {{.State.Pid}} {{.State.Running}}' kept"
+        before = docker(program, started)
+        program("modify", "--no-host-proxy", NAME)
+        docker(program, f"docker pull -q {image}:2", code=1)
+        program("modify", "--host-proxy", NAME)
+        assert image in docker(program, f"docker pull -q {image}:2")
+        assert docker(program, started) == before
+        # The engine has it after a start, too.
+        program("restart", NAME)
+        assert image in docker(program, f"docker pull -q {image}:3")
