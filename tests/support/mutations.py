@@ -192,6 +192,8 @@ def record(driver: str) -> dict[str, Any]:
         "Project": {"File": "@HOME@/pymachine.toml", "Provisioned": [], "Trusted": ["share /data"]},
         "Socket": True,
         "ContextSocket": True,
+        "CACertificates": ["-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"],
+        "Proxies": {"HTTP": "http://proxy.example:3128", "HTTPS": "", "No": "localhost"},
     }
 
 

@@ -65,9 +65,14 @@ class Pymachine:
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the variables for this store's processes, without the caller's DOCKER_ and MACHINE_ variables and CI.
 
-        A CI job shares other folders with its machines than a user.
+        A CI job shares other folders with its machines than a user. Proxies would be used by the machines' engines.
         """
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("DOCKER_", "MACHINE_")) and k != "CI"}
+        without = {"CI", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("DOCKER_", "MACHINE_")) and name.upper() not in without
+        }
         own = {
             "HOME": str(self.home),
             "SHELL": "/bin/bash",
