@@ -171,16 +171,16 @@ class _TlsPool(HTTPSConnectionPool):
 
 
 class _Adapter(HTTPAdapter):
-    def __init__(self, tls: Mapping[str, Any]) -> None:
+    def __init__(self, tls: dict[str, Any]) -> None:
         self._tls = tls
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **self._tls, **kwargs)
+        super().init_poolmanager(*args, **(kwargs | self._tls))
         _limit(self.poolmanager)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        return _limit(super().proxy_manager_for(*args, **self._tls, **kwargs))
+        return _limit(super().proxy_manager_for(*args, **(kwargs | self._tls)))
 
 
 def _tls_options() -> dict[str, Any]:
