@@ -23,7 +23,8 @@ LOOPBACK_NAME = "127.1"
 
 @pytest.fixture(scope="module")
 def registry() -> Iterator[Registry]:
-    with tempfile.TemporaryDirectory(prefix="pm-registry-") as data, registries.running(Path(data)) as running:
+    """A registry with TLS: of plain HTTP requests, tinyproxy drops all but one of the engine's `Accept` headers."""
+    with tempfile.TemporaryDirectory(prefix="pm-registry-") as data, registries.under_private_ca(Path(data)) as running:
         tags = ["1", "2", "3"]
         running.push("team/alpine", tags, images.alpine_like("1", packages="http://none.invalid"), images.config())
         yield running
@@ -36,7 +37,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
 
 
 def docker(program: Pymachine, command: str, *, code: int | None = 0) -> str:
-    script = f'set -e\nunset HTTP_PROXY\neval "$(pymachine env --shell bash {NAME})"\n{command}'
+    script = f'set -e\nunset HTTPS_PROXY\neval "$(pymachine env --shell bash {NAME})"\n{command}'
     return program.run(["bash", "-c", script], code=code).text
 
 
@@ -53,11 +54,11 @@ def command_lines() -> str:
 def test_pulls_go_through_the_proxy(registry: Registry, proxy: Proxy) -> None:
     address = f"{LOOPBACK_NAME}:{registry.port}"
     image = f"{address}/team/alpine"
-    with private_store(HTTP_PROXY=proxy.url, HTTPS_PROXY="", NO_PROXY="intern.example") as program:
+    with private_store(HTTP_PROXY="", HTTPS_PROXY=proxy.url, NO_PROXY="intern.example") as program:
         made = program("--debug", "create", "--no-share", "--engine-insecure-registry", address, NAME)
         assert SECRET not in made.text
         assert image in docker(program, f"docker pull -q {image}:1")
-        assert any(address in line for line in proxy.requests())
+        assert f"CONNECT {address} HTTP/1.1" in proxy.requests()
         info = docker(program, "docker info")
         assert "10.0.2.2" in info
         assert SECRET not in info

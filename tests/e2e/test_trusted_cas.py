@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 from pymachine.store import paths
-from pymachine.system.progress import Silent
-from pymachine.tls import certs
 from support import images, registry as registries
-from support.registry import LOOPBACK, USER_NETWORK_HOST, Registry, Tls
+from support.registry import USER_NETWORK_HOST, Registry
 from support.runner import Pymachine, private_store
 
 pytestmark = pytest.mark.timeout(1500)
@@ -21,18 +19,9 @@ NAME = "trusting"
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+def registry() -> Iterator[Registry]:
     """A registry with a certificate of a private CA, and an image in it."""
-    folder = tmp_path_factory.mktemp("ca")
-    names = (paths.CA_CERT, paths.CA_KEY, paths.CLIENT_CERT, paths.CLIENT_KEY)
-    authority = certs.AuthPaths(*(folder / name for name in names))
-    certs.ensure_authority(authority, reporter=Silent())
-    certs.ensure_server(authority, directory=folder, name="registry", hosts=[USER_NETWORK_HOST, LOOPBACK])
-    tls = Tls(folder / paths.SERVER_CERT, folder / paths.SERVER_KEY, authority.ca_cert)
-    with (
-        tempfile.TemporaryDirectory(prefix="pm-registry-") as data,
-        registries.running(Path(data), tls=tls) as running,
-    ):
+    with tempfile.TemporaryDirectory(prefix="pm-registry-") as data, registries.under_private_ca(Path(data)) as running:
         running.push("team/alpine", ["1"], images.alpine_like("1", packages="http://none.invalid"), images.config())
         yield running
 

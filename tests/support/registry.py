@@ -16,6 +16,9 @@ from typing import Any
 
 import requests
 
+from pymachine.store import paths
+from pymachine.system.progress import Silent
+from pymachine.tls import certs
 from support.runner import search_path
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
@@ -140,6 +143,18 @@ def running(folder: Path, host_from_guest: str = USER_NETWORK_HOST, *, tls: Tls 
     finally:
         process.terminate()
         process.wait(20)
+
+
+@contextmanager
+def under_private_ca(folder: Path) -> Iterator[Registry]:
+    """Run a registry with a certificate of a CA that no system trusts, with everything in `folder`."""
+    names = (paths.CA_CERT, paths.CA_KEY, paths.CLIENT_CERT, paths.CLIENT_KEY)
+    authority = certs.AuthPaths(*(folder / name for name in names))
+    certs.ensure_authority(authority, reporter=Silent())
+    certs.ensure_server(authority, directory=folder, name="registry", hosts=[USER_NETWORK_HOST, LOOPBACK])
+    tls = Tls(folder / paths.SERVER_CERT, folder / paths.SERVER_KEY, authority.ca_cert)
+    with running(folder, tls=tls) as found:
+        yield found
 
 
 def _await_answer(registry: Registry, process: subprocess.Popen[bytes]) -> None:
