@@ -45,6 +45,8 @@ memory = "4g"
 disk = 20000
 shares = [".", "../data:/data:ro"]
 share-events = false
+ca-certs = ["company.pem"]
+host-proxy = false
 socket = true
 template = true
 tls-san = ["shop.example.org"]
@@ -85,8 +87,8 @@ def test_a_file_may_be_empty_or_of_another_system(tmp_path: Path, text: str) -> 
         ("[machine]\nshare = []", "machine.share", "machine.shares"),
         ("[machine.engine]\nlabels = []", "machine.engine.labels", "machine.engine.label"),
         ("[machin]\ncpus = 1", "machin", "machine"),
-        ('[machine]\n"" = 1', "machine.", "Known here: machine.cpus"),
-        ("[machine]\nxyzzy = 1", "machine.xyzzy", "Known here: machine.cpus"),
+        ('[machine]\n"" = 1', "machine.", "Known here: machine.ca-certs"),
+        ("[machine]\nxyzzy = 1", "machine.xyzzy", "Known here: machine.ca-certs"),
         ('[machine]\n"a\\u001b[31m" = 1', "machine.a\\x1b[31m", "Known here"),
     ],
 )
