@@ -137,6 +137,14 @@ def test_create_modify_inspect_and_clone(call: Call, store: Store, monkeypatch: 
     assert (store.machine_dir("one") / paths.CONFIG).stat().st_mode & 0o77 == 0
 
 
+def test_a_loopback_that_machines_do_not_reach_is_a_warning(
+    call: Call, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://ann:{SECRET}@localhost:3128")
+    _, out, err = call("create", "one")
+    assert (out + err).count("HTTPS_PROXY is on this host's loopback") == 1
+
+
 def test_an_engine_of_somebody_else_is_left_alone(call: Call, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", URL)
     call("create", "--driver", "none", "--url", "tcp://127.0.0.1:2376", "one")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pymachine.ssh.client import Client
     from pymachine.ssh.target import Target
     from pymachine.store.client_files import ClientFiles
+    from pymachine.store.proxies import Proxies
     from pymachine.tls.certs import AuthPaths
 
 # Drivers whose engine pymachine sets up. Any other engine may be off now and on later, so we do not wait for it.
@@ -100,6 +101,7 @@ class Host:
         self.reporter = hosts.reporter
         self.name = record.name
         self.directory = hosts.store.machine_dir(record.name)
+        self._proxies: tuple[Proxies, str] | None = None
 
     @cached_property
     def driver(self) -> Driver:
@@ -243,7 +245,11 @@ class Host:
             return ""
         from pymachine.hosts import proxies  # noqa: PLC0415 (few machines have any)
 
-        return proxies.environment(self.driver, self.record.proxies, self.reporter)
+        # `create` needs them twice, and one warning is enough.
+        if self._proxies is None or self._proxies[0] != self.record.proxies:
+            found = proxies.environment(self.driver, self.record.proxies, self.reporter)
+            self._proxies = self.record.proxies, found
+        return self._proxies[1]
 
     # -- boot --------------------------------------------------------------------------------------------------
 
