@@ -22,7 +22,7 @@ def xml(
         architecture=architecture,
         accelerator=str(config.get("AcceleratorInUse") or "tcg"),
         cpus=int(config.get("CPU", options.DEFAULT_CPUS)),
-        memory_mib=int(config.get("Memory", options.DEFAULT_MEMORY_MIB)),
+        memory_mib=int(config.get("Memory", options.RECORDED_MEMORY_MIB)),
         machine_type=str(config.get("MachineType", "")),
         cpu_mode=str(config.get("CPUMode") or options.AUTO),
     )

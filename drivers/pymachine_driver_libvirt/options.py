@@ -11,7 +11,7 @@ from pymachine.driver import fields
 from pymachine.driver.abilities import HardwareChange
 from pymachine.driver.contract import Config, Json
 from pymachine.driver.errors import UsageError
-from pymachine.driver.kit import option_checks
+from pymachine.driver.kit import host_memory, option_checks
 from pymachine.driver.options import Option, OptionKind
 
 DEFAULT_URI = "qemu:///system"
@@ -22,12 +22,16 @@ ACCELERATORS = ("auto", "kvm", "tcg")
 AUTO = "auto"
 
 DEFAULT_CPUS = 2
-DEFAULT_MEMORY_MIB = 1024
+# Of a machine whose record does not say it.
+RECORDED_MEMORY_MIB = 1024
 DEFAULT_DISK_MB = 20000
 # The kernel, the overlay in memory and dockerd need at least this.
 LEAST_MEMORY_MIB = 512
 LEAST_DISK_MB = 1000
 MOST_CPUS = 255
+# More than any host has, but within the range of QEMU's numbers.
+MOST_MEMORY_MIB = 16 << 20
+MOST_DISK_MB = 64 << 20
 # Names of machine types, of CPU models and of libvirt's CPU modes.
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 
@@ -47,17 +51,18 @@ OPTIONS = (
     ),
     Option(
         name="libvirt-memory",
-        kind=OptionKind.INTEGER,
-        default=DEFAULT_MEMORY_MIB,
+        kind=OptionKind.SIZE,
+        default=host_memory.default_mib(),
+        default_text=host_memory.DEFAULT_TEXT,
         env="LIBVIRT_MEMORY_SIZE",
-        help="Size of memory for the machine in MB",
+        help="Size of memory for the machine in MB, or such as 4g",
     ),
     Option(
         name="libvirt-disk-size",
-        kind=OptionKind.INTEGER,
+        kind=OptionKind.SIZE,
         default=DEFAULT_DISK_MB,
         env="LIBVIRT_DISK_SIZE",
-        help="Size of disk for the machine in MB; it uses space in the pool only as it fills",
+        help="Size of disk for the machine in MB, or such as 60g; it uses space in the pool only as it fills",
     ),
     Option(
         name="libvirt-boot2docker-url",
@@ -176,8 +181,12 @@ def check(values: Mapping[str, Json]) -> Choices:
     return Choices(
         host=str(values["libvirt-uri"] or DEFAULT_URI),
         cpus=option_checks.cpu_count("libvirt-cpu-count", values["libvirt-cpu-count"], most=MOST_CPUS),
-        memory_mib=option_checks.integer("libvirt-memory", values["libvirt-memory"], least=LEAST_MEMORY_MIB),
-        disk_mb=option_checks.integer("libvirt-disk-size", values["libvirt-disk-size"], least=LEAST_DISK_MB),
+        memory_mib=option_checks.integer(
+            "libvirt-memory", values["libvirt-memory"], least=LEAST_MEMORY_MIB, most=MOST_MEMORY_MIB
+        ),
+        disk_mb=option_checks.integer(
+            "libvirt-disk-size", values["libvirt-disk-size"], least=LEAST_DISK_MB, most=MOST_DISK_MB
+        ),
         image=option_checks.image_source(values["libvirt-boot2docker-url"]),
         pool=str(values["libvirt-storage-pool"] or DEFAULT_POOL),
         network=str(values["libvirt-network"] or ""),
@@ -192,7 +201,13 @@ def check(values: Mapping[str, Json]) -> Choices:
 def changed_hardware(config: Mapping[str, Json], change: HardwareChange) -> Config:
     """Return the fields of `config` that `change` changes. Raises `UsageError`."""
     return option_checks.changed_hardware(
-        config, change, cpus=_fixed_cpus, least_memory_mib=LEAST_MEMORY_MIB, default_disk_mb=DEFAULT_DISK_MB
+        config,
+        change,
+        cpus=_fixed_cpus,
+        least_memory_mib=LEAST_MEMORY_MIB,
+        most_memory_mib=MOST_MEMORY_MIB,
+        most_disk_mb=MOST_DISK_MB,
+        default_disk_mb=DEFAULT_DISK_MB,
     )
 
 

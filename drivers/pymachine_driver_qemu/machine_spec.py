@@ -45,7 +45,7 @@ class MachineSpec:
             architecture=self.architecture,
             accelerator=self.accelerator,
             cpus=int(self.config.get("CPU", options.DEFAULT_CPUS)),
-            memory_mib=int(self.config.get("Memory", options.DEFAULT_MEMORY_MIB)),
+            memory_mib=int(self.config.get("Memory", options.RECORDED_MEMORY_MIB)),
             tb_mib=int(self.config.get("TBSize", options.DEFAULT_TB_MIB)),
         )
         boot = command_line.Boot(

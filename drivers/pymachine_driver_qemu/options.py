@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pymachine.driver import fields
 from pymachine.driver.abilities import HardwareChange, PortableField
 from pymachine.driver.contract import Config, Json
-from pymachine.driver.kit import option_checks
+from pymachine.driver.kit import host_memory, option_checks
 from pymachine.driver.options import Option, OptionKind
 
 ACCELERATORS = ("auto", "kvm", "hvf", "tcg")
@@ -18,7 +18,8 @@ ACCELERATORS = ("auto", "kvm", "hvf", "tcg")
 ARCHITECTURES = {"amd64": "amd64", "x86_64": "amd64", "arm64": "arm64", "aarch64": "arm64"}
 
 DEFAULT_CPUS = 2
-DEFAULT_MEMORY_MIB = 1024
+# Of a machine whose record does not say it.
+RECORDED_MEMORY_MIB = 1024
 DEFAULT_DISK_MB = 20000
 # In software emulation, containers start no sooner with four times as much. With a tenth, they take more than twice as
 # long, since QEMU discards all translated code when it runs out of space.
@@ -58,17 +59,18 @@ OPTIONS = (
     ),
     Option(
         name="qemu-memory",
-        kind=OptionKind.INTEGER,
-        default=DEFAULT_MEMORY_MIB,
+        kind=OptionKind.SIZE,
+        default=host_memory.default_mib(),
+        default_text=host_memory.DEFAULT_TEXT,
         env="QEMU_MEMORY_SIZE",
-        help="Size of memory for the machine in MB",
+        help="Size of memory for the machine in MB, or such as 4g",
     ),
     Option(
         name="qemu-disk-size",
-        kind=OptionKind.INTEGER,
+        kind=OptionKind.SIZE,
         default=DEFAULT_DISK_MB,
         env="QEMU_DISK_SIZE",
-        help="Size of disk for the machine in MB; it uses space on the host only as it fills",
+        help="Size of disk for the machine in MB, or such as 60g; it uses space on the host only as it fills",
     ),
     Option(
         name="qemu-boot2docker-url",
@@ -96,7 +98,7 @@ OPTIONS = (
     ),
     Option(
         name="qemu-tb-size",
-        kind=OptionKind.INTEGER,
+        kind=OptionKind.SIZE,
         default=DEFAULT_TB_MIB,
         env="QEMU_TB_SIZE",
         help="Size of QEMU's cache of translated code in MB, for software emulation; less saves memory, but is slower",
@@ -141,8 +143,12 @@ def check(values: Mapping[str, Json]) -> Choices:
     """Check `values`, which maps each option's name to its value. Raises `UsageError` that names the wrong option."""
     return Choices(
         cpus=_cpus("qemu-cpu-count", values["qemu-cpu-count"]),
-        memory_mib=option_checks.integer("qemu-memory", values["qemu-memory"], least=LEAST_MEMORY_MIB),
-        disk_mb=option_checks.integer("qemu-disk-size", values["qemu-disk-size"], least=LEAST_DISK_MB),
+        memory_mib=option_checks.integer(
+            "qemu-memory", values["qemu-memory"], least=LEAST_MEMORY_MIB, most=MOST_MEMORY_MIB
+        ),
+        disk_mb=option_checks.integer(
+            "qemu-disk-size", values["qemu-disk-size"], least=LEAST_DISK_MB, most=MOST_DISK_MB
+        ),
         image=option_checks.image_source(values["qemu-boot2docker-url"]),
         accelerator=option_checks.one_of("qemu-accelerator", values["qemu-accelerator"] or "auto", ACCELERATORS),
         binary=str(values["qemu-binary"] or ""),
@@ -154,7 +160,13 @@ def check(values: Mapping[str, Json]) -> Choices:
 def changed_hardware(config: Mapping[str, Json], change: HardwareChange) -> Config:
     """Return the fields of `config` that `change` changes. Raises `UsageError`."""
     return option_checks.changed_hardware(
-        config, change, cpus=_cpus, least_memory_mib=LEAST_MEMORY_MIB, default_disk_mb=DEFAULT_DISK_MB
+        config,
+        change,
+        cpus=_cpus,
+        least_memory_mib=LEAST_MEMORY_MIB,
+        most_memory_mib=MOST_MEMORY_MIB,
+        most_disk_mb=MOST_DISK_MB,
+        default_disk_mb=DEFAULT_DISK_MB,
     )
 
 

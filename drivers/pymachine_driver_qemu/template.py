@@ -57,7 +57,7 @@ def shape(spec: MachineSpec) -> dict[str, Json] | None:
     line = "\0".join(anonymous.argv("", placeholder, placeholder, listen=None, memory=memory))
     return {
         "cpus": spec.config.get("CPU", options.DEFAULT_CPUS),
-        "memory_mib": spec.config.get("Memory", options.DEFAULT_MEMORY_MIB),
+        "memory_mib": spec.config.get("Memory", options.RECORDED_MEMORY_MIB),
         "disk_mb": spec.config.get("DiskSize", options.DEFAULT_DISK_MB),
         "accelerator": spec.accelerator,
         "architecture": spec.architecture,

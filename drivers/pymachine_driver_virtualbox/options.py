@@ -76,10 +76,10 @@ IMPORTED: Config = {
 OPTIONS = (
     Option(
         name="virtualbox-memory",
-        kind=OptionKind.INTEGER,
+        kind=OptionKind.SIZE,
         default=DEFAULT_MEMORY_MIB,
         env="VIRTUALBOX_MEMORY_SIZE",
-        help="Size of memory for host in MB",
+        help="Size of memory for host in MB, or such as 4g",
     ),
     Option(
         name="virtualbox-cpu-count",
@@ -90,10 +90,10 @@ OPTIONS = (
     ),
     Option(
         name="virtualbox-disk-size",
-        kind=OptionKind.INTEGER,
+        kind=OptionKind.SIZE,
         default=DEFAULT_DISK_MB,
         env="VIRTUALBOX_DISK_SIZE",
-        help="Size of disk for host in MB",
+        help="Size of disk for host in MB, or such as 60g",
     ),
     Option(
         name="virtualbox-boot2docker-url",
@@ -233,8 +233,12 @@ def check(values: Mapping[str, Json]) -> Choices:
     """Check `values`, which maps each option's name to its value. Raises `UsageError` that names the wrong option."""
     return Choices(
         cpus=_cpus("virtualbox-cpu-count", values["virtualbox-cpu-count"]),
-        memory_mib=option_checks.integer("virtualbox-memory", values["virtualbox-memory"], least=LEAST_MEMORY_MIB),
-        disk_mb=option_checks.integer("virtualbox-disk-size", values["virtualbox-disk-size"], least=LEAST_DISK_MB),
+        memory_mib=option_checks.integer(
+            "virtualbox-memory", values["virtualbox-memory"], least=LEAST_MEMORY_MIB, most=MOST_MEMORY_MIB
+        ),
+        disk_mb=option_checks.integer(
+            "virtualbox-disk-size", values["virtualbox-disk-size"], least=LEAST_DISK_MB, most=MOST_DISK_MB
+        ),
         image=option_checks.image_source(values["virtualbox-boot2docker-url"]),
         import_vm=str(values["virtualbox-import-boot2docker-vm"] or ""),
         nat_nic_type=_one_of(values, "virtualbox-nat-nictype", NIC_TYPES),
@@ -286,7 +290,13 @@ def own(machine: MachineRef, config: Mapping[str, Json], siblings: Sequence[Conf
 def changed_hardware(config: Mapping[str, Json], change: HardwareChange) -> Config:
     """Return the fields of `config` that `change` changes. Raises `UsageError`."""
     return option_checks.changed_hardware(
-        config, change, cpus=_cpus, least_memory_mib=LEAST_MEMORY_MIB, default_disk_mb=DEFAULT_DISK_MB
+        config,
+        change,
+        cpus=_cpus,
+        least_memory_mib=LEAST_MEMORY_MIB,
+        most_memory_mib=MOST_MEMORY_MIB,
+        most_disk_mb=MOST_DISK_MB,
+        default_disk_mb=DEFAULT_DISK_MB,
     )
 
 

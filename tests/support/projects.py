@@ -29,7 +29,7 @@ class Sized(sharing.Sharing):
     @classmethod
     def options(cls) -> Sequence[Option]:
         return [
-            Option(name="sized-memory", kind=OptionKind.INTEGER, default=1024, env="SIZED_MEMORY", help="Memory"),
+            Option(name="sized-memory", kind=OptionKind.SIZE, default=1024, env="SIZED_MEMORY", help="Memory"),
             Option(name="sized-cpu-count", kind=OptionKind.INTEGER, default=2, help="CPUs"),
             Option(name="sized-image", default="", env="SIZED_IMAGE", help="Image"),
             Option(name="sized-mode", default="auto", help="Mode"),

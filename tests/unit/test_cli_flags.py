@@ -42,6 +42,7 @@ FLAGS = [
     goflags.Flag(["--quiet", "-q"], is_flag=True, env="T_QUIET"),
     goflags.Flag(["--label"], multiple=True, env="T_LABEL"),
     goflags.Flag(["--text", "-t"], env="T_TEXT"),
+    goflags.Flag(["--memory", "-m"], type=goflags.SIZE, default=1024, env="T_MEMORY"),
 ]
 
 
@@ -64,6 +65,13 @@ FLAGS = [
         (["-"], {}, ["-"]),
         (["-t", "-q"], {"text": ["-q"]}, []),
         (["-t="], {"text": [""]}, []),
+        (["-m", "1024", "-m=0x10", "-m=-1"], {"memory": [1024, 16, -1]}, []),
+        (
+            ["-m=512m", "-m=4g", "-m=4G", "-m=60GB", "-m=2GiB", "-m=1t"],
+            {"memory": [512, 4096, 4096, 61440, 2048, 2**20]},
+            [],
+        ),
+        (["-m=1.5g", "-m=0.25t", "-m=2.0m", "-m=010g"], {"memory": [1536, 262144, 2, 10240]}, []),
     ],
 )
 def test_arguments_are_parsed_as_go_does(words: list[str], given: dict[str, list[object]], rest: list[str]) -> None:
@@ -102,13 +110,60 @@ def test_invalid_arguments_have_gos_error_messages(words: list[str], text: str) 
     assert caught.value.brief == text
 
 
+@pytest.mark.parametrize(
+    "size",
+    [
+        "",
+        "4x",
+        "g",
+        "4 g",
+        "4gg",
+        "4gib2",
+        "-4g",
+        "+4g",
+        "0x4g",
+        "1e3m",
+        ".5g",
+        "1.g",
+        "0.1m",
+        "1.0001g",
+        "4k",
+        "٤g",
+        "4g\n",
+        "9" * 5000 + "g",
+    ],
+)
+def test_a_bad_size_has_gos_error_message_and_an_example(size: str) -> None:
+    with pytest.raises(errors.FlagError) as caught:
+        goflags.scan(FLAGS, ["-m", size])
+    assert caught.value.brief == f'invalid value "{size}" for flag -m: parse error'
+    assert "512m, 4g" in caught.value.hint
+
+
+def test_the_environment_may_give_a_size_with_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("T_MEMORY", "2g")
+    assert values()["memory"] == 2048
+    monkeypatch.setenv("T_MEMORY", "much")
+    with pytest.raises(errors.FlagError, match="much.*from T_MEMORY") as caught:
+        values()
+    assert "512m, 4g" in caught.value.hint
+
+
+def test_help_can_show_a_default_that_depends_on_the_host() -> None:
+    shown = goflags.Flag(["--memory"], type=goflags.SIZE, default=1024, default_text="2048, or less").get_help_record(
+        click.Context(click.Command("t"))
+    )
+    assert shown is not None
+    assert "[default: 2048, or less]" in shown[1]
+
+
 def values(*words: str) -> dict[str, object]:
     command = goflags.GoCommand("t", params=list(FLAGS), structured=False)
     return goflags.parse(command, click.Context(command), words)[0]
 
 
 def test_the_command_line_wins_over_the_environment_and_that_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert values() == {"number": 3, "quiet": False, "label": (), "text": ""}
+    assert values() == {"number": 3, "quiet": False, "label": (), "text": "", "memory": 1024}
     for name, text in {"T_NUMBER": "5", "T_QUIET": "1", "T_LABEL": "a, b", "T_TEXT": "t"}.items():
         monkeypatch.setenv(name, text)
     assert values() == {"number": 5, "quiet": True, "label": ("a", "b"), "text": "t"}

@@ -701,6 +701,19 @@ def test_a_removed_key_means_the_default(succeed: Callable[..., str], folder: Pa
     assert "but the machine" not in succeed("up")
 
 
+def test_a_size_may_have_a_unit(succeed: Callable[..., str], folder: Path, store: Store) -> None:
+    write(folder, 'memory = "1g"')
+    succeed("up")
+    assert store.load("shop").driver["Memory"] == 1024
+    write(folder, "memory = 1024")
+    assert "but the machine" not in succeed("up")
+    path = write(folder, 'memory = "1.5G"')
+    assert f'machine.memory in {path} is 1536, but the machine "shop" has 1024.' in succeed("up")
+    succeed("up", "--apply")
+    assert store.load("shop").driver["Memory"] == 1536
+    assert "but the machine" not in succeed("up", "--sized-memory", "1536M")
+
+
 def test_another_driver_takes_a_new_machine(succeed: Callable[..., str], folder: Path, store: Store) -> None:
     write(folder)
     succeed("up")

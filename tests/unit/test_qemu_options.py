@@ -19,7 +19,7 @@ def check(**changed: Any) -> options.Choices:
 
 def test_the_defaults_are_valid() -> None:
     choices = check()
-    assert choices.memory_mib == 1024
+    assert choices.memory_mib in (1024, 2048)
     assert choices.disk_mb == 20000
     assert 1 <= choices.cpus <= 2
     assert (choices.accelerator, choices.image, choices.binary) == ("auto", "", "")
@@ -33,6 +33,8 @@ def test_the_defaults_are_valid() -> None:
         ("qemu_memory", -1, "--qemu-memory is -1"),
         ("qemu_memory", "1G", "--qemu-memory is '1G', expected a whole number"),
         ("qemu_memory", True, "--qemu-memory is True, expected a whole number"),
+        ("qemu_memory", 2**40, "--qemu-memory is 1099511627776, expected at most 16777216 MB"),
+        ("qemu_disk_size", 2**40, "--qemu-disk-size is 1099511627776, expected at most 67108864 MB"),
         ("qemu_disk_size", 10, "--qemu-disk-size is 10, expected at least 1000 MB"),
         ("qemu_cpu_count", 0, "--qemu-cpu-count is 0"),
         ("qemu_cpu_count", 256, "--qemu-cpu-count is 256"),

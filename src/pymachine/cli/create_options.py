@@ -92,6 +92,7 @@ def _flag(option: Option) -> goflags.Flag:
         OptionKind.STRINGS: {"multiple": True},
         OptionKind.INTEGER: {"type": int},
         OptionKind.BOOLEAN: {"is_flag": True},
+        OptionKind.SIZE: {"type": goflags.SIZE},
     }
     default: Json = option.default
     return goflags.Flag(
@@ -99,6 +100,7 @@ def _flag(option: Option) -> goflags.Flag:
         env=option.env,
         help=option.help,
         default=default,
+        default_text=option.default_text,
         **kinds[option.kind],
     )
 

@@ -24,8 +24,8 @@ class HelpfulUsageError(UsageError):
 
     code = "usage-help"
 
-    def __init__(self, brief: str, *, usage: str = "") -> None:
-        super().__init__(brief)
+    def __init__(self, brief: str, *, hint: str = "", usage: str = "") -> None:
+        super().__init__(brief, hint=hint)
         self.usage = usage
 
 

@@ -19,6 +19,7 @@ from click.core import ParameterSource
 from pymachine.cli.errors import FlagError
 from pymachine.cli.output import echo
 from pymachine.errors import UsageError
+from pymachine.system import sizes
 
 TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
 STRUCTURED = "structured"
@@ -41,15 +42,26 @@ def presets(ctx: click.Context) -> dict[str, Preset]:
     return found
 
 
+class _Size(click.ParamType):
+    """The type of sizes in MB, which `parse` also accepts with a unit."""
+
+    name = "size"
+
+
+SIZE = _Size()
+
+
 class Flag(click.Option):
     """An option with docker-machine's rules for its environment variable `env`.
 
     click never reads the variable, since its rules (splitting on blanks, errors for bad booleans) differ.
     """
 
-    def __init__(self, *args: Any, env: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, env: str | None = None, default_text: str = "", **kwargs: Any) -> None:
+        """With `default_text`, the help shows it instead of the default, which depends on the host."""
         super().__init__(*args, **kwargs)
         self.env = env
+        self.default_text = default_text
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Return click's record, with the variable and the default as docker-machine's help shows them."""
@@ -57,7 +69,7 @@ class Flag(click.Option):
         if record is None:
             return None
         names, text = record
-        shown = self.default_value
+        shown = self.default_text or self.default_value
         if shown not in (None, "", False, ()):
             text += f"  [default: {', '.join(shown) if isinstance(shown, tuple) else shown}]"
         return names, text + (f"  [${self.env}]" if self.env else "")
@@ -72,7 +84,7 @@ class Flag(click.Option):
             return default is True
         if isinstance(default, str | int):
             return default
-        return None if self.type is click.INT else ""
+        return None if self.type in (click.INT, SIZE) else ""
 
     @property
     def flag_names(self) -> list[str]:
@@ -240,7 +252,21 @@ def _convert(item: Flag, name: str, value: str) -> Any:
         raise FlagError(f'invalid boolean value "{value}" for -{name}: parse error')
     if item.type is click.INT:
         return _integer(name, value)
+    if item.type is SIZE:
+        return _size(name, value)
     return value
+
+
+def _size(name: str, value: str) -> int:
+    """Parse a size with a unit, or a number as `_integer` does."""
+    size = sizes.with_unit(value)
+    if size is not None:
+        return size
+    try:
+        return _integer(name, value)
+    except FlagError as error:
+        error.hint = f"For a size: {sizes.EXPECTED}."
+        raise
 
 
 def _integer(name: str, value: str) -> int:
@@ -284,7 +310,7 @@ def _value(item: Flag, given: Mapping[str, list[Any]], preset: Preset | None) ->
     try:
         return _convert(item, item.flag_names[0], text)
     except FlagError as error:
-        raise FlagError(f"{error.brief} (from {item.env})") from error
+        raise FlagError(f"{error.brief} (from {item.env})", hint=error.hint) from error
 
 
 def _preset_value(item: Flag, preset: Preset) -> Any:
@@ -296,4 +322,4 @@ def _preset_value(item: Flag, preset: Preset) -> Any:
     try:
         return _convert(item, item.flag_names[0], str(preset.value))
     except FlagError as error:
-        raise UsageError(error.brief.replace(f"flag -{item.flag_names[0]}", preset.source)) from error
+        raise UsageError(error.brief.replace(f"flag -{item.flag_names[0]}", preset.source), hint=error.hint) from error

@@ -26,8 +26,8 @@ LISTS = {
 
 @click.command("modify", cls=goflags.GoCommand)
 @goflags.flag("--cpus", type=int, help="Number of CPUs (-1: all of the host's)")
-@goflags.flag("--memory", type=int, help="Size of memory in MB")
-@goflags.flag("--disk-size", type=int, help="Size of the disk in MB (it can only grow)")
+@goflags.flag("--memory", type=goflags.SIZE, help="Size of memory in MB, or such as 4g")
+@goflags.flag("--disk-size", type=goflags.SIZE, help="Size of the disk in MB, or such as 60g (it can only grow)")
 @goflags.flag("--engine-opt", multiple=True, help="Replace the engine flags, each in the form flag=value")
 @goflags.flag("--engine-env", multiple=True, help="Replace the environment variables of the engine")
 @goflags.flag("--engine-insecure-registry", multiple=True, help="Replace the insecure registries")

@@ -37,6 +37,7 @@ KINDS = {
     OptionKind.STRINGS: project_file.TEXTS,
     OptionKind.INTEGER: project_file.SIZE,
     OptionKind.BOOLEAN: project_file.BOOLEAN,
+    OptionKind.SIZE: project_file.SIZE,
 }
 file_flag = goflags.flag(
     "--file",

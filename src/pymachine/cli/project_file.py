@@ -80,8 +80,8 @@ KEYS: dict[str, Key] = {
     "name": Key(TEXT, "Name of the machine. Default: the name of the file's folder, as far as a machine can have it."),
     "driver": Key(TEXT, "Driver of the machine, as `--driver`."),
     "cpus": Key(NUMBER, "Number of CPUs, as the driver's option `--DRIVER-cpu-count`."),
-    "memory": Key(SIZE, "Size of memory in MB, as the driver's option `--DRIVER-memory`."),
-    "disk": Key(SIZE, "Size of the disk in MB, as the driver's option `--DRIVER-disk-size`."),
+    "memory": Key(SIZE, 'Size of memory in MB, or such as `"4g"`, as the driver\'s option `--DRIVER-memory`.'),
+    "disk": Key(SIZE, 'Size of the disk in MB, or such as `"60g"`, as the driver\'s option `--DRIVER-disk-size`.'),
     "shares": Key(
         TEXTS,
         "Folders of this host to share, each as `PATH[:GUEST_PATH][:ro]`, relative to the file's folder. Default: the "

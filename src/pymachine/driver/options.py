@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 
 class OptionKind(enum.Enum):
-    """The four types of docker-machine's driver options."""
+    """The four types of docker-machine's driver options, and sizes."""
 
     STRING = "string"
     STRINGS = "strings"
     INTEGER = "integer"
     BOOLEAN = "boolean"
+    SIZE = "size"
+    """A number of MB, which users may also give with a unit: ``4g``. The driver gets the number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,5 +28,7 @@ class Option:
     """
     kind: OptionKind = OptionKind.STRING
     default: str | int | bool | tuple[str, ...] | None = None
+    default_text: str = ""
+    """The default as the help shows it, if it depends on the host."""
     env: str | None = None
     help: str = ""

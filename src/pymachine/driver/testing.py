@@ -29,6 +29,7 @@ _TYPES: Mapping[OptionKind, tuple[type, ...]] = {
     OptionKind.STRINGS: (tuple,),
     OptionKind.INTEGER: (int,),
     OptionKind.BOOLEAN: (bool,),
+    OptionKind.SIZE: (int,),
 }
 
 

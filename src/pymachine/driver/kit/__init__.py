@@ -9,6 +9,7 @@
 - `user_network`, `guest_listeners`, `forwarded_ports`, `port_forwarding`: forward the ports that are open in the guest
 - `listen_queues`: longer listen queues for QEMU's forwarded ports
 - `option_checks`: check the values of options and of `modify`
+- `host_memory`: the default memory of machines
 - `accelerator`, `probe_cache`: choose hardware virtualisation only if it has booted Linux
 - `kernel_parameters`: the kernel's parameters for guests that get their identity over a channel
 - `guest_mounts`: tell a guest with pymachine's image which shared folders to mount

@@ -61,18 +61,20 @@ def changed_hardware(
     cpus: Callable[[str, int], int],
     least_memory_mib: int,
     default_disk_mb: int,
+    most_memory_mib: int | None = None,
+    most_disk_mb: int | None = None,
 ) -> Config:
     """Return the fields of `config` that `change` changes. `cpus` checks an option's name and its number of CPUs."""
     changed: Config = {}
     if change.cpus is not None:
         changed["CPU"] = cpus("cpus", change.cpus)
     if change.memory_mib is not None:
-        changed["Memory"] = integer("memory", change.memory_mib, least=least_memory_mib)
+        changed["Memory"] = integer("memory", change.memory_mib, least=least_memory_mib, most=most_memory_mib)
     if change.disk_mb is not None:
         current_mb = int(config.get("DiskSize") or default_disk_mb)
         if change.disk_mb < current_mb:
             raise UsageError(
                 f"--disk-size is {change.disk_mb}, but the disk has {current_mb} MB, and a disk cannot shrink"
             )
-        changed["DiskSize"] = change.disk_mb
+        changed["DiskSize"] = integer("disk-size", change.disk_mb, most=most_disk_mb)
     return changed
