@@ -166,12 +166,13 @@ def test_the_command_line_wins_over_the_environment_and_that_over_defaults(monke
     assert values() == {"number": 3, "quiet": False, "label": (), "text": "", "memory": 1024}
     for name, text in {"T_NUMBER": "5", "T_QUIET": "1", "T_LABEL": "a, b", "T_TEXT": "t"}.items():
         monkeypatch.setenv(name, text)
-    assert values() == {"number": 5, "quiet": True, "label": ("a", "b"), "text": "t"}
+    assert values() == {"number": 5, "quiet": True, "label": ("a", "b"), "text": "t", "memory": 1024}
     assert values("-n=6", "-q=false", "--label", "c", "-t", "") == {
         "number": 6,
         "quiet": False,
         "label": ("c",),
         "text": "",
+        "memory": 1024,
     }
 
 

@@ -42,7 +42,7 @@ def presets(ctx: click.Context) -> dict[str, Preset]:
     return found
 
 
-class _Size(click.ParamType):
+class _Size(click.types.IntParamType):
     """The type of sizes in MB, which `parse` also accepts with a unit."""
 
     name = "size"
