@@ -265,7 +265,7 @@ def _size(name: str, value: str) -> int:
     try:
         return _integer(name, value)
     except FlagError as error:
-        error.hint = f"For a size: {sizes.EXPECTED}."
+        error.hint = sizes.HINT
         raise
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-EXPECTED = "expected a number of MB, or a size such as 512m, 4g or 1.5g"
+HINT = "Give a number of MB, or a number with a unit: 512m, 4g, 1.5g."
 # In mebibytes, as the MB of docker-machine's options.
 _UNITS = {"m": 1, "g": 1024, "t": 1024 * 1024}
 # Few enough digits that no size is out of the range of Go's integers.
