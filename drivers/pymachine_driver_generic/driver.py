@@ -60,7 +60,9 @@ class Driver(BaseDriver):
         "SSHKey": fields.PATH,
         "EnginePort": fields.PORT_OR_NONE,
     }
-    info = DriverInfo("generic", "A Linux host that exists, over SSH", Trait.PROVISION | Trait.FIXED_ADDRESS)
+    info = DriverInfo(
+        "generic", "A Linux host that exists, over SSH", Trait.PROVISION | Trait.FIXED_ADDRESS | Trait.NO_START
+    )
 
     @classmethod
     def options(cls) -> Sequence[Option]:

@@ -47,6 +47,7 @@ class LibvirtDriver(modify.ModifiableMachine):
         "libvirt",
         "QEMU/KVM through libvirt, on this host or on another",
         Trait.IDENTITY | Trait.FIXED_ADDRESS,
+        variables=("LIBVIRT_DEFAULT_URI",),
     )
 
     @classmethod

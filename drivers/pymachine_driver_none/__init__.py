@@ -27,7 +27,7 @@ class Driver(BaseDriver):
     """A machine that is only a record of a URL."""
 
     config_fields: ClassVar[Mapping[str, fields.Field]] = {"URL": fields.STRING}
-    info = DriverInfo("none", "An existing engine, by its URL", Trait.FIXED_ADDRESS | Trait.NO_SSH)
+    info = DriverInfo("none", "An existing engine, by its URL", Trait.FIXED_ADDRESS | Trait.NO_SSH | Trait.NO_START)
 
     @classmethod
     def options(cls) -> Sequence[Option]:

@@ -40,6 +40,7 @@ class VirtualBoxDriver(ModifiableMachine):
         "virtualbox",
         "VirtualBox machines, including those of docker-machine",
         Trait.IDENTITY | Trait.FIXED_ADDRESS,
+        variables=("VBOX_USER_HOME", "PYMACHINE_VBOXMANAGE_TIMEOUT"),
     )
 
     @classmethod

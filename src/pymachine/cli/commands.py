@@ -5,6 +5,7 @@ from __future__ import annotations
 # Name -> summary. The command is the object `command` in the module of the same name.
 COMMANDS: dict[str, str] = {
     "active": "Print which machine is active",
+    "autostart": "Start machines when this host boots",
     "clone": "Create a machine as a copy of another one, with its images and containers",
     "completion": "Print the completion script for a shell",
     "config": "Print the connection config for machine",

@@ -15,7 +15,7 @@ from pymachine.system import printable
 # Fields whose name in Go differs from their JSON key.
 _GO_NAMES = {"Dns": "DNS", "TlsVerify": "TLSVerify"}
 # Fields that docker-machine does not have. `{{.}}` does not print them.
-_ADDITIONAL = ("Host", "Shares")
+_ADDITIONAL = ("Host", "Shares", "Autostart")
 
 
 class State(Named):

@@ -13,6 +13,7 @@ from pymachine.cli.context import App
 from pymachine.driver.abilities import Locatable
 from pymachine.driver.contract import State
 from pymachine.errors import PymachineError
+from pymachine.hosts import autostart
 from pymachine.hosts.host import Host
 from pymachine.store.record import Machine
 
@@ -42,6 +43,8 @@ class Row:
     labels: list[str] = field(default_factory=list)
     host: str = ""
     """The host it is on, if that is not this one."""
+    autostart: bool = False
+    """Whether it starts when this host boots."""
 
 
 def rows(app: App, names: Sequence[str], *, timeout: float, engine: bool = True) -> list[Row]:
@@ -65,6 +68,8 @@ def rows(app: App, names: Sequence[str], *, timeout: float, engine: bool = True)
         thread.join(max(0.0, end - time.monotonic()))
     found = [results.get(name) or _timed_out(name, machine, timeout) for name, machine in machines.items()]
     _fill_swarm(found)
+    for row in found:
+        row.autostart = autostart.is_enabled(app.store, row.name)
     return found
 
 

@@ -39,6 +39,7 @@ HEADERS = {
     "EngineOptions": "ENGINE_OPTIONS",
     "Host": "HOST",
     "Shares": "SHARES",
+    "Autostart": "AUTOSTART",
 }
 # The columns of docker-machine's default format, in its order.
 TABLE = ("Name", "Active", "DriverName", "State", "URL", "Swarm", "DockerVersion", "Error")
@@ -118,6 +119,7 @@ def fields(row: Row) -> dict[str, Any]:
         "ResponseTime": duration(row.response_seconds),
         "Host": row.host,
         "Shares": [] if row.machine is None else [share_json(share) for share in row.machine.shares],
+        "Autostart": row.autostart,
     }
 
 

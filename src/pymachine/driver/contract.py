@@ -63,6 +63,8 @@ class Trait(enum.Flag):
     """`endpoint` is known after `configure` and never changes, so `env` may read it from the record."""
     NO_SSH = enum.auto()
     """The machine has no SSH."""
+    NO_START = enum.auto()
+    """`start` is not supported: the machine is switched on by others."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class DriverInfo:
     summary: str
     traits: Trait = Trait.NONE
     api_version: int = API_VERSION
+    variables: tuple[str, ...] = ()
+    """Environment variables that `start` and `stop` depend on, apart from PATH and those of pymachine."""
 
 
 @dataclass(frozen=True)
