@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from pymachine.driver.abilities import ForwardedPort
+from pymachine.cli import ports
+from pymachine.driver.abilities import ForwardedPort, PortForwardable
 from pymachine.driver.kit import forwarded_ports
 from pymachine.driver.kit.listen_address import ListenAddress
 from pymachine.driver.kit.user_network import Published, UserNetwork
@@ -113,9 +115,9 @@ def test_forwarded_ports_are_saved(tmp_path: Path) -> None:
     )
     forwards.follow({Published("tcp", 80), Published("tcp", 8080)})
     assert forwarded_ports.load(tmp_path) == []
-    forwarded_ports.save(tmp_path, "127.70.1.2", forwards)
+    forwarded_ports.save(tmp_path, "127.70.1.2", forwards.active, forwards.refused)
     before = (tmp_path / forwarded_ports.FILE).stat().st_ino
-    forwarded_ports.save(tmp_path, "127.70.1.2", forwards)
+    forwarded_ports.save(tmp_path, "127.70.1.2", forwards.active, forwards.refused)
     assert (tmp_path / forwarded_ports.FILE).stat().st_ino == before
     taken, forwarded = forwarded_ports.load(tmp_path)
     assert (taken.port, taken.problem.startswith("could not set up")) == (80, True)
@@ -162,3 +164,14 @@ def test_a_watcher_waits_for_events_and_ends_without_them(tmp_path: Path, monkey
     assert not (tmp_path / "ended.ran").exists()
     assert (tmp_path / "told.ran").read_text() == f"-P -m pymachine_driver_qemu.ports {folders[0]}\n"
     assert "pymachine_driver_qemu.ports" in (folders[1] / background.PORTS.log).read_text()
+
+
+def test_one_line_names_only_some_of_many_problems() -> None:
+    def problem(count: int) -> str:
+        found = [ForwardedPort("tcp", port, "127.70.1.2", "in use") for port in range(1, count + 1)]
+        return ports.problem(Mock(PortForwardable, forwarded_ports=lambda: found))
+
+    assert problem(0) == ""
+    assert problem(2) == "not forwarded: 1/tcp: in use; 2/tcp: in use"
+    assert problem(5).endswith("; 5/tcp: in use")
+    assert problem(70).endswith("; 5/tcp: in use; and 65 more, see `pymachine ports`")

@@ -55,6 +55,23 @@ def free() -> int:
         return int(server.getsockname()[1])
 
 
+def test_ports_over_the_limit_are_recorded_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwarders, "refusal", lambda *_: "")
+    machine = Machine(tmp_path)
+    most = guest_listeners.MOST_PORTS
+    ports = range(3000, 3000 + most + 1000)
+    machine.report(*ports)
+    rows = machine.saved()
+    assert [row["Port"] for row in rows if not row["Problem"]] == list(ports[:most])
+    # Not all: a guest could have the file grow with each report.
+    assert [row["Port"] for row in rows if row["Problem"] == "the limit is 256 ports"] == list(ports[most:][:64])
+    assert machine.logged[0] == "1000 open ports of the guest are not forwarded: the limit is 256 ports"
+    machine.report(*ports[1:][:most])
+    assert not [row for row in machine.saved() if row["Problem"]]
+    machine.forwarder.clear()
+    assert machine.saved() == []
+
+
 def test_a_log_that_reaches_its_limit_is_started_again(tmp_path: Path) -> None:
     log = tmp_path / "ports.log"
     script = (

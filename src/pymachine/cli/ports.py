@@ -11,6 +11,9 @@ from pymachine.cli.context import App, pass_app
 from pymachine.driver.abilities import ForwardedPort, PortForwardable
 from pymachine.driver.contract import Driver, State
 
+# The number of ports that `problem` names, for one line.
+_MOST_PROBLEMS = 5
+
 
 @click.command("ports", cls=goflags.GoCommand)
 @machine_args.arguments()
@@ -54,4 +57,6 @@ def problem(driver: Driver) -> str:
     """Return which ports of a running machine cannot be forwarded, and why. Empty if all are."""
     ports = driver.forwarded_ports() if isinstance(driver, PortForwardable) else ()
     refused = [f"{port.port}/{port.protocol}: {port.problem}" for port in ports if port.problem]
+    if len(refused) > _MOST_PROBLEMS:
+        refused[_MOST_PROBLEMS:] = [f"and {len(refused) - _MOST_PROBLEMS} more, see `pymachine ports`"]
     return f"not forwarded: {'; '.join(refused)}" if refused else ""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from pymachine.driver.abilities import ForwardedPort
@@ -76,11 +76,14 @@ class Forwards:
         self._say(f"no longer forwarding {self._address}:{port} ({reply})")
 
 
-def save(folder: Path, address: str, forwards: Forwards) -> None:
-    """Record the forwarded and refused ports of `address` in the machine's `folder`. Raises OSError."""
+def save(folder: Path, address: str, active: Iterable[Published], refused: Mapping[Published, str]) -> None:
+    """Record the ports of `address` in the machine's `folder`: the forwarded ones, and the others with the reason.
+
+    Raises OSError.
+    """
     from pymachine.system.files import atomic_write  # noqa: PLC0415
 
-    ports = dict.fromkeys(forwards.active, "") | forwards.refused
+    ports = {**dict.fromkeys(active, ""), **refused}
     rows = [
         {"Protocol": port.protocol, "Port": port.port, "Address": address, "Problem": ports[port]}
         for port in sorted(ports)

@@ -48,8 +48,8 @@ class Reports:
         return newest
 
 
-def wanted(report: str, *, own: str, kept: Collection[Published] = ()) -> tuple[set[Published], int]:
-    """Return the ports to forward for a `report`, and the number of ports left out because there are too many.
+def wanted(report: str, *, own: str, kept: Collection[Published] = ()) -> tuple[set[Published], set[Published]]:
+    """Return the ports to forward for a `report`, and those left out because there are too many.
 
     `own` is the machine's address on the host. Ports that the guest opens on that address are forwarded too, but not
     those on other addresses of its loopback or its containers' networks. If there are too many, those in `kept` stay.
@@ -57,8 +57,8 @@ def wanted(report: str, *, own: str, kept: Collection[Published] = ()) -> tuple[
     found = set(_ports(report.split(), own))
     # A port that is open on every address is open on the machine's own.
     found = {port for port in found if not port.guest or Published(port.protocol, port.port) not in found}
-    chosen = sorted(found, key=lambda port: (port not in kept, port))[:MOST_PORTS]
-    return set(chosen), len(found) - len(chosen)
+    chosen = set(sorted(found, key=lambda port: (port not in kept, port))[:MOST_PORTS])
+    return chosen, found - chosen
 
 
 def _ports(words: Iterable[str], own: str) -> Iterator[Published]:

@@ -21,6 +21,9 @@ from pymachine.driver.kit.user_network import Published, UserNetwork
 
 LARGEST_LOG = 1024 * 1024
 """In bytes."""
+_TOO_MANY = f"the limit is {guest_listeners.MOST_PORTS} ports"
+# A guest may open ports without end. So many of those over the limit are recorded.
+_MOST_RECORDED = 64
 RETRY_SECONDS = 2.0
 """The interval at which refused ports are tried again, since the program that uses one may end."""
 
@@ -60,9 +63,10 @@ class Forwarder:
         self._lengthen = lengthen
         self._say = say
         self._reports = guest_listeners.Reports()
-        self._left_out = 0
+        self._left_out: set[Published] = set()
         self._complaints: set[str] = set()
         self._retry_at = 0.0
+        # The ports that are forwarded, and the others with the reason, as they are recorded.
         self._noted: tuple[set[Published], dict[Published, str]] = (set(), {})
         self._forwards = Forwards(
             UserNetwork(monitor=monitor, netdev=target.netdev, address=target.address),
@@ -88,16 +92,15 @@ class Forwarder:
         if report is None:
             return False
         ports, left_out = guest_listeners.wanted(report, own=self._target.address, kept=self._forwards.active)
-        if left_out and left_out != self._left_out:
-            self._say(
-                f"{left_out} open ports of the guest are not forwarded: the limit is {guest_listeners.MOST_PORTS} ports"
-            )
+        if left_out and len(left_out) != len(self._left_out):
+            self._say(f"{len(left_out)} open ports of the guest are not forwarded: {_TOO_MANY}")
         self._left_out = left_out
         self._follow(ports)
         return True
 
     def clear(self) -> None:
         """Remove all forwarded ports, for example if the guest restarts: QEMU would still accept connections."""
+        self._left_out = set()
         self._follow(set())
 
     def retry(self) -> None:
@@ -124,13 +127,14 @@ class Forwarder:
         self._note()
 
     def _note(self) -> None:
-        active, refused = set(self._forwards.active), dict(self._forwards.refused)
+        active = set(self._forwards.active)
+        refused = dict.fromkeys(sorted(self._left_out)[:_MOST_RECORDED], _TOO_MANY) | self._forwards.refused
         if (active, refused) == self._noted:
             return
         if active - self._noted[0]:
             self.lengthen_queues()
         try:
-            forwarded_ports.save(self._folder, self._target.address, self._forwards)
+            forwarded_ports.save(self._folder, self._target.address, active, refused)
         except OSError as error:
             if self._folder.is_dir():  # otherwise the machine is being removed
                 self._complain(f"cannot record the forwarded ports: {error.strerror}")
