@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import plistlib
+import pwd
 import shlex
 import subprocess
 import sys
@@ -60,6 +61,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manager:
     folder = tmp_path / "programs"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(user_services, "_LINGERING", tmp_path / "linger")
     return Manager(folder)
 
 
@@ -267,6 +269,13 @@ def test_lingering_that_is_refused_is_a_warning(call: Call, store: Store, manage
     _, out, errors = call("autostart", "enable", "dev")
     assert "will start when you log in, and not at boot: Could not enable linger: Access denied" in out + errors
     assert unit(store).exists()
+
+
+def test_lingering_that_an_administrator_turned_on(call: Call, manager: Manager, tmp_path: Path) -> None:
+    (tmp_path / "linger").mkdir()
+    (tmp_path / "linger" / pwd.getpwuid(os.getuid()).pw_name).touch()
+    call("autostart", "enable", "dev")
+    assert "loginctl enable-linger" not in manager.calls()
 
 
 def test_a_missing_machine_changes_nothing(call: Call, store: Store, manager: Manager) -> None:

@@ -25,6 +25,8 @@ _STOP_SECONDS = 100
 # The network and other services, such as libvirtd, may come up later. A user's services cannot wait for the system's.
 _RETRY_SECONDS = 15
 _RETRIES = 20
+# logind has a file here for each user whose services run without a login.
+_LINGERING = Path("/var/lib/systemd/linger")
 _ORDINARY = re.compile(rb"[A-Za-z0-9._-]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -225,8 +227,23 @@ def _systemctl(*words: str) -> None:
 
 def _enable_lingering() -> str:
     """Have systemd start the user's services at boot, and not only at login. Return why that is impossible, or ""."""
+    # An administrator may have done it, and may be the only one who can.
+    if sys.platform != "win32" and os.path.lexists(_LINGERING / _user()):
+        return ""
     try:
         run.run(["loginctl", "--no-ask-password", "enable-linger"], timeout=_SECONDS)
     except CommandError as error:
         return error.details or error.brief
     return ""
+
+
+def _user() -> str:
+    """Return the name of the user, or the number if it has none."""
+    if sys.platform == "win32":
+        return ""
+    import pwd  # noqa: PLC0415 (not on Windows)
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
