@@ -19,7 +19,9 @@ from pathlib import Path
 import pytest
 
 from pymachine.cli import main as main_module
-from pymachine.hosts import autostart
+from pymachine.driver.kit import transactions
+from pymachine.hosts import autostart_services, change_notes
+from pymachine.hosts.host import Hosts
 from pymachine.store.store import Store
 from pymachine.system import user_services
 from pymachine.system.user_services import UserService, UserServiceError
@@ -224,10 +226,20 @@ def test_rename_and_rm_keep_it_true(call: Call, store: Store, manager: Manager) 
     call("rename", "dev", "new")
     assert not unit(store).exists()
     assert shlex.split(settings(unit(store, "new"))["ExecStart"])[-1] == "new"
-    assert autostart.is_enabled(store, "new")
+    assert autostart_services.is_enabled(store, "new")
     call("rm", "-y", "new")
     assert not unit(store, "new").exists()
     assert manager.calls()[-2:] == ["systemctl disable pymachine-new.service", "systemctl daemon-reload"]
+
+
+def test_a_killed_rename_is_completed(call: Call, store: Store) -> None:
+    call("autostart", "enable", "dev")
+    call("stop", "dev")
+    change_notes.begin(Hosts(store).open("dev"), transactions.RENAME, {"Before": "dev"}, durable=True)
+    store.rename("dev", "new")
+    call("start", "new")
+    assert not unit(store).exists()
+    assert unit(store, "new").exists()
 
 
 def test_a_record_that_cannot_be_read_is_removed_with_its_service(call: Call, store: Store) -> None:

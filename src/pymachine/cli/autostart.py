@@ -8,7 +8,7 @@ import click
 
 from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import App, pass_app
-from pymachine.hosts import autostart, lifecycle
+from pymachine.hosts import autostart, autostart_services, lifecycle
 from pymachine.system import printable
 
 
@@ -52,7 +52,7 @@ def disable(app: App, names: tuple[str, ...]) -> None:
 @pass_app
 def list_(app: App) -> None:
     """List the machines that start when this host boots."""
-    names = [name for name in app.store.names() if autostart.is_enabled(app.store, name)]
+    names = [name for name in app.store.names() if autostart_services.is_enabled(app.store, name)]
     app.show("\n".join(printable.line(name) for name in names), _rows(app, names))
 
 
@@ -73,4 +73,4 @@ def _chosen(app: App, names: tuple[str, ...]) -> list[str]:
 
 
 def _rows(app: App, names: list[str]) -> list[dict[str, object]]:
-    return [{"Name": name, "Autostart": autostart.is_enabled(app.store, name)} for name in names]
+    return [{"Name": name, "Autostart": autostart_services.is_enabled(app.store, name)} for name in names]

@@ -9,7 +9,7 @@ from pymachine.cli.context import App, current, json_text
 from pymachine.cli.errors import HelpfulUsageError, RunError
 from pymachine.cli.output import echo
 from pymachine.driver.contract import Json
-from pymachine.hosts import autostart
+from pymachine.hosts import autostart_services
 from pymachine.store.origins import CONFIG, FILE
 from pymachine.store.record import Machine
 from pymachine.system import printable
@@ -85,7 +85,7 @@ def command(ctx: click.Context, names: tuple[str, ...], *, template: str, origin
     machine.proxies = machine.proxies.masked()
     record = machine.to_json()
     record["Driver"] = {**_BASE_FIELDS, **record["Driver"]}
-    if autostart.is_enabled(app.store, machine.name):
+    if autostart_services.is_enabled(app.store, machine.name):
         record["Autostart"] = True
     if app.structured or not template:
         app.say(json_text(record, indent=4))

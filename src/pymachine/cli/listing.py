@@ -13,7 +13,7 @@ from pymachine.cli.context import App
 from pymachine.driver.abilities import Locatable
 from pymachine.driver.contract import State
 from pymachine.errors import PymachineError
-from pymachine.hosts import autostart
+from pymachine.hosts import autostart_services
 from pymachine.hosts.host import Host
 from pymachine.store.record import Machine
 
@@ -69,7 +69,7 @@ def rows(app: App, names: Sequence[str], *, timeout: float, engine: bool = True)
     found = [results.get(name) or _timed_out(name, machine, timeout) for name, machine in machines.items()]
     _fill_swarm(found)
     for row in found:
-        row.autostart = autostart.is_enabled(app.store, row.name)
+        row.autostart = autostart_services.is_enabled(app.store, row.name)
     return found
 
 

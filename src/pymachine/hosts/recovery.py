@@ -14,7 +14,7 @@ from pymachine.driver.contract import Config, Driver, State, Trait
 from pymachine.driver.kit import transactions
 from pymachine.driver.kit.transactions import Change
 from pymachine.errors import PymachineError, StoreError
-from pymachine.hosts import context_updates, ssh_config
+from pymachine.hosts import autostart_services, context_updates, ssh_config
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.timeouts import ANSWER_SECONDS, STOP_SECONDS, boot_timeout
 from pymachine.store import paths
@@ -103,6 +103,7 @@ class Recovery:
         self.driver.remove()
         context_updates.drop(self.host)
         ssh_config.drop(self.host.hosts, self.host.name)
+        autostart_services.drop(self.host.hosts, self.host.name)
         self.host.store.delete(self.host.name)
         return "what it had made is removed"
 
@@ -173,6 +174,7 @@ class Recovery:
             follow_name(self.host, before)
             context_updates.follow_rename(self.host, before)
             ssh_config.refresh(self.host)
+            autostart_services.follow_rename(self.host, before)
             return "it is finished now"
         return "the machine has its old name"
 

@@ -6,7 +6,15 @@ from contextlib import suppress
 
 from pymachine.driver.kit import transactions
 from pymachine.errors import PymachineError
-from pymachine.hosts import autostart, context_updates, local_socket, provision, recovery, ssh_config, ssh_shares
+from pymachine.hosts import (
+    autostart_services,
+    context_updates,
+    local_socket,
+    provision,
+    recovery,
+    ssh_config,
+    ssh_shares,
+)
 from pymachine.hosts.host import Host, Hosts
 from pymachine.system import os_errors
 
@@ -28,7 +36,7 @@ def remove(hosts: Hosts, name: str, *, restore: bool = False) -> None:
         driver.remove()
         context_updates.drop(host)  # while the record still names it: we may be killed
         ssh_config.drop(hosts, name)
-        autostart.drop(hosts, name)
+        autostart_services.drop(hosts, name)
         _delete(hosts, name)
 
 
@@ -38,7 +46,7 @@ def forget(hosts: Hosts, name: str) -> None:
         with suppress(PymachineError):  # a record that cannot be read names no context
             context_updates.drop(hosts.open(name))
         ssh_config.drop(hosts, name)
-        autostart.drop(hosts, name)
+        autostart_services.drop(hosts, name)
         with suppress(PymachineError):  # it ends when the record is gone
             ssh_shares.end(hosts.store.machine_dir(name))
         with suppress(PymachineError):
