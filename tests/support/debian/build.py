@@ -134,6 +134,8 @@ MASKED = (
     "systemd-update-done.service",
     "systemd-update-utmp.service",
 )
+# For a host whose users have sessions, and on which pymachine runs.
+SESSIONS = ("dbus", "libpam-systemd", "python3", "python3-click", "python3-cryptography", "python3-filelock")
 SIZE = "6G"
 FORMAT = 1
 
@@ -170,11 +172,15 @@ class Built:
         return self.folder / "repository"
 
 
-def ensure() -> Built:
-    """Return the host; build it if it is not cached, or if its packages or these files changed."""
+def ensure(*, with_sessions: bool = False) -> Built:
+    """Return the host; build it if it is not cached, or if its packages or these files changed.
+
+    `with_sessions`: its users have sessions and services, and it has what pymachine needs.
+    """
+    wanted = (*BASE, *SESSIONS) if with_sessions else BASE
     recipe = Recipe(
         architecture="amd64",
-        packages=BASE,
+        packages=wanted,
         excluded=("linux-initramfs-tool", "linux-base"),
         left_out=LEFT_OUT,
         loaders={"amd64": ()},
@@ -190,14 +196,15 @@ def ensure() -> Built:
     universe = Universe(indices)
     base = closure(universe, recipe.roots, excluded=recipe.excluded)
     installed = {package.name for package in base}
-    extra = [package for package in closure(universe, [*BASE, *LATER]) if package.name not in installed]
+    extra = [package for package in closure(universe, [*wanted, *LATER]) if package.name not in installed]
     key = hashlib.sha256(f"{FORMAT}".encode())
     for package in [*base, *extra]:
         key.update(package.sha256.encode())
     for path in sorted([HERE / "build.py", HERE / "init", *(HERE / "files").rglob("*")]):
         if path.is_file():
             key.update(path.read_bytes())
-    folder = cache_folder() / "debian-host" / key.hexdigest()[:16]
+    kind = "debian-host-with-sessions" if with_sessions else "debian-host"
+    folder = cache_folder() / kind / key.hexdigest()[:16]
     with acquire_lock(folder.with_name(".lock")):
         if not folder.is_dir():
             for old in folder.parent.glob("[0-9a-f]*"):
@@ -205,12 +212,20 @@ def ensure() -> Built:
             with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.parent) as work:
                 out = Path(work) / "out"
                 out.mkdir()
-                _build(recipe, sources, base, extra, out)
+                _build(recipe, sources, base, extra, out, with_sessions=with_sessions)
                 out.rename(folder)
     return Built(folder)
 
 
-def _build(recipe: Recipe, sources: build.Sources, base: list[Package], extra: list[Package], out: Path) -> None:
+def _build(
+    recipe: Recipe,
+    sources: build.Sources,
+    base: list[Package],
+    extra: list[Package],
+    out: Path,
+    *,
+    with_sessions: bool,
+) -> None:
     built = Built(out)
     files = build.fetch(recipe, [*base, *extra], sources=sources, reporter=Silent())
     _repository(extra, files[len(base) :], built.packages)
@@ -232,6 +247,8 @@ def _build(recipe: Recipe, sources: build.Sources, base: list[Package], extra: l
         with built.initrd.open("wb") as file:
             initrd.write_cpio(initrd.build(tree, kept, recipe, HERE / "init"), file)
         _configure(tree, keys.public_half(built.key).read_bytes(), Path(work))
+        if with_sessions:
+            _add_sessions(tree)
         _records(tree, base, files[: len(base)])
         _disk(tree, built.disk, Path(work) / "root")
 
@@ -324,6 +341,16 @@ def _configure(tree: Tree, public_key: bytes, work: Path) -> None:
     for unit in ("ssh.service", "test-network.service"):
         place = "/usr/lib/systemd/system" if unit == "ssh.service" else "/etc/systemd/system"
         tree.put(f"etc/systemd/system/multi-user.target.wants/{unit}", Node.link(f"{place}/{unit}"))
+
+
+def _add_sessions(tree: Tree) -> None:
+    """Have logins start the user's manager, as on any Debian host."""
+    tree.remove("etc/systemd/system/systemd-logind.service")
+    _put(tree, "etc/passwd", tree["etc/passwd"].contents().decode() + "messagebus:x:103:103::/nonexistent:/bin/false\n")
+    _put(tree, "etc/group", tree["etc/group"].contents().decode() + "messagebus:x:103:\n")
+    _put(tree, "etc/pam.d/common-session", "session required pam_unix.so\nsession optional pam_systemd.so\n")
+    sshd = tree["etc/ssh/sshd_config"].contents().decode()
+    _put(tree, "etc/ssh/sshd_config", sshd.replace("UsePAM no", "UsePAM yes"))
 
 
 def _put(tree: Tree, path: str, text: str, *, mode: int = 0o644) -> None:

@@ -52,9 +52,9 @@ class Host:
         self.console.touch()
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
 
-    def run(self, command: str, *, stdin: str = "", code: int | None = 0) -> str:
-        """Run a command as root over SSH and return what it printed."""
-        argv = self._ssh(LOGIN, command)
+    def run(self, command: str, *, stdin: str = "", code: int | None = 0, user: str = "") -> str:
+        """Run a command over SSH and return what it printed: as root, or as `user` in a new session."""
+        argv = self._ssh(f"{user}@127.0.0.1", command, shared=False) if user else self._ssh(LOGIN, command)
         done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=300, check=False)
         assert code in (None, done.returncode), f"{command!r} ended with {done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -85,8 +85,25 @@ class Host:
         self._process.kill()
         self._process.wait()
 
-    def _ssh(self, *words: str) -> list[str]:
-        own = ("-i", str(self.built.key), "-p", str(self.ssh_port), "-o", f"ControlPath={self.folder}/ssh")
+    def copy(self, command: str, data: bytes) -> None:
+        """Run a command as root that reads `data`."""
+        subprocess.run(self._ssh(LOGIN, command), input=data, check=True, timeout=300)
+
+    def reboot(self) -> None:
+        """Shut the host down, boot it again, and wait until root can log in."""
+        identify = "cat /proc/sys/kernel/random/boot_id"
+        before = self.run(identify)
+        self.run("systemctl reboot", code=None)
+        self._disconnect()
+        deadline = time.monotonic() + BOOT_SECONDS
+        while self.run(identify, code=None) in ("", before):
+            assert self._process.poll() is None, "QEMU ended"
+            assert time.monotonic() < deadline, "the host did not come up"
+            time.sleep(0.3)
+
+    def _ssh(self, *words: str, shared: bool = True) -> list[str]:
+        own = ["-i", str(self.built.key), "-p", str(self.ssh_port)]
+        own += ["-o", f"ControlPath={self.folder}/ssh"] if shared else ["-o", "ControlPath=none"]
         return ["ssh", *OPTIONS, *own, *words]
 
     def _disconnect(self) -> None:
