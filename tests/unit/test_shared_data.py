@@ -107,7 +107,11 @@ def test_a_page_of_a_group_has_the_summaries_of_its_commands(share: dict[str, st
     page = words(shown(share[f"man/man1/{name}.1"]))
     command = PAGES[name]
     assert isinstance(command, click.Group)
-    for sub in command.list_commands(click.Context(command)):
+    context = click.Context(command)
+    for sub in command.list_commands(context):
+        each = command.get_command(context, sub)
+        if each is None or each.hidden:
+            continue
         found = re.search(rf" {name}-{sub} - (.*) SYNOPSIS ", words(shown(share[f"man/man1/{name}-{sub}.1"])))
         assert found
         assert f"{name}-{sub}(1) {found[1]}" in page
