@@ -121,8 +121,8 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
 
 
 def test_a_unit_quotes_specifiers_and_variables() -> None:
-    text = user_services.unit(service(start=["/p", "100%h", "$HOME", 'a "b" \\'], environment={"X": "$5 100%"}))
-    assert 'ExecStart="/p" "100%%h" "$$HOME" "a \\"b\\" \\\\"\n' in text
+    text = user_services.unit(service(start=["/$p 5%", "100%h", "$HOME", 'a "b" \\'], environment={"X": "$5 100%"}))
+    assert 'ExecStart="/$p 5%%" "100%%h" "$$HOME" "a \\"b\\" \\\\"\n' in text
     assert 'Environment="X=$5 100%%"\n' in text
 
 

@@ -190,8 +190,9 @@ def _quoted(text: str) -> str:
 
 
 def _command(words: Sequence[str]) -> str:
-    """Quote a command line for a unit file, where ``$`` also begins a variable."""
-    return " ".join(_quoted(word).replace("$", "$$") for word in words)
+    """Quote a command line for a unit file, where ``$`` also begins a variable, except in the program's path."""
+    program, *others = words
+    return " ".join([_quoted(program), *(_quoted(word).replace("$", "$$") for word in others)])
 
 
 def _write(file: Path, content: bytes) -> None:
