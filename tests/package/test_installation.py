@@ -236,7 +236,7 @@ def test_all_files_of_the_guest_are_installed(installed: Installation) -> None:
 
 
 def test_manual_pages_are_installed(installed: Installation) -> None:
-    """`man` finds them beside the program. uv links only the program, so its folder has to be named."""
+    """`man` finds them next to the program. uv links only the program, so its folder has to be named."""
     folder = [] if installed.share == installed.program.parent.parent / "share" else ["-M", installed.share / "man"]
     text = installed.account.run("man", *folder, "pymachine-create", PATH=installed.path, MANPAGER="cat")
     assert "--qemu-memory" in text

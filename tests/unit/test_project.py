@@ -15,7 +15,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pymachine.cli import main as main_module, project as project_cli
+from pymachine.cli import main as main_module, project_trust
 from pymachine.driver.contract import State
 from pymachine.errors import DriverError
 from pymachine.hosts import project as projects
@@ -31,7 +31,7 @@ SCHEMA = json.loads((Path(__file__).resolve().parents[2] / "docs" / "reference" 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a project, which is the current one. Its user's home is beside it."""
+    """The folder of a project, which is the current one. Its user's home is in the same folder as it."""
     fakes.install(monkeypatch)
     (tmp_path / "home").mkdir()
     (tmp_path / "shop").mkdir()
@@ -423,7 +423,7 @@ def test_what_reaches_beyond_the_folder_needs_trust(
     path = write(folder, *lines)
     code, _, err = call(*command)
     assert code == 1
-    assert f"{path} asks for more than its own folder, which was not allowed" in err
+    assert f"{path} reaches beyond its own folder, which was not allowed" in err
     assert f"- {wish.format(folder=folder, parent=folder.parent)}\n" in err
     assert "--trust" in err
     assert store.names() == []
@@ -510,7 +510,7 @@ def test_a_terminal_is_asked(
     path = write(folder, 'options.sized-image = "a\u202eb"')
     assert call("up")[0] == code
     question = shown.getvalue()
-    assert f"{path} asks for more than its own folder. It wants to:\n- set sized-image to " in question
+    assert f"{path} reaches beyond its own folder. It wants to:\n- set sized-image to " in question
     assert "\u202e" not in question
     assert "Allow that? (y/N): " in question
     assert store.exists("shop") == (code == 0)
@@ -530,7 +530,7 @@ def test_a_file_of_another_user_needs_trust(call: Call, folder: Path, monkeypatc
     code, _, err = call("up")
     assert code == 1
     assert "- be used although it belongs to another user (user 54321)" in err
-    assert project_cli._user(0) == pwd.getpwuid(0).pw_name
+    assert project_trust._user(0) == pwd.getpwuid(0).pw_name
     assert call("up", "--trust")[0] == 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,7 +161,7 @@ _FLAGS: tuple[Callable[[Any], Any], ...] = (
     ),
     goflags.flag("--ttl", help="Time to live, such as 2h or 1h30m; prune and create remove expired machines"),
 )
-# Those whose origin is recorded, beside the driver's and `--share`.
+# Those whose origin is recorded, in addition to the driver's and `--share`.
 _RECORDED = {
     *("driver", "engine_install_url", "engine_opt", "engine_insecure_registry", "engine_registry_mirror"),
     *("engine_label", "engine_storage_driver", "engine_env", "tls_san", "no_template", "no_share_events", "socket"),
@@ -256,9 +256,12 @@ def source(ctx: click.Context, flag: goflags.Flag) -> tuple[str, str]:
     return origins.DEFAULT, ""
 
 
-def is_from_file(ctx: click.Context, flag: goflags.Flag) -> bool:
-    """Return whether a flag's value comes from the project file."""
-    return ctx.get_parameter_source(flag.name or "") is ParameterSource.DEFAULT_MAP
+def from_file(ctx: click.Context) -> Iterator[tuple[str, goflags.Flag]]:
+    """Yield the parameters whose value comes from the project file, with their flags."""
+    for param in ctx.command.get_params(ctx):
+        name = param.name or ""
+        if isinstance(param, goflags.Flag) and ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP:
+            yield name, param
 
 
 def engine_options(given: Mapping[str, Any]) -> EngineOptions:

@@ -1,10 +1,9 @@
-"""What the commands for projects share: the options of a project file, what it may do, and its name in messages."""
+"""Shared parts of the commands for projects: their options, whose defaults are in the project file, and its scripts."""
 
 from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,21 +16,19 @@ from pymachine.cli.context import App
 from pymachine.cli.output import echo
 from pymachine.cli.project_file import ProjectFile, ProjectFileError
 from pymachine.driver import registry
-from pymachine.driver.contract import Driver, Json, Trait
-from pymachine.driver.options import Option, OptionKind
+from pymachine.driver.contract import Driver, Trait
+from pymachine.driver.options import OptionKind
 from pymachine.errors import PymachineError
 from pymachine.hosts.origins import HARDWARE, hardware_option
 from pymachine.system import printable
 
 if TYPE_CHECKING:
-    from pymachine.hosts.create import CreateRequest
     from pymachine.hosts.provision_scripts import Script
 
 FILE_VARIABLE = "PYMACHINE_FILE"
-TRUST_VARIABLE = "PYMACHINE_TRUST"
 # The keys of [machine] for hardware, by the end of the driver's option.
 _HARDWARE = dict(zip(HARDWARE, ("cpus", "memory", "disk"), strict=True))
-# What the file may have for an option of a driver.
+# The type of value that the file has for an option of a driver.
 KINDS = {
     OptionKind.STRING: project_file.TEXT,
     OptionKind.STRINGS: project_file.TEXTS,
@@ -46,19 +43,7 @@ file_flag = goflags.flag(
     shell_complete=machine_args.complete_file,
 )
 no_file_flag = goflags.flag("--no-file", is_flag=True, help="Use no project file")
-trust_flag = goflags.flag(
-    "--trust",
-    is_flag=True,
-    env=TRUST_VARIABLE,
-    help="Allow the project file to use more than its own folder, without asking",
-)
 name_flag = goflags.flag("--name", help="Name of the machine (default: that of the project file, or of its folder)")
-
-
-class UntrustedProjectError(PymachineError):
-    """A project file asks for more than its own folder, and the user has not allowed that."""
-
-    code = "project-untrusted"
 
 
 class ProjectCommand(create_options.DriverOptionsCommand):
@@ -126,7 +111,7 @@ def script_places(file: ProjectFile) -> dict[Path, bool]:
     paths = [Path(os.path.normpath(file.folder / text)) for text in file.texts("provision")]
     if len(set(paths)) < len(paths):
         raise ProjectFileError(f"{file.place('provision')} names a script twice")
-    return {path: _is_inside(path, file.folder) for path in paths}
+    return {path: file.contains(path) for path in paths}
 
 
 def scripts(file: ProjectFile, places: Mapping[Path, bool], driver_name: str) -> list[Script]:
@@ -153,7 +138,7 @@ def naming_keys(ctx: click.Context) -> Iterator[None]:
     try:
         yield
     except PymachineError as error:
-        for name, flag in _from_file(ctx):
+        for name, flag in create_options.from_file(ctx):
             place = goflags.presets(ctx)[name].source
             for option in (flag.opts[0], *_options_of_modify(flag)):
                 error.brief = place.join(re.split(rf"{re.escape(option)}(?![\w-])", error.brief))
@@ -163,93 +148,6 @@ def naming_keys(ctx: click.Context) -> Iterator[None]:
             place = file.place(share_options.SHARES)
             raise (error if place in error.brief else error.prefixed(f"{place}: ")) from error.__cause__
         raise
-
-
-# -- trust ------------------------------------------------------------------------------------------------------
-
-
-def outside(
-    ctx: click.Context, file: ProjectFile, request: CreateRequest, places: Mapping[Path, bool], *, existing: str = ""
-) -> list[str]:
-    """Return what the project file asks for beyond its own folder and a machine, each as the end of a question.
-
-    The file may come from a cloned repository. Values of the command line and of the environment are the user's own.
-    Two different requests have different texts, since a permission is noted as its text. `places` is the result of
-    `script_places`, and `existing` the driver of the machine if there is one.
-    """
-    from_file = {name for name, _ in _from_file(ctx)}
-    found = []
-    if file.owner not in (-1, os.getuid() if hasattr(os, "getuid") else -1, 0):
-        found.append(f"be used although it belongs to another user ({_user(file.owner)})")
-    kind = registry.load(request.driver_name)
-    if "driver" in from_file and Trait.PROVISION in kind.info.traits:
-        found.append(f"set up an existing host as root, with the driver {request.driver_name}")
-    if "tls_san" in from_file:
-        found += [f"have a certificate of this store for {name}" for name in request.sans]
-    if "ca_cert" in from_file:
-        outer = [path for path in map(Path, ctx.params["ca_cert"]) if not _is_inside(path, file.folder)]
-        found += [f"have the CA certificates in {path} trusted in the machine" for path in outer]
-    if "engine_install_url" in from_file:
-        found.append(f"install the engine with the script of {request.install_script}")
-    for option in kind.options():
-        if create_options.parameter(option) in from_file:
-            found += _wishes_of_option(option, request.options[option.name])
-    if request.origins["share"].where == file.place(share_options.SHARES):
-        shares = [share for share in request.shares.shares if not _is_inside(share.path, file.folder)]
-        found += [f"share {share} with the machine" for share in shares]
-    is_host = Trait.PROVISION in registry.load(existing or request.driver_name).info.traits
-    where = "on an existing host" if is_host else "in the machine"
-    found += [f"run {path} as root {where}" for path, is_inside in places.items() if is_host or not is_inside]
-    return found
-
-
-def _wishes_of_option(option: Option, value: Json) -> list[str]:
-    """Return the wishes for an option of a driver. Texts can name programs, files and hosts."""
-    if isinstance(value, int) or value == option.default:
-        return []
-    return [f"set {option.name} to {text}" for text in (value if isinstance(value, tuple) else (value,)) if text]
-
-
-def ensure_trust(file: ProjectFile, wishes: Sequence[str], *, trusted: Sequence[str] = (), trust: bool) -> None:
-    """Return if the user allows the `wishes` of a file: before (`trusted`), with ``--trust`` or on the terminal.
-
-    Raises `UntrustedProjectError`.
-    """
-    new = [wish for wish in wishes if wish not in trusted]
-    if trust or not new:
-        return
-    lines = [printable.line(f"- {wish}") for wish in new]
-    question = f"{file.path} asks for more than its own folder. It wants to"
-    if sys.stdin.isatty() and sys.stderr.isatty():
-        echo("\n".join([f"{printable.line(question)}:", *lines]), err=True)
-        echo("Allow that? (y/N): ", nl=False, err=True)
-        answer = sys.stdin.readline()
-        if not answer.endswith("\n"):
-            echo(err=True)
-        if answer.strip().lower() in {"y", "yes"}:
-            return
-    raise UntrustedProjectError(
-        f"{file.path} asks for more than its own folder, which was not allowed",
-        details="\n".join(["It wants to", *lines]),
-        hint="If you trust the file, allow it with --trust. Nothing was done.",
-    )
-
-
-def _is_inside(path: Path, folder: Path) -> bool:
-    """Return whether `path` is in `folder`, behind all symbolic links."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
-
-
-def _user(number: int) -> str:
-    if sys.platform != "win32":
-        import pwd  # noqa: PLC0415 (not on Windows)
-
-        with suppress(KeyError):
-            return pwd.getpwuid(number).pw_name
-    return f"user {number}"
-
-
-# -- the file and its values ------------------------------------------------------------------------------------
 
 
 def _wants_help(command: goflags.GoCommand, ctx: click.Context, args: Sequence[str]) -> bool:
@@ -352,13 +250,6 @@ def _options_of_modify(flag: goflags.Flag) -> list[str]:
     """Return the option of `modify`, which `up --apply` uses, for an option of the driver for hardware."""
     ends = {"cpu-count": "--cpus", "memory": "--memory", "disk-size": "--disk-size"}
     return [option for end, option in ends.items() if flag.opts[0].endswith(f"-{end}")]
-
-
-def _from_file(ctx: click.Context) -> Iterator[tuple[str, goflags.Flag]]:
-    """Yield the parameters whose value comes from the project file, with their flags."""
-    for param in ctx.command.get_params(ctx):
-        if isinstance(param, goflags.Flag) and create_options.is_from_file(ctx, param):
-            yield param.name or "", param
 
 
 def scripts_output(app: App, *, err: bool) -> Any:

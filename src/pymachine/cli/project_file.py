@@ -1,7 +1,7 @@
 """The project file, ``pymachine.toml``: find it, read it, and check the names and types of its keys.
 
-It may come from a cloned repository, so everything in it is input. What its values mean, and what they may do, is in
-`pymachine.cli.project`.
+It may come from a cloned repository, so everything in it is input. `pymachine.cli.project` applies its values, and
+`pymachine.cli.project_trust` decides which of them need the user's permission.
 """
 
 from __future__ import annotations
@@ -121,6 +121,10 @@ class ProjectFile:
     def folder(self) -> Path:
         """The folder of the project."""
         return self.path.parent
+
+    def contains(self, path: Path) -> bool:
+        """Return whether `path` is in the project's folder, behind all symbolic links."""
+        return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.folder))
 
     def place(self, key: str) -> str:
         """Name a key, such as ``memory`` or ``engine.env``, for messages."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pymachine.cli import create_options, goflags, project, project_file, share_options, shells
+from pymachine.cli import create_options, goflags, project, project_file, project_trust, share_options, shells
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import HelpfulUsageError, RunError
 from pymachine.cli.output import echo
@@ -42,7 +42,7 @@ class Run(project.ProjectCommand):
 @share_options.for_new_machines
 @project.file_flag
 @project.no_file_flag
-@project.trust_flag
+@project_trust.flag
 @goflags.flag("--keep", is_flag=True, help="Keep the machine when the command has ended")
 @goflags.flag("--name", help="Name of the machine (default: a random one)")
 @goflags.arguments("words", "COMMAND [arg...]")
@@ -71,7 +71,7 @@ def command(ctx: click.Context, /, words: tuple[str, ...], **given: Any) -> None
         if file is not None:
             project.announce(app, file)
             places = project.script_places(file)
-            project.ensure_trust(file, project.outside(ctx, file, request, places), trust=given["trust"])
+            project_trust.ensure(file, project_trust.wishes(ctx, file, request, places), trust=given["trust"])
             scripts = project.scripts(file, places, request.driver_name)
     ctx.exit(_run(ctx, app, request, words, scripts=scripts))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pymachine.cli import create_options, goflags, machine_args, project, share_options
+from pymachine.cli import create_options, goflags, machine_args, project, project_trust, share_options
 from pymachine.cli.context import App, current
 from pymachine.errors import MachineExistsError
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @share_options.for_new_machines
 @project.file_flag
 @project.name_flag
-@project.trust_flag
+@project_trust.flag
 @goflags.flag("--apply", is_flag=True, help="Change the machine to what the file says, with a restart if necessary")
 @goflags.flag("--provision", is_flag=True, help="Run all provision scripts again")
 @click.pass_context
@@ -44,7 +44,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
         places = project.script_places(file)
         request = _request(ctx, app, file, given)
         driver = app.store.load(request.name).driver_name if app.store.exists(request.name) else request.driver_name
-        wishes = project.outside(ctx, file, request, places, existing=driver)
+        wishes = project_trust.wishes(ctx, file, request, places, existing=driver)
         request = replace(request, project=Project(file.path, trusted=wishes))
         scripts = project.scripts(file, places, driver)
         found: Sequence[Difference] = ()
@@ -75,7 +75,7 @@ def _exists(app: App, request: CreateRequest, file: ProjectFile, wishes: Sequenc
     from pymachine.hosts.create import create  # noqa: PLC0415
 
     if not app.store.exists(request.name):
-        project.ensure_trust(file, wishes, trust=trust)
+        project_trust.ensure(file, wishes, trust=trust)
         create_options.prune_expired(app)
         with suppress(MachineExistsError):  # another `up` was faster
             create(app.hosts, request)
@@ -86,7 +86,7 @@ def _exists(app: App, request: CreateRequest, file: ProjectFile, wishes: Sequenc
     if not projects.is_of(machine, file.path):
         assert machine.project is not None  # noqa: S101 (see check_owner)
         wishes = [*wishes, f'use the machine "{machine.name}", which was created for {machine.project.file}']
-    project.ensure_trust(file, wishes, trusted=trusted, trust=trust)
+    project_trust.ensure(file, wishes, trusted=trusted, trust=trust)
     return True
 
 

@@ -43,7 +43,7 @@ class _Work:
 
 
 class _Plan:
-    """What the keeper has to do, as the record says."""
+    """The keeper's task, as the record says."""
 
     def __init__(self, record: WatchedRecord) -> None:
         self._record = record

@@ -44,7 +44,7 @@ class BackgroundProcess:
     log: str
     """The name of the file in the machine's folder to which the process logs."""
     task: str
-    """What it does, for messages: "the process that ..."."""
+    """Its task, for messages: "the process that ..."."""
     error: type[PymachineError]
     """The error if it cannot be started or ended."""
 

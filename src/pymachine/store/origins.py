@@ -44,7 +44,7 @@ class Project:
     provisioned: list[str] = field(default_factory=list)
     """The SHA-256 of each provision script that has run in the machine."""
     trusted: list[str] = field(default_factory=list)
-    """What the user has allowed the file to do outside of its folder, as the question named it."""
+    """The permissions that the user gave the file beyond its folder, as the question named them."""
 
 
 def origin_json(origin: Origin) -> dict[str, Json]:

@@ -203,7 +203,7 @@ def old_locks(folder: Path, *, seconds: float) -> list[Path]:
 
 
 def hand_over(path: Path) -> None:
-    """Give a file that root makes in another user's folder to that user, who needs it without `sudo`, too."""
+    """Give a file that root makes in another user's folder to that user, because they need it without `sudo`, too."""
     if sys.platform == "win32" or os.geteuid() != 0:
         return
     owner, made = path.parent.stat(), path.lstat()

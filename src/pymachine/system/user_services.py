@@ -93,7 +93,7 @@ def enable(service: UserService) -> str:
 
 
 def disable(name: str) -> bool:
-    """Do not run the service `name` any more. What it started keeps running. Return False if it was not enabled.
+    """Do not run the service `name` any more. Return False if it was not enabled. Its processes keep running.
 
     Raises `UserServiceError`.
     """

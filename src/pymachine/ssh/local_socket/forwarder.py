@@ -205,7 +205,7 @@ class _Session:
             if stream is not None:
                 with suppress(OSError):
                     stream.close()
-        # With open connections ssh would not end by itself.
+        # ssh does not end while it has open connections.
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECONDS)
