@@ -77,7 +77,7 @@ class Connections:
 
     def follow(self, folder: Path, listen: ListenAddress, request: BootRequest) -> None:
         """Start the processes that the machine in `folder` needs. Raises `DriverError`."""
-        follow_ports(folder, listen, reports=self.ports)
+        follow_ports(folder, listen, ipv6=request.ipv6_ports, reports=self.ports)
         if self.shares is not None:
             # The core raises events in those that it mounts.
             missing = shares.missing(self._sockets)
@@ -92,13 +92,17 @@ def connect(sockets: Path, program: _Program) -> socket.socket:
     return connection
 
 
-def follow_ports(folder: Path, listen: ListenAddress, *, reports: socket.socket) -> None:
-    """Start the port forwarder, which waits for the first line from `reports`. Raises `DriverError`."""
+def follow_ports(folder: Path, listen: ListenAddress, *, ipv6: bool, reports: socket.socket) -> None:
+    """Start the port forwarder, which waits for the first line from `reports`. Raises `DriverError`.
+
+    With `ipv6` it forwards the ports from ::1 too.
+    """
     fields = {
         "address": listen.address,
         "docker_port": listen.docker_port,
         "ssh_port": listen.ssh_port,
         "netdev": command_line.NETDEV,
+        "ipv6": ipv6,
     }
     (folder / forwarded_ports.FILE).unlink(missing_ok=True)
     _write(folder / PORTS.settings, fields)
@@ -132,10 +136,18 @@ def start_missing(folder: Path, sockets: Path, devices: Sequence[Mapping[str, Js
     missing = [each for each in (PORTS, SHARES) if names.get(each.chardev, "").startswith("disconnected:")]
     if PORTS in missing:
         with connect(sockets, PORTS) as reports:
-            follow_ports(folder, listen, reports=reports)
+            follow_ports(folder, listen, ipv6=_was_on_ipv6(folder), reports=reports)
     if SHARES in missing and (folder / SHARES.settings).exists():
         with connect(sockets, SHARES) as reports:
             start(folder, SHARES, reports=reports)
+
+
+def _was_on_ipv6(folder: Path) -> bool:
+    """Return whether the machine's last port forwarder forwarded ports from ::1 too."""
+    try:
+        return bool(json.loads((folder / PORTS.settings).read_text(encoding="utf-8")).get("ipv6"))
+    except (OSError, ValueError, AttributeError):  # missing or damaged: as without the option
+        return False
 
 
 def forget(folder: Path) -> None:

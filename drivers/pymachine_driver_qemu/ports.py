@@ -56,6 +56,7 @@ def _target(folder: Path) -> Target:
         docker_port=int(settings["docker_port"]),
         ssh_port=int(settings["ssh_port"]),
         netdev=str(settings["netdev"]),
+        ipv6=bool(settings.get("ipv6")),
     )
 
 

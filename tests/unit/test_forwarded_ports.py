@@ -115,9 +115,9 @@ def test_forwarded_ports_are_saved(tmp_path: Path) -> None:
     )
     forwards.follow({Published("tcp", 80), Published("tcp", 8080)})
     assert forwarded_ports.load(tmp_path) == []
-    forwarded_ports.save(tmp_path, "127.70.1.2", forwards.active, forwards.refused)
+    forwarded_ports.save(tmp_path, forwards.rows())
     before = (tmp_path / forwarded_ports.FILE).stat().st_ino
-    forwarded_ports.save(tmp_path, "127.70.1.2", forwards.active, forwards.refused)
+    forwarded_ports.save(tmp_path, forwards.rows())
     assert (tmp_path / forwarded_ports.FILE).stat().st_ino == before
     taken, forwarded = forwarded_ports.load(tmp_path)
     assert (taken.port, taken.problem.startswith("could not set up")) == (80, True)
@@ -134,7 +134,7 @@ def test_an_endless_line_of_a_guest_ends_the_waiting_shell(tmp_path: Path) -> No
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            background.follow_ports(tmp_path, ListenAddress("127.0.0.1", 2376, 22022), reports=theirs)
+            background.follow_ports(tmp_path, ListenAddress("127.0.0.1", 2376, 22022), ipv6=False, reports=theirs)
         with pytest.raises(OSError, match="Broken pipe|Connection reset"):
             for _ in range(1000):
                 ours.sendall(b"x" * 1024 * 1024)
@@ -153,7 +153,7 @@ def test_a_watcher_waits_for_events_and_ends_without_them(tmp_path: Path, monkey
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                background.follow_ports(folder, listen, reports=theirs)
+                background.follow_ports(folder, listen, ipv6=False, reports=theirs)
             if folder.name == "told":
                 ours.sendall(b"containers\n")
                 until((tmp_path / "told.ran").exists, deadline=10, what="the watcher")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from pymachine.driver.kit import forwarded_ports, guest_listeners, listen_queues, port_forwarding as forwarders
 from pymachine.driver.kit.port_forwarding import Forwarder, Target
 from pymachine.driver.kit.user_network import Published, UserNetwork
+from support import unprivileged
 
 TARGET = Target(address="127.0.0.1", docker_port=2376, ssh_port=22022, netdev="net")
 
@@ -70,6 +72,54 @@ def test_ports_over_the_limit_are_recorded_with_the_reason(tmp_path: Path, monke
     assert not [row for row in machine.saved() if row["Problem"]]
     machine.forwarder.clear()
     assert machine.saved() == []
+
+
+def test_forwarded_ports_are_on_the_ipv6_loopback_too(tmp_path: Path, free: int) -> None:
+    """Also after another program has freed the port there, but not while QEMU does not forward it."""
+    machine = Machine(tmp_path, dataclasses.replace(TARGET, ipv6=True))
+    machine.report(free)
+    assert [(row["Address"], row["Problem"]) for row in machine.saved()] == [("127.0.0.1", ""), ("::1", "")]
+    assert f"forwarding [::1]:{free}/tcp" in machine.logged
+    with socket.create_connection(("::1", free), timeout=10):
+        pass
+    machine.forwarder.clear()
+    assert machine.saved() == []
+    with socket.create_server(("::1", free), family=socket.AF_INET6):
+        machine.report(free)
+        ours, theirs = machine.saved()
+        assert (ours["Problem"], theirs["Address"]) == ("", "::1")
+        assert "in use by another program" in theirs["Problem"]
+        assert machine.forwarder.wants_retry
+    machine.forwarder.retry()
+    assert [row["Problem"] for row in machine.saved()] == ["", ""]
+    machine.forwarder.clear()
+    with socket.create_server(("127.0.0.1", free)):
+        machine.report(free)
+        assert [row["Address"] for row in machine.saved()] == ["127.0.0.1"]
+
+
+def test_ports_of_an_earlier_forwarder_are_on_the_ipv6_loopback_again(tmp_path: Path, free: int) -> None:
+    usernet = f"  TCP[HOST_FORWARD] 100  127.0.0.1  {free}  10.0.2.15  {free}  0  0\n"
+    machine = Machine(tmp_path, dataclasses.replace(TARGET, ipv6=True), usernet=usernet)
+    machine.forwarder.adopt()
+    assert [(row["Address"], row["Problem"]) for row in machine.saved()] == [("127.0.0.1", ""), ("::1", "")]
+    machine.forwarder.clear()
+
+
+def test_a_port_reserved_for_root_is_refused_with_the_reason() -> None:
+    script = (
+        "from pymachine.driver.kit import port_forwarding, user_network\n"
+        "for address in ('127.0.0.1', '::1'):\n"
+        "    print(port_forwarding.refusal(address, user_network.Published('tcp', 1)))"
+    )
+    command = [*unprivileged.as_user(unprivileged.USERS[-1]), sys.executable, "-c", script]
+    refusal = subprocess.run(command, capture_output=True, text=True, check=True)
+    reason = "ports below net.ipv4.ip_unprivileged_port_start are reserved for root"
+    assert refusal.stdout.splitlines() == [reason] * 2
+
+
+def test_an_address_that_this_host_does_not_have_is_refused() -> None:
+    assert forwarders.refusal("2001:db8::1", Published("tcp", 8080)) == "this host does not have the address"
 
 
 def test_a_log_that_reaches_its_limit_is_started_again(tmp_path: Path) -> None:

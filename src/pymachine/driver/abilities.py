@@ -259,6 +259,14 @@ class PortForwardable(Protocol):
 
 
 @runtime_checkable
+class Ipv6Capable(Protocol):
+    """A guest can use this host's IPv6, and its forwarded ports can be on ::1 too: see `BootRequest`."""
+
+    def check_ipv6(self) -> None:
+        """Raise `UnsupportedError` for a machine for which neither is possible."""
+
+
+@runtime_checkable
 class ConsoleLoggable(Protocol):
     """The output of the guest's console is kept in a file."""
 

@@ -214,6 +214,10 @@ class BootRequest:
     """The folders to share, for a driver that is `Shareable`. It leaves out those with a `shares.problem`."""
     share_events: ShareEvents | None = None
     """None if the host's changes in them shall raise no events in the guest."""
+    ipv6: bool = False
+    """Whether the guest uses this host's IPv6, for a driver that is `Ipv6Capable`."""
+    ipv6_ports: bool = False
+    """Whether the ports that it forwards are on ::1 too, for a driver that is `Ipv6Capable`."""
     timeout: float = 300.0
     """Seconds that a guest may take to come up."""
     wait_for_engine: Callable[[], None] = lambda: None

@@ -7,6 +7,7 @@
 - `search_domains`, `host_names`: read them
 - `listen_address`: loopback addresses and ports for machines that are reached through forwarded ports
 - `user_network`, `guest_listeners`, `forwarded_ports`, `port_forwarding`: forward the ports that are open in the guest
+- `ipv6_ports`: offer forwarded ports on ::1 too
 - `listen_queues`: longer listen queues for QEMU's forwarded ports
 - `option_checks`: check the values of options and of `modify`
 - `host_memory`: the default memory of machines

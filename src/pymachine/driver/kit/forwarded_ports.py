@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol
 
 from pymachine.driver.abilities import ForwardedPort
-from pymachine.driver.kit.user_network import Published, UserNetwork
+from pymachine.driver.kit.user_network import Published
 
 FILE = "forwards.json"
 """The file's name in the machine's folder."""
@@ -18,19 +19,36 @@ LONGEST = 1 << 20
 """In bytes."""
 
 
+class Network(Protocol):
+    """What forwards the ports of one address, as `UserNetwork` does."""
+
+    @property
+    def address(self) -> str:
+        """The address on the host; empty for all addresses."""
+
+    def forwards(self) -> set[Published]:
+        """Return the ports that are forwarded from the address."""
+
+    def add(self, port: Published) -> str:
+        """Forward a port; return why that is refused, or ""."""
+
+    def remove(self, port: Published) -> str:
+        """Stop forwarding a port; return a word about it for the log, or ""."""
+
+
 class Forwards:
-    """The forwarded ports of a user network."""
+    """The forwarded ports of one address."""
 
     def __init__(
         self,
-        network: UserNetwork,
+        network: Network,
         *,
         say: Callable[[str], None],
         obstacle: Callable[[Published], str] = lambda _: "",
     ) -> None:
         """`say` logs one line. `obstacle` returns why a port cannot be forwarded, or "" if no reason is known."""
         self._network = network
-        self._address = network.address
+        self._address = f"[{network.address}]" if ":" in network.address else network.address
         self._say = say
         self._obstacle = obstacle
         self.active: set[Published] = set()
@@ -56,12 +74,17 @@ class Forwards:
         for port in sorted(self.refused):
             self._add(port)
 
+    def rows(self) -> list[ForwardedPort]:
+        """Return the ports for `save`: the forwarded ones, and the refused ones with the reason."""
+        ports = {**dict.fromkeys(self.active, ""), **self.refused}
+        return [self.row(port, ports[port]) for port in sorted(ports)]
+
+    def row(self, port: Published, problem: str) -> ForwardedPort:
+        """Return a port for `save`."""
+        return ForwardedPort(port.protocol, port.port, self._network.address, problem)
+
     def _add(self, port: Published) -> None:
-        reason = self._obstacle(port)
-        if not reason:
-            reason = self._network.add(port)
-            if reason:
-                reason += "; the port may be in use, or below 1024 and reserved for root"
+        reason = self._obstacle(port) or self._network.add(port)
         if not reason:
             self.active.add(port)
             self.refused.pop(port, None)
@@ -76,17 +99,13 @@ class Forwards:
         self._say(f"no longer forwarding {self._address}:{port} ({reply})")
 
 
-def save(folder: Path, address: str, active: Iterable[Published], refused: Mapping[Published, str]) -> None:
-    """Record the ports of `address` in the machine's `folder`: the forwarded ones, and the others with the reason.
-
-    Raises OSError.
-    """
+def save(folder: Path, ports: Iterable[ForwardedPort]) -> None:
+    """Record the ports in the machine's `folder`, sorted. Raises OSError."""
     from pymachine.system.files import atomic_write  # noqa: PLC0415
 
-    ports = {**dict.fromkeys(active, ""), **refused}
     rows = [
-        {"Protocol": port.protocol, "Port": port.port, "Address": address, "Problem": ports[port]}
-        for port in sorted(ports)
+        {"Protocol": port.protocol, "Port": port.port, "Address": port.address, "Problem": port.problem}
+        for port in sorted(ports, key=lambda port: (port.protocol, port.port))
     ]
     text = json.dumps(rows, indent=2) + "\n"
     try:

@@ -1,5 +1,7 @@
 """Forward the open ports that the guest reports; for drivers with QEMU's user network.
 
+They are forwarded from the machine's address, and if wanted from ::1 too: see `pymachine.driver.kit.ipv6_ports`.
+
 The forwarded ports, and those that cannot be forwarded, are recorded in ``forwards.json`` in the machine's folder: see
 `pymachine.driver.kit.forwarded_ports`.
 """
@@ -15,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pymachine.driver.abilities import ForwardedPort
 from pymachine.driver.kit import forwarded_ports, guest_listeners, listen_queues
 from pymachine.driver.kit.forwarded_ports import Forwards
 from pymachine.driver.kit.user_network import Published, UserNetwork
@@ -38,6 +41,8 @@ class Target:
     ssh_port: int
     netdev: str
     """The id of the user network."""
+    ipv6: bool = False
+    """Whether the ports are on ::1 too."""
 
     def own(self, port: Published) -> str:
         """Return the machine's own service on `port`, or "" for other ports."""
@@ -66,24 +71,26 @@ class Forwarder:
         self._left_out: set[Published] = set()
         self._complaints: set[str] = set()
         self._retry_at = 0.0
-        # The ports that are forwarded, and the others with the reason, as they are recorded.
-        self._noted: tuple[set[Published], dict[Published, str]] = (set(), {})
+        self._noted: list[ForwardedPort] = []
+        self._lengthened: set[Published] = set()
         self._forwards = Forwards(
             UserNetwork(monitor=monitor, netdev=target.netdev, address=target.address),
             say=say,
             obstacle=self._obstacle,
         )
+        self._ipv6 = _on_ipv6(target.address, say) if target.ipv6 else None
 
     @property
     def wants_retry(self) -> bool:
         """Whether `retry` should be called every `RETRY_SECONDS`."""
-        return bool(self._forwards.refused)
+        return bool(self._forwards.refused or (self._ipv6 and self._ipv6.refused))
 
     def adopt(self) -> None:
         """Read QEMU's forwarded ports: this forwarder, or an earlier one, may have lost its connection."""
         self._forwards.adopt()
         # The forwarder does not manage the machine's own ports.
         self._forwards.active = {port for port in self._forwards.active if not self._target.own(port)}
+        self._follow_on_ipv6()
         self._note()
 
     def hear(self, data: bytes) -> bool:
@@ -105,8 +112,11 @@ class Forwarder:
 
     def retry(self) -> None:
         """Try refused ports again, at most every `RETRY_SECONDS`."""
-        if self._forwards.refused and time.monotonic() >= self._retry_at:
+        if self.wants_retry and time.monotonic() >= self._retry_at:
             self._forwards.retry()
+            self._follow_on_ipv6()
+            if self._ipv6 is not None:
+                self._ipv6.retry()
             self._retry_at = time.monotonic() + RETRY_SECONDS
             self._note()
 
@@ -124,22 +134,29 @@ class Forwarder:
 
     def _follow(self, ports: set[Published]) -> None:
         self._forwards.follow(ports)
+        self._follow_on_ipv6()
         self._note()
 
+    def _follow_on_ipv6(self) -> None:
+        # A port of the address that another program uses would lead to that program.
+        if self._ipv6 is not None:
+            self._ipv6.follow(set(self._forwards.active))
+
     def _note(self) -> None:
-        active = set(self._forwards.active)
-        refused = dict.fromkeys(sorted(self._left_out)[:_MOST_RECORDED], _TOO_MANY) | self._forwards.refused
-        if (active, refused) == self._noted:
+        left_out = [self._forwards.row(port, _TOO_MANY) for port in sorted(self._left_out)[:_MOST_RECORDED]]
+        rows = [*self._forwards.rows(), *(self._ipv6.rows() if self._ipv6 else ()), *left_out]
+        if rows == self._noted:
             return
-        if active - self._noted[0]:
+        if self._forwards.active - self._lengthened:
             self.lengthen_queues()
+        self._lengthened = set(self._forwards.active)
         try:
-            forwarded_ports.save(self._folder, self._target.address, active, refused)
+            forwarded_ports.save(self._folder, rows)
         except OSError as error:
             if self._folder.is_dir():  # otherwise the machine is being removed
                 self._complain(f"cannot record the forwarded ports: {error.strerror}")
             return
-        self._noted = (active, refused)
+        self._noted = rows
 
     def _obstacle(self, port: Published) -> str:
         service = self._target.own(port)
@@ -149,10 +166,21 @@ class Forwarder:
         return refusal(self._target.address, port) if self._target.address else ""
 
 
+def _on_ipv6(target: str, say: Callable[[str], None]) -> Forwards:
+    from pymachine.driver.kit import ipv6_ports  # noqa: PLC0415 (asyncio, which few machines need)
+
+    return Forwards(ipv6_ports.Ipv6Ports(target), say=say, obstacle=lambda port: refusal(ipv6_ports.ADDRESS, port))
+
+
 def refusal(address: str, port: Published) -> str:
     """Return why a program cannot listen on `port` of this host now, or "" if it can."""
     kind = socket.SOCK_STREAM if port.protocol == "tcp" else socket.SOCK_DGRAM
-    with socket.socket(socket.AF_INET, kind) as probe:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        probe = socket.socket(family, kind)
+    except OSError as error:
+        return _no_family(error)
+    with probe:
         if port.protocol == "tcp":
             # QEMU sets this too. Without it, the port looks in use shortly after a connection ended.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -166,8 +194,14 @@ def refusal(address: str, port: Published) -> str:
             if error.errno == errno.EADDRINUSE:
                 option = "t" if port.protocol == "tcp" else "u"
                 return f"in use by another program (to find it: ss -ln{option}p 'sport = :{port.port}')"
-            return error.strerror or str(error)
+            return _no_family(error)
     return ""
+
+
+def _no_family(error: OSError) -> str:
+    if error.errno in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
+        return "this host does not have the address"
+    return error.strerror or str(error)
 
 
 def log(text: str) -> None:

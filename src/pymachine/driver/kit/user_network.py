@@ -50,7 +50,8 @@ class UserNetwork:
     def add(self, port: Published) -> str:
         """Forward a port; return why QEMU refuses it, or ""."""
         ends = f"{port.protocol}:{self.address}:{port.port}-{port.guest}:{port.port}"
-        return self.monitor(f"hostfwd_add {self.netdev} {ends}")
+        reply = self.monitor(f"hostfwd_add {self.netdev} {ends}")
+        return reply and f"{reply}; the port may be in use, or below 1024 and reserved for root"
 
     def remove(self, port: Published) -> str:
         """Stop forwarding a port; return QEMU's reply."""
