@@ -13,7 +13,6 @@ from pymachine.driver.abilities import ForwardedPort
 from pymachine.driver.contract import BootRequest, Driver, Endpoint, ImageFiles, State
 from pymachine.driver.errors import DriverError
 from pymachine.driver.kit import listen_address
-from pymachine.driver.shares import Share
 from pymachine_driver_qemu import monitor, options, runtime
 
 if TYPE_CHECKING:
@@ -49,6 +48,9 @@ class QemuMachine(Driver):
         from pymachine.driver.kit import forwarded_ports  # noqa: PLC0415
 
         return forwarded_ports.load(self._folder)
+
+    def check_ipv6(self) -> None:
+        """Do nothing: QEMU's user network has IPv6."""
 
     def state(self) -> State:
         """Return the state that QEMU's monitor reports."""
@@ -95,8 +97,8 @@ class QemuMachine(Driver):
         self.config["ImageDigest"] = image.digest
         self.config["KernelCommandLine"] = image.command_line
 
-    def _machine_spec(self, image: ImageFiles | None = None, *, shares: Sequence[Share] = ()) -> MachineSpec:
-        """Return the machine's spec, with its own image or the one that it is to be created from, and its shares."""
+    def _machine_spec(self, request: BootRequest, image: ImageFiles | None = None) -> MachineSpec:
+        """Return the machine's spec for `request`, with its own image or the one that it is to be created from."""
         from pymachine_driver_qemu import disk, machine_spec  # noqa: PLC0415
 
         qemu = self._qemu()
@@ -112,7 +114,8 @@ class QemuMachine(Driver):
             accelerator=chosen,
             architecture=self._architecture,
             config={**self.config, "KernelCommandLine": command_line},
-            shares=shares,
+            shares=request.shares,
+            ipv6=request.ipv6,
         )
 
     def _accelerator(self, qemu: Qemu, kernel: Path, initrd: Path, image: str) -> str:
@@ -148,7 +151,7 @@ class QemuMachine(Driver):
         from pymachine.driver.kit import crashes  # noqa: PLC0415
         from pymachine_driver_qemu import boot_slots  # noqa: PLC0415
 
-        spec = self._machine_spec(shares=request.shares)
+        spec = self._machine_spec(request)
         self._check_ports()
         with (
             boot_slots.for_boot(spec.accelerator, self.reporter),

@@ -72,6 +72,8 @@ class MachineLine:
     listen: ListenAddress | None
     """The machine's address and ports; None for a template, which has none."""
     sandbox: bool
+    ipv6: bool = False
+    """Whether the user network has IPv6. The saved state of a machine does not depend on it."""
     exports: Sequence[tuple[Path, bool]] = ()
     """The folder of each 9p device, and whether QEMU must enforce that it is read-only."""
     has_shares_port: bool = True
@@ -162,8 +164,9 @@ def _storage(line: MachineLine) -> Sequence[str]:
 
 
 def _network(line: MachineLine) -> Sequence[str]:
-    # With IPv6, the guest would wait for an address that most hosts cannot route.
-    parts = ["user", f"id={NETDEV}", "ipv6=off", f"hostname={host_name(line.name)}"]
+    # By default without IPv6, which most hosts cannot route. With `ipv6=on` alone, QEMU turns IPv4 off.
+    protocols = ["ipv4=on", "ipv6=on"] if line.ipv6 else ["ipv6=off"]
+    parts = ["user", f"id={NETDEV}", *protocols, f"hostname={host_name(line.name)}"]
     if line.listen:
         parts += [
             f"hostfwd=tcp:{line.listen.address}:{line.listen.docker_port}-:{DOCKER_PORT}",

@@ -23,12 +23,17 @@ class MachineSpec:
     architecture: str
     config: Mapping[str, Json]
     shares: Sequence[Share] = ()
+    ipv6: bool = False
     has_shares_port: bool = True
     """False for the memory of an older version's snapshot; see `command_line.MachineLine`."""
 
     def as_machine(self, machine_id: str) -> MachineSpec:
         """Return the same spec with another machine id."""
         return replace(self, config={**self.config, "MachineID": machine_id})
+
+    def as_template(self) -> MachineSpec:
+        """Return the spec of the template for this machine, without what only the machine itself has."""
+        return replace(self, shares=(), ipv6=False)
 
     def argv(
         self,
@@ -61,6 +66,7 @@ class MachineSpec:
             console=folder / process.CONSOLE_LOG,
             sockets=sockets,
             listen=listen,
+            ipv6=self.ipv6,
             sandbox=self.qemu.sandbox,
             exports=shares.exports(self.shares, sockets) if self.qemu.has_9p else (),
             has_shares_port=self.has_shares_port,

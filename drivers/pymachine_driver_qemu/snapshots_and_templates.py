@@ -25,14 +25,14 @@ class CopyableMachine(QemuMachine):
         """Return the shape of a template for this machine, or None if there can be none."""
         from pymachine_driver_qemu import template  # noqa: PLC0415
 
-        return template.shape(self._machine_spec(image_of(request)))
+        return template.shape(self._machine_spec(request, image_of(request)))
 
     def make_template(self, folder: Path, request: BootRequest) -> None:
         """Boot a guest, and freeze it as a template in `folder`."""
         from pymachine_driver_qemu import boot_slots, template  # noqa: PLC0415
 
         image = image_of(request)
-        spec = self._machine_spec(image)
+        spec = self._machine_spec(request, image)
         with boot_slots.for_boot(spec.accelerator, self.reporter):
             template.make(spec, folder.absolute(), image, request, reporter=self.reporter)
 
@@ -42,7 +42,7 @@ class CopyableMachine(QemuMachine):
         from pymachine_driver_qemu import boot_slots, template  # noqa: PLC0415
 
         image = image_of(request)
-        spec = self._machine_spec(image, shares=request.shares)
+        spec = self._machine_spec(request, image)
         self._check_ports()
         self._remember(image)
         template.prepare(folder, self._folder, image)
@@ -108,7 +108,7 @@ class CopyableMachine(QemuMachine):
             self.config.update(facts.get("Hardware", {}))
             if not facts.get("Memory"):
                 return
-            spec = self._machine_spec(shares=request.shares)
+            spec = self._machine_spec(request)
             self._check_ports()
             with (
                 boot_slots.for_resume(self.reporter),

@@ -13,7 +13,6 @@ import platform
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from pymachine.driver.contract import BootRequest, Endpoint, ImageFiles, Json
@@ -52,7 +51,7 @@ def shape(spec: MachineSpec) -> dict[str, Json] | None:
         return None
     status = spec.qemu.path.stat()
     placeholder = Path("/")
-    anonymous = replace(spec, config={**spec.config, "MachineID": str(uuid.UUID(int=0))})
+    anonymous = spec.as_template().as_machine(str(uuid.UUID(int=0)))
     memory = command_line.Memory(path=placeholder / MEMORY, shared=True)
     line = "\0".join(anonymous.argv("", placeholder, placeholder, listen=None, memory=memory))
     return {
@@ -85,7 +84,7 @@ def _boot_and_freeze(spec: MachineSpec, folder: Path, request: BootRequest, repo
     (folder / MEMORY).unlink(missing_ok=True)
     memory = command_line.Memory(path=folder / MEMORY, shared=True)
     try:
-        template = spec.as_machine(str(uuid.uuid4()))
+        template = spec.as_template().as_machine(str(uuid.uuid4()))
         started = boot.launch(template, "template", folder, listen=None, memory=memory, tied=True)
         _freeze(folder, started, request, reporter)
     finally:

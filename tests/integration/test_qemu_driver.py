@@ -99,7 +99,7 @@ def launched(driver: Driver, image: ImageFiles) -> Path:
     disk.keep_image(image, folder)
     disk.make_data_disk(folder / disk.DISK, size_mb=1000)
     return boot.launch(
-        driver._machine_spec(), driver.machine.name, driver._folder, listen=driver._listen_address
+        driver._machine_spec(request()), driver.machine.name, driver._folder, listen=driver._listen_address
     ).sockets
 
 

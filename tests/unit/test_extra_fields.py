@@ -64,6 +64,7 @@ def make_machine(name: str = "intro") -> Machine:
         project=Project(Path("/project/pymachine.toml").absolute()),
         socket=True,
         context_socket=True,
+        ipv6_ports=True,
         proxies=Proxies("http://user:secret@proxy:3128", "", "localhost"),
         ca_certificates=["-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"],
     )

@@ -73,6 +73,7 @@ def argv(
     memory: command_line.Memory | None = None,
     resumed: bool = False,
     has_shares_port: bool = True,
+    ipv6: bool = False,
 ) -> list[str]:
     qemu = Qemu(Path("/usr/bin/qemu-system-x86_64"), (7, 2), sandbox=sandbox)
     spec = MachineSpec(
@@ -81,6 +82,7 @@ def argv(
         architecture=architecture,
         config=CONFIG,
         has_shares_port=has_shares_port,
+        ipv6=ipv6,
     )
     sockets = Path("/r/0c6f")
     return spec.argv("intro", Path(folder), sockets, listen=listen, memory=memory, resumed=resumed)
@@ -92,6 +94,17 @@ def value_of(words: list[str], flag: str) -> str:
 
 def test_an_amd64_machine_with_software_emulation() -> None:
     assert argv() == shlex.split(AMD64)
+
+
+def test_a_machine_with_ipv6_keeps_ipv4() -> None:
+    assert value_of(argv(ipv6=True), "-netdev").startswith("user,id=net,ipv4=on,ipv6=on,hostname=intro,hostfwd=tcp:")
+
+
+def test_a_template_has_no_ipv6() -> None:
+    """So that it fits machines with and without it."""
+    qemu = Qemu(Path("/usr/bin/qemu-system-x86_64"), (7, 2))
+    spec = MachineSpec(qemu=qemu, accelerator="tcg", architecture="amd64", config=CONFIG, ipv6=True)
+    assert not spec.as_template().ipv6
 
 
 def test_an_accelerated_machine_uses_the_hosts_processor() -> None:

@@ -147,6 +147,8 @@ _FLAGS: tuple[Callable[[Any], Any], ...] = (
         is_flag=True,
         help="Also make a unix socket that reaches the engine over SSH, for programs without TLS",
     ),
+    goflags.flag("--ipv6", is_flag=True, help="Let the machine and its containers use IPv6 as this host does"),
+    goflags.flag("--ipv6-ports", is_flag=True, help="Forward the open ports of the machine from ::1 too"),
     goflags.flag(
         "--ca-cert",
         multiple=True,
@@ -165,7 +167,7 @@ _FLAGS: tuple[Callable[[Any], Any], ...] = (
 _RECORDED = {
     *("driver", "engine_install_url", "engine_opt", "engine_insecure_registry", "engine_registry_mirror"),
     *("engine_label", "engine_storage_driver", "engine_env", "tls_san", "no_template", "no_share_events", "socket"),
-    *("ca_cert", "no_host_proxy"),
+    *("ipv6", "ipv6_ports", "ca_cert", "no_host_proxy"),
 }
 
 
@@ -203,6 +205,7 @@ def request(name: str, given: Mapping[str, Any], **others: Any) -> CreateRequest
         install_script=given["install_script"],
         share_events=not given["no_share_events"],
         socket=given["socket"],
+        ipv6_ports=given["ipv6_ports"],
         proxies=Proxies() if given["no_host_proxy"] else of_environment(os.environ),
         ca_certificates=tuple(ca_certificates(given["ca_cert"])),
         **others,
@@ -271,6 +274,7 @@ def engine_options(given: Mapping[str, Any]) -> EngineOptions:
     return EngineOptions(
         arbitrary_flags=list(given["engine_opt"]),
         env=list(given["engine_env"]),
+        ipv6=given["ipv6"],
         insecure_registry=list(given["engine_insecure_registry"]),
         labels=list(given["engine_label"]),
         storage_driver=given["engine_storage_driver"],

@@ -53,6 +53,10 @@ LISTS = {
 @goflags.flag("--no-share-events", is_flag=True, help="Do not tell them")
 @goflags.flag("--socket", is_flag=True, help="Make a unix socket that reaches the engine over SSH")
 @goflags.flag("--no-socket", is_flag=True, help="Remove that socket")
+@goflags.flag("--ipv6", is_flag=True, help="Let the machine and its containers use IPv6 as this host does")
+@goflags.flag("--no-ipv6", is_flag=True, help="Let them use IPv4 only")
+@goflags.flag("--ipv6-ports", is_flag=True, help="Forward the open ports of the machine from ::1 too")
+@goflags.flag("--no-ipv6-ports", is_flag=True, help="Do not forward them from ::1")
 @goflags.flag(
     "--ca-cert",
     multiple=True,
@@ -74,11 +78,14 @@ def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
     from pymachine.hosts.modify import Changes, modify  # noqa: PLC0415
     from pymachine.hosts.shares import absolute  # noqa: PLC0415
 
-    engine: dict[str, str | list[str]] = {
+    engine: dict[str, str | list[str] | bool] = {
         field: [word for word in given[flag] if word] for flag, field in LISTS.items() if given[flag]
     }
     if given["engine_storage_driver"]:
         engine["storage_driver"] = given["engine_storage_driver"]
+    chosen_ipv6 = _chosen(given, "ipv6")
+    if chosen_ipv6 is not None:
+        engine["ipv6"] = chosen_ipv6
     trusted = create_options.ca_certificates([word for word in given["ca_cert"] if word])
     changes = Changes(
         hardware=HardwareChange(cpus=given["cpus"], memory_mib=given["memory"], disk_mb=given["disk_size"]),
@@ -87,6 +94,7 @@ def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
         unshare=tuple(absolute(word, base=share_options.current_folder()) for word in given["unshare"]),
         share_events=_chosen(given, "share-events"),
         socket=_chosen(given, "socket"),
+        ipv6_ports=_chosen(given, "ipv6-ports"),
         proxies=_proxies(given),
         ca_certificates=trusted if given["ca_cert"] else None,
         sans=[name for name in given["tls_san"] if name] if given["tls_san"] else None,

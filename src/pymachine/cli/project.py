@@ -189,7 +189,10 @@ def _missing() -> ProjectFileError:
 def _preset_options(ctx: click.Context, file: ProjectFile) -> None:
     """Make the values of the file the defaults of the command's own options."""
     presets, machine = goflags.presets(ctx), file.machine
-    for key, parameter in (("driver", "driver"), ("tls-san", "tls_san"), ("shares", "share"), ("socket", "socket")):
+    for key, parameter in (
+        *(("driver", "driver"), ("tls-san", "tls_san"), ("shares", "share"), ("socket", "socket")),
+        *(("ipv6", "ipv6"), ("ipv6-ports", "ipv6_ports")),
+    ):
         if key in machine:
             presets[parameter] = goflags.Preset(machine[key], file.place(key))
     if "ca-certs" in machine:

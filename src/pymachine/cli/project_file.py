@@ -89,6 +89,8 @@ KEYS: dict[str, Key] = {
     ),
     "share-events": Key(BOOLEAN, "`false` is `--no-share-events`."),
     "socket": Key(BOOLEAN, "`true` is `--socket`."),
+    "ipv6": Key(BOOLEAN, "`true` is `--ipv6`."),
+    "ipv6-ports": Key(BOOLEAN, "`true` is `--ipv6-ports`."),
     "ca-certs": Key(
         TEXTS,
         "Files with CA certificates that the machine trusts, as `--ca-cert`, relative to the file's folder.",

@@ -95,6 +95,8 @@ _TEXTS = {
     "userland-proxy-path",
     "userns-remap",
 }
+CONTAINERS_IPV6 = "fd70:796d:6163::/64"
+"""The IPv6 addresses of containers on the default bridge: unique local ones, which the engine translates."""
 RELOADABLE = frozenset(
     {
         "allow-nondistributable-artifacts",
@@ -155,6 +157,9 @@ def content(options: EngineOptions, *, driver_name: str) -> tuple[dict[str, Json
     if options.selinux_enabled:
         daemon["selinux-enabled"] = True
     flags = [flag for option in options.arbitrary_flags if (flag := _apply(daemon, option))]
+    if options.ipv6:
+        # Before version 27, the engine takes the addresses from here only, and translates them only as an experiment.
+        daemon = {"fixed-cidr-v6": CONTAINERS_IPV6, "ip6tables": True, "experimental": True, **daemon}
     _check_labels(daemon["labels"])
     return daemon, flags
 

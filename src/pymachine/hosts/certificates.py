@@ -90,6 +90,7 @@ def identity_restored_on_error(host: Host, *, running: bool) -> Iterator[None]:
             restore()
             record.engine, record.certificates_expire = before.engine, before.certificates_expire
             record.shares, record.share_events = before.shares, before.share_events
+            record.ipv6_ports = before.ipv6_ports
             record.auth.server_cert_sans = sans
             record.ca_certificates, record.proxies = before.ca_certificates, before.proxies
             record.driver.clear()

@@ -66,6 +66,7 @@ def _request(source: Host, name: str, shares: ShareRequest | None) -> CreateRequ
         share_events=record.share_events,
         origins=origins,
         socket=record.socket,
+        ipv6_ports=record.ipv6_ports,
         proxies=record.proxies,
         ca_certificates=tuple(record.ca_certificates),
     )

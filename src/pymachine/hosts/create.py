@@ -13,7 +13,7 @@ from pymachine.driver.contract import Config, Driver, ImageFiles, Json, MachineR
 from pymachine.driver.kit import transactions
 from pymachine.driver.names import check_new_name
 from pymachine.errors import DriverError, MachineExistsError, PrecreateError
-from pymachine.hosts import change_notes, local_socket, new_records, proxies, resume, trusted_cas
+from pymachine.hosts import change_notes, ipv6, local_socket, new_records, proxies, resume, trusted_cas
 from pymachine.hosts.boot import prefixing
 from pymachine.hosts.host import SETS_UP_ENGINE, Host, Hosts
 from pymachine.hosts.locking import lock
@@ -57,6 +57,8 @@ class CreateRequest:
     """Whether a unix socket on this host reaches its engine."""
     ca_certificates: tuple[str, ...] = ()
     """The certificates of further CAs that its guest trusts, in PEM."""
+    ipv6_ports: bool = False
+    """Whether its forwarded ports are on ::1 too."""
     proxies: Proxies = field(default_factory=Proxies)
     """The caller's proxies. A driver whose machines do not use them ignores them."""
 
@@ -138,12 +140,14 @@ def reserve(hosts: Hosts, request: CreateRequest, configure: Callable[[MachineRe
             origins=dict(request.origins),
             project=request.project,
             socket=request.socket,
+            ipv6_ports=request.ipv6_ports,
             ca_certificates=list(request.ca_certificates),
             proxies=request.proxies if proxies.supported(registry.load(request.driver_name)) else Proxies(),
         )
         host = Host(hosts, machine)
         if host.has(Trait.FIXED_ADDRESS):
             machine.endpoint = host.driver.endpoint()
+        ipv6.check(host.driver, guest=request.engine.ipv6, ports=request.ipv6_ports)
         machine.shares = accepted(host.driver, request.shares)
         store.add(machine)
     return host

@@ -237,6 +237,7 @@ class Host:
             engine=settings,
             proxies=self.proxies(),
             ca_certificates=trusted_cas.of(self.record, self.store.root, self.reporter),
+            ipv6=self.record.engine.ipv6,
         )
 
     def proxies(self) -> str:
@@ -260,6 +261,8 @@ class Host:
             image=image,
             shares=() if self._shares_all_over_ssh() else tuple(self.record.shares),
             share_events=self.share_events(),
+            ipv6=self.record.engine.ipv6,
+            ipv6_ports=self.record.ipv6_ports,
             timeout=boot_timeout(),
             timings=self.hosts.timings,
         )

@@ -50,12 +50,13 @@ def of_machine(
     engine: EngineFiles,
     proxies: str = "",
     ca_certificates: Sequence[str] = (),
+    ipv6: bool = False,
 ) -> bytes:
     """Return the identity of the machine in `directory`, which contains its keys and certificates.
 
     An uncompressed tar without clocks or owners: the same identity is the same bytes. Raises OSError if a file is
     missing. `proxies` are the engine's variables for its proxies, and `ca_certificates` those of
-    further CAs that the guest trusts, in PEM.
+    further CAs that the guest trusts, in PEM. `ipv6` says whether its network has IPv6.
     """
     from pymachine.ssh import keys  # noqa: PLC0415 (cryptography)
 
@@ -72,6 +73,8 @@ def of_machine(
     }
     if ca_certificates:
         members["ca-certificates.pem"] = (0o644, "".join(ca_certificates).encode())
+    if ipv6:
+        members["ipv6"] = (0o644, b"on\n")
     return _tar(members)
 
 

@@ -17,6 +17,7 @@ from pymachine.driver.shares import Share
 from pymachine.errors import CommandError, PymachineError, UsageError, WrongStateError
 from pymachine.hosts import (
     context_updates,
+    ipv6,
     lifecycle,
     local_socket,
     origins,
@@ -42,7 +43,7 @@ class Changes:
     """The changes that `modify` makes. Everything else stays."""
 
     hardware: HardwareChange = dataclasses.field(default_factory=HardwareChange)
-    engine: Mapping[str, str | list[str]] = dataclasses.field(default_factory=dict)
+    engine: Mapping[str, str | list[str] | bool] = dataclasses.field(default_factory=dict)
     """By the names of `EngineOptions`. A list replaces the whole current list."""
     sans: Sequence[str] | None = None
     share: Sequence[Share] = ()
@@ -53,6 +54,8 @@ class Changes:
     """Whether the host's changes in them raise inotify events in the guest."""
     socket: bool | None = None
     """Whether a unix socket on this host reaches its engine."""
+    ipv6_ports: bool | None = None
+    """Whether its forwarded ports are on ::1 too."""
     ca_certificates: Sequence[str] | None = None
     """The certificates of further CAs that its guest trusts, in PEM, instead of the present ones."""
     proxies: Proxies | None = None
@@ -64,7 +67,14 @@ class Changes:
         """Return whether the machine has to be stopped for the changes."""
         events_change = bool(host.record.shares) and self.share_events not in (None, host.record.share_events)
         shares_change = bool(self.share or self.unshare or events_change)
-        return self.hardware != HardwareChange() or (shares_change and not ssh_shares.applies_to(host.driver))
+        ipv6_change = self.engine.get("ipv6") not in (None, host.record.engine.ipv6)
+        ports_change = self.ipv6_ports not in (None, host.record.ipv6_ports)
+        return (
+            self.hardware != HardwareChange()
+            or ipv6_change
+            or ports_change
+            or (shares_change and not ssh_shares.applies_to(host.driver))
+        )
 
 
 def modify(hosts: Hosts, name: str, changes: Changes, *, restart: bool = False, timeout: float = STOP_SECONDS) -> None:
@@ -119,6 +129,7 @@ def _check(host: Host, changes: Changes) -> None:
         shares.shareable(host.driver)
     if changes.socket:
         local_socket.check(host.driver)
+    ipv6.check(host.driver, guest=bool(changes.engine.get("ipv6")), ports=bool(changes.ipv6_ports))
     proxies.check(type(host.driver), changes.proxies or Proxies())
     if changes.ca_certificates is not None:
         trusted_cas.check(host.store.root, type(host.driver), changes.ca_certificates)
@@ -163,6 +174,8 @@ def _write(host: Host, changes: Changes) -> None:
     host.record.shares = _changed_shares(host, changes)
     if changes.share_events is not None:
         host.record.share_events = changes.share_events
+    if changes.ipv6_ports is not None:
+        host.record.ipv6_ports = changes.ipv6_ports
     if changes.socket is not None:
         host.record.socket = changes.socket
         host.record.context_socket &= changes.socket
@@ -192,6 +205,8 @@ def _note_origins(record: Machine, changes: Changes) -> None:
         found[origins.SHARE_EVENTS] = None
     if changes.socket is not None:
         found[origins.SOCKET] = None
+    if changes.ipv6_ports is not None:
+        found[origins.IPV6_PORTS] = None
     if changes.ca_certificates is not None:
         found[origins.CA_CERT] = None
     if changes.proxies is not None:

@@ -13,6 +13,7 @@ SHARE = "share"
 SHARE_EVENTS = "no-share-events"
 SANS = "tls-san"
 SOCKET = "socket"
+IPV6_PORTS = "ipv6-ports"
 CA_CERT = "ca-cert"
 NO_HOST_PROXY = "no-host-proxy"
 # The fields of `HardwareChange`, by the end of the driver's option: DRIVER-memory and so on, as in docker-machine.
@@ -25,6 +26,7 @@ ENGINE = {
     "engine-label": "labels",
     "engine-registry-mirror": "registry_mirror",
     "engine-storage-driver": "storage_driver",
+    "ipv6": "ipv6",
     "engine-install-url": "install_url",
 }
 
@@ -42,6 +44,7 @@ def current_value(record: Machine, option: str) -> Json:
         SHARE_EVENTS: not record.share_events,
         SANS: list(record.auth.server_cert_sans),
         SOCKET: record.socket,
+        IPV6_PORTS: record.ipv6_ports,
         NO_HOST_PROXY: not record.proxies,
         CA_CERT: [fingerprint(pem) for pem in record.ca_certificates],
         **{name: getattr(record.engine, field) for name, field in ENGINE.items()},

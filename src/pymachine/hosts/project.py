@@ -126,6 +126,7 @@ def changes(machine: Machine, request: CreateRequest, found: Sequence[Difference
         unshare=_to_unshare(machine.shares, kept=shared) if origins.SHARE in wanted else (),
         share_events=not wanted[origins.SHARE_EVENTS] if origins.SHARE_EVENTS in wanted else None,
         socket=wanted.get(origins.SOCKET),
+        ipv6_ports=wanted.get(origins.IPV6_PORTS),
         proxies=request.proxies if origins.NO_HOST_PROXY in wanted else None,
         ca_certificates=request.ca_certificates if origins.CA_CERT in wanted else None,
         origins={each.option: each.origin for each in found},
@@ -161,6 +162,7 @@ def _wanted(request: CreateRequest) -> Mapping[str, Json]:
         origins.SANS: list(request.sans),
         origins.SHARE_EVENTS: not request.share_events,
         origins.SOCKET: request.socket,
+        origins.IPV6_PORTS: request.ipv6_ports,
         origins.NO_HOST_PROXY: not request.proxies,
         origins.CA_CERT: [origins.fingerprint(pem) for pem in request.ca_certificates],
         origins.SHARE: [str(share) for share in request.shares.shares],
@@ -182,6 +184,7 @@ def _is_applicable(machine: Machine, option: str, wanted: Json) -> bool:
         origins.SHARE,
         origins.SHARE_EVENTS,
         origins.SOCKET,
+        origins.IPV6_PORTS,
         origins.CA_CERT,
         origins.NO_HOST_PROXY,
     }

@@ -23,6 +23,7 @@ KEYS = (
     "Project",
     "Socket",
     "ContextSocket",
+    "IPv6Ports",
     "CACertificates",
     "Proxies",
 )

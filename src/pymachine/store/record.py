@@ -121,6 +121,8 @@ class Machine:
     """The project file that `up` created it for."""
     socket: bool = False
     """Whether a unix socket on this host reaches its engine: see `pymachine.hosts.local_socket`."""
+    ipv6_ports: bool = False
+    """Whether its forwarded ports are on ::1 too."""
     context_socket: bool = False
     """Whether its docker context uses that socket."""
     ca_certificates: list[str] = field(default_factory=list)
@@ -185,6 +187,7 @@ class Machine:
             "Project": None if self.project is None else origin_fields.project_json(self.project),
             "Socket": self.socket or None,
             "ContextSocket": self.context_socket or None,
+            "IPv6Ports": self.ipv6_ports or None,
             "CACertificates": self.ca_certificates or None,
             "Proxies": proxy_fields.proxies_json(self.proxies) if self.proxies else None,
         }
@@ -232,6 +235,7 @@ class Machine:
             project=None if project is None else origin_fields.project(project),
             socket=bool(_own(fields, "Socket", kinds.BOOLEAN, name)),
             context_socket=bool(_own(fields, "ContextSocket", kinds.BOOLEAN, name)),
+            ipv6_ports=bool(_own(fields, "IPv6Ports", kinds.BOOLEAN, name)),
             ca_certificates=list(_own(fields, "CACertificates", _CERTIFICATES, name) or ()),
             proxies=proxy_fields.proxies(_own(fields, "Proxies", proxy_fields.PROXIES, name) or {}),
             raw=dict(fields),
