@@ -166,6 +166,11 @@ def test_a_watcher_waits_for_events_and_ends_without_them(tmp_path: Path, monkey
     assert "pymachine_driver_qemu.ports" in (folders[1] / background.PORTS.log).read_text()
 
 
+def test_a_problem_at_the_ipv6_loopback_is_named_with_that_address() -> None:
+    found = [ForwardedPort("tcp", 80, "127.70.1.2"), ForwardedPort("tcp", 80, "::1", "in use")]
+    assert ports.problem(Mock(PortForwardable, forwarded_ports=lambda: found)) == "not forwarded: [::1]:80/tcp: in use"
+
+
 def test_one_line_names_only_some_of_many_problems() -> None:
     def problem(count: int) -> str:
         found = [ForwardedPort("tcp", port, "127.70.1.2", "in use") for port in range(1, count + 1)]

@@ -56,7 +56,13 @@ def command(app: App, names: tuple[str, ...]) -> None:
 def problem(driver: Driver) -> str:
     """Return which ports of a running machine cannot be forwarded, and why. Empty if all are."""
     ports = driver.forwarded_ports() if isinstance(driver, PortForwardable) else ()
-    refused = [f"{port.port}/{port.protocol}: {port.problem}" for port in ports if port.problem]
+    refused = [f"{_short(port)}: {port.problem}" for port in ports if port.problem]
     if len(refused) > _MOST_PROBLEMS:
         refused[_MOST_PROBLEMS:] = [f"and {len(refused) - _MOST_PROBLEMS} more, see `pymachine ports`"]
     return f"not forwarded: {'; '.join(refused)}" if refused else ""
+
+
+def _short(port: ForwardedPort) -> str:
+    """Return the port, with its address if it is not the machine's own."""
+    name = f"{port.port}/{port.protocol}"
+    return f"[{port.address}]:{name}" if ":" in port.address else name

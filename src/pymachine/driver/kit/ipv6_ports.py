@@ -54,15 +54,15 @@ class Ipv6Ports:
         try:
             self._opened[port] = self._run(listen((self._target, port.port)))
         except OSError as error:
-            return error.strerror or str(error)
+            return error.strerror or str(error) or "the thread for ::1 does not answer"
         return ""
 
     def remove(self, port: Published) -> str:
-        """Close a port, and return "". Connections to a TCP port continue."""
+        """Close a port. Connections to a TCP port continue."""
         opened = self._opened.pop(port, None)
         if opened is not None:
             self._run(_close(opened))
-        return ""
+        return "closed"
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
         """Run `call` in the thread, which starts with the first call."""
