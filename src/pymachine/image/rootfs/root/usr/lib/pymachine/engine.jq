@@ -57,7 +57,7 @@ def flags:
 def before_equals: split("=")[0];
 def after_equals: split("=")[1:] | join("=");
 def without_value($name): [.[] | select(before_equals != ($name | before_equals))];
-def boolean: if . == null or (["1", "t", "T", "TRUE", "true", "True"] | index([.])) then true else false end;
+def boolean: . as $value | $value == null or (["1", "t", "T", "TRUE", "true", "True"] | index([$value])) != null;
 def ulimit: (after_equals | split(":")) as $limits | {
     Name: before_equals, Soft: ($limits[0] | tonumber), Hard: ($limits[-1] | tonumber)
 };
