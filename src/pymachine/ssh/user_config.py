@@ -6,7 +6,6 @@ import glob
 import os
 import re
 import shlex
-import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -64,7 +63,7 @@ def add(included: Path) -> bool:
         before = _read(config)
         if line in _global_lines(before):
             return False
-        _write(config, line + b"\n" + _without(before, line))
+        files.rewrite(config, line + b"\n" + _without(before, line))
         return True
 
 
@@ -77,7 +76,7 @@ def remove(included: Path) -> bool:
         before = _read(config)
         after = _without(before, line)
         if after != before:
-            _write(config, after)
+            files.rewrite(config, after)
         return after != before
 
 
@@ -91,13 +90,13 @@ def hosts(*, without: Path) -> set[str]:
 
 @contextmanager
 def _changing(included: Path) -> Iterator[Path]:
-    """Lock the user's file, and yield the path of the file to write. Raises `UserConfigError` for an OSError."""
+    """Lock the user's file, and yield its path. Raises `UserConfigError` for an OSError."""
     config = path()
     lock = config.with_name(".pymachine.lock")
     try:
         with files.acquire_lock(lock, timeout=_LOCK_SECONDS):
             try:
-                yield Path(os.path.realpath(config))  # unlike Path.resolve, this never raises
+                yield config
             finally:
                 files.discard_lock(lock)
     except OSError as error:  # a TimeoutError, too
@@ -111,20 +110,6 @@ def _read(config: Path) -> bytes:
         return files.read_regular(config, longest=_LONGEST)
     except FileNotFoundError:
         return b""
-
-
-def _write(config: Path, content: bytes) -> None:
-    """Replace the file in one step, with its mode and owner. Raises OSError."""
-    try:
-        before = config.stat()
-    except FileNotFoundError:
-        files.make_private_dir(config.parent)
-        files.atomic_write(config, content, mode=0o600)
-        files.hand_over(config)
-        return
-    files.atomic_write(config, content, mode=stat.S_IMODE(before.st_mode))
-    if sys.platform != "win32" and (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
-        os.chown(config, before.st_uid, before.st_gid)
 
 
 def _without(content: bytes, line: bytes) -> bytes:

@@ -63,6 +63,26 @@ def atomic_write(path: Path, data: bytes | str, *, mode: int = 0o600, durable: b
         _sync_folder(path.parent)
 
 
+def rewrite(path: Path, data: bytes | str, *, private: bool = False) -> None:
+    """Write `data` to a file of the user's in one step, with its mode and owner. A new file has mode 0600.
+
+    With `private` only the owner keeps access. A symbolic link at `path` stays, and leads to the new content. Raises
+    OSError.
+    """
+    place = Path(os.path.realpath(path))  # unlike Path.resolve, this never raises
+    try:
+        before = place.stat()
+    except FileNotFoundError:
+        make_private_dir(place.parent)
+        atomic_write(place, data, mode=0o600)
+        hand_over(place)
+        return
+    mode = stat.S_IMODE(before.st_mode)
+    atomic_write(place, data, mode=mode & 0o700 if private else mode)
+    if sys.platform != "win32" and (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+        os.chown(place, before.st_uid, before.st_gid)
+
+
 @contextmanager
 def kept(paths: Sequence[Path]) -> Iterator[Callable[[], None]]:
     """Keep copies of the files at `paths` during the block. The yielded function restores them.
