@@ -176,6 +176,10 @@ class VirtualBoxDriver(ModifiableMachine):
             ssh_user=str(self.config.get("SSHUser") or SSH_USER),
         )
 
+    def host_loopback(self) -> str:
+        """Return the router of VirtualBox's NAT, which reaches the host's loopback: see `machine.reach_loopback`."""
+        return "10.0.2.2"
+
     def _leased_address(self) -> str:
         from pymachine_driver_virtualbox import leases  # noqa: PLC0415
 

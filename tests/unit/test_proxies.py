@@ -10,6 +10,8 @@ import pytest
 
 from pymachine.cli import main as main_module
 from pymachine.docker import daemon_json
+from pymachine.driver import registry
+from pymachine.driver.abilities import LoopbackReachable
 from pymachine.driver.contract import MachineRef
 from pymachine.driver.kit.identity_channel import activation_script
 from pymachine.errors import UsageError
@@ -92,7 +94,7 @@ class Reaching(Plain):
 
 def lines(driver: type[Plain], proxies: Proxies, tmp_path: Path) -> list[str]:
     made = driver(MachineRef("one", tmp_path, tmp_path, tmp_path / "key"), {})
-    return of_machines.environment(made, proxies, Silent()).splitlines()
+    return of_machines.reachable(made, proxies, Silent()).variables().splitlines()
 
 
 def test_a_proxy_on_the_loopback_is_rewritten(tmp_path: Path) -> None:
@@ -101,10 +103,20 @@ def test_a_proxy_on_the_loopback_is_rewritten(tmp_path: Path) -> None:
         assert found == [
             f"HTTP_PROXY=http://ann:{SECRET}@10.0.2.2:8080",
             "HTTPS_PROXY=https://proxy",
-            "NO_PROXY=a,b,10.0.2.2",
+            "NO_PROXY=a,b,10.0.2.2,host.docker.internal",
         ]
         assert lines(Plain, Proxies(f"http://{host}:8080", "http://proxy"), tmp_path) == ["HTTPS_PROXY=http://proxy"]
         assert lines(Plain, Proxies(f"http://{host}:8080"), tmp_path) == []
+
+
+def test_which_drivers_reach_the_loopback() -> None:
+    kinds = [registry.load(name) for name in registry.names()]
+    assert {kind.info.name for kind in kinds if issubclass(kind, LoopbackReachable)} == {
+        "qemu",
+        "libvirt",
+        "virtualbox",
+    }
+    assert [kind.info.name for kind in kinds if not of_machines.supported(kind)] == ["generic", "none"]
 
 
 def test_everything_without_a_proxy_stays_so(tmp_path: Path) -> None:

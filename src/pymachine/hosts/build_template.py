@@ -13,7 +13,7 @@ from pymachine.hosts.create import check_driver, find_image
 from pymachine.hosts.host import Hosts
 from pymachine.hosts.resume import with_seed
 from pymachine.store import paths
-from pymachine.store.proxies import of_environment as proxies_of
+from pymachine.store.proxies import Proxies, of_environment as proxies_of
 from pymachine.system import files
 
 
@@ -29,9 +29,9 @@ def build_template(hosts: Hosts, driver_name: str, options: Mapping[str, Json]) 
     ref = MachineRef("template", folder, root, folder / paths.SSH_KEY)
     driver = kind(ref, kind.configure(ref, options, []), reporter=hosts.reporter)
     check_driver(driver)
-    variables = proxies.environment(driver, proxies_of(os.environ), hosts.reporter) if proxies.supported(kind) else ""
+    callers = proxies_of(os.environ) if proxies.supported(kind) else Proxies()
     boot = BootRequest(identity=_refuse_identity, image=find_image(hosts, driver))
-    request = with_seed(driver_name, boot, proxies=variables)
+    request = with_seed(driver_name, boot, proxies=proxies.reachable(driver, callers, hosts.reporter).variables())
     templates.clear_failures(root)
     made = templates.ensure(driver, request, store=root, reporter=hosts.reporter)
     if made is None:

@@ -101,7 +101,7 @@ class Host:
         self.reporter = hosts.reporter
         self.name = record.name
         self.directory = hosts.store.machine_dir(record.name)
-        self._proxies: tuple[Proxies, str] | None = None
+        self._proxies: tuple[Proxies, Proxies] | None = None
 
     @cached_property
     def driver(self) -> Driver:
@@ -235,21 +235,21 @@ class Host:
             self.directory,
             hostname=host_name(self.name),
             engine=settings,
-            proxies=self.proxies(),
+            proxies=self.proxies().variables(),
             ca_certificates=trusted_cas.of(self.record, self.store.root, self.reporter),
             ipv6=self.record.engine.ipv6,
         )
 
-    def proxies(self) -> str:
-        """Return the engine's variables for its proxies: see `pymachine.hosts.proxies.environment`."""
-        if not self.record.proxies:
-            return ""
+    def proxies(self) -> Proxies:
+        """Return the proxies that the machine uses, as its guest reaches them: see `pymachine.hosts.proxies`."""
+        recorded = self.record.proxies
+        if not recorded:
+            return recorded
         from pymachine.hosts import proxies  # noqa: PLC0415 (few machines have any)
 
-        # `create` needs them twice, and one warning is enough.
-        if self._proxies is None or self._proxies[0] != self.record.proxies:
-            found = proxies.environment(self.driver, self.record.proxies, self.reporter)
-            self._proxies = self.record.proxies, found
+        # `create` needs them several times, and one warning is enough.
+        if self._proxies is None or self._proxies[0] != recorded:
+            self._proxies = recorded, proxies.reachable(self.driver, recorded, self.reporter)
         return self._proxies[1]
 
     # -- boot --------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
-"""The proxies of a machine's engine, as its guest reaches them."""
+"""The proxies of a machine, as its guest reaches them."""
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from pymachine.driver.abilities import LoopbackReachable
@@ -10,6 +11,9 @@ from pymachine.driver.contract import Driver, Trait
 from pymachine.errors import UnsupportedError
 from pymachine.store.proxies import Proxies
 from pymachine.system.progress import Reporter
+
+HOST_NAME = "host.docker.internal"
+"""The name of this host in guests that reach its loopback."""
 
 
 def supported(driver: type[Driver]) -> bool:
@@ -23,33 +27,33 @@ def check(driver: type[Driver], proxies: Proxies) -> None:
         raise UnsupportedError(f"{driver.info.name} driver does not support --host-proxy")
 
 
-def environment(driver: Driver, proxies: Proxies, reporter: Reporter) -> str:
-    """Return the engine's variables for `proxies`, as ``NAME=value`` lines; an empty text without a proxy.
+def reachable(driver: Driver, proxies: Proxies, reporter: Reporter) -> Proxies:
+    """Return `proxies` as the machine's guest and its containers reach them.
 
     A proxy on this host's loopback gets the address at which the guest reaches it. Without one it is left out, with a
     warning. What the guest reaches at that address needs no proxy, as on the host.
     """
     loopback = driver.host_loopback() if isinstance(driver, LoopbackReachable) else ""
-    lines = []
-    for name, url in (("HTTP_PROXY", proxies.http), ("HTTPS_PROXY", proxies.https)):
-        if not url:
-            continue
+    found = {}
+    for key, name, url in (("http", "HTTP_PROXY", proxies.http), ("https", "HTTPS_PROXY", proxies.https)):
         if not _is_loopback(url):
-            lines.append(f"{name}={url}")
+            found[key] = url
         elif loopback:
-            lines.append(f"{name}={_with_host(url, loopback)}")
+            found[key] = _with_host(url, loopback)
         else:
             reporter.warn(
-                f"{name} is on this host's loopback, which machines of the driver {driver.info.name} do not reach: "
-                "the engine does not use it."
+                f"{name} is on this host's loopback, which this machine of the driver {driver.info.name} does not "
+                "reach: the machine does not use it."
             )
-    if lines:
-        no = [word.strip() for word in proxies.no.split(",") if word.strip()]
-        if loopback and loopback not in no and "*" not in no:
-            no.append(loopback)
-        if no:
-            lines.append(f"NO_PROXY={','.join(no)}")
-    return "".join(f"{line}\n" for line in lines)
+    if not any(found.values()):
+        return Proxies()
+    return Proxies(**found, no=with_exceptions(proxies.no, [loopback, HOST_NAME] if loopback else []))
+
+
+def with_exceptions(no: str, hosts: Iterable[str]) -> str:
+    """Return a value of NO_PROXY with further hosts, each once."""
+    words = [word.strip() for word in no.split(",") if word.strip()]
+    return ",".join(words if "*" in words else dict.fromkeys([*words, *hosts]))
 
 
 def _is_loopback(url: str) -> bool:

@@ -73,7 +73,7 @@ def _resume(host: Host, request: BootRequest) -> bool:
     from pymachine.hosts import templates  # noqa: PLC0415 (only create needs them)
     from pymachine.tls import handshake  # noqa: PLC0415 (only create needs it)
 
-    request = with_seed(host.record.driver_name, request, proxies=host.proxies())
+    request = with_seed(host.record.driver_name, request, proxies=host.proxies().variables())
     template = _find_template(host, request)
     if template is None:
         return False

@@ -27,6 +27,11 @@ class Proxies:
         """Whether there is a proxy."""
         return bool(self.http or self.https)
 
+    def variables(self) -> str:
+        """Return the variables that are set, as ``NAME=value`` lines; an empty text without a proxy."""
+        values = {"HTTP_PROXY": self.http, "HTTPS_PROXY": self.https, "NO_PROXY": self.no if self else ""}
+        return "".join(f"{name}={value}\n" for name, value in values.items() if value)
+
     def masked(self) -> Proxies:
         """Return them without users and passwords."""
         return replace(self, http=mask(self.http), https=mask(self.https))
