@@ -1,7 +1,8 @@
-"""Pulls through a real forward proxy with a password, which listens on this host's loopback."""
+"""Pulls and containers behind a real forward proxy with a password, which listens on this host's loopback."""
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,19 @@ def command_lines() -> str:
     return b"\n".join(found).decode(errors="replace")
 
 
+def files_with_the_password(folder: Path) -> list[Path]:
+    # grep skips the holes of disks.
+    words = ["grep", "--recursive", "--binary", "--devices=skip", "--files-with-matches", "--fixed-strings"]
+    done = subprocess.run([*words, SECRET, str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return [Path(line) for line in done.stdout.splitlines()]
+
+
+def is_private(path: Path, folder: Path) -> bool:
+    inner = [each for each in (path, *path.parents) if folder in each.parents]
+    return any(each.stat().st_mode & 0o077 == 0 for each in inner)
+
+
 def test_pulls_go_through_the_proxy(registry: Registry, proxy: Proxy) -> None:
     address = f"{LOOPBACK_NAME}:{registry.port}"
     image = f"{address}/team/alpine"
@@ -68,6 +82,24 @@ def test_pulls_go_through_the_proxy(registry: Registry, proxy: Proxy) -> None:
             for words in (("inspect", NAME), ("ls",), ("logs", NAME), ("inspect", "--origin", NAME))
         ]
         assert SECRET not in "".join([command_lines(), *shown])
+        # Containers get no proxy unless the user asks for it.
+        assert "proxy" not in docker(program, f"docker run --rm {image}:1 env").lower()
+        assert SECRET not in program("--debug", "modify", "--container-proxy", NAME).text
+        reached = proxy.url.replace("127.0.0.1", "10.0.2.2")
+        # The proxy answers for this name itself.
+        look = f"env; http_proxy=$HTTPS_PROXY wget -q -O - http://{tinyproxy.STATISTICS}/"
+        shown_inside = docker(program, f"docker run --rm {image}:1 sh -c '{look}'")
+        exceptions = "intern.example,10.0.2.2,host.docker.internal,localhost,127.0.0.1,::1"
+        for variable in (f"HTTPS_PROXY={reached}", f"https_proxy={reached}", f"NO_PROXY={exceptions}"):
+            assert f"{variable}\n" in shown_inside
+        assert "HTTP_PROXY=" not in shown_inside.replace("HTTPS_PROXY=", "")
+        assert "tinyproxy" in shown_inside.rpartition("PROXY=")[2]
+        build = f"printf 'FROM {image}:1\nRUN env\n' | DOCKER_BUILDKIT=0 docker build --no-cache -"
+        assert f"HTTPS_PROXY={reached}" in docker(program, build)
+        # The password is only in files that nobody else can read, and in no log.
+        holders = files_with_the_password(program.store.parent)
+        assert {"config.json"} <= {path.name for path in holders}
+        assert [path for path in holders if path.suffix == ".log" or not is_private(path, program.store.parent)] == []
         docker(program, f"docker run -d --name kept {image}:1 sleep 100000")
         started = "docker inspect -f '{{.State.StartedAt}} {{.State.Pid}} {{.State.Running}}' kept"
         before = docker(program, started)
@@ -79,3 +111,5 @@ def test_pulls_go_through_the_proxy(registry: Registry, proxy: Proxy) -> None:
         # The engine has it after a start, too.
         program("restart", NAME)
         assert image in docker(program, f"docker pull -q {image}:3")
+        program("rm", "-y", NAME)
+        assert files_with_the_password(program.store.parent) == []

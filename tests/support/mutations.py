@@ -194,6 +194,8 @@ def record(driver: str) -> dict[str, Any]:
         "ContextSocket": True,
         "CACertificates": ["-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"],
         "Proxies": {"HTTP": "http://proxy.example:3128", "HTTPS": "", "No": "localhost"},
+        "ContainerProxy": True,
+        "ClientProxies": ["tcp://127.70.1.1:2376"],
     }
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from support.registry import LOOPBACK, free_port
 from support.runner import search_path
 
+STATISTICS = "statistics.invalid"
+"""The name of a host for which the proxy answers itself."""
 CONFIGURATION = """\
 Port {port}
 Listen {address}
@@ -22,6 +24,7 @@ MaxClients 50
 LogLevel Connect
 LogFile "{log}"
 Allow {address}
+StatHost "{statistics}"
 """
 
 
@@ -45,7 +48,7 @@ def running(folder: Path, *, user: str = "", password: str = "") -> Iterator[Pro
     program = shutil.which("tinyproxy", path=search_path())
     assert program, "tinyproxy is missing: scripts/setup --tests"
     port, log = free_port(), folder / "tinyproxy.log"
-    text = CONFIGURATION.format(port=port, address=LOOPBACK, log=log)
+    text = CONFIGURATION.format(port=port, address=LOOPBACK, log=log, statistics=STATISTICS)
     login = ""
     if user:
         text += f"BasicAuth {user} {password}\n"

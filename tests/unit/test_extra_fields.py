@@ -66,6 +66,8 @@ def make_machine(name: str = "intro") -> Machine:
         context_socket=True,
         ipv6_ports=True,
         proxies=Proxies("http://user:secret@proxy:3128", "", "localhost"),
+        container_proxy=True,
+        client_proxies=["tcp://192.168.56.7:2376"],
         ca_certificates=["-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"],
     )
 

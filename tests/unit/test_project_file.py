@@ -47,6 +47,7 @@ shares = [".", "../data:/data:ro"]
 share-events = false
 ca-certs = ["company.pem"]
 host-proxy = false
+container-proxy = true
 socket = true
 ipv6 = true
 ipv6-ports = true

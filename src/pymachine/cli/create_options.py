@@ -161,13 +161,19 @@ _FLAGS: tuple[Callable[[Any], Any], ...] = (
         env="PYMACHINE_NO_HOST_PROXY",
         help="Do not let the engine use the proxies in HTTP_PROXY, HTTPS_PROXY and NO_PROXY",
     ),
+    goflags.flag(
+        "--container-proxy",
+        is_flag=True,
+        env="PYMACHINE_CONTAINER_PROXY",
+        help="Let docker set the engine's proxies in containers and builds too",
+    ),
     goflags.flag("--ttl", help="Time to live, such as 2h or 1h30m; prune and create remove expired machines"),
 )
 # Those whose origin is recorded, in addition to the driver's and `--share`.
 _RECORDED = {
     *("driver", "engine_install_url", "engine_opt", "engine_insecure_registry", "engine_registry_mirror"),
     *("engine_label", "engine_storage_driver", "engine_env", "tls_san", "no_template", "no_share_events", "socket"),
-    *("ipv6", "ipv6_ports", "ca_cert", "no_host_proxy"),
+    *("ipv6", "ipv6_ports", "ca_cert", "no_host_proxy", "container_proxy"),
 }
 
 
@@ -207,6 +213,7 @@ def request(name: str, given: Mapping[str, Any], **others: Any) -> CreateRequest
         socket=given["socket"],
         ipv6_ports=given["ipv6_ports"],
         proxies=Proxies() if given["no_host_proxy"] else of_environment(os.environ),
+        container_proxy=given["container_proxy"],
         ca_certificates=tuple(ca_certificates(given["ca_cert"])),
         **others,
     )

@@ -65,6 +65,10 @@ LISTS = {
 )
 @goflags.flag("--host-proxy", is_flag=True, help="Use the proxies that HTTP_PROXY, HTTPS_PROXY and NO_PROXY have now")
 @goflags.flag("--no-host-proxy", is_flag=True, help="Use no proxy")
+@goflags.flag(
+    "--container-proxy", is_flag=True, help="Let docker set the engine's proxies in containers and builds too"
+)
+@goflags.flag("--no-container-proxy", is_flag=True, help="Do not let docker set proxies there")
 @goflags.flag("--restart", is_flag=True, help="Restart a running machine if the change requires it")
 @machine_args.arguments()
 @pass_app
@@ -96,6 +100,7 @@ def command(app: App, /, names: tuple[str, ...], **given: Any) -> None:
         socket=_chosen(given, "socket"),
         ipv6_ports=_chosen(given, "ipv6-ports"),
         proxies=_proxies(given),
+        container_proxy=_chosen(given, "container-proxy"),
         ca_certificates=trusted if given["ca_cert"] else None,
         sans=[name for name in given["tls_san"] if name] if given["tls_san"] else None,
     )

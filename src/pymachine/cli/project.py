@@ -189,12 +189,11 @@ def _missing() -> ProjectFileError:
 def _preset_options(ctx: click.Context, file: ProjectFile) -> None:
     """Make the values of the file the defaults of the command's own options."""
     presets, machine = goflags.presets(ctx), file.machine
-    for key, parameter in (
-        *(("driver", "driver"), ("tls-san", "tls_san"), ("shares", "share"), ("socket", "socket")),
-        *(("ipv6", "ipv6"), ("ipv6-ports", "ipv6_ports")),
-    ):
+    for key in ("driver", "tls-san", "socket", "ipv6", "ipv6-ports", "container-proxy"):
         if key in machine:
-            presets[parameter] = goflags.Preset(machine[key], file.place(key))
+            presets[key.replace("-", "_")] = goflags.Preset(machine[key], file.place(key))
+    if "shares" in machine:
+        presets["share"] = goflags.Preset(machine["shares"], file.place("shares"))
     if "ca-certs" in machine:
         found = [os.path.normpath(file.folder / text) for text in file.texts("ca-certs")]
         presets["ca_cert"] = goflags.Preset(found, file.place("ca-certs"))

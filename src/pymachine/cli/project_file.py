@@ -96,6 +96,7 @@ KEYS: dict[str, Key] = {
         "Files with CA certificates that the machine trusts, as `--ca-cert`, relative to the file's folder.",
     ),
     "host-proxy": Key(BOOLEAN, "`false` is `--no-host-proxy`."),
+    "container-proxy": Key(BOOLEAN, "`true` is `--container-proxy`."),
     "template": Key(BOOLEAN, "`false` is `--no-template`."),
     "tls-san": Key(TEXTS, "Further names in the server certificate, as `--tls-san`."),
     "provision": Key(

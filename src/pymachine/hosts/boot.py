@@ -12,6 +12,7 @@ from pymachine.driver.kit import transactions
 from pymachine.errors import PymachineError
 from pymachine.hosts import (
     change_notes,
+    container_proxies,
     context_updates,
     local_socket,
     provision,
@@ -59,6 +60,7 @@ def boot(
         check()
         host.reporter.info("Docker is up and running!")
     context_updates.refresh(host)
+    container_proxies.refresh(host)
     ssh_config.refresh(host)
     _mount_shares(host)
     local_socket.follow_record(host)

@@ -93,6 +93,7 @@ def identity_restored_on_error(host: Host, *, running: bool) -> Iterator[None]:
             record.ipv6_ports = before.ipv6_ports
             record.auth.server_cert_sans = sans
             record.ca_certificates, record.proxies = before.ca_certificates, before.proxies
+            record.container_proxy = before.container_proxy
             record.driver.clear()
             record.driver.update(before.driver)
             if running and not _apply_again(host):

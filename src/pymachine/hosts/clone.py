@@ -68,5 +68,6 @@ def _request(source: Host, name: str, shares: ShareRequest | None) -> CreateRequ
         socket=record.socket,
         ipv6_ports=record.ipv6_ports,
         proxies=record.proxies,
+        container_proxy=record.container_proxy,
         ca_certificates=tuple(record.ca_certificates),
     )

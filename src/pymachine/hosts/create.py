@@ -13,7 +13,16 @@ from pymachine.driver.contract import Config, Driver, ImageFiles, Json, MachineR
 from pymachine.driver.kit import transactions
 from pymachine.driver.names import check_new_name
 from pymachine.errors import DriverError, MachineExistsError, PrecreateError
-from pymachine.hosts import change_notes, ipv6, local_socket, new_records, proxies, resume, trusted_cas
+from pymachine.hosts import (
+    change_notes,
+    container_proxies,
+    ipv6,
+    local_socket,
+    new_records,
+    proxies,
+    resume,
+    trusted_cas,
+)
 from pymachine.hosts.boot import prefixing
 from pymachine.hosts.host import SETS_UP_ENGINE, Host, Hosts
 from pymachine.hosts.locking import lock
@@ -61,6 +70,8 @@ class CreateRequest:
     """Whether its forwarded ports are on ::1 too."""
     proxies: Proxies = field(default_factory=Proxies)
     """The caller's proxies. A driver whose machines do not use them ignores them."""
+    container_proxy: bool = False
+    """Whether the docker client sets them in containers and builds."""
 
 
 def create(hosts: Hosts, request: CreateRequest) -> Machine:
@@ -73,6 +84,8 @@ def create(hosts: Hosts, request: CreateRequest) -> Machine:
     _check_engine(kind, request)
     if request.socket:
         local_socket.check(kind)
+    if request.container_proxy:
+        container_proxies.check(kind)
     trusted_cas.check(hosts.store.root, kind, request.ca_certificates)
     with lock(hosts, request.name), ExitStack() as undo:
         refuse_existing(hosts, request.name)
@@ -143,6 +156,7 @@ def reserve(hosts: Hosts, request: CreateRequest, configure: Callable[[MachineRe
             ipv6_ports=request.ipv6_ports,
             ca_certificates=list(request.ca_certificates),
             proxies=request.proxies if proxies.supported(registry.load(request.driver_name)) else Proxies(),
+            container_proxy=request.container_proxy,
         )
         host = Host(hosts, machine)
         if host.has(Trait.FIXED_ADDRESS):

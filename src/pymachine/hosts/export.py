@@ -19,7 +19,18 @@ from pymachine.store import paths
 from pymachine.system.progress import Reporter
 
 # Fields of the record that mean nothing on another host.
-_OF_THIS_HOST = {"Shares", "Socket", "ContextSocket", "IPv6Ports", "CACertificates", "Proxies", "Origins", "Project"}
+_OF_THIS_HOST = {
+    "Shares",
+    "Socket",
+    "ContextSocket",
+    "IPv6Ports",
+    "CACertificates",
+    "Proxies",
+    "ContainerProxy",
+    "ClientProxies",
+    "Origins",
+    "Project",
+}
 
 
 def export(hosts: Hosts, name: str, target: Path) -> None:

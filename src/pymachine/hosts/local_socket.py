@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pymachine.driver.contract import Driver, State, Trait
 from pymachine.errors import HostNotRunningError, PymachineError, TimeoutExpiredError, UnsupportedError
-from pymachine.hosts import context_updates, origins
+from pymachine.hosts import container_proxies, context_updates, origins
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.locking import locked
 from pymachine.hosts.timeouts import boot_timeout
@@ -102,6 +102,7 @@ def turn_on(host: Host) -> Path:
     if not had_one:
         host.record.origins[origins.SOCKET] = Origin(MODIFY)
         host.save()
+        container_proxies.refresh(host)
     return path
 
 
@@ -111,6 +112,7 @@ def turn_off(host: Host) -> None:
     host.save()
     end(host.directory)
     context_updates.refresh(host)
+    container_proxies.refresh(host)
 
 
 def follow_record(host: Host) -> None:

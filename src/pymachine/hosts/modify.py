@@ -16,6 +16,7 @@ from pymachine.driver.contract import Json, State, Trait
 from pymachine.driver.shares import Share
 from pymachine.errors import CommandError, PymachineError, UsageError, WrongStateError
 from pymachine.hosts import (
+    container_proxies,
     context_updates,
     ipv6,
     lifecycle,
@@ -60,8 +61,14 @@ class Changes:
     """The certificates of further CAs that its guest trusts, in PEM, instead of the present ones."""
     proxies: Proxies | None = None
     """The proxies that its engine uses, instead of the present ones."""
+    container_proxy: bool | None = None
+    """Whether the docker client sets them in containers and builds."""
     origins: Mapping[str, Origin] = dataclasses.field(default_factory=dict, compare=False)
     """Where the new values came from, by option of `create`, if it is not ``modify``."""
+
+    def are_of_this_host(self) -> bool:
+        """Return whether all changes are on this host, so that the engine is not touched."""
+        return self != Changes() and self == Changes(socket=self.socket, container_proxy=self.container_proxy)
 
     def needs_stop(self, host: Host) -> bool:
         """Return whether the machine has to be stopped for the changes."""
@@ -85,8 +92,8 @@ def modify(hosts: Hosts, name: str, changes: Changes, *, restart: bool = False, 
     """
     with locked(hosts, name) as host:
         _check(host, changes)
-        if changes.socket is not None and changes == Changes(socket=changes.socket):
-            _change_socket(host, changes)
+        if changes.are_of_this_host():
+            _change_this_host(host, changes)
             return
         running = host.state() is State.RUNNING
         stop = running and (changes.needs_stop(host) or not provision.changes_while_running(host.driver))
@@ -113,6 +120,7 @@ def modify(hosts: Hosts, name: str, changes: Changes, *, restart: bool = False, 
                 lifecycle.start_host(host)
         if live:
             context_updates.refresh(host)
+        container_proxies.refresh(host)
 
 
 def _check(host: Host, changes: Changes) -> None:
@@ -131,6 +139,8 @@ def _check(host: Host, changes: Changes) -> None:
         local_socket.check(host.driver)
     ipv6.check(host.driver, guest=bool(changes.engine.get("ipv6")), ports=bool(changes.ipv6_ports))
     proxies.check(type(host.driver), changes.proxies or Proxies())
+    if changes.container_proxy:
+        container_proxies.check(type(host.driver))
     if changes.ca_certificates is not None:
         trusted_cas.check(host.store.root, type(host.driver), changes.ca_certificates)
     if changes.hardware != HardwareChange():
@@ -183,6 +193,8 @@ def _write(host: Host, changes: Changes) -> None:
         host.record.ca_certificates = list(changes.ca_certificates)
     if changes.proxies is not None:
         host.record.proxies = changes.proxies
+    if changes.container_proxy is not None:
+        host.record.container_proxy = changes.container_proxy
     host.record.engine = _changed(host.record.engine, changes)
     if changes.sans is not None:
         host.record.auth.server_cert_sans = list(changes.sans)
@@ -211,20 +223,25 @@ def _note_origins(record: Machine, changes: Changes) -> None:
         found[origins.CA_CERT] = None
     if changes.proxies is not None:
         found[origins.NO_HOST_PROXY] = None
+    if changes.container_proxy is not None:
+        found[origins.CONTAINER_PROXY] = None
     for option, value in found.items():
         record.origins[option] = changes.origins.get(option, Origin(MODIFY, value=value))
 
 
-def _change_socket(host: Host, changes: Changes) -> None:
-    """Give the machine a local socket, or take it away. Nothing else changes, so its engine is not touched."""
-    if not changes.socket:
+def _change_this_host(host: Host, changes: Changes) -> None:
+    """Make changes that are on this host: the local socket and the proxies of the docker client."""
+    if changes.socket is False:
         local_socket.turn_off(host)
-    elif host.state() is State.RUNNING:
+    elif changes.socket and host.state() is State.RUNNING:
         local_socket.turn_on(host)
-    else:
+    elif changes.socket:
         host.record.socket = True
+    if changes.container_proxy is not None:
+        host.record.container_proxy = changes.container_proxy
     _note_origins(host.record, changes)
     host.save()
+    container_proxies.refresh(host)
 
 
 def _changed_shares(host: Host, changes: Changes) -> list[Share]:

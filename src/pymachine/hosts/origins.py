@@ -16,6 +16,7 @@ SOCKET = "socket"
 IPV6_PORTS = "ipv6-ports"
 CA_CERT = "ca-cert"
 NO_HOST_PROXY = "no-host-proxy"
+CONTAINER_PROXY = "container-proxy"
 # The fields of `HardwareChange`, by the end of the driver's option: DRIVER-memory and so on, as in docker-machine.
 HARDWARE = {"cpu-count": "cpus", "memory": "memory_mib", "disk-size": "disk_mb"}
 # The fields of `EngineOptions`, by option. The last one cannot be changed by `modify`.
@@ -46,6 +47,7 @@ def current_value(record: Machine, option: str) -> Json:
         SOCKET: record.socket,
         IPV6_PORTS: record.ipv6_ports,
         NO_HOST_PROXY: not record.proxies,
+        CONTAINER_PROXY: record.container_proxy,
         CA_CERT: [fingerprint(pem) for pem in record.ca_certificates],
         **{name: getattr(record.engine, field) for name, field in ENGINE.items()},
     }

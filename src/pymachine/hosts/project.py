@@ -128,6 +128,7 @@ def changes(machine: Machine, request: CreateRequest, found: Sequence[Difference
         socket=wanted.get(origins.SOCKET),
         ipv6_ports=wanted.get(origins.IPV6_PORTS),
         proxies=request.proxies if origins.NO_HOST_PROXY in wanted else None,
+        container_proxy=wanted.get(origins.CONTAINER_PROXY),
         ca_certificates=request.ca_certificates if origins.CA_CERT in wanted else None,
         origins={each.option: each.origin for each in found},
     )
@@ -164,6 +165,7 @@ def _wanted(request: CreateRequest) -> Mapping[str, Json]:
         origins.SOCKET: request.socket,
         origins.IPV6_PORTS: request.ipv6_ports,
         origins.NO_HOST_PROXY: not request.proxies,
+        origins.CONTAINER_PROXY: request.container_proxy,
         origins.CA_CERT: [origins.fingerprint(pem) for pem in request.ca_certificates],
         origins.SHARE: [str(share) for share in request.shares.shares],
     }
@@ -187,6 +189,7 @@ def _is_applicable(machine: Machine, option: str, wanted: Json) -> bool:
         origins.IPV6_PORTS,
         origins.CA_CERT,
         origins.NO_HOST_PROXY,
+        origins.CONTAINER_PROXY,
     }
     return option in {*origins.ENGINE, *changeable}
 

@@ -8,6 +8,7 @@ from pymachine.driver.kit import transactions
 from pymachine.errors import PymachineError
 from pymachine.hosts import (
     autostart_services,
+    container_proxies,
     context_updates,
     local_socket,
     provision,
@@ -35,16 +36,19 @@ def remove(hosts: Hosts, name: str, *, restore: bool = False) -> None:
             provision.restore_host(host)
         driver.remove()
         context_updates.drop(host)  # while the record still names it: we may be killed
+        container_proxies.drop(host)
         ssh_config.drop(hosts, name)
         autostart_services.drop(hosts, name)
         _delete(hosts, name)
 
 
 def forget(hosts: Hosts, name: str) -> None:
-    """Remove the record of machine `name` and its docker context, and nothing else (``rm -f``)."""
+    """Remove the record of machine `name` and what the docker client knows of it, and nothing else (``rm -f``)."""
     with hosts.store.lock(name):
         with suppress(PymachineError):  # a record that cannot be read names no context
-            context_updates.drop(hosts.open(name))
+            host = hosts.open(name)
+            context_updates.drop(host)
+            container_proxies.drop(host)
         ssh_config.drop(hosts, name)
         autostart_services.drop(hosts, name)
         with suppress(PymachineError):  # it ends when the record is gone
@@ -61,6 +65,7 @@ def undo_create(host: Host) -> None:
         local_socket.end(host.directory)
         host.driver.remove()
         context_updates.drop(host)
+        container_proxies.drop(host)
         ssh_config.drop(host.hosts, host.name)
         host.store.delete(host.name)
     except (PymachineError, OSError) as error:

@@ -26,6 +26,8 @@ KEYS = (
     "IPv6Ports",
     "CACertificates",
     "Proxies",
+    "ContainerProxy",
+    "ClientProxies",
 )
 
 

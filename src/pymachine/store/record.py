@@ -129,6 +129,10 @@ class Machine:
     """The certificates of further CAs that its guest trusts, in PEM."""
     proxies: Proxies = field(default_factory=Proxies)
     """The proxies that its engine uses, as they are on this host."""
+    container_proxy: bool = False
+    """Whether the docker client sets these proxies in its containers: see `pymachine.hosts.container_proxies`."""
+    client_proxies: list[str] = field(default_factory=list)
+    """The addresses of its engine for which the docker client's configuration has these proxies."""
     raw: dict[str, Json] = field(default_factory=dict, repr=False, compare=False)
     """The record as it was read, for its unknown fields."""
 
@@ -190,6 +194,8 @@ class Machine:
             "IPv6Ports": self.ipv6_ports or None,
             "CACertificates": self.ca_certificates or None,
             "Proxies": proxy_fields.proxies_json(self.proxies) if self.proxies else None,
+            "ContainerProxy": self.container_proxy or None,
+            "ClientProxies": self.client_proxies or None,
         }
         for key, value in ours.items():
             record.pop(key, None)
@@ -238,6 +244,8 @@ class Machine:
             ipv6_ports=bool(_own(fields, "IPv6Ports", kinds.BOOLEAN, name)),
             ca_certificates=list(_own(fields, "CACertificates", _CERTIFICATES, name) or ()),
             proxies=proxy_fields.proxies(_own(fields, "Proxies", proxy_fields.PROXIES, name) or {}),
+            container_proxy=bool(_own(fields, "ContainerProxy", kinds.BOOLEAN, name)),
+            client_proxies=list(_own(fields, "ClientProxies", _ENGINE_URLS, name) or ()),
             raw=dict(fields),
         )
 
@@ -284,6 +292,17 @@ _CERTIFICATES = kinds.Field(
         isinstance(value, list)
         and len(value) <= _MOST_CERTIFICATES
         and all(isinstance(each, str) and _PEM.fullmatch(each) for each in value)
+    ),
+)
+
+
+_ENGINE_URL = re.compile(r"(?:tcp|https?|unix)://[^\x00-\x20]{1,1000}")
+_ENGINE_URLS = kinds.Field(
+    "a list of at most 8 addresses of an engine",
+    lambda value: (
+        isinstance(value, list)
+        and len(value) <= 8
+        and all(isinstance(each, str) and _ENGINE_URL.fullmatch(each) for each in value)
     ),
 )
 
