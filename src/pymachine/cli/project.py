@@ -197,13 +197,9 @@ def _preset_options(ctx: click.Context, file: ProjectFile) -> None:
     if "ca-certs" in machine:
         found = [os.path.normpath(file.folder / text) for text in file.texts("ca-certs")]
         presets["ca_cert"] = goflags.Preset(found, file.place("ca-certs"))
-    for key, parameter in (
-        ("template", "no_template"),
-        ("share-events", "no_share_events"),
-        ("host-proxy", "no_host_proxy"),
-    ):
+    for key in ("template", "share-events", "host-proxy"):
         if key in machine:
-            presets[parameter] = goflags.Preset(not machine[key], file.place(key))
+            presets["no_" + key.replace("-", "_")] = goflags.Preset(not machine[key], file.place(key))
     for flag in create_options.engine_flags():
         key = flag.opts[0].removeprefix("--engine-")
         if key in file.engine:
