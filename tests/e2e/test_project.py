@@ -38,6 +38,8 @@ def test_a_project_from_up_to_down(pymachine: Pymachine) -> None:
     assert (folder / "count").read_text() == "ran\n"
     assert pymachine("ssh", "shop", "docker info --format '{{.Labels}}'").stdout.count("project=shop") == 1
     assert "set up by" not in up()
+    pymachine("ssh", "shop", "sudo mount -t tmpfs -o noexec tmpfs /tmp")
+    assert "set up by root" in up("--provision")
     pymachine("down", "--file", str(path))
     assert pymachine("status", "shop").stdout == "Stopped\n"
     path.write_text(FILE.replace("1024", "1200"))
@@ -45,7 +47,7 @@ def test_a_project_from_up_to_down(pymachine: Pymachine) -> None:
     assert "but the machine" not in up("--apply")
     memory = pymachine("ssh", "shop", "sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo").stdout
     assert int(memory) > 1024 * 1024
-    assert (folder / "count").read_text() == "ran\n"
+    assert (folder / "count").read_text() == "ran\nran\n"
     pymachine("down", "--remove", "--file", str(path))
     assert pymachine("ls", "-q").stdout == ""
 

@@ -154,6 +154,22 @@ def test_a_script_runs_with_its_own_interpreter_without_input_and_in_its_shared_
     assert list(folder.parent.glob("tmp*")) == []
 
 
+@pytest.mark.parametrize(
+    ("first", "command"),
+    [
+        ("echo", "sh"),
+        ("#!", "sh"),
+        ("# !/bin/bash", "sh"),
+        ("#! /bin/bash", "/bin/bash"),
+        ("#!/bin/sh -e \t", "/bin/sh -e"),
+        ("#!/usr/bin/env -S perl -w", "/usr/bin/env '-S perl -w'"),
+        ("#!/bin/$(reboot);x", "'/bin/$(reboot);x'"),
+    ],
+)
+def test_the_interpreter_is_that_of_the_first_line(first: str, command: str) -> None:
+    assert provision_scripts._interpreter(Script(Path("x"), f"{first}\n#!/bin/other")) == command
+
+
 def test_output_with_json_is_on_stderr(call: Call, folder: Path) -> None:
     write(folder, one="echo hello")
     code, out, err = call("up", "--json")

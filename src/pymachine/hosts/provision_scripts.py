@@ -138,11 +138,20 @@ def _wrapped(script: Script, shares: Sequence[Share]) -> str:
         "folder=$(mktemp -d) || exit 1\n"
         "trap 'rm -rf \"$folder\"' EXIT\n"
         f"cat > \"$folder/script\" << '{end}'\n{script.text}{newline}{end}\n"
-        'chmod 700 "$folder/script" || exit 1\n'
         f"cd {shlex.quote(_guest_folder(script.path.parent, shares))} 2> /dev/null || cd /\n"
         f"echo {BEGIN}\n"
-        '"$folder/script" < /dev/null 2>&1\n'
+        f'{_interpreter(script)} "$folder/script" < /dev/null 2>&1\n'
     )
+
+
+def _interpreter(script: Script) -> str:
+    """Return the command in the script's ``#!``, where the kernel too allows one argument, or ``sh``.
+
+    The script itself is not executed, since /tmp may be mounted with noexec.
+    """
+    first = script.text.split("\n", 1)[0]
+    words = first[2:].split(maxsplit=1) if first.startswith("#!") else []
+    return shlex.join(word.strip() for word in words) or "sh"
 
 
 def _guest_folder(folder: Path, shares: Sequence[Share]) -> str:
