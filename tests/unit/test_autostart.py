@@ -279,7 +279,8 @@ def test_a_unit_that_systemd_refuses_is_not_left(call: Call, store: Store, manag
 def test_lingering_that_is_refused_is_a_warning(call: Call, store: Store, manager: Manager) -> None:
     manager.fail("enable-linger Could not enable linger: Access denied")
     _, out, errors = call("autostart", "enable", "dev")
-    assert "will start when you log in, and not at boot: Could not enable linger: Access denied" in out + errors
+    assert "cannot start before you log in: Could not enable linger: Access denied" in out + errors
+    assert 'Machine "dev" starts when you log in.' in out
     assert unit(store).exists()
 
 

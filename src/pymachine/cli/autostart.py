@@ -28,8 +28,8 @@ def enable(app: App, names: tuple[str, ...]) -> None:
     """Start machines at each boot of this host from now on. They are not started now."""
     chosen = _chosen(app, names)
     for name in chosen:
-        autostart.enable(app.hosts, name)
-        app.reporter.info(f'Machine "{name}" starts when this host boots.')
+        at_boot = autostart.enable(app.hosts, name)
+        app.reporter.info(f'Machine "{name}" starts when {"this host boots" if at_boot else "you log in"}.')
     if app.structured:
         app.show("", _rows(app, chosen))
 

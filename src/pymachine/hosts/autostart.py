@@ -8,16 +8,17 @@ from pymachine.hosts.host import Hosts
 from pymachine.hosts.locking import lock
 
 
-def enable(hosts: Hosts, name: str) -> None:
+def enable(hosts: Hosts, name: str) -> bool:
     """Start machine `name` at each boot of this host. It is not started now.
 
+    Return False if it will start only when the user logs in; the reason is reported.
     Raises `UserServiceError` where there are no such services, and `UnsupportedError` if the driver cannot start it.
     """
     with lock(hosts, name):
         host = hosts.open(name)
         if host.has(Trait.NO_START):
             raise host.driver.unsupported("starting a machine")
-        autostart_services.install(host)
+        return autostart_services.install(host)
 
 
 def disable(hosts: Hosts, name: str) -> bool:

@@ -35,8 +35,11 @@ def is_enabled(store: Store, name: str) -> bool:
     return user_services.is_enabled(_service_name(store, name))
 
 
-def install(host: Host) -> None:
-    """Start the machine at each boot. If that will be only at login, report it. Raises `UserServiceError`."""
+def install(host: Host) -> bool:
+    """Start the machine at each boot. Raises `UserServiceError`.
+
+    If the service will run only when the user logs in, report why and return False.
+    """
     hosts, name = host.hosts, host.name
     root = str(host.store.root)
     variables = (*_VARIABLES, *host.driver.info.variables)
@@ -53,11 +56,12 @@ def install(host: Host) -> None:
     )
     if why and sys.platform != "darwin":
         hosts.reporter.warn(
-            f'"{name}" will start when you log in, and not at boot: {why.splitlines()[-1]}. '
+            f'"{name}" cannot start before you log in: {why.splitlines()[-1]}. '
             "To change that: sudo loginctl enable-linger $USER"
         )
     elif why:
-        hosts.reporter.info(f'"{name}" will start when you log in: {why}.')
+        hosts.reporter.info(f'"{name}" cannot start before you log in: {why}.')
+    return not why
 
 
 def disable(hosts: Hosts, name: str) -> bool:
