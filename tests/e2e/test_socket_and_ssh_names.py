@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 import stat
+import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import requests
 
-from support.runner import Pymachine
+from pymachine.ssh import keys
+from pymachine.system.wait import until
+from support import processes
+from support.runner import Pymachine, search_path
 from support.ssh_shares import make_box
 
 
@@ -18,6 +26,19 @@ def machine(intro: Pymachine) -> Iterator[Pymachine]:
     yield intro
     intro("modify", "--no-socket", "intro")
     intro("ssh-config", "--uninstall")
+
+
+@pytest.fixture
+def agent(machine: Pymachine, tmp_path: Path) -> Iterator[str]:
+    """An SSH agent for the machine's user; yields the line with which `ssh-add -l` lists its only key."""
+    path = tmp_path / "agent"
+    with processes.started(["ssh-agent", "-D", "-a", path], stdout=subprocess.DEVNULL):
+        until(path.exists, deadline=60, what="the agent's socket")
+        machine.env["SSH_AUTH_SOCK"] = str(path)
+        keys.make(tmp_path / "key", comment="key of the agent")
+        machine.run(["ssh-add", "-q", str(tmp_path / "key")])
+        yield machine.run(["ssh-add", "-l"]).stdout
+        del machine.env["SSH_AUTH_SOCK"]
 
 
 def docker(machine: Pymachine, host: str, *words: str, stdin: str = "") -> str:
@@ -41,7 +62,60 @@ def test_containers_run_through_the_local_socket(machine: Pymachine) -> None:
     assert docker(machine, url, "version", "-f", "{{.Server.Os}}") == "linux\n"
 
 
-def test_ssh_and_docker_reach_the_machine_by_name(machine: Pymachine, tmp_path: Path) -> None:
+def test_docker_py_and_testcontainers_use_the_local_socket(
+    machine: Pymachine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import docker as docker_py
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{machine('socket', 'intro').stdout.strip()}")
+    for name in ("DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_CONTEXT"):
+        monkeypatch.delenv(name, raising=False)
+    with closing(docker_py.from_env()) as client:
+        assert client.containers.run("alpine:3.2", "cat /etc/os-release", remove=True).startswith(b"ID=alpine\n")
+        dockerfile = io.BytesIO(b"FROM alpine:3.2\nRUN echo page > /index.html\nCMD httpd -f -p 80 -h /\n")
+        client.images.build(fileobj=dockerfile, tag="web", rm=True)
+
+    # The reaper of testcontainers is an image that the tests do not have. If the tests run in a container,
+    # testcontainers would look for that one's network.
+    monkeypatch.setenv("TESTCONTAINERS_RYUK_DISABLED", "true")
+    monkeypatch.setenv("TESTCONTAINERS_CONNECTION_MODE", "docker_host")
+    monkeypatch.setenv("TESTCONTAINERS_HOST_OVERRIDE", machine("ip", "intro").stdout.strip())
+    from testcontainers.core.container import DockerContainer
+
+    with DockerContainer("web").with_exposed_ports(80) as web:
+        url = f"http://{web.get_container_host_ip()}:{web.get_exposed_port(80)}/"
+
+        def page() -> str:
+            try:
+                return requests.get(url, timeout=60).text
+            except requests.ConnectionError:  # the port is not forwarded yet
+                return ""
+
+        assert until(page, deadline=300, what="the page") == "page\n"
+        assert web.exec(["hostname"]).exit_code == 0
+
+
+def test_an_ssh_agent_is_forwarded_into_a_build(machine: Pymachine, agent: str, tmp_path: Path) -> None:
+    """Over TLS, and over the local socket."""
+    context = tmp_path / "context"
+    program = shutil.which("ssh-add")
+    assert program
+    for line in [program, *machine.run(["ldd", program]).stdout.split()]:
+        if line.startswith("/"):
+            copy = context / "files" / line.removeprefix("/")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(line, copy)
+    text = f"FROM box\nCOPY files /\nRUN --mount=type=ssh {program} -l > /keys\nCMD cat /keys\n"
+    (context / "Dockerfile").write_text(text)
+    client = "docker-with-buildkit" if shutil.which("docker-with-buildkit", path=search_path()) else "docker"
+    socket = "export DOCKER_HOST=unix://$(pymachine socket intro); unset DOCKER_TLS_VERIFY"
+    for how in ("true", socket):
+        build = f"DOCKER_BUILDKIT=1 {client} build --no-cache --ssh default -t keys '{context}'"
+        assert machine.shell(f"{how}\n{build}\ndocker run --rm keys").stdout == agent
+
+
+def test_ssh_and_docker_reach_the_machine_by_name(machine: Pymachine, agent: str, tmp_path: Path) -> None:
     machine("ssh-config", "--install")
     wrapper = tmp_path / "ssh"
     wrapper.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F {machine.home}/.ssh/config "$@"\n')
@@ -49,6 +123,7 @@ def test_ssh_and_docker_reach_the_machine_by_name(machine: Pymachine, tmp_path: 
     machine.env["PATH"] = f"{tmp_path}:{machine.environment()['PATH']}"
     try:
         assert machine.run(["ssh", "intro", "hostname"]).stdout == "intro\n"
+        assert machine.run(["ssh", "-A", "intro", "ssh-add -l"]).stdout == agent
         assert docker(machine, "ssh://intro", "version", "-f", "{{.Server.Os}}") == "linux\n"
         (tmp_path / "file").write_text("data")
         machine.run(["rsync", f"{tmp_path}/file", "intro:copied"])
