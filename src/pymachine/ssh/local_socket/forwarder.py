@@ -116,7 +116,7 @@ class _Session:
         return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def fileno(self) -> int | None:
-        """Return the descriptor that becomes readable if `update` can go on; None if only time can tell."""
+        """Return the descriptor from which `update` waits for data, or None if it waits for none."""
         if self._ping is not None:
             return self._ping.fileno()
         if self.answered or self._process.stdout is None:
