@@ -1,0 +1,60 @@
+"""The guest's script that reports listening sockets, with the real busybox."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pymachine.image
+
+ROOT = Path(pymachine.image.__file__).parent / "rootfs" / "root"
+SCRIPT = ROOT / "usr" / "lib" / "pymachine" / "containers"
+HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+LISTENING, ESTABLISHED, UNCONNECTED = "0A", "01", "07"
+
+
+def kernel_line(address: str, state: str, user: int) -> str:
+    """Return a line of ``/proc/net/tcp`` or ``/proc/net/udp``."""
+    return f"   0: {address} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000  {user:4}        0 12345 1\n"
+
+
+def report(folder: Path, **sockets: list[tuple[str, str, int]]) -> str:
+    """Return the script's report of sockets: by file, each with address, state and user."""
+    for name in ("tcp", "tcp6", "udp", "udp6"):
+        text = HEADER + "".join(kernel_line(*socket) for socket in sockets.get(name, []))
+        (folder / name).write_text(text)
+    (folder / "ticks").write_text("\n")
+    functions = SCRIPT.read_text().partition("follow() {")[0].replace("/proc/net/", f"{folder}/")
+    (folder / "common").write_text(f"STATE={folder}\n")
+    script = functions.replace("/usr/lib/pymachine/common", str(folder / "common"))
+    done = subprocess.run(
+        ["busybox", "ash", "-c", f"{script}\nPORT=/dev/stdout\nreport"], capture_output=True, text=True, check=True
+    )
+    assert not done.stderr
+    return done.stdout
+
+
+def dnsmasq_user() -> int:
+    lines = (ROOT / "etc/passwd").read_text().splitlines()
+    (user,) = (int(line.split(":")[2]) for line in lines if line.startswith("dnsmasq:"))
+    return user
+
+
+def test_listening_sockets_are_reported(tmp_path: Path) -> None:
+    sockets = {
+        "tcp": [("00000000:1F90", LISTENING, 0), ("0F02000A:0016", ESTABLISHED, 0)],
+        "tcp6": [("0" * 32 + ":0050", LISTENING, 1000)],
+        "udp": [("00000000:14E9", UNCONNECTED, 65534), ("0F02000A:8000", ESTABLISHED, 0)],
+    }
+    expected = f"listening tcp/00000000:1F90 tcp/{'0' * 32}:0050 udp/00000000:14E9\n"
+    assert report(tmp_path, **sockets) == expected
+
+
+def test_sockets_of_the_name_server_are_not_reported(tmp_path: Path) -> None:
+    user = dnsmasq_user()
+    sockets = {
+        "tcp": [("3535FEA9:0036", LISTENING, user), ("00000000:1F90", LISTENING, 0)],
+        "udp": [("00000000:C001", UNCONNECTED, user), ("00000000:14E9", UNCONNECTED, 0)],
+        "udp6": [("0" * 32 + ":C002", UNCONNECTED, user)],
+    }
+    assert report(tmp_path, **sockets) == "listening tcp/00000000:1F90 udp/00000000:14E9\n"
