@@ -41,28 +41,25 @@ class Guest:
 
 
 @SHELLS
-def test_the_name_servers_of_dhcp_are_used_directly_without_dnsmasq(shell: list[str], tmp_path: Path) -> None:
+def test_dnsmasq_gets_all_queries_and_forwards_them_to_the_servers_of_dhcp(shell: list[str], tmp_path: Path) -> None:
     guest = Guest(tmp_path, shell)
     guest.write("run/resolv.eth0", "search dhcp.example corp.example\nnameserver 192.0.2.1\nnameserver 192.0.2.2\n")
     guest.write("run/resolv.eth1", "nameserver 192.0.2.3\n")
     guest.write("var/lib/boot2docker/identity/search", "corp.example\n")
     guest.call("write_resolv")
     servers = "nameserver 192.0.2.1\nnameserver 192.0.2.2\nnameserver 192.0.2.3\n"
-    assert guest.read("etc/resolv.conf") == f"search corp.example dhcp.example\n{servers}"
-
-    guest.write("run/resolver/pid", "1\n")
-    guest.call("write_resolv")
-    assert guest.read("etc/resolv.conf") == "search corp.example dhcp.example\nnameserver 169.254.53.53\n"
     assert guest.read("run/resolver/servers") == servers
+    assert guest.read("etc/resolv.conf") == "search corp.example dhcp.example\nnameserver 169.254.53.53\n"
 
 
 @SHELLS
-def test_without_a_lease_nothing_is_written(shell: list[str], tmp_path: Path) -> None:
+def test_without_a_lease_there_are_no_name_servers_to_forward_to(shell: list[str], tmp_path: Path) -> None:
     guest = Guest(tmp_path, shell)
     guest.call("write_resolv")
-    guest.call("write_host_address")
-    assert not list((tmp_path / "etc").iterdir())
-    assert not list((tmp_path / "run/resolver").iterdir())
+    guest.call("write_host_address || true")
+    assert guest.read("etc/resolv.conf") == "nameserver 169.254.53.53\n"
+    assert [path.name for path in (tmp_path / "run/resolver").iterdir()] == ["servers"]
+    assert not guest.read("run/resolver/servers")
 
 
 @SHELLS
@@ -78,3 +75,14 @@ def test_the_host_has_its_names_and_dnsmasq_reads_them(shell: list[str], tmp_pat
         guest.call("write_host_address")
         assert dnsmasq.wait(60) == -signal.SIGHUP
     assert guest.read("run/resolver/host") == "192.0.2.1 host.docker.internal laptop shop.test\n"
+
+
+@SHELLS
+def test_an_ended_dnsmasq_is_no_error(shell: list[str], tmp_path: Path) -> None:
+    guest = Guest(tmp_path, shell)
+    with processes.started(["true"]) as ended:
+        ended.wait(60)
+    guest.write("run/gateway.eth0", "192.0.2.1\n")
+    guest.write("run/resolver/pid", f"{ended.pid}\n")
+    guest.call("write_host_address || true")
+    assert guest.read("run/resolver/host") == "192.0.2.1 host.docker.internal \n"
