@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pymachine.driver.contract import BootRequest, Json, State
 from pymachine.driver.errors import PymachineError, TimeoutExpiredError
+from pymachine.driver.kit import name_resolution
 from pymachine.driver.kit.system import Deadline, until
 from pymachine_driver_virtualbox import (
     files,
@@ -221,7 +222,7 @@ def send_identity(driver: VirtualBoxMachine, request: BootRequest, *, pinned: bo
     vbox = driver.vbox()
     info = vbox.info(driver.vm)
     endpoint = driver.endpoint()
-    identity = complete(driver, request.identity(endpoint), info, shared_folders.others(info))
+    identity = complete(driver, name_resolution.identity(request, endpoint), info, shared_folders.others(info))
     identity = shared_folders.with_mounts(identity, request.shares, shared_folders.existing(info))
     digest = guest.digest(identity)
     if not again and driver.config.get("IdentityDigest") == digest:

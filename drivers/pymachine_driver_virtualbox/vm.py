@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pymachine.driver.contract import BootRequest, ImageFiles, Json, MachineRef, State
 from pymachine.driver.errors import DriverError, PrecreateError
+from pymachine.driver.kit import name_resolution
 from pymachine_driver_virtualbox import (
     boot,
     files,
@@ -47,7 +48,7 @@ def make(driver: VirtualBoxMachine, vbox: VBoxManage, request: BootRequest) -> N
     if driver.config.get("Boot2DockerImportVM"):
         _import(driver, vbox)
     else:
-        identity = boot.complete(driver, request.identity(driver.endpoint()), {}, shared)
+        identity = boot.complete(driver, name_resolution.identity(request, driver.endpoint()), {}, shared)
         identity = shared_folders.with_mounts(identity, request.shares)
         key = driver.machine.ssh_key.with_name(driver.machine.ssh_key.name + ".pub").read_bytes()
         size = int(driver.config["DiskSize"])

@@ -1,8 +1,8 @@
 """Add to an identity what a guest needs to resolve names as this host does.
 
-This is for guests whose name server uses the host's resolver, such as QEMU's user network. It does not pass on the
-host's search domains and the entries of its ``/etc/hosts``. They are part of the identity instead of the hypervisor's
-settings, so that clones get the host's current ones, not their template's.
+This is for guests in a network that uses the host's resolver: QEMU's user network, VirtualBox's NAT. It does not pass
+on the host's search domains and the entries of its ``/etc/hosts``. They are part of the identity instead of the
+hypervisor's settings, so that clones get the host's current ones, not their template's.
 """
 
 from __future__ import annotations
