@@ -18,7 +18,44 @@ settings.register_profile("any-host", deadline=None)
 settings.load_profile("any-host")
 processes.give_children_default_signals()
 
+# The files with machines that take a minute or more on two cores, longest first. A worker that began such a file last
+# would work alone at the end. Further files follow in their usual order.
+LONGEST_FIRST = [
+    "test_clones",
+    "test_shared_folders",
+    "test_generic_host",
+    "test_share_events",
+    "test_boot2docker_compatibility",
+    "test_machine_changes",
+    "test_ports",
+    "test_guest_boot",
+    "test_tutorial",
+    "test_template_failures",
+    "test_missing_shares",
+    "test_autostart_at_boot",
+    "test_guest_userdata",
+    "test_shares_without_9p",
+    "test_interrupted_commands",
+    "test_parallel_creates",
+    "test_endurance_quick",
+    "test_proxies",
+    "test_security",
+    "test_project",
+    "test_trusted_cas",
+    "test_search_domains",
+    "test_names",
+    "test_generic_boot2docker",
+    "test_image_boots",
+    "test_qemu_live",
+    "test_failed_commands",
+]
 ALPINE_TAGS = {"2.6": ["2.6"], "2.7": ["2.7"], "3.1": ["3.1"], "3.2": ["3.2", "latest"]}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first. The order within a file stays."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 
 
 @pytest.fixture
