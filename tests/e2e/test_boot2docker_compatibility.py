@@ -196,56 +196,13 @@ class TestLimits:
         assert "/var/lib/docker" in ssh(program, "df")
 
 
-class TestBootFiles:
-    def test_boot_files_take_effect_at_a_restart(
-        self, program: Pymachine, authority: certs.AuthPaths, private_registry: Registry
-    ) -> None:
-        host = f"{USER_NETWORK_HOST}:{private_registry.port}"
-        refused = docker(program, f"docker pull {host}/team/alpine:1", code=None)
-        assert "certificate signed by unknown authority" in refused
-        certificate = authority.ca_cert.read_text()
-        # The user docker owns this folder in boot2docker.
-        ssh(program, "mkdir /var/lib/boot2docker/certs && cat > /var/lib/boot2docker/certs/team.pem", stdin=certificate)
-        ssh(program, "echo nonsense > /var/lib/boot2docker/certs/spoilt.pem")
-        ssh(program, "sudo mkdir -p /etc/docker/certs.d/r.example:5000")
-        ssh(program, "sudo tee /etc/docker/certs.d/r.example:5000/ca.crt", stdin=certificate)
-        ssh(
-            program,
-            "sudo tee /var/lib/boot2docker/bootsync.sh",
-            stdin='echo "$GREETING" > /run/greeting\npgrep dockerd\n',
-        )
-        ssh(program, "sudo tee /var/lib/boot2docker/profile", stdin=PROFILE)
-        program("restart", NAME)
-        assert "Downloaded newer image" in docker(program, f"docker pull {host}/team/alpine:1")
-        assert "{}" in ssh(program, f"curl -s https://{host}/v2/")
-        git = ssh(program, f"git ls-remote https://{host}/none.git 2>&1", code=None)
-        assert "not found" in git, "git, which uses another TLS library, does not reach the registry"
-        assert "BEGIN CERTIFICATE" in ssh(program, "cat /etc/docker/certs.d/r.example:5000/ca.crt")
-        assert ssh(program, "cat /run/greeting; cat /var/log/bootsync.log") == "hello world\n"
-
-    def test_flags_and_daemon_json_are_combined(self, program: Pymachine) -> None:
-        assert info(program) == ({"tier=silver", "kept=yes", "provider=generic"}, set(MIRRORS))
-
-    def test_a_changed_daemon_json_is_reloaded(self, program: Pymachine) -> None:
-        changed = "jq '. + {\"debug\": true}' /etc/docker/daemon.json | sudo tee /etc/docker/daemon.json.new && "
-        ssh(program, changed + "sudo mv /etc/docker/daemon.json.new /etc/docker/daemon.json")
-        before = engine_pids(program)
-        ssh(program, "sudo /etc/init.d/docker reload")
-        assert engine_pids(program) == before
-        assert docker(program, "docker info -f '{{.Debug}}'").strip() == "true"
-
-
-def test_many_probes_of_the_ssh_port_do_not_block_the_host(program: Pymachine) -> None:
-    """In the guest, all connections from the host have the same address.
-
-    This needs a machine that has booted: before that, a clone of a template has its own listener there.
-    """
-    record = json.loads(program("inspect", NAME).stdout)["Driver"]
-    address = (program("ip", NAME).stdout.strip(), record["SSHPort"])
-    for _ in range(40):
-        with socket.create_connection(address, timeout=30) as connection:
-            assert connection.recv(4) == b"SSH-"
-    assert ssh(program, "echo in").strip() == "in"
+def test_a_changed_daemon_json_is_reloaded(program: Pymachine) -> None:
+    changed = "jq '. + {\"debug\": true}' /etc/docker/daemon.json | sudo tee /etc/docker/daemon.json.new && "
+    ssh(program, changed + "sudo mv /etc/docker/daemon.json.new /etc/docker/daemon.json")
+    before = engine_pids(program)
+    ssh(program, "sudo /etc/init.d/docker reload")
+    assert engine_pids(program) == before
+    assert docker(program, "docker info -f '{{.Debug}}'").strip() == "true"
 
 
 class TestDockerMachine:
@@ -275,7 +232,23 @@ class TestDockerMachine:
         assert ":2376" in ssh(program, "if ! type netstat 1>/dev/null; then ss -tln; else netstat -tln; fi")
         check(program, folder)
 
-    def test_provisioning_survives_a_reboot(self, program: Pymachine, folder: Path) -> None:
+    def test_provisioning_and_boot_files_take_effect_at_a_reboot(
+        self, program: Pymachine, folder: Path, authority: certs.AuthPaths, private_registry: Registry
+    ) -> None:
+        host = f"{USER_NETWORK_HOST}:{private_registry.port}"
+        refused = ssh(program, f"docker pull {host}/team/alpine:1 2>&1", code=None)
+        assert "certificate signed by unknown authority" in refused
+        certificate = authority.ca_cert.read_text()
+        # The user docker owns this folder in boot2docker.
+        ssh(program, "mkdir /var/lib/boot2docker/certs && cat > /var/lib/boot2docker/certs/team.pem", stdin=certificate)
+        ssh(program, "echo nonsense > /var/lib/boot2docker/certs/spoilt.pem")
+        ssh(program, "sudo mkdir -p /etc/docker/certs.d/r.example:5000")
+        ssh(program, "sudo tee /etc/docker/certs.d/r.example:5000/ca.crt", stdin=certificate)
+        ssh(
+            program,
+            "sudo tee /var/lib/boot2docker/bootsync.sh",
+            stdin='echo "$GREETING" > /run/greeting\npgrep dockerd\n',
+        )
         before = ssh(program, BOOTED)
         ssh(program, "sudo shutdown -r now", code=None)
         deadline = time.monotonic() + 600
@@ -284,29 +257,38 @@ class TestDockerMachine:
             time.sleep(2)
         wait_for(lambda: run_docker(program, folder, "info").returncode == 0)
         check(program, folder)
+        assert "Downloaded newer image" in ssh(program, f"docker pull {host}/team/alpine:1")
+        git = ssh(program, f"git ls-remote https://{host}/none.git 2>&1", code=None)
+        assert "not found" in git, "git, which uses another TLS library, does not reach the registry"
+        self.check_boot_files(program, private_registry)
 
-    def test_pymachine_restores_its_certificates_at_the_next_start(self, program: Pymachine) -> None:
+    def test_pymachine_restores_its_certificates_at_the_next_start(
+        self, program: Pymachine, private_registry: Registry
+    ) -> None:
         program("restart", NAME)
         assert info(program) == ({"tier=silver", "kept=yes", "provider=generic"}, set(MIRRORS))
         assert docker(program, "docker info -f '{{.Debug}}'").strip() == "true", "daemon.json was not kept"
         assert "stays" in docker(program, "docker ps --format '{{.Names}}'")
+        self.check_boot_files(program, private_registry)
+
+    @staticmethod
+    def check_boot_files(program: Pymachine, private_registry: Registry) -> None:
+        assert "{}" in ssh(program, f"curl -s https://{USER_NETWORK_HOST}:{private_registry.port}/v2/")
+        assert "BEGIN CERTIFICATE" in ssh(program, "cat /etc/docker/certs.d/r.example:5000/ca.crt")
+        assert ssh(program, "cat /run/greeting; cat /var/log/bootsync.log") == "hello world\n"
 
 
-def test_the_driver_generic_can_restart_and_stop_the_machine(program: Pymachine) -> None:
-    """The machine behaves as any other existing host."""
-    ip, key = program("ip", NAME).stdout.strip(), program.store / "machines" / NAME / "id_rsa"
-    port = json.loads(program("inspect", NAME).stdout)["Driver"]["SSHPort"]
-    with private_store() as other:
-        words = ["--generic-ip-address", ip, "--generic-ssh-user", "docker", "--generic-ssh-port", str(port)]
-        other("create", "--driver", "generic", *words, "--generic-ssh-key", str(key), "--engine-label", "far=1", "far")
-        before = other("ssh", "far", BOOTED).stdout
-        other("restart", "far")
-        assert other("ssh", "far", BOOTED).stdout != before
-        script = 'eval "$(pymachine env --shell bash far)"; docker info -f "{{.Labels}}"'
-        assert "far=1" in other.run(["bash", "-c", script]).stdout
-        other("stop", "far")
-        assert other("status", "far").stdout.strip() == "Stopped"
-    assert program("status", NAME).stdout.strip() == "Stopped"
+def test_many_probes_of_the_ssh_port_do_not_block_the_host(program: Pymachine) -> None:
+    """In the guest, all connections from the host have the same address.
+
+    This needs a machine that has booted: before that, a clone of a template has its own listener there.
+    """
+    record = json.loads(program("inspect", NAME).stdout)["Driver"]
+    address = (program("ip", NAME).stdout.strip(), record["SSHPort"])
+    for _ in range(40):
+        with socket.create_connection(address, timeout=30) as connection:
+            assert connection.recv(4) == b"SSH-"
+    assert ssh(program, "echo in").strip() == "in"
 
 
 def quoted(text: str) -> str:

@@ -18,6 +18,7 @@ from support.guest import Guest
 from support.runner import Pymachine, cache_folder, private_store
 
 MAGIC = "boot2docker, please format-me"
+BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def host(key: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]
         yield machine
 
 
-def test_boot2docker_is_provisioned_once(host: Guest, key: Path) -> None:
+def test_boot2docker_is_provisioned_once_and_can_be_restarted_and_stopped(host: Guest, key: Path) -> None:
     with private_store() as program:
         output = program(
             *("create", "--driver", "generic", "--generic-ip-address", "127.0.0.1", "--generic-ssh-user", "docker"),
@@ -71,6 +72,14 @@ def test_boot2docker_is_provisioned_once(host: Guest, key: Path) -> None:
         started = host.ssh(key, "pidof dockerd")
         assert "nothing was changed" in program("provision", "old").stdout
         assert host.ssh(key, "pidof dockerd") == started
+
+        before = host.ssh(key, BOOT_ID)
+        program("restart", "old")
+        assert host.ssh(key, BOOT_ID) != before
+        assert "tier=old" in in_machine(program, "docker info -f '{{.Labels}}'")
+        program("stop", "old")
+        assert program("status", "old").stdout == "Stopped\n"
+        host.ended()
 
 
 def in_machine(program: Pymachine, command: str) -> str:
