@@ -244,7 +244,7 @@ def test_a_failed_create_leaves_nothing(
     def fail(*_: object) -> None:
         raise client_config.ClientConfigError("no")
 
-    monkeypatch.setattr("pymachine.hosts.boot.ssh_config.refresh", fail)
+    monkeypatch.setattr("pymachine.hosts.boot._mount_shares", fail)
     call("create", "--container-proxy", "one", code=1)
     assert not store.exists("one")
     assert json.loads(config.read_text()) == {}

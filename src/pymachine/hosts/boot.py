@@ -12,13 +12,11 @@ from pymachine.driver.kit import transactions
 from pymachine.errors import PymachineError
 from pymachine.hosts import (
     change_notes,
-    container_proxies,
-    context_updates,
+    client_settings,
     local_socket,
     provision,
     recovery,
     shares,
-    ssh_config,
     ssh_shares,
 )
 from pymachine.hosts.host import SETS_UP_ENGINE, Host
@@ -59,9 +57,7 @@ def boot(
     if host.has(SETS_UP_ENGINE):
         check()
         host.reporter.info("Docker is up and running!")
-    context_updates.refresh(host)
-    container_proxies.refresh(host)
-    ssh_config.refresh(host)
+    client_settings.refresh(host)
     _mount_shares(host)
     local_socket.follow_record(host)
 

@@ -7,7 +7,7 @@ from functools import partial
 from pymachine.driver.abilities import Recoverable
 from pymachine.driver.contract import State
 from pymachine.errors import WrongStateError
-from pymachine.hosts import container_proxies, context_updates, local_socket, ssh_config, ssh_shares
+from pymachine.hosts import client_settings, local_socket, ssh_shares
 from pymachine.hosts.boot import boot
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.locking import lock, locked
@@ -24,9 +24,7 @@ def start(hosts: Hosts, name: str) -> None:
         if not recovered:
             raise WrongStateError(f'Machine "{name}" is already running.')
         # It runs because an interrupted change was finished just now.
-        context_updates.refresh(host)
-        container_proxies.refresh(host)
-        ssh_config.refresh(host)
+        client_settings.refresh(host)
         host.reporter.info(f'Machine "{name}" was started.')
 
 

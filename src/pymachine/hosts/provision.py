@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pymachine.driver.abilities import IdentityUpdatable
 from pymachine.driver.contract import Driver, Endpoint, State, Trait
 from pymachine.errors import HostNotRunningError
-from pymachine.hosts import container_proxies, context_updates, local_socket, ssh_config, ssh_shares
+from pymachine.hosts import client_settings, local_socket, ssh_shares
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.locking import locked
 from pymachine.hosts.timeouts import PROVISIONED_SECONDS, STOP_SECONDS, boot_timeout
@@ -35,9 +35,7 @@ def provision(hosts: Hosts, name: str) -> None:
         host.reporter.info("Checking connection to Docker...")
         host.wait_for_engine(seconds=PROVISIONED_SECONDS)
         host.reporter.info("Docker is up and running!")
-        context_updates.refresh(host)
-        container_proxies.refresh(host)
-        ssh_config.refresh(host)
+        client_settings.refresh(host)
         ssh_shares.mount(host)
         local_socket.follow_record(host)
 

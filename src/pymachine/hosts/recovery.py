@@ -14,7 +14,7 @@ from pymachine.driver.contract import Config, Driver, State, Trait
 from pymachine.driver.kit import transactions
 from pymachine.driver.kit.transactions import Change
 from pymachine.errors import PymachineError, StoreError
-from pymachine.hosts import autostart_services, container_proxies, context_updates, ssh_config
+from pymachine.hosts import client_settings
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.timeouts import ANSWER_SECONDS, STOP_SECONDS, boot_timeout
 from pymachine.store import paths
@@ -101,10 +101,7 @@ class Recovery:
         if not change.is_of_this_boot:  # a power cut can bring back the note of a machine that is complete
             return "the machine may lack parts: remove it if it does not start"
         self.driver.remove()
-        context_updates.drop(self.host)
-        container_proxies.drop(self.host)
-        ssh_config.drop(self.host.hosts, self.host.name)
-        autostart_services.drop(self.host.hosts, self.host.name)
+        client_settings.drop(self.host)
         self.host.store.delete(self.host.name)
         return "what it had made is removed"
 
@@ -173,10 +170,7 @@ class Recovery:
         before = change.facts.get("Before")
         if isinstance(before, str) and before != self.host.name:
             follow_name(self.host, before)
-            context_updates.follow_rename(self.host, before)
-            container_proxies.refresh(self.host)
-            ssh_config.refresh(self.host)
-            autostart_services.follow_rename(self.host, before)
+            client_settings.follow_rename(self.host, before)
             return "it is finished now"
         return "the machine has its old name"
 

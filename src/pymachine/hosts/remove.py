@@ -7,13 +7,10 @@ from contextlib import suppress
 from pymachine.driver.kit import transactions
 from pymachine.errors import PymachineError
 from pymachine.hosts import (
-    autostart_services,
-    container_proxies,
-    context_updates,
+    client_settings,
     local_socket,
     provision,
     recovery,
-    ssh_config,
     ssh_shares,
 )
 from pymachine.hosts.host import Host, Hosts
@@ -35,22 +32,17 @@ def remove(hosts: Hosts, name: str, *, restore: bool = False) -> None:
         if restore:
             provision.restore_host(host)
         driver.remove()
-        context_updates.drop(host)  # while the record still names it: we may be killed
-        container_proxies.drop(host)
-        ssh_config.drop(hosts, name)
-        autostart_services.drop(hosts, name)
+        client_settings.drop(host)
         _delete(hosts, name)
 
 
 def forget(hosts: Hosts, name: str) -> None:
     """Remove the record of machine `name` and what the docker client knows of it, and nothing else (``rm -f``)."""
     with hosts.store.lock(name):
-        with suppress(PymachineError):  # a record that cannot be read names no context
-            host = hosts.open(name)
-            context_updates.drop(host)
-            container_proxies.drop(host)
-        ssh_config.drop(hosts, name)
-        autostart_services.drop(hosts, name)
+        try:
+            client_settings.drop(hosts.open(name))
+        except PymachineError:  # the record cannot be read
+            client_settings.drop_named(hosts, name)
         with suppress(PymachineError):  # it ends when the record is gone
             ssh_shares.end(hosts.store.machine_dir(name))
         with suppress(PymachineError):
@@ -64,9 +56,7 @@ def undo_create(host: Host) -> None:
         ssh_shares.end(host.directory)
         local_socket.end(host.directory)
         host.driver.remove()
-        context_updates.drop(host)
-        container_proxies.drop(host)
-        ssh_config.drop(host.hosts, host.name)
+        client_settings.drop(host)
         host.store.delete(host.name)
     except (PymachineError, OSError) as error:
         why = error.brief if isinstance(error, PymachineError) else os_errors.reason(error)

@@ -9,7 +9,7 @@ from pymachine.driver.contract import State, Trait
 from pymachine.driver.kit import transactions
 from pymachine.driver.names import check_new_name
 from pymachine.errors import MachineExistsError, PymachineError, WrongStateError
-from pymachine.hosts import autostart_services, change_notes, container_proxies, context_updates, recovery, ssh_config
+from pymachine.hosts import change_notes, client_settings, recovery
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.locking import lock
 
@@ -40,10 +40,7 @@ def rename(hosts: Hosts, name: str, new: str) -> None:
             host.save()
             change_notes.end(host, transactions.RENAME)
             raise
-        context_updates.follow_rename(renamed, name)
-        container_proxies.refresh(renamed)
-        ssh_config.refresh(renamed)
-        autostart_services.follow_rename(renamed, name)
+        client_settings.follow_rename(renamed, name)
         change_notes.end(renamed, transactions.RENAME)
 
 
