@@ -171,6 +171,10 @@ def test_the_engine_gives_containers_addresses_that_the_user_can_change() -> Non
     chosen = EngineOptions(ipv6=True, arbitrary_flags=["fixed-cidr-v6=fd00:1::/64", "ip6tables=false"])
     changed, _ = daemon_json.content(chosen, driver_name="qemu")
     assert (changed["fixed-cidr-v6"], changed["ip6tables"]) == ("fd00:1::/64", False)
+    assert {"base": "fd70:796d:6164::/56", "size": 64} in changed["default-address-pools"]
+    # The engine refuses the same setting as a flag and in the file.
+    chosen = EngineOptions(ipv6=True, arbitrary_flags=["default-address-pool=base=10.9.0.0/16,size=24"])
+    assert "default-address-pools" not in daemon_json.content(chosen, driver_name="qemu")[0]
     assert daemon_json.content(EngineOptions(), driver_name="qemu")[0] == {"labels": ["provider=qemu"]}
 
 

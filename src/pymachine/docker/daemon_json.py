@@ -97,6 +97,13 @@ _TEXTS = {
 }
 CONTAINERS_IPV6 = "fd70:796d:6163::/64"
 """The IPv6 addresses of containers on the default bridge: unique local ones, which the engine translates."""
+# The addresses of networks that users create: the engine's own, and IPv6 addresses, of which version 26 has none.
+_POOLS = (
+    *((f"172.{number}.0.0/16", 16) for number in (17, 18, 19)),
+    *((f"172.{number}.0.0/14", 16) for number in (20, 24, 28)),
+    ("192.168.0.0/16", 20),
+    ("fd70:796d:6164::/56", 64),
+)
 RELOADABLE = frozenset(
     {
         "allow-nondistributable-artifacts",
@@ -160,6 +167,8 @@ def content(options: EngineOptions, *, driver_name: str) -> tuple[dict[str, Json
     if options.ipv6:
         # Before version 27, the engine takes the addresses from here only, and translates them only as an experiment.
         daemon = {"fixed-cidr-v6": CONTAINERS_IPV6, "ip6tables": True, "experimental": True, **daemon}
+        if not any(flag.startswith("--default-address-pool") for flag in flags):
+            daemon["default-address-pools"] = [{"base": base, "size": size} for base, size in _POOLS]
     _check_labels(daemon["labels"])
     return daemon, flags
 
