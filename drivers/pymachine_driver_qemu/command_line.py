@@ -22,6 +22,10 @@ CONTAINERS = "containers"
 SHARES = "shares"
 GUEST_SSH_PORT = 22
 
+# QEMU's default, fec0::/64, is site-local. Linux then prefers the address of the containers' network for packets to
+# other hosts, and answers to it do not come back.
+_IPV6_NETWORK = "fd70:796d:6162::/64"
+
 # All machines have the same MAC address, since each is alone in its network. A resumed guest has its template's. With a
 # different one after a restart, QEMU would give the guest an IP address that is not forwarded to.
 _MAC = "52:54:00:12:34:56"
@@ -165,7 +169,7 @@ def _storage(line: MachineLine) -> Sequence[str]:
 
 def _network(line: MachineLine) -> Sequence[str]:
     # By default without IPv6, which most hosts cannot route. With `ipv6=on` alone, QEMU turns IPv4 off.
-    protocols = ["ipv4=on", "ipv6=on"] if line.ipv6 else ["ipv6=off"]
+    protocols = ["ipv4=on", "ipv6=on", f"ipv6-net={_IPV6_NETWORK}"] if line.ipv6 else ["ipv6=off"]
     parts = ["user", f"id={NETDEV}", *protocols, f"hostname={host_name(line.name)}"]
     if line.listen:
         parts += [

@@ -54,9 +54,11 @@ def guest(machine: Pymachine, command: str) -> str:
 
 
 def reaches_the_host(machine: Pymachine, server: int, prefix: str = "") -> bool:
-    # fec0::2 is the host in QEMU's user network.
+    # The host in QEMU's user network.
     return (
-        machine("ssh", NAME, f"{prefix} busybox wget -q -T 20 -O- 'http://[fec0::2]:{server}/text'", code=None).stdout
+        machine(
+            "ssh", NAME, f"{prefix} busybox wget -q -T 20 -O- 'http://[fd70:796d:6162::2]:{server}/text'", code=None
+        ).stdout
         == TEXT
     )
 

@@ -97,7 +97,9 @@ def test_an_amd64_machine_with_software_emulation() -> None:
 
 
 def test_a_machine_with_ipv6_keeps_ipv4() -> None:
-    assert value_of(argv(ipv6=True), "-netdev").startswith("user,id=net,ipv4=on,ipv6=on,hostname=intro,hostfwd=tcp:")
+    assert value_of(argv(ipv6=True), "-netdev").startswith(
+        "user,id=net,ipv4=on,ipv6=on,ipv6-net=fd70:796d:6162::/64,hostname=intro,hostfwd=tcp:"
+    )
 
 
 def test_a_template_has_no_ipv6() -> None:

@@ -45,14 +45,14 @@ def resume_or_boot(host: Host, request: BootRequest, *, template: bool, keep: Ca
 
 
 def with_seed(driver_name: str, request: BootRequest, *, proxies: str = "") -> BootRequest:
-    """Return `request` with the seed of a template: the settings of an engine without options, and its proxies.
+    """Return `request` with the seed of a template: the settings of an engine without options, its IPv6, its proxies.
 
-    An engine reads its proxies only when it starts, and a clone's engine must not have to start again.
+    An engine reads its proxies and sets IPv6 up only when it starts, and a clone's engine must not have to start again.
     """
     from pymachine.docker import daemon_json  # noqa: PLC0415 (only create needs it)
     from pymachine.hosts import identity  # noqa: PLC0415 (only create needs it)
 
-    common = daemon_json.files(EngineOptions(), driver_name=driver_name)
+    common = daemon_json.files(EngineOptions(ipv6=request.ipv6), driver_name=driver_name)
     return replace(request, seed=identity.seed(common, proxies), timeout=boot_timeout())
 
 
