@@ -55,12 +55,8 @@ def guest(machine: Pymachine, command: str) -> str:
 
 def reaches_the_host(machine: Pymachine, server: int, prefix: str = "") -> bool:
     # The host in QEMU's user network.
-    return (
-        machine(
-            "ssh", NAME, f"{prefix} busybox wget -q -T 20 -O- 'http://[fd70:796d:6162::2]:{server}/text'", code=None
-        ).stdout
-        == TEXT
-    )
+    command = f"{prefix} busybox wget -q -T 20 -O- 'http://[fd70:796d:6162::2]:{server}/text'"
+    return machine("ssh", NAME, command, code=None).stdout == TEXT
 
 
 def serves(port: int, address: str = "::1") -> bool:
