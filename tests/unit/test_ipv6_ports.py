@@ -43,12 +43,12 @@ class TcpServer(socketserver.ThreadingTCPServer):
 
 
 @contextmanager
-def serving(server: socketserver.BaseServer) -> Iterator[int]:
+def serving(server: socketserver.TCPServer) -> Iterator[int]:
     """Serve during the block, and return the port."""
     with server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            yield server.server_address[1]
+            yield server.socket.getsockname()[1]
         finally:
             server.shutdown()
 
@@ -68,7 +68,12 @@ def udp() -> Iterator[Published]:
 def talk(port: int, data: bytes) -> bytes:
     """Send `data`, end the input, and return the whole answer."""
     with socket.create_connection(("::1", port), timeout=SECONDS) as client:
-        sender = threading.Thread(target=lambda: (client.sendall(data), client.shutdown(socket.SHUT_WR)))
+
+        def send() -> None:
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+
+        sender = threading.Thread(target=send)
         sender.start()
         answer = bytearray()
         while piece := client.recv(1 << 20):
