@@ -18,6 +18,9 @@ SOON = 60
 IMPORT = """set -e; mkdir -p /tmp/box/bin; cd /tmp/box; cp /usr/bin/busybox /usr/sbin/dockerd bin/; ln -s busybox bin/sh
 tar -c . | docker import - box:1 > /dev/null; cd /; rm -r /tmp/box; sync"""
 
+# In the shell of the guest. The kernel refuses to allocate more than the guest has, and lets no program use nearly all.
+ALL_BUT_1_MB = "$(($(sed -n 's/MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo) - 1024))"
+
 
 @pytest.fixture(scope="module")
 def program() -> Iterator[Pymachine]:
@@ -52,16 +55,16 @@ def test_the_sizes_are_those_of_the_record(program: Pymachine) -> None:
 
 
 def test_a_lack_of_memory_is_in_the_logs(program: Pymachine) -> None:
-    run_out_of_memory(program, "docker run --rm -m 32m --memory-swap 32m", size_mb=200)
+    run_out_of_memory(program, "docker run --rm -m 32m --memory-swap 32m", size="200M")
     assert killed(program, "Memory cgroup out of memory: ")
     assert not killed(program, " Out of memory: ")
     program("ssh", "m", "sudo swapoff /dev/vdb2")  # or the guest would write a gigabyte first
-    run_out_of_memory(program, "docker run --rm", size_mb=2500)
+    run_out_of_memory(program, "docker run --rm", size=f"{ALL_BUT_1_MB}k")
     assert killed(program, " Out of memory: ")
 
 
-def run_out_of_memory(program: Pymachine, run: str, *, size_mb: int) -> None:
-    hungry = f"busybox dd if=/dev/zero of=/dev/null bs={size_mb}M count=1"
+def run_out_of_memory(program: Pymachine, run: str, *, size: str) -> None:
+    hungry = f"busybox dd if=/dev/zero of=/dev/null bs={size} count=1"
     assert "code=137" in program("ssh", "m", f"{run} box:1 {hungry}; echo code=$?").stdout
 
 
