@@ -6,7 +6,6 @@ The machines are processes of a driver for tests, since a guest would be emulate
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import tarfile
 import tempfile
@@ -23,6 +22,7 @@ from support.registry import free_port
 from support.runner import REPOSITORY
 
 PACKAGES = "/usr/lib/python3/dist-packages"
+SECONDS = 240
 PYMACHINE = "/usr/bin/python3 -P -m pymachine"
 # A machine is a process that `start` leaves behind, and a file to which each start and stop is appended.
 DRIVER = """
@@ -53,7 +53,8 @@ class Driver(Base):
         self.start(request)
 
     def start(self, request):
-        process = subprocess.Popen(["sleep", "infinity"], start_new_session=True)
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(["sleep", "infinity"], start_new_session=True, **quiet)
         self._file("pid").write_text(str(process.pid))
         self._log(f"start {os.environ.get('TEST_VARIABLE')}")
 
@@ -120,49 +121,43 @@ def _packages() -> bytes:
     return data.getvalue()
 
 
-def log(host: Host, home: str) -> list[str]:
-    return host.run(f"cat '{home}/machines/dev/log'", code=None).splitlines()
+def log(host: Host, store: str, name: str = "dev") -> list[str]:
+    return host.run(f"cat '{store}/machines/{name}/log'", code=None).splitlines()
 
 
 def test_machines_start_at_boot_and_are_shut_down_with_the_host(host: Host) -> None:
     store = "/home/admin/100% my $store"
     program = f"TEST_VARIABLE='a b' {PYMACHINE} -s '{store}'"
-    host.run(f"{program} create -d process dev && {program} stop dev", user="admin")
-    assert log(host, store) == ["start a b", "stop"]
-
+    host.run(f"{program} create -d process dev other", user="admin")
     # Without polkit only root can turn lingering on.
-    assert "and not at boot" in host.run(f"{program} autostart enable dev 2>&1", user="admin")
+    text = host.run(f"{program} autostart enable dev other 2>&1", user="admin")
+    assert '"dev" cannot start before you log in: ' in text
+    assert 'Machine "dev" starts when you log in.' in text
     host.run("loginctl enable-linger admin")
-    assert "and not at boot" not in host.run(f"{program} autostart enable dev 2>&1", user="admin")
-    (row,) = json.loads(host.run(f"{program} autostart ls --json", user="admin"))
-    assert row == {"Name": "dev", "Autostart": True}
-    assert log(host, store) == ["start a b", "stop"]
-
-    # A machine of root, who needs no help.
-    own = "/root/.docker/machine"
-    host.run(f"{PYMACHINE} create -d process dev && {PYMACHINE} stop dev", user="root")
-    assert "log in" not in host.run(f"{PYMACHINE} autostart enable dev 2>&1", user="root")
-
-    host.reboot()
-    until(lambda: len(log(host, store)) == 3 and len(log(host, own)) == 3, deadline=240, what="the machines to start")
+    assert host.run(f"{program} autostart enable dev", user="admin") == 'Machine "dev" starts when this host boots.\n'
+    assert "does not start" in host.run(f"{program} autostart disable other", user="admin")
+    assert host.run(f"{program} autostart ls", user="admin") == "dev\n"
+    # A process of this login would be killed with the host. The service shuts down what it has started.
+    host.run(f"{program} stop dev", user="admin")
+    of_dev = "$(cd ~/.config/systemd/user && echo pymachine-dev_*.service)"
+    host.run(f"systemctl --user start {of_dev}", user="admin")
     assert log(host, store) == ["start a b", "stop", "start a b"]
-    assert log(host, own) == ["start None", "stop", "start None"]
-    unit = host.run("ls /home/admin/.config/systemd/user/*.service").strip().rpartition("/")[2]
-    until(
-        lambda: host.run(f"systemctl --user -M admin@ is-active {unit}", code=None) == "active\n",
-        deadline=60,
-        what="the service",
-    )
-    # The process that the command left behind is still running, in the service's group.
-    assert unit in host.run(f"cat /proc/$(cat '{store}/machines/dev/pid')/cgroup")
 
-    assert "does not start" in host.run(f"{PYMACHINE} autostart disable dev", user="root")
+    # A machine of root, who may turn lingering on. Its service is not running: it is killed with the host.
+    own = "/root/.docker/machine"
+    host.run(f"{PYMACHINE} create -d process dev", user="root")
+    text = host.run(f"{PYMACHINE} autostart enable dev 2>&1", user="root")
+    assert text == 'Machine "dev" starts when this host boots.\n'
+
     host.reboot()
-    until(lambda: len(log(host, store)) == 5, deadline=240, what="the machine to start")
+    started = ["start None", "start None"]
+    until(lambda: log(host, own) == started, deadline=SECONDS, what="the start of root's machine")
+    state = f"systemctl --user is-active {of_dev}"
+    until(lambda: host.run(state, user="admin", code=None) == "active\n", deadline=SECONDS, what="the service of dev")
     assert log(host, store) == ["start a b", "stop", "start a b", "stop", "start a b"]
-    assert not host.run("ls /root/.config/systemd/user/*.service", code=None)
-    assert log(host, own) == ["start None", "stop", "start None"]
-    assert host.run(f"{PYMACHINE} status dev") == "Stopped\n"
+    assert log(host, store, "other") == ["start a b"]
+    # The process that the command left behind is still running, in the service's group.
+    assert "pymachine-dev_" in host.run(f"cat /proc/$(cat '{store}/machines/dev/pid')/cgroup")
 
 
 def test_without_a_session_there_is_a_clear_error(host: Host) -> None:
