@@ -126,6 +126,13 @@ def log(host: Host, store: str, name: str = "dev") -> list[str]:
 
 
 def test_machines_start_at_boot_and_are_shut_down_with_the_host(host: Host) -> None:
+    # Root may turn lingering on. The service is not running, so the machine is killed with the host. This comes first,
+    # since only root can keep the compiled modules, without which a command takes much longer.
+    own = "/root/.docker/machine"
+    host.run(f"{PYMACHINE} create -d process dev", user="root")
+    text = host.run(f"{PYMACHINE} autostart enable dev 2>&1", user="root")
+    assert text == 'Machine "dev" starts when this host boots.\n'
+
     store = "/home/admin/100% my $store"
     program = f"TEST_VARIABLE='a b' {PYMACHINE} -s '{store}'"
     host.run(f"{program} create -d process dev other", user="admin")
@@ -142,12 +149,6 @@ def test_machines_start_at_boot_and_are_shut_down_with_the_host(host: Host) -> N
     of_dev = "$(cd ~/.config/systemd/user && echo pymachine-dev_*.service)"
     host.run(f"systemctl --user start {of_dev}", user="admin")
     assert log(host, store) == ["start a b", "stop", "start a b"]
-
-    # A machine of root, who may turn lingering on. Its service is not running: it is killed with the host.
-    own = "/root/.docker/machine"
-    host.run(f"{PYMACHINE} create -d process dev", user="root")
-    text = host.run(f"{PYMACHINE} autostart enable dev 2>&1", user="root")
-    assert text == 'Machine "dev" starts when this host boots.\n'
 
     host.reboot()
     started = ["start None", "start None"]
