@@ -38,8 +38,8 @@ def test_a_project_from_up_to_down(pymachine: Pymachine) -> None:
     assert (folder / "count").read_text() == "ran\n"
     assert pymachine("ssh", "shop", "docker info --format '{{.Labels}}'").stdout.count("project=shop") == 1
     assert "set up by" not in up()
-    pymachine("ssh", "shop", "sudo mount -t tmpfs -o noexec tmpfs /tmp")
-    assert "set up by root" in up("--provision")
+    pymachine("ssh", "shop", "sudo mount -o remount,noexec /tmp")
+    assert f"set up by root in {folder}\n" in up("--provision")
     pymachine("down", "--file", str(path))
     assert pymachine("status", "shop").stdout == "Stopped\n"
     path.write_text(FILE.replace("1024", "1200"))
