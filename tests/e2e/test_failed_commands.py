@@ -67,7 +67,8 @@ def test_ctrl_c_at_each_step_undoes_the_create(store: Pymachine, step: str, flag
     assert only_other_is_left(store)
 
 
-@pytest.mark.parametrize(("step", "flags"), STEPS)
+# Without the last step, at which a booted machine has the same parts as one that was resumed.
+@pytest.mark.parametrize(("step", "flags"), STEPS[:-1])
 def test_rm_cleans_up_after_kill_9_at_each_step(store: Pymachine, step: str, flags: tuple[str, ...]) -> None:
     stopped_at(store, step, flags, signal.SIGKILL)
     if "x" in store("ls", "-q").stdout.split():
