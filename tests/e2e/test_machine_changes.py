@@ -157,21 +157,6 @@ def test_options_that_the_engine_refuses_change_nothing(program: Pymachine, word
     assert record(program) == kept
 
 
-def test_hardware_can_grow_and_options_survive_the_restart(program: Pymachine) -> None:
-    refused = program("modify", "--memory", "1500", NAME, code=1)
-    assert "can only change while it is stopped" in refused.stderr
-    program("modify", "--cpus", "2", "--memory", "1500", "--disk-size", "30000", "--restart", NAME)
-    cpus, memory = docker(program, "info", "-f", "{{.NCPU}} {{.MemTotal}}").split()
-    assert (cpus, 1400 < int(memory) / 2**20 < 1500) == ("2", True)
-    blocks = int(program("ssh", NAME, "df -k /var/lib/docker | tail -n 1 | awk '{ print $2 }'").stdout)
-    assert blocks > 27_000_000
-    check_options(program)
-    assert "bb" in docker(program, "images", "-q", "--format", "{{.Repository}}")
-    shrunk = program("modify", "--disk-size", "1000", "--restart", NAME, code=1)
-    assert "a disk cannot shrink" in shrunk.stderr
-    assert program("status", NAME).stdout == "Running\n"
-
-
 def test_logs_shows_and_follows_console_and_engine(program: Pymachine) -> None:
     output = json.loads(program("logs", "--json", "-n", "50", NAME).stdout)
     assert any("STAGE ready" in line for line in output["Console"])
@@ -237,36 +222,6 @@ def test_a_store_can_be_moved_while_its_machine_runs(program: Pymachine) -> None
         moved.rename(program.store)
 
 
-def test_a_stopped_machine_can_be_renamed_and_exported_to_another_store(program: Pymachine) -> None:
-    file = program.home / "export"
-    assert "it must be stopped" in program("rename", NAME, "other", code=1).stderr
-    assert "only a stopped one can be exported" in program("export", NAME, str(file), code=1).stderr
-    program("export", "--connection", NAME, str(program.home / "connection"))
-    with private_store() as far:
-        far("import", str(program.home / "connection"), "far")
-        assert far("version", "far").stdout == program("version", NAME).stdout
-        program("stop", NAME)
-        program("rename", NAME, "other")
-        assert program("ls", "-q").stdout == "other\n"
-        program("export", "other", str(file))
-        assert file.stat().st_size < 400_000_000
-        share = f"{program.home}:/imported:ro"
-        output = json.loads(far("import", "--share", share, str(file), "copy", "--json").stdout)
-        assert output == [{"Name": "copy", "DriverName": "qemu", "State": "Stopped", "URL": ""}]
-        assert far("ip", "copy", code=1).stdout == ""
-        far("start", "copy")
-        script = "hostname; docker images --format '{{.Repository}}'; cd /imported; ls export"
-        # The folder that the machine shared is not in the export.
-        script += f"; [ -e {program.home} ] || echo none"
-        assert far("ssh", "copy", script).stdout == "copy\nbb\nexport\nnone\n"
-        assert far("url", "copy").stdout != ""
-    program("rename", "other", NAME)
-    program("modify", "--cpus", "1", NAME)  # a boot with one CPU takes less processor time
-    program("start", NAME)
-    assert program("ssh", NAME, f"hostname; cd {program.home}; ls export").stdout == f"{NAME}\nexport\n"
-    check_options(program)
-
-
 def name_another_image(program: Pymachine) -> None:
     """Name another image in the record, so that the current image counts as newer."""
     changed = record(program)
@@ -307,6 +262,49 @@ def test_upgrade_keeps_the_data_and_the_shared_folders(program: Pymachine) -> No
     assert docker(program, "images", "--format", "{{.Repository}}") == "bb"
     assert docker(program, "ps", "-a", "--format", "{{.Names}}") == "sleeper"
     assert list(folder(program).glob("*.aside")) == []
+
+
+def test_a_stopped_machine_can_be_renamed_exported_and_grow(program: Pymachine) -> None:
+    file = program.home / "export"
+    assert "it must be stopped" in program("rename", NAME, "other", code=1).stderr
+    assert "only a stopped one can be exported" in program("export", NAME, str(file), code=1).stderr
+    program("export", "--connection", NAME, str(program.home / "connection"))
+    with private_store() as far:
+        far("import", str(program.home / "connection"), "far")
+        assert far("version", "far").stdout == program("version", NAME).stdout
+        program("stop", NAME)
+        program("rename", NAME, "other")
+        assert program("ls", "-q").stdout == "other\n"
+        program("export", "other", str(file))
+        assert file.stat().st_size < 400_000_000
+        share = f"{program.home}:/imported:ro"
+        output = json.loads(far("import", "--share", share, str(file), "copy", "--json").stdout)
+        assert output == [{"Name": "copy", "DriverName": "qemu", "State": "Stopped", "URL": ""}]
+        assert far("ip", "copy", code=1).stdout == ""
+        far("start", "copy")
+        script = "hostname; docker images --format '{{.Repository}}'; cd /imported; ls export"
+        # The folder that the machine shared is not in the export.
+        script += f"; [ -e {program.home} ] || echo none"
+        assert far("ssh", "copy", script).stdout == "copy\nbb\nexport\nnone\n"
+        assert far("url", "copy").stdout != ""
+    program("rename", "other", NAME)
+    program("modify", "--cpus", "2", "--memory", "1500", "--disk-size", "30000", NAME)
+    program("start", NAME)
+    assert program("ssh", NAME, f"hostname; cd {program.home}; ls export").stdout == f"{NAME}\nexport\n"
+    cpus, memory = docker(program, "info", "-f", "{{.NCPU}} {{.MemTotal}}").split()
+    assert (cpus, 1400 < int(memory) / 2**20 < 1500) == ("2", True)
+    blocks = int(program("ssh", NAME, "df -k /var/lib/docker | tail -n 1 | awk '{ print $2 }'").stdout)
+    assert blocks > 27_000_000
+    check_options(program)
+    assert "bb" in docker(program, "images", "-q", "--format", "{{.Repository}}")
+
+
+def test_a_disk_cannot_shrink_and_a_running_machine_does_not_change(program: Pymachine) -> None:
+    refused = program("modify", "--memory", "1500", NAME, code=1)
+    assert "can only change while it is stopped" in refused.stderr
+    shrunk = program("modify", "--disk-size", "1000", "--restart", NAME, code=1)
+    assert "a disk cannot shrink" in shrunk.stderr
+    assert program("status", NAME).stdout == "Running\n"
 
 
 def test_the_context_is_removed_with_the_machine(program: Pymachine) -> None:
