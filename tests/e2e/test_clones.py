@@ -52,15 +52,24 @@ def with_shared_template(program: Pymachine) -> None:
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[Pymachine]:
-    """A store with its own templates and two machines, the first of which built the template."""
+def interrupted() -> Iterator[Pymachine]:
+    """A store with its own templates, in which template builds were interrupted by Ctrl-C and by a kill."""
     with private_store() as program:
         with_own_templates(program)
-        first = program("create", "one").stdout
-        second = program("create", "--engine-label", "color=red", "two").stdout
-        assert (MADE in first, RESUMED in first, BOOTED in first) == (True, True, False)
-        assert (MADE in second, RESUMED in second, BOOTED in second) == (False, True, False)
+        check_interrupted_builds(program)
         yield program
+
+
+@pytest.fixture(scope="module")
+def host(interrupted: Pymachine) -> Pymachine:
+    """The same store with two machines, the first of which built the template."""
+    program = interrupted
+    first = program("create", "one").stdout
+    second = program("create", "--engine-label", "color=red", "two").stdout
+    assert (MADE in first, RESUMED in first, BOOTED in first) == (True, True, False)
+    assert (MADE in second, RESUMED in second, BOOTED in second) == (False, True, False)
+    assert template_folders(program) == templates(program) != []
+    return program
 
 
 @pytest.fixture
@@ -128,6 +137,26 @@ def read_until(text: str, process: subprocess.Popen[str]) -> str:
 
 def templates(program: Pymachine) -> list[str]:
     return [entry["Name"] for entry in json.loads(program("template", "ls", "--json").stdout)]
+
+
+def template_folders(program: Pymachine) -> list[str]:
+    """Return the names of the folders beside the templates, including those of unfinished builds."""
+    return [path.name for path in (Path(program.env["PYMACHINE_CACHE"]) / "templates").iterdir() if path.is_dir()]
+
+
+def interrupt(process: subprocess.Popen[str]) -> None:
+    """Press Ctrl-C, and wait until `process` has undone its work."""
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=120)
+    assert process.returncode == 130
+
+
+# -- the template ------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_template_build_leaves_no_qemu_and_the_next_one_succeeds(host: Pymachine) -> None:
+    """The checks are made by the fixtures, since all tests use what they left."""
+    assert host("ls", "-q").stdout.split() == ["one", "two"]
 
 
 # -- identity ----------------------------------------------------------------------------------------------------
@@ -344,15 +373,23 @@ def test_a_damaged_template_is_built_again() -> None:
         with_shared_template(program)
         (name,) = templates(program)
         folder = Path(program.env["PYMACHINE_CACHE"]) / "templates" / name
-        for damage in (lambda: os.truncate(folder / "state", 1000), lambda: flip(folder / "memory")):
-            damage()
-            text = program("create", "x").stdout
-            assert f"The template {name} is removed" in text
-            assert MADE in text
-            assert RESUMED in text
-            assert templates(program) == [name]
-            assert ssh(program, "x", "hostname") == "x\n"
-            program("rm", "-y", "x")
+        good = folder.parents[1] / "good"
+        subprocess.run(["cp", "-a", str(folder), str(good)], check=True)
+        os.truncate(folder / "state", 1000)
+        process = program.start("create", "x")
+        assert f"The template {name} is removed" in read_until(MADE, process)
+        interrupt(process)  # the rest is the same as below
+        assert templates(program) == []
+
+        good.rename(folder)
+        flip(folder / "memory")
+        text = program("create", "x").stdout
+        assert f"The template {name} is removed" in text
+        assert MADE in text
+        assert RESUMED in text
+        assert templates(program) == [name]
+        assert ssh(program, "x", "hostname") == "x\n"
+        program("rm", "-y", "x")
         assert program.remaining_processes() == {}
 
 
@@ -364,23 +401,20 @@ def test_a_qemu_that_cannot_resume_boots_and_gets_no_more_templates(program: Pym
     qemu.write_text(f'#!/bin/sh\ncase " $* " in *" -incoming "*) exit 3 ;; esac\nexec {real} "$@"\n')
     qemu.chmod(0o755)
     flags = ("--qemu-binary", str(qemu))
-    for name in ("v", "x"):
+    for name in ("v", "x"):  # a template counts as faulty once the same machine has booted
         text = program("create", *flags, name).stdout
         assert (MADE in text, "does not resume" in text, BOOTED in text) == (True, True, True), text
         assert ssh(program, name, "hostname") == f"{name}\n"
         assert templates(program) == []
     process = program.start("create", *flags, "y")
     assert MADE not in read_until(BOOTED, process)
-    os.killpg(process.pid, signal.SIGINT)  # the rest of the boot shows nothing new
-    process.communicate(timeout=120)
-    assert process.returncode == 130
+    interrupt(process)  # the rest of the boot shows nothing new
     # A new binary under the same path is tried again.
     qemu.write_text(f'#!/bin/sh\nexec {real} "$@"\n')
-    text = program("create", *flags, "z").stdout
-    assert MADE in text
-    assert BOOTED not in text
-    assert ssh(program, "z", "hostname") == "z\n"
-    program("rm", "-y", "v", "x", "z")
+    process = program.start("create", *flags, "z")
+    assert BOOTED not in read_until(MADE, process)
+    interrupt(process)
+    program("rm", "-y", "v", "x")
     assert program.remaining_processes() == {}
 
 
@@ -402,12 +436,9 @@ def qemus_of(cache: Path) -> list[str]:
     return [line for line in found.splitlines() if "qemu" in line and str(cache) in line]
 
 
-def test_an_interrupted_template_build_leaves_no_qemu(program: Pymachine) -> None:
+def check_interrupted_builds(program: Pymachine) -> None:
+    """Interrupt template builds, and check that no QEMU is left. The next build is that of the fixture `host`."""
     cache = Path(program.env["PYMACHINE_CACHE"])
-
-    def folders() -> list[str]:
-        return [path.name for path in (cache / "templates").iterdir() if path.is_dir()]
-
     for number, left in ((signal.SIGINT, 0), (signal.SIGKILL, 1)):
         interrupt_build(program, number)
         until(lambda: not qemus_of(cache), deadline=20, what="the template's QEMU to end")
@@ -415,9 +446,7 @@ def test_an_interrupted_template_build_leaves_no_qemu(program: Pymachine) -> Non
             program("rm", "-y", "x")
         assert program("ls", "-q").stdout == ""
         assert templates(program) == []
-        assert len(folders()) == left
-    program("template", "build")
-    assert folders() == templates(program) != []
+        assert len(template_folders(program)) == left
 
 
 def interrupt_build(program: Pymachine, number: signal.Signals) -> None:
@@ -430,38 +459,47 @@ def interrupt_build(program: Pymachine, number: signal.Signals) -> None:
     assert process.returncode != 0
 
 
-def test_create_succeeds_without_space_for_a_template(program: Pymachine) -> None:
-    """The templates are on a small file system in memory, mounted in its own namespace."""
-    folder = Path(program.env["PYMACHINE_CACHE"]) / "templates"
-    folder.mkdir()
-    script = f"mount -t tmpfs -o size=64m none {folder} && pymachine create x; echo code=$?; pymachine rm -y x"
-    outcome = program.run(["unshare", "--mount", "--map-root-user", "bash", "-c", script])
-    assert "not enough disk space for a template" in outcome.stdout
-    assert "code=0" in outcome.stdout
-    assert BOOTED in outcome.stdout
-    assert program.remaining_processes() == {}
+# Runs `create NAME` until it prints a text, then ends it.
+CREATE_UNTIL = """create_until() {
+    pymachine create "$1" > "$HOME/$1" & creates=$!
+    until grep "$2" "$HOME/$1"; do kill -0 $creates || break; sleep 0.1; done
+    kill $creates; wait $creates; code=$?; cat "$HOME/$1"; echo "ended=$code"
+}"""
+ENDED = f"ended={128 + signal.SIGTERM}"
 
 
-def test_create_succeeds_if_the_disk_fills_up_during_the_template_build(program: Pymachine) -> None:
-    """The disk becomes full when the file with the guest's memory is half written."""
+def test_create_boots_without_space_for_a_template_and_if_the_disk_fills_up_during_its_build(
+    program: Pymachine,
+) -> None:
+    """The templates are on a small file system in memory, mounted in its own namespace.
+
+    The disk becomes full when the file with the guest's memory is half written.
+    """
     folder = Path(program.env["PYMACHINE_CACHE"]) / "templates"
     folder.mkdir()
-    script = f"""
-        mount -t tmpfs -o size={(NEEDED_BYTES >> 20) + 50}m none {folder}
+    script = f"""{CREATE_UNTIL}
+        mount -t tmpfs -o size=64m none {folder}
+        create_until small '{BOOTED}'
+        mount -o remount,size={(NEEDED_BYTES >> 20) + 50}m {folder}
         pymachine create x & creates=$!
         until [ "$(du -m {folder}/.tmp-*/memory 2> /dev/null | cut -f 1)" -gt 50 ] 2> /dev/null; do sleep 0.1; done
         head -c 2G /dev/zero > {folder}/ballast
         wait $creates; echo code=$?
         rm {folder}/ballast
         ls -A {folder}
-        pymachine create y
-        pymachine rm -y x y"""
+        create_until y '{MADE}'
+        pymachine rm -y x"""
     outcome = program.run(["unshare", "--mount", "--map-root-user", "bash", "-c", script])
-    first, second = outcome.stdout.split("code=0\n")
+    small, _, rest = outcome.stdout.partition(f"{ENDED}\n")
+    assert "not enough disk space for a template" in small
+    assert BOOTED in small
+    first, second = rest.split("code=0\n")
     assert f"cannot make a template in {folder}: No space left on device" in first
     assert BOOTED in first
     assert ".tmp-" not in second
+    assert MADE in second
     assert BOOTED not in second
+    assert f"{ENDED}\n" in second
     assert program.remaining_processes() == {}
 
 
@@ -469,9 +507,7 @@ def test_ctrl_c_undoes_all_machines_of_a_create(host: Pymachine) -> None:
     before, running = set(host("ls", "-q").stdout.split()), host.processes().keys()
     process = host.start("create", "m1", "m2", "m3", "m4")
     read_until(RESUMED, process)
-    os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=120)
-    assert process.returncode == 130
+    interrupt(process)
     assert set(host("ls", "-q").stdout.split()) == before
     assert host.remaining_processes(ignored=running) == {}
 
