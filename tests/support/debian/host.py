@@ -50,6 +50,7 @@ class Host:
         argv += ["-qmp", f"unix:{folder}/qmp,server=on,wait=off"]
         argv += ["-chardev", f"file,id=console,path={self.console},append=on", "-serial", "chardev:console"]
         self.console.touch()
+        self._argv = argv
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
 
     def run(self, command: str, *, stdin: str = "", code: int | None = 0, user: str = "") -> str:
@@ -78,6 +79,13 @@ class Host:
         self._disconnect()
         self._monitor(f"loadvm {moment}")
         self.run(f"date -s @{time.time():.0f}")
+
+    def switch_on(self, moment: str) -> None:
+        """Start QEMU again, which has ended, in a saved moment."""
+        self._disconnect()
+        self._process.wait(60)
+        self._process = subprocess.Popen([*self._argv, "-loadvm", moment], stdin=subprocess.DEVNULL)
+        self.await_ssh()
 
     def kill(self) -> None:
         """End QEMU."""
