@@ -140,7 +140,7 @@ def templates(program: Pymachine) -> list[str]:
 
 
 def template_folders(program: Pymachine) -> list[str]:
-    """Return the names of the folders beside the templates, including those of unfinished builds."""
+    """Return the names of the folders next to the templates, including those of unfinished builds."""
     return [path.name for path in (Path(program.env["PYMACHINE_CACHE"]) / "templates").iterdir() if path.is_dir()]
 
 

@@ -82,7 +82,7 @@ def test_pulls_go_through_the_proxy(registry: Registry, proxy: Proxy) -> None:
             for words in (("inspect", NAME), ("ls",), ("logs", NAME), ("inspect", "--origin", NAME))
         ]
         assert SECRET not in "".join([command_lines(), *shown])
-        # Containers get no proxy unless the user asks for it.
+        # Containers get no proxy without the option.
         assert "proxy" not in docker(program, f"docker run --rm {image}:1 env").lower()
         assert SECRET not in program("--debug", "modify", "--container-proxy", NAME).text
         reached = proxy.url.replace("127.0.0.1", "10.0.2.2")
@@ -96,7 +96,7 @@ def test_pulls_go_through_the_proxy(registry: Registry, proxy: Proxy) -> None:
         assert "tinyproxy" in shown_inside.rpartition("PROXY=")[2]
         build = f"printf 'FROM {image}:1\nRUN env\n' | DOCKER_BUILDKIT=0 docker build --no-cache -"
         assert f"HTTPS_PROXY={reached}" in docker(program, build)
-        # The password is only in files that nobody else can read, and in no log.
+        # The password is only in files that only the user can read, and in no log.
         holders = files_with_the_password(program.store.parent)
         assert {"config.json"} <= {path.name for path in holders}
         assert [path for path in holders if path.suffix == ".log" or not is_private(path, program.store.parent)] == []

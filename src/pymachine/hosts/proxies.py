@@ -31,7 +31,7 @@ def reachable(driver: Driver, proxies: Proxies, reporter: Reporter) -> Proxies:
     """Return `proxies` as the machine's guest and its containers reach them.
 
     A proxy on this host's loopback gets the address at which the guest reaches it. Without one it is left out, with a
-    warning. What the guest reaches at that address needs no proxy, as on the host.
+    warning. Servers at that address need no proxy, as on the host.
     """
     loopback = driver.host_loopback() if isinstance(driver, LoopbackReachable) else ""
     found = {}

@@ -1,4 +1,4 @@
-"""The CA certificates that this process's downloads trust beside the usual ones.
+"""The CA certificates that this process's downloads trust in addition to the usual ones.
 
 They are set once, at the start of a command that may download. Downloads run in threads and far below it.
 """
