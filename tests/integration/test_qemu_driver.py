@@ -9,6 +9,7 @@ import socket
 import stat
 import struct
 import subprocess
+import tarfile
 import tempfile
 import threading
 import time
@@ -39,6 +40,8 @@ from support.crashing_qemu import crashing_qemu
 
 pytestmark = pytest.mark.timeout(120)
 
+# An archive without members.
+NO_FILES = bytes(2 * tarfile.BLOCKSIZE)
 # Machine code for 32-bit protected mode, in which a Multiboot kernel starts.
 HANG = b"\xfa\xf4\xeb\xfc"  # cli; hlt; jmp back to hlt
 # mov dx, 0x604; mov ax, 0x2000; out dx, ax: ACPI's soft off on q35 with the setup of its BIOS.
@@ -104,7 +107,7 @@ def launched(driver: Driver, image: ImageFiles) -> Path:
 
 
 def request(image: ImageFiles | None = None, *, timeout: float = 2.0) -> BootRequest:
-    return BootRequest(identity=lambda endpoint: b"tar", image=image, timeout=timeout)
+    return BootRequest(identity=lambda endpoint: NO_FILES, image=image, timeout=timeout)
 
 
 def pid_of(driver: Driver) -> int:
@@ -316,7 +319,7 @@ def test_the_port_forwarder_follows_reports_and_ends_with_its_machine(running: D
 
     with guest, socket.create_server((listen.address, 23461)) as other:
         with reports:
-            background.follow_ports(folder, listen, reports=reports)
+            background.follow_ports(folder, listen, ipv6=False, reports=reports)
         # The shell takes the first line.
         report()
         report(23460, 23461, listen.ssh_port)
