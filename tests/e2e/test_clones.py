@@ -24,6 +24,8 @@ from support.crashing_qemu import crashing_qemu
 from support.runner import Pymachine, cache_folder, private_store
 from support.tls_hello import server_random
 
+pytestmark = pytest.mark.timeout(2700)
+
 RESUMED = "Waiting for the machine to resume"
 MADE = "Waiting for the template to start"
 BOOTED = "Waiting for the machine to start"

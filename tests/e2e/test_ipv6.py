@@ -15,10 +15,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from pymachine.system.wait import until
+from support.ipv6 import NEEDS_LOOPBACK
 from support.runner import Pymachine
 from support.ssh_shares import make_box
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(1800), NEEDS_LOOPBACK]
 
 NAME = "six"
 TEXT = "from the host\n"
@@ -74,7 +75,7 @@ def is_closed(port: int) -> bool:
 
 
 def serve(machine: Pymachine, name: str, port: int) -> None:
-    script = "mkdir /www && echo hello > /www/index.html && exec busybox httpd -f -p 80 -h /www"
+    script = "mkdir -p /www && echo hello > /www/index.html && exec busybox httpd -f -p 80 -h /www"
     guest(machine, f"docker run -d --name {name} -p {port}:80 box /bin/sh -c '{script}'")
 
 

@@ -20,6 +20,8 @@ from support import folders, images, packages
 from support.runner import Pymachine, cache_folder, private_store
 from support.unprivileged import USERS, as_user
 
+pytestmark = pytest.mark.timeout(1800)
+
 # A change on one side is visible on the other one within a second. A container may start late on a busy host.
 VISIBLE_SECONDS = 180.0
 # Sets `tag` to the name of the 9p device of the read-only folder, in the machine.

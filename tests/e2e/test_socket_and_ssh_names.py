@@ -19,6 +19,8 @@ from support import processes
 from support.runner import Pymachine, search_path
 from support.ssh_shares import make_box
 
+SECONDS = 600
+
 
 @pytest.fixture(scope="module")
 def machine(intro: Pymachine) -> Iterator[Pymachine]:
@@ -71,7 +73,7 @@ def test_docker_py_and_testcontainers_use_the_local_socket(
     monkeypatch.setenv("DOCKER_HOST", f"unix://{machine('socket', 'intro').stdout.strip()}")
     for name in ("DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_CONTEXT"):
         monkeypatch.delenv(name, raising=False)
-    with closing(docker_py.from_env()) as client:
+    with closing(docker_py.from_env(timeout=SECONDS)) as client:
         assert client.containers.run("alpine:3.2", "cat /etc/os-release", remove=True).startswith(b"ID=alpine\n")
         dockerfile = io.BytesIO(b"FROM alpine:3.2\nRUN echo page > /index.html\nCMD httpd -f -p 80 -h /\n")
         client.images.build(fileobj=dockerfile, tag="web", rm=True)
@@ -83,13 +85,13 @@ def test_docker_py_and_testcontainers_use_the_local_socket(
     monkeypatch.setenv("TESTCONTAINERS_HOST_OVERRIDE", machine("ip", "intro").stdout.strip())
     from testcontainers.core.container import DockerContainer
 
-    with DockerContainer("web").with_exposed_ports(80) as web:
+    with DockerContainer("web", docker_client_kw={"timeout": SECONDS}).with_exposed_ports(80) as web:
         url = f"http://{web.get_container_host_ip()}:{web.get_exposed_port(80)}/"
 
         def page() -> str:
             try:
                 return requests.get(url, timeout=60).text
-            except requests.ConnectionError:  # the port is not forwarded yet
+            except requests.RequestException:  # the port is not forwarded yet
                 return ""
 
         assert until(page, deadline=300, what="the page") == "page\n"

@@ -21,6 +21,8 @@ from support.debian.host import Host
 from support.registry import free_port
 from support.runner import REPOSITORY
 
+pytestmark = pytest.mark.timeout(2700)
+
 PACKAGES = "/usr/lib/python3/dist-packages"
 SECONDS = 240
 PYMACHINE = "/usr/bin/python3 -P -m pymachine"

@@ -145,7 +145,7 @@ def installed(
     request: pytest.FixtureRequest, wheel: Path, dependencies: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Installation:
     home = tmp_path_factory.mktemp("home")
-    os.chown(home, USER, USER)
+    os.chown(home, USER, -1)
     return INSTALLERS[request.param](Account(home, dependencies), wheel)
 
 
@@ -290,7 +290,7 @@ def test_zsh_completes_with_the_installed_file(installed: Installation) -> None:
 def test_an_uninstalled_program_leaves_only_the_store(
     installer: str, wheel: Path, dependencies: Path, tmp_path: Path
 ) -> None:
-    os.chown(tmp_path, USER, USER)
+    os.chown(tmp_path, USER, -1)
     account = Account(tmp_path, dependencies)
     installation = INSTALLERS[installer](account, wheel)
     installation.run("create", "--driver", "none", "--url", "tcp://127.0.0.1:1", "existing")

@@ -13,6 +13,9 @@ import pytest
 from pymachine.driver.kit import ipv6_ports
 from pymachine.driver.kit.ipv6_ports import Ipv6Ports
 from pymachine.driver.kit.user_network import Published
+from support.ipv6 import NEEDS_LOOPBACK
+
+pytestmark = NEEDS_LOOPBACK
 
 TARGET = "127.70.1.2"
 SECONDS = 30

@@ -17,7 +17,9 @@ from pymachine.driver.kit import forwarded_ports, guest_listeners, listen_queues
 from pymachine.driver.kit.port_forwarding import Forwarder, Target
 from pymachine.driver.kit.user_network import Published, UserNetwork
 from support import unprivileged
+from support.ipv6 import NEEDS_LOOPBACK
 
+FIRST_PORT = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
 TARGET = Target(address="127.0.0.1", docker_port=2376, ssh_port=22022, netdev="net")
 
 
@@ -74,6 +76,7 @@ def test_ports_over_the_limit_are_recorded_with_the_reason(tmp_path: Path, monke
     assert machine.saved() == []
 
 
+@NEEDS_LOOPBACK
 def test_forwarded_ports_are_on_the_ipv6_loopback_too(tmp_path: Path, free: int) -> None:
     """Also after another program has freed the port there, but not while QEMU does not forward it."""
     machine = Machine(tmp_path, dataclasses.replace(TARGET, ipv6=True))
@@ -98,6 +101,7 @@ def test_forwarded_ports_are_on_the_ipv6_loopback_too(tmp_path: Path, free: int)
         assert [row["Address"] for row in machine.saved()] == ["127.0.0.1"]
 
 
+@NEEDS_LOOPBACK
 def test_ports_of_an_earlier_forwarder_are_on_the_ipv6_loopback_again(tmp_path: Path, free: int) -> None:
     usernet = f"  TCP[HOST_FORWARD] 100  127.0.0.1  {free}  10.0.2.15  {free}  0  0\n"
     machine = Machine(tmp_path, dataclasses.replace(TARGET, ipv6=True), usernet=usernet)
@@ -106,6 +110,8 @@ def test_ports_of_an_earlier_forwarder_are_on_the_ipv6_loopback_again(tmp_path: 
     machine.forwarder.clear()
 
 
+@NEEDS_LOOPBACK
+@pytest.mark.skipif(FIRST_PORT <= 1, reason="this host reserves no ports for root")
 def test_a_port_reserved_for_root_is_refused_with_the_reason() -> None:
     script = (
         "from pymachine.driver.kit import port_forwarding, user_network\n"

@@ -52,6 +52,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     local_sockets.install(monkeypatch)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PYMACHINE_NO_SHARE", "1")
+    monkeypatch.delenv("PYMACHINE_TRUST", raising=False)
     monkeypatch.setenv("MACHINE_STORAGE_PATH", str(tmp_path / "s"))
     (tmp_path / "s").mkdir()
     return Store(tmp_path / "s")
@@ -238,6 +239,7 @@ def server(authority: certs.AuthPaths, tmp_path: Path) -> Iterator[str]:
 
 
 def test_downloads_trust_what_was_added(server: str, pem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(trust, "_added", {})
     with Session() as session, pytest.raises(FetchError, match="certificate"):
         session.read(server, largest=100, seconds=20)

@@ -15,7 +15,7 @@ from pymachine.hosts import local_socket
 def command(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Print the path of a machine's local socket, which reaches its engine over SSH.
 
-    If the machine has none, make it, as `modify --socket` does. It is there whenever the machine runs, until
+    If the machine has none, make it, as `modify --socket` does. It exists whenever the machine runs, until
     `modify --no-socket`.
     """
     app = current(ctx)

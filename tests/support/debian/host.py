@@ -83,7 +83,7 @@ class Host:
     def switch_on(self, moment: str) -> None:
         """Start QEMU again, which has ended, in a saved moment."""
         self._disconnect()
-        self._process.wait(60)
+        self._process.wait(BOOT_SECONDS)
         self._process = subprocess.Popen([*self._argv, "-loadvm", moment], stdin=subprocess.DEVNULL)
         self.await_ssh()
 
@@ -103,7 +103,7 @@ class Host:
         before = self.run(identify)
         self.run("systemctl reboot", code=None)
         self._disconnect()
-        deadline = time.monotonic() + BOOT_SECONDS
+        deadline = time.monotonic() + 2.5 * BOOT_SECONDS
         while self.run(identify, code=None) in ("", before):
             assert self._process.poll() is None, "QEMU ended"
             assert time.monotonic() < deadline, "the host did not come up"
