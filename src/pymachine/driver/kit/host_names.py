@@ -48,24 +48,27 @@ def parse(text: str) -> HostNames:
     They are at most `MOST_OWN_NAMES` names of the host, and the first `MOST_ENTRIES` entries with `MOST_BYTES`.
     """
     entries: list[str] = []
-    own: list[str] = []
+    own: dict[str, None] = {}
     size = 0
     for line in text.splitlines():
         address, *words = line.partition("#")[0].split() or [""]
-        names = [word for word in words if is_name(word) and not _LOCAL.fullmatch(word.lower())]
         try:
             parsed = ipaddress.ip_address(address)
         except ValueError:
             continue
+        # Files that block names may give all of them a loopback address.
+        if parsed.is_loopback and len(own) >= MOST_OWN_NAMES:
+            continue
+        names = [word for word in words if is_name(word) and not _LOCAL.fullmatch(word.lower())]
         if parsed.is_loopback:
-            own += [name for name in names if name not in own]
+            own.update(dict.fromkeys(names))
         # An address with a scope belongs to an interface of the host.
         elif names and "%" not in address and not parsed.is_multicast:
             entry = " ".join([str(parsed), *names])
             size += len(entry) + 1
             if size <= MOST_BYTES and len(entries) < MOST_ENTRIES:
                 entries.append(entry)
-    return HostNames(tuple(entries), tuple(own[:MOST_OWN_NAMES]))
+    return HostNames(tuple(entries), tuple(own)[:MOST_OWN_NAMES])
 
 
 def is_name(text: str) -> bool:
