@@ -62,6 +62,7 @@ def call(store: Store, capsys: pytest.CaptureFixture[str]) -> Call:
         ({"HTTP_PROXY": "proxy:3128", "no_proxy": " a,b "}, Proxies("http://proxy:3128", "", "a,b")),
         ({"https_proxy": URL, "HTTPS_PROXY": ""}, Proxies("", URL)),
         ({"HTTPS_PROXY": "socks5://[::1]:1080"}, Proxies("", "socks5://[::1]:1080")),
+        ({"HTTPS_PROXY": "socks5h://[::1]:1080"}, Proxies("", "socks5h://[::1]:1080")),
     ],
 )
 def test_variables_are_read(variables: dict[str, str], expected: Proxies) -> None:
@@ -107,6 +108,18 @@ def test_a_proxy_on_the_loopback_is_rewritten(tmp_path: Path) -> None:
         ]
         assert lines(Plain, Proxies(f"http://{host}:8080", "http://proxy"), tmp_path) == ["HTTPS_PROXY=http://proxy"]
         assert lines(Plain, Proxies(f"http://{host}:8080"), tmp_path) == []
+
+
+def test_the_engine_gets_a_scheme_that_it_knows() -> None:
+    found = Proxies("socks5h://a:1", "https://socks5h://", "b").variables()
+    assert found == "HTTP_PROXY=socks5://a:1\nHTTPS_PROXY=https://socks5h://\nNO_PROXY=b\n"
+
+
+def test_drivers_without_proxies_ignore_unusable_ones(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"ftp://{SECRET}@proxy")
+    call("create", "-d", "none", "--url", "tcp://192.0.2.1:2376", "far")
+    assert "HTTP_PROXY is not the URL" in call("create", "one", code=1)[2]
+    call("create", "--no-host-proxy", "one")
 
 
 def test_which_drivers_reach_the_loopback() -> None:

@@ -197,9 +197,12 @@ def request(name: str, given: Mapping[str, Any], **others: Any) -> CreateRequest
 
     Raises `FlagError`.
     """
-    from pymachine.hosts.create import CreateRequest  # noqa: PLC0415 (the help does not need it)
+    from pymachine.hosts import proxies  # noqa: PLC0415 (the help does not need it)
+    from pymachine.hosts.create import CreateRequest  # noqa: PLC0415
     from pymachine.store.proxies import Proxies, of_environment  # noqa: PLC0415
 
+    # Other drivers ignore the variables, even unusable ones.
+    uses_proxies = not given["no_host_proxy"] and proxies.supported(registry.load(given["driver"]))
     return CreateRequest(
         name=name,
         driver_name=given["driver"],
@@ -212,7 +215,7 @@ def request(name: str, given: Mapping[str, Any], **others: Any) -> CreateRequest
         share_events=not given["no_share_events"],
         socket=given["socket"],
         ipv6_ports=given["ipv6_ports"],
-        proxies=Proxies() if given["no_host_proxy"] else of_environment(os.environ),
+        proxies=of_environment(os.environ) if uses_proxies else Proxies(),
         container_proxy=given["container_proxy"],
         ca_certificates=tuple(ca_certificates(given["ca_cert"])),
         **others,

@@ -11,7 +11,7 @@ from pymachine.driver import fields as kinds
 from pymachine.driver.contract import Json
 from pymachine.errors import UsageError
 
-_SCHEMES = {"http", "https", "socks5"}
+_SCHEMES = {"http", "https", "socks5", "socks5h"}
 _USER = re.compile(r"//[^/?#]*@")
 
 
@@ -28,8 +28,12 @@ class Proxies:
         return bool(self.http or self.https)
 
     def variables(self) -> str:
-        """Return the variables that are set, as ``NAME=value`` lines; an empty text without a proxy."""
+        """Return the engine's variables that are set, as ``NAME=value`` lines; an empty text without a proxy.
+
+        The engine lets a SOCKS proxy resolve all names, but its older versions do not know the scheme ``socks5h``.
+        """
         values = {"HTTP_PROXY": self.http, "HTTPS_PROXY": self.https, "NO_PROXY": self.no if self else ""}
+        values = {name: re.sub("^socks5h(?=://)", "socks5", value) for name, value in values.items()}
         return "".join(f"{name}={value}\n" for name, value in values.items() if value)
 
     def masked(self) -> Proxies:
