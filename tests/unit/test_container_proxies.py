@@ -84,6 +84,19 @@ def test_nothing_is_written_unless_it_is_asked_for(call: Call, config: Path, mon
     assert not config.parent.exists()
 
 
+def test_the_variable_is_ignored_for_drivers_without_proxies(
+    call: Call, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYMACHINE_CONTAINER_PROXY", "1")
+    far = ("create", "-d", "none", "--url", "tcp://192.0.2.1:2376")
+    call(*far, "far")
+    assert not store.load("far").container_proxy
+    assert "container-proxy" not in call("inspect", "--origin", "far")[1]
+    assert "does not support --container-proxy" in call(*far, "--container-proxy", "other", code=1)[2]
+    call("create", "one")
+    assert store.load("one").container_proxy
+
+
 def test_from_create_to_rm(call: Call, store: Store, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     others = {"default": {"noProxy": "x"}, "tcp://192.0.2.1:2376": {"httpProxy": "http://y"}}
     write(config, {"auths": {"registry": {"auth": "ü"}}, "proxies": others, "credsStore": "pass"})

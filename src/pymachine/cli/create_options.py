@@ -14,7 +14,7 @@ from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import App
 from pymachine.cli.errors import FlagError
 from pymachine.driver import registry
-from pymachine.driver.contract import Json
+from pymachine.driver.contract import Driver, Json
 from pymachine.driver.options import Option, OptionKind
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class DriverOptionsCommand(goflags.GoCommand):
         kind = registry.load(self.driver_name(ctx, args))
         ctx.meta[__name__] = [_flag(option) for option in kind.options()]
         super().parse_args(ctx, args)
+        _ignore_unsupported_variable(ctx, kind)
         given = {param.name or "": param.opts[0].lstrip("-") for param in ctx.meta[__name__]}
         if "engine_install_url" in ctx.params:
             # docker-machine ran the default script on every host. Here it runs only if the option is given.
@@ -55,6 +56,18 @@ class DriverOptionsCommand(goflags.GoCommand):
             return named
         preset = goflags.presets(ctx).get("driver")
         return os.environ.get(DRIVER_VARIABLE) or (str(preset.value) if preset else registry.default_name())
+
+
+def _ignore_unsupported_variable(ctx: click.Context, kind: type[Driver]) -> None:
+    """Ignore ``PYMACHINE_CONTAINER_PROXY`` for drivers without proxies: as a default, it is for the other ones."""
+    name = "container_proxy"
+    if ctx.get_parameter_source(name) is not ParameterSource.ENVIRONMENT:
+        return
+    from pymachine.hosts import proxies  # noqa: PLC0415 (the help does not need it)
+
+    if not proxies.supported(kind):
+        ctx.params[name] = False
+        ctx.set_parameter_source(name, ParameterSource.DEFAULT)
 
 
 def early_value(command: goflags.GoCommand, words: Sequence[str], *names: str) -> str | None:
