@@ -71,7 +71,10 @@ def test_variables_are_read(variables: dict[str, str], expected: Proxies) -> Non
 
 @pytest.mark.parametrize(
     "value",
-    [f"ftp://{SECRET}@proxy", f"http://:{SECRET}@", f"http://proxy:{SECRET}", f"http://[{SECRET}", f"a\n{SECRET}"],
+    [
+        *(f"ftp://{SECRET}@proxy", f"http://:{SECRET}@", f"http://proxy:{SECRET}", f"http://[{SECRET}", f"a\n{SECRET}"),
+        *(f"http://ann:12{sign}{SECRET}@proxy:8080" for sign in "/?#"),
+    ],
 )
 def test_bad_values_are_refused_without_their_password(value: str) -> None:
     with pytest.raises(UsageError, match="HTTPS_PROXY is not") as raised:
@@ -81,7 +84,9 @@ def test_bad_values_are_refused_without_their_password(value: str) -> None:
 
 def test_the_user_and_the_password_are_masked() -> None:
     assert mask(URL) == "http://***@proxy.example:3128"
-    assert mask(f"http://a:{SECRET}@b@proxy/x@y") == "http://***@proxy/x@y"
+    assert mask(f"http://a:{SECRET}@b@proxy/x") == "http://***@proxy/x"
+    for sign in "/?#":
+        assert mask(f"http://a:12{sign}{SECRET}@proxy:8080") == "http://***@proxy:8080"
     assert mask("http://proxy:3128") == "http://proxy:3128"
     assert SECRET not in repr(Proxies(URL, URL))
 

@@ -12,7 +12,8 @@ from pymachine.driver.contract import Json
 from pymachine.errors import UsageError
 
 _SCHEMES = {"http", "https", "socks5", "socks5h"}
-_USER = re.compile(r"//[^/?#]*@")
+# To the last @, since a password may have a / or # that should have been escaped.
+_USER = re.compile(r"//.*@")
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,15 @@ def _url(name: str, value: str) -> str:
     try:
         parts = urlsplit(url)
         is_right = parts.scheme in _SCHEMES and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        # An @ after the host is a sign of a password with one of / ? #, which ended the host too early.
+        is_right = is_right and "@" not in parts.path + parts.query + parts.fragment
     except ValueError:
         is_right = False
     if not is_right:
         # The value may have a password.
         raise UsageError(
             f"{name} is not the URL of a proxy",
-            hint=f"Expected is http://HOST:PORT ({', '.join(sorted(_SCHEMES))}). Correct it, or use --no-host-proxy.",
+            hint=f"Expected is http://HOST:PORT ({', '.join(sorted(_SCHEMES))}). In a password, write / as %2F, # as "
+            "%23 and ? as %3F. Correct it, or use --no-host-proxy.",
         )
     return url
