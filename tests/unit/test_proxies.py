@@ -104,7 +104,8 @@ def lines(driver: type[Plain], proxies: Proxies, tmp_path: Path) -> list[str]:
 
 
 def test_a_proxy_on_the_loopback_is_rewritten(tmp_path: Path) -> None:
-    for host in ("localhost", "127.0.0.1", "127.1.2.3", "[::1]", "proxy.localhost"):
+    numeric = ("127.0.0.1", "127.1.2.3", "[::1]", "0.0.0.0", "[::]", "[::ffff:127.0.0.1]", "[::ffff:0.0.0.0]")
+    for host in ("localhost", "proxy.localhost", *numeric):
         found = lines(Reaching, Proxies(f"http://ann:{SECRET}@{host}:8080", "https://proxy", "a, b"), tmp_path)
         assert found == [
             f"HTTP_PROXY=http://ann:{SECRET}@10.0.2.2:8080",

@@ -61,9 +61,13 @@ def _is_loopback(url: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    # Connections to 0.0.0.0 and :: reach the loopback.
+    return address.is_loopback or address.is_unspecified
 
 
 def _with_host(url: str, host: str) -> str:
