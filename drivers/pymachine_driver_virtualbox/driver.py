@@ -107,7 +107,7 @@ class VirtualBoxDriver(ModifiableMachine):
 
     def start(self, request: BootRequest) -> None:
         """Start a machine that is off, saved or paused."""
-        from pymachine_driver_virtualbox import boot, files, shared_folders  # noqa: PLC0415
+        from pymachine_driver_virtualbox import boot, files, machine, shared_folders  # noqa: PLC0415
 
         refuse_links(self.machine.directory, (files.ISO, files.DISK, files.CONSOLE))
         vbox = self.vbox()
@@ -115,6 +115,9 @@ class VirtualBoxDriver(ModifiableMachine):
         state = output.state(info)
         if state is State.STOPPED:
             shared_folders.update(vbox, self.vm, info, request.shares)
+            # VirtualBox may be newer than the machine.
+            if vbox.traits.hides_loopback:
+                vbox(*machine.reach_loopback(self.vm))
         elif state in {State.PAUSED, State.SAVED}:
             shared_folders.check_resumable(
                 self.machine.name,
