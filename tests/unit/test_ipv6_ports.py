@@ -161,6 +161,28 @@ def test_a_taken_port_is_refused_with_the_reason(kind: str) -> None:
     ports.remove(port)
 
 
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+def test_a_thread_that_does_not_answer_opens_no_port_later(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
+        port, other = Published(kind, server.getsockname()[1]), Published("udp", server.getsockname()[1])
+    ports = Ipv6Ports(TARGET)
+    assert ports.add(other) == ""
+    loop = ports._loop
+    assert loop is not None
+    busy, free = threading.Event(), threading.Event()
+    loop.call_soon_threadsafe(lambda: (busy.set(), free.wait(SECONDS)))
+    assert busy.wait(SECONDS)
+    monkeypatch.setattr(ipv6_ports, "_CALL_SECONDS", 0)
+    assert "does not answer" in ports.remove(other)
+    assert "does not answer" in ports.add(port)
+    assert ports.forwards() == set()
+    free.set()
+    monkeypatch.setattr(ipv6_ports, "_CALL_SECONDS", SECONDS)
+    # The port is free for another call.
+    assert ports.add(port) == ""
+    ports.remove(port)
+
+
 def test_answers_to_datagrams_find_their_client(udp: Published, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ipv6_ports, "MOST_UDP_CLIENTS", 3)
     ports = Ipv6Ports(TARGET)

@@ -11,6 +11,7 @@ import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from contextlib import closing, suppress
 from typing import Any, Protocol, TypeVar, cast
 
@@ -50,26 +51,40 @@ class Ipv6Ports:
 
     def add(self, port: Published) -> str:
         """Open a port; return why that is not possible, or ""."""
-        listen = _Listener.open if port.protocol == "tcp" else _Datagrams.open
         try:
-            self._opened[port] = self._run(listen((self._target, port.port)))
+            opening = self._submit(_open(port.protocol, (self._target, port.port)))
+            try:
+                self._opened[port] = opening.result(_CALL_SECONDS)
+            except TimeoutError:
+                # Otherwise the port would open later, and nothing would close it.
+                if opening.cancel():
+                    raise
+                self._opened[port] = opening.result()
         except OSError as error:
             return error.strerror or str(error) or "the thread for ::1 does not answer"
         return ""
 
     def remove(self, port: Published) -> str:
-        """Close a port. Connections to a TCP port continue."""
+        """Close a port, or return why that takes longer. Connections to a TCP port continue."""
         opened = self._opened.pop(port, None)
         if opened is not None:
-            self._run(_close(opened))
+            try:
+                self._submit(_close(opened)).result(_CALL_SECONDS)
+            except TimeoutError:
+                return "the thread for ::1 does not answer"
         return "closed"
 
-    def _run(self, call: Coroutine[Any, Any, T]) -> T:
+    def _submit(self, call: Coroutine[Any, Any, T]) -> Future[T]:
         """Run `call` in the thread, which starts with the first call."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             threading.Thread(target=self._loop.run_forever, name="ports on ::1", daemon=True).start()
-        return asyncio.run_coroutine_threadsafe(call, self._loop).result(_CALL_SECONDS)
+        return asyncio.run_coroutine_threadsafe(call, self._loop)
+
+
+async def _open(protocol: str, target: tuple[str, int]) -> _Opened:
+    await asyncio.sleep(0)  # ends here if `add` has stopped waiting
+    return await (_Listener.open if protocol == "tcp" else _Datagrams.open)(target)
 
 
 async def _close(opened: _Opened) -> None:
