@@ -25,6 +25,7 @@ from pymachine.system import trust
 from pymachine.system.http_client import FetchError, Session
 from pymachine.system.progress import Silent
 from pymachine.tls import certs, trusted_cas
+from pymachine_driver_virtualbox import guest
 from support import local_sockets, sharing
 
 Call = Callable[..., tuple[int, str, str]]
@@ -102,6 +103,18 @@ def test_a_missing_file_a_folder_and_a_large_file_are_refused(tmp_path: Path) ->
 
 
 # -- machines ---------------------------------------------------------------------------------------------------
+
+
+def test_more_certificates_than_a_guest_reads_are_refused(
+    authority: certs.AuthPaths, pem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Those of the machine and those of config.toml, with a rest for everything else.
+    assert 2 * trusted_cas.MOST_BYTES <= guest.LARGEST - (1 << 18)
+    both = [authority.ca_cert, authority.client_cert]
+    monkeypatch.setattr(trusted_cas, "MOST_BYTES", len(pem))
+    assert trusted_cas.read_all([authority.ca_cert]) == [pem]
+    with pytest.raises(trusted_cas.CaCertificateError, match="KiB are possible"):
+        trusted_cas.read_all(both)
 
 
 def test_config_toml_is_for_all_machines(authority: certs.AuthPaths, store: Store, pem: str) -> None:

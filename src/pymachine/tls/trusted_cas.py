@@ -10,6 +10,8 @@ from pymachine.errors import PymachineError
 from pymachine.system import files, os_errors
 
 MOST = 100
+# A guest of virtualbox reads 1 MiB when it starts first: the certificates of the machine, of config.toml, and more.
+MOST_BYTES = 384 << 10
 LONGEST_FILE = 1 << 20
 _PEM = re.compile(rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----")
 
@@ -25,6 +27,11 @@ def read_all(paths: Sequence[Path]) -> list[str]:
     found = list(dict.fromkeys(pem for path in paths for pem in read(path)))
     if len(found) > MOST:
         raise CaCertificateError(f"there are {len(found)} CA certificates, and at most {MOST} are possible")
+    size = sum(map(len, found))
+    if size > MOST_BYTES:
+        raise CaCertificateError(
+            f"the CA certificates have {size >> 10} KiB in PEM, and at most {MOST_BYTES >> 10} KiB are possible"
+        )
     return found
 
 
