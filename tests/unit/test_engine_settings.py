@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -158,6 +159,41 @@ def test_flags_without_a_daemon_json_key_stay_flags_and_win(tmp_path: Path) -> N
     settings = {"tlscacert": "/a", "future": {"b": 1}, "labels": ["x=y"]}
     words = ["--tlscacert", "/b", "--tlsverify", "--future=c", "--new", "value", "--validate", "--label=x=z"]
     assert merged(settings, *words, folder=tmp_path) == ({"labels": ["x=z"]}, words[:-1])
+
+
+def keep_containers(folder: Path, *, then: str, jq: str = "") -> str:
+    """Let the guest set live-restore in daemon.json, `then` do something, and return what is in the file after that."""
+    found = shutil.which("jq", path=search_path())
+    assert found, "jq is missing: scripts/setup --tests"
+    names = ("keep_containers() {", "restore_settings() {")
+    script = "\n".join(block for block in INIT.read_text().split("\n\n") if block.startswith(names))
+    script = script.replace("/usr/bin/jq", jq or found)
+    variables = {"SETTINGS": str(folder / "daemon.json"), "MERGED": str(folder / "none"), "PATH": os.environ["PATH"]}
+    script = f"{script}\nreload_engine() {{ {then}; }}\nswitched_off() {{ kill -9 $$; }}\nkeep_containers"
+    subprocess.run(["busybox", "ash", "-c", script], env=variables, check=False)
+    return (folder / "daemon.json").read_text()
+
+
+def test_the_users_settings_survive_a_restart_of_the_engine(tmp_path: Path) -> None:
+    target, link = tmp_path / "own.json", tmp_path / "daemon.json"
+    text = '{ "debug":   true }'
+    target.write_text(text)
+    target.chmod(0o640)
+    link.symlink_to(target)
+    assert keep_containers(tmp_path, then=f"cp {link} {tmp_path}/seen") == text
+    assert json.loads((tmp_path / "seen").read_text()) == {"debug": True, "live-restore": True}
+    # Switched off while jq runs, and while the engine has the changed file.
+    assert keep_containers(tmp_path, then="true", jq="switched_off") == text
+    keep_containers(tmp_path, then="switched_off")
+    script = INIT.read_text()
+    assert re.search(r"^prepare\(\) \{[^}]* restore_settings\n[^}]*running ", script, re.MULTILINE)
+    (block,) = (block for block in script.split("\n\n") if block.startswith("restore_settings() {"))
+    for _ in range(2):
+        subprocess.run(["busybox", "ash", "-c", f"{block}\nrestore_settings"], env={"SETTINGS": str(link)}, check=True)
+        assert link.is_symlink()
+        assert target.read_text() == text
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert not (tmp_path / "daemon.json.renew").exists()
 
 
 def test_the_guest_and_the_host_have_the_same_table_of_flags() -> None:
