@@ -209,6 +209,21 @@ def test_enable_and_disable(call: Call, store: Store, manager: Manager, monkeypa
     assert manager.calls() == []
 
 
+def test_the_service_uses_the_users_own_ca(
+    call: Call, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MACHINE_TLS_CA_KEY", "/keys/a b.pem")
+    monkeypatch.setenv("MACHINE_TLS_CLIENT_CERT", "/c.pem")
+    call("--tls-ca-cert", "ca.pem", "--tls-client-key", "/k.pem", "autostart", "enable", "dev")
+    found = settings(unit(store))
+    ca = str(tmp_path / "ca.pem")
+    files = {"ca-cert": ca, "ca-key": "/keys/a b.pem", "client-cert": "/c.pem", "client-key": "/k.pem"}
+    options = [word for name, path in files.items() for word in (f"--tls-{name}", path)]
+    assert shlex.split(found["ExecStart"])[6:] == [*options, "autostart", "run", "dev"]
+    assert shlex.split(found["ExecStop"].removeprefix("-"))[6:] == [*options, "stop", "dev"]
+
+
 def test_the_service_starts_a_stopped_machine_and_leaves_a_running_one(call: Call, store: Store) -> None:
     call("autostart", "enable", "dev")
     boots = len(sharing.Plain.boots)

@@ -45,6 +45,8 @@ def install(host: Host) -> bool:
     variables = (*_VARIABLES, *host.driver.info.variables)
     program = [sys.executable, "-P", "-m", "pymachine", "--storage-path", root]
     options = ["--native-ssh"] if hosts.native_ssh else []
+    for key, path in hosts.authority.items():  # a file that `MACHINE_TLS_*` names is here, too
+        options += [f"--tls-{key.replace('_', '-')}", str(path)]
     why = user_services.enable(
         user_services.UserService(
             name=_service_name(hosts.store, name),
