@@ -176,6 +176,7 @@ def test_windows_has_no_such_services(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_enable_and_disable(call: Call, store: Store, manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYMACHINE_CACHE", "/big disk/cache")
+    monkeypatch.setenv("DOCKER_CONFIG", "/docker")
     monkeypatch.setenv("HTTPS_PROXY", "http://me:secret@proxy")
     manager.calls()
     assert 'Machine "dev" starts when this host boots.' in call("autostart", "enable", "dev")[1]
@@ -192,6 +193,7 @@ def test_enable_and_disable(call: Call, store: Store, manager: Manager, monkeypa
     assert shlex.split(found["ExecStop"].removeprefix("-"))[6:] == ["stop", "dev"]
     assert found["RemainAfterExit"] == "yes"
     assert 'Environment="PYMACHINE_CACHE=/big disk/cache"\n' in unit(store).read_text()
+    assert 'Environment="DOCKER_CONFIG=/docker"\n' in unit(store).read_text()
     assert "secret" not in unit(store).read_text()
 
     assert json.loads(call("autostart", "ls", "--json")[1]) == [{"Name": "dev", "Autostart": True}]
