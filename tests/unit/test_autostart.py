@@ -293,6 +293,19 @@ def test_a_unit_that_systemd_refuses_is_not_left(call: Call, store: Store, manag
     assert not unit(store).exists()
 
 
+@pytest.mark.parametrize("fault", ["daemon-reload No such device", "enable Unit not found"])
+def test_a_refused_change_keeps_the_service_that_was_enabled(
+    call: Call, store: Store, manager: Manager, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    call("autostart", "enable", "dev")
+    before = unit(store).read_bytes()
+    monkeypatch.setenv("PYMACHINE_CACHE", "/other")
+    manager.fail(fault)
+    assert "systemd refuses" in call("autostart", "enable", "dev", code=1)[2]
+    assert unit(store).read_bytes() == before
+    assert [path.name for path in unit(store).parent.iterdir()] == [unit(store).name]
+
+
 def test_lingering_that_is_refused_is_a_warning(call: Call, store: Store, manager: Manager) -> None:
     manager.fail("enable-linger Could not enable linger: Access denied")
     _, out, errors = call("autostart", "enable", "dev")

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,7 +73,8 @@ def unit_name(name: str) -> str:
 def enable(service: UserService) -> str:
     """Run `service` at each boot from now on. It is not started now.
 
-    Return why it will run only when the user logs in, or "". Raises `UserServiceError`; nothing is installed then.
+    Return why it will run only when the user logs in, or "". Raises `UserServiceError`; then a service that was enabled
+    before stays as it was, and no other is installed.
     """
     if sys.platform == "win32":
         raise UserServiceError("this system has no user services that pymachine supports")
@@ -82,13 +83,10 @@ def enable(service: UserService) -> str:
         return "launchd runs a user's services at login"
     _require_systemd()
     file = file_of(service.name)
-    _write(file, unit(service).encode(errors="surrogateescape"))
-    try:
+    with _restored_on_error(file):
+        _write(file, unit(service).encode(errors="surrogateescape"))
         _systemctl("daemon-reload")
         _systemctl("enable", file.name)
-    except BaseException:
-        file.unlink(missing_ok=True)
-        raise
     return _enable_lingering()
 
 
@@ -193,6 +191,20 @@ def _command(words: Sequence[str]) -> str:
     """Quote a command line for a unit file, where ``$`` also begins a variable, except in the program's path."""
     program, *others = words
     return " ".join([_quoted(program), *(_quoted(word).replace("$", "$$") for word in others)])
+
+
+@contextmanager
+def _restored_on_error(file: Path) -> Iterator[None]:
+    """If the block fails, restore the former content of `file`, or remove a file that did not exist."""
+    try:
+        with files.kept([file]) as restore:
+            try:
+                yield
+            except BaseException:
+                restore()
+                raise
+    except OSError as error:
+        raise os_errors.wrapped(UserServiceError, f"cannot keep {file}", error) from error
 
 
 def _write(file: Path, content: bytes) -> None:
