@@ -38,10 +38,13 @@ def temporary(path: Path) -> Path:
     return path.with_name(f".{path.name.removeprefix('.')}.{secrets.token_hex(6)}{TEMPORARY}")
 
 
-def atomic_write(path: Path, data: bytes | str, *, mode: int = 0o600, durable: bool = True) -> None:
+def atomic_write(
+    path: Path, data: bytes | str, *, mode: int = 0o600, durable: bool = True, owner: tuple[int, int] | None = None
+) -> None:
     """Write `data` to `path` in one step: a reader sees the old or the new content, never a part.
 
     The file has `mode` from its first byte on. It survives a power cut unless `durable` is false, which is quicker.
+    `owner` has the ids of its user and group. If they cannot be set, as without root, the file is this user's.
     Raises OSError (a full disk, no permission); then the old content and no temporary file is left.
     """
     fresh = temporary(path)
@@ -52,6 +55,9 @@ def atomic_write(path: Path, data: bytes | str, *, mode: int = 0o600, durable: b
             stream.write(content)
             stream.flush()
             if sys.platform != "win32":
+                if owner is not None:
+                    with suppress(OSError):  # in a container even root may not know the owner
+                        os.fchown(stream.fileno(), *owner)
                 os.fchmod(stream.fileno(), mode)  # the umask may have taken bits away
             if durable:
                 os.fsync(stream.fileno())
@@ -66,8 +72,8 @@ def atomic_write(path: Path, data: bytes | str, *, mode: int = 0o600, durable: b
 def rewrite(path: Path, data: bytes | str, *, private: bool = False) -> None:
     """Write `data` to a file of the user's in one step, with its mode and owner. A new file has mode 0600.
 
-    With `private` only the owner keeps access. A symbolic link at `path` stays, and leads to the new content. Raises
-    OSError.
+    If the owner cannot be kept, as without root, the file becomes this user's. With `private` only the owner keeps
+    access. A symbolic link at `path` stays, and leads to the new content. Raises OSError.
     """
     place = Path(os.path.realpath(path))  # unlike Path.resolve, this never raises
     try:
@@ -78,9 +84,8 @@ def rewrite(path: Path, data: bytes | str, *, private: bool = False) -> None:
         hand_over(place)
         return
     mode = stat.S_IMODE(before.st_mode)
-    atomic_write(place, data, mode=mode & 0o700 if private else mode)
-    if sys.platform != "win32" and (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
-        os.chown(place, before.st_uid, before.st_gid)
+    owner = before.st_uid, before.st_gid
+    atomic_write(place, data, mode=mode & 0o700 if private else mode, owner=owner)
 
 
 @contextmanager
