@@ -783,8 +783,8 @@ def test_run_without_the_file(call: Call, folder: Path, store: Store) -> None:
 def test_flags_of_the_command_are_not_runs(call: Call, folder: Path, store: Store) -> None:
     """Neither before nor after `--`: `docker run -d nginx` names no driver of pymachine's."""
     write(folder)
-    for words in (["run", "echo"], ["run", "--", "echo"], ["run", "--sized-quick", "--", "echo"]):
-        code, out, _ = call(*words, "-d", "nginx", "--file", "x", "--no-file", "--help")
+    for words in (["run"], ["run", "--"], ["run", "--sized-quick", "--"], ["run", "--sized-quick"]):
+        code, out, _ = call(*words, "echo", "-d", "nginx", "--file", "x", "--no-file", "--help")
         assert (code, out) == (0, "-d nginx --file x --no-file --help\n")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,14 +85,26 @@ def early_value(command: goflags.GoCommand, words: Sequence[str], *names: str) -
         name, equals, value = word.lstrip("-").partition("=")
         if not equals and (name in _HELP or (name in own and own[name].is_flag)):
             value = ""
-        elif not equals and rest and (name in own or not rest[-1].startswith("-")):
-            # A flag of the driver may have no value. The word after it is then taken for a value, and skipped.
+        elif not equals and rest and (name in own or _takes_value(name, words, rest[-1])):
             value = rest.pop()
         elif not equals:
             continue
         if name in names:
             found = value
     return found
+
+
+def _takes_value(name: str, words: Sequence[str], following: str) -> bool:
+    """Return whether `following` is the value of the flag `name`, which is an option of a driver.
+
+    Most options begin with the driver's name. The other drivers are loaded only if that does not find it.
+    """
+    for driver in sorted(registry.names(), key=lambda each: (not name.startswith(f"{each}-"), each not in words)):
+        with suppress(Exception):  # a package that cannot be imported has no options
+            for option in registry.load(driver).options():
+                if option.name == name:
+                    return option.kind is not OptionKind.BOOLEAN
+    return not following.startswith("-")
 
 
 def parameter(option: Option) -> str:
