@@ -15,6 +15,7 @@ import pytest
 
 from pymachine.cli import project_file
 from pymachine.cli.project_file import TEXT, TEXTS, ProjectFile, ProjectFileError
+from pymachine.system import files
 from support import unprivileged
 
 REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
@@ -192,6 +193,23 @@ def test_a_file_that_cannot_be_read_is_an_error_with_its_owner(tmp_path: Path) -
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"cannot read {path}: Permission denied\nHint: {path} belongs to ")
     assert "--file" in ended.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="other owners take root")
+def test_the_owner_is_that_of_the_file_that_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, other = tmp_path / "pymachine.toml", tmp_path / "other"
+    path.write_text("[machine]")
+    other.touch()
+    os.chown(path, 65534, 65534)
+    read_open = files.read_open
+
+    def replaced(*args: Any, **options: Any) -> bytes:
+        content = read_open(*args, **options)
+        other.replace(path)
+        return content
+
+    monkeypatch.setattr(files, "read_open", replaced)
+    assert project_file.read(path, engine_keys=ENGINE).owner == 65534
 
 
 def test_the_file_is_looked_for_up_to_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

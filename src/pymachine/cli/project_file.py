@@ -163,7 +163,7 @@ def find(folder: Path) -> Path | None:
 
 def read(path: Path, *, engine_keys: Mapping[str, Kind]) -> ProjectFile:
     """Read the project file at the absolute `path`. Raises `ProjectFileError`."""
-    content = _content(path)
+    content, owner = _content(path)
     _check_names(path, "", content, [MACHINE])
     machine = dict(_table(path, MACHINE, content.get(MACHINE, {})))
     engine = _table(path, f"{MACHINE}.{ENGINE}", machine.pop(ENGINE, {}))
@@ -176,10 +176,6 @@ def read(path: Path, *, engine_keys: Mapping[str, Kind]) -> ProjectFile:
         _check_kind(path, f"{MACHINE}.{ENGINE}.{key}", value, engine_keys[key])
     for key, value in options.items():
         _check_kind(path, f"{MACHINE}.{OPTIONS}.{key}", value, ANY)
-    try:
-        owner = path.stat().st_uid if hasattr(os, "getuid") else -1
-    except OSError as error:
-        raise _unreadable(path, error) from error
     return ProjectFile(path, machine, engine, options, owner)
 
 
@@ -204,16 +200,19 @@ def shown(value: object) -> str:
     return value if isinstance(value, str) and len(value) <= 80 and value.isprintable() else fields.shown(value)
 
 
-def _content(path: Path) -> Mapping[str, Any]:
+def _content(path: Path) -> tuple[Mapping[str, Any], int]:
+    """Return the content and the owner of one file, even if another takes its place meanwhile."""
     import tomllib  # noqa: PLC0415 (most commands read no project file)
 
     try:
-        data = files.read_regular(path, longest=LONGEST_BYTES)
+        handle = files.open_to_read(path)
+        owner = os.fstat(handle).st_uid if hasattr(os, "getuid") else -1
+        data = files.read_open(handle, path, longest=LONGEST_BYTES)
     except OSError as error:
         raise _unreadable(path, error) from error
     try:
         # Editors on Windows begin a file with a byte order mark.
-        return tomllib.loads(data.decode("utf-8-sig"))
+        return tomllib.loads(data.decode("utf-8-sig")), owner
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise ProjectFileError(f"{path} is not TOML: line {line} is not UTF-8 text") from error

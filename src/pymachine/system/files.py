@@ -137,9 +137,13 @@ def read_regular(path: Path, *, longest: int = sys.maxsize) -> bytes:
 
     Other kinds are refused: a pipe would never end.
     """
+    return read_open(open_to_read(path), path, longest=longest)
+
+
+def open_to_read(path: Path) -> int:
+    """Open the file at `path` for `read_open`, and return its handle. Raises OSError."""
     # Without O_NONBLOCK the open itself would wait for a pipe's other end.
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    return read_open(handle, path, longest=longest)
+    return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
 
 
 def read_open(handle: int, path: Path, *, longest: int = sys.maxsize) -> bytes:
