@@ -49,6 +49,7 @@ from pymachine.hosts.rename import rename
 from pymachine.hosts.upgrade import upgrade
 from pymachine.image import provide
 from pymachine.ssh.target import Target
+from pymachine.store.origins import Origin
 from pymachine.store.store import Store
 from pymachine.system import files as files_module
 from pymachine.system.run import Result
@@ -405,6 +406,20 @@ def test_a_change_that_fails_is_undone(store: Store) -> None:
     with pytest.raises(UsageError):
         modify(hosts, NAME, Changes(hardware=HardwareChange(disk_mb=1), engine={"labels": ["a=b"]}))
     assert store.load(NAME).engine.labels == []
+
+
+def test_a_change_that_fails_is_undone_in_all_fields_of_the_record(store: Store) -> None:
+    hosts = create_machine(store)
+    record = store.load(NAME)
+    record.socket = record.context_socket = True
+    record.origins = {"socket": Origin("flag", "--socket")}
+    store.save(record)
+    before = store.load(NAME)
+    Bare.fails["apply"] = [DriverError("engine did not start")]
+    changes = Changes(engine={"labels": ["a=b"]}, socket=False, container_proxy=True, sans=["x"])
+    with pytest.raises(DriverError, match="did not start"):
+        modify(hosts, NAME, changes)
+    assert store.load(NAME) == before
 
 
 def test_a_machine_runs_again_if_its_change_fails(store: Store) -> None:

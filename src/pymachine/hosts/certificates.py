@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -79,23 +80,21 @@ def renew_authority(hosts: Hosts) -> None:
 
 @contextmanager
 def identity_restored_on_error(host: Host, *, running: bool) -> Iterator[None]:
-    """If the block fails, restore certificates and options, in the guest too if it is `running`."""
+    """If the block fails, restore certificates and the record, in the guest too if it is `running`."""
     record = host.record
-    before = dataclasses.replace(record, driver=dict(record.driver))
-    sans = record.auth.server_cert_sans
+    before = copy.deepcopy({each.name: getattr(record, each.name) for each in dataclasses.fields(record)})
+    # This one follows the file of the docker client, which is not restored.
+    del before["client_proxies"]
+    driver = before.pop("driver")
     with files.kept([host.directory / name for name in _CERTIFICATES]) as restore:
         try:
             yield
         except BaseException:
             restore()
-            record.engine, record.certificates_expire = before.engine, before.certificates_expire
-            record.shares, record.share_events = before.shares, before.share_events
-            record.ipv6_ports = before.ipv6_ports
-            record.auth.server_cert_sans = sans
-            record.ca_certificates, record.proxies = before.ca_certificates, before.proxies
-            record.container_proxy = before.container_proxy
-            record.driver.clear()
-            record.driver.update(before.driver)
+            for name, value in before.items():
+                setattr(record, name, value)
+            record.driver.clear()  # the driver has the same object
+            record.driver.update(driver)
             if running and not _apply_again(host):
                 restore()  # the attempt may have made certificates that the guest does not have
             _save_again(host)
