@@ -50,6 +50,7 @@ from pymachine.hosts.upgrade import upgrade
 from pymachine.image import provide
 from pymachine.ssh.target import Target
 from pymachine.store.origins import Origin
+from pymachine.store.proxies import Proxies
 from pymachine.store.store import Store
 from pymachine.system import files as files_module
 from pymachine.system.run import Result
@@ -392,6 +393,16 @@ def test_invalid_values_change_nothing(store: Store, changes: Changes, error: ty
         modify(hosts, NAME, changes)
     assert files(store) == before
     assert len(Bare.identities) == 1
+
+
+def test_settings_that_a_machine_has_already_need_no_stop(store: Store) -> None:
+    hosts = create_machine(store, "bare")
+    changes = Changes(proxies=Proxies(), ipv6_ports=False)
+    modify(hosts, NAME, changes)
+    assert len(Bare.identities) == 1
+    assert store.load(NAME).origins["no-host-proxy"].kind == "modify"
+    with pytest.raises(WrongStateError):
+        modify(hosts, NAME, Changes(proxies=Proxies("http://proxy")))
 
 
 def test_a_change_that_fails_is_undone(store: Store) -> None:

@@ -67,8 +67,17 @@ class Changes:
     """Where the new values came from, by option of `create`, if it is not ``modify``."""
 
     def are_of_this_host(self) -> bool:
-        """Return whether all changes are on this host, so that the engine is not touched."""
-        return self != Changes() and self == Changes(socket=self.socket, container_proxy=self.container_proxy)
+        """Return whether all changes, if any, are on this host, so that the engine is not touched."""
+        return self == Changes(socket=self.socket, container_proxy=self.container_proxy)
+
+    def without_present(self, host: Host) -> Changes:
+        """Return the changes without those that would leave the guest as it is."""
+        settings = ["share_events", "ipv6_ports", "proxies"]
+        if not host.has(Trait.IDENTITY):  # other machines get those of a changed config.toml, too
+            settings.append("ca_certificates")
+        present = [name for name in settings if _plain(getattr(self, name)) == _plain(getattr(host.record, name))]
+        nothing: dict[str, object] = dict.fromkeys(present)
+        return dataclasses.replace(self, **nothing)  # type: ignore[arg-type]
 
     def needs_stop(self, host: Host) -> bool:
         """Return whether the machine has to be stopped for the changes."""
@@ -92,11 +101,12 @@ def modify(hosts: Hosts, name: str, changes: Changes, *, restart: bool = False, 
     """
     with locked(hosts, name) as host:
         _check(host, changes)
-        if changes.are_of_this_host():
+        needed = changes.without_present(host)
+        if needed.are_of_this_host():
             _change_this_host(host, changes)
             return
         running = host.state() is State.RUNNING
-        stop = running and (changes.needs_stop(host) or not provision.changes_while_running(host.driver))
+        stop = running and (needed.needs_stop(host) or not provision.changes_while_running(host.driver))
         if stop and not restart:
             raise WrongStateError(
                 f'Machine "{name}" is running, and what is to be changed can only change while it is stopped',
@@ -271,6 +281,10 @@ def _dry_run(flags: Sequence[str]) -> str:
         f'dockerd --validate --config-file="$file" {words}'
     )
     return f"sudo sh -c {shlex.quote(script)}"
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _changed(engine: EngineOptions, changes: Changes) -> EngineOptions:
