@@ -597,6 +597,7 @@ def test_differences_are_reported_and_applied_only_if_asked(
     assert f'machine.cpus in {path} is 4, but the machine "shop" has 2.' in out
     assert f'machine.shares in {path} is {folder}/src, but the machine "shop" has {folder}.' in out
     assert f'machine.engine.label in {path} is c=d, but the machine "shop" has a=b.' in out
+    assert f'machine.share-events in {path} is false, but the machine "shop" has true.' in out
     assert 'the default of --sized-quick is false, but the machine "shop" has true.' in out
     assert "pymachine up --apply" in out
     assert "This needs a new machine: pymachine down --remove && pymachine up" in out

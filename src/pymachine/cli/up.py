@@ -97,6 +97,7 @@ def _bring_up(app: App, request: CreateRequest, *, apply: bool) -> Sequence[Diff
     """
     from pymachine.hosts import lifecycle, project as projects  # noqa: PLC0415 (the help does not need it)
     from pymachine.hosts.modify import modify  # noqa: PLC0415
+    from pymachine.store.origins import FILE  # noqa: PLC0415
 
     hosts, name = app.hosts, request.name
     machine = app.store.load(name)
@@ -109,7 +110,10 @@ def _bring_up(app: App, request: CreateRequest, *, apply: bool) -> Sequence[Diff
     lifecycle.ensure_running(hosts, name)
     for each in found:
         where = each.origin.where or f"the default of --{each.option}"
-        app.reporter.warn(f'{where} is {_text(each.wanted)}, but the machine "{name}" has {_text(each.current)}.')
+        wanted, current = each.wanted, each.current
+        if each.origin.kind == FILE and each.option.startswith("no-"):  # the file has the opposite of the option
+            wanted, current = not wanted, not current
+        app.reporter.warn(f'{where} is {_text(wanted)}, but the machine "{name}" has {_text(current)}.')
     if any(each.applicable for each in found):
         app.reporter.warn(f"To change the machine, which may restart it: {app.program} up --apply")
     if not all(each.applicable for each in found):
