@@ -168,6 +168,25 @@ def test_create_modify_inspect_and_clone(call: Call, store: Store, monkeypatch: 
     assert (store.machine_dir("one") / paths.CONFIG).stat().st_mode & 0o77 == 0
 
 
+def test_up_without_the_variables_keeps_the_proxies(
+    call: Call, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    file = folder / "pymachine.toml"
+    file.write_text("[machine]\nname = 'one'\nshares = []\nhost-proxy = true\n")
+    monkeypatch.setenv("HTTPS_PROXY", URL)
+    call("up")
+    monkeypatch.delenv("HTTPS_PROXY")
+    _, out, err = call("up", "--apply")
+    assert "keeps its proxies" in out + err
+    assert store.load("one").proxies.https == URL
+    file.write_text("[machine]\nname = 'one'\nshares = []\nhost-proxy = false\n")
+    call("up", "--apply")
+    assert not store.load("one").proxies
+
+
 def test_a_loopback_that_machines_do_not_reach_is_a_warning(
     call: Call, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

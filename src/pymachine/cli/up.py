@@ -49,7 +49,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
         scripts = project.scripts(file, places, driver)
         found: Sequence[Difference] = ()
         if _exists(app, request, file, wishes, trust=given["trust"]):
-            found = _bring_up(app, request, apply=given["apply"])
+            found = _bring_up(app, request, apply=given["apply"], proxied=not given["no_host_proxy"])
     if scripts:
         show = project.scripts_output(app, err=False)
         provision_scripts.run(app.hosts, request.name, scripts, show=show, again=given["provision"])
@@ -90,10 +90,11 @@ def _exists(app: App, request: CreateRequest, file: ProjectFile, wishes: Sequenc
     return True
 
 
-def _bring_up(app: App, request: CreateRequest, *, apply: bool) -> Sequence[Difference]:
+def _bring_up(app: App, request: CreateRequest, *, apply: bool, proxied: bool) -> Sequence[Difference]:
     """Start an existing machine unless it runs, and return how it still differs from the request.
 
-    With `apply` it is changed before. Differences are reported.
+    With `apply` it is changed before. Differences are reported. A `proxied` machine keeps its proxies in a shell
+    without their variables.
     """
     from pymachine.hosts import lifecycle, project as projects  # noqa: PLC0415 (the help does not need it)
     from pymachine.hosts.modify import modify  # noqa: PLC0415
@@ -101,6 +102,10 @@ def _bring_up(app: App, request: CreateRequest, *, apply: bool) -> Sequence[Diff
 
     hosts, name = app.hosts, request.name
     machine = app.store.load(name)
+    if proxied and machine.proxies and not request.proxies:
+        request = replace(request, proxies=machine.proxies)
+        if apply:
+            app.reporter.info(f'"{name}" keeps its proxies: neither HTTP_PROXY nor HTTPS_PROXY is set here.')
     found = projects.differences(machine, request)
     if apply and any(each.applicable for each in found):
         modify(hosts, name, projects.changes(machine, request, found), restart=True)
