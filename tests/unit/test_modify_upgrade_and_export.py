@@ -623,6 +623,20 @@ def test_an_exported_machine_is_imported_into_another_store(store: Store, tmp_pa
     assert (folder / "key.pem").read_bytes() == (other.root / "certs" / "key.pem").read_bytes()
 
 
+def test_an_export_with_the_password_of_a_proxy_is_a_warning(store: Store, tmp_path: Path) -> None:
+    hosts = create_machine(store)
+    lifecycle.stop(hosts, NAME)
+    for url, warnings in (("http://proxy", 0), ("http://ann:s3cret@proxy", 1)):
+        record = store.load(NAME)
+        record.proxies = Proxies(url)
+        store.save(record)
+        reporter = RecordingReporter()
+        export(Hosts(store, reporter=reporter), NAME, tmp_path / f"file{warnings}")
+        found = [line for line in reporter.lines if "password of the machine's proxy" in line]
+        assert len(found) == warnings
+        assert "s3cret" not in "".join(found)
+
+
 def test_an_export_can_be_imported_next_to_the_original(store: Store, tmp_path: Path) -> None:
     hosts = create_machine(store)
     lifecycle.stop(hosts, NAME)

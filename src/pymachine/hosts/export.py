@@ -51,6 +51,11 @@ def export(hosts: Hosts, name: str, target: Path) -> None:
         import_checks.record(config.data, name=name, driver_name=record.driver_name, driver=type(driver))
         check_sizes(driver, {part.name: part.stat().st_size for part in parts})
         _write(target, Manifest(MACHINE, name, record.driver_name), [config, *parts], hosts.reporter)
+        if record.proxies.masked() != record.proxies:
+            hosts.reporter.warn(
+                "The disk in the file has the user and password of the machine's proxy. To export it without them: "
+                f"pymachine modify --no-host-proxy {name}, start and stop it, and export it again."
+            )
         if record.shares:
             hosts.reporter.info(f"Folders of this host that the machine shares are not in it: {listed(record.shares)}")
 
