@@ -195,7 +195,7 @@ def _command(words: Sequence[str]) -> str:
 
 @contextmanager
 def _restored_on_error(file: Path) -> Iterator[None]:
-    """If the block fails, restore the former content of `file`, or remove a file that did not exist."""
+    """If the block fails, restore the earlier content of `file`, or remove a file that did not exist."""
     try:
         with files.kept([file]) as restore:
             try:
