@@ -518,15 +518,13 @@ def test_a_terminal_is_asked(
 
 def test_a_file_of_another_user_needs_trust(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(folder)
-    real = os.stat
+    real, inode = os.fstat, path.stat().st_ino
 
-    def stat(file: Any, *arguments: Any, **options: Any) -> os.stat_result:
-        found = real(file, *arguments, **options)
-        if str(file) != str(path):
-            return found
-        return os.stat_result((*found[:4], 54321, *found[5:]))
+    def fstat(handle: int) -> os.stat_result:
+        found = real(handle)
+        return os.stat_result((*found[:4], 54321, *found[5:])) if found.st_ino == inode else found
 
-    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(os, "fstat", fstat)
     code, _, err = call("up")
     assert code == 1
     assert "- be used although it belongs to another user (user 54321)" in err
