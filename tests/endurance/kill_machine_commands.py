@@ -11,10 +11,12 @@ from functools import partial
 from endurance import invariants, killing, machines
 from endurance.campaign import Kind, Try, expect
 from endurance.sandbox import Sandbox, with_bystander
+from pymachine.driver.kit import host_memory
 
 _ARCHIVE = "x.pymachine.tar.zst"
-# The tests' machines have one CPU (`support.runner`). No machine is started with the new hardware.
-_BEFORE = {"CPU": 1, "Memory": 1024}
+# The tests' machines have one CPU (`support.runner`) and the memory that this host allows. No machine is started with
+# the new hardware.
+_BEFORE = {"CPU": 1, "Memory": host_memory.default_mib()}
 _AFTER = {"CPU": 3, "Memory": 900}
 _MODIFY = ("modify", "--cpus", "3", "--memory", "900", "box")
 
