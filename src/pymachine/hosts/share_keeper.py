@@ -8,24 +8,22 @@ when it has nothing to do. Its log is ``shares.log`` in the machine's folder.
 
 from __future__ import annotations
 
-import os
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files as resources
-from pathlib import Path
 
 from pymachine.driver.kit.port_forwarding import log
 from pymachine.driver.shares import Share, ShareEvents
 from pymachine.errors import PymachineError
+from pymachine.hosts import background_program
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.ssh_shares import ShareMountError
 from pymachine.hosts.watched_record import WatchedRecord
-from pymachine.ssh.background import wake_on_signals
-from pymachine.ssh.reverse_sshfs import background
+from pymachine.ssh.reverse_sshfs.background import KEEPER
 from pymachine.ssh.reverse_sshfs.keeper import Keeper
 from pymachine.ssh.share_events import Events
-from pymachine.store.store import Store
 from pymachine.system import open_files
 
 _OPEN_FILES = 1 << 20
@@ -75,39 +73,27 @@ def _share_events_script() -> str:
     return (resources("pymachine.image") / path).read_text(encoding="utf-8")
 
 
-def main(arguments: list[str]) -> int:
-    """Run the program, whose arguments are the root of the store and the machine's name."""
-    root, name = Path(arguments[0]), arguments[1]
-    wake = wake_on_signals()
+def keep(hosts: Hosts, name: str, wake: socket.socket) -> None:
+    """Keep the folders of machine `name` mounted and followed, until `wake` ends that or there is nothing to do."""
     # While it begins to watch folders, it has all of them open.
     open_files.raise_limit(_OPEN_FILES)
-    hosts = Hosts(Store(root))
-    folder = hosts.store.machine_dir(name)
-    try:
-        with background.locked(folder):
-            log(f"keeping the shared folders, as process {os.getpid()}")
-            record = WatchedRecord(hosts, name, unpinned=ShareMountError)
-            plan = _Plan(record)
-            keeper = Keeper(folder, target=record.target, say=log)
-            with Events(target=record.target, script=_share_events_script(), say=log) as events:
+    record = WatchedRecord(hosts, name, unpinned=ShareMountError)
+    plan = _Plan(record)
+    keeper = Keeper(hosts.store.machine_dir(name), target=record.target, say=log)
+    with Events(target=record.target, script=_share_events_script(), say=log) as events:
 
-                def mounted() -> Sequence[Share] | None:
-                    work = plan.work()
-                    if work is None:
-                        return None
-                    # A machine that has mounted no folder may not even be reachable.
-                    if keeper.has_mounted or not work.mounted or not work.with_events:
-                        over_sshfs, mounts = bool(work.mounted), keeper.mount_count
-                        events.follow(work.with_events, work.events, over_sshfs=over_sshfs, mounts=mounts)
-                    return work.mounted
+        def mounted() -> Sequence[Share] | None:
+            work = plan.work()
+            if work is None:
+                return None
+            # A machine that has mounted no folder may not even be reachable.
+            if keeper.has_mounted or not work.mounted or not work.with_events:
+                over_sshfs, mounts = bool(work.mounted), keeper.mount_count
+                events.follow(work.with_events, work.events, over_sshfs=over_sshfs, mounts=mounts)
+            return work.mounted
 
-                keeper.run(mounted, wake=wake, retry=events.retry)
-    except OSError as error:
-        log(f"ended by an error: {error!r}")
-        return 1
-    log("ended")
-    return 0
+        keeper.run(mounted, wake=wake, retry=events.retry)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(background_program.run(KEEPER, keep, sys.argv[1:], begin="keeping the shared folders"))

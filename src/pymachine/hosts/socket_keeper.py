@@ -8,17 +8,15 @@ folder.
 
 from __future__ import annotations
 
-import os
+import socket
 import sys
-from pathlib import Path
 
 from pymachine.driver.kit.port_forwarding import log
+from pymachine.hosts import background_program
 from pymachine.hosts.host import Hosts
 from pymachine.hosts.watched_record import WatchedRecord
-from pymachine.ssh.background import wake_on_signals
 from pymachine.ssh.local_socket.forwarder import Forwarder
 from pymachine.ssh.local_socket.process import KEEPER, LocalSocketError
-from pymachine.store.store import Store
 
 
 def version(record: WatchedRecord) -> tuple[int, ...] | None:
@@ -27,23 +25,12 @@ def version(record: WatchedRecord) -> tuple[int, ...] | None:
     return record.version if machine is not None and machine.record.socket else None
 
 
-def main(arguments: list[str]) -> int:
-    """Run the program, whose arguments are the root of the store and the machine's name."""
-    root, name = Path(arguments[0]), arguments[1]
-    wake = wake_on_signals()
-    hosts = Hosts(Store(root))
-    folder = hosts.store.machine_dir(name)
-    try:
-        with KEEPER.locked(folder):
-            log(f"connecting the local socket, as process {os.getpid()}")
-            record = WatchedRecord(hosts, name, unpinned=LocalSocketError)
-            Forwarder(folder, target=record.target, say=log).run(lambda: version(record), wake=wake)
-    except OSError as error:
-        log(f"ended by an error: {error!r}")
-        return 1
-    log("ended")
-    return 0
+def keep(hosts: Hosts, name: str, wake: socket.socket) -> None:
+    """Keep the local socket of machine `name` connected, until `wake` ends that or the machine needs it no more."""
+    record = WatchedRecord(hosts, name, unpinned=LocalSocketError)
+    forwarder = Forwarder(hosts.store.machine_dir(name), target=record.target, say=log)
+    forwarder.run(lambda: version(record), wake=wake)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(background_program.run(KEEPER, keep, sys.argv[1:], begin="connecting the local socket"))

@@ -17,7 +17,6 @@ KEEPER = BackgroundProcess(
     lock=paths.SHARES_LOCK, log=paths.SHARES_LOG, task="keeps the shared folders mounted", error=KeeperError
 )
 start = KEEPER.start
-locked = KEEPER.locked
 find = KEEPER.find
 end = KEEPER.end
 retry = KEEPER.retry
