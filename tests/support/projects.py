@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -67,6 +70,19 @@ class Outside(Sized):
     """A driver that sets up existing hosts."""
 
     info = DriverInfo("outside", "for tests", Trait.PROVISION | Trait.FIXED_ADDRESS)
+
+
+def enter_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Install the driver, and enter the folder of a new project. The user's home and store are next to it."""
+    install(monkeypatch)
+    for name in ("home", "shop"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MACHINE_STORAGE_PATH", str(tmp_path / "store"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    monkeypatch.chdir(tmp_path / "shop")
+    monkeypatch.setenv("PWD", str(tmp_path / "shop"))
+    return tmp_path / "shop"
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,21 +13,19 @@ import pwd
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pymachine.cli import main as main_module
 from pymachine.driver.kit import transactions
 from pymachine.hosts import autostart_services, change_notes
 from pymachine.hosts.host import Hosts
 from pymachine.store.store import Store
 from pymachine.system import user_services
 from pymachine.system.user_services import UserService, UserServiceError
-from support import sharing
+from support import cli_calls, sharing
+from support.cli_calls import Call
 
-Call = Callable[..., tuple[int, str, str]]
 ODD = ["/a b/it's", "100%h", "$HOME ${PATH}", 'a "quote"', "back\\slash\\n", ";", "#", "ü", "'single'", ""]
 
 
@@ -80,11 +78,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 @pytest.fixture
 def call(store: Store, capsys: pytest.CaptureFixture[str], manager: Manager) -> Call:
-    def run(*words: str, code: int = 0) -> tuple[int, str, str]:
-        outcome = main_module.main(["pymachine", *words]), *capsys.readouterr()
-        assert outcome[0] == code, outcome
-        return outcome
-
+    run = cli_calls.expecting_code(capsys)
     run("create", "-d", "plain", "dev")
     return run
 

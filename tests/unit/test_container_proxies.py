@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pymachine.cli import main as main_module
 from pymachine.docker import client_config
 from pymachine.ssh.local_socket import place
 from pymachine.store import paths
 from pymachine.store.store import Store
-from support import local_sockets, sharing
+from support import cli_calls, local_sockets, sharing
+from support.cli_calls import Call
 
-Call = Callable[..., tuple[int, str, str]]
 SECRET = "s3cret"
 URL = f"http://ann:{SECRET}@proxy.example:3128"
 ENTRY = {"httpsProxy": URL, "noProxy": "intern.example,localhost,127.0.0.1,::1"}
@@ -45,13 +43,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def call(store: Store, capsys: pytest.CaptureFixture[str]) -> Call:
-    def run(*words: str, code: int = 0) -> tuple[int, str, str]:
-        outcome = main_module.main(["pymachine", *words]), *capsys.readouterr()
-        assert outcome[0] == code, outcome
-        assert SECRET not in outcome[1] + outcome[2]
-        return outcome
-
-    return run
+    return cli_calls.expecting_code(capsys, secret=SECRET)
 
 
 def proxies(config: Path) -> Any:

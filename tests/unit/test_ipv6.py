@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from pymachine.cli import main as main_module
 from pymachine.docker import daemon_json
 from pymachine.driver.abilities import Ipv6Capable
 from pymachine.driver.contract import BootRequest
@@ -19,9 +16,8 @@ from pymachine.hosts import ipv6
 from pymachine.store.record import EngineOptions
 from pymachine.store.store import Store
 from pymachine_driver_qemu.driver import QemuDriver
-from support import projects
-
-Call = Callable[..., tuple[int, str, str]]
+from support import cli_calls, projects
+from support.cli_calls import Call
 
 
 class Capable(projects.Sized):
@@ -43,16 +39,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a project, which is the current one."""
     Capable.requests.clear()
     monkeypatch.setattr(projects, "Sized", Capable)
-    projects.install(monkeypatch)
     monkeypatch.setattr(ipv6, "host_has_route", lambda: True)
-    for name in ("home", "shop"):
-        (tmp_path / name).mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("MACHINE_STORAGE_PATH", str(tmp_path / "store"))
-    monkeypatch.setenv("PWD", str(tmp_path / "shop"))
-    monkeypatch.chdir(tmp_path / "shop")
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    return tmp_path / "shop"
+    return projects.enter_folder(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -62,11 +50,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def call(folder: Path, capfd: pytest.CaptureFixture[str]) -> Call:
-    def run(*words: str) -> tuple[int, str, str]:
-        code = main_module.main(["pymachine", *words])
-        return code, *capfd.readouterr()
-
-    return run
+    return cli_calls.any_code(capfd)
 
 
 @pytest.fixture

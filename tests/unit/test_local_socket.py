@@ -10,12 +10,10 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pymachine.cli import main as main_module
 from pymachine.docker import contexts
 from pymachine.driver.contract import Endpoint, Trait
 from pymachine.driver.kit.port_forwarding import LARGEST_LOG
@@ -31,11 +29,10 @@ from pymachine.store.origins import FLAG, MODIFY
 from pymachine.store.record import Machine
 from pymachine.store.store import Store
 from pymachine.system import run as run_module
-from support import local_sockets, sharing
+from support import cli_calls, local_sockets, sharing
+from support.cli_calls import Call
 from support.local_sockets import Sockets
 from support.sharing import Plain
-
-Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -52,12 +49,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 @pytest.fixture
 def call(store: Store, capsys: pytest.CaptureFixture[str]) -> Call:
-    def run(*words: str, code: int = 0) -> tuple[int, str, str]:
-        outcome = main_module.main(["pymachine", *words]), *capsys.readouterr()
-        assert outcome[0] == code, outcome
-        return outcome
-
-    return run
+    return cli_calls.expecting_code(capsys)
 
 
 def test_create_makes_a_socket_that_lives_as_long_as_the_machine_runs(call: Call, store: Store) -> None:

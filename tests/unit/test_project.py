@@ -15,31 +15,24 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pymachine.cli import main as main_module, project_trust
+from pymachine.cli import project_trust
 from pymachine.driver.contract import State
 from pymachine.errors import DriverError
 from pymachine.hosts import project as projects
 from pymachine.ssh.local_socket import place
 from pymachine.store.store import Store
-from support import local_sockets, projects as fakes
+from support import cli_calls, local_sockets, projects as fakes
+from support.cli_calls import Call
 from support.local_sockets import Sockets
 from support.projects import Sized
 
-Call = Callable[..., tuple[int, str, str]]
 SCHEMA = json.loads((Path(__file__).resolve().parents[2] / "docs" / "reference" / "json-schema.json").read_text())
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a project, which is the current one. Its user's home is in the same folder as it."""
-    fakes.install(monkeypatch)
-    (tmp_path / "home").mkdir()
-    (tmp_path / "shop").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("MACHINE_STORAGE_PATH", str(tmp_path / "store"))
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    enter(monkeypatch, tmp_path / "shop")
-    return tmp_path / "shop"
+    return fakes.enter_folder(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -49,12 +42,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def call(folder: Path, capfd: pytest.CaptureFixture[str]) -> Call:
-    def run(*words: str) -> tuple[int, str, str]:
-        code = main_module.main(["pymachine", *words])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
+    return cli_calls.any_code(capfd)
 
 
 @pytest.fixture

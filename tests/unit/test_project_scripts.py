@@ -7,12 +7,11 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pymachine.cli import main as main_module
 from pymachine.driver.contract import Endpoint, State
 from pymachine.hosts import provision_scripts
 from pymachine.hosts.host import Host
@@ -20,11 +19,10 @@ from pymachine.hosts.provision_scripts import ProvisionScriptError, Script
 from pymachine.ssh import keys
 from pymachine.store.store import Store
 from pymachine.system import run as system_run
-from support import projects as fakes, sshd
+from support import cli_calls, projects as fakes, sshd
+from support.cli_calls import Call
 from support.projects import Sized
 from support.sharing import share
-
-Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(params=["openssh", "paramiko"])
@@ -40,19 +38,11 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: sshd.Server) -> Path:
-    fakes.install(monkeypatch)
-    (tmp_path / "home").mkdir()
-    (tmp_path / "shop").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
-    monkeypatch.setenv("MACHINE_STORAGE_PATH", str(tmp_path / "store"))
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     monkeypatch.setattr(Sized, "ssh", Endpoint("127.0.0.1", ssh_port=server.port))
     if os.getuid() != 0:  # the server runs commands as this user
         monkeypatch.setattr(provision_scripts, "ROOT_SHELL", "sh -s")
-    monkeypatch.chdir(tmp_path / "shop")
-    monkeypatch.setenv("PWD", str(tmp_path / "shop"))
-    return tmp_path / "shop"
+    return fakes.enter_folder(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -62,12 +52,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def call(folder: Path, capfd: pytest.CaptureFixture[str]) -> Call:
-    def run(*words: str) -> tuple[int, str, str]:
-        code = main_module.main(["pymachine", *words])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
+    return cli_calls.any_code(capfd)
 
 
 def write(folder: Path, **scripts: str) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pymachine.cli import main as main_module
 from pymachine.docker import daemon_json
 from pymachine.driver import registry
 from pymachine.driver.abilities import LoopbackReachable
@@ -21,10 +19,10 @@ from pymachine.store.proxies import Proxies, mask, of_environment
 from pymachine.store.record import EngineOptions
 from pymachine.store.store import Store
 from pymachine.system.progress import Silent
-from support import local_sockets, sharing
+from support import cli_calls, local_sockets, sharing
+from support.cli_calls import Call
 from support.sharing import Plain
 
-Call = Callable[..., tuple[int, str, str]]
 NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 SECRET = "s3cret"
 URL = f"http://ann:{SECRET}@proxy.example:3128"
@@ -45,13 +43,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 @pytest.fixture
 def call(store: Store, capsys: pytest.CaptureFixture[str]) -> Call:
-    def run(*words: str, code: int = 0) -> tuple[int, str, str]:
-        outcome = main_module.main(["pymachine", *words]), *capsys.readouterr()
-        assert outcome[0] == code, outcome
-        assert SECRET not in outcome[1] + outcome[2]
-        return outcome
-
-    return run
+    return cli_calls.expecting_code(capsys, secret=SECRET)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import pty
 import pwd
 import select
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,9 @@ from pymachine.hosts.archive_format import MACHINE, Content, Manifest
 from pymachine.hosts.host import Hosts
 from pymachine.hosts.modify import Changes
 from pymachine.store.store import Store
+from support import cli_calls
+from support.cli_calls import Call
 from support.sharing import Plain, install, share
-
-Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -51,12 +50,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path) -> Store:
 
 @pytest.fixture
 def call(store: Store, capsys: pytest.CaptureFixture[str]) -> Call:
-    def run(*words: str) -> tuple[int, str, str]:
-        code = main_module.main(["pymachine", *words])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+    return cli_calls.any_code(capsys)
 
 
 def enter(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

@@ -10,12 +10,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
 
 import pytest
 
-from pymachine.cli import main as main_module
 from pymachine.driver.contract import Endpoint
 from pymachine.driver.kit import transactions
 from pymachine.errors import DriverError
@@ -24,10 +22,10 @@ from pymachine.hosts.host import Hosts
 from pymachine.ssh import host_entries, user_config
 from pymachine.ssh.target import Target
 from pymachine.store.store import Store
-from support import sharing
+from support import cli_calls, sharing
+from support.cli_calls import Call
 from support.sharing import Plain
 
-Call = Callable[..., tuple[int, str, str]]
 USERS_OWN = b"# mine\nHost work\r\n  HostName work.example.org\n\nHost *\n  ProxyJump bastion\n  User me\n"
 
 
@@ -44,12 +42,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 @pytest.fixture
 def call(store: Store, capsys: pytest.CaptureFixture[str]) -> Call:
-    def run(*words: str, code: int = 0) -> tuple[int, str, str]:
-        outcome = main_module.main(["pymachine", *words]), *capsys.readouterr()
-        assert outcome[0] == code, outcome
-        return outcome
-
-    return run
+    return cli_calls.expecting_code(capsys)
 
 
 @pytest.fixture

@@ -8,12 +8,11 @@ import json
 import ssl
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pymachine.cli import main as main_module
 from pymachine.driver.kit.identity_channel import activation_script
 from pymachine.errors import RecordError
 from pymachine.hosts import identity, origins, trusted_cas as of_machines
@@ -26,9 +25,9 @@ from pymachine.system.http_client import FetchError, Session
 from pymachine.system.progress import Silent
 from pymachine.tls import certs, trusted_cas
 from pymachine_driver_virtualbox import guest
-from support import local_sockets, sharing
+from support import cli_calls, local_sockets, sharing
+from support.cli_calls import Call
 
-Call = Callable[..., tuple[int, str, str]]
 LOOPBACK = "127.0.0.1"
 
 
@@ -61,12 +60,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 @pytest.fixture
 def call(store: Store, capsys: pytest.CaptureFixture[str]) -> Call:
-    def run(*words: str, code: int = 0) -> tuple[int, str, str]:
-        outcome = main_module.main(["pymachine", *words]), *capsys.readouterr()
-        assert outcome[0] == code, outcome
-        return outcome
-
-    return run
+    return cli_calls.expecting_code(capsys)
 
 
 # -- files ------------------------------------------------------------------------------------------------------
