@@ -97,8 +97,16 @@ class Watcher:
 
 
 @contextmanager
-def watching(program: Pymachine, folder: str | Path) -> Iterator[Watcher]:
-    """Run a container that watches the guest's `folder`, once the host watches it too."""
+def watching(program: Pymachine, folder: Path, in_guest: str = "") -> Iterator[Watcher]:
+    """Run a container that watches `folder`, which the guest has as `in_guest`, until the host watches it too."""
+    with unnoticed_watching(program, in_guest or str(folder)) as watcher:
+        visible(lambda: is_watched(program, folder), "the host's watch")
+        yield watcher
+
+
+@contextmanager
+def unnoticed_watching(program: Pymachine, folder: str) -> Iterator[Watcher]:
+    """Run a container that watches the guest's `folder`, whether or not the host does."""
     name = f"watcher{next(_numbers)}"
     kinds = "attrib,create,delete,modify,move"
     docker(
@@ -127,6 +135,15 @@ def follower(program: Pymachine) -> int:
         and not line.startswith(b"/bin/sh")
     ]
     return pid
+
+
+def is_watched(program: Pymachine, folder: Path) -> bool:
+    """Return whether the follower has an inotify watch of the folder (proc_pid_fdinfo(5))."""
+    try:
+        files = Path(f"/proc/{follower(program)}/fdinfo").iterdir()
+        return any(f" ino:{folder.stat().st_ino:x} " in file.read_text() for file in files)
+    except (OSError, ValueError):  # there is no follower yet, or it has just closed a file
+        return False
 
 
 def machine_folder(program: Pymachine) -> Path:
@@ -180,7 +197,7 @@ def test_names_with_unusual_characters_are_noticed(machine: Pymachine, work: Pat
 
 
 def test_a_read_only_folder_is_watched_too(machine: Pymachine, read_only: Path) -> None:
-    with watching(machine, "/read-only") as watcher:
+    with watching(machine, read_only, "/read-only") as watcher:
         (read_only / "new").write_text("1")
         before = (read_only / "new").stat()
         watcher.noticed("ATTRIB /work/new")
@@ -315,7 +332,7 @@ def test_events_can_be_switched_off_and_on(machine: Pymachine, work: Path) -> No
     """Last in this file, since it restarts the machine."""
     machine("modify", "--restart", "--no-share-events", "one")
     assert json.loads(machine("inspect", "one").stdout)["ShareEvents"] is False
-    with watching(machine, work) as watcher:
+    with unnoticed_watching(machine, str(work)) as watcher:
         (work / "file").write_text("1")
         watcher.run("touch /work/last")
         watcher.noticed("CREATE /work/last")
