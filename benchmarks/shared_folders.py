@@ -30,7 +30,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from bench import PROGRAM, Bench
 from support import images, packages
-from support.runner import cache_folder
 
 TABLE = re.compile(r"(?<=<!-- shared folders -->\n).*?(?=<!-- end of shared folders -->)", re.DOTALL)
 TOOLS = ("dash", "coreutils", "findutils", "tar", "git", "inotify-tools")
@@ -137,9 +136,7 @@ def make_files(folder: Path, files: int) -> None:
 
 def tools(folder: Path) -> Path:
     """Return a container's root file system with Debian's programs, as a tar without duplicates."""
-    cache = cache_folder() / "container-packages"
-    cache.mkdir(parents=True, exist_ok=True)
-    layers = [packages.archive(program, cache).read_bytes() for program in TOOLS]
+    layers = [packages.archive(program).read_bytes() for program in TOOLS]
     target = folder / "tools.tar"
     seen: set[str] = set()
     with tarfile.open(target, "w") as output:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from pymachine.system import files
 from support import images, packages, processes, registry as registries
 from support.registry import USER_NETWORK_HOST, Registry
-from support.runner import DEFAULT_CPUS, Pymachine, cache_folder, private_store
+from support.runner import DEFAULT_CPUS, Pymachine, private_store
 
 # On a busy host any example may take long. Speed is measured in benchmarks/.
 settings.register_profile("any-host", deadline=None)
@@ -84,12 +85,11 @@ def host_from_guest() -> str:
 @pytest.fixture(scope="session")
 def package_server(host_from_guest: str) -> Iterator[str]:
     """The URL, as seen in a machine, of the server that `apk` in the tests' images installs from."""
-    folder = cache_folder() / "container-packages"
-    folder.mkdir(parents=True, exist_ok=True)
     names = sorted(packages.EXTRA)
     for name in names:
-        packages.archive(name, folder)
-    (folder / "INDEX").write_text("".join(f"{name}\n" for name in names))
+        packages.archive(name)
+    folder = packages.archive_folder()
+    files.atomic_write(folder / "INDEX", "".join(f"{name}\n" for name in names))  # other runs may read it
     with packages.serving(folder, host_from_guest) as port:
         yield f"http://{host_from_guest}:{port}"
 

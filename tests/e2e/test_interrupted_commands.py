@@ -120,7 +120,7 @@ def test_a_start_killed_when_qemu_runs_and_again_after_the_engine_started_can_be
 
 def test_ssh_answers_as_soon_as_the_machine_has_an_identity(program: Pymachine) -> None:
     """The guest's sshd starts itself again for the identity's keys, and refuses connections until it listens."""
-    slow = "#!/bin/sh\nsleep 5\nexec /usr/sbin/sshd.real \"$@\"\n"
+    slow = '#!/bin/sh\nsleep 5\nexec /usr/sbin/sshd.real "$@"\n'
     program("ssh", NAME, "sudo mv /usr/sbin/sshd /usr/sbin/sshd.real")
     program("ssh", NAME, "sudo tee /usr/sbin/sshd && sudo chmod +x /usr/sbin/sshd", stdin=slow)
     program("modify", "--engine-label", "a=b", NAME)

@@ -50,14 +50,9 @@ def await_read(program: Pymachine, path: str) -> None:
     visible(lambda: docker(program, "one", script) == "hello\n", f"{path}/hello")
 
 
-def notice_changes(watcher: Watcher, folder: Path) -> None:
-    """Change files until the watcher has noticed one: the host may begin to watch the folder after the container."""
-
-    def noticed() -> bool:
-        (folder / "changed").write_text("new")
-        return "ATTRIB /work/changed" in watcher.events()
-
-    visible(noticed, f"an event in {folder}")
+def notice_change(watcher: Watcher, folder: Path) -> None:
+    (folder / "changed").write_text("new")
+    watcher.noticed("ATTRIB /work/changed")
 
 
 def test_a_missing_folder_is_mounted_when_it_is_back(tmp_path: Path, layer: Path) -> None:
@@ -90,10 +85,10 @@ def test_a_missing_folder_is_mounted_when_it_is_back(tmp_path: Path, layer: Path
         await_read(program, "/late/inside")
         assert kinds(program)["/late"] == "fuse.sshfs"
         assert f"shares {late}:/late, over SSH until" in program("doctor", code=None).stdout
-        with watching(program, "/late") as watcher:
-            notice_changes(watcher, late)
+        with watching(program, late, "/late") as watcher:
+            notice_change(watcher, late)
         with watching(program, present) as watcher:
-            notice_changes(watcher, present)
+            notice_change(watcher, present)
 
         # The other commands with a folder over SSH. In the memory of the snapshot, its connection is lost.
         program("provision", "one")
@@ -109,8 +104,8 @@ def test_a_missing_folder_is_mounted_when_it_is_back(tmp_path: Path, layer: Path
         assert (found["/late"], found["/late/inside"]) == ("9p", "9p")
         assert ssh(program, "one", "cat /late/hello /late/inside/hello") == "hello\nhello\n"
         assert keepers(program) == []
-        with watching(program, "/late") as watcher:
-            notice_changes(watcher, late)
+        with watching(program, late, "/late") as watcher:
+            notice_change(watcher, late)
 
         program("stop", "one")
         with away(late):

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from test_clones import RESUMED, docker, with_shared_template
 from pymachine.system import wait
 from pymachine_driver_qemu import process, runtime, shares
 from support import folders, images, packages
-from support.runner import Pymachine, cache_folder, private_store
+from support.runner import Pymachine, private_store
 
 # An event comes within a second. A container may start late on a busy host.
 NOTICED_SECONDS = 180.0
@@ -64,7 +64,7 @@ def work(folder: Path, request: pytest.FixtureRequest) -> Path:
 
 
 def install(program: Pymachine, package: str, *, base: str, image: str) -> None:
-    archive = packages.archive(package, cache_folder() / "container-packages")
+    archive = packages.archive(package)
     docker(
         program, "one",
         f"docker run --name base -i {base} tar -xz -C / < {archive} && docker commit base {image} && docker rm base",
@@ -138,12 +138,16 @@ def follower(program: Pymachine) -> int:
 
 
 def is_watched(program: Pymachine, folder: Path) -> bool:
-    """Return whether the follower has an inotify watch of the folder (proc_pid_fdinfo(5))."""
-    try:
-        files = Path(f"/proc/{follower(program)}/fdinfo").iterdir()
-        return any(f" ino:{folder.stat().st_ino:x} " in file.read_text() for file in files)
-    except (OSError, ValueError):  # there is no follower yet, or it has just closed a file
-        return False
+    """Return whether one of the store's processes has an inotify watch of the folder (proc_pid_fdinfo(5))."""
+    watch = f" ino:{folder.stat().st_ino:x} "
+    return any(watch in text for pid in program.processes() for text in _open_files(pid))
+
+
+def _open_files(pid: int) -> Iterator[str]:
+    """Yield what the kernel tells of each file that a process has open; nothing if it has ended."""
+    for file in Path(f"/proc/{pid}/fdinfo").glob("*"):
+        with suppress(OSError):  # it has just been closed
+            yield file.read_text()
 
 
 def machine_folder(program: Pymachine) -> Path:

@@ -17,7 +17,7 @@ from test_clones import IMPORT, RESUMED, docker, ssh, with_shared_template
 
 from pymachine.system import wait
 from support import folders, images, packages
-from support.runner import Pymachine, cache_folder, private_store
+from support.runner import Pymachine, private_store
 from support.unprivileged import USERS, as_user
 
 pytestmark = pytest.mark.timeout(1800)
@@ -91,7 +91,7 @@ def machine(folder: Path, documents: Path, tmp_path_factory: pytest.TempPathFact
         layer = tmp_path_factory.mktemp("image") / "box.tar"
         layer.write_bytes(images.alpine_like("3", packages=""))
         docker(program, "one", f"docker import {layer} box:1")
-        archive = packages.archive("util-linux", cache_folder() / "container-packages")
+        archive = packages.archive("util-linux")
         docker(program, "one", f"docker run --name base -i box:1 tar -xz -C / < {archive} && docker commit base box:2")
         yield program
 

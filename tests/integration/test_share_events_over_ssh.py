@@ -27,7 +27,6 @@ from pymachine.ssh.target import Target
 from pymachine.system.wait import until
 from support import loopback_machines, packages
 from support.loopback_machines import World, inside
-from support.runner import cache_folder
 
 SECONDS = 300.0
 SCRIPT = resources("pymachine.image") / "rootfs/root/usr/lib/pymachine/share-events"
@@ -50,9 +49,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 def inotifywait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Debian's inotifywait with the C library of its package, also in the machine's PATH."""
     root, program = tmp_path / "inotify", tmp_path / "bin" / "inotifywait"
-    folder = cache_folder() / "container-packages"
-    folder.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(packages.archive("inotify-tools", folder)) as archive:
+    with tarfile.open(packages.archive("inotify-tools")) as archive:
         archive.extractall(root, filter="fully_trusted")
     loader = next(iter(root.glob("usr/lib/*/ld-linux-*.so.*")))
     program.parent.mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 import tarfile
@@ -15,6 +16,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from support.registry import listening_address
+from support.runner import cache_folder
 
 MERGED = re.compile(r"^(bin|sbin|lib|lib64)/")
 # The rest of the dependencies serves maintainer scripts. Node.js consists of the modules, too.
@@ -51,10 +53,16 @@ EXTRA: dict[str, dict[str, str]] = {
 }
 
 
-def archive(program: str, folder: Path) -> Path:
-    """Return ``PROGRAM.tar.gz`` in `folder`, `program` with its libraries; make it if it is missing."""
-    target = folder / f"{program}.tar.gz"
+def archive_folder() -> Path:
+    """Return the folder of the archives, which all test runs of this user share."""
+    return cache_folder() / "container-packages"
+
+
+def archive(program: str) -> Path:
+    """Return the archive ``PROGRAM.tar.gz``, `program` with its libraries; make it if it is missing."""
+    target = archive_folder() / f"{program}.tar.gz"
     if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as scratch:
             # apt drops to the user _apt for downloads.
             Path(scratch).chmod(0o755)
@@ -64,7 +72,8 @@ def archive(program: str, folder: Path) -> Path:
                 check=True,
                 capture_output=True,
             )
-            unfinished = target.with_suffix(".part")
+            # Other test runs may make the same archive at this time.
+            unfinished = target.with_name(f"{target.name}.{os.getpid()}")
             with tarfile.open(unfinished, "w:gz", compresslevel=1) as output:
                 for package in sorted(Path(scratch).glob("*.deb")):
                     _append(package, output)

@@ -19,10 +19,8 @@ def main() -> None:
     os.environ.setdefault("PYMACHINE_CACHE", str(cache_folder()))
     with TemporaryDirectory() as store:
         provide.find_or_build(ImageRequest(), store=Path(store), reporter=StreamReporter(sys.stdout))
-    folder = cache_folder() / "container-packages"
-    folder.mkdir(parents=True, exist_ok=True)
     for name in sorted(packages.EXTRA):
-        packages.archive(name, folder)
+        packages.archive(name)
 
 
 if __name__ == "__main__":
