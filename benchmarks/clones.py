@@ -7,6 +7,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from bench import Bench, available_mib
@@ -39,6 +40,44 @@ def warm(bench: Bench) -> None:
     for name, seconds in parts.items():
         bench.row(f"- {name}", f"{statistics.median(seconds):.2f} s")
     bench.row("- pymachine's own processor time", f"{statistics.median(cpus):.2f} s")
+
+
+def options(bench: Bench) -> None:
+    """Measure what options add to a warm create and to QEMU's memory; all kinds alternately."""
+    kinds: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+        "no option": ((), {}),
+        "HTTP_PROXY": ((), {"HTTP_PROXY": "http://proxy.example:3128"}),
+        "--ca-cert": (("--ca-cert", str(bench.folder / "store" / "certs" / "ca.pem")), {}),
+        "--share": (("--share", str(bench.folder)), {}),
+        "--socket": (("--socket",), {}),
+        "--ipv6": (("--ipv6",), {}),
+    }
+    walls: dict[str, list[float]] = {kind: [] for kind in kinds}
+    sizes: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for number in range(RUNS + 1):
+        for kind, (flags, env) in kinds.items():
+            cost, _ = bench.call("create", *flags, "warm", env=env)
+            if number:  # the first one may make a template
+                walls[kind].append(cost.wall)
+                sizes[kind].append(_qemu_mib(bench.folder / "store" / "machines" / "warm"))
+            bench.call("rm", "-y", "warm")
+    usual, usual_size = statistics.median(walls["no option"]), statistics.median(sizes["no option"])
+    for kind in kinds:
+        wall, size = statistics.median(walls[kind]), statistics.median(sizes[kind])
+        note = f"{wall / usual:.2f} of no option; QEMU's own memory {size:.0f} MiB, {size - usual_size:+.1f}"
+        bench.row(f"warm create, {kind}", f"{wall:.2f} s", note)
+
+
+def _qemu_mib(machine: Path) -> float:
+    """Return the memory that QEMU shares with no other process (Private in proc_pid_smaps(5))."""
+    kib = 0
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # a program of another user, or one that has just ended
+            command = (entry / "cmdline").read_text(errors="replace")
+            if (entry / "exe").readlink().name.startswith("qemu-system-") and f"{machine}/" in command:
+                text = (entry / "smaps_rollup").read_text()
+                kib += sum(map(int, re.findall(r"^Private_\w+: +(\d+) kB", text, re.MULTILINE)))
+    return kib / 1024
 
 
 def run(bench: Bench) -> None:

@@ -26,7 +26,7 @@ MACHINES = ("bench", "clone", "warm", "booted", "resumed")
 STEPS = {
     "single": (single.image, single.create, single.memory, single.commands, single.lifecycle),
     "libvirt": (libvirts.create,),
-    "clones": (clones.template, clones.warm, clones.run, clones.at_once, clones.memory, clones.later),
+    "clones": (clones.template, clones.warm, clones.options, clones.run, clones.at_once, clones.memory, clones.later),
 }
 
 
