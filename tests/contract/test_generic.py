@@ -202,7 +202,7 @@ def make_driver(server: sshd.Server, folder: Path, reporter: Reporter | None = N
         with paramiko.SSHClient() as client:
             client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
             client.connect("127.0.0.1", server.port, "admin", key_filename=str(server.key))
-            _, out, err = client.exec_command(command)
+            out, err = client.exec_command(command)[1:]
             said = out.read().decode()
             if out.channel.recv_exit_status():
                 raise DriverError("the command failed", details=err.read().decode())

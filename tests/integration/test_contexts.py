@@ -80,9 +80,8 @@ def test_a_name_reserved_by_docker_is_refused_with_a_working_hint(program: Pymac
     words = hint.rpartition("pymachine ")[2].replace("OTHER", "other").split()
     program(*words)
     assert listed(program)["other"] == program("url", name).stdout.strip()
-    words = ("create", "-d", "none", "--url", "tcp://127.0.0.1:1", "--docker-context")
     program("rm", "-y", name)
-    refused = program(*words, name, code=1)
+    refused = program("create", "-d", "none", "--url", "tcp://127.0.0.1:1", "--docker-context", name, code=1)
     assert f"then: pymachine context create --name OTHER {name}" in refused.stderr
     assert program("ls", "-q").stdout == ""
 

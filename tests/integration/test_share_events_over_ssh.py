@@ -212,8 +212,7 @@ def test_the_keeper_raises_events_if_the_driver_mounts_the_folders(
     world: World, inotifywait: Path, digest: str
 ) -> None:
     share = world.share("source")
-    fields = {"FixedAddress": True, "ImageDigest": digest}
-    host = world.machine("box", share, driver_name="virtualbox", **fields)
+    host = world.machine("box", share, driver_name="virtualbox", FixedAddress=True, ImageDigest=digest)
     ssh_shares.mount(host)
     if not digest:  # boot2docker's image lacks the programs
         assert background.find(host.directory) == 0

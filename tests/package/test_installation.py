@@ -36,7 +36,7 @@ USER = unprivileged.USERS[-1]
 
 def build(folder: Path, *options: str, **variables: str) -> Path:
     """Build in `folder` and return it."""
-    command = [sys.executable, "-m", "build", "--outdir", folder, *options, ROOT]
+    command = [sys.executable, "-m", "build", "--outdir", str(folder), *options, str(ROOT)]
     subprocess.run(command, env={**os.environ, **variables}, check=True)
     return folder
 
@@ -237,7 +237,8 @@ def test_all_files_of_the_guest_are_installed(installed: Installation) -> None:
 
 def test_manual_pages_are_installed(installed: Installation) -> None:
     """`man` finds them next to the program. uv links only the program, so its folder has to be named."""
-    folder = [] if installed.share == installed.program.parent.parent / "share" else ["-M", installed.share / "man"]
+    in_place = installed.share == installed.program.parent.parent / "share"
+    folder = () if in_place else ("-M", installed.share / "man")
     text = installed.account.run("man", *folder, "pymachine-create", PATH=installed.path, MANPAGER="cat")
     assert "--qemu-memory" in text
     assert "Options of the driver libvirt" in text

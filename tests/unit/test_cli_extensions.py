@@ -173,7 +173,7 @@ def test_expiry_of_docker_machines_certificates_is_read_from_the_files(
 
 def test_ls_watch_repeats_the_list(store: Store, port: int, tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("pymachine")
-    command = [program, "ls", "--watch", "--json"]
+    command = [str(program), "ls", "--watch", "--json"]
     with processes.started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None
         first = json.loads(watching.stdout.readline())

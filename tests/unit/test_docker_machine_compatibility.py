@@ -819,7 +819,9 @@ def fits(actual: str, expected: Text, world: World) -> bool:
 
 @pytest.mark.parametrize("row", ROWS)
 def test_each_row_behaves_as_docker_machine(row: Row, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill = lambda text: text.replace("{port}", str(world.port)).replace("{store}", str(world.root))  # noqa: E731
+    def fill(text: str) -> str:
+        return text.replace("{port}", str(world.port)).replace("{store}", str(world.root))
+
     for name, value in row.env.items():
         monkeypatch.setenv(name, fill(value))
     # A blank in a word of the table is written as an underscore.

@@ -195,7 +195,7 @@ def test_a_time_to_live_still_applies(store: Store) -> None:
     program = Path(sys.executable).with_name("pymachine")
 
     def call(*words: str) -> str:
-        argv = [program, "--storage-path", store.root, *words]
+        argv = [str(program), "--storage-path", str(store.root), *words]
         return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout
 
     call("create", "-d", "none", "--url", "tcp://127.0.0.1:1", "--ttl", "2h", "short")

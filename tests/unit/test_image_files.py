@@ -436,7 +436,12 @@ def test_an_image_in_a_copied_cache_is_verified_once(
     assert copy.directory != image.directory
     read: list[Path] = []
     digest = cache.Images.digest
-    monkeypatch.setattr(cache.Images, "digest", lambda self, path: (read.append(path), digest(self, path))[1])
+
+    def noted(images: cache.Images, path: Path) -> str:
+        read.append(path)
+        return digest(images, path)
+
+    monkeypatch.setattr(cache.Images, "digest", noted)
     for number in range(3):
         assert cache.intact(copy, Silent()) == copy
         assert len(read) == 3

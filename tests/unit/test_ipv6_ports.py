@@ -170,7 +170,12 @@ def test_a_thread_that_does_not_answer_opens_no_port_later(kind: str, monkeypatc
     loop = ports._loop
     assert loop is not None
     busy, free = threading.Event(), threading.Event()
-    loop.call_soon_threadsafe(lambda: (busy.set(), free.wait(SECONDS)))
+
+    def block() -> None:
+        busy.set()
+        free.wait(SECONDS)
+
+    loop.call_soon_threadsafe(block)
     assert busy.wait(SECONDS)
     monkeypatch.setattr(ipv6_ports, "_CALL_SECONDS", 0)
     assert "does not answer" in ports.remove(other)

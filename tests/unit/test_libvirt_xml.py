@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ PATCH = """\
 </domain>
 """
 TRIAL = Boot(kernel=f"{SET}.vmlinuz", initrd=f"{SET}.initrd", command_line="console=ttyS0 panic=-1 rdinit=/bin/busybox")
-DOCUMENTS = {
+DOCUMENTS: dict[str, tuple[str, Callable[[], str]]] = {
     "domain-tcg": ("domain", lambda: domain(hardware())),
     "domain-kvm": ("domain", lambda: domain(hardware(accelerator="kvm"))),
     "domain-arm64": ("domain", lambda: domain(hardware("arm64"))),

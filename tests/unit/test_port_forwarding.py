@@ -182,8 +182,7 @@ def test_a_port_that_another_program_uses_is_retried(tmp_path: Path, monkeypatch
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = int(other.getsockname()[1])
         machine.report(port)
-        assert machine.commands == []
-        assert machine.forwarder.wants_retry
+        assert (machine.commands, machine.forwarder.wants_retry) == ([], True)
         assert "in use by another program" in machine.saved()[0]["Problem"]
         machine.forwarder.retry()
     machine.forwarder.retry()

@@ -105,7 +105,7 @@ def test_up_creates_starts_and_keeps_a_machine(
     assert call("down") == (0, f'Using {path}\nThe machine "shop" is stopped.\n', "")
     assert Sized.world["shop"] is State.STOPPED
     assert 'Starting "shop"...' in call("up")[1]
-    assert Sized.world["shop"] is State.RUNNING
+    assert Sized.world.get("shop") is State.RUNNING
 
     code, out, _ = call("down", "--remove", "--json")
     assert (code, json.loads(out)) == (0, [{"Name": "shop", "Removed": True}])

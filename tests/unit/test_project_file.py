@@ -232,7 +232,7 @@ def test_the_file_is_looked_for_up_to_the_home(tmp_path: Path, monkeypatch: pyte
 
 
 def fits_schema(text: str) -> bool:
-    return jsonschema.Draft202012Validator(SCHEMA).is_valid(tomllib.loads(text))
+    return bool(jsonschema.Draft202012Validator(SCHEMA).is_valid(tomllib.loads(text)))
 
 
 def test_the_schema_is_a_schema_and_has_all_keys() -> None:

@@ -60,7 +60,7 @@ def wanted(**changed: Any) -> EngineSettings:
 def provision(fake: FakeHost, *, script: InstallScript | None = None, **changed: Any) -> list[str]:
     """Provision the host and return the messages."""
     reporter = KeepingReporter()
-    host = HostSetup(Remote(fake, name="far", warn=[].append), reporter=reporter)
+    host = HostSetup(Remote(fake, name="far", warn=list[str]().append), reporter=reporter)
     host.provision(wanted(**changed), install_script=lambda: script)
     return reporter.lines
 
@@ -144,7 +144,7 @@ def test_the_engine_is_installed_from_the_distributions_packages(kind: str, comm
 )
 def test_an_upgrade_covers_the_installed_engine_packages(kind: str, command: str) -> None:
     fake = FakeHost(kind, engine=True, init="openrc" if kind == "alpine" else "systemd")
-    HostSetup(Remote(fake, name="far", warn=[].append), reporter=KeepingReporter()).upgrade()
+    HostSetup(Remote(fake, name="far", warn=list[str]().append), reporter=KeepingReporter()).upgrade()
     (_, job), (_, restart) = fake.scripts
     assert command in job
     assert "-e containerd -e containerd.io -e runc" in job
@@ -154,7 +154,7 @@ def test_an_upgrade_covers_the_installed_engine_packages(kind: str, command: str
 def test_an_engine_that_is_part_of_the_system_is_not_upgraded() -> None:
     fake = FakeHost("flatcar", engine=True)
     with pytest.raises(ProvisionError, match="the engine is a part of flatcar"):
-        HostSetup(Remote(fake, name="far", warn=[].append), reporter=KeepingReporter()).upgrade()
+        HostSetup(Remote(fake, name="far", warn=list[str]().append), reporter=KeepingReporter()).upgrade()
     assert fake.scripts == []
 
 
@@ -465,7 +465,7 @@ def test_secrets_are_not_on_any_command_line() -> None:
 
 
 def restore(fake: FakeHost) -> bool:
-    return HostSetup(Remote(fake, name="far", warn=[].append), reporter=Silent()).restore()
+    return HostSetup(Remote(fake, name="far", warn=list[str]().append), reporter=Silent()).restore()
 
 
 def test_restoring_an_untouched_host_does_nothing() -> None:

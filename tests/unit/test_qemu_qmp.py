@@ -99,8 +99,11 @@ def test_an_endless_line_is_refused(serve: Serve, monkeypatch: pytest.MonkeyPatc
 
 
 def test_silence_is_a_timeout(serve: Serve) -> None:
+    def peer(connection: socket.socket) -> None:
+        connection.recv(1)
+
     with pytest.raises(qmp.QmpTimeoutError):
-        qmp.Qmp(serve(lambda connection: connection.recv(1)), timeout=0.2)
+        qmp.Qmp(serve(peer), timeout=0.2)
 
 
 def test_a_connection_that_ends_means_the_end_of_qemu(serve: Serve) -> None:

@@ -82,7 +82,7 @@ def test_a_package_that_cannot_be_imported_does_not_hide_the_other_drivers(
 
 def imported_modules(path: Path) -> set[str]:
     """Return the names of all modules that a file imports, at any level."""
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)

@@ -486,7 +486,7 @@ def test_a_process_without_free_descriptors_answers(root: Path) -> None:
     requests = [packet(sftp.OPENDIR, number, text(b"/")) for number in range(30)]
     requests += [packet(sftp.LSTAT, 30, text(b"/file"))]
     requests += [packet(sftp.CLOSE, 31, text((0).to_bytes(8, "big"))), packet(sftp.OPENDIR, 32, text(b"/"))]
-    argv = [sys.executable, "-c", FEW_FILES, root]
+    argv = [sys.executable, "-c", FEW_FILES, str(root)]
     done = subprocess.run(argv, input=stream_of(requests), capture_output=True, check=True)
     replies = replies_in(done.stdout)
     kinds = [reply.kind for reply in replies]

@@ -9,6 +9,7 @@ import pty
 import pwd
 import select
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,8 @@ def test_mistakes_in_the_configuration_are_errors_that_name_it(
 
 def test_a_configuration_that_cannot_be_read_is_named(call: Call, store: Store) -> None:
     configure(store, "").unlink()
-    for make in (lambda path: path.mkdir(), lambda path: path.symlink_to(path.name)):
+    makers: list[Callable[[Path], None]] = [Path.mkdir, lambda path: path.symlink_to(path.name)]
+    for make in makers:
         path = store.root / "config.toml"
         make(path)
         code, _, err = call("create", "m")

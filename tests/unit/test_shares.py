@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -137,7 +138,8 @@ def test_a_colon_in_the_path_is_explained() -> None:
 @pytest.mark.parametrize("base", ["/a:b", "/a:/b", "/a:ro", "/a\nb", "/a\x1bb", "/caf\udce9"])
 def test_a_current_folder_of_an_odd_name_is_not_read_as_a_text(base: str) -> None:
     """`/a:/b` would be the folder /a, and a line break another line for the guest."""
-    for attempt in (lambda: parse(".", base=Path(base)), lambda: at_same_path(Path(base))):
+    attempts: list[Callable[[], object]] = [lambda: parse(".", base=Path(base)), lambda: at_same_path(Path(base))]
+    for attempt in attempts:
         with pytest.raises(ShareError, match="cannot be shared: its path (contains a|is not UTF-8)"):
             attempt()
 
@@ -591,15 +593,19 @@ def test_a_record_keeps_its_shares(tmp_path: Path) -> None:
     machine.shares = []
     store.save(machine)
     assert "Shares" not in json.loads((store.machine_dir("m") / "config.json").read_text())
-    for nothing in (None, []):
-        assert load(store, nothing).shares == []
+    assert load(store, None).shares == []
+    assert load(store, []).shares == []
+
+
+# No field of an entry has such a value.
+NO_VALUES: list[object] = [None, 1, [], {}, "x", ""]
 
 
 @pytest.mark.parametrize(
     "value",
     [
         *("x", 1, True, {}, ENTRY, ["/data"], [None], [[]], [{}], [[ENTRY]]),
-        *([{**ENTRY, key: value}] for key in ENTRY for value in (None, 1, [], {}, "x", "")),
+        *([{**ENTRY, key: value}] for key in ENTRY for value in NO_VALUES),
         *([{key: value for key, value in ENTRY.items() if key != left_out}] for left_out in ENTRY),
         [{**ENTRY, "More": 1}],
         [{**ENTRY, "ReadOnly": 1}],

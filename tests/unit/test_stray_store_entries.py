@@ -36,7 +36,8 @@ def _place_folder(name: str | bytes) -> Placer:
 def _place_record(name: str, record: Any) -> Placer:
     def place(machines: Path) -> None:
         (machines / name).mkdir()
-        (machines / name / "config.json").write_text(record if isinstance(record, str) else json.dumps(record))
+        content = record if isinstance(record, str | bytes) else json.dumps(record)
+        (machines / name / "config.json").write_bytes(content.encode() if isinstance(content, str) else content)
 
     return place
 
@@ -71,7 +72,7 @@ STRAY: dict[str, tuple[Placer, str]] = {
     "new line": (_place_folder("a\nb"), "a"),
     "long": (_place_folder("x" * 255), "x" * 255),
     "not JSON": (_place_record("torn", '{"Dri'), "torn"),
-    "not UTF-8 inside": (lambda m: (m / "b").mkdir() or (m / "b/config.json").write_bytes(b"\xff\xfe{"), "b"),  # type: ignore[func-returns-value]
+    "not UTF-8 inside": (_place_record("b", b"\xff\xfe{"), "b"),
     "deeply nested": (_place_record("nested", "[" * 100_000), "nested"),
     "closed folder": (_place_closed("sudo", "."), "sudo"),
     "closed record": (_place_closed("sudo2", "config.json"), "sudo2"),
@@ -184,7 +185,12 @@ def test_a_new_machine_is_configured_despite_wrong_records_of_the_same_driver(dr
 
     kind = registry.load(driver)
     changed = {"generic-ip-address": "127.0.0.1"} if driver == "generic" else {}
-    wrong = [GARBAGE, {"IPAddress": "x", "EnginePort": 1e400, "SSHPort": 1e400}, {}, {"IPAddress": None}]
+    wrong: list[dict[str, Any]] = [
+        GARBAGE,
+        {"IPAddress": "x", "EnginePort": 1e400, "SSHPort": 1e400},
+        {},
+        {"IPAddress": None},
+    ]
     assert kind.configure(reference(tmp_path, "new"), defaults(kind, **changed), wrong)["IPAddress"]
 
 
@@ -340,10 +346,9 @@ def _manifest(folder: Path, text: str | bytes) -> None:
 def _place_stray_images(images: Path) -> None:
     """Place entries that are not images in an image cache."""
     whole: dict[str, Any] = {"digest": "d", "architecture": "amd64"}
-    for number, text in enumerate(
-        ["{", "[]", "null", b"\xff", "[" * 100_000, json.dumps(whole), json.dumps({**whole, "files": []}),
-         json.dumps({**whole, "files": {"boot2docker.iso": {"size": "x"}}})]
-    ):  # fmt: skip
+    texts: list[str | bytes] = ["{", "[]", "null", b"\xff", "[" * 100_000, json.dumps(whole)]
+    texts += [json.dumps({**whole, "files": []}), json.dumps({**whole, "files": {"boot2docker.iso": {"size": "x"}}})]
+    for number, text in enumerate(texts):
         _manifest(images / f"amd64-{number}", text)
     (images / "amd64-file").write_text("")
     (images / "amd64-away").symlink_to("/nowhere/at/all")

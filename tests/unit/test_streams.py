@@ -50,7 +50,7 @@ def run_script(program: Pymachine, script: str) -> Outcome:
 
 def test_a_host_name_that_is_not_utf8_is_printed_as_its_bytes(program: Pymachine, tmp_path: Path) -> None:
     def run(*words: str) -> subprocess.CompletedProcess[bytes]:
-        argv = [PROGRAM, "-s", tmp_path, *words]
+        argv = [str(PROGRAM), "-s", str(tmp_path), *words]
         return subprocess.run(argv, env=program.environment(), capture_output=True, check=False)
 
     assert run("create", "-d", "none", "--url", "tcp://b\udcffd:1", "u").returncode == 0

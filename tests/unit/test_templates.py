@@ -197,7 +197,12 @@ def test_a_template_in_a_copied_cache_is_verified_once(
     monkeypatch.setenv("PYMACHINE_CACHE", str(restored))
     read: list[str] = []
     digest = manifests.sparse_digest
-    monkeypatch.setattr(manifests, "sparse_digest", lambda path: (read.append(path.name), digest(path))[1])
+
+    def noted(path: Path) -> str:
+        read.append(path.name)
+        return digest(path)
+
+    monkeypatch.setattr(manifests, "sparse_digest", noted)
     for _ in range(2):
         found = world.made()
         assert found.directory == restored / "templates" / template.name
