@@ -183,6 +183,14 @@ class VirtualBoxDriver(ModifiableMachine):
         """Return the router of VirtualBox's NAT, which reaches the host's loopback: see `machine.reach_loopback`."""
         return "10.0.2.2"
 
+    def peer_network(self) -> str:
+        """Return the host-only network, or "" for a machine of docker-machine, which has its address by DHCP."""
+        from pymachine_driver_virtualbox import boot  # noqa: PLC0415
+
+        if not self.config.get("FixedAddress"):
+            return ""
+        return str(options.cidr(str(self.config.get("HostOnlyCIDR") or boot.OLD_CIDR)).network)
+
     def _leased_address(self) -> str:
         from pymachine_driver_virtualbox import leases  # noqa: PLC0415
 

@@ -54,6 +54,22 @@ class LoopbackReachable(Protocol):
 
 
 @runtime_checkable
+class PeerReachable(Protocol):
+    """Machines reach each other at their addresses, so the core sends them each other's names.
+
+    The guest needs the name server of our image. If a hypervisor resolves the names of its machines, its driver does
+    not need this ability.
+    """
+
+    def peer_network(self) -> str:
+        """Return the network of this machine: machines with the same one reach each other.
+
+        It is "" for a machine whose address may change. `endpoint` is known for all others, running or not. Must be
+        fast.
+        """
+
+
+@runtime_checkable
 class Resizable(Protocol):
     """The hardware of an existing machine can be changed."""
 

@@ -100,6 +100,7 @@ def _boot_or_repair(host: Host) -> bool:
     # The processes for shared folders and the socket may have ended, as when this host was switched off.
     ssh_shares.mount(host)
     local_socket.follow_record(host)
+    client_settings.send_names(host)
     return False
 
 

@@ -21,6 +21,8 @@ LOCK_SECONDS = 900.0
 # A younger lock file may belong to a machine that is being created.
 _OLD_LOCK_SECONDS = 60.0
 _STORE = ".store"
+_NAMES = ".names"
+_NAMES_SECONDS = 60.0
 _SUFFIX = ".lock"
 _RUN_SUFFIX = ".run"
 # Most file systems allow 255 bytes.
@@ -62,6 +64,13 @@ class StoreLocks(ABC):
     def reserving(self) -> AbstractContextManager[None]:
         """Hold the store's own lock, for what must be unique among its machines. Hold it only for moments."""
         return self._acquired(self.store_lock_file, _STORE, timeout=LOCK_SECONDS)
+
+    def sending_names(self) -> AbstractContextManager[None]:
+        """Hold the lock for sending the machines' names to them, so that the newest names arrive last.
+
+        Raises `LockedError` if it is still held after a minute.
+        """
+        return self._acquired(lock_file(self.root, _NAMES), _NAMES, timeout=_NAMES_SECONDS)
 
     @property
     def store_lock_file(self) -> Path:

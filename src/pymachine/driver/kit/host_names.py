@@ -59,7 +59,7 @@ def parse(text: str) -> HostNames:
         # Files that block names may give all of them a loopback address.
         if parsed.is_loopback and len(own) >= MOST_OWN_NAMES:
             continue
-        names = [word for word in words if is_name(word) and not _LOCAL.fullmatch(word.lower())]
+        names = [word for word in words if is_for_guests(word)]
         if parsed.is_loopback:
             own.update(dict.fromkeys(names))
         # An address with a scope belongs to an interface of the host.
@@ -69,6 +69,11 @@ def parse(text: str) -> HostNames:
             if size <= MOST_BYTES and len(entries) < MOST_ENTRIES:
                 entries.append(entry)
     return HostNames(tuple(entries), tuple(own)[:MOST_OWN_NAMES])
+
+
+def is_for_guests(text: str) -> bool:
+    """Return whether the text is a host name that a guest may get from outside: not ``localhost``, for example."""
+    return is_name(text) and not _LOCAL.fullmatch(text.lower())
 
 
 def is_name(text: str) -> bool:
