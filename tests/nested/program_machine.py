@@ -86,6 +86,21 @@ def watch_console() -> None:
             seen = len(text)
 
 
+def check_names(address: str) -> None:
+    """Check that a second machine and m1, with this address, know each other's names until the second is removed."""
+    log("the names of two machines")
+    small = ["--virtualbox-memory", "512", "--virtualbox-boot2docker-url", IMAGE, "--no-share"]
+    pymachine("create", "--driver", "virtualbox", *small, "m2")
+    other = pymachine("ip", "m2").strip()
+    # nslookup fails, since this computer has no network in which it could look for an IPv6 address.
+    answers = "nslookup m2 || true; docker run --rm box:1 nslookup m2 || true"
+    check("name of m2 in guest and container", ssh(answers).splitlines().count(f"Address: {other}"), 2)
+    check("SSH of m2 by its name", ssh("nc -w 60 m2 22 < /dev/null | head -c 4 || true"), "SSH-")
+    check("names in m2", run("ssh", "m2", "cat /run/resolver/machines"), (f"{address} m1\n{other} m2\n", 0))
+    pymachine("rm", "-f", "m2")
+    check("names in m1 after rm of m2", ssh("cat /run/resolver/machines"), f"{address} m1\n")
+
+
 def main() -> None:
     home, data, other = Path.home(), Path("/srv/data"), Path("/srv/other folder")
     Path("/home/hello").write_text("from the host\n")
@@ -146,6 +161,7 @@ def main() -> None:
     check("nothing is made in the read-only folder", sorted(path.name for path in other.iterdir()), ["folder", "hello"])
     assert pymachine("ip", "m1").strip() == address
     pymachine("config", "m1")
+    check_names(address)
     pymachine("kill", "m1")
     pymachine("rm", "-y", "m1")
     left = [

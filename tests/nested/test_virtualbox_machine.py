@@ -16,7 +16,7 @@ from support.runner import cache_folder
 
 HERE = Path(__file__).parent
 PROGRAM = HERE / "program_machine.py"
-SECONDS = 3600.0
+SECONDS = 5400.0
 ATTEMPTS = 2
 
 
