@@ -127,7 +127,7 @@ def visible(condition: Callable[[], bool], what: str) -> None:
 
 
 def follower(program: Pymachine) -> int:
-    """Return the process that tells the guest of changes; it is no shell."""
+    """Return the process that reports changes to the guest; it is no shell."""
     [pid] = [
         pid
         for pid in process.find_pids(str(machine_folder(program)))
@@ -144,7 +144,7 @@ def is_watched(program: Pymachine, folder: Path) -> bool:
 
 
 def _open_files(pid: int) -> Iterator[str]:
-    """Yield what the kernel tells of each file that a process has open; nothing if it has ended."""
+    """Yield the kernel's description of each file that a process has open; nothing if it has ended."""
     for file in Path(f"/proc/{pid}/fdinfo").glob("*"):
         with suppress(OSError):  # it has just been closed
             yield file.read_text()
