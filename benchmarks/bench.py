@@ -10,7 +10,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,3 +79,12 @@ def available_mib() -> float:
     found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
     assert found
     return int(found[1]) / 1024
+
+
+def memory_of_processes(part: str) -> Iterator[tuple[str, str]]:
+    """Yield command line and memory (proc_pid_smaps(5)) of the processes with `part` in their command line."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # of another user, or it has just ended
+            command = (entry / "cmdline").read_text(errors="replace")
+            if part in command:
+                yield command, (entry / "smaps_rollup").read_text()

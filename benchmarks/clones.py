@@ -7,10 +7,9 @@ import statistics
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 
-from bench import Bench, available_mib
+from bench import Bench, available_mib, memory_of_processes
 
 IDLE = 20
 RUNS = 10
@@ -70,14 +69,8 @@ def options(bench: Bench) -> None:
 
 def _qemu_mib(machine: Path) -> float:
     """Return the memory that QEMU shares with no other process (Private in proc_pid_smaps(5))."""
-    kib = 0
-    for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # a program of another user, or one that has just ended
-            command = (entry / "cmdline").read_text(errors="replace")
-            if (entry / "exe").readlink().name.startswith("qemu-system-") and f"{machine}/" in command:
-                text = (entry / "smaps_rollup").read_text()
-                kib += sum(map(int, re.findall(r"^Private_\w+: +(\d+) kB", text, re.MULTILINE)))
-    return kib / 1024
+    sizes = [text for command, text in memory_of_processes(f"{machine}/") if "qemu-system" in command]
+    return sum(int(kib) for text in sizes for kib in re.findall(r"^Private_\w+: +(\d+) kB", text, re.MULTILINE)) / 1024
 
 
 def run(bench: Bench) -> None:

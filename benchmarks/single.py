@@ -7,9 +7,8 @@ import shutil
 import statistics
 import sys
 import time
-from pathlib import Path
 
-from bench import Bench, Cost
+from bench import Bench, Cost, memory_of_processes
 
 
 def image(bench: Bench) -> None:
@@ -73,15 +72,8 @@ def memory(bench: Bench) -> None:
     """Measure the memory that the processes of an idle machine use on the host."""
     time.sleep(20)
     total = {"QEMU": 0, "port forwarder": 0}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            command = (entry / "cmdline").read_bytes().decode(errors="replace")
-            pss = re.search(r"^Pss:\s+(\d+)", (entry / "smaps_rollup").read_text(), re.MULTILINE)
-        except OSError:
-            continue  # the process has ended
-        if str(bench.folder) in command and pss:
+    for command, text in memory_of_processes(str(bench.folder)):
+        if pss := re.search(r"^Pss:\s+(\d+)", text, re.MULTILINE):
             total["QEMU" if "qemu-system" in command else "port forwarder"] += int(pss[1])
     for name, kib in total.items():
         bench.row(f"memory of an idle machine: {name}", f"{kib / 1024:.0f} MiB", "proportional set size")
