@@ -144,9 +144,9 @@ def is_watched(program: Pymachine, folder: Path) -> bool:
 
 
 def _open_files(pid: int) -> Iterator[str]:
-    """Yield the kernel's description of each file that a process has open; nothing if it has ended."""
-    for file in Path(f"/proc/{pid}/fdinfo").glob("*"):
-        with suppress(OSError):  # it has just been closed
+    """Yield the kernel's description of the files that a process has open."""
+    with suppress(OSError):  # the process has ended, or has just closed a file: callers look again
+        for file in Path(f"/proc/{pid}/fdinfo").iterdir():
             yield file.read_text()
 
 

@@ -1,6 +1,6 @@
 """The settings of other programs on this host that name a machine, and the names that other machines have for it.
 
-The programs have its docker context, its proxies in the docker client's configuration, its entry for OpenSSH, and the
+The settings are its docker context, its proxies in the docker client's configuration, its entry for OpenSSH, and the
 service that starts it when the host boots. Failures are only warnings.
 """
 
