@@ -31,7 +31,7 @@ test-virtualbox-nested: ## Run guests in VirtualBox in an emulated computer (hal
 
 test-libvirt: ## Run only the tests of the driver libvirt
 	@scripts/setup --tests
-	@scripts/test -e libvirt,libvirt-more
+	@scripts/test -e libvirt,libvirt-session,libvirt-more
 
 install: ## Create only .venv/bin/pymachine
 	@scripts/setup --python

@@ -22,8 +22,9 @@ from pymachine.driver.abilities import ConfigPortable
 from pymachine.driver.contract import API_VERSION, BootRequest, Config, Driver, Json, MachineRef, State, Trait
 from pymachine.driver.options import OptionKind
 
-HEALTH_SECONDS = 5.0
-STATE_SECONDS = 5.0
+# They only find a driver that hangs: on a busy host a second of work takes several.
+HEALTH_SECONDS = 30.0
+STATE_SECONDS = 30.0
 _TYPES: Mapping[OptionKind, tuple[type, ...]] = {
     OptionKind.STRING: (str,),
     OptionKind.STRINGS: (tuple,),
