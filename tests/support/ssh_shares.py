@@ -11,8 +11,7 @@ from pymachine.system.wait import until
 from support.runner import Pymachine
 
 _IMAGE = (
-    "b=$(mktemp -d); mkdir $b/bin; cp /usr/bin/busybox $b/bin;"
-    " for each in $(busybox --list); do [ -e $b/bin/$each ] || ln -s busybox $b/bin/$each; done;"
+    "b=$(mktemp -d); mkdir -p $b/bin $b/usr/bin; cp /usr/bin/busybox $b/usr/bin; busybox --install -s $b/bin;"
     " tar -c -C $b . | docker import - box"
 )
 _MADE = (
