@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from test_clones import with_shared_template
-
+from pymachine.driver.kit.host_memory import default_mib
 from support.runner import Pymachine
 
-FILE = """
+# The default memory, for which there is a template.
+MEMORY = default_mib()
+OTHER_MEMORY = 1200
+FILE = f"""
 [machine]
-memory = 1024
+memory = {MEMORY}
 provision = ["setup.sh"]
-
+"""
+ENGINE = """
 [machine.engine]
 label = ["project=shop"]
 """
@@ -22,11 +25,10 @@ echo ran >> count
 
 
 def test_a_project_from_up_to_down(pymachine: Pymachine) -> None:
-    with_shared_template(pymachine)
     folder = pymachine.home / "shop"
     folder.mkdir()
     path = folder / "pymachine.toml"
-    path.write_text(FILE)
+    path.write_text(FILE + ENGINE)
     (folder / "setup.sh").write_text(SETUP)
 
     def up(*words: str) -> str:
@@ -40,20 +42,19 @@ def test_a_project_from_up_to_down(pymachine: Pymachine) -> None:
     assert "set up by" not in up()
     pymachine("ssh", "shop", "sudo mount -o remount,noexec /tmp")
     assert f"set up by root in {folder}\n" in up("--provision")
+    path.write_text(FILE.replace(str(MEMORY), str(OTHER_MEMORY)) + ENGINE)
+    assert f'is {OTHER_MEMORY}, but the machine "shop" has {MEMORY}.' in up()
     pymachine("down", "--file", str(path))
     assert pymachine("status", "shop").stdout == "Stopped\n"
-    path.write_text(FILE.replace("1024", "1200"))
-    assert 'is 1200, but the machine "shop" has 1024.' in up()
     assert "but the machine" not in up("--apply")
     memory = pymachine("ssh", "shop", "sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo").stdout
-    assert int(memory) > 1024 * 1024
+    assert 1024 * 1024 < int(memory) < OTHER_MEMORY * 1024
     assert (folder / "count").read_text() == "ran\nran\n"
     pymachine("down", "--remove", "--file", str(path))
     assert pymachine("ls", "-q").stdout == ""
 
 
 def test_run_with_a_project(pymachine: Pymachine) -> None:
-    with_shared_template(pymachine)
     folder = pymachine.home / "shop"
     folder.mkdir()
     (folder / "pymachine.toml").write_text(FILE)
