@@ -46,7 +46,6 @@ LONGEST_FIRST = [
     "test_security",
     "test_project",
     "test_trusted_cas",
-    "test_search_domains",
     "test_names",
     "test_generic_boot2docker",
     "test_image_boots",

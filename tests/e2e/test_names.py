@@ -1,4 +1,4 @@
-"""Names in guests and containers, on a host with a company's name server."""
+"""Names and search domains in guests and containers, on a host with a company's name server."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 
 from pymachine.system.wait import until
 from support import processes
+from support.guest_scripts import in_guest
 from support.runner import Pymachine, private_store
 
 pytestmark = pytest.mark.timeout(1500)
@@ -22,23 +23,37 @@ pytestmark = pytest.mark.timeout(1500)
 SECONDS = 120.0
 PORT = 8765
 HOSTS = "127.0.0.1 localhost\n127.0.0.1 shop.test\n192.0.2.9 printer.test printer\n"
-# Containers in each kind of network. One has a name server of its own, at the guest's port 53.
+# Containers in each kind of network. One has a name server of its own, at the guest's port 53. Only one runs again
+# after a restart, since loading containers is slow in emulation.
 START = """set -e; mkdir -p /tmp/box/bin; cp /usr/bin/busybox /tmp/box/bin
 for name in sh cat ping wget sleep; do ln -s busybox /tmp/box/bin/$name; done
 tar -C /tmp/box -c . | docker import - box; docker network create own
-start() { docker run -d --name=$1 --network=$1 --restart=always --stop-signal=KILL $2 box sleep 86400; }
+start() { docker run -d --name=$1 --network=$1 --stop-signal=KILL $2 box sleep 86400; }
 start own "--publish=53:53 --publish=53:53/udp"
-start bridge --add-host=gate:host-gateway
+start bridge "--restart=always --add-host=gate:host-gateway"
 start host"""
 NETWORKS = ("own", "bridge", "host")
 # The first line of `ping` has the address. Nothing answers there.
-LOOK_UP = r"""for name in wiki.corp.example wiki printer.test; do
+LOOK_UP = r"""cat /etc/resolv.conf
+for name in wiki.corp.example wiki printer.test; do
     ping -c 1 -w 1 $name | { read -r line; echo "$line"; } &
 done
 wait
 for name in host.docker.internal shop.test; do wget -q -O - http://$name:8765/; done"""
-# Sockets of dnsmasq that the host would forward.
-QUERIES = """awk '$4 == "07" && $8 == 953 && $2 ~ /^00000000/' /proc/net/udp"""
+# The DHCP client writes resolv.conf again.
+RENEW_LEASE = """: > /etc/resolv.conf
+for each in $(pidof udhcpc); do kill -USR1 $each; done
+wait_for grep nameserver /etc/resolv.conf
+cat /etc/resolv.conf"""
+WAIT_FOR_OTHER_NETWORK = """has_address() { ping -c 1 -w 1 wiki.corp.example | grep "(192.0.2.8)"; }
+wait_for has_address"""
+# In the background. The login would wait for its output.
+LOOK_UP_WITHOUT_END = """{
+    exec < /dev/null > /dev/null 2>&1
+    inside own sh -c 'while :; do ping -c 1 -w 1 silent.test; done'
+} &"""
+# Print sockets of dnsmasq that the host would forward.
+QUERIES = """queries() { awk '$4 == "07" && $8 == 953 && $2 ~ /^00000000/' /proc/net/udp | grep .; }"""
 SILENT = """import socket, time
 server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 server.bind(("127.0.0.55", 53))
@@ -53,9 +68,9 @@ class Network:
     enter: Sequence[str]
     """The beginning of a command that runs in the namespaces."""
 
-    def use_name_server(self, address: str) -> None:
+    def use_name_server(self, address: str, *, domains: str = "corp.example lab.example") -> None:
         """Write resolv.conf in place, since it is a bind mount."""
-        (self.folder / "resolv.conf").write_text(f"nameserver {address}\nsearch corp.example\n")
+        (self.folder / "resolv.conf").write_text(f"nameserver {address}\nsearch {domains}\n")
 
 
 @contextmanager
@@ -88,25 +103,37 @@ def host_network(folder: Path) -> Iterator[Network]:
         yield network
 
 
-def in_guest(program: Pymachine, command: str) -> str:
-    return program("ssh", "one", f"sudo sh -c {shlex.quote(command)}").stdout
+def look_up(containers: Sequence[str] = NETWORKS) -> str:
+    """Return the command that runs LOOK_UP in the guest and in containers at the same time."""
+    places = shlex.join(["guest", *containers])
+    return f"""look_up={shlex.quote(LOOK_UP)}
+sh -c "$look_up" > /tmp/guest &
+for each in {shlex.join(containers)}; do inside $each sh -c "$look_up" > /tmp/$each & done
+wait
+for each in {places}; do echo "answers in $each"; cat /tmp/$each; done"""
 
 
-def in_container(program: Pymachine, network: str, command: str) -> str:
-    return program("ssh", "one", shlex.join(["docker", "exec", network, "sh", "-c", command])).stdout
-
-
-def check_answers(program: Pymachine, *, wiki: str, printer: str = "192.0.2.9") -> None:
-    for output in (in_guest(program, LOOK_UP), *(in_container(program, network, LOOK_UP) for network in NETWORKS)):
+def check_answers(
+    output: str,
+    *,
+    containers: Sequence[str] = NETWORKS,
+    wiki: str,
+    printer: str = "192.0.2.9",
+    domains: str = "corp.example lab.example",
+) -> None:
+    """Check the output of `look_up`."""
+    _, *sections = output.split("answers in ")
+    assert [section.partition("\n")[0] for section in sections] == ["guest", *containers]
+    for section in sections:
         for answer in (f"wiki.corp.example ({wiki})", f"wiki ({wiki})", f"printer.test ({printer})"):
-            assert f"PING {answer}" in output
-        assert output.count("from the host's loopback") == 2
+            assert f"PING {answer}" in section
+        assert section.count("from the host's loopback") == 2
+        assert "169.254.53.53" in section
+        assert search_lines(section) == [f"search {domains}"]
 
 
-def await_wiki(program: Pymachine, address: str) -> None:
-    """Wait until the guest resolves the wiki's name to this address."""
-    ping = "ping -c 1 -w 1 wiki.corp.example || true"
-    until(lambda: f"({address})" in in_guest(program, ping), deadline=SECONDS, what=f"the answer {address}")
+def search_lines(output: str) -> list[str]:
+    return [line for line in output.splitlines() if line.startswith("search")]
 
 
 def forwarded(program: Pymachine) -> list[tuple[str, int]]:
@@ -116,32 +143,38 @@ def forwarded(program: Pymachine) -> list[tuple[str, int]]:
 def test_guest_and_containers_resolve_names_as_their_host(tmp_path: Path) -> None:
     with host_network(tmp_path) as network, private_store() as program:
         program.wrapper = network.enter
+        # The template has no search domains. Each clone gets those of its host.
         program("create", "--no-share", "one")
         program("ssh", "one", START)
-        check_answers(program, wiki="192.0.2.7")
-        by_option = in_container(program, "bridge", f"wget -q -O - http://gate:{PORT}/")
-        assert by_option == "from the host's loopback\n"
+        check_answers(in_guest(program, "one", look_up()), wiki="192.0.2.7")
 
         # The host changes to another network, and running containers follow.
         network.use_name_server("127.0.0.54")
-        await_wiki(program, "192.0.2.8")
-        check_answers(program, wiki="192.0.2.8")
+        answers = in_guest(program, "one", WAIT_FOR_OTHER_NETWORK, look_up())
+        check_answers(answers, wiki="192.0.2.8")
 
-        # The guest's name server is started again.
-        in_guest(program, "kill -KILL $(pidof dnsmasq)")
-        await_wiki(program, "192.0.2.8")
+        # The guest's name server is started again. A new lease changes nothing.
+        gate = f"inside bridge wget -q -O - http://gate:{PORT}/"
+        output = in_guest(program, "one", "kill -KILL $(pidof dnsmasq)", WAIT_FOR_OTHER_NETWORK, RENEW_LEASE, gate)
+        assert "nameserver 169.254.53.53\n" in output
+        assert search_lines(output) == ["search corp.example lab.example"]
+        assert output.endswith("from the host's loopback\n")
 
-        # Its sockets stay open while it waits for an answer, and are not forwarded.
+        # The sockets of the name server stay open while it waits for an answer, and are not forwarded.
         network.use_name_server("127.0.0.55")
-        program("ssh", "one", "docker exec -d own sh -c 'while :; do ping -c 1 -w 1 silent.test; done'")
-        until(lambda: in_guest(program, QUERIES) != "", deadline=SECONDS, what="a query without an answer")
-        program("ssh", "one", "docker run -d --name=last --publish=8766:80 box sleep 86400")
+        in_guest(program, "one", LOOK_UP_WITHOUT_END, QUERIES, "wait_for queries", "busybox httpd -p 8766")
         until(lambda: ("tcp", 8766) in forwarded(program), deadline=SECONDS, what="a report after that")
-        assert in_guest(program, QUERIES)
+        assert in_guest(program, "one", QUERIES, "queries")
         assert sorted(forwarded(program)) == [("tcp", 53), ("tcp", 8766), ("udp", 53)]
 
         # The host's own files are read again at each start.
-        network.use_name_server("127.0.0.53")
+        network.use_name_server("127.0.0.53", domains="corp.example home.example")
         (tmp_path / "hosts").write_text(HOSTS.replace("192.0.2.9", "192.0.2.10"))
         program("restart", "one")
-        check_answers(program, wiki="192.0.2.7", printer="192.0.2.10")
+        check_answers(
+            in_guest(program, "one", look_up(["bridge"])),
+            containers=["bridge"],
+            wiki="192.0.2.7",
+            printer="192.0.2.10",
+            domains="corp.example home.example",
+        )
