@@ -15,6 +15,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from pymachine.system.wait import until
+from support.guest_scripts import in_guest
 from support.ipv6 import NEEDS_LOOPBACK
 from support.runner import Pymachine
 from support.ssh_shares import make_box
@@ -23,6 +24,11 @@ pytestmark = [pytest.mark.timeout(1800), NEEDS_LOOPBACK]
 
 NAME = "six"
 TEXT = "from the host\n"
+# Ports of the container `web`, and of a program in the guest. Both are forwarded.
+WEB, PROGRAM = 8110, 8111
+SERVE = "mkdir -p /tmp/www; echo hello > /tmp/www/index.html; busybox httpd -p {} -h /tmp/www"
+RUN_WEB = f"""docker run -d --name web --restart=always --stop-signal=KILL -p {WEB}:80 box \
+/bin/sh -c '{SERVE.format("80 -f")}'"""
 
 
 class Ipv6Server(ThreadingHTTPServer):
@@ -31,9 +37,10 @@ class Ipv6Server(ThreadingHTTPServer):
 
 @pytest.fixture(scope="module")
 def machine(intro: Pymachine) -> Iterator[Pymachine]:
-    """A machine with both options, resumed from a template without IPv6, and an image `box` with busybox."""
+    """A machine with both options, resumed from a template without IPv6, and its container `web`."""
     intro("create", "--no-share", "--ipv6", "--ipv6-ports", NAME)
     make_box(intro, NAME)
+    intro("ssh", NAME, RUN_WEB)
     yield intro
     intro("rm", "-y", "-f", NAME)
 
@@ -50,14 +57,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         http_server.shutdown()
 
 
-def guest(machine: Pymachine, command: str) -> str:
-    return machine("ssh", NAME, command).stdout
-
-
-def reaches_the_host(machine: Pymachine, server: int, prefix: str = "") -> bool:
-    # The host in QEMU's user network.
-    command = f"{prefix} busybox wget -q -T 20 -O- 'http://[fd70:796d:6162::2]:{server}/text'"
-    return machine("ssh", NAME, command, code=None).stdout == TEXT
+def get_text(server: int) -> str:
+    """Return the command that gets TEXT from the host, at its address in QEMU's user network."""
+    return f"busybox wget -q -T 20 -O- http://[fd70:796d:6162::2]:{server}/text"
 
 
 def serves(port: int, address: str = "::1") -> bool:
@@ -74,44 +76,42 @@ def is_closed(port: int) -> bool:
         return client.connect_ex(("::1", port)) != 0
 
 
-def serve(machine: Pymachine, name: str, port: int) -> None:
-    script = "mkdir -p /www && echo hello > /www/index.html && exec busybox httpd -f -p 80 -h /www"
-    guest(machine, f"docker run -d --name {name} -p {port}:80 box /bin/sh -c '{script}'")
-
-
 def forwarded(machine: Pymachine, port: int) -> dict[str, str]:
     """Return the problems of a port by its addresses on the host."""
     rows = json.loads(machine("ports", "--json", NAME).stdout)
     return {row["Address"]: row["Problem"] for row in rows if row["Port"] == port}
 
 
+def check_guest_and_container_reach_the_host(machine: Pymachine, server: int) -> None:
+    get = get_text(server)
+    output = in_guest(machine, NAME, f"wait_for {get}", get, f"inside web {get}", "inside web ip -6 address")
+    assert output.startswith(TEXT * 2)
+    assert "fd70:796d:6163:" in output
+
+
 def test_guest_and_containers_reach_ipv6_addresses(machine: Pymachine, server: int) -> None:
-    until(lambda: reaches_the_host(machine, server), deadline=60, what="the guest's IPv6")
-    assert reaches_the_host(machine, server, "docker run --rm box")
-    assert "fd70:796d:6163:" in guest(machine, "docker run --rm box busybox ip -6 address")
+    check_guest_and_container_reach_the_host(machine, server)
 
 
 def test_published_ports_are_on_the_ipv6_loopback(machine: Pymachine) -> None:
     own = machine("ip", NAME).stdout.strip()
-    serve(machine, "web", 8110)
-    until(lambda: serves(8110), deadline=60, what="the port on ::1")
-    assert serves(8110, own)
-    assert forwarded(machine, 8110) == {own: "", "::1": ""}
-    guest(machine, "docker rm -f web")
-    until(lambda: is_closed(8110), deadline=60, what="the port to close")
+    until(lambda: forwarded(machine, WEB) == {own: "", "::1": ""}, deadline=60, what="the report")
+    assert serves(WEB)
+    assert serves(WEB, own)
 
 
 def test_a_port_in_use_on_the_ipv6_loopback_is_reported_and_taken_later(machine: Pymachine) -> None:
     own = machine("ip", NAME).stdout.strip()
-    with socket.create_server(("::1", 8111), family=socket.AF_INET6):
-        serve(machine, "web", 8111)
-        until(lambda: len(forwarded(machine, 8111)) == 2, deadline=60, what="the report")
-        found = forwarded(machine, 8111)
+    with socket.create_server(("::1", PROGRAM), family=socket.AF_INET6):
+        in_guest(machine, NAME, SERVE.format(PROGRAM))
+        until(lambda: len(forwarded(machine, PROGRAM)) == 2, deadline=60, what="the report")
+        found = forwarded(machine, PROGRAM)
         assert found[own] == ""
         assert "in use by another program" in found["::1"]
-    until(lambda: serves(8111), deadline=60, what="the port on ::1")
-    assert forwarded(machine, 8111) == {own: "", "::1": ""}
-    guest(machine, "docker rm -f web")
+    until(lambda: serves(PROGRAM), deadline=60, what="the port on ::1")
+    until(lambda: forwarded(machine, PROGRAM) == {own: "", "::1": ""}, deadline=60, what="the next report")
+    in_guest(machine, NAME, f"pkill -f '[h]ttpd -p {PROGRAM}'")
+    until(lambda: is_closed(PROGRAM), deadline=60, what="the port to close")
 
 
 def test_a_killed_forwarder_opens_the_ports_again(machine: Pymachine) -> None:
@@ -120,32 +120,28 @@ def test_a_killed_forwarder_opens_the_ports_again(machine: Pymachine) -> None:
         wanted = f"pymachine_driver_qemu.ports {machine.store}/machines/{NAME}"
         return [pid for pid, line in lines if wanted in line and not line.startswith("/bin/sh")]
 
-    serve(machine, "web", 8112)
-    until(lambda: serves(8112), deadline=60, what="the port on ::1")
+    until(lambda: serves(WEB), deadline=60, what="the port on ::1")
     for pid in forwarders():
         os.kill(pid, signal.SIGKILL)
-    until(lambda: is_closed(8112), deadline=60, what="the forwarder to end")
-    until(lambda: serves(8112), deadline=60, what="the port on ::1 again")
-    guest(machine, "docker rm -f web")
+    until(lambda: is_closed(WEB), deadline=60, what="the forwarder to end")
+    until(lambda: serves(WEB), deadline=60, what="the port on ::1 again")
 
 
 def test_both_last_over_a_restart_and_can_be_turned_off(machine: Pymachine, server: int) -> None:
-    serve(machine, "web", 8113)
     machine("restart", NAME)
-    guest(machine, "docker start web")
-    until(lambda: serves(8113), deadline=60, what="the port on ::1")
-    until(lambda: reaches_the_host(machine, server), deadline=60, what="the guest's IPv6")
-    assert reaches_the_host(machine, server, "docker run --rm box")
+    until(lambda: serves(WEB), deadline=60, what="the port on ::1")
+    check_guest_and_container_reach_the_host(machine, server)
 
     machine("modify", "--no-ipv6", "--no-ipv6-ports", "--restart", NAME)
-    guest(machine, "docker start web")
     own = machine("ip", NAME).stdout.strip()
-    until(lambda: serves(8113, own), deadline=60, what="the port")
-    assert forwarded(machine, 8113) == {own: ""}
-    assert is_closed(8113)
-    assert not reaches_the_host(machine, server)
+    until(lambda: forwarded(machine, WEB) == {own: ""}, deadline=60, what="the report")
+    assert serves(WEB, own)
+    assert is_closed(WEB)
+    machine("ssh", NAME, get_text(server), code=1)
 
 
 def test_a_machine_without_the_option_has_no_ipv6(intro: Pymachine) -> None:
-    assert "global" not in intro("ssh", "intro", "ip -6 address show dev eth0").stdout
-    assert "default" not in intro("ssh", "intro", "ip -6 route").stdout
+    found = intro("ssh", "intro", "ip -6 address show dev eth0; echo routes; ip -6 route").stdout
+    addresses, _, routes = found.partition("routes\n")
+    assert "global" not in addresses
+    assert "default" not in routes
