@@ -16,18 +16,20 @@ import requests
 from pymachine.ssh import keys
 from pymachine.system.wait import until
 from support import processes
-from support.runner import Pymachine, search_path
+from support.runner import Pymachine, private_store, search_path
 from support.ssh_shares import make_box
 
 SECONDS = 600
+NAME = "reached"
 
 
 @pytest.fixture(scope="module")
-def machine(intro: Pymachine) -> Iterator[Pymachine]:
-    make_box(intro, "intro")
-    yield intro
-    intro("modify", "--no-socket", "intro")
-    intro("ssh-config", "--uninstall")
+def machine() -> Iterator[Pymachine]:
+    """A store with a machine that has an image `box` with busybox."""
+    with private_store() as program:
+        program("create", "--no-share", NAME)
+        make_box(program, NAME)
+        yield program
 
 
 @pytest.fixture
@@ -48,17 +50,17 @@ def docker(machine: Pymachine, host: str, *words: str, stdin: str = "") -> str:
 
 
 def test_containers_run_through_the_local_socket(machine: Pymachine) -> None:
-    path = Path(machine("socket", "intro").stdout.strip())
+    path = Path(machine("socket", NAME).stdout.strip())
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     url = f"unix://{path}"
     assert docker(machine, url, "run", "-i", "--rm", "box", "/bin/cat", stdin="both ways\n") == "both ways\n"
     # The engine, its socket and the machine are started again behind it.
-    machine("ssh", "intro", "sudo /etc/init.d/docker restart")
+    machine("ssh", NAME, "sudo /etc/init.d/docker restart")
     assert docker(machine, url, "version", "-f", "{{.Server.Os}}") == "linux\n"
-    machine("stop", "intro")
+    machine("stop", NAME)
     assert not path.exists()
-    machine("start", "intro")
-    assert machine("socket", "intro").stdout == f"{path}\n"
+    machine("start", NAME)
+    assert machine("socket", NAME).stdout == f"{path}\n"
     assert docker(machine, url, "version", "-f", "{{.Server.Os}}") == "linux\n"
 
 
@@ -68,7 +70,7 @@ def test_docker_py_and_testcontainers_use_the_local_socket(
     import docker as docker_py
 
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{machine('socket', 'intro').stdout.strip()}")
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{machine('socket', NAME).stdout.strip()}")
     for name in ("DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_CONTEXT"):
         monkeypatch.delenv(name, raising=False)
     with closing(docker_py.from_env(timeout=SECONDS)) as client:
@@ -80,7 +82,7 @@ def test_docker_py_and_testcontainers_use_the_local_socket(
     # testcontainers would look for that one's network.
     monkeypatch.setenv("TESTCONTAINERS_RYUK_DISABLED", "true")
     monkeypatch.setenv("TESTCONTAINERS_CONNECTION_MODE", "docker_host")
-    monkeypatch.setenv("TESTCONTAINERS_HOST_OVERRIDE", machine("ip", "intro").stdout.strip())
+    monkeypatch.setenv("TESTCONTAINERS_HOST_OVERRIDE", machine("ip", NAME).stdout.strip())
     from testcontainers.core.container import DockerContainer
 
     with DockerContainer("web", docker_client_kw={"timeout": SECONDS}).with_exposed_ports(80) as web:
@@ -107,7 +109,7 @@ def test_an_ssh_agent_is_forwarded_into_a_build(machine: Pymachine, agent: str, 
             shutil.copy(word, copy)
     (context / "Dockerfile").write_text(f"FROM box\nCOPY files /\nRUN --mount=type=ssh {program} -l\n")
     client = "docker-with-buildkit" if shutil.which("docker-with-buildkit", path=search_path()) else "docker"
-    url = f"unix://{machine('socket', 'intro').stdout.strip()}"
+    url = f"unix://{machine('socket', NAME).stdout.strip()}"
     build = [client, "-H", url, "build", "--ssh", "default", "--progress", "plain", str(context)]
     assert agent in machine.run(build, env={"DOCKER_BUILDKIT": "1"}).stderr
 
@@ -119,10 +121,10 @@ def test_ssh_and_docker_reach_the_machine_by_name(machine: Pymachine, agent: str
     wrapper.chmod(0o755)
     machine.env["PATH"] = f"{tmp_path}:{machine.environment()['PATH']}"
     try:
-        assert machine.run(["ssh", "-A", "intro", "hostname; ssh-add -l"]).stdout == f"intro\n{agent}"
-        assert docker(machine, "ssh://intro", "version", "-f", "{{.Server.Os}}") == "linux\n"
+        assert machine.run(["ssh", "-A", NAME, "hostname; ssh-add -l"]).stdout == f"{NAME}\n{agent}"
+        assert docker(machine, f"ssh://{NAME}", "version", "-f", "{{.Server.Os}}") == "linux\n"
         (tmp_path / "file").write_text("data")
-        machine.run(["rsync", f"{tmp_path}/file", "intro:copied"])
-        assert machine("ssh", "intro", "cat copied").stdout == "data"
+        machine.run(["rsync", f"{tmp_path}/file", f"{NAME}:copied"])
+        assert machine("ssh", NAME, "cat copied").stdout == "data"
     finally:
         del machine.env["PATH"]
