@@ -142,6 +142,16 @@ def test_hello_sends_the_folders_and_closes_all(script: Script) -> None:
     assert script.opened() == set()
 
 
+def test_hello_sends_the_folders_of_a_container_that_is_about_to_start(script: Script) -> None:
+    container = script.folder / "containers" / "new"
+    container.mkdir()
+    (container / "hostconfig.json").write_text(json.dumps({"Binds": [f"{script.src}/sub:/sub"]}))
+    expected = f'folders ["{script.src}","{script.src}/sub"]'
+    script.wait_for(expected)
+    script.ask("hello")
+    until(lambda: script.lines.count(expected) == 2, deadline=SECONDS, what="the same folders again")
+
+
 def test_folders_are_kept_open_until_they_are_released(script: Script) -> None:
     odd = script.src / "with\nnewline"
     odd.mkdir()
