@@ -17,7 +17,8 @@ from test_clones import RESUMED, docker, with_shared_template
 
 from pymachine.system import wait
 from pymachine_driver_qemu import process, runtime, shares
-from support import folders, images, packages
+from support import folders, images, open_shells, packages
+from support.open_shells import OpenShell
 from support.runner import Pymachine, private_store
 
 # An event comes within a second. A container may start late on a busy host.
@@ -25,17 +26,22 @@ NOTICED_SECONDS = 180.0
 RELOADING_SERVER = """
 const fs = require("fs"), http = require("http");
 let page;
-const load = () => { page = fs.readFileSync("/work/page.html"); };
+const load = () => { page = fs.readFileSync("page.html"); };
 load();
-fs.watch("/work", load);
+fs.watch(".", load);
 http.createServer((request, response) => response.end(page)).listen(80, () => console.log("serving"));
 """
+# Files by which tests wait for all events of earlier changes.
+SETTLED = (".settled-first", ".settled-then")
 _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("shared")
+    """The writable folder, with the programs of the tests in a folder that the host does not watch."""
+    folder = tmp_path_factory.mktemp("shared")
+    packages.unpack(folder / "node_modules", "inotify-tools", "nodejs")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +51,7 @@ def read_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def machine(folder: Path, read_only: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pymachine]:
-    """A machine `one` with both folders, and an image `box` with busybox and inotifywait."""
+    """A machine `one` with both folders, and an image `box` with busybox."""
     with private_store() as program:
         with_shared_template(program)
         words = ["--share", str(folder), "--share", f"{read_only}:/read-only:ro"]
@@ -53,8 +59,19 @@ def machine(folder: Path, read_only: Path, tmp_path_factory: pytest.TempPathFact
         layer = tmp_path_factory.mktemp("image") / "box.tar"
         layer.write_bytes(images.alpine_like("3", packages=""))
         docker(program, "one", f"docker import {layer} box:1")
-        install(program, "inotify-tools", base="box:1", image="box:2")
         yield program
+
+
+@pytest.fixture(scope="module")
+def container(machine: Pymachine, folder: Path, read_only: Path) -> Iterator[OpenShell]:
+    """A shell in a container that has mounted the writable folder at /work and the other one at /read-only.
+
+    It runs during all tests that do not restart the machine or save its memory.
+    """
+    with sharing_container(machine, f"{folder}:/work", "/read-only:/read-only") as shell:
+        for each in (folder, read_only):
+            visible(lambda each=each: is_watched(machine, each), f"the host's watch of {each}")  # type: ignore[misc]
+        yield shell
 
 
 @pytest.fixture
@@ -63,63 +80,61 @@ def work(folder: Path, request: pytest.FixtureRequest) -> Path:
     return folders.make_empty(folder, request)
 
 
-def install(program: Pymachine, package: str, *, base: str, image: str) -> None:
-    archive = packages.archive(package)
-    docker(
-        program, "one",
-        f"docker run --name base -i {base} tar -xz -C / < {archive} && docker commit base {image} && docker rm base",
-    )  # fmt: skip
+@contextmanager
+def sharing_container(program: Pymachine, *mounts: str, name: str = "one") -> Iterator[OpenShell]:
+    """Open a shell in a new container with `mounts`, the first of which has inotifywait in its node_modules."""
+    words = [word for mount in mounts for word in ("-v", mount)]
+    with open_shells.in_container(program, name, *words, "box:1") as shell:
+        shell(packages.link_script(f"{mounts[0].split(':')[1]}/node_modules"))
+        yield shell
 
 
 class Watcher:
-    """A container in which inotifywait watches /work."""
+    """An inotifywait that watches a folder in a container. The paths of its events begin with a dot."""
 
-    def __init__(self, program: Pymachine, name: str) -> None:
-        self._program = program
-        self._name = name
+    def __init__(self, container: OpenShell, folder: str) -> None:
+        self._container = container
+        self._output = f"/tmp/events{next(_numbers)}"
+        kinds = "attrib,create,delete,modify,move"
+        self._pid = container(
+            f"cd {shlex.quote(folder)}\n"
+            f"inotifywait -m -r -e {kinds} --format '%e %w%f' . >> {self._output} 2> {self._output}.log & echo $!"
+        ).strip()
+        visible(lambda: "established" in container(f"cat {self._output}.log"), "inotifywait")
 
     def events(self) -> list[str]:
         """Return the events so far, each as its kinds and its path."""
-        return self._logs("2> /dev/null").splitlines()
-
-    def is_ready(self) -> bool:
-        return "Watches established" in self._logs("2>&1")
-
-    def run(self, script: str) -> None:
-        docker(self._program, "one", f"docker exec {self._name} sh -c {shlex.quote(script)}")
+        lines = self._container(f"cat {self._output}").splitlines()
+        return [line for line in lines if not line.endswith(SETTLED)]
 
     def noticed(self, event: str) -> None:
         """Wait until the event has come."""
-        visible(lambda: event in self.events(), event)
+        visible(lambda: event in self._container(f"cat {self._output}").splitlines(), event)
 
-    def _logs(self, redirection: str) -> str:
-        return docker(self._program, "one", f"docker logs {self._name} {redirection}")
+    def skip_earlier(self, folder: Path) -> None:
+        """Forget the events of all changes so far. `folder` is the watched one, on the host."""
+        # The host reports changes in their order, but several at once in any order. So when the second of these files
+        # is noticed, nothing from before the first one can follow.
+        for name in SETTLED:
+            (folder / name).write_text(str(next(_numbers)))
+            self.noticed(f"ATTRIB ./{name}")
+        self._container(f": > {self._output}")
+
+    def end(self) -> None:
+        self._container(f"kill {self._pid}")
 
 
 @contextmanager
-def watching(program: Pymachine, folder: Path, in_guest: str = "") -> Iterator[Watcher]:
-    """Run a container that watches `folder`, which the guest has as `in_guest`, until the host watches it too."""
-    with unnoticed_watching(program, in_guest or str(folder)) as watcher:
-        visible(lambda: is_watched(program, folder), "the host's watch")
-        yield watcher
+def watching(program: Pymachine, container: OpenShell, folder: Path, in_container: str = "") -> Iterator[Watcher]:
+    """Watch a folder in a container from when the host watches it, too.
 
-
-@contextmanager
-def unnoticed_watching(program: Pymachine, folder: str) -> Iterator[Watcher]:
-    """Run a container that watches the guest's `folder`, whether or not the host does."""
-    name = f"watcher{next(_numbers)}"
-    kinds = "attrib,create,delete,modify,move"
-    docker(
-        program, "one",
-        f"docker run -d --name {name} -v {shlex.quote(f'{folder}:/work')} box:2"
-        f" inotifywait -m -r -e {kinds} --format '%e %w%f' /work",
-    )  # fmt: skip
-    watcher = Watcher(program, name)
-    visible(watcher.is_ready, "inotifywait")
-    try:
-        yield watcher
-    finally:
-        docker(program, "one", f"docker rm -f {name}")
+    It is `folder` on the host, and `in_container`, by default a folder in /work of the same name.
+    """
+    watcher = Watcher(container, in_container or f"/work/{folder.name}")
+    visible(lambda: is_watched(program, folder), "the host's watch")
+    watcher.skip_earlier(folder)
+    yield watcher
+    watcher.end()
 
 
 def visible(condition: Callable[[], bool], what: str) -> None:
@@ -157,58 +172,60 @@ def machine_folder(program: Pymachine) -> Path:
 # -- the kinds of changes ----------------------------------------------------------------------------------------
 
 
-def test_each_kind_of_change_is_noticed(machine: Pymachine, work: Path) -> None:
+def test_each_kind_of_change_is_noticed(machine: Pymachine, container: OpenShell, work: Path) -> None:
     (work / "known").write_text("1")
     (work / "sub").mkdir()
-    with watching(machine, work) as watcher:
+    with watching(machine, container, work) as watcher:
         (work / "new").write_text("created")
-        watcher.noticed("ATTRIB /work/new")
+        watcher.noticed("ATTRIB ./new")
         with (work / "known").open("a") as file:
             file.write("written")
-        watcher.noticed("ATTRIB /work/known")
+        watcher.noticed("ATTRIB ./known")
         (work / "known").rename(work / "sub" / "moved")
-        watcher.noticed("ATTRIB /work/sub/moved")
-        watcher.noticed("ATTRIB,ISDIR /work/")
+        watcher.noticed("ATTRIB ./sub/moved")
+        watcher.noticed("ATTRIB,ISDIR ./")
         (work / "sub" / "moved").unlink()
-        watcher.noticed("ATTRIB,ISDIR /work/sub/")
+        watcher.noticed("ATTRIB,ISDIR ./sub/")
         (work / "sub" / "link").symlink_to("nowhere")
-        watcher.noticed("ATTRIB /work/sub/link")
+        watcher.noticed("ATTRIB ./sub/link")
         (work / "folder").mkdir()
-        watcher.noticed("ATTRIB,ISDIR /work/folder")
+        watcher.noticed("ATTRIB,ISDIR ./folder")
         assert not [event for event in watcher.events() if not event.startswith("ATTRIB")]
 
 
-def test_files_of_a_new_folder_are_noticed_by_a_watcher_of_it(machine: Pymachine, work: Path) -> None:
+def test_files_of_a_new_folder_are_noticed_by_a_watcher_of_it(
+    machine: Pymachine, container: OpenShell, work: Path
+) -> None:
     """The folder is made while the container runs, as by a checkout of another branch."""
-    with watching(machine, work) as outer:
+    with watching(machine, container, work) as outer:
         (work / "folder" / "inner").mkdir(parents=True)
         (work / "folder" / "inner" / "file").write_text("1")
-        outer.noticed("ATTRIB,ISDIR /work/folder")
-        with watching(machine, work / "folder") as inner:
+        outer.noticed("ATTRIB,ISDIR ./folder")
+        with watching(machine, container, work / "folder", f"/work/{work.name}/folder") as inner:
             (work / "folder" / "inner" / "file").write_text("2")
-            inner.noticed("ATTRIB /work/inner/file")
+            inner.noticed("ATTRIB ./inner/file")
             shutil.rmtree(work / "folder" / "inner")
-            inner.noticed("ATTRIB,ISDIR /work/")
+            inner.noticed("ATTRIB,ISDIR ./")
 
 
-def test_names_with_unusual_characters_are_noticed(machine: Pymachine, work: Path) -> None:
-    with watching(machine, work) as watcher:
-        for name in ("with blank", "grüße-日本", "quote'\"", "-dash", "$(dollar)", "back\\slash", "]bracket["):
+def test_names_with_unusual_characters_are_noticed(machine: Pymachine, container: OpenShell, work: Path) -> None:
+    with watching(machine, container, work) as watcher:
+        names = ("with blank", "grüße-日本", "quote'\"", "-dash", "$(dollar)", "back\\slash", "]bracket[")
+        for name in (*names, "new\nline"):
             (work / name).write_text("1")
-            watcher.noticed(f"ATTRIB /work/{name}")
-        (work / "new\nline").write_text("1")
-        watcher.noticed("ATTRIB /work/new")
+        for name in (*names, "new"):
+            watcher.noticed(f"ATTRIB ./{name}")
 
 
-def test_a_read_only_folder_is_watched_too(machine: Pymachine, read_only: Path) -> None:
-    with watching(machine, read_only, "/read-only") as watcher:
+def test_a_read_only_folder_is_watched_too(machine: Pymachine, container: OpenShell, read_only: Path) -> None:
+    with watching(machine, container, read_only, "/read-only") as watcher:
         (read_only / "new").write_text("1")
         before = (read_only / "new").stat()
-        watcher.noticed("ATTRIB /work/new")
+        watcher.noticed("ATTRIB ./new")
         # The event changes nothing on the host.
         assert (read_only / "new").stat() == before
         (read_only / "new").unlink()
-        watcher.noticed("ATTRIB,ISDIR /work/")
+        watcher.noticed("ATTRIB,ISDIR ./")
 
 
 def test_the_kernel_enforces_that_it_is_read_only(machine: Pymachine) -> None:
@@ -217,56 +234,56 @@ def test_the_kernel_enforces_that_it_is_read_only(machine: Pymachine) -> None:
     assert shares.are_read_only_by_kernel(sockets)
 
 
-def test_an_event_changes_nothing_on_the_host(machine: Pymachine, work: Path) -> None:
-    with watching(machine, work) as watcher:
+def test_an_event_changes_nothing_on_the_host(machine: Pymachine, container: OpenShell, work: Path) -> None:
+    with watching(machine, container, work) as watcher:
         (work / "set-user-id").write_text("1")
         (work / "set-user-id").chmod(0o4755)
         (work / "plain").write_text("1")
         before = [(work / name).stat() for name in ("set-user-id", "plain")]
-        watcher.noticed("ATTRIB /work/plain")
+        watcher.noticed("ATTRIB ./plain")
         (work / "last").write_text("1")
-        watcher.noticed("ATTRIB /work/last")
+        watcher.noticed("ATTRIB ./last")
         assert [(work / name).stat() for name in ("set-user-id", "plain")] == before
 
 
-def test_folders_that_programs_do_not_watch_are_left_out(machine: Pymachine, work: Path) -> None:
+def test_folders_that_programs_do_not_watch_are_left_out(machine: Pymachine, container: OpenShell, work: Path) -> None:
     for name in (".git", "node_modules"):
         (work / name).mkdir()
-    with watching(machine, work) as watcher:
+    with watching(machine, container, work) as watcher:
         (work / ".git" / "index").write_text("1")
         (work / "node_modules" / "module").write_text("1")
         (work / "last").write_text("1")
-        watcher.noticed("ATTRIB /work/last")
-        assert watcher.events() == ["ATTRIB /work/last"]
+        watcher.noticed("ATTRIB ./last")
+        assert watcher.events() == ["ATTRIB ./last"]
 
 
 # -- changes of the guest ----------------------------------------------------------------------------------------
 
 
-def test_a_change_in_the_guest_raises_no_second_event(machine: Pymachine, work: Path) -> None:
+def test_a_change_in_the_guest_raises_no_second_event(machine: Pymachine, container: OpenShell, work: Path) -> None:
     (work / "file").write_text("1")
-    with watching(machine, work) as watcher:
-        watcher.run("echo 2 > /work/file; echo 3 > /work/made; mkdir /work/folder; echo 4 > /work/folder/inner")
-        watcher.run("chmod 600 /work/made; mv /work/made /work/moved; rm /work/file")
-        watcher.noticed("DELETE /work/file")
+    with watching(machine, container, work) as watcher:
+        container(f"""cd /work/{work.name}
+            echo 2 > file; echo 3 > made; mkdir folder; echo 4 > folder/inner
+            chmod 600 made; mv made moved; rm file""")
+        watcher.noticed("DELETE ./file")
         (work / "last").write_text("1")
-        watcher.noticed("ATTRIB /work/last")
+        watcher.noticed("ATTRIB ./last")
         events = watcher.events()
-        assert [event for event in events if event.startswith("ATTRIB")] == ["ATTRIB /work/made", "ATTRIB /work/last"]
+        assert [event for event in events if event.startswith("ATTRIB")] == ["ATTRIB ./made", "ATTRIB ./last"]
 
 
-def test_a_build_that_runs_at_every_event_ends(machine: Pymachine, work: Path) -> None:
+def test_a_build_that_runs_at_every_event_ends(machine: Pymachine, container: OpenShell, work: Path) -> None:
     """It writes into the folder that it watches, as a careless script does."""
-    script = (
-        "inotifywait -m -r -e attrib,close_write --format %f /work 2> /dev/null | while read -r name; do"
-        " case $name in source) echo built; cp /work/source /work/output ;; output) echo again ;; esac; done"
-    )
-    with watching(machine, work) as watcher:
-        name = f"builder{next(_numbers)}"
-        docker(machine, "one", f"docker run -d --name {name} -v {work}:/work box:2 sh -c {shlex.quote(script)}")
+    with watching(machine, container, work) as watcher:
+        builder = container(f"""cd /work/{work.name}
+            inotifywait -m -r -e attrib,close_write --format %f . 2> /dev/null | while read -r name; do
+                case $name in source) echo built; cp source output ;; output) echo again ;; esac
+            done > /tmp/built &
+            echo $!""").strip()
 
         def log() -> list[str]:
-            return docker(machine, "one", f"docker logs {name}").split()
+            return container("cat /tmp/built").split()
 
         def is_built() -> bool:
             (work / "source").write_text(str(next(_numbers)))
@@ -274,42 +291,43 @@ def test_a_build_that_runs_at_every_event_ends(machine: Pymachine, work: Path) -
 
         visible(is_built, "the build")
         (work / "last").write_text("1")
-        watcher.noticed("ATTRIB /work/last")
+        watcher.noticed("ATTRIB ./last")
         # Each copy is one event, of the copy itself, and none comes from the host afterwards.
         assert log().count("again") <= log().count("built")
-        docker(machine, "one", f"docker rm -f {name}")
+        container(f"kill {builder}")
 
 
 # -- programs ----------------------------------------------------------------------------------------------------
 
 
-def test_a_server_of_node_reloads_a_page(machine: Pymachine, work: Path) -> None:
-    install(machine, "nodejs", base="box:2", image="box:3")
+def test_a_server_of_node_reloads_a_page(container: OpenShell, work: Path) -> None:
     (work / "server.js").write_text(RELOADING_SERVER)
     (work / "page.html").write_text("one")
-    docker(machine, "one", f"docker run -d --name web -v {work}:/work:ro -p 8099:80 box:3 node /work/server.js")
-    page = "docker exec web busybox wget -q -O - http://127.0.0.1/ 2> /dev/null || :"
-    visible(lambda: docker(machine, "one", page) == "one", "the page")
+    server = container(f"cd /work/{work.name}; node server.js > /tmp/server 2>&1 & echo $!").strip()
+    page = "busybox wget -q -O - http://127.0.0.1/ 2> /dev/null || :"
+    visible(lambda: container(page) == "one", "the page")
     for text in ("two", "three"):
         (work / "page.html").write_text(text)
-        visible(lambda text=text: docker(machine, "one", page) == text, f"the page with {text}")  # type: ignore[misc]
-    docker(machine, "one", "docker rm -f web")
+        visible(lambda text=text: container(page) == text, f"the page with {text}")  # type: ignore[misc]
+    container(f"kill {server}")
 
 
 # -- life --------------------------------------------------------------------------------------------------------
 
 
-def test_another_process_takes_over_if_the_first_is_killed(machine: Pymachine, work: Path) -> None:
-    with watching(machine, work) as watcher:
+def test_another_process_takes_over_if_the_first_is_killed(
+    machine: Pymachine, container: OpenShell, work: Path
+) -> None:
+    with watching(machine, container, work) as watcher:
         (work / "first").write_text("1")
-        watcher.noticed("ATTRIB /work/first")
+        watcher.noticed("ATTRIB ./first")
         killed = follower(machine)
         os.kill(killed, signal.SIGKILL)
         visible(lambda: follower_runs(machine, killed), "another process")
 
         def is_noticed() -> bool:
             (work / "new").write_text(str(next(_numbers)))
-            return "ATTRIB /work/new" in watcher.events()
+            return "ATTRIB ./new" in watcher.events()
 
         visible(is_noticed, "a change after the end of the process")
 
@@ -321,29 +339,37 @@ def follower_runs(program: Pymachine, killed: int) -> bool:
         return False
 
 
-def test_memory_can_be_saved_after_the_last_container_has_ended(machine: Pymachine, work: Path) -> None:
-    """The guest has the folder open, as long as containers mount it."""
-    with watching(machine, work) as watcher:
+def test_memory_can_be_saved_after_the_last_container_has_ended(
+    machine: Pymachine, container: OpenShell, folder: Path, work: Path
+) -> None:
+    """The guest has the folder open, as long as containers mount it. No test after this one can use `container`."""
+    with watching(machine, container, work) as watcher:
         (work / "new").write_text("1")
-        watcher.noticed("ATTRIB /work/new")
+        watcher.noticed("ATTRIB ./new")
+    container.close()
     machine("snapshot", "create", "one", "idle")
-    with watching(machine, work) as watcher:
+    with sharing_container(machine, f"{folder}:/work") as another, watching(machine, another, work) as watcher:
         (work / "later").write_text("1")
-        watcher.noticed("ATTRIB /work/later")
+        watcher.noticed("ATTRIB ./later")
 
 
-def test_events_can_be_switched_off_and_on(machine: Pymachine, work: Path) -> None:
-    """Last in this file, since it restarts the machine."""
-    machine("modify", "--restart", "--no-share-events", "one")
+def test_events_can_be_switched_off_and_on(machine: Pymachine, folder: Path, work: Path) -> None:
+    """The machine continues with the memory that the test above has saved, which takes less time than a boot."""
+    machine("kill", "one")
+    machine("modify", "--no-share-events", "one")
     assert json.loads(machine("inspect", "one").stdout)["ShareEvents"] is False
-    with unnoticed_watching(machine, str(work)) as watcher:
+    machine("snapshot", "restore", "one", "idle")
+    with sharing_container(machine, f"{folder}:/work") as container:
+        watcher = Watcher(container, f"/work/{work.name}")
         (work / "file").write_text("1")
-        watcher.run("touch /work/last")
-        watcher.noticed("CREATE /work/last")
-        assert "ATTRIB /work/file" not in watcher.events()
-    with pytest.raises(ValueError, match="not enough"):
-        follower(machine)
-    machine("modify", "--restart", "--share-events", "one")
-    with watching(machine, work) as watcher:
+        container(f"touch /work/{work.name}/last")
+        watcher.noticed("CREATE ./last")
+        assert "ATTRIB ./file" not in watcher.events()
+        with pytest.raises(ValueError, match="not enough"):
+            follower(machine)
+    machine("kill", "one")
+    machine("modify", "--share-events", "one")
+    machine("snapshot", "restore", "one", "idle")
+    with sharing_container(machine, f"{folder}:/work") as container, watching(machine, container, work) as watcher:
         (work / "file").write_text("2")
-        watcher.noticed("ATTRIB /work/file")
+        watcher.noticed("ATTRIB ./file")

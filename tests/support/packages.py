@@ -85,6 +85,21 @@ def archive(program: str) -> Path:
     return target
 
 
+def unpack(folder: Path, *programs: str) -> None:
+    """Unpack programs on this host. Containers that mount the folder can use them after `link_script`."""
+    for program in programs:
+        with tarfile.open(archive(program)) as source:
+            source.extractall(folder, filter="fully_trusted")
+
+
+def link_script(folder: str) -> str:
+    """Return a script for a container: link what is unpacked in `folder` into its /usr, but replace nothing there.
+
+    That takes a moment, while unpacking a program there and committing an image may take a minute in emulation.
+    """
+    return f"for each in bin lib lib64 share; do ln -s {folder}/usr/$each/* /usr/$each/ 2> /dev/null; done; true"
+
+
 def _libraries(program: str) -> list[str]:
     """Return the libraries that `program` depends on, directly or through others, by apt's lists: one call a level."""
     found: set[str] = set()
