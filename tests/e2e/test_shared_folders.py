@@ -16,7 +16,8 @@ import pytest
 from test_clones import IMPORT, RESUMED, docker, ssh, with_shared_template
 
 from pymachine.system import wait
-from support import folders, images, packages
+from support import folders, images, open_shells, packages
+from support.open_shells import OpenShell
 from support.runner import Pymachine, private_store
 from support.unprivileged import USERS, as_user
 
@@ -62,8 +63,10 @@ services:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that the machine shares at its own path."""
-    return tmp_path_factory.mktemp("shared")
+    """A folder that the machine shares at its own path. Programs are in a part of it that the host does not watch."""
+    folder = tmp_path_factory.mktemp("shared")
+    packages.unpack(folder / "node_modules", "util-linux")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def machine(folder: Path, documents: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pymachine]:
-    """A machine `one` with three shared folders and an image `box` with busybox and flock."""
+    """A machine `one` with three shared folders and an image `box` with busybox."""
     odd = tmp_path_factory.mktemp("odd") / "a b, grüße"
     odd.mkdir()
     (odd / "inside").write_text("odd\n")
@@ -91,33 +94,82 @@ def machine(folder: Path, documents: Path, tmp_path_factory: pytest.TempPathFact
         layer = tmp_path_factory.mktemp("image") / "box.tar"
         layer.write_bytes(images.alpine_like("3", packages=""))
         docker(program, "one", f"docker import {layer} box:1")
-        archive = packages.archive("util-linux")
-        docker(program, "one", f"docker run --name base -i box:1 tar -xz -C / < {archive} && docker commit base box:2")
         yield program
+
+
+@pytest.fixture(scope="module")
+def guest(machine: Pymachine) -> Iterator[OpenShell]:
+    """A shell in the machine. It runs until the first test that restores a snapshot."""
+    with open_shells.in_machine(machine, "one") as shell:
+        yield shell
+
+
+@pytest.fixture(scope="module")
+def container(machine: Pymachine, folder: Path) -> Iterator[OpenShell]:
+    """A shell in the container `first`, which has the writable folder at /work. It runs as long as `guest`."""
+    with open_shells.in_container(machine, "one", "--name", "first", "-v", f"{folder}:/work", "box:1") as shell:
+        shell(packages.link_script("/work/node_modules"))
+        yield shell
+
+
+@pytest.fixture(scope="module")
+def privileged(machine: Pymachine, guest: OpenShell, folder: Path) -> Iterator[OpenShell]:
+    """The same in a privileged container.
+
+    It has the read-only folder at /documents, and the mount by which the guest sets owners in it at /writable.
+    """
+    tag = guest(f"{TAG_OF_DOCUMENTS}; echo $tag").strip()
+    mounts = (f"{folder}:/work", "/documents:/documents", f"/run/pymachine/shares/{tag}:/writable")
+    words = [word for mount in mounts for word in ("-v", mount)]
+    with open_shells.in_container(machine, "one", "--privileged", *words, "box:1") as shell:
+        shell(packages.link_script("/work/node_modules"))
+        yield shell
 
 
 @pytest.fixture
 def work(folder: Path, request: pytest.FixtureRequest) -> Path:
-    """An empty folder in the shared one."""
+    """An empty folder in the writable one."""
     return folders.make_empty(folder, request)
 
 
-def box(program: Pymachine, work: Path, script: str, *, flags: str = "", name: str = "one") -> str:
-    """Run a shell script in a container whose working folder is `work`, mounted at /work."""
+def inside(container: OpenShell, work: Path, script: str) -> str:
+    """Run a shell script in one of the containers above, with `work` as its working folder."""
+    return container(f"cd /work/{work.name}\n{script}")
+
+
+def box(program: Pymachine, work: Path, script: str, *, name: str = "one") -> str:
+    """Run a shell script in a new container whose working folder is `work`, mounted at /work."""
     mount = shlex.quote(f"{work}:/work")
-    return docker(program, name, f"docker run --rm {flags} -v {mount} -w /work box:2 sh -c {shlex.quote(script)}")
+    return docker(program, name, f"docker run --rm -v {mount} -w /work box:1 sh -c {shlex.quote(script)}")
 
 
 def visible(condition: Callable[[], bool], what: str) -> None:
     wait.until(lambda: condition() or None, deadline=VISIBLE_SECONDS, what=what, interval=0.05)
 
 
+# -- before there are containers ----------------------------------------------------------------------------------
+
+
+def test_a_read_only_folder_cannot_be_changed_by_root_of_the_guest(guest: OpenShell) -> None:
+    """First in this file, since the folder cannot be mounted again while a container has mounted it."""
+    output = guest(
+        "cat /documents/read; cd /documents; for command in 'touch new' 'rm read' 'mv read other' 'chmod 777 read'"
+        " 'ln read other' 'mkdir new' 'touch -c read'; do sudo $command 2> /dev/null && echo $command; done;"
+        # A mount that the guest makes itself is read-only, too: the host enforces it.
+        f" cd /; {TAG_OF_DOCUMENTS}; sudo umount /documents /run/pymachine/shares/$tag;"
+        " sudo mount -t 9p -o rw,trans=virtio,version=9p2000.L,cache=mmap,access=any $tag /documents;"
+        " cat /documents/read; sudo touch /documents/new 2> /dev/null && echo written;"
+        " sudo umount /documents; sudo /usr/lib/pymachine/surroundings mounts; cat /documents/read",
+    )
+    assert output == "only\nonly\nonly\n"
+
+
 # -- what containers can do --------------------------------------------------------------------------------------
 
 
-def test_files_made_in_containers_belong_to_the_user(machine: Pymachine, work: Path) -> None:
-    output = box(
-        machine, work, "echo text > made; mkdir folder; chown -R 999:999 /work; chmod 640 made; stat -c %u made"
+def test_files_made_in_containers_belong_to_the_user(container: OpenShell, work: Path) -> None:
+    output = inside(
+        container, work, "echo text > made; mkdir folder; chown -R 999:999 .; chmod 640 made; stat -c %u made"
     )
     status = (work / "made").stat()
     assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (os.getuid(), 0o640)
@@ -126,55 +178,58 @@ def test_files_made_in_containers_belong_to_the_user(machine: Pymachine, work: P
     assert (work / "made").read_text() == "text\n"
 
 
+@pytest.mark.usefixtures("container")
 def test_a_container_of_another_user_can_write_where_all_may(machine: Pymachine, work: Path) -> None:
     work.chmod(0o1777)
-    box(machine, work, "id -u > made", flags="--user 4321:4321")
+    docker(machine, "one", f"docker exec --user 4321:4321 -w /work/{work.name} first sh -c 'id -u > made'")
     assert (work / "made").read_text() == "4321\n"
     assert (work / "made").stat().st_uid == os.getuid()
 
 
-def test_links_have_the_same_meaning_on_both_sides(machine: Pymachine, work: Path) -> None:
+def test_links_have_the_same_meaning_on_both_sides(container: OpenShell, work: Path) -> None:
     (work / "target").write_text("content\n")
     (work / "from-host").symlink_to("target")
-    box(machine, work, "cat from-host; ln -s target symbolic; ln target hard; ln -s /etc/hostname absolute")
+    inside(container, work, "cat from-host; ln -s target symbolic; ln target hard; ln -s /etc/hostname absolute")
     assert (work / "symbolic").readlink() == Path("target")
     assert (work / "absolute").readlink() == Path("/etc/hostname")
     assert (work / "hard").stat().st_ino == (work / "target").stat().st_ino
 
 
-def test_names_are_bytes(machine: Pymachine, work: Path) -> None:
+def test_names_are_bytes(container: OpenShell, work: Path) -> None:
     for name in NAMES:
         (work / name).write_text(name)
-    listed = box(
-        machine, work, 'for each in *; do [ "$(cat "./$each")" = "$each" ] || echo "$each"; : > "./$each.made"; done'
+    listed = inside(
+        container, work, 'for each in *; do [ "$(cat "./$each")" = "$each" ] || echo "$each"; : > "./$each.made"; done'
     )
     assert listed == ""
     assert {path.name for path in work.iterdir()} == {*NAMES, *(f"{name}.made" for name in NAMES)}
 
 
-def test_sparse_files_stay_sparse(machine: Pymachine, work: Path) -> None:
-    box(machine, work, "dd if=/dev/zero of=sparse bs=1 count=1 seek=1000000000 2> /dev/null")
+def test_sparse_files_stay_sparse(container: OpenShell, work: Path) -> None:
+    inside(container, work, "dd if=/dev/zero of=sparse bs=1 count=1 seek=1000000000 2> /dev/null")
     status = (work / "sparse").stat()
     assert status.st_size == 1000000001
     assert status.st_blocks * 512 < 1 << 20
 
 
-def test_a_file_is_renamed_over_an_open_one(machine: Pymachine, work: Path) -> None:
-    output = box(machine, work, "echo old > file; exec 3< file; echo new > next; mv next file; cat <&3; cat file")
+def test_a_file_is_renamed_over_an_open_one(container: OpenShell, work: Path) -> None:
+    output = inside(container, work, "echo old > file; exec 3< file; echo new > next; mv next file; cat <&3; cat file")
     assert output == "old\nnew\n"
 
 
-def test_locks_exclude_other_containers(machine: Pymachine, work: Path) -> None:
+def test_locks_exclude_other_containers(container: OpenShell, privileged: OpenShell, work: Path) -> None:
     first = "flock file -c ': > held; until [ -e refused ]; do sleep 0.1; done; echo first >> order'"
     second = (
         "until [ -e held ]; do sleep 0.1; done; flock -n file true || : > refused; flock file -c 'echo second >> order'"
     )
-    with running(lambda: box(machine, work, first)):
-        box(machine, work, second)
+    with running(lambda: inside(container, work, first)):
+        inside(privileged, work, second)
     assert (work / "order").read_text() == "first\nsecond\n"
 
 
-def test_memory_that_containers_map_is_shared_and_written_to_the_host(machine: Pymachine, work: Path) -> None:
+def test_memory_that_containers_map_is_shared_and_written_to_the_host(
+    container: OpenShell, privileged: OpenShell, work: Path
+) -> None:
     """sqlite's write-ahead log and linkers need that."""
     source = work / "mapper.c"
     source.write_text(MAPPER)
@@ -182,28 +237,32 @@ def test_memory_that_containers_map_is_shared_and_written_to_the_host(machine: P
     content = bytearray(b"." * (1 << 20))
     content[:5] = content[500000:500005] = b"begin"
     (work / "mapped").write_bytes(content)
-    with running(lambda: box(machine, work, "./mapper mapped first second")):
-        box(machine, work, "./mapper mapped begin first; ./mapper mapped second third")
+    with running(lambda: inside(container, work, "./mapper mapped first second")):
+        inside(privileged, work, "./mapper mapped begin first; ./mapper mapped second third")
     content[:6] = content[500000:500006] = b"thirdd"
     assert (work / "mapped").read_bytes() == content
 
 
-def test_a_folder_may_have_very_many_files(machine: Pymachine, work: Path) -> None:
+def test_a_folder_may_have_very_many_files(container: OpenShell, work: Path) -> None:
+    many = work / "node_modules"  # the host does not report changes in it
+    many.mkdir()
     for number in range(100_000):
-        (work / f"{number:06}").touch()
-    assert box(machine, work, "set -- *; echo $#; printf '%s\\n' * | sort -u | wc -l") == "100000\n100000\n"
+        (many / f"{number:06}").touch()
+    # The shell has sorted the names.
+    script = "cd node_modules; set -- *; echo $#; printf '%s\\n' \"$@\" | uniq | wc -l"
+    assert inside(container, work, script) == "100000\n100000\n"
 
 
 # -- both sides see changes --------------------------------------------------------------------------------------
 
 
-def test_changes_on_the_host_are_visible_in_containers(machine: Pymachine, work: Path) -> None:
+def test_changes_on_the_host_are_visible_in_containers(container: OpenShell, work: Path) -> None:
     (work / "file").write_text("one")
     script = """
         wanted() { until [ "$(cat file 2> /dev/null)" = "$1" ]; do sleep 0.1; done; }
         wanted one; : > seen-one; wanted two; : > seen-two; while [ -e file ]; do sleep 0.1; done; : > seen-none
     """
-    with running(lambda: box(machine, work, script)):
+    with running(lambda: inside(container, work, script)):
         visible((work / "seen-one").exists, "the container to see the file")
         (work / "next").write_text("two")
         (work / "next").rename(work / "file")
@@ -212,8 +271,8 @@ def test_changes_on_the_host_are_visible_in_containers(machine: Pymachine, work:
         visible((work / "seen-none").exists, "the container to see the removal")
 
 
-def test_data_of_an_open_file_is_written_to_the_host(machine: Pymachine, work: Path) -> None:
-    with running(lambda: box(machine, work, "exec 3> log; echo line >&3; while [ ! -e end ]; do sleep 0.1; done")):
+def test_data_of_an_open_file_is_written_to_the_host(container: OpenShell, work: Path) -> None:
+    with running(lambda: inside(container, work, "exec 3> log; echo line >&3; while [ ! -e end ]; do sleep 0.1; done")):
         visible(lambda: (work / "log").exists() and (work / "log").read_text() == "line\n", "the line in the log")
         (work / "end").touch()
 
@@ -221,12 +280,10 @@ def test_data_of_an_open_file_is_written_to_the_host(machine: Pymachine, work: P
 # -- compose, and other users ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=USERS)
-def of_user(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Pymachine, Path, int]]:
-    """A machine `one` of a user, with an image `box:1`; a folder that it shares; the user's number."""
-    user: int = request.param
+@pytest.fixture
+def of_user(request: pytest.FixtureRequest) -> Iterator[tuple[Pymachine, Path, int]]:
+    """A machine `one` of a user, not root, with an image `box:1`; a folder that it shares; the user's number."""
+    user = USERS[-1]
     if user == os.getuid():
         yield request.getfixturevalue("machine"), request.getfixturevalue("folder"), user
         return
@@ -265,33 +322,19 @@ def test_compose_mounts_the_folder_of_its_file(of_user: tuple[Pymachine, Path, i
 # -- what a guest cannot do --------------------------------------------------------------------------------------
 
 
-def test_a_read_only_folder_cannot_be_changed_by_root_of_the_guest(machine: Pymachine) -> None:
-    output = ssh(
-        machine,
-        "one",
-        "cat /documents/read; cd /documents; for command in 'touch new' 'rm read' 'mv read other' 'chmod 777 read'"
-        " 'ln read other' 'mkdir new' 'touch -c read'; do sudo $command 2> /dev/null && echo $command; done;"
-        # A mount that the guest makes itself is read-only, too: the host enforces it.
-        f" cd /; {TAG_OF_DOCUMENTS}; sudo umount /documents /run/pymachine/shares/$tag;"
-        " sudo mount -t 9p -o rw,trans=virtio,version=9p2000.L,cache=mmap,access=any $tag /documents;"
-        " cat /documents/read; sudo touch /documents/new 2> /dev/null && echo written;"
-        " sudo umount /documents; sudo /usr/lib/pymachine/surroundings mounts; cat /documents/read",
+def test_a_read_only_folder_is_mounted_so_in_containers(privileged: OpenShell) -> None:
+    output = privileged(
+        "exec 2>&1; cd /documents; grep -c ' /documents 9p ro,' /proc/mounts; touch read || touch new || true"
     )
-    assert output == "only\nonly\nonly\n"
-
-
-def test_a_read_only_folder_is_mounted_so_in_containers(machine: Pymachine) -> None:
-    script = "exec 2>&1; grep -c ' /work 9p ro,' /proc/mounts; touch read || touch new || true"
-    command = f"docker run --rm -v /documents:/work -w /work box:2 sh -c {shlex.quote(script)}"
-    output = docker(machine, "one", command)
     assert output.splitlines()[0] == "1"
     assert output.count("Read-only file system") == 2
 
 
-def test_a_privileged_container_changes_nothing_in_a_read_only_folder(machine: Pymachine, documents: Path) -> None:
+def test_a_privileged_container_changes_nothing_in_a_read_only_folder(privileged: OpenShell, documents: Path) -> None:
     """The guest's own writable mount is no way around: the host's kernel refuses all but changes of owner."""
     before = statuses(documents)
     script = """
+        cd /writable
         for change in 'touch new' 'touch -c read' 'touch -c -d 1970-01-02 read' 'chmod 777 read' 'chmod 777 .' \
             'rm read' 'mv read other' 'ln read other' 'ln -s read other' 'mkdir new' 'mkfifo new' 'mknod new c 1 3' \
             'cp /bin/busybox read' 'truncate -s 0 read' 'mv folder other' 'rmdir folder'; do
@@ -299,10 +342,7 @@ def test_a_privileged_container_changes_nothing_in_a_read_only_folder(machine: P
         done
         chown 12:12 read && chown -h 4294967295:4294967295 read folder . && echo owners
     """
-    tag = ssh(machine, "one", f"{TAG_OF_DOCUMENTS}; echo $tag").strip()
-    mount = f"-v /run/pymachine/shares/{tag}:/work -w /work"
-    command = f"docker run --rm --privileged {mount} box:2 sh -c {shlex.quote(script)}"
-    assert docker(machine, "one", command) == "owners\n"
+    assert privileged(script) == "owners\n"
     assert statuses(documents) == before
 
 
@@ -317,25 +357,24 @@ def statuses(folder: Path) -> dict[Path, tuple[object, ...]]:
     return found
 
 
-def test_links_to_the_outside_lead_into_the_guest(machine: Pymachine, work: Path, tmp_path: Path) -> None:
+def test_links_to_the_outside_lead_into_the_guest(container: OpenShell, work: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("secret\n")
     (work / "file").symlink_to(secret)
     (work / "folder").symlink_to(tmp_path)
     (work / "up").symlink_to("../../../../../../../../../../" + str(secret))
-    output = box(
-        machine, work, f"cat file folder/secret up ../{secret} 2> /dev/null; ln {secret} hard 2> /dev/null; ls"
+    output = inside(
+        container, work, f"cat file folder/secret up ../{secret} 2> /dev/null; ln {secret} hard 2> /dev/null; ls"
     )
     assert output.split() == ["file", "folder", "up"]
 
 
-def test_no_setuid_program_or_device_is_made_on_the_host(machine: Pymachine, work: Path) -> None:
-    output = box(
-        machine,
+def test_no_setuid_program_or_device_is_made_on_the_host(privileged: OpenShell, work: Path) -> None:
+    output = inside(
+        privileged,
         work,
         "cp /bin/busybox program; chmod 4755 program; chmod 6777 program; mknod disk b 8 0 2> /dev/null && echo disk;"
         " mknod memory c 1 1 2> /dev/null && echo memory; umask 0; mkdir -m 2775 shared",
-        flags="--privileged",
     )
     assert output == ""
     modes = {path.name: path.stat().st_mode for path in work.iterdir()}
@@ -343,11 +382,9 @@ def test_no_setuid_program_or_device_is_made_on_the_host(machine: Pymachine, wor
     assert not any(mode & (stat.S_ISUID | stat.S_ISGID) for mode in modes.values())
 
 
-def test_other_devices_of_the_machine_share_nothing(machine: Pymachine) -> None:
+def test_other_devices_of_the_machine_share_nothing(guest: OpenShell) -> None:
     """A machine has more 9p devices than shared folders."""
-    output = ssh(
-        machine,
-        "one",
+    output = guest(
         "mount9p() { sudo mount -t 9p -o trans=virtio,version=9p2000.L $1 /mnt/other; }; sudo mkdir -p /mnt/other;"
         " for number in 3 4 5 6 7; do mount9p share$number && sudo ls -A /mnt/other && sudo umount /mnt/other; done;"
         " mount9p share8 2> /dev/null || echo none",
@@ -358,8 +395,8 @@ def test_other_devices_of_the_machine_share_nothing(machine: Pymachine) -> None:
 # -- a machine's life --------------------------------------------------------------------------------------------
 
 
-def test_a_path_with_blanks_and_commas_is_shared(machine: Pymachine) -> None:
-    assert ssh(machine, "one", "cat '/a b, grüße/inside'") == "odd\n"
+def test_a_path_with_blanks_and_commas_is_shared(guest: OpenShell) -> None:
+    assert guest("cat '/a b, grüße/inside'") == "odd\n"
 
 
 def test_inspect_ls_and_doctor_show_the_shared_folders(machine: Pymachine, folder: Path) -> None:
@@ -370,10 +407,15 @@ def test_inspect_ls_and_doctor_show_the_shared_folders(machine: Pymachine, folde
     assert f"shares {folder}" in machine("doctor", code=None).stdout
 
 
-def test_a_snapshot_with_memory_needs_folders_that_no_container_uses(machine: Pymachine, work: Path) -> None:
+def test_a_snapshot_with_memory_needs_folders_that_no_container_uses(
+    machine: Pymachine, guest: OpenShell, container: OpenShell, privileged: OpenShell, work: Path
+) -> None:
+    """No test after this one can use the shells."""
+    container.close()
+    privileged.close()
     machine("snapshot", "create", "one", "free")
-    assert ssh(machine, "one", f"grep -c ' {work.parent} 9p' /proc/mounts") == "1\n"
-    docker(machine, "one", f"docker run -d --name user -v {work}:/work box:2 sleep 1000")
+    assert guest(f"grep -c ' {work.parent} 9p' /proc/mounts") == "1\n"
+    docker(machine, "one", f"docker run -d --name user -v {work}:/work box:1 sleep 1000")
     outcome = machine("snapshot", "create", "one", "used", code=1)
     assert "the container user uses the shared folder" in outcome.stderr
     assert "--disk-only" in outcome.stderr
@@ -381,6 +423,7 @@ def test_a_snapshot_with_memory_needs_folders_that_no_container_uses(machine: Py
     machine("snapshot", "create", "--disk-only", "one", "used")
     found = {each["Name"]: each["Memory"] for each in json.loads(machine("snapshot", "ls", "--json", "one").stdout)}
     assert found == {"free": True, "used": False}
+    guest.close()
     machine("snapshot", "restore", "one", "free")
     box(machine, work, "touch after-restore")
     assert {path.name for path in work.iterdir()} == {"still-mounted", "after-restore"}
@@ -388,18 +431,20 @@ def test_a_snapshot_with_memory_needs_folders_that_no_container_uses(machine: Py
 
 def test_two_machines_share_one_folder(machine: Pymachine, work: Path, tmp_path: Path) -> None:
     (tmp_path / "own").write_text("own\n")
-    machine("clone", "--share", str(work), "--share", f"{tmp_path}:/own:ro", "one", "two")
+    machine("create", "--share", str(work), "--share", f"{tmp_path}:/own:ro", "two")
     try:
         box(machine, work, "echo one > one")
-        box(machine, work, "cat one > two; echo two >> two", name="two")
-        assert (work / "two").read_text() == "one\ntwo\n"
-        # The clone has its own shares instead of the original's.
-        assert ssh(machine, "two", "sudo cat /own/own; ls /documents; sudo touch /own/new || echo no") == "own\nno\n"
+        with open_shells.in_machine(machine, "two") as guest:
+            guest(IMPORT)
+            script = "cat /work/one > /work/two; echo two >> /work/two"
+            guest(f"docker run --rm -v {work}:/work box:1 sh -c '{script.replace('cat', 'busybox cat')}'")
+            assert (work / "two").read_text() == "one\ntwo\n"
+            assert guest("sudo cat /own/own; ls /documents; sudo touch /own/new || echo no") == "own\nno\n"
     finally:
         machine("rm", "-y", "two")
 
 
-def test_shares_are_changed_while_the_machine_is_restarted_and_survive_a_killed_qemu(
+def test_shares_are_changed_while_the_machine_is_stopped_and_survive_a_killed_qemu(
     machine: Pymachine, folder: Path, work: Path, tmp_path: Path
 ) -> None:
     late, vanishing = tmp_path / "late", tmp_path / "vanishing"
@@ -410,37 +455,33 @@ def test_shares_are_changed_while_the_machine_is_restarted_and_survive_a_killed_
     words = ("--share", str(late), "--share", f"{vanishing}:/vanishing", "--unshare", "/a b, grüße")
     assert "--restart" in machine("modify", *words, "one", code=1).stderr
     assert "is not shared" in machine("modify", "--unshare", "/none", "one", code=1).stderr
-    machine("modify", "--restart", *words, "one")
-    assert ssh(machine, "one", f"cat {late}/file /vanishing/file; [ ! -e '/a b, grüße' ]") == "latevanishing"
+
+    # A killed QEMU damages only the file that it writes.
+    (work / "other").write_text("other\n")
+    with running(lambda: box(machine, work, "while :; do echo line >> written; done"), may_fail=True):
+        visible(lambda: (work / "written").exists() and (work / "written").stat().st_size > 50, "lines in the file")
+        (qemu,) = [pid for pid, command in machine.processes().items() if command.startswith("/usr/bin/qemu-system")]
+        os.kill(qemu, signal.SIGKILL)
+    assert machine("status", "one").stdout == "Stopped\n"
+    assert (work / "other").read_text() == "other\n"
+    assert sorted(path.name for path in work.iterdir()) == ["other", "written"]
 
     # The memory of the snapshot has the old folder mounted.
+    machine("modify", *words, "one")
     machine("snapshot", "restore", "one", "before")
     mounts = "grep ' 9p ' /proc/mounts | grep -vc ' /run/pymachine/'"
     script = f"cat {late}/file /vanishing/file; cat '/a b, grüße/inside' 2> /dev/null; {mounts}"
     assert ssh(machine, "one", script) == "latevanishing4\n"
+    assert box(machine, work, "cat other") == "other\n"
 
-    machine("stop", "one")
+    machine("kill", "one")
     vanishing.rename(tmp_path / "gone")
     machine("rename", "one", "other")
     text = machine("start", "other").text
     assert f"{vanishing}:/vanishing is not shared: it does not exist" in text
-    assert ssh(machine, "other", f"ls {late}; sudo ls {folder} > /dev/null; [ ! -e /vanishing/file ]") == "file\n"
+    script = f"cat {late}/file; sudo ls {folder} > /dev/null; [ ! -e /vanishing/file ] && [ ! -e '/a b, grüße' ]"
+    assert ssh(machine, "other", script) == "late"
     assert "it does not exist" in machine("doctor", code=None).stdout
-
-    # A killed QEMU damages only the file that it writes. The next start shares the folder that is back.
-    (work / "other").write_text("other\n")
-    with running(lambda: box(machine, work, "while :; do echo line >> written; done", name="other"), may_fail=True):
-        visible(lambda: (work / "written").exists() and (work / "written").stat().st_size > 50, "lines in the file")
-        (qemu,) = [pid for pid, command in machine.processes().items() if command.startswith("/usr/bin/qemu-system")]
-        os.kill(qemu, signal.SIGKILL)
-    assert machine("status", "other").stdout == "Stopped\n"
-    assert (work / "other").read_text() == "other\n"
-    assert sorted(path.name for path in work.iterdir()) == ["other", "written"]
-    (tmp_path / "gone").rename(vanishing)
-    machine("rename", "other", "one")
-    machine("start", "one")
-    assert ssh(machine, "one", "cat /vanishing/file") == "vanishing"
-    assert box(machine, work, "cat other") == "other\n"
 
 
 # -- new machines ------------------------------------------------------------------------------------------------
@@ -467,11 +508,12 @@ def test_the_home_is_shared_by_default_and_in_ci_only_the_current_folder(machine
 
 def test_folders_that_cannot_be_shared_are_refused_before_a_machine_exists(machine: Pymachine, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
+    before = machine("ls", "-q").stdout
     for word in ("/usr", "/", f"{tmp_path}/file", f"{tmp_path}/none", "/var/lib/docker", f"{tmp_path}:relative"):
         assert "cannot be shared" in machine("create", "--share", word, "refused", code=1).stderr
     many = [word for number in range(9) for word in ("--share", f"{tmp_path}:/many/{number}")]
     assert "at most 8 folders" in machine("create", *many, "refused", code=1).stderr
-    assert machine("ls", "-q").stdout == "one\n"
+    assert machine("ls", "-q").stdout == before
 
 
 class running:  # noqa: N801 (used as a statement)
