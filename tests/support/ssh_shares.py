@@ -8,6 +8,8 @@ import stat
 from pathlib import Path
 
 from pymachine.system.wait import until
+from support import open_shells
+from support.open_shells import OpenShell
 from support.runner import Pymachine
 
 _IMAGE = (
@@ -35,43 +37,50 @@ def box(program: Pymachine, name: str, folder: Path | str, script: str, *words: 
     return program("ssh", name, f"docker run --rm -v {folder}:/work -w /work box {inside}").stdout
 
 
+def open_box(program: Pymachine, name: str, folder: Path | str) -> OpenShell:
+    """Open a shell of root in a container that has the guest's `folder` as its working folder."""
+    return OpenShell(program, ["pymachine", "ssh", name, f"docker run --rm -i -v {folder}:/work -w /work box sh"])
+
+
 def check_writable(program: Pymachine, name: str, folder: Path) -> None:
     """Check what a container makes in the empty shared `folder`, and that both sides see each other's changes."""
     outside = folder.parent / "secret"
     outside.write_text("secret\n")
     (folder / "host").write_text("from the host\n")
-    assert box(program, name, folder, f"cat host; {_MADE}") == "from the host\nrefused\n"
-    status = (folder / "file").stat()
-    # The user's, and without the set-user-id bit.
-    assert (status.st_uid, status.st_gid) == (os.getuid(), os.getgid())
-    assert stat.S_IMODE(status.st_mode) == 0o750
-    assert (folder / "link").readlink() == Path("file")
-    assert {path.name for path in folder.iterdir()} == {"host", "file", "link", "folder"}
-    assert box(program, name, folder, _ESCAPES, str(folder.parent)) == "none\n"
-    (folder / "host").write_text("changed\n")
-    assert box(program, name, folder, "cat host; rm -r file link folder out") == "changed\n"
+    with open_box(program, name, folder) as inside:
+        assert inside(f"cat host; {_MADE}") == "from the host\nrefused\n"
+        status = (folder / "file").stat()
+        # The user's, and without the set-user-id bit.
+        assert (status.st_uid, status.st_gid) == (os.getuid(), os.getgid())
+        assert stat.S_IMODE(status.st_mode) == 0o750
+        assert (folder / "link").readlink() == Path("file")
+        assert {path.name for path in folder.iterdir()} == {"host", "file", "link", "folder"}
+        assert inside(f"set -- {shlex.quote(str(folder.parent))}; {_ESCAPES}") == "none\n"
+        (folder / "host").write_text("changed\n")
+        assert inside("cat host; rm -r file link folder out") == "changed\n"
     assert [path.name for path in folder.iterdir()] == ["host"]
 
 
 def check_read_only(program: Pymachine, name: str, folder: Path, point: str) -> None:
     """Check that root in the guest cannot change the shared `folder` at `point`, even if it mounts it writable."""
     (folder / "read").write_text("only\n")
-    change = f"cd {point}; mount -o remount,rw {point}; echo x > read; rm read; touch new"
-    program("ssh", name, f"sudo sh -c '{change}'", code=None)
-    assert box(program, name, point, "cat read; echo x > new || echo refused").startswith("only\n")
+    with open_shells.in_machine(program, name) as guest:
+        change = f"cd {point}; mount -o remount,rw {point}; echo x > read; rm read; touch new"
+        guest(f"sudo sh -c '{change}' || true")
+        run = f"docker run --rm -v {point}:/work -w /work box"
+        assert guest(f"{run} sh -c 'cat read; echo x > new || echo refused'").startswith("only\n")
     assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("read", "only\n")]
 
 
 def check_events(program: Pymachine, name: str, folder: Path) -> None:
     """Check that a change on the host raises an event in the shared `folder` while a container mounts it."""
-    program("ssh", name, f"docker run -d --name watched -v {folder}:/work box sleep 100000")
-    watch = f"inotifywait -m -q -e attrib --format %f {folder} < /dev/null > /tmp/events 2>&1 & echo $! > /tmp/watcher"
-    program("ssh", name, watch)
+    with open_shells.in_machine(program, name) as guest, open_box(program, name, folder):
+        watcher = guest(f"inotifywait -m -q -e attrib --format %f {folder} > /tmp/events 2>&1 & echo $!").strip()
 
-    def is_noticed() -> bool:
-        (folder / "saved").write_text("before" if (folder / "saved").exists() else "after")
-        return "saved\n" in program("ssh", name, "cat /tmp/events").stdout
+        def is_noticed() -> bool:
+            (folder / "saved").write_text("before" if (folder / "saved").exists() else "after")
+            return "saved\n" in guest("cat /tmp/events")
 
-    until(is_noticed, deadline=_EVENT_SECONDS, what="the event ATTRIB for saved", interval=1.0)
-    (folder / "saved").unlink()
-    program("ssh", name, "kill $(cat /tmp/watcher); docker rm -f watched")
+        until(is_noticed, deadline=_EVENT_SECONDS, what="the event ATTRIB for saved", interval=1.0)
+        (folder / "saved").unlink()
+        guest(f"kill {watcher}")
