@@ -120,6 +120,7 @@ def _append(package: Path, output: tarfile.TarFile) -> None:
         for member in source:
             member.name = MERGED.sub(r"usr/\1/", member.name.removeprefix("./"))
             wanted = member.name.startswith(("usr/bin/", "usr/sbin/", "usr/lib", "usr/share/nodejs/"))
+            wanted = wanted and "/gconv/" not in member.name  # conversions of text, a third of each archive
             if wanted and not member.isdir():
                 output.addfile(member, source.extractfile(member) if member.isfile() else None)
 
