@@ -7,9 +7,11 @@ import platform
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from support import packages
 from support.runner import search_path
 
 # usr-merged, since the programs that its `apk` installs are Debian's.
@@ -65,6 +67,26 @@ def alpine_like(version: str, *, packages: str) -> bytes:
         _add(archive, "usr/sbin/apk", content=APK.encode(), mode=0o755)
         for name, text in texts.items():
             _add(archive, name, content=text.encode(), mode=0o644)
+    return buffer.getvalue()
+
+
+def with_programs(layer: bytes, names: Sequence[str], files: Mapping[str, str]) -> bytes:
+    """Return `layer` with programs of `packages`, and with text files, which replace files of the same name."""
+    # docker refuses a layer that has a path twice, and programs have libraries in common.
+    members: dict[str, tuple[tarfile.TarInfo, bytes | None]] = {}
+    sources: list[Any] = [io.BytesIO(layer), *(packages.archive(name).open("rb") for name in names)]
+    for source in sources:
+        with source, tarfile.open(fileobj=source) as archive:
+            for member in archive:
+                file = archive.extractfile(member) if member.isfile() else None
+                members[member.name] = (member, file.read() if file else None)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as target:
+        for member, content in members.values():
+            if member.name not in files and "/gconv/" not in member.name:
+                target.addfile(member, None if content is None else io.BytesIO(content))
+        for name, text in files.items():
+            _add(target, name, content=text.encode(), mode=0o644)
     return buffer.getvalue()
 
 
