@@ -1,13 +1,11 @@
 """The built image in plain QEMU: what drivers and docker-machine can rely on. Each boot takes long.
 
-The tests of a class share a guest and depend on their order.
+The tests share a guest and depend on their order. For a guest without a channel see test_generic_boot2docker.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import re
-import shutil
 import ssl
 import warnings
 from collections.abc import Iterator
@@ -15,23 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from pymachine.docker import daemon_json
 from pymachine.driver.contract import ImageFiles, ImageRequest
 from pymachine.hosts import identity
 from pymachine.image import provide
-from pymachine.ssh import keys
 from pymachine.store import paths
-from pymachine.store.record import EngineOptions
 from pymachine.system.progress import Silent
-from pymachine.tls import certs
 from pymachine.tls.handshake import context
 from support import guest
 from support.guest import Api, Channel, Guest
+from support.guest_secrets import Secrets
 from support.runner import cache_folder
 
 pytestmark = pytest.mark.timeout(900)
@@ -41,6 +32,16 @@ GIB = 1 << 30
 COUNTER = """trap 'echo bye; exit 7' TERM; i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.3; done"""
 IMPORT = """set -e; mkdir -p /tmp/box/bin; cp /usr/bin/busybox /tmp/box/bin/; ln -sf busybox /tmp/box/bin/sh
 ln -sf busybox /tmp/box/bin/sleep; tar -C /tmp/box -c . | docker import - box"""
+# The profile that docker-machine writes.
+PROFILE = """
+EXTRA_ARGS='
+--label e=f
+--label provider=virtualbox
+
+'
+DOCKER_STORAGE=overlay2
+DOCKER_TLS=auto
+"""
 
 
 @pytest.fixture(scope="module")
@@ -49,66 +50,6 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ImageFiles]:
         patch.setenv(paths.ENV_CACHE, str(cache_folder()))
         store = tmp_path_factory.mktemp("store")
         yield provide.find_or_build(ImageRequest(architecture="amd64"), store=store, reporter=Silent())
-
-
-class Secrets:
-    """The keys, certificates and identities of one machine."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        names = (paths.CA_CERT, paths.CA_KEY, paths.CLIENT_CERT, paths.CLIENT_KEY)
-        self.auth = certs.AuthPaths(*(folder / "certs" / name for name in names))
-        certs.ensure_authority(self.auth, reporter=Silent())
-        self.directory = folder / "machine"
-        self.directory.mkdir()
-        shutil.copy(self.auth.ca_cert, self.directory)
-        identity.make_keys(self.directory, name="guest")
-        self.new_server_certificate()
-
-    def new_server_certificate(self) -> None:
-        (self.directory / paths.SERVER_CERT).unlink(missing_ok=True)
-        certs.ensure_server(self.auth, directory=self.directory, name="guest", hosts=["127.0.0.1"])
-
-    @property
-    def server_certificate(self) -> bytes:
-        """In DER."""
-        return ssl.PEM_cert_to_DER_cert((self.directory / paths.SERVER_CERT).read_text())
-
-    @property
-    def ssh_key(self) -> Path:
-        return self.directory / paths.SSH_KEY
-
-    @property
-    def host_key(self) -> str:
-        return keys.public_half(self.directory / paths.SSH_HOST_KEY).read_text().strip()
-
-    def identity(self, *, hostname: str, labels: list[str]) -> bytes:
-        options = EngineOptions(labels=labels, env=["NO_PROXY=10.9.8.7"])
-        files = daemon_json.files(options, driver_name="test")
-        return identity.of_machine(self.directory, hostname=hostname, engine=files)
-
-    def context(self) -> ssl.SSLContext:
-        return context(ca=self.auth.ca_cert, cert=self.auth.client_cert, key=self.auth.client_key)
-
-    def expired_client(self) -> ssl.SSLContext:
-        """Return a TLS context like `context`, with a certificate of the same CA that expired yesterday."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        authority = serialization.load_pem_private_key(self.auth.ca_key.read_bytes(), None)
-        assert isinstance(authority, ec.EllipticCurvePrivateKey)
-        now = dt.datetime.now(dt.UTC)
-        name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "expired")])
-        builder = (
-            x509.CertificateBuilder(x509.load_pem_x509_certificate(self.auth.ca_cert.read_bytes()).subject, name)
-            .public_key(key.public_key())
-            .serial_number(1)
-            .not_valid_before(now - dt.timedelta(days=2))
-            .not_valid_after(now - dt.timedelta(days=1))
-        )
-        pem = serialization.Encoding.PEM
-        private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        file = self.folder / "expired.pem"
-        file.write_bytes(builder.sign(authority, hashes.SHA256()).public_bytes(pem) + private)
-        return context(ca=self.auth.ca_cert, cert=file, key=file)
 
 
 @dataclass
@@ -237,6 +178,17 @@ class TestWithChannel:
         assert set(running.api("GET", "/info")["Labels"]) == {"c=d", "provider=test"}
         assert running.ssh("hostname").strip() == "second"
 
+    def test_docker_machine_changes_the_settings_of_the_identity(self, running: Running) -> None:
+        """They take effect at the next boot: see the next test."""
+        running.secrets.new_server_certificate()
+        folder = "/var/lib/boot2docker"
+        commands = [f"sudo /usr/bin/sethostname third && echo third | sudo tee {folder}/etc/hostname"]
+        for name in (paths.CA_CERT, paths.SERVER_CERT, paths.SERVER_KEY):
+            pem = (running.secrets.directory / name).read_text()
+            commands.append(f"printf '%s' '{pem}' | sudo tee {folder}/{name}")
+        commands.append(f"sudo tee {folder}/profile")
+        running.ssh(" && ".join(commands), stdin=PROFILE)
+
     def test_the_power_button_stops_containers_and_a_larger_disk_is_used_after_boot(self, running: Running) -> None:
         assert running.channel
         running.guest.press_power_button()
@@ -249,100 +201,15 @@ class TestWithChannel:
         running.guest.console_says("STAGE ready", times=2)
         counter = running.api("GET", "/containers/counter/json")["State"]
         assert (counter["Status"], counter["ExitCode"]) == ("exited", 7)
+        # The settings on the disk are newer than the identity.
         assert running.api.server_certificate() == running.secrets.server_certificate
+        info = running.api("GET", "/info")
+        assert info["Name"] == "third"
+        assert set(info["Labels"]) == {"c=d", "e=f", "provider=virtualbox"}
         output = running.ssh(
             "hostname; df -m /var/lib/docker | tail -n 1; cat /proc/swaps; sudo docker logs counter | tail -n 1"
         )
-        assert output.startswith("second\n")
+        assert output.startswith("third\n")
         assert int(output.splitlines()[1].split()[1]) > (size - 2 * GIB) >> 20
         assert re.search(r"^/dev/vdb2 +partition", output, re.MULTILINE)
         assert output.endswith("bye\n")
-
-    def test_a_kernel_panic_reboots_with_data_and_identity(self, running: Running) -> None:
-        """For an orderly reboot see `TestLikeBoot2docker`, and the machines of the e2e tests."""
-        running.ssh("sync; sudo sh -c 'sleep 1; echo c > /proc/sysrq-trigger' > /dev/null 2>&1 &")
-        running.guest.console_says("STAGE ready", times=3)
-        assert "sysrq triggered crash" in running.guest.console.read_text(errors="replace")
-        assert running.api("GET", "/info")["Name"] == "second"
-        assert running.api("GET", "/containers/counter/json")["State"]["ExitCode"] == 7
-        assert running.ssh("hostname").strip() == "second"
-
-
-# The commands that docker-machine sends over SSH to boot2docker.
-LISTENING = "if ! type netstat 1>/dev/null; then ss -tln; else netstat -tln; fi"
-PORT_OPEN = re.compile(r":2376\s+.*:.*")
-DELETE_BRIDGE = """if [ ! -z "$(ip link show docker0)" ]; then sudo ip link delete docker0; fi"""
-PROFILE = """
-EXTRA_ARGS='
---label e=f
---label provider=virtualbox
-
-'
-CACERT=/var/lib/boot2docker/ca.pem
-DOCKER_HOST='-H tcp://0.0.0.0:2376'
-DOCKER_STORAGE=overlay2
-DOCKER_TLS=auto
-SERVERKEY=/var/lib/boot2docker/server-key.pem
-SERVERCERT=/var/lib/boot2docker/server.pem
-
-export "NO_PROXY=10.1.2.3"
-"""
-
-
-class TestLikeBoot2docker:
-    """A guest without a channel, provisioned with docker-machine's commands over SSH."""
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def running(cls, image: ImageFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-        folder = tmp_path_factory.mktemp("g")
-        secrets = Secrets(folder)
-        with guest.machine(folder, image) as machine:
-            magic = "boot2docker, please format-me"
-            public = keys.public_half(secrets.ssh_key).read_bytes()
-            files = {magic: magic.encode(), ".ssh/authorized_keys": public, ".ssh/authorized_keys2": public}
-            with machine.disk.open("r+b") as disk:
-                disk.write(guest.tar(files))
-            machine.boot(channel=False)
-            machine.console_says("STAGE ready")
-            yield Running(machine, secrets, Api(machine.engine_port, secrets.context()))
-
-    def test_docker_machine_recognizes_the_guest(self, running: Running) -> None:
-        running.ssh("exit 0")
-        assert "ID=boot2docker" in running.ssh("cat /etc/os-release").splitlines()
-        assert PORT_OPEN.search(running.ssh(LISTENING))
-
-    def test_docker_machine_can_provision_the_guest(self, running: Running) -> None:
-        running.ssh('sudo /usr/bin/sethostname old && echo "old" | sudo tee /var/lib/boot2docker/etc/hostname')
-        running.ssh("sudo mkdir -p /var/lib/boot2docker")
-        running.ssh("sudo /etc/init.d/docker stop")
-        running.ssh(DELETE_BRIDGE)
-        for name in (paths.CA_CERT, paths.SERVER_CERT, paths.SERVER_KEY):
-            pem = (running.secrets.directory / name).read_text()
-            running.ssh(f"printf '%s' '{pem}' | sudo tee /var/lib/boot2docker/{name}")
-        running.ssh("sudo tee /var/lib/boot2docker/profile", stdin=PROFILE)
-        running.ssh("sudo /etc/init.d/docker start")
-        assert PORT_OPEN.search(running.ssh(LISTENING))
-        self.check_engine(running)
-
-    def test_provisioning_survives_a_reboot(self, running: Running) -> None:
-        for name in ("bootsync", "bootlocal"):
-            running.ssh(f"sudo tee /var/lib/boot2docker/{name}.sh", stdin=f"date > /run/{name}-ran\n")
-        host_key = running.ssh("cat /var/lib/boot2docker/ssh/ssh_host_ed25519_key.pub")
-        running.ssh("sudo sh -c 'sleep 1; reboot' > /dev/null 2>&1 &")
-        running.guest.console_says("STAGE ready", times=2)
-        self.check_engine(running)
-        assert running.ssh("cat /var/lib/boot2docker/ssh/ssh_host_ed25519_key.pub") == host_key
-        assert running.ssh("ls /run/*-ran; sudo /etc/init.d/docker status").splitlines() == [
-            "/run/bootlocal-ran",
-            "/run/bootsync-ran",
-            "Docker is running",
-        ]
-
-    @staticmethod
-    def check_engine(running: Running) -> None:
-        info = running.api("GET", "/info")
-        assert info["Name"] == "old"
-        assert set(info["Labels"]) == {"e=f", "provider=virtualbox"}
-        assert info["NoProxy"] == "10.1.2.3"
-        assert running.api.server_certificate() == running.secrets.server_certificate

@@ -95,21 +95,23 @@ class Guest:
         with self.disk.open("wb") as file:
             file.truncate(disk_bytes)
         self.engine_port = free_port()
-        self.engine_port_inside = 2376
+        self.same_port = free_port()
+        """A port of the loopback that leads to the same port of the guest."""
         self.ssh_port = free_port()
+        self._disk_format = "raw"
         self._process: subprocess.Popen[bytes] | None = None
 
     def boot(self, *, channel: bool = True) -> None:
         """Start QEMU without waiting for the guest."""
         assert self._process is None
         kernel_line = f"{CONSOLE} {'pymachine.identity=channel' if channel else ''} {self.image.command_line}"
-        forwards = f"hostfwd=tcp:127.0.0.1:{self.engine_port}-:{self.engine_port_inside}"
-        forwards += f",hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22"
+        forwards = f"hostfwd=tcp:127.0.0.1:{self.engine_port}-:2376,hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22"
+        forwards += f",hostfwd=tcp:127.0.0.1:{self.same_port}-:{self.same_port}"
         argv = ["qemu-system-x86_64", "-machine", "q35,vmport=off", "-accel", "tcg,thread=multi,tb-size=256"]
         argv += ["-cpu", "max,la57=off", "-smp", "1", "-m", "1024", "-nodefaults", "-display", "none"]
         argv += ["-kernel", str(self.image.kernel), "-initrd", str(self.image.initrd), "-append", kernel_line]
         argv += ["-drive", f"file={self.image.iso},format=raw,readonly=on,if=virtio"]
-        argv += ["-drive", f"file={self.disk},format=raw,if=virtio,discard=unmap"]
+        argv += ["-drive", f"file={self.disk},format={self._disk_format},if=virtio,discard=unmap"]
         argv += ["-netdev", f"user,id=net,{forwards}", "-device", "virtio-net-pci,netdev=net,romfile="]
         argv += ["-qmp", f"unix:{self.folder}/qmp,server=on,wait=off"]
         argv += ["-chardev", f"file,id=console,path={self.console},append=on", "-serial", "chardev:console"]
@@ -128,10 +130,29 @@ class Guest:
         """Press the guest's power button, as `stop` does; call `ended` to wait for its end."""
         self.execute_qmp("system_powerdown")
 
-    def execute_qmp(self, command: str, **arguments: object) -> None:
-        """Execute a command of QEMU's monitor; fail if QEMU reports an error."""
+    def use_overlay(self) -> None:
+        """Put an overlay on the disk, so that `save` works. Call it before `boot`."""
+        overlay = self.folder / "disk.qcow2"
+        argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(self.disk), str(overlay)]
+        subprocess.run(argv, check=True)
+        self.disk, self._disk_format = overlay, "qcow2"
+
+    def save(self, moment: str) -> None:
+        """Save memory and disk under the name `moment`."""
+        self._execute_hmp(f"savevm {moment}")
+
+    def restore(self, moment: str) -> None:
+        """Restore a saved moment, with the clock as it was then."""
+        self._execute_hmp(f"loadvm {moment}")
+
+    def _execute_hmp(self, line: str) -> None:
+        output = self.execute_qmp("human-monitor-command", **{"command-line": line})
+        assert output == "", f"{line}: {output}"
+
+    def execute_qmp(self, command: str, **arguments: object) -> object:
+        """Execute a command of QEMU's monitor and return its answer; fail if QEMU reports an error."""
         with socket.socket(socket.AF_UNIX) as monitor:
-            monitor.settimeout(30)
+            monitor.settimeout(60)
             monitor.connect(str(self.folder / "qmp"))
             with monitor.makefile("rw", encoding="utf-8") as stream:
                 for each, words in (("qmp_capabilities", {}), (command, arguments)):
@@ -139,6 +160,8 @@ class Guest:
                     stream.flush()
                     while '"return"' not in (answer := stream.readline()):
                         assert '"error"' not in answer, answer
+        value: object = json.loads(answer)["return"]
+        return value
 
     def ended(self, timeout: float = 90) -> None:
         """Wait until the guest has switched itself off."""
