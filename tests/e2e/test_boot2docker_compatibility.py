@@ -6,17 +6,20 @@ The tests share a machine and depend on their order.
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pymachine.store import paths
 from pymachine.system.progress import Silent
+from pymachine.system.wait import until
 from pymachine.tls import certs
 from support import images, registry as registries
 from support.registry import LOOPBACK, USER_NETWORK_HOST, Registry, Tls
@@ -47,7 +50,20 @@ export "GREETING=hello world"
 IMPORT = """set -e; mkdir -p /tmp/box/bin /tmp/box/tmp; cp /usr/bin/busybox /tmp/box/bin
 for each in sh sleep dd cat ls mount mkdir; do ln -s busybox /tmp/box/bin/$each; done
 tar -C /tmp/box -c . | docker import - box"""
-BOOTED = "cat /proc/sys/kernel/random/boot_id"
+# It runs from the first test on. The engine kills it when it stops, and starts it when it starts.
+STAYS = "docker run -d --name stays --restart always --stop-signal KILL --privileged -v /mnt:/mnt:rshared"
+TOOLS = [
+    "bash -c 'echo ${BASH_VERSION%%.*}'",
+    "curl --version",
+    "cd /tmp && git init -q repo && git -C repo status",
+    "pgrep -x dockerd",
+    "nohup echo through",
+    "sudo parted -s /dev/vdb print",
+    "shutdown --help 2>&1 | grep -q Usage && command -v shutdown",
+    "jq --version",
+    "/usr/bin/ps -ef",
+]
+ENDED = "--- ended with"
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +71,7 @@ def program() -> Iterator[Pymachine]:
     with private_store() as store:
         mirrors = [word for mirror in MIRRORS[:1] for word in ("--engine-registry-mirror", mirror)]
         store("create", "--engine-label", "tier=gold", "--engine-label", "kept=yes", *mirrors, NAME)
-        ssh(store, IMPORT)
+        ssh(store, f"{IMPORT}; {STAYS} box sleep 100000")
         yield store
 
 
@@ -87,61 +103,61 @@ def ssh(program: Pymachine, command: str, *, stdin: str = "", code: int | None =
     return program("ssh", NAME, command, stdin=stdin, code=code).stdout
 
 
+def in_one_login(program: Pymachine, commands: list[str], *, stdin: str = "") -> list[tuple[int, str]]:
+    """Run commands one after another, each in a shell, and return their exit codes and outputs.
+
+    A login takes two seconds of processor time in emulation.
+    """
+    shells = [f"sh -c {shlex.quote(command)} 2>&1; code=$?; echo; echo {ENDED} $code" for command in commands]
+    output = ssh(program, "\n".join(shells), stdin=stdin)
+    found = [(int(code), text) for text, code in re.findall(rf"(.*?)\n{ENDED} (\d+)\n", output, re.DOTALL)]
+    assert len(found) == len(commands), output
+    return found
+
+
 def docker(program: Pymachine, command: str, *, code: int | None = 0) -> str:
     script = f'set -e\neval "$(pymachine env --shell bash {NAME})"\n{command}'
     return program.run(["bash", "-c", script], code=code).text
 
 
-def info(program: Pymachine) -> tuple[set[str], set[str]]:
-    """Return the labels and mirrors that the engine reports."""
-    output = json.loads(docker(program, "docker info -f '{{json .}}'"))
-    return set(output["Labels"]), {mirror.rstrip("/") for mirror in output["RegistryConfig"]["Mirrors"]}
-
-
-def engine_pids(program: Pymachine) -> str:
-    return ssh(program, "pidof dockerd").strip()
-
-
 class TestTools:
-    @pytest.mark.parametrize(
-        "command",
-        [
-            "bash -c 'echo ${BASH_VERSION%%.*}'",
-            "curl --version",
-            "cd /tmp && git init -q repo && git -C repo status",
-            "pgrep -x dockerd",
-            "nohup echo through",
-            "sudo parted -s /dev/vdb print",
-            "shutdown --help 2>&1 | grep -q Usage && command -v shutdown",
-            "jq --version",
-            "/usr/bin/ps -ef",
-        ],
-    )
-    def test_a_tool_of_boot2docker_works(self, program: Pymachine, command: str) -> None:
-        assert ssh(program, command)
+    @pytest.fixture(scope="class")
+    @classmethod
+    def results(cls, program: Pymachine) -> dict[str, tuple[int, str]]:
+        """The exit code and output of each tool."""
+        return dict(zip(TOOLS, in_one_login(program, TOOLS), strict=True))
 
-    def test_nohup_outlives_its_session(self, program: Pymachine) -> None:
-        ssh(program, "nohup sh -c 'sleep 2; echo done > /tmp/outlived' > /dev/null 2>&1 &")
-        assert ssh(program, "for i in $(seq 100); do [ -s /tmp/outlived ] && break; sleep 0.2; done; cat /tmp/outlived")
+    @pytest.mark.parametrize("command", TOOLS)
+    def test_a_tool_of_boot2docker_works(self, results: dict[str, tuple[int, str]], command: str) -> None:
+        code, output = results[command]
+        assert code == 0
+        assert output
+
+    def test_nohup_outlives_its_session_and_the_disk_is_mounted_where_boot2docker_mounts_it(
+        self, program: Pymachine
+    ) -> None:
+        ssh(
+            program,
+            "nohup sh -c 'sleep 2; echo done > /tmp/outlived' > /dev/null 2>&1 & echo mine > /var/lib/boot2docker/mine",
+        )
+        awaited = "for i in $(seq 100); do [ -s /tmp/outlived ] && break; sleep 0.2; done; cat /tmp/outlived"
+        assert ssh(program, f"{awaited}; cat /mnt/sda1/var/lib/boot2docker/mine") == "done\nmine\n"
 
     def test_docker_top_works(self, program: Pymachine) -> None:
-        docker(program, "docker run -d --name topped box sleep 1000")
-        assert "sleep 1000" in docker(program, "docker top topped")
-        assert "sleep 1000" in docker(program, "docker top topped -o pid,args")
-        docker(program, "docker rm -f topped")
-
-    def test_the_disk_is_mounted_where_boot2docker_mounts_it(self, program: Pymachine) -> None:
-        ssh(program, "echo mine > /var/lib/boot2docker/mine")
-        assert ssh(program, "cat /mnt/sda1/var/lib/boot2docker/mine").strip() == "mine"
+        output = docker(program, "docker top stays; docker top stays -o pid,args")
+        assert output.count("sleep 100000") == 2
+        assert "COMMAND" in output
 
 
 class TestLimits:
     def test_memory_is_limited_and_the_kill_is_reported(self, program: Pymachine) -> None:
-        eat = "docker run --name eater --memory 64m box dd if=/dev/zero of=/dev/null bs=300M count=1"
-        docker(program, eat, code=137)
-        state = docker(program, "docker inspect -f '{{.State.OOMKilled}} {{.State.ExitCode}}' eater")
-        assert state.split() == ["true", "137"]
-        assert docker(program, "docker info 2>&1").count("WARNING") == 0
+        eat = "docker run --name eater --memory 64m box dd if=/dev/zero of=/dev/null bs=300M count=1 || echo code $?"
+        state = "docker inspect -f 'state {{.State.OOMKilled}} {{.State.ExitCode}}' eater"
+        output = docker(program, f"{eat}; {state}; docker info")
+        assert "code 137\n" in output
+        assert "state true 137\n" in output
+        assert "Server Version" in output
+        assert "WARNING" not in output
 
     def test_each_limit_is_applied(self, program: Pymachine) -> None:
         flags = (
@@ -164,49 +180,66 @@ class TestLimits:
             "99",
             "300",
         ]
-        group = "/sys/fs/cgroup/docker/$(docker inspect -f '{{.Id}}' limited)"
+        group = f"/sys/fs/cgroup/docker/{output.split()[0]}"
         # Read in the guest, since containers see no devices.
-        assert "rbps=1048576 wbps=2097152 riops=100" in ssh(program, f"cat {group}/io.max")
-        docker(program, "docker update --memory 32m --memory-swap 48m --cpus 0.2 limited")
-        assert ssh(program, f"cat {group}/memory.max {group}/cpu.max").split() == [str(32 << 20), "20000", "100000"]
-        docker(program, "docker rm -f limited eater")
+        update = "docker update --memory 32m --memory-swap 48m --cpus 0.2 limited"
+        (_, devices), (updated, _), (_, memory_and_cpu), _ = in_one_login(
+            program,
+            [f"cat {group}/io.max", update, f"cat {group}/memory.max {group}/cpu.max", "docker rm -f limited eater"],
+        )
+        assert "rbps=1048576 wbps=2097152 riops=100" in devices
+        assert updated == 0
+        assert memory_and_cpu.split() == [str(32 << 20), "20000", "100000"]
 
-    def test_containers_may_open_as_many_files_as_in_boot2docker(self, program: Pymachine) -> None:
-        assert docker(program, "docker run --rm box sh -c 'ulimit -n; ulimit -c'").split() == ["1048576", "unlimited"]
+    def test_a_container_has_a_single_overlay_mount_and_the_limits_of_boot2docker(self, program: Pymachine) -> None:
+        read = "grep -c ^overlay /proc/mounts; cat /proc/$(pgrep -xf 'sleep 100000')/limits"
+        overlays, *limits = ssh(program, read).splitlines()
+        assert overlays == "1"
+        values = {line[:26].strip(): line[26:].split() for line in limits}
+        assert values["Max open files"] == ["1048576", "1048576", "files"]
+        assert values["Max core file size"] == ["unlimited", "unlimited", "bytes"]
 
     def test_mounts_propagate_in_both_directions(self, program: Pymachine) -> None:
-        docker(program, "docker run -d --name sharing --privileged -v /mnt:/mnt:rshared box sleep 1000")
-        ssh(program, "sudo mkdir /mnt/late && sudo mount -t tmpfs late /mnt/late && sudo touch /mnt/late/seen")
-        assert "seen" in docker(program, "docker exec sharing ls /mnt/late")
-        docker(program, "docker exec sharing sh -c 'mkdir /mnt/inner && mount -t tmpfs inner /mnt/inner'")
-        assert " /mnt/inner tmpfs" in ssh(program, "cat /proc/mounts")
-        docker(program, "docker rm -f sharing")
-        ssh(program, "sudo umount /mnt/late /mnt/inner")
-
-    def test_a_container_has_a_single_overlay_mount(self, program: Pymachine) -> None:
-        docker(program, "docker run -d --name once box sleep 1000")
-        mounts = ssh(program, "grep -c ^overlay /proc/mounts").strip()
-        docker(program, "docker rm -f once")
-        assert mounts == "1"
+        (mounted, _), (_, seen), (_, mounts), (unmounted, _) = in_one_login(
+            program,
+            [
+                "sudo mkdir /mnt/late && sudo mount -t tmpfs late /mnt/late && sudo touch /mnt/late/seen",
+                "docker exec stays sh -c 'ls /mnt/late; mkdir /mnt/inner && mount -t tmpfs inner /mnt/inner'",
+                "cat /proc/mounts",
+                "sudo umount /mnt/late /mnt/inner",
+            ],
+        )
+        assert (mounted, unmounted) == (0, 0)
+        assert "seen" in seen
+        assert " /mnt/inner tmpfs" in mounts
 
     def test_df_works_after_a_container_used_the_network_of_the_guest(self, program: Pymachine) -> None:
         """The container's network namespace stays mounted in /run/docker."""
-        docker(program, "docker run --rm --net=host box ls")
-        assert "/run/docker/netns/default" in ssh(program, "cat /proc/mounts")
-        assert "/var/lib/docker" in ssh(program, "df")
+        run = "docker run --rm --net=host box ls"
+        (ran, _), (_, mounts), (_, disks) = in_one_login(program, [run, "cat /proc/mounts", "df"])
+        assert ran == 0
+        assert "/run/docker/netns/default" in mounts
+        assert re.search(r"^/dev/\S+ .* /var/lib/docker$", disks, re.MULTILINE)
+        # Only root may read the file system of a running container.
+        problems = [line for line in disks.splitlines() if line.startswith("df: ")]
+        assert [line for line in problems if "/var/lib/docker/overlay2/" not in line] == []
 
 
 def test_a_changed_daemon_json_is_reloaded(program: Pymachine) -> None:
-    changed = "jq '. + {\"debug\": true}' /etc/docker/daemon.json | sudo tee /etc/docker/daemon.json.new && "
-    ssh(program, changed + "sudo mv /etc/docker/daemon.json.new /etc/docker/daemon.json")
-    before = engine_pids(program)
-    ssh(program, "sudo /etc/init.d/docker reload")
-    assert engine_pids(program) == before
-    assert docker(program, "docker info -f '{{.Debug}}'").strip() == "true"
+    changed = "jq '. + {\"debug\": true}' /etc/docker/daemon.json | sudo tee /etc/docker/daemon.json.new > /dev/null"
+    move = "sudo mv /etc/docker/daemon.json.new /etc/docker/daemon.json"
+    reload = "pidof dockerd; sudo /etc/init.d/docker reload > /dev/null; pidof dockerd"
+    before, after = ssh(program, f"{changed} && {move} && {reload}").split()
+    assert before == after
+    # The engine reads its settings after the command has ended.
+    until(lambda: docker(program, "docker info -f '{{.Debug}}'").strip() == "true", deadline=60, what="debug mode")
 
 
 class TestDockerMachine:
-    """Another program provisions the machine with docker-machine's commands."""
+    """Another program provisions the machine with docker-machine's commands.
+
+    That these settings last over a reboot of the guest itself is checked in tests/integration/test_guest_boot.py.
+    """
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -220,62 +253,66 @@ class TestDockerMachine:
         return folder
 
     def test_docker_machine_can_provision_the_machine(self, program: Pymachine, folder: Path) -> None:
-        docker(program, "docker run -d --name stays --restart always box sleep 100000")
-        ssh(program, 'sudo /usr/bin/sethostname dm && echo "dm" | sudo tee /var/lib/boot2docker/etc/hostname')
-        ssh(program, "sudo mkdir -p /var/lib/boot2docker")
-        ssh(program, "sudo /etc/init.d/docker stop")
-        ssh(program, 'if [ ! -z "$(ip link show docker0)" ]; then sudo ip link delete docker0; fi')
-        for name in (paths.CA_CERT, paths.SERVER_CERT, paths.SERVER_KEY):
-            ssh(program, f"printf '%s' '{(folder / name).read_text()}' | sudo tee /var/lib/boot2docker/{name}")
-        ssh(program, f"printf %s {quoted(PROFILE)} | sudo tee /var/lib/boot2docker/profile")
-        ssh(program, "sudo /etc/init.d/docker start")
-        assert ":2376" in ssh(program, "if ! type netstat 1>/dev/null; then ss -tln; else netstat -tln; fi")
+        commands = [
+            'sudo /usr/bin/sethostname dm && echo "dm" | sudo tee /var/lib/boot2docker/etc/hostname',
+            "sudo mkdir -p /var/lib/boot2docker",
+            "sudo /etc/init.d/docker stop",
+            'if [ ! -z "$(ip link show docker0)" ]; then sudo ip link delete docker0; fi',
+            *(
+                f"printf '%s' '{(folder / name).read_text()}' | sudo tee /var/lib/boot2docker/{name}"
+                for name in (paths.CA_CERT, paths.SERVER_CERT, paths.SERVER_KEY)
+            ),
+            f"printf %s {quoted(PROFILE)} | sudo tee /var/lib/boot2docker/profile",
+            "sudo /etc/init.d/docker start",
+            "if ! type netstat 1>/dev/null; then ss -tln; else netstat -tln; fi",
+        ]
+        results = in_one_login(program, commands)
+        assert [code for code, _ in results] == [0] * len(commands), results
+        assert ":2376" in results[-1][1]
         check(program, folder)
 
-    def test_provisioning_and_boot_files_take_effect_at_a_reboot(
-        self, program: Pymachine, folder: Path, authority: certs.AuthPaths, private_registry: Registry
+    def test_provisioning_and_boot_files_take_effect_at_the_next_start_with_the_certificates_of_pymachine(
+        self, program: Pymachine, authority: certs.AuthPaths, private_registry: Registry
     ) -> None:
         host = f"{USER_NETWORK_HOST}:{private_registry.port}"
-        refused = ssh(program, f"docker pull {host}/team/alpine:1 2>&1", code=None)
-        assert "certificate signed by unknown authority" in refused
-        certificate = authority.ca_cert.read_text()
-        # The user docker owns this folder in boot2docker.
-        ssh(program, "mkdir /var/lib/boot2docker/certs && cat > /var/lib/boot2docker/certs/team.pem", stdin=certificate)
-        ssh(program, "echo nonsense > /var/lib/boot2docker/certs/spoilt.pem")
-        ssh(program, "sudo mkdir -p /etc/docker/certs.d/r.example:5000")
-        ssh(program, "sudo tee /etc/docker/certs.d/r.example:5000/ca.crt", stdin=certificate)
-        ssh(
+        pull = f"docker pull {host}/team/alpine:1"
+        (_, refused), *written = in_one_login(
             program,
-            "sudo tee /var/lib/boot2docker/bootsync.sh",
-            stdin='echo "$GREETING" > /run/greeting\npgrep dockerd\n',
+            [
+                pull,
+                # The user docker owns this folder in boot2docker.
+                "mkdir /var/lib/boot2docker/certs && cat > /var/lib/boot2docker/certs/team.pem",
+                "echo nonsense > /var/lib/boot2docker/certs/spoilt.pem",
+                "sudo mkdir -p /etc/docker/certs.d/r.example:5000",
+                "sudo cp /var/lib/boot2docker/certs/team.pem /etc/docker/certs.d/r.example:5000/ca.crt",
+                "printf 'echo \"$GREETING\" > /run/greeting\\npgrep dockerd\\n'"
+                " | sudo tee /var/lib/boot2docker/bootsync.sh",
+            ],
+            stdin=authority.ca_cert.read_text(),
         )
-        before = ssh(program, BOOTED)
-        ssh(program, "sudo shutdown -r now", code=None)
-        deadline = time.monotonic() + 600
-        while program("ssh", NAME, BOOTED, code=None).stdout in {"", before}:
-            assert time.monotonic() < deadline
-            time.sleep(2)
-        wait_for(lambda: run_docker(program, folder, "info").returncode == 0)
-        check(program, folder)
-        assert "Downloaded newer image" in ssh(program, f"docker pull {host}/team/alpine:1")
-        git = ssh(program, f"git ls-remote https://{host}/none.git 2>&1", code=None)
-        assert "not found" in git, "git, which uses another TLS library, does not reach the registry"
-        self.check_boot_files(program, private_registry)
+        assert "certificate signed by unknown authority" in refused
+        assert [code for code, _ in written] == [0] * len(written), written
 
-    def test_pymachine_restores_its_certificates_at_the_next_start(
-        self, program: Pymachine, private_registry: Registry
-    ) -> None:
         program("restart", NAME)
-        assert info(program) == ({"tier=silver", "kept=yes", "provider=generic"}, set(MIRRORS))
-        assert docker(program, "docker info -f '{{.Debug}}'").strip() == "true", "daemon.json was not kept"
-        assert "stays" in docker(program, "docker ps --format '{{.Names}}'")
-        self.check_boot_files(program, private_registry)
-
-    @staticmethod
-    def check_boot_files(program: Pymachine, private_registry: Registry) -> None:
-        assert "{}" in ssh(program, f"curl -s https://{USER_NETWORK_HOST}:{private_registry.port}/v2/")
-        assert "BEGIN CERTIFICATE" in ssh(program, "cat /etc/docker/certs.d/r.example:5000/ca.crt")
-        assert ssh(program, "cat /run/greeting; cat /var/log/bootsync.log") == "hello world\n"
+        info, names = docker(program, "docker info -f '{{json .}}'; docker ps --format '{{.Names}}'").splitlines()
+        check_settings(json.loads(info))
+        assert json.loads(info)["Debug"] is True, "daemon.json was not kept"
+        assert names == "stays"
+        (_, pulled), (_, git), (_, reply), (_, certificate), (_, boot_files) = in_one_login(
+            program,
+            [
+                pull,
+                f"git ls-remote https://{host}/none.git",
+                f"curl -s https://{host}/v2/",
+                "cat /etc/docker/certs.d/r.example:5000/ca.crt",
+                "cat /run/greeting; cat /var/log/bootsync.log",
+            ],
+        )
+        assert "Downloaded newer image" in pulled
+        assert "not found" in git, "git, which uses another TLS library, does not reach the registry"
+        assert "{}" in reply
+        assert "BEGIN CERTIFICATE" in certificate
+        assert boot_files == "hello world\n"
 
 
 def test_many_probes_of_the_ssh_port_do_not_block_the_host(program: Pymachine) -> None:
@@ -308,20 +345,16 @@ def check(program: Pymachine, folder: Path) -> None:
     done = run_docker(program, folder, "info", "-f", "{{json .}}")
     assert done.returncode == 0, done.stderr
     output = json.loads(done.stdout)
-    assert set(output["Labels"]) == {"tier=silver", "kept=yes", "provider=generic"}
-    assert {mirror.rstrip("/") for mirror in output["RegistryConfig"]["Mirrors"]} == set(MIRRORS)
+    check_settings(output)
     assert output["Name"] == "dm"
-    wait_for(
+    until(
         lambda: "stays" in run_docker(program, folder, "ps", "--format", "{{.Names}}").stdout,
-        explain=lambda: (
-            run_docker(program, folder, "ps", "-a").stdout
-            + ssh(program, "sudo tail -n 50 /var/lib/boot2docker/log/docker.log")
-        ),
+        deadline=300,
+        what="the container to run again",
     )
 
 
-def wait_for(done: Callable[[], bool], *, explain: Callable[[], str] = str) -> None:
-    deadline = time.monotonic() + 300
-    while not done():
-        assert time.monotonic() < deadline, explain()
-        time.sleep(1)
+def check_settings(info: dict[str, Any]) -> None:
+    """Check the labels and mirrors that the engine reports: those of the machine, and those of the profile."""
+    assert set(info["Labels"]) == {"tier=silver", "kept=yes", "provider=generic"}
+    assert {mirror.rstrip("/") for mirror in info["RegistryConfig"]["Mirrors"]} == set(MIRRORS)
