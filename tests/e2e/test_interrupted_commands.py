@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -32,15 +34,16 @@ def folder(program: Pymachine) -> Path:
     return program.store / "machines" / NAME
 
 
-def kill_when(program: Pymachine, condition: Callable[[], bool], *words: str) -> None:
-    """Start a command, and kill it as soon as `condition` is true."""
+def kill_when(program: Pymachine, condition: Callable[[], bool], *words: str) -> str:
+    """Start a command, kill it as soon as `condition` is true, and return its output until then."""
     command = program.start(*words)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while not condition():
         assert command.poll() is None, f"{words} ended before it could be killed: {command.communicate()[0]}"
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    processes.end(command)
+    os.killpg(command.pid, signal.SIGKILL)
+    return command.communicate()[0]
 
 
 def state(program: Pymachine) -> str:
@@ -92,40 +95,33 @@ def test_start_recovers_from_a_killed_snapshot(program: Pymachine) -> None:
     check_nothing_is_left(program)
 
 
-def test_start_recovers_the_disk_from_a_killed_restore(program: Pymachine) -> None:
+def test_start_recovers_the_disk_from_a_killed_restore_and_can_be_killed_itself(program: Pymachine) -> None:
+    """`start` is killed once QEMU runs, and again after the engine started. The later ones find a running guest."""
     program("ssh", NAME, "echo tomorrow | sudo tee /mnt/sda1/day && sync")
     aside = folder(program) / "disk.raw.aside"
     kill_when(program, aside.exists, "snapshot", "restore", NAME, "before")
-    assert "The last restore" in program("start", NAME).text
-    assert program("ssh", NAME, "cat /mnt/sda1/day").stdout == "tomorrow\n"
-    check_nothing_is_left(program)
-    program("snapshot", "restore", NAME, "before")
-    assert program("ssh", NAME, "cat /mnt/sda1/day").stdout == "today\n"
-
-
-def test_a_start_killed_when_qemu_runs_and_again_after_the_engine_started_can_be_repeated(program: Pymachine) -> None:
-    """The second start waits for the guest that the first one booted."""
-    program("stop", NAME)
-    assert program.remaining_processes() == {}
     console = folder(program) / "console.log"
     boots = engine_starts(console)
-    kill_when(program, lambda: state(program) == "Running", "start", NAME)
+    assert "The last restore" in kill_when(program, lambda: state(program) == "Running", "start", NAME)
     kill_when(program, lambda: engine_starts(console) > boots, "start", NAME)
     # On a busy host the kill may come after all work is done, just before the exit.
     was_complete = not list(folder(program).glob(f"{transactions.PREFIX}*"))
     again = program("start", NAME, code=1 if was_complete else 0)
     assert ("is already running" in again.text) == was_complete
+    assert program("ssh", NAME, "cat /mnt/sda1/day").stdout == "tomorrow\n"
+    check_nothing_is_left(program)
+    program("snapshot", "restore", NAME, "before")
     check_it_is_up(program)
 
 
 def test_ssh_answers_as_soon_as_the_machine_has_an_identity(program: Pymachine) -> None:
     """The guest's sshd starts itself again for the identity's keys, and refuses connections until it listens."""
     slow = '#!/bin/sh\nsleep 5\nexec /usr/sbin/sshd.real "$@"\n'
-    program("ssh", NAME, "sudo mv /usr/sbin/sshd /usr/sbin/sshd.real")
-    program("ssh", NAME, "sudo tee /usr/sbin/sshd && sudo chmod +x /usr/sbin/sshd", stdin=slow)
+    replace = "sudo mv /usr/sbin/sshd /usr/sbin/sshd.real && sudo tee /usr/sbin/sshd && sudo chmod +x /usr/sbin/sshd"
+    program("ssh", NAME, replace, stdin=slow)
     program("modify", "--engine-label", "a=b", NAME)
-    assert program("ssh", NAME, "cat /mnt/sda1/day").stdout == "today\n"
-    program("ssh", NAME, "sudo mv /usr/sbin/sshd.real /usr/sbin/sshd")
+    output = program("ssh", NAME, "cat /mnt/sda1/day && sudo mv /usr/sbin/sshd.real /usr/sbin/sshd").stdout
+    assert output == "today\n"
 
 
 def test_start_restarts_a_killed_port_forwarder(program: Pymachine) -> None:
@@ -144,6 +140,7 @@ def test_a_machine_that_shuts_down_has_the_state_stopping(program: Pymachine) ->
     assert seen <= {"Running", "Stopping", "Stopped"}
     assert "Stopping" in seen
     assert state(program) == "Stopped"
+    assert program.remaining_processes() == {}
 
 
 def test_a_killed_create_can_be_repeated(program: Pymachine) -> None:
