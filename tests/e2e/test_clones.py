@@ -297,7 +297,7 @@ def test_only_a_shell_waits_for_the_first_container_of_a_clone(host: Pymachine, 
 
 
 def test_a_clone_can_reboot_and_its_ports_are_forwarded(host: Pymachine, fresh: str) -> None:
-    boot_id = "cat /proc/sys/kernel/random/boot_id; hostname"
+    boot_id = "cat /proc/sys/kernel/random/boot_id && hostname && docker version > /dev/null"
     before = ssh(host, fresh, boot_id)
 
     def facts() -> str:
@@ -305,7 +305,7 @@ def test_a_clone_can_reboot_and_its_ports_are_forwarded(host: Pymachine, fresh: 
         return outcome.stdout if outcome.code == 0 and outcome.stdout != before else ""
 
     host("ssh", fresh, "sudo reboot", code=None)
-    after = until(facts, deadline=240, what="the guest to start again", interval=2.0)
+    after = until(facts, deadline=240, what="the guest and its engine to start again", interval=2.0)
     assert after.splitlines()[1] == fresh
     docker(host, fresh, f"docker start web; {fetch(host, fresh)}")
     assert docker(host, fresh, "docker info --format '{{.Name}}'") == f"{fresh}\n"
@@ -323,7 +323,7 @@ def test_a_snapshot_restores_running_containers(host: Pymachine) -> None:
     time.sleep(2)
     host("snapshot", "create", "two", "running")
     then = int(docker(host, "two", "docker logs --tail 1 counter"))
-    docker(host, "two", "docker rm -f counter; docker rmi box:1")
+    docker(host, "two", "docker rm -f counter; docker rmi -f box:1")
     assert "is running" in host("snapshot", "restore", "two", "running").stdout
     now = int(docker(host, "two", "docker logs --tail 1 counter"))
     assert now >= 1
