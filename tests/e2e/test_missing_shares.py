@@ -58,7 +58,7 @@ def read_in_container(program: Pymachine) -> str:
 
 def notice_change(watcher: Watcher, folder: Path) -> None:
     (folder / "changed").write_text("new")
-    watcher.noticed("ATTRIB /work/changed")
+    watcher.noticed("ATTRIB ./changed")
 
 
 def test_a_missing_folder_is_mounted_when_it_is_back(tmp_path: Path, layer: Path) -> None:
