@@ -6,7 +6,6 @@ address. Later identities come over SSH.
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -23,11 +22,10 @@ from pymachine.ssh import keys
 from pymachine.store import paths
 from pymachine.store.record import EngineOptions
 from pymachine.system.progress import Silent
-from pymachine.tls import certs
-from pymachine.tls.handshake import context
 from pymachine_driver_virtualbox import guest as driver_guest, ports
 from pymachine_driver_virtualbox.shares import Share
 from support.guest import Api, Guest, _until
+from support.guest_secrets import Secrets
 from support.runner import cache_folder
 
 pytestmark = pytest.mark.timeout(600)
@@ -41,27 +39,19 @@ class GuestWithKeys(Guest):
 
     def __init__(self, folder: Path, image: ImageFiles) -> None:
         super().__init__(folder, image)
-        names = (paths.CA_CERT, paths.CA_KEY, paths.CLIENT_CERT, paths.CLIENT_KEY)
-        self.auth = certs.AuthPaths(*(folder / "certs" / name for name in names))
-        certs.ensure_authority(self.auth, reporter=Silent())
-        self.directory = folder / "machine"
-        self.directory.mkdir()
-        shutil.copy(self.auth.ca_cert, self.directory)
-        identity.make_keys(self.directory, name="guest")
-        certs.ensure_server(self.auth, directory=self.directory, name="guest", hosts=["127.0.0.1", ADDRESS])
-        tls = context(ca=self.auth.ca_cert, cert=self.auth.client_cert, key=self.auth.client_key)
-        self.api = Api(self.engine_port, tls)
+        self.secrets = Secrets(folder, addresses=("127.0.0.1", ADDRESS))
+        self.api = Api(self.engine_port, self.secrets.context())
 
     def identity(self, *, label: str, mirror: str = "") -> bytes:
         options = EngineOptions(labels=[f"a={label}"], registry_mirror=[mirror] if mirror else [])
         files = daemon_json.files(options, driver_name="virtualbox")
-        plain = identity.of_machine(self.directory, hostname="boxed", engine=files)
+        plain = identity.of_machine(self.secrets.directory, hostname="boxed", engine=files)
         shares = [Share(Path("/home"), "hosthome")]
         return driver_guest.with_surroundings(plain, mac=MAC, address=f"{ADDRESS}/24", shares=shares)
 
     def write_userdata(self, *, old: bool = False) -> None:
         """Write the start of the disk as the driver does, or, if `old`, as docker-machine did."""
-        public = keys.public_half(self.directory / paths.SSH_KEY).read_bytes()
+        public = keys.public_half(self.secrets.ssh_key).read_bytes()
         with self.disk.open("r+b") as disk:
             disk.write(driver_guest.userdata(public, None if old else self.identity(label="first")))
 
@@ -80,9 +70,9 @@ class GuestWithKeys(Guest):
         _until((self.folder / "qmp").exists, "QEMU to start", 20)
 
     def run(self, command: str, *, stdin: bytes = b"", pinned: bool = True) -> str:
-        known = keys.public_half(self.directory / paths.SSH_HOST_KEY).read_text().strip()
+        known = self.secrets.host_key
         host_key = known if pinned else ""
-        return self.ssh(self.directory / paths.SSH_KEY, command, stdin=stdin.decode("latin-1"), host_key=host_key)
+        return self.ssh(self.secrets.ssh_key, command, stdin=stdin.decode("latin-1"), host_key=host_key)
 
     def await_up(self, *, boots: int) -> None:
         self.console_says("STAGE ready", times=boots)
@@ -155,8 +145,7 @@ def test_a_later_identity_over_ssh_does_not_restart_the_engine(machine: GuestWit
     with pytest.raises(AssertionError, match="arrived damaged"):
         machine.run(driver_guest.receive_command(b"another"), stdin=later)
     assert labels(machine) == ["a=first"]
-    (machine.directory / paths.SERVER_CERT).unlink()
-    certs.ensure_server(machine.auth, directory=machine.directory, name="guest", hosts=["127.0.0.1", ADDRESS])
+    machine.secrets.new_server_certificate()
     later = machine.identity(label="later")
     machine.run(driver_guest.receive_command(later), stdin=later)
     _until(lambda: labels(machine) == ["a=later"], "the engine to read its settings again", 20)

@@ -25,8 +25,10 @@ from pymachine.tls.handshake import context
 class Secrets:
     """The keys, certificates and identities of one machine."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, addresses: tuple[str, ...] = ("127.0.0.1",)) -> None:
+        """The server certificate is for `addresses`."""
         self.folder = folder
+        self._addresses = addresses
         names = (paths.CA_CERT, paths.CA_KEY, paths.CLIENT_CERT, paths.CLIENT_KEY)
         self.auth = certs.AuthPaths(*(folder / "certs" / name for name in names))
         certs.ensure_authority(self.auth, reporter=Silent())
@@ -38,7 +40,7 @@ class Secrets:
 
     def new_server_certificate(self) -> None:
         (self.directory / paths.SERVER_CERT).unlink(missing_ok=True)
-        certs.ensure_server(self.auth, directory=self.directory, name="guest", hosts=["127.0.0.1"])
+        certs.ensure_server(self.auth, directory=self.directory, name="guest", hosts=self._addresses)
 
     @property
     def server_certificate(self) -> bytes:
