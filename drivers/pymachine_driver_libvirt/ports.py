@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from pymachine.driver.errors import DriverError, PymachineError
 from pymachine.driver.kit import forwarded_ports, identity_channel, listen_queues
 from pymachine.driver.kit.port_forwarding import RETRY_SECONDS, Forwarder, Target, log
-from pymachine.driver.kit.system import Deadline, files, os_errors, wait
+from pymachine.driver.kit.system import files, os_errors, wait
 from pymachine_driver_libvirt import connection as libvirts, guest, state
 from pymachine_driver_libvirt.connection import Connection, Domain
 from pymachine_driver_libvirt.domain import NETDEV, Forwards
@@ -32,8 +32,6 @@ from pymachine_driver_libvirt.guest import Stream
 LOG = "ports.log"
 SETTINGS = "ports.json"
 _LOCK = "ports.lock"
-# A guest that has containers reports every two seconds.
-_SILENCE_SECONDS = 20.0
 # If a guest sends more at one time, its stream is closed for a while.
 _MOST_BYTES = 4 * 1024 * 1024
 _PAUSE_SECONDS = 0.02
@@ -247,24 +245,18 @@ def main(arguments: list[str]) -> int:
 
 def _follow(reports: Stream, events: EventQueue, forwarder: Forwarder) -> NoReturn:
     """Update the forwarded ports until the connection or the stream ends, and raise `LibvirtGoneError` then."""
-    # Ports left from an earlier connection are cleared if the guest stays silent.
-    silence: Deadline | None = Deadline(_SILENCE_SECONDS)
     with selectors.DefaultSelector() as selector:
         selector.register(events, selectors.EVENT_READ)
         while True:
-            selector.select(RETRY_SECONDS if forwarder.wants_retry or silence else None)
+            selector.select(RETRY_SECONDS if forwarder.wants_retry else None)
             if events.check():
                 forwarder.clear()
-            if _take_reports(reports, forwarder):
-                silence = None
-            elif silence and silence.expired:
-                forwarder.clear()
-                silence = None
+            _take_reports(reports, forwarder)
             forwarder.retry()
 
 
-def _take_reports(reports: Stream, forwarder: Forwarder) -> bool:
-    """Process new reports; return whether one was completed. Raises `LibvirtGoneError` at the stream's end."""
+def _take_reports(reports: Stream, forwarder: Forwarder) -> None:
+    """Process new reports. Raises `LibvirtGoneError` at the stream's end."""
     received = bytearray()
     while (data := reports.read()) is not None:
         received += data
@@ -273,12 +265,10 @@ def _take_reports(reports: Stream, forwarder: Forwarder) -> bool:
         # libvirt keeps unread data in memory, without a limit.
         if len(received) > _MOST_BYTES:
             raise LibvirtGoneError("the guest sends too much")
-    if not received:
-        return False
-    is_report = forwarder.hear(bytes(received))
-    # A guest that reports without end must not occupy a CPU of the host.
-    time.sleep(_PAUSE_SECONDS)
-    return is_report
+    if received:
+        forwarder.hear(bytes(received))
+        # A guest that reports without end must not occupy a CPU of the host.
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _wait(events: EventQueue, seconds: float) -> None:

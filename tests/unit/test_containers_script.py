@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -18,18 +19,28 @@ def kernel_line(address: str, state: str, user: int) -> str:
     return f"   0: {address} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000  {user:4}        0 12345 1\n"
 
 
-def report(folder: Path, **sockets: list[tuple[str, str, int]]) -> str:
-    """Return the script's report of sockets: by file, each with address, state and user."""
+def write_sockets(folder: Path, **sockets: list[tuple[str, str, int]]) -> None:
+    """Write the kernel's files with sockets: by file, each with address, state and user."""
     for name in ("tcp", "tcp6", "udp", "udp6"):
         text = HEADER + "".join(kernel_line(*socket) for socket in sockets.get(name, []))
         (folder / name).write_text(text)
-    (folder / "ticks").write_text("\n")
-    functions = SCRIPT.read_text().partition("follow() {")[0].replace("/proc/net/", f"{folder}/")
+
+
+def functions(folder: Path) -> str:
+    """Return the script's functions, which read the kernel's files and containerd's in `folder`."""
     (folder / "common").write_text(f"STATE={folder}\n")
-    script = functions.replace("/usr/lib/pymachine/common", str(folder / "common"))
-    done = subprocess.run(
-        ["busybox", "ash", "-c", f"{script}\nPORT=/dev/stdout\nreport"], capture_output=True, text=True, check=True
-    )
+    text = SCRIPT.read_text().partition("\n[ -e ")[0]
+    for place, replacement in (("/proc/net", ""), ("/usr/lib/pymachine/common", "common"), ("/run/containerd", "run")):
+        text = text.replace(place, str(folder / replacement))
+    return text
+
+
+def report(folder: Path, **sockets: list[tuple[str, str, int]]) -> str:
+    """Return the script's report of sockets: by file, each with address, state and user."""
+    write_sockets(folder, **sockets)
+    (folder / "ticks").write_text("\n")
+    script = f"{functions(folder)}\nPORT=/dev/stdout\nreport"
+    done = subprocess.run(["busybox", "ash", "-c", script], capture_output=True, text=True, check=True)
     assert not done.stderr
     return done.stdout
 
@@ -58,3 +69,22 @@ def test_sockets_of_the_name_server_are_not_reported(tmp_path: Path) -> None:
         "udp6": [("0" * 32 + ":C002", UNCONNECTED, user)],
     }
     assert report(tmp_path, **sockets) == "listening tcp/00000000:1F90 udp/00000000:14E9\n"
+
+
+def test_ports_that_close_after_the_last_container_are_reported(tmp_path: Path) -> None:
+    """A change that wakes the script in its last pause is followed by a report too."""
+    write_sockets(tmp_path, tcp=[("00000000:1F90", LISTENING, 0)])
+    for name in ("links", "ticks", "port"):
+        os.mkfifo(tmp_path / name)
+    script = f"""{functions(tmp_path)}
+    PORT={tmp_path}/port SLOW=3 QUICK=0.01 QUICK_REPORTS=1
+    exec 5<> "$LINKS" 6<> "$TICKS"
+    follow"""
+    with subprocess.Popen(["busybox", "ash", "-c", script]) as process:
+        with (tmp_path / "port").open() as reports, (tmp_path / "links").open("w") as links:
+            # One quick report, and two slow ones. Without a change in the pause that follows, the script ends.
+            assert [reports.readline() for _ in range(3)] == ["listening tcp/00000000:1F90\n"] * 3
+            write_sockets(tmp_path)
+            print("5: veth1@NONE: <BROADCAST>", file=links, flush=True)
+            assert reports.readline() == "listening\n"
+        process.terminate()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pymachine.driver.kit import forwarded_ports, identity_channel
+from pymachine.driver.kit import forwarded_ports, identity_channel, port_forwarding
 from pymachine.system.wait import until
 from pymachine_driver_libvirt import connection as libvirts, guest, ports
 
@@ -210,7 +210,7 @@ def test_after_a_lost_connection_it_reconnects_and_forwards_stay(
 def test_forwards_of_a_guest_that_stays_silent_are_removed(
     tmp_path: Path, libvirt: FakeLibvirt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ports, "_SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(port_forwarding, "_SILENCE_SECONDS", 0.1)
     monkeypatch.setattr(ports, "RETRY_SECONDS", 0.05)
     libvirt.usernet = USERNET
     with running_forwarder(tmp_path, libvirt):

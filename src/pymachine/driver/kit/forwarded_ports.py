@@ -113,7 +113,8 @@ def save(folder: Path, ports: Iterable[ForwardedPort]) -> None:
     except FileNotFoundError:
         is_noted = False
     if not is_noted:
-        atomic_write(folder / FILE, text)
+        # The file is for this boot only. Waiting for a busy disk would delay the next ports.
+        atomic_write(folder / FILE, text, durable=False)
 
 
 def load(folder: Path) -> list[ForwardedPort]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from pymachine.driver.abilities import ForwardedPort
 from pymachine.driver.kit import forwarded_ports, guest_listeners, listen_queues
 from pymachine.driver.kit.forwarded_ports import Forwards
+from pymachine.driver.kit.system import Deadline
 from pymachine.driver.kit.user_network import Published, UserNetwork
 
 LARGEST_LOG = 1024 * 1024
@@ -29,6 +30,8 @@ _TOO_MANY = f"the limit is {guest_listeners.MOST_PORTS} ports"
 _MOST_RECORDED = 64
 RETRY_SECONDS = 2.0
 """The interval at which refused ports are tried again, since the program that uses one may end."""
+# A guest that has containers reports every two seconds.
+_SILENCE_SECONDS = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,7 @@ class Forwarder:
         self._left_out: set[Published] = set()
         self._complaints: set[str] = set()
         self._retry_at = 0.0
+        self._silence: Deadline | None = None
         self._noted: list[ForwardedPort] = []
         self._lengthened: set[Published] = set()
         self._forwards = Forwards(
@@ -83,35 +87,42 @@ class Forwarder:
     @property
     def wants_retry(self) -> bool:
         """Whether `retry` should be called every `RETRY_SECONDS`."""
-        return bool(self._forwards.refused or (self._ipv6 and self._ipv6.refused))
+        return bool(self._silence or self._forwards.refused or (self._ipv6 and self._ipv6.refused))
 
     def adopt(self) -> None:
-        """Read QEMU's forwarded ports: this forwarder, or an earlier one, may have lost its connection."""
+        """Read QEMU's forwarded ports: this forwarder, or an earlier one, may have lost its connection.
+
+        If the guest stays silent then, `retry` removes them: the report of their end may have been lost.
+        """
         self._forwards.adopt()
         # The forwarder does not manage the machine's own ports.
         self._forwards.active = {port for port in self._forwards.active if not self._target.own(port)}
+        self._silence = Deadline(_SILENCE_SECONDS) if self._forwards.active else None
         self._follow_on_ipv6()
         self._note()
 
-    def hear(self, data: bytes) -> bool:
-        """Process the guest's data, and apply the newest report; return whether there was one."""
+    def hear(self, data: bytes) -> None:
+        """Process the guest's data, and apply the newest report if there is one."""
         report = self._reports.feed(data)
         if report is None:
-            return False
+            return
+        self._silence = None
         ports, left_out = guest_listeners.wanted(report, own=self._target.address, kept=self._forwards.active)
         if left_out and len(left_out) != len(self._left_out):
             self._say(f"{len(left_out)} open ports of the guest are not forwarded: {_TOO_MANY}")
         self._left_out = left_out
         self._follow(ports)
-        return True
 
     def clear(self) -> None:
         """Remove all forwarded ports, for example if the guest restarts: QEMU would still accept connections."""
+        self._silence = None
         self._left_out = set()
         self._follow(set())
 
     def retry(self) -> None:
         """Try refused ports again, at most every `RETRY_SECONDS`."""
+        if self._silence and self._silence.expired:
+            self.clear()
         if self.wants_retry and time.monotonic() >= self._retry_at:
             self._forwards.retry()
             self._follow_on_ipv6()
