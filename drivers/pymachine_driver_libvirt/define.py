@@ -29,7 +29,7 @@ def xml(
     boot = domains.Boot(
         kernel=image.kernel,
         initrd=image.initrd,
-        command_line=kernel_parameters.for_machine(architecture, str(config.get("KernelCommandLine", ""))),
+        command_line=command_line(config, str(config.get("KernelCommandLine", ""))),
     )
     made = domains.Machine(
         name=machine.name,
@@ -43,6 +43,13 @@ def xml(
         patches=tuple(config.get("XMLPatches") or ()),
     )
     return domains.machine(hardware, boot, made)
+
+
+def command_line(config: Mapping[str, Json], of_image: str) -> str:
+    """Return the kernel's parameters; `of_image` are those that the image needs."""
+    is_emulated = (config.get("AcceleratorInUse") or "tcg") == "tcg"
+    extra = kernel_parameters.emulated(no_aslr=bool(config.get("NoASLR"))) if is_emulated else []
+    return kernel_parameters.for_machine(str(config.get("Arch") or "amd64"), of_image, extra=extra)
 
 
 def describe(domain: Domain, machine: MachineRef) -> None:

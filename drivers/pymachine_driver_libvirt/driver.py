@@ -105,6 +105,7 @@ class LibvirtDriver(modify.ModifiableMachine):
             "CPUMode": choices.cpu_mode,
             "Accelerator": choices.accelerator,
             "XMLPatches": list(choices.patches),
+            "NoASLR": choices.no_aslr,
             "Autostart": choices.autostart,
             "Boot2DockerURL": choices.image,
             "Arch": _DEBIAN.get(model, "amd64"),

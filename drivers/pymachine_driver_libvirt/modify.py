@@ -160,13 +160,10 @@ class ModifiableMachine(Base):
 
     def _boot_from(self, connection: Connection, old: dict[str, str], new: dict[str, str]) -> None:
         """Change the image that the domain boots. All of an image's paths contain the name of its set."""
-        from pymachine.driver.kit import kernel_parameters  # noqa: PLC0415
+        from pymachine_driver_libvirt import define  # noqa: PLC0415
 
         libvirt = libvirts.library()
-        lines = [
-            escape(kernel_parameters.for_machine(self._architecture, str(each["KernelCommandLine"])))
-            for each in (old, new)
-        ]
+        lines = [escape(define.command_line(self.config, str(each["KernelCommandLine"]))) for each in (old, new)]
         with libvirts.wrap_errors("cannot change the image of the machine's domain"):
             xml = self._domain(connection).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
             changed = xml.replace(str(old["ImageSet"]), str(new["ImageSet"])).replace(lines[0], lines[1])

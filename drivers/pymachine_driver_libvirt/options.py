@@ -11,7 +11,7 @@ from pymachine.driver import fields
 from pymachine.driver.abilities import HardwareChange
 from pymachine.driver.contract import Config, Json
 from pymachine.driver.errors import UsageError
-from pymachine.driver.kit import host_memory, option_checks
+from pymachine.driver.kit import host_memory, kernel_parameters, option_checks
 from pymachine.driver.options import Option, OptionKind
 
 DEFAULT_URI = "qemu:///system"
@@ -101,6 +101,13 @@ OPTIONS = (
         help="Hardware virtualisation to use: auto, kvm, or tcg for none",
     ),
     Option(
+        name="libvirt-no-aslr",
+        kind=OptionKind.BOOLEAN,
+        default=False,
+        env="LIBVIRT_NO_ASLR",
+        help=kernel_parameters.NO_ASLR_HELP,
+    ),
+    Option(
         name="libvirt-xml-patch",
         kind=OptionKind.STRINGS,
         default=(),
@@ -146,6 +153,7 @@ FIELDS = {
     "CPUMode": fields.WORD,
     "Accelerator": fields.one_of(*ACCELERATORS),
     "AcceleratorInUse": fields.one_of("", *ACCELERATORS),
+    "NoASLR": fields.BOOLEAN,
     "XMLPatches": fields.STRINGS,
     "Autostart": fields.BOOLEAN,
     "Boot2DockerURL": fields.PATH,
@@ -171,6 +179,7 @@ class Choices:
     machine_type: str
     cpu_mode: str
     accelerator: str
+    no_aslr: bool
     patches: tuple[str, ...]
     """The contents of the files."""
     autostart: bool
@@ -193,6 +202,7 @@ def check(values: Mapping[str, Json]) -> Choices:
         machine_type=_word(values, "libvirt-machine-type"),
         cpu_mode=_word(values, "libvirt-cpu-mode") or AUTO,
         accelerator=option_checks.one_of("libvirt-accelerator", values["libvirt-accelerator"] or AUTO, ACCELERATORS),
+        no_aslr=bool(values["libvirt-no-aslr"]),
         patches=tuple(_patch(str(path)) for path in values["libvirt-xml-patch"] or ()),
         autostart=bool(values["libvirt-autostart"]),
     )

@@ -101,6 +101,7 @@ class QemuDriver(modify.ModifiableMachine, snapshots_and_templates.CopyableMachi
             "QemuBinary": choices.binary,
             "Arch": choices.architecture,
             "TBSize": choices.tb_mib,
+            "NoASLR": choices.no_aslr,
         }
 
     def image_request(self) -> ImageRequest:

@@ -56,7 +56,9 @@ class MachineSpec:
         boot = command_line.Boot(
             kernel=folder / disk.KERNEL,
             initrd=folder / disk.INITRD,
-            append=append(hardware, str(self.config.get("KernelCommandLine", ""))),
+            append=append(
+                hardware, str(self.config.get("KernelCommandLine", "")), no_aslr=bool(self.config.get("NoASLR"))
+            ),
         )
         line = command_line.MachineLine(
             name=name,
@@ -76,11 +78,12 @@ class MachineSpec:
         return [str(self.qemu.path), *self.qemu.arguments, *command_line.machine(hardware, boot, line)]
 
 
-def append(hardware: command_line.Hardware, of_image: str) -> str:
+def append(hardware: command_line.Hardware, of_image: str, *, no_aslr: bool = False) -> str:
     """Return the kernel's parameters; `of_image` are those that the image needs."""
     extra: list[str] = []
     if hardware.accelerator == "tcg":
         # Huge pages do not help the emulator: it flushes all cached addresses when one of them changes. Security
         # modules without a policy are omitted, since the emulator would translate and keep their code.
         extra = ["transparent_hugepage=never", "lsm=lockdown,capability,landlock,yama,apparmor,bpf"]
+        extra += kernel_parameters.emulated(no_aslr=no_aslr)
     return kernel_parameters.for_machine(hardware.architecture, of_image, extra=extra)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pymachine.driver import fields
 from pymachine.driver.abilities import HardwareChange, PortableField
 from pymachine.driver.contract import Config, Json
-from pymachine.driver.kit import host_memory, option_checks
+from pymachine.driver.kit import host_memory, kernel_parameters, option_checks
 from pymachine.driver.options import Option, OptionKind
 
 ACCELERATORS = ("auto", "kvm", "hvf", "tcg")
@@ -42,6 +42,7 @@ PORTABLE: dict[str, PortableField | None] = {
     "Memory": PortableField(kind=int, least=LEAST_MEMORY_MIB, most=MOST_MEMORY_MIB),
     "DiskSize": PortableField(kind=int, least=LEAST_DISK_MB, most=MOST_DISK_MB),
     "TBSize": PortableField(kind=int, least=LEAST_TB_MIB, most=MOST_TB_MIB),
+    "NoASLR": PortableField(kind=bool),
     "Arch": PortableField(kind=str, pattern="amd64|arm64"),
     "ImageDigest": PortableField(kind=str, pattern="[0-9a-f]{64}|"),
     "KernelCommandLine": PortableField(kind=str, pattern="[ -~]{0,2000}"),
@@ -103,6 +104,13 @@ OPTIONS = (
         env="QEMU_TB_SIZE",
         help="Size of QEMU's cache of translated code in MB, for software emulation; less saves memory, but is slower",
     ),
+    Option(
+        name="qemu-no-aslr",
+        kind=OptionKind.BOOLEAN,
+        default=False,
+        env="QEMU_NO_ASLR",
+        help=kernel_parameters.NO_ASLR_HELP,
+    ),
 )
 
 _IMAGE_FIELDS = {"ImageDigest": fields.DIGEST, "KernelCommandLine": fields.TEXT}
@@ -121,6 +129,7 @@ FIELDS = {
     "QemuBinary": fields.PATH,
     "Arch": fields.one_of("", *ARCHITECTURES.values()),
     "TBSize": fields.integer(LEAST_TB_MIB, MOST_TB_MIB),
+    "NoASLR": fields.BOOLEAN,
     "PreviousImage": fields.section(_IMAGE_FIELDS),
 }
 
@@ -137,6 +146,7 @@ class Choices:
     binary: str
     architecture: str
     tb_mib: int
+    no_aslr: bool
 
 
 def check(values: Mapping[str, Json]) -> Choices:
@@ -154,6 +164,7 @@ def check(values: Mapping[str, Json]) -> Choices:
         binary=str(values["qemu-binary"] or ""),
         architecture=_architecture(values["qemu-arch"]),
         tb_mib=option_checks.integer("qemu-tb-size", values["qemu-tb-size"], least=LEAST_TB_MIB, most=MOST_TB_MIB),
+        no_aslr=bool(values["qemu-no-aslr"]),
     )
 
 

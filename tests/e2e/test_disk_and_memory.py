@@ -54,6 +54,12 @@ def test_the_sizes_are_those_of_the_record(program: Pymachine) -> None:
     assert disk_of(program).stat().st_size == 20000 << 20
 
 
+def test_programs_are_loaded_at_fixed_addresses_only_if_wanted(program: Pymachine) -> None:
+    """The tests want that, since it is faster."""
+    assert json.loads(program("inspect", "m").stdout)["Driver"]["NoASLR"] is True
+    assert program("ssh", "m", "cat /proc/sys/kernel/randomize_va_space").stdout == "0\n"
+
+
 def test_a_lack_of_memory_is_in_the_logs(program: Pymachine) -> None:
     run_out_of_memory(program, "docker run --rm -m 32m --memory-swap 32m", size="200M")
     assert killed(program, "Memory cgroup out of memory: ")

@@ -16,7 +16,7 @@ from pymachine.driver.shares import MOST
 from pymachine.driver.testing import defaults
 from pymachine.errors import UsageError
 from pymachine.hosts import shares, ssh_shares
-from pymachine_driver_libvirt import Driver, connection, hosts, listen_address, network, options
+from pymachine_driver_libvirt import Driver, connection, define, hosts, listen_address, network, options
 from support.sharing import share
 
 NETWORK = """
@@ -32,6 +32,12 @@ NETWORK = """
   </ip>
 </network>
 """
+
+
+@pytest.mark.parametrize(("accelerator", "wanted", "count"), [("tcg", True, 1), ("kvm", True, 0), ("tcg", False, 0)])
+def test_aslr_is_only_off_in_software_emulation(accelerator: str, wanted: bool, count: int) -> None:
+    config = {"AcceleratorInUse": accelerator, "NoASLR": wanted}
+    assert define.command_line(config, "rw").split().count("norandmaps") == count
 
 
 @pytest.mark.parametrize("uri", ["qemu:///session", "qemu:///system", "qemu+ssh://elsewhere/system"])

@@ -10,6 +10,8 @@ import pytest
 
 from pymachine.errors import UsageError
 from pymachine_driver_qemu import options
+from pymachine_driver_qemu.command_line import Hardware
+from pymachine_driver_qemu.machine_spec import append
 
 
 def check(**changed: Any) -> options.Choices:
@@ -53,6 +55,15 @@ def test_a_bad_value_is_refused_with_its_flag_and_the_expected_value(name: str, 
 def test_architectures_may_have_the_kernels_names() -> None:
     assert check(qemu_arch="x86_64").architecture == "amd64"
     assert check(qemu_arch="aarch64").architecture == "arm64"
+
+
+@pytest.mark.parametrize(("accelerator", "count"), [("tcg", 1), ("kvm", 0)])
+def test_aslr_is_only_off_in_software_emulation(accelerator: str, count: int) -> None:
+    hardware = Hardware(architecture="amd64", accelerator=accelerator, cpus=1, memory_mib=512)
+    assert append(hardware, "", no_aslr=True).split().count("norandmaps") == count
+    assert "norandmaps" not in append(hardware, "", no_aslr=False)
+    assert check(qemu_no_aslr=True).no_aslr
+    assert not check().no_aslr
 
 
 def test_minus_one_means_all_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
