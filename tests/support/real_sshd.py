@@ -82,6 +82,8 @@ class Server:
         """End the server and all connections."""
         if self.process is not None:
             processes.end(self.process)
+            # Its namespace ends a moment later. Until then the server accepts connections, and has the port.
+            until(lambda: not self._listens(), deadline=60.0, what="the end of the SSH server")
         self.process = None
 
     def machine(self, name: str = "far", *, user: str = "root") -> Host:
@@ -109,6 +111,9 @@ class Server:
     def _accepts(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, (self.folder / "sshd.log").read_text()
+        return self._listens()
+
+    def _listens(self) -> bool:
         try:
             socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
         except OSError:
