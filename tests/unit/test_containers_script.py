@@ -30,7 +30,8 @@ def functions(folder: Path) -> str:
     """Return the script's functions, which read the kernel's files and containerd's in `folder`."""
     (folder / "common").write_text(f"STATE={folder}\n")
     text = SCRIPT.read_text().partition("\n[ -e ")[0]
-    for place, replacement in (("/proc/net", ""), ("/usr/lib/pymachine/common", "common"), ("/run/containerd", "run")):
+    places = {"/proc/net": "", "/usr/lib/pymachine/common": "common", "/run/containerd": "run", "/sys/class/net": "net"}
+    for place, replacement in places.items():
         text = text.replace(place, str(folder / replacement))
     return text
 
@@ -71,16 +72,34 @@ def test_sockets_of_the_name_server_are_not_reported(tmp_path: Path) -> None:
     assert report(tmp_path, **sockets) == "listening tcp/00000000:1F90 udp/00000000:14E9\n"
 
 
+def follow(folder: Path, *, slow: float) -> subprocess.Popen[bytes]:
+    """Start the script's function, with one quick report and then one every `slow` seconds."""
+    for name in ("links", "ticks", "port"):
+        os.mkfifo(folder / name)
+    script = f"""{functions(folder)}
+    PORT={folder}/port SLOW={slow} QUICK=0.01 QUICK_REPORTS=1
+    exec 5<> "$LINKS" 6<> "$TICKS"
+    follow"""
+    return subprocess.Popen(["busybox", "ash", "-c", script])
+
+
+def test_reports_go_on_while_a_container_has_an_interface(tmp_path: Path) -> None:
+    """A slow engine makes it long before the container's task, and removes it long after that."""
+    write_sockets(tmp_path)
+    interface = tmp_path / "net" / "veth1a2b3c4"
+    interface.mkdir(parents=True)
+    with follow(tmp_path, slow=0.01) as process, (tmp_path / "port").open() as reports:
+        assert [reports.readline() for _ in range(20)] == ["listening\n"] * 20
+        interface.rmdir()
+        # A few more, and then the end.
+        assert set(reports) == {"listening\n"}
+        process.wait()
+
+
 def test_ports_that_close_after_the_last_container_are_reported(tmp_path: Path) -> None:
     """A change that wakes the script in its last pause is followed by a report too."""
     write_sockets(tmp_path, tcp=[("00000000:1F90", LISTENING, 0)])
-    for name in ("links", "ticks", "port"):
-        os.mkfifo(tmp_path / name)
-    script = f"""{functions(tmp_path)}
-    PORT={tmp_path}/port SLOW=3 QUICK=0.01 QUICK_REPORTS=1
-    exec 5<> "$LINKS" 6<> "$TICKS"
-    follow"""
-    with subprocess.Popen(["busybox", "ash", "-c", script]) as process:
+    with follow(tmp_path, slow=3) as process:
         with (tmp_path / "port").open() as reports, (tmp_path / "links").open("w") as links:
             # One quick report, and two slow ones. Without a change in the pause that follows, the script ends.
             assert [reports.readline() for _ in range(3)] == ["listening tcp/00000000:1F90\n"] * 3
