@@ -54,7 +54,7 @@ def test_the_sizes_are_those_of_the_record(program: Pymachine) -> None:
     assert disk_of(program).stat().st_size == 20000 << 20
 
 
-def test_programs_are_loaded_at_fixed_addresses_only_if_wanted(program: Pymachine) -> None:
+def test_programs_are_loaded_at_fixed_addresses_if_wanted(program: Pymachine) -> None:
     """The tests want that, since it is faster."""
     assert json.loads(program("inspect", "m").stdout)["Driver"]["NoASLR"] is True
     assert program("ssh", "m", "cat /proc/sys/kernel/randomize_va_space").stdout == "0\n"

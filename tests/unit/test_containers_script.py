@@ -91,8 +91,8 @@ def test_reports_go_on_while_a_container_has_an_interface(tmp_path: Path) -> Non
     with follow(tmp_path, slow=0.01) as process, (tmp_path / "port").open() as reports:
         assert [reports.readline() for _ in range(20)] == ["listening\n"] * 20
         interface.rmdir()
-        # A few more, and then the end.
-        assert set(reports) == {"listening\n"}
+        # Perhaps a few more, and then the end.
+        assert set(reports) <= {"listening\n"}
         process.wait()
 
 

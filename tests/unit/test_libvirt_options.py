@@ -35,7 +35,7 @@ NETWORK = """
 
 
 @pytest.mark.parametrize(("accelerator", "wanted", "count"), [("tcg", True, 1), ("kvm", True, 0), ("tcg", False, 0)])
-def test_aslr_is_only_off_in_software_emulation(accelerator: str, wanted: bool, count: int) -> None:
+def test_aslr_is_turned_off_only_in_software_emulation(accelerator: str, wanted: bool, count: int) -> None:
     config = {"AcceleratorInUse": accelerator, "NoASLR": wanted}
     assert define.command_line(config, "rw").split().count("norandmaps") == count
 

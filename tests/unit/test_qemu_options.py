@@ -58,7 +58,7 @@ def test_architectures_may_have_the_kernels_names() -> None:
 
 
 @pytest.mark.parametrize(("accelerator", "count"), [("tcg", 1), ("kvm", 0)])
-def test_aslr_is_only_off_in_software_emulation(accelerator: str, count: int) -> None:
+def test_aslr_is_turned_off_only_in_software_emulation(accelerator: str, count: int) -> None:
     hardware = Hardware(architecture="amd64", accelerator=accelerator, cpus=1, memory_mib=512)
     assert append(hardware, "", no_aslr=True).split().count("norandmaps") == count
     assert "norandmaps" not in append(hardware, "", no_aslr=False)
