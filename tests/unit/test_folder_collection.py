@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from pymachine.errors import PymachineError
-from pymachine.system import files, folder_collection, manifests
+from pymachine.system import atomic_dirs, files, folder_collection, manifests
 from pymachine.system.folder_collection import FolderCollection, ManifestFolder
 from pymachine.system.progress import Silent
 
@@ -58,6 +59,32 @@ def test_published_folders_are_listed_by_name_and_removed_once(boxes: Boxes) -> 
     assert boxes.remove("a")
     assert not boxes.remove("a")
     assert [box.name for box in boxes.all()] == ["b"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot exchange two names")
+def test_a_folder_is_replaced_in_one_step(boxes: Boxes) -> None:
+    add(boxes, "a", "old")
+    with boxes.making() as folder:
+        (folder / "data").write_text("new")
+        boxes.publish(folder, "a")
+        # The old one has changed places with the new one, and is removed at the end of the block.
+        assert (folder / "data").read_text() == "old"
+        assert (boxes.root / "a" / "data").read_text() == "new"
+    assert [path.name for path in boxes.root.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_links_and_folders_are_replaced_on_every_file_system(
+    boxes: Boxes, exchange: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not exchange:
+        monkeypatch.setattr(atomic_dirs, "_exchange", lambda folder, other: False)
+    (tmp_path / "elsewhere").mkdir()
+    (boxes.root / "link").symlink_to(tmp_path / "elsewhere")
+    for name in ("a", "a", "link"):
+        assert add(boxes, name).name == name
+    assert sorted(path.name for path in boxes.root.iterdir()) == ["a", "link"]
+    assert (tmp_path / "elsewhere").is_dir()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": {}}', "[" * 100_000, "1" * (1 << 21)])

@@ -71,8 +71,11 @@ class Images(FolderCollection[Image]):
     manifest_name = MANIFEST
     error = ImageError
     is_private = False
-    has_linked_files = True
     elsewhere = paths.ENV_CACHE
+
+    def has_linked_files(self, found: Image) -> bool:  # noqa: ARG002
+        """See `FolderCollection.has_linked_files`. Machines have links to the files of their images."""
+        return True
 
     def parse(self, directory: Path, manifest: Any) -> Image | None:
         """See `FolderCollection.parse`."""

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,9 @@ from pymachine.system import files
 from pymachine.system.run import process_exists
 
 TEMPORARY = ".tmp-"
+# From linux/fcntl.h and linux/fs.h.
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 # The temporary names of this module and of earlier versions. Nothing else is ever removed.
 _NAME = re.compile(r"\.tmp-[0-9]+-[0-9a-z_]{8,16}\Z|\.(?:removed|import)-[0-9a-f]{16}\Z")
 
@@ -38,12 +42,28 @@ def making(root: Path, *, private: bool) -> Iterator[Path]:
 
 
 def publish(folder: Path, target: Path) -> None:
-    """Rename a folder from `making` to `target`, replacing an existing one. Raises OSError."""
+    """Rename a folder from `making` to `target`, replacing an existing one. Raises OSError.
+
+    On Linux, there is a folder at `target` at every moment. The old one is removed at the end of `making`.
+    """
+    if target.is_dir() and not target.is_symlink() and _exchange(folder, target):
+        return
     if os.path.lexists(target):
         # Another user's folder may be movable but not removable; `sweep` tries again.
         with suppress(OSError), _set_aside(target) as aside:
             files.remove_tree(aside)
     folder.rename(target)
+
+
+def _exchange(folder: Path, other: Path) -> bool:
+    """Exchange two names in one step, and return whether that was done: renameat2(2)."""
+    if sys.platform != "linux":
+        return False
+    import ctypes  # noqa: PLC0415 (used only here)
+
+    function = getattr(ctypes.CDLL(None), "renameat2", None)
+    names = os.fsencode(folder), os.fsencode(other)
+    return function is not None and function(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0
 
 
 def retire(folder: Path) -> None:

@@ -46,8 +46,6 @@ class FolderCollection(ABC, Generic[FolderT]):
     manifest_name: ClassVar[str]
     error: ClassVar[type[PymachineError]]
     is_private: ClassVar[bool] = True
-    has_linked_files: ClassVar[bool] = False
-    """Whether hard links to the files come and go; see `manifests.check`."""
     elsewhere: ClassVar[str] = os_errors.STORE_OPTION
     """The option or variable that chooses another place, for hints."""
 
@@ -93,6 +91,10 @@ class FolderCollection(ABC, Generic[FolderT]):
             raise os_errors.wrapped(self.error, where, error, elsewhere=self.elsewhere) from error
         return True
 
+    def has_linked_files(self, found: FolderT) -> bool:  # noqa: ARG002
+        """Return whether hard links to the files of a folder come and go; see `manifests.check`."""
+        return False
+
     def digest(self, path: Path) -> str:
         """Return the digest of a file, as the manifest has it. Raises OSError."""
         return manifests.sparse_digest(path)
@@ -100,9 +102,8 @@ class FolderCollection(ABC, Generic[FolderT]):
     def check(self, found: FolderT) -> None:
         """Raise `ContentError` if one of the folder's files is damaged."""
         described = found.manifest["files"]
-        manifests.check(
-            found.directory, self.manifest_name, described, digest=self.digest, linked=self.has_linked_files
-        )
+        linked = self.has_linked_files(found)
+        manifests.check(found.directory, self.manifest_name, described, digest=self.digest, linked=linked)
 
     def intact(self, found: FolderT | None, reporter: Reporter) -> FolderT | None:
         """Return `found`, or None if one of its files is damaged. A damaged folder is removed with a warning.

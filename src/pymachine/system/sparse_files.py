@@ -1,4 +1,4 @@
-"""Find the data in sparse files."""
+"""Find the data in sparse files, and make files sparse."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+
+# A piece of this size becomes a hole if it is all zeros.
+_PIECE = 64 * 1024
+_ZEROS = bytes(_PIECE)
 
 
 def data_ranges(handle: int) -> Iterator[tuple[int, int]]:
@@ -28,3 +33,22 @@ def data_ranges(handle: int) -> Iterator[tuple[int, int]]:
             raise
         end = os.lseek(handle, begin, os.SEEK_HOLE)
         yield begin, end
+
+
+def copy_without_zeros(source: Path, target: Path) -> None:
+    """Copy a file, and leave holes where it is zero. The copy is private. Raises OSError."""
+    # Without buffers, since `data_ranges` moves the position of the handle.
+    with source.open("rb", buffering=0) as old, target.open("wb", buffering=0) as new:
+        target.chmod(0o600)
+        new.truncate(os.fstat(old.fileno()).st_size)
+        for begin, end in data_ranges(old.fileno()):
+            position = begin
+            while position < end:
+                old.seek(position)
+                piece = old.read(min(_PIECE, end - position))
+                if not piece:  # the file became shorter meanwhile
+                    raise OSError(errno.EIO, "the file ends early")
+                if piece != _ZEROS[: len(piece)]:
+                    new.seek(position)
+                    new.write(piece)
+                position += len(piece)
