@@ -69,6 +69,7 @@ def quick_env(argv: Sequence[str]) -> str | None:
         return None
     options, name = parsed
     from pymachine.cli import shells  # noqa: PLC0415 (only `env` needs it)
+    from pymachine.docker.variables import connection_variables  # noqa: PLC0415
 
     shell = options.get("shell") or shells.detect(os.environ, parent=shells.caller(), windows=sys.platform == "win32")
     if not shell:
@@ -78,7 +79,7 @@ def quick_env(argv: Sequence[str]) -> str | None:
         url, address, certificates = _shake_hands(directory)
     except Exception:  # noqa: BLE001 (the full CLI meets the same error, and reports it)
         return None
-    variables = shells.connection(url, certificates, name, windows=sys.platform == "win32")
+    variables = connection_variables(url, certificates, name, windows=sys.platform == "win32")
     if "no-proxy" in options:
         variables += shells.no_proxy(os.environ, address)
     return shells.assignments(shells.find(shell), variables, argv)

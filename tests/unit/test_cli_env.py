@@ -23,7 +23,7 @@ ALLOWED = """
     contextlib copyreg encodings.idna enum errno functools heapq io itertools json json.decoder json.encoder
     json.scanner keyword math operator pymachine pymachine.__main__ pymachine.errors pymachine.cli.shells
     pymachine.system.limits pymachine.system.streams pymachine.cli pymachine.system pymachine.system.wait pymachine.tls
-    pymachine.tls.handshake
+    pymachine.tls.handshake pymachine.docker pymachine.docker.variables
     re re._casefix re._compiler re._constants re._parser reprlib
     select selectors socket ssl stringprep struct time types typing typing.io typing.re unicodedata warnings
 """

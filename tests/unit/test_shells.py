@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from pymachine.cli import shells
+from pymachine.docker.variables import CONNECTION_NAMES, connection_variables
 from pymachine.driver.contract import Endpoint
 
 ARGV = ["pymachine", "env", "intro"]
-VARIABLES = shells.connection("tcp://127.1.2.3:2376", "/home/me/.docker/machine/machines/intro", "intro")
+VARIABLES = connection_variables("tcp://127.1.2.3:2376", "/home/me/.docker/machine/machines/intro", "intro")
 
 GOLDEN = {
     "bash": """\
@@ -88,7 +89,7 @@ def test_unknown_shells_count_as_posix_shells(shell: str) -> None:
     ],
 )
 def test_unset_lines_of_each_shell(shell: str, line: str) -> None:
-    assert line in shells.removals(shells.find(shell), shells.CONNECTION_NAMES, ARGV).splitlines()
+    assert line in shells.removals(shells.find(shell), CONNECTION_NAMES, ARGV).splitlines()
 
 
 @pytest.mark.parametrize(
@@ -114,11 +115,14 @@ def test_a_line_break_in_an_argument_cannot_leave_the_comment() -> None:
 
 
 def test_ipv6_addresses_are_bracketed() -> None:
-    assert ("DOCKER_HOST", "tcp://[fd00::1]:2376") in shells.connection(Endpoint("fd00::1").url, "/d", "n")
+    assert ("DOCKER_HOST", "tcp://[fd00::1]:2376") in connection_variables(Endpoint("fd00::1").url, "/d", "n")
 
 
 def test_windows_converts_compose_paths() -> None:
-    assert shells.connection("tcp://1.2.3.4:1", "d", "n", windows=True)[-1] == ("COMPOSE_CONVERT_WINDOWS_PATHS", "true")
+    assert connection_variables("tcp://1.2.3.4:1", "d", "n", windows=True)[-1] == (
+        "COMPOSE_CONVERT_WINDOWS_PATHS",
+        "true",
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import click
 from pymachine.cli import certificate_warnings, goflags, machine_args, shells
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import RunError
+from pymachine.docker.variables import CONNECTION_NAMES, TLS_NAMES, connection_variables, socket_variables
 from pymachine.errors import PymachineError
 from pymachine.hosts import connection
 
@@ -50,7 +51,7 @@ def command(
     if unset:
         if names:
             raise RunError("Error: Expected no machine name when the -u flag is present")
-        removed = [*shells.CONNECTION_NAMES, *(shells.no_proxy_names(os.environ) if no_proxy else [])]
+        removed = [*CONNECTION_NAMES, *(shells.no_proxy_names(os.environ) if no_proxy else [])]
         text = "" if app.structured else shells.removals(_shell(app, shell), removed, app.argv)
         app.show(text.removesuffix("\n"), {"Unset": removed})
         return
@@ -68,7 +69,7 @@ def command(
     if folder is None:
         app.reporter.warn(f"{UNUSUAL_NAMES}: use `{app.program} config {name}`.")
         folder = app.store.machine_dir(name)
-    variables = shells.connection(endpoint.url, str(folder), name, windows=WINDOWS)
+    variables = connection_variables(endpoint.url, str(folder), name, windows=WINDOWS)
     if no_proxy:
         variables += shells.no_proxy(os.environ, endpoint.address)
     text = "" if app.structured else shells.assignments(_shell(app, shell), variables, app.argv)
@@ -83,12 +84,12 @@ def _print_socket(app: App, name: str, shell: str) -> None:
     from pymachine.hosts import local_socket  # noqa: PLC0415 (few machines have one)
 
     path = local_socket.ensure(app.hosts, name)
-    variables = shells.socket_connection(str(path), name)
+    variables = socket_variables(str(path), name)
     if app.structured:
-        app.show("", {"Name": name, "Variables": dict(variables), "Unset": list(shells.TLS_NAMES)})
+        app.show("", {"Name": name, "Variables": dict(variables), "Unset": list(TLS_NAMES)})
         return
     chosen = _shell(app, shell)
-    lines = [chosen.clear.format(each) for each in shells.TLS_NAMES]
+    lines = [chosen.clear.format(each) for each in TLS_NAMES]
     app.say("\n".join([*lines, shells.assignments(chosen, variables, app.argv)]).removesuffix("\n"))
 
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import signal
-import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pymachine.cli import create_options, goflags, project, project_file, project_trust, share_options, shells
+from pymachine.cli import create_options, goflags, project, project_file, project_trust, share_options
 from pymachine.cli.context import App, current
 from pymachine.cli.errors import HelpfulUsageError, RunError
 from pymachine.cli.output import echo
-from pymachine.hosts import prune
-from pymachine.hosts.create import CreateRequest, create
+from pymachine.hosts import client_environment, prune
+from pymachine.hosts.create import CreateRequest
+from pymachine.hosts.create_from_template import create
 from pymachine.hosts.remove import remove
-from pymachine.system import signals
+from pymachine.system import signals, user_command
 from pymachine.system.progress import Terse
 
 if TYPE_CHECKING:
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
-# Time for the command to end after SIGTERM.
-GRACE_SECONDS = 10.0
 
 
 class Run(project.ProjectCommand):
@@ -88,7 +84,7 @@ def _run(ctx: click.Context, app: App, request: CreateRequest, words: Sequence[s
             create(hosts, request)
         try:
             _run_scripts(app, hosts, request.name, scripts)
-            return _call(words, _environment(app, request.name))
+            return _call(words, client_environment.of(app.hosts, request.name))
         finally:
             with signals.ignored():
                 if request.owner:
@@ -105,60 +101,13 @@ def _run_scripts(app: App, hosts: Hosts, name: str, scripts: Sequence[Script]) -
         provision_scripts.run(hosts, name, scripts, show=project.scripts_output(app, err=True), again=False)
 
 
-def _environment(app: App, name: str) -> dict[str, str]:
-    host = app.hosts.open(name)
-    if host.record.socket:
-        from pymachine.hosts import local_socket  # noqa: PLC0415 (few machines have one)
-
-        path = local_socket.ensure(app.hosts, name)
-        inherited = {key: value for key, value in os.environ.items() if key not in shells.TLS_NAMES}
-        return inherited | dict(shells.socket_connection(str(path), name))
-    folder = host.client_files().folder or host.directory
-    return {**os.environ, **dict(shells.connection(host.endpoint().url, str(folder), name))}
-
-
 def _call(words: Sequence[str], environment: dict[str, str]) -> int:
     """Run the command on pymachine's streams, and return its exit code, or 126 or 127 if it cannot be run."""
-    with signals.deferred() as release:
-        try:
-            process = subprocess.Popen(list(words), env=environment)
-        except FileNotFoundError:
-            echo(f"{words[0]}: command not found", err=True)
-            return NOT_FOUND
-        except OSError as error:
-            echo(f"{words[0]}: {error.strerror or error}", err=True)
-            return NOT_EXECUTABLE
-        with process:
-            try:
-                code = _wait(process, release)
-            except signals.Terminated:
-                _end(process)
-                raise
-    return code if code >= 0 else 128 - code
-
-
-def _wait(process: subprocess.Popen[bytes], release: Callable[[], None]) -> int:
-    """Wait for the command to end. It handles a first Ctrl-C itself; the second one ends it.
-
-    `release` delivers the signals that were deferred while it started.
-    """
     try:
-        release()
-        return process.wait()
-    except KeyboardInterrupt:
-        if not os.isatty(0):  # the process did not receive it
-            process.send_signal(signal.SIGINT)
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        return _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> int:
-    with signals.ignored():
-        process.terminate()
-        try:
-            return process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
+        return user_command.call(words, environment)
+    except FileNotFoundError:
+        echo(f"{words[0]}: command not found", err=True)
+        return NOT_FOUND
+    except OSError as error:
+        echo(f"{words[0]}: {error.strerror or error}", err=True)
+        return NOT_EXECUTABLE

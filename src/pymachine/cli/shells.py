@@ -194,33 +194,6 @@ def _word(word: str) -> str:
     return word.replace("\n", " ").replace("\r", " ")
 
 
-def connection(url: str, directory: str, name: str, *, windows: bool = False) -> list[tuple[str, str]]:
-    """Return the variables that connect a docker client to a machine, in docker-machine's order.
-
-    `url` is the engine's. `directory` is the folder of the client's certificate and key.
-    """
-    variables = [
-        ("DOCKER_TLS_VERIFY", "1"),
-        ("DOCKER_HOST", url),
-        ("DOCKER_CERT_PATH", directory),
-        ("DOCKER_MACHINE_NAME", name),
-    ]
-    if windows:
-        variables.append(("COMPOSE_CONVERT_WINDOWS_PATHS", "true"))
-    return variables
-
-
-CONNECTION_NAMES = ("DOCKER_TLS_VERIFY", "DOCKER_HOST", "DOCKER_CERT_PATH", "DOCKER_MACHINE_NAME")
-
-
-def socket_connection(path: str, name: str) -> list[tuple[str, str]]:
-    """Return the variables that connect a docker client to a machine's local socket. It fails with `TLS_NAMES` set."""
-    return [("DOCKER_HOST", f"unix://{path}"), ("DOCKER_MACHINE_NAME", name)]
-
-
-TLS_NAMES = ("DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
-
-
 def no_proxy_names(environ: Mapping[str, str]) -> list[str]:
     """Return the spellings of the variable that are set, or the one in capitals if none is.
 
