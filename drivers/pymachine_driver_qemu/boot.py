@@ -52,7 +52,8 @@ def launch(
     `missing` has the texts of shares with which it does not start, beside those whose folder is missing.
     """
     began = time.monotonic()
-    refuse_links(folder, (*disk.IMAGE, disk.DISK, process.CONSOLE_LOG, process.QEMU_LOG))
+    refuse_links(folder, (*disk.IMAGE, *disk.DATA, process.CONSOLE_LOG, process.QEMU_LOG))
+    disk.drop_flattened(folder)  # of an export that was killed
     sockets = runtime.make(folder, str(spec.config.get("MachineID", "")))
     background.forget(folder)
     shares.note_missing(spec.shares, sockets, also=missing)

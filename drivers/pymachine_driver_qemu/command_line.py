@@ -13,11 +13,14 @@ from pathlib import Path
 from pymachine.driver.contract import DOCKER_PORT
 from pymachine.driver.kit import identity_channel
 from pymachine.driver.kit.listen_address import ListenAddress
+from pymachine.driver.kit.user_network import Published
 from pymachine.driver.names import host_name
 from pymachine_driver_qemu import options, runtime, shares
 
 NETDEV = "net"
 MEMORY = "ram"
+# The name that QEMU gives to the memory of a machine without a backend.
+UNBACKED_MEMORY = {"amd64": "pc.ram", "arm64": "mach-virt.ram"}
 CONTAINERS = "containers"
 SHARES = "shares"
 GUEST_SSH_PORT = 22
@@ -52,6 +55,10 @@ class Memory:
     """The file with the memory. None means anonymous memory, with the same devices as for a file."""
     shared: bool = False
     """Whether the machine writes to the file, as a template does. A clone only reads it, and keeps changes private."""
+    name: str = MEMORY
+    """The memory's name in a saved state."""
+    reporting: bool = False
+    """Whether the guest reports free pages, as without a `Memory`. QEMU punches holes into the file then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +78,17 @@ class MachineLine:
     machine_id: str
     iso: Path
     disk: Path
+    base: Path | None
+    """The file that `disk` has the changes to; None if `disk` is the whole disk."""
     console: Path
     sockets: Path
     listen: ListenAddress | None
     """The machine's address and ports; None for a template, which has none."""
     sandbox: bool
+    isolated: bool = False
+    """Whether the guest reaches no network, as while a copy of a machine becomes a template."""
+    published: Sequence[Published] = ()
+    """Further ports that are forwarded from the start."""
     ipv6: bool = False
     """Whether the user network has IPv6. The saved state of a machine does not depend on it."""
     exports: Sequence[tuple[Path, bool]] = ()
@@ -99,7 +112,7 @@ def machine(hardware: Hardware, boot: Boot, line: MachineLine) -> list[str]:
         *_channels(line),
         *_helpers(hardware.architecture, line.memory),
         *_shared_folders(line),
-        *(_SANDBOX if line.sandbox else ()),
+        *(SANDBOX if line.sandbox else ()),
         *(("-incoming", "defer") if line.resumed else ()),
     ]
 
@@ -122,7 +135,7 @@ def escape(value: str) -> str:
 def _machine_and_cpu(hardware: Hardware, memory: Memory | None = None) -> list[str]:
     machine_type = "q35,vmport=off" if hardware.architecture == "amd64" else "virt"
     if memory:
-        machine_type += f",memory-backend={MEMORY}"
+        machine_type += f",memory-backend={memory.name}"
     software = f"tcg,thread=multi,tb-size={hardware.tb_mib}"
     accelerator = software if hardware.accelerator == "tcg" else hardware.accelerator
     return [
@@ -140,10 +153,10 @@ def _machine_and_cpu(hardware: Hardware, memory: Memory | None = None) -> list[s
 
 def _memory(memory: Memory, size_mib: int) -> list[str]:
     if memory.path is None:
-        return ["-object", f"memory-backend-ram,id={MEMORY},size={size_mib}M"]
+        return ["-object", f"memory-backend-ram,id={memory.name},size={size_mib}M"]
     share = "on" if memory.shared else "off"
     backing = f"mem-path={escape(str(memory.path))},share={share}"
-    return ["-object", f"memory-backend-file,id={MEMORY},size={size_mib}M,{backing}"]
+    return ["-object", f"memory-backend-file,id={memory.name},size={size_mib}M,{backing}"]
 
 
 def _cpu_model(hardware: Hardware) -> str:
@@ -162,19 +175,32 @@ def _storage(line: MachineLine) -> Sequence[str]:
     return [
         *("-drive", f"if=none,id=iso,file={escape(str(line.iso))},format=raw,readonly=on"),
         *("-device", "virtio-blk-pci,drive=iso"),
-        *("-drive", f"if=none,id=disk,file={escape(str(line.disk))},format=raw,discard=unmap"),
+        *("-drive", ",".join(_data_disk(line.disk, line.base))),
         *("-device", "virtio-blk-pci,drive=disk"),
     ]
+
+
+def _data_disk(disk: Path, base: Path | None) -> list[str]:
+    words = ["if=none", "id=disk", f"file={escape(str(disk))}"]
+    if base is None:
+        return [*words, "format=raw", "discard=unmap"]
+    # Named here, so that QEMU opens no other base that the disk's header names.
+    backing = ["driver=raw", "read-only=on", "file.driver=file", f"file.filename={escape(str(base))}"]
+    return [*words, "format=qcow2", "discard=unmap", *(f"backing.{word}" for word in backing)]
 
 
 def _network(line: MachineLine) -> Sequence[str]:
     # By default without IPv6, which most hosts cannot route. With `ipv6=on` alone, QEMU turns IPv4 off.
     protocols = ["ipv4=on", "ipv6=on", f"ipv6-net={_IPV6_NETWORK}"] if line.ipv6 else ["ipv6=off"]
     parts = ["user", f"id={NETDEV}", *protocols, f"hostname={host_name(line.name)}"]
+    if line.isolated:
+        parts.append("restrict=on")
     if line.listen:
+        address = line.listen.address
         parts += [
-            f"hostfwd=tcp:{line.listen.address}:{line.listen.docker_port}-:{DOCKER_PORT}",
-            f"hostfwd=tcp:{line.listen.address}:{line.listen.ssh_port}-:{GUEST_SSH_PORT}",
+            f"hostfwd=tcp:{address}:{line.listen.docker_port}-:{DOCKER_PORT}",
+            f"hostfwd=tcp:{address}:{line.listen.ssh_port}-:{GUEST_SSH_PORT}",
+            *(f"hostfwd={port.protocol}:{address}:{port.port}-:{port.port}" for port in line.published),
         ]
     return [
         *("-netdev", ",".join(parts)),
@@ -210,7 +236,7 @@ def _channels(line: MachineLine) -> Sequence[str]:
 def _helpers(architecture: str, memory: Memory | None) -> Sequence[str]:
     # The guest reports free pages, and the host reclaims them. Not if the memory is a file: QEMU would punch holes into
     # it, even into a template's.
-    reporting = "" if memory else "free-page-reporting=on,"
+    reporting = "free-page-reporting=on," if memory is None or memory.reporting else ""
     arguments = [
         *("-rtc", "base=utc"),
         *("-object", "rng-random,id=random,filename=/dev/urandom"),
@@ -238,4 +264,4 @@ def _shared_folders(line: MachineLine) -> Sequence[str]:
 
 
 # The same restrictions as libvirt's.
-_SANDBOX = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+SANDBOX = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")

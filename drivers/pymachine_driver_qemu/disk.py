@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pymachine.driver.contract import ImageFiles, refuse_links
@@ -17,6 +17,12 @@ from pymachine.driver.kit.machine_files import MEBIBYTE
 from pymachine.driver.kit.system import files, os_errors, sparse_files
 
 DISK = "disk.raw"
+# The disk of a machine from a named template is the changes to the template's disk, in QEMU's format qcow2, and a hard
+# link to that, which is never written.
+OVERLAY = "disk.qcow2"
+BASE = "disk.base"
+# All files that a data disk may have.
+DATA = (DISK, OVERLAY, BASE)
 ISO = "boot2docker.iso"
 KERNEL = "vmlinuz"
 INITRD = "initrd.img"
@@ -47,14 +53,20 @@ def make_data_disk(path: Path, *, size_mb: int) -> None:
         raise os_errors.wrapped(DiskError, f"cannot create the disk {path}", error) from error
 
 
+def parts(folder: Path) -> tuple[str, ...]:
+    """Return the names of the data disk's files: one file, or the changes and their base."""
+    return (OVERLAY, BASE) if (folder / OVERLAY).exists() else (DISK,)
+
+
 def copy_image(source: Path, target: Path) -> None:
     """Link or copy the image of the machine in `source` into `target`. Raises `DiskError`."""
     for name in IMAGE:
         _put(source / name, target / name)
 
 
-def allocated(path: Path) -> int:
-    """Return the bytes that a sparse file occupies. Raises `DiskError`."""
+def allocated(folder: Path) -> int:
+    """Return the bytes that a copy of the data disk in `folder` occupies. Raises `DiskError`."""
+    path = folder / parts(folder)[0]  # a base is linked, not copied
     try:
         return files.allocated(path.stat())
     except OSError as error:
@@ -71,8 +83,17 @@ def must_fit(folder: Path, size: int) -> None:
         )
 
 
-def copy_disk(source: Path, target: Path) -> None:
-    """Copy a sparse disk, sharing blocks if the file system supports it. Raises `DiskError`."""
+def copy_data_disk(source: Path, target: Path) -> None:
+    """Copy the data disk of the machine in folder `source` to folder `target`. Raises `DiskError`."""
+    for name in parts(source):
+        if name == BASE:
+            _put(source / name, target / name, copy=copy_sparse)
+        else:
+            copy_sparse(source / name, target / name)
+
+
+def copy_sparse(source: Path, target: Path) -> None:
+    """Copy a sparse file, sharing blocks if the file system supports it. Raises `DiskError`."""
     try:
         with source.open("rb") as old, target.open("wb") as new:
             target.chmod(0o600)
@@ -155,7 +176,7 @@ def check_image(folder: Path) -> None:
     earlier = folder / f"{DISK}.old"  # a restore by an earlier version that was killed between two renames
     if earlier.exists() and not (folder / DISK).exists():
         earlier.rename(folder / DISK)
-    for name in (ISO, KERNEL, INITRD, DISK):
+    for name in (ISO, KERNEL, INITRD, *parts(folder)):
         if not (folder / name).is_file():
             raise DiskError(
                 f"{folder / name} is missing",
@@ -172,6 +193,16 @@ def grow(path: Path, *, size_mb: int) -> None:
                 disk.truncate(size_mb * MEBIBYTE)
     except OSError as error:
         raise os_errors.wrapped(DiskError, f"cannot grow the disk {path}", error) from error
+
+
+def drop_flattened(folder: Path) -> None:
+    """Remove the whole disk that an export made from the changes to a template's. Raises `DiskError`."""
+    if parts(folder) == (DISK,):
+        return
+    try:
+        (folder / DISK).unlink(missing_ok=True)
+    except OSError as error:
+        raise os_errors.wrapped(DiskError, f"cannot remove {folder / DISK}", error) from error
 
 
 def set_image_aside(folder: Path) -> None:
@@ -197,8 +228,8 @@ def aside(path: Path) -> Path:
     return path.with_name(f"{path.name}.aside")
 
 
-def _put(source: Path, target: Path) -> None:
+def _put(source: Path, target: Path, *, copy: Callable[[Path, Path], object] = shutil.copyfile) -> None:
     try:
-        machine_files.put(source, target)
+        machine_files.put(source, target, copy=copy)
     except OSError as error:
         raise os_errors.wrapped(DiskError, f"cannot put {source.name} into {target.parent}", error) from error

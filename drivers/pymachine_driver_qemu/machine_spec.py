@@ -9,6 +9,7 @@ from pathlib import Path
 from pymachine.driver.contract import Json
 from pymachine.driver.kit import kernel_parameters
 from pymachine.driver.kit.listen_address import ListenAddress
+from pymachine.driver.kit.user_network import Published
 from pymachine.driver.shares import Share
 from pymachine_driver_qemu import command_line, disk, options, process, shares
 from pymachine_driver_qemu.binary import Qemu
@@ -26,6 +27,10 @@ class MachineSpec:
     ipv6: bool = False
     has_shares_port: bool = True
     """False for the memory of an older version's snapshot; see `command_line.MachineLine`."""
+    published: Sequence[Published] = ()
+    """Ports that are forwarded from the start, besides the machine's own."""
+    isolated: bool = False
+    """Whether the guest reaches no network."""
 
     def as_machine(self, machine_id: str) -> MachineSpec:
         """Return the same spec with another machine id."""
@@ -60,16 +65,20 @@ class MachineSpec:
                 hardware, str(self.config.get("KernelCommandLine", "")), no_aslr=bool(self.config.get("NoASLR"))
             ),
         )
+        data_disk = disk.parts(folder)
         line = command_line.MachineLine(
             name=name,
             machine_id=str(self.config.get("MachineID", "")),
             iso=folder / disk.ISO,
-            disk=folder / disk.DISK,
+            disk=folder / data_disk[0],
+            base=folder / data_disk[1] if len(data_disk) > 1 else None,
             console=folder / process.CONSOLE_LOG,
             sockets=sockets,
             listen=listen,
             ipv6=self.ipv6,
             sandbox=self.qemu.sandbox,
+            isolated=self.isolated,
+            published=self.published,
             exports=shares.exports(self.shares, sockets) if self.qemu.has_9p else (),
             has_shares_port=self.has_shares_port,
             memory=memory,

@@ -44,12 +44,22 @@ class ModifiableMachine(QemuMachine):
 
     def resize(self, change: HardwareChange) -> None:
         """Change the machine's hardware. The disk grows now, its file system at the guest's next boot."""
-        from pymachine_driver_qemu import disk, options  # noqa: PLC0415
+        from pymachine_driver_qemu import options  # noqa: PLC0415
 
         changed = options.changed_hardware(self.config, change)
         if change.disk_mb is not None:
-            disk.grow(self._folder / disk.DISK, size_mb=change.disk_mb)
+            self._grow_disk(change.disk_mb)
         self.config.update(changed)
+
+    def _grow_disk(self, size_mb: int) -> None:
+        from pymachine.driver.kit.machine_files import MEBIBYTE  # noqa: PLC0415
+        from pymachine_driver_qemu import disk, disk_jobs  # noqa: PLC0415
+
+        if disk.parts(self._folder) == (disk.DISK,):
+            disk.grow(self._folder / disk.DISK, size_mb=size_mb)
+        else:
+            overlay, base = self._folder / disk.OVERLAY, self._folder / disk.BASE
+            disk_jobs.grow(self._qemu(), overlay, base=base, size=size_mb * MEBIBYTE)
 
     def check_shares(self, shares: Sequence[Share]) -> None:
         """Raise `UsageError` for too many folders."""
@@ -70,6 +80,23 @@ class ModifiableMachine(QemuMachine):
 
     def renamed(self, before: MachineRef) -> None:
         """Do nothing: the name of a stopped machine is only in its folder."""
+
+    def prepare_export(self) -> None:
+        """Make a whole disk of a disk that has the changes to a template's."""
+        from pymachine.driver.kit.system import files  # noqa: PLC0415
+        from pymachine_driver_qemu import disk, disk_jobs  # noqa: PLC0415
+
+        if disk.parts(self._folder) != (disk.DISK,):
+            overlay, base = self._folder / disk.OVERLAY, self._folder / disk.BASE
+            disk.must_fit(self._folder, sum(files.allocated(path.stat()) for path in (overlay, base)))
+            with self.reporter.task("Copying the disk"):
+                disk_jobs.flatten(self._qemu(), overlay, self._folder / disk.DISK, base=base)
+
+    def end_export(self) -> None:
+        """Remove what `prepare_export` made."""
+        from pymachine_driver_qemu import disk  # noqa: PLC0415
+
+        disk.drop_flattened(self._folder)
 
     def exported(self) -> Sequence[str]:
         """Return the files of an export: the disk and the image."""

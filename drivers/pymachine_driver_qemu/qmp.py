@@ -50,8 +50,8 @@ class QmpTimeoutError(QmpError):
 class Qmp:
     """A connection to QEMU's monitor; a context manager."""
 
-    def __init__(self, path: Path, *, timeout: float = TIMEOUT) -> None:
-        """Connect and negotiate. Raises `QmpError`.
+    def __init__(self, place: Path | socket.socket, *, timeout: float = TIMEOUT) -> None:
+        """Connect to QEMU's socket, or use a connection to it, and negotiate. Raises `QmpError`.
 
         `timeout` (seconds) limits the connection and each command.
         """
@@ -59,7 +59,7 @@ class Qmp:
         self._buffer = b""
         self._events: list[str] = []
         deadline = Deadline(timeout)
-        self._socket = connect(path, deadline)
+        self._socket = connect(place, deadline) if isinstance(place, Path) else place
         try:
             self._greeting(deadline)
             self._command("qmp_capabilities", {}, deadline)

@@ -27,7 +27,7 @@ class SnapshotError(DriverError):
 
 def save(folder: Path, sockets: Path | None, target: Path) -> dict[str, Json]:
     """Save the machine in `folder` into `target`, with its memory if it has a QEMU, whose guest must be paused."""
-    needed = disk.allocated(folder / disk.DISK)
+    needed = disk.allocated(folder)
     facts: dict[str, Json] = {"Memory": sockets is not None}
     if sockets is not None:
         with qmp.Qmp(sockets / runtime.CONTROL) as monitor:
@@ -43,7 +43,7 @@ def save(folder: Path, sockets: Path | None, target: Path) -> dict[str, Json]:
     else:
         disk.must_fit(target, needed)
     disk.copy_image(folder, target)
-    disk.copy_disk(folder / disk.DISK, target / disk.DISK)
+    disk.copy_data_disk(folder, target)
     return facts
 
 
@@ -52,15 +52,19 @@ def swap(folder: Path, snapshot: Path, *, end: Callable[[], None]) -> None:
 
     All that needs disk space is done before the machine is ended by `end`.
     """
-    current, aside = folder / disk.DISK, disk.aside(folder / disk.DISK)
+    names = disk.parts(folder)
+    if names != disk.parts(snapshot):
+        raise SnapshotError(f"the disk in {snapshot} is of another kind than the machine's")
+    current = folder / names[0]
     new = files.temporary(current)
-    disk.must_fit(folder, disk.allocated(snapshot / disk.DISK))
+    disk.must_fit(folder, disk.allocated(snapshot))
     try:
-        disk.copy_disk(snapshot / disk.DISK, new)
+        # The rest of the disk, what the first file has the changes to, never changes.
+        disk.copy_sparse(snapshot / names[0], new)
         disk.set_image_aside(folder)
         end()
         disk.copy_image(snapshot, folder)
-        current.rename(aside)
+        current.rename(disk.aside(current))
         new.rename(current)
     finally:
         new.unlink(missing_ok=True)
@@ -68,12 +72,12 @@ def swap(folder: Path, snapshot: Path, *, end: Callable[[], None]) -> None:
 
 def commit(folder: Path) -> None:
     """Delete the disk and the image that `swap` kept."""
-    disk.drop_aside(folder, (disk.DISK, *disk.IMAGE))
+    disk.drop_aside(folder, (*disk.DATA, *disk.IMAGE))
 
 
 def rollback(folder: Path) -> None:
     """Restore the disk and the image that `swap` kept."""
-    disk.bring_back(folder, (disk.DISK, *disk.IMAGE))
+    disk.bring_back(folder, (*disk.DATA, *disk.IMAGE))
 
 
 def load(

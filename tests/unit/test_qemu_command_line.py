@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pymachine.driver.kit.listen_address import ListenAddress
+from pymachine.driver.kit.user_network import Published
 from pymachine_driver_qemu import command_line
 from pymachine_driver_qemu.binary import Qemu
 from pymachine_driver_qemu.machine_spec import MachineSpec
@@ -192,3 +194,42 @@ def test_an_accelerator_probe_ends_at_the_first_reset(architecture: str) -> None
     words = command_line.trial(hardware, boot, console=Path("/c"))
     assert "-no-reboot" in words
     assert value_of(words, "-serial") == "file:/c"
+
+
+def frozen_spec() -> MachineSpec:
+    qemu = Qemu(Path("/usr/bin/qemu-system-x86_64"), (7, 2))
+    return MachineSpec(qemu=qemu, accelerator="tcg", architecture="amd64", config=CONFIG)
+
+
+def test_a_copy_of_a_machine_that_becomes_a_template_reaches_no_network() -> None:
+    spec = replace(frozen_spec(), isolated=True)
+    words = spec.argv("template", Path("/t"), Path("/r"), listen=None)
+    assert value_of(words, "-netdev") == "user,id=net,ipv6=off,hostname=template,restrict=on"
+
+
+def test_ports_of_the_containers_of_a_template_are_forwarded_from_the_start() -> None:
+    spec = replace(frozen_spec(), published=[Published("tcp", 80), Published("udp", 53)])
+    words = spec.argv("intro", Path("/s"), Path("/r"), listen=PLACE)
+    assert value_of(words, "-netdev").endswith(",hostfwd=tcp:127.70.1.2:80-:80,hostfwd=udp:127.70.1.2:53-:53")
+
+
+def test_a_disk_of_changes_has_the_base_of_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "a,b"
+    folder.mkdir()
+    (folder / "disk.qcow2").touch()
+    escaped = str(folder).replace(",", ",,")
+    words = frozen_spec().argv("intro", folder, Path("/r"), listen=PLACE)
+    assert (
+        f"if=none,id=disk,file={escaped}/disk.qcow2,format=qcow2,discard=unmap,backing.driver=raw,backing.read-only=on,"
+        f"backing.file.driver=file,backing.file.filename={escaped}/disk.base"
+    ) in words
+
+
+def test_the_memory_of_a_booted_machine_keeps_its_name_and_its_reports() -> None:
+    memory = command_line.Memory(path=Path("/t/memory"), shared=True, name="pc.ram", reporting=True)
+    words = argv(memory=memory, resumed=True)
+    assert value_of(words, "-machine") == "q35,vmport=off,memory-backend=pc.ram"
+    assert "memory-backend-file,id=pc.ram,size=1024M,mem-path=/t/memory,share=on" in words
+    assert "virtio-balloon-pci,free-page-reporting=on,deflate-on-oom=on" in words
+    # A clone's QEMU would punch holes into the template's file.
+    assert "virtio-balloon-pci,deflate-on-oom=on" in argv(memory=replace(memory, shared=False, reporting=False))

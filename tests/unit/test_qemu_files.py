@@ -16,7 +16,7 @@ import pytest
 from pymachine.driver.contract import ImageFiles
 from pymachine.driver.kit import machine_files
 from pymachine.errors import DriverError, PrecreateError, TimeoutExpiredError
-from pymachine.system import manifests
+from pymachine.system import files, manifests, sparse_files
 from pymachine.system.progress import Silent
 from pymachine_driver_qemu import accelerator, binary, boot, boot_slots, disk, machine_spec, options, process, runtime
 
@@ -50,7 +50,7 @@ def test_a_packed_disk_has_no_holes_and_comes_back_sparse(tmp_path: Path) -> Non
 def test_a_disk_is_copied_by_a_python_without_copy_file_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "copy_file_range", raising=False)
     disk.make_data_disk(tmp_path / "disk", size_mb=8)
-    disk.copy_disk(tmp_path / "disk", tmp_path / "copy")
+    disk.copy_sparse(tmp_path / "disk", tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == (tmp_path / "disk").read_bytes()
 
 
@@ -373,3 +373,26 @@ def test_accelerators_of_other_systems_and_architectures_are_unavailable() -> No
     assert "not for this system" in accelerator.unavailable(other, "amd64")
     foreign = "arm64" if options.host_architecture() == "amd64" else "amd64"
     assert foreign in accelerator.unavailable(accelerator.native_accelerator(), foreign)
+
+
+def test_a_copy_without_zeros_is_the_same_file_with_more_holes(tmp_path: Path) -> None:
+    source, target = tmp_path / "memory", tmp_path / "copy"
+    content = b"a" * 70_000 + bytes(1 << 20) + b"b" + bytes(200_000)
+    source.write_bytes(content)
+    os.truncate(source, 8 << 20)
+    sparse_files.copy_without_zeros(source, target)
+    assert target.read_bytes() == content + bytes((8 << 20) - len(content))
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert files.allocated(target.stat()) < 300_000 < files.allocated(source.stat())
+
+
+def test_short_stretches_of_data_are_copied_to_their_places(tmp_path: Path) -> None:
+    """Python 3.14 reads 128 KiB at once by default, and so do older ones on some file systems."""
+    source, target = tmp_path / "memory", tmp_path / "copy"
+    with source.open("wb") as file:
+        for begin, end in ((0, 64), (96, 256), (300, 400)):
+            file.seek(begin * 1024)
+            file.write(bytes((number // 1024 + begin) % 255 + 1 for number in range((end - begin) * 1024)))
+        file.truncate(1 << 20)
+    sparse_files.copy_without_zeros(source, target)
+    assert target.read_bytes() == source.read_bytes()

@@ -47,7 +47,7 @@ class IdentityUpdatable(Protocol):
 
 @runtime_checkable
 class LoopbackReachable(Protocol):
-    """A guest may reach services that listen on the host's loopback."""
+    """A guest may reach services that listen on the host's loopback: proxies, and the registry cache."""
 
     def host_loopback(self) -> str:
         """Return the address at which the guest reaches them, or "" if this machine's guest does not."""
@@ -113,6 +113,17 @@ class Portable(Protocol):
         `config` has only the fields that `ConfigPortable` allows. The files are not trusted: raise `DriverError` for a
         file that refers the hypervisor to another file, and undo everything outside of the folder before.
         """
+
+
+@runtime_checkable
+class ExportPreparable(Portable, Protocol):
+    """Some of the files of `Portable.exported` exist only during an export."""
+
+    def prepare_export(self) -> None:
+        """Make these files. Raises `DriverError`."""
+
+    def end_export(self) -> None:
+        """Remove them. Also called after `prepare_export` failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,6 +326,25 @@ class Templatable(Protocol):
 
         Raises `TemplateError` for failures that the template may have caused. The core then removes the machine, calls
         `Driver.create`, and removes the template if that succeeds. Other errors end the `create`.
+        """
+
+
+@runtime_checkable
+class Freezable(Protocol):
+    """A running machine can be frozen, with its containers, as a template that the user names."""
+
+    def freeze(self, folder: Path, request: BootRequest) -> Mapping[str, Json]:
+        """Freeze a copy of this running machine, which goes on, into the empty `folder`; return facts to resume it.
+
+        The copy has no identity: of the machine's keys and certificates nothing is in the folder, as far as they can be
+        overwritten. `request.seed` is the identity without them. No process is left running, even if this raises.
+        """
+
+    def create_from_frozen(self, folder: Path, facts: Mapping[str, Json], request: BootRequest) -> None:
+        """Create the machine as `Driver.create` does, by cloning the template in `folder`.
+
+        Its configuration is that of `Clonable.copy_config`. Raises `StaleTemplateError` if this host can no longer
+        resume the template, and `TemplateError` for other failures that the template may have caused.
         """
 
 

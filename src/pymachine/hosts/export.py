@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pymachine.driver.abilities import Portable
+from pymachine.driver.abilities import ExportPreparable, Portable
 from pymachine.driver.contract import State
 from pymachine.errors import WrongStateError
 from pymachine.hosts import archive_writer, import_checks
@@ -35,7 +36,7 @@ _OF_THIS_HOST = {
 
 def export(hosts: Hosts, name: str, target: Path) -> None:
     """Write the stopped machine `name`, with everything in it, to the file `target`."""
-    with locked(hosts, name) as host:
+    with locked(hosts, name) as host, ExitStack() as cleanup:
         driver, record, folder = host.driver, host.record, host.directory
         if not isinstance(driver, Portable):
             raise driver.unsupported("export of a whole machine")
@@ -46,9 +47,10 @@ def export(hosts: Hosts, name: str, target: Path) -> None:
             )
         portable = {key: value for key, value in record.to_json().items() if key not in _OF_THIS_HOST}
         config = Content(paths.CONFIG, json.dumps(portable, indent=4).encode())
-        parts = [folder / file for file in [*OWN_FILES, *driver.exported()] if (folder / file).exists()]
         # Report what an import would refuse now, and not when the export is needed.
         import_checks.record(config.data, name=name, driver_name=record.driver_name, driver=type(driver))
+        cleanup.enter_context(_prepared(driver))
+        parts = [folder / file for file in [*OWN_FILES, *driver.exported()] if (folder / file).exists()]
         check_sizes(driver, {part.name: part.stat().st_size for part in parts})
         _write(target, Manifest(MACHINE, name, record.driver_name), [config, *parts], hosts.reporter)
         if record.proxies.masked() != record.proxies:
@@ -58,6 +60,19 @@ def export(hosts: Hosts, name: str, target: Path) -> None:
             )
         if record.shares:
             hosts.reporter.info(f"Folders of this host that the machine shares are not in it: {listed(record.shares)}")
+
+
+@contextmanager
+def _prepared(driver: Portable) -> Iterator[None]:
+    """Have the files that exist only during an export in the machine's folder during the block."""
+    if not isinstance(driver, ExportPreparable):
+        yield
+        return
+    try:
+        driver.prepare_export()
+        yield
+    finally:
+        driver.end_export()
 
 
 def export_connection(hosts: Hosts, name: str, target: Path) -> None:

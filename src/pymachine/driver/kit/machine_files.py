@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 from pymachine.driver.errors import PrecreateError
@@ -39,15 +40,15 @@ def format_marker() -> bytes:
     return data.getvalue()
 
 
-def put(source: Path, target: Path) -> None:
-    """Put a file at `target`: as a hard link if possible, else as a copy. On OSError, `target` is unchanged."""
+def put(source: Path, target: Path, *, copy: Callable[[Path, Path], object] = shutil.copyfile) -> None:
+    """Put a file at `target`: as a hard link if possible, else with `copy`. On an error, `target` is unchanged."""
     fresh = files.temporary(target)
     try:
         try:
             os.link(source, fresh)
         except OSError:
             # Another file system, or one without hard links.
-            shutil.copyfile(source, fresh)
+            copy(source, fresh)
         fresh.replace(target)
     finally:
         # Renaming a hard link to another link of the same file leaves both.
