@@ -19,6 +19,7 @@ from pymachine.driver.kit.identity_channel import (
     activation_script,
     digest,
     ended,
+    forget_message,
     message,
     too_late,
 )
@@ -67,6 +68,14 @@ class Channel:
     def send_seed(self, seed: bytes, *, deadline: Deadline, task: Task) -> None:
         """Send the seed, and wait until the guest is idle, ready to be frozen. Raises the errors of `deliver`."""
         outgoing = message(seed, now=time.time(), word="SEED")
+        self._exchange(Progress(digest(seed), stages=SETTLED_STAGES), outgoing, deadline, task)
+
+    def forget_identity(self, seed: bytes, *, deadline: Deadline, task: Task) -> None:
+        """Make a running guest a template: it forgets its identity, and waits for another, as after `send_seed`.
+
+        `seed` has what its clones share. Raises the errors of `deliver`.
+        """
+        outgoing = forget_message(seed, now=time.time())
         self._exchange(Progress(digest(seed), stages=SETTLED_STAGES), outgoing, deadline, task)
 
     def activate_clone(

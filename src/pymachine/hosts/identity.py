@@ -17,6 +17,8 @@ from pymachine.store import paths
 from pymachine.system import files
 
 MACHINE_ID = "machine-id"
+CA_CERTIFICATES = "ca-certificates.pem"
+ENGINE_FINGERPRINT = "engine.restart"
 
 
 def make_keys(directory: Path, *, name: str) -> None:
@@ -50,13 +52,15 @@ def of_machine(
     engine: EngineFiles,
     proxies: str = "",
     ca_certificates: Sequence[str] = (),
+    registry_cache: str = "",
     ipv6: bool = False,
 ) -> bytes:
     """Return the identity of the machine in `directory`, which contains its keys and certificates.
 
     An uncompressed tar without clocks or owners: the same identity is the same bytes. Raises OSError if a file is
     missing. `proxies` are the engine's variables for its proxies, and `ca_certificates` those of
-    further CAs that the guest trusts, in PEM. `ipv6` says whether its network has IPv6.
+    further CAs that the guest trusts, in PEM. `registry_cache` is the address of this host's registry cache and its CA:
+    see `pymachine.hosts.registry_mirrors`. `ipv6` says whether its network has IPv6.
     """
     from pymachine.ssh import keys  # noqa: PLC0415 (cryptography)
 
@@ -69,30 +73,54 @@ def of_machine(
         "tls/ca.pem": (0o644, (directory / paths.CA_CERT).read_bytes()),
         "tls/server.pem": (0o644, (directory / paths.SERVER_CERT).read_bytes()),
         "tls/server-key.pem": (0o600, (directory / paths.SERVER_KEY).read_bytes()),
-        **_engine_members(engine, proxies),
+        **_engine_members(engine, proxies, registry_cache),
     }
     if ca_certificates:
-        members["ca-certificates.pem"] = (0o644, "".join(ca_certificates).encode())
+        members[CA_CERTIFICATES] = (0o644, "".join(ca_certificates).encode())
     if ipv6:
         members["ipv6"] = (0o644, b"on\n")
     return _tar(members)
 
 
-def seed(engine: EngineFiles, proxies: str = "") -> bytes:
-    """Return the tar that a template gets instead of an identity: the engine's settings, and no key or certificate."""
-    return _tar(_engine_members(engine, proxies))
+def seed(engine: EngineFiles, proxies: str = "", registry_cache: str = "") -> bytes:
+    """Return the tar that a template gets instead of an identity: the engine's settings, and nothing secret."""
+    return _tar(_engine_members(engine, proxies, registry_cache))
 
 
-def _engine_members(engine: EngineFiles, proxies: str) -> dict[str, tuple[int, bytes]]:
+def shared(identity: bytes) -> bytes:
+    """Return an identity without what only one machine has, as the seed of a template that is made from the machine."""
+    with tarfile.open(fileobj=io.BytesIO(identity)) as archive:
+        members = {
+            entry.name: (entry.mode, file.read())
+            for entry in archive
+            if not _is_of_one_machine(entry.name) and (file := archive.extractfile(entry))
+        }
+    return _tar(members)
+
+
+def member(identity: bytes, name: str) -> bytes:
+    """Return the content of one file of an identity or a seed, which is empty if it is missing."""
+    with tarfile.open(fileobj=io.BytesIO(identity)) as archive:
+        found = archive.extractfile(name) if name in archive.getnames() else None
+        return found.read() if found else b""
+
+
+def _is_of_one_machine(name: str) -> bool:
+    return name in {"hostname", "machine-id", "authorized_keys"} or name.startswith(("ssh_host_", "tls/"))
+
+
+def _engine_members(engine: EngineFiles, proxies: str, registry_cache: str) -> dict[str, tuple[int, bytes]]:
     members = {
         "daemon.json": (0o644, engine.daemon_json.encode()),
         "engine.env": (0o600, engine.environment.encode()),
         "engine.args": (0o644, engine.flags.encode()),
         # Another fingerprint: the engine has to be restarted for it.
-        "engine.restart": (0o644, engine.fingerprint.encode() + b"\n"),
+        ENGINE_FINGERPRINT: (0o644, engine.fingerprint.encode() + b"\n"),
     }
     if proxies:
         members["engine.proxies"] = (0o600, proxies.encode())
+    if registry_cache:
+        members["registry-cache"] = (0o644, registry_cache.encode())
     return members
 
 

@@ -1,19 +1,22 @@
 """The protocol between host and guest on a virtio-serial port, the identity channel; for drivers with such a port.
 
 To the guest: ``IDENTITY 1 <bytes> <sha256> <unix time>`` and the tar; ``SEED`` with the same arguments for a guest that
-becomes a template; and for a resumed template the shell script that makes it a machine. From the guest, one line each:
-``STAGE <name> <seconds since power-on>``, ``OK <sha256>``, ``ERROR <text>``. Each driver transports the bytes itself.
+becomes a template; ``FORGET`` with them, and zeros, for a running machine that becomes one; and for a resumed template
+the shell script that makes it a machine. From the guest, one line each: ``STAGE <name> <seconds since power-on>``, ``OK
+<sha256>``, ``ERROR <text>``. Each driver transports the bytes itself.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 import shlex
 import tarfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
+from pymachine.driver.contract import Json
 from pymachine.errors import DriverError
 from pymachine.system.wait import Deadline
 
@@ -27,6 +30,8 @@ VERSION = 1
 _LONGEST_LINE = 4096
 # An image has about twelve. The limit is for hostile guests, which could report new ones without end.
 _MOST_STAGES = 100
+# More than the guest's kernel has buffers for the port, as the guest's `channel` expects it after FORGET.
+_PADDING = 16 * 65536
 FIRST_STAGE = "init"
 # The guest's engine answers from these stages on. OK alone only confirms the identity.
 ENGINE_STAGES = frozenset({"engine", "ready"})
@@ -35,7 +40,7 @@ SSH_STAGES = frozenset({"ssh"})
 SETTLED_STAGES = frozenset({"settled"})
 # The engine's settings, which a clone keeps if its template has the same. If one of the last two differs, the engine
 # restarts.
-_ENGINE_MEMBERS = ("daemon.json", "engine.env", "engine.args", "engine.proxies", "engine.restart")
+_ENGINE_MEMBERS = ("daemon.json", "registry-cache", "engine.env", "engine.args", "engine.proxies", "engine.restart")
 _RESTARTING_MEMBERS = ("engine.proxies", "engine.restart")
 
 
@@ -66,6 +71,11 @@ def message(tar: bytes, *, now: float, word: str = "IDENTITY") -> bytes:
     return f"{word} {VERSION} {len(tar)} {digest(tar)} {int(now)}\n".encode() + tar
 
 
+def forget_message(seed: bytes, *, now: float) -> bytes:
+    """Return the message that makes a running machine a template, whose clones share `seed`."""
+    return message(seed, now=now, word="FORGET") + bytes(_PADDING)
+
+
 def activation_script(tar: bytes, *, seed: bytes, now: float) -> bytes:
     """Return the script that turns a template made with `seed` into the machine whose identity is `tar`.
 
@@ -78,6 +88,8 @@ def activation_script(tar: bytes, *, seed: bytes, now: float) -> bytes:
     else:
         same = all(members.get(name) == common.get(name) for name in _RESTARTING_MEMBERS)
         change = "reload" if same else "restart"
+    # A machine of a named template does not wait for its engine to reload the host's registry cache.
+    late = change == "reload" and _without_registry_cache(engine) == _without_registry_cache(common)
     try:
         changed = {name: content for name, content in members.items() if common.get(name) != content}
         gone = {name: b"" for name in common if name not in members}
@@ -85,7 +97,18 @@ def activation_script(tar: bytes, *, seed: bytes, now: float) -> bytes:
         name = shlex.quote(members["hostname"].decode().strip())
     except (UnicodeDecodeError, KeyError) as error:
         raise GuestReportedError("the identity is not text, or has no hostname") from error
+    if late:
+        commands.append(f"late_change={change}")
+        change = "same"
     return "\n".join([*commands, f"become {name} {int(now)} {digest(tar)} {change}", ""]).encode()
+
+
+def _without_registry_cache(members: Mapping[str, bytes | None]) -> Mapping[str, Json]:
+    """Return the settings in daemon.json except for the mirror of ``registry-cache``."""
+    settings: dict[str, Json] = json.loads(members.get("daemon.json") or b"{}")
+    address = (members.get("registry-cache") or b"").partition(b"\n")[0].decode()
+    mirrors = [mirror for mirror in settings.pop("registry-mirrors", []) if mirror != f"https://{address}"]
+    return {**settings, "registry-mirrors": mirrors}
 
 
 def _members(tar: bytes) -> dict[str, bytes]:
