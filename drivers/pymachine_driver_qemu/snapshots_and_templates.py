@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from pymachine.driver.contract import BootRequest, Config, Driver, Json, MachineRef, State
-from pymachine.driver.errors import DriverError
+from pymachine.driver.errors import DriverError, HostNotRunningError
 from pymachine.driver.kit import listen_address
 from pymachine_driver_qemu import options, runtime
 from pymachine_driver_qemu.base import QemuMachine, image_of
@@ -62,6 +62,41 @@ class CopyableMachine(QemuMachine):
                 reporter=self.reporter,
             )
             request.timings["resume"] = round(time.monotonic() - began, 2)
+            with connections:
+                connections.follow(self._folder, self._listen_address, request)
+
+    # -- named templates ---------------------------------------------------------------------------------------
+
+    def freeze(self, folder: Path, request: BootRequest) -> Mapping[str, Json]:
+        """Freeze a copy of this running machine as a template in `folder`, and return the facts to resume it."""
+        from pymachine_driver_qemu import boot_slots, frozen  # noqa: PLC0415
+
+        if self.state() is not State.RUNNING:
+            raise HostNotRunningError(name=self.machine.name)
+        spec = self._machine_spec(request)
+        if frozen.shape(spec, {}) is None:
+            raise self.unsupported(f"named templates of {spec.architecture} machines")
+        frozen.must_fit(spec, self._folder, folder)
+        facts = dict(self.save_snapshot(folder))
+        with boot_slots.for_boot(spec.accelerator, self.reporter):
+            frozen.freeze(spec, folder.absolute(), facts, request, self.reporter)
+        ports = [{"Protocol": port.protocol, "Port": port.port} for port in self.forwarded_ports() if not port.problem]
+        return {**facts, "Ports": ports, "Shape": frozen.shape(spec, facts)}
+
+    def create_from_frozen(self, folder: Path, facts: Mapping[str, Json], request: BootRequest) -> None:
+        """Resume the template in `folder` as this machine."""
+        from pymachine.driver.kit import crashes  # noqa: PLC0415
+        from pymachine_driver_qemu import boot_slots, frozen  # noqa: PLC0415
+
+        self._check_ports()
+        spec = self._machine_spec(request)
+        frozen.check_shape(spec, facts)
+        frozen.prepare(folder, self._folder)
+        with boot_slots.for_resume(self.reporter), crashes.ended_on_failure(self.kill):
+            connections = frozen.resume(
+                spec, folder.absolute(), facts, self.machine.name, self._folder, self._listen_address,
+                self.endpoint(), request, reporter=self.reporter,
+            )  # fmt: skip
             with connections:
                 connections.follow(self._folder, self._listen_address, request)
 
@@ -132,7 +167,7 @@ class CopyableMachine(QemuMachine):
         from pymachine_driver_qemu import disk, snapshot  # noqa: PLC0415
 
         # If the restore failed before it changed the machine, nothing was kept, and the machine may still run.
-        if disk.aside(self._folder / disk.DISK).exists():
+        if any(disk.aside(self._folder / name).exists() for name in disk.DATA):
             self.kill()
         snapshot.rollback(self._folder)
 
@@ -178,7 +213,7 @@ class CopyableMachine(QemuMachine):
             source.sync()
         with self.reporter.task("Copying the disk"), source._paused(sockets) if sockets else nullcontext():  # noqa: SLF001
             disk.copy_image(source._folder, self._folder)  # noqa: SLF001
-            disk.copy_disk(source._folder / disk.DISK, self._folder / disk.DISK)  # noqa: SLF001
+            disk.copy_data_disk(source._folder, self._folder)  # noqa: SLF001
         self._boot(request)
 
     def sync(self) -> None:

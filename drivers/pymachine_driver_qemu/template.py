@@ -45,14 +45,14 @@ _FREEZE_SECONDS = 60.0
 _ARCHITECTURES = frozenset({"amd64"})
 
 
-def shape(spec: MachineSpec) -> dict[str, Json] | None:
+def shape(spec: MachineSpec, *, memory_name: str = command_line.MEMORY) -> dict[str, Json] | None:
     """Return everything that a template's state depends on, or None if there can be no template."""
     if spec.architecture not in _ARCHITECTURES:
         return None
     status = spec.qemu.path.stat()
     placeholder = Path("/")
     anonymous = spec.as_template().as_machine(str(uuid.UUID(int=0)))
-    memory = command_line.Memory(path=placeholder / MEMORY, shared=True)
+    memory = command_line.Memory(path=placeholder / MEMORY, shared=True, name=memory_name)
     line = "\0".join(anonymous.argv("", placeholder, placeholder, listen=None, memory=memory))
     return {
         "cpus": spec.config.get("CPU", options.DEFAULT_CPUS),
@@ -100,10 +100,15 @@ def _freeze(folder: Path, started: boot.Started, request: BootRequest, reporter:
         with reporter.task("Waiting for the template to start") as task:
             port.send_seed(request.seed, deadline=Deadline(request.timeout), task=task)
         # Keep the ports connected while the state is saved, since a resumed guest must find them so.
-        with qmp.Qmp(sockets / runtime.CONTROL) as monitor, (folder / STATE).open("wb") as state:
-            (folder / STATE).chmod(0o600)
-            monitor.execute("stop")
-            migration.save(monitor, state, without_memory=True, seconds=_FREEZE_SECONDS)
+        save(sockets, folder)
+
+
+def save(sockets: Path, folder: Path) -> None:
+    """Stop the guest, and write its state except its memory to the template's folder."""
+    with qmp.Qmp(sockets / runtime.CONTROL) as monitor, (folder / STATE).open("wb") as state:
+        (folder / STATE).chmod(0o600)
+        monitor.execute("stop")
+        migration.save(monitor, state, without_memory=True, seconds=_FREEZE_SECONDS)
 
 
 def prepare(template: Path, folder: Path, image: ImageFiles) -> None:
@@ -125,13 +130,14 @@ def resume(
     request: BootRequest,
     *,
     reporter: Reporter,
+    memory_name: str = command_line.MEMORY,
 ) -> background.Connections:
     """Start the machine from the template's state, and send it its identity.
 
     Return the connections on which the guest reports. Raises `TemplateError` if the template may be
     the cause of a failure. The caller must end QEMU on any error.
     """
-    memory = command_line.Memory(path=template / MEMORY)
+    memory = command_line.Memory(path=template / MEMORY, name=memory_name)
     deadline = Deadline(request.timeout)
     plain = name_resolution.identity(request, endpoint)
     with _template_at_fault(template, folder):

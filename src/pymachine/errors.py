@@ -133,6 +133,12 @@ class TemplateError(DriverError):
     code = "machine-template"
 
 
+class StaleTemplateError(TemplateError):
+    """This host can no longer resume a template: its hypervisor, or how machines are run, has changed."""
+
+    code = "template-stale"
+
+
 class PrecreateError(DriverError):
     """A requirement of `create` is not met, and nothing was created. Exit code 3, as in docker-machine."""
 

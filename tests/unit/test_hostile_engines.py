@@ -72,6 +72,12 @@ def test_endlessly_nested_json_is_refused() -> None:
         api.get(plain(port), certificates=NO_FILES, timeout=60.0)
 
 
+@pytest.mark.parametrize(("ask", "body"), [(api.get, b"[]"), (api.get_list, b"{}"), (api.get_list, b"null")])
+def test_an_answer_of_another_kind_is_refused(ask: Callable[..., object], body: bytes) -> None:
+    with hostile.serving(hostile.answer(body)) as port, pytest.raises(EngineError, match="status 200"):
+        ask(plain(port), certificates=NO_FILES, path="/images/json", timeout=60.0)
+
+
 def test_a_compressed_answer_is_not_inflated() -> None:
     with hostile.serving(hostile.inflating()) as port, pytest.raises(EngineError, match="status 200"):
         api.get(plain(port), certificates=NO_FILES, timeout=60.0)

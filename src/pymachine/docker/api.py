@@ -35,12 +35,27 @@ def get(
     seconds, for the connection and again for the answer. Raises `TlsError` if there is no complete answer in that
     time, and `EngineError` for an unexpected one.
     """
+    answer = _json(endpoint, certificates, path, timeout)
+    if not isinstance(answer, dict):
+        raise _unexpected(endpoint, path, 200, json.dumps(answer).encode())
+    return answer
+
+
+def get_list(endpoint: Endpoint, *, certificates: ClientFiles, path: str, timeout: float) -> list[Json]:
+    """GET a `path` whose answer is a list, as `get` does."""
+    answer = _json(endpoint, certificates, path, timeout)
+    if not isinstance(answer, list):
+        raise _unexpected(endpoint, path, 200, json.dumps(answer).encode())
+    return answer
+
+
+def _json(endpoint: Endpoint, certificates: ClientFiles, path: str, timeout: float) -> Json:
     status, body = _request(endpoint, certificates, path, timeout)
     try:
-        answer = json.loads(body)
+        answer: Json = json.loads(body)
     except (ValueError, RecursionError):  # RecursionError: nested without end
         answer = None
-    if status != 200 or not isinstance(answer, dict):
+    if status != 200 or answer is None:
         raise _unexpected(endpoint, path, status, body)
     return answer
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 
 from pymachine.driver.abilities import Clonable
 from pymachine.driver.names import check_new_name
 from pymachine.errors import UnsupportedError
 from pymachine.hosts.boot import boot
-from pymachine.hosts.create import CreateRequest, finish, make_keys, refuse_existing, reserve
-from pymachine.hosts.host import Host, Hosts
+from pymachine.hosts.copies import request_like
+from pymachine.hosts.create import finish, make_keys, refuse_existing, reserve
+from pymachine.hosts.host import Hosts
 from pymachine.hosts.locking import lock
-from pymachine.hosts.origins import SHARE
 from pymachine.hosts.remove import undo_create
 from pymachine.hosts.shares import ShareRequest
 from pymachine.store.record import Machine
@@ -36,7 +35,7 @@ def clone(hosts: Hosts, name: str, copy: str, *, shares: ShareRequest | None = N
         refuse_existing(hosts, copy)
         if not isinstance(driver, Clonable):
             raise UnsupportedError(f"{source.record.driver_name} driver does not support copies of machines")
-        host = reserve(hosts, _request(source, copy, shares), driver.copy_config)
+        host = reserve(hosts, request_like(source.record, copy, shares), driver.copy_config)
         with ExitStack() as undo:
             undo.callback(undo_create, host)
             make_keys(host)
@@ -45,29 +44,3 @@ def clone(hosts: Hosts, name: str, copy: str, *, shares: ShareRequest | None = N
             undo.pop_all()
         finish(host)
     return host.record
-
-
-def _request(source: Host, name: str, shares: ShareRequest | None) -> CreateRequest:
-    """Return the request for a machine with the options of `source`."""
-    record = source.record
-    origins = dict(record.origins)
-    if shares is not None:
-        origins.pop(SHARE, None)
-    else:
-        shares = ShareRequest(shares=tuple(record.shares), taken_over=True)
-    return CreateRequest(
-        name=name,
-        driver_name=record.driver_name,
-        options={},
-        engine=replace(record.engine),
-        swarm=replace(record.swarm),
-        sans=tuple(record.auth.server_cert_sans),
-        shares=shares,
-        share_events=record.share_events,
-        origins=origins,
-        socket=record.socket,
-        ipv6_ports=record.ipv6_ports,
-        proxies=record.proxies,
-        container_proxy=record.container_proxy,
-        ca_certificates=tuple(record.ca_certificates),
-    )

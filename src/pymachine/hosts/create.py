@@ -47,6 +47,8 @@ class CreateRequest:
     """Further names and addresses for the server certificate (``--tls-san``)."""
     template: bool = True
     """Whether it may be resumed from a template, if its driver can do that."""
+    named_template: str = ""
+    """The template that it is made from: see `pymachine.hosts.create_from_template`."""
     context: str = ""
     """The docker context to make with the machine."""
     expires: int | None = None
@@ -81,12 +83,7 @@ def create(hosts: Hosts, request: CreateRequest) -> Machine:
     """
     check_new_name(request.name)
     kind = registry.load(request.driver_name)
-    _check_engine(kind, request)
-    if request.socket:
-        local_socket.check(kind)
-    if request.container_proxy:
-        container_proxies.check(kind)
-    trusted_cas.check(hosts.store.root, kind, request.ca_certificates)
+    check_options(hosts, request)
     with lock(hosts, request.name), ExitStack() as undo:
         refuse_existing(hosts, request.name)
         hosts.ensure_authority()
@@ -110,14 +107,20 @@ def create(hosts: Hosts, request: CreateRequest) -> Machine:
     return host.record
 
 
-def _check_engine(kind: type[Driver], request: CreateRequest) -> None:
-    """Raise `UsageError` for engine options or certificate names that cannot be used."""
+def check_options(hosts: Hosts, request: CreateRequest) -> None:
+    """Raise `PymachineError` for options that the driver's machines cannot have, before anything is made."""
     from pymachine.docker import daemon_json  # noqa: PLC0415 (cryptography; see design.md on start-up)
     from pymachine.tls import certs  # noqa: PLC0415 (cryptography; see design.md on start-up)
 
+    kind = registry.load(request.driver_name)
     if kind.info.traits & SETS_UP_ENGINE:
         daemon_json.files(request.engine, driver_name=request.driver_name)
         certs.check_names(request.sans)
+    if request.socket:
+        local_socket.check(kind)
+    if request.container_proxy:
+        container_proxies.check(kind)
+    trusted_cas.check(hosts.store.root, kind, request.ca_certificates)
 
 
 def refuse_existing(hosts: Hosts, name: str) -> None:

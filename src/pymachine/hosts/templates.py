@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,12 +24,15 @@ from typing import Any
 from pymachine.driver.abilities import Templatable
 from pymachine.driver.contract import BootRequest, Driver, Json
 from pymachine.errors import PymachineError, TemplateError
+from pymachine.hosts.template_contents import Contents
 from pymachine.store import paths
+from pymachine.store.record import Machine
 from pymachine.system import files, manifests, os_errors
 from pymachine.system.folder_collection import DIGITS, FolderCollection, ManifestFolder
 from pymachine.system.progress import Reporter
 
 FORMAT = 2
+NAMED_FORMAT = 3
 MANIFEST = "template.json"
 # Its modification time is the time of the last use. No other file in the folder may change.
 USED = "used"
@@ -92,6 +95,37 @@ class Template(ManifestFolder):
         return sum(files.allocated(path.stat()) for path in self.directory.iterdir())
 
 
+@dataclass(frozen=True)
+class NamedTemplate(Template):
+    """A template that a user has named: a copy of a machine, with its images and containers."""
+
+    contents: Contents
+    machine: str
+    """The machine that it was made from, or "" if it was made by a recipe."""
+    recipe: Mapping[str, Json]
+    """How to make it again; empty for the copy of a machine."""
+
+    @classmethod
+    def read(cls, directory: Path, manifest: Any) -> NamedTemplate:
+        """Read a manifest. Raises KeyError, TypeError or ValueError if it is not one of a named template."""
+        source = dict(manifest["from"])
+        machine, recipe = str(source.get("machine", "")), dict(source.get("recipe", ()))
+        if not (manifest["files"] and manifest["made"] and manifest["shape"] and (machine or recipe)):
+            raise ValueError("incomplete")
+        return cls(directory, manifest, Contents.from_json(manifest["contents"]), machine, recipe)
+
+    @property
+    def facts(self) -> Mapping[str, Json]:
+        """The facts with which the driver resumes it."""
+        facts: Mapping[str, Json] = self.manifest["facts"]
+        return facts
+
+    @property
+    def record(self) -> Machine:
+        """The record of the machine that it was made from. Raises `RecordError`."""
+        return Machine.from_json(self.manifest["record"], name=self.name)
+
+
 class Templates(FolderCollection[Template]):
     """The templates below one folder."""
 
@@ -102,8 +136,14 @@ class Templates(FolderCollection[Template]):
     def parse(self, directory: Path, manifest: Any) -> Template | None:
         """See `FolderCollection.parse`."""
         # Older ones are listed and pruned; their keys are others, so that none is resumed.
+        if manifest["format"] == NAMED_FORMAT:
+            return NamedTemplate.read(directory, manifest)
         complete = manifest["format"] <= FORMAT and manifest["files"] and manifest["made"] and "shape" in manifest
         return Template(directory, manifest) if complete else None
+
+    def has_linked_files(self, found: Template) -> bool:
+        """Return whether machines have links to the template's disk and image."""
+        return isinstance(found, NamedTemplate)
 
 
 def directory(store: Path) -> Path:
@@ -183,14 +223,28 @@ def remove(template: Template) -> bool:
     return Templates(template.directory.parent).remove(template.name)
 
 
+def damage(template: Template) -> str:
+    """Read all of a template, and return what is damaged, or "" if nothing is."""
+    for name, described in template.manifest["files"].items():
+        path = template.directory / name
+        try:
+            if path.stat().st_size != described["size"] or manifests.sparse_digest(path) != described["sha256"]:
+                return f"{name} has another content"
+        except OSError as error:
+            return f"{name} cannot be read: {error.strerror or error}"
+        except (KeyError, TypeError):
+            return "its manifest is not one"
+    return ""
+
+
 def prune(store: Path, *, unused_seconds: float) -> list[Template]:
-    """Remove the templates that were not used for `unused_seconds`, and return them."""
+    """Remove the templates without a name that were not used for `unused_seconds`, and return them."""
     return _prune(find_all(store), unused_seconds)
 
 
 def _prune(templates: Iterable[Template], unused_seconds: float) -> list[Template]:
     limit = time.time() - unused_seconds
-    gone = [template for template in templates if template.used <= limit]
+    gone = [template for template in templates if not isinstance(template, NamedTemplate) and template.used <= limit]
     for template in gone:
         remove(template)
     return gone
@@ -217,38 +271,49 @@ def _make(
 ) -> Template:
     root, path = templates.root, templates.root / name
     _make_room(templates, keep=name)
-    began = time.monotonic()
+
+    def fill(folder: Path) -> Mapping[str, Json]:
+        driver.make_template(folder, request)
+        return {"format": FORMAT, "shape": shape, "image": request.image.digest if request.image else ""}
+
     try:
-        with templates.making() as folder:
-            _fill(driver, folder, request)
-            described = {entry.name: _synced(entry) for entry in sorted(folder.iterdir())}
-            manifest = {
-                "format": FORMAT,
-                "shape": shape,
-                "image": request.image.digest if request.image else "",
-                "made": time.time(),
-                "seconds": round(time.monotonic() - began, 1),
-                "files": described,
-            }
-            files.atomic_write(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-            templates.publish(folder, name)
-            manifests.note(path, MANIFEST, described)
+        return publish(templates, name, fill)
+    except OSError as error:
+        raise os_errors.wrapped(TemplateError, f"cannot make a template in {root}", error) from error
     except PymachineError as error:
         with suppress(OSError):
             _mark(path, error.brief, failures=_failures(path))
         raise TemplateFailedError(f"The template {name} cannot be made ({error.brief})", path, error) from error
-    except OSError as error:
-        raise os_errors.wrapped(TemplateError, f"cannot make a template in {root}", error) from error
-    return Template(path, manifest)
 
 
-def _fill(driver: Templatable, folder: Path, request: BootRequest) -> None:
-    """Have the driver make a template. Raises OSError if the disk is full, whatever error the driver raised.
+def publish(templates: Templates, name: str, fill: Callable[[Path], Mapping[str, Json]]) -> Template:
+    """Make a template, in place of an older one of that name.
+
+    `fill` gets its empty folder, and returns what the manifest says about it. Nothing is left, and the older one is
+    unchanged, if it raises. Raises OSError.
+    """
+    began = time.monotonic()
+    with templates.making() as folder:
+        facts = _filled(folder, fill)
+        described = {entry.name: _synced(entry) for entry in sorted(folder.iterdir())}
+        seconds = round(time.monotonic() - began, 1)
+        manifest = {**facts, "made": time.time(), "seconds": seconds, "files": described}
+        files.atomic_write(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        path = templates.root / name
+        made = templates.parse(path, manifest)
+        assert made is not None  # noqa: S101 (it was made here)
+        templates.publish(folder, name)
+    manifests.note(path, MANIFEST, described, linked=templates.has_linked_files(made))
+    return made
+
+
+def _filled(folder: Path, fill: Callable[[Path], Mapping[str, Json]]) -> Mapping[str, Json]:
+    """Call `fill`. Raises OSError if the disk is full, whatever error that raised.
 
     The guest's memory is a file that is mapped: a hypervisor that finds no room for a page of it is killed.
     """
     try:
-        driver.make_template(folder, request)
+        return fill(folder)
     except PymachineError as error:
         if shutil.disk_usage(folder).free < FULL_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
