@@ -395,6 +395,7 @@ def test_a_driver_of_the_command_line_has_its_own_options(call: Call, folder: Pa
         (['options.sized-patch = ["/etc/shadow"]'], "set sized-patch to /etc/shadow"),
         (['driver = "outside"', "shares = []"], "set up an existing host as root, with the driver outside"),
         (['engine.install-url = "http://192.0.2.1/"'], "install the engine with the script of http://192.0.2.1/"),
+        (['template = "work"'], "use what is in the template work"),
         (['tls-san = ["prod.example"]'], "have a certificate of this store for prod.example"),
         (['driver = "outside"', 'provision = ["own"]'], "run {folder}/own as root on an existing host"),
         (['provision = ["../secret"]'], "run {parent}/secret as root in the machine"),

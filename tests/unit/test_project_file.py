@@ -122,7 +122,7 @@ def test_a_key_above_its_table_is_explained(tmp_path: Path) -> None:
         ("shares = [1]", "machine.shares is a list with 1, expected a list of texts"),
         ('shares = ["a\\u0000b"]', "machine.shares is a list with 'a\\x00b', expected"),
         ('shares = [["."]]', "machine.shares is a list with a list, expected"),
-        ("template = 1", "machine.template is 1, expected true or false"),
+        ("template = 1", "machine.template is 1, expected a text, true or false"),
         ("name = {}", "machine.name is a table, expected a line of text"),
         ('name = "a\\nb"', "machine.name is 'a\\nb', expected a line of text"),
         ("engine = 1", "machine.engine is 1, expected a table"),
@@ -246,6 +246,7 @@ def test_the_schema_is_a_schema_and_has_all_keys() -> None:
 
 def test_the_schema_accepts_what_pymachine_accepts(tmp_path: Path) -> None:
     assert fits_schema(COMPLETE)
+    assert fits_schema('[machine]\ntemplate = "web"\n')
     assert fits_schema("")
 
 

@@ -118,9 +118,24 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pymachine]:
                 "made": 1.0,
                 "shape": shape,
                 "files": {"disk": {}},
-                "facts": {},
                 "driver": HOSTILE,
                 "image": HOSTILE,
+            },
+        )
+        written(
+            cache / "templates" / f"named-{HOSTILE}" / "template.json",
+            {
+                "format": 3,
+                "made": 1.0,
+                "shape": shape,
+                "files": {HOSTILE: {}},
+                "facts": {},
+                "record": {},
+                "contents": {
+                    "Images": [{"Names": [HOSTILE], "SizeBytes": 1}],
+                    "Containers": [{"Name": HOSTILE, "Image": HOSTILE}],
+                },
+                "from": {"machine": HOSTILE},
             },
         )
         yield made

@@ -12,7 +12,8 @@ from pymachine.cli.context import App, current
 from pymachine.cli.errors import HelpfulUsageError, RunError
 from pymachine.driver.contract import Json
 from pymachine.errors import PymachineError, UsageError
-from pymachine.hosts.create import CreateRequest, create
+from pymachine.hosts.create import CreateRequest
+from pymachine.hosts.create_from_template import create
 from pymachine.hosts.host import Hosts
 from pymachine.hosts.shares import ShareRequest
 from pymachine.store.origins import Origin

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 
 DRIVER_VARIABLE = "MACHINE_DRIVER"
 _HELP = ("h", "help")
+# The sources of a flag's value, the one that wins first.
+_SOURCES = (
+    ParameterSource.COMMANDLINE,
+    ParameterSource.ENVIRONMENT,
+    ParameterSource.DEFAULT_MAP,
+    ParameterSource.DEFAULT,
+)
 
 
 class DriverOptionsCommand(goflags.GoCommand):
@@ -42,6 +49,7 @@ class DriverOptionsCommand(goflags.GoCommand):
         ctx.meta[__name__] = [_flag(option) for option in kind.options()]
         super().parse_args(ctx, args)
         _ignore_unsupported_variable(ctx, kind)
+        _choose_template(ctx)
         given = {param.name or "": param.opts[0].lstrip("-") for param in ctx.meta[__name__]}
         if "engine_install_url" in ctx.params:
             # docker-machine ran the default script on every host. Here it runs only if the option is given.
@@ -69,6 +77,27 @@ def _ignore_unsupported_variable(ctx: click.Context, kind: type[Driver]) -> None
     if not proxies.supported(kind):
         ctx.params[name] = False
         ctx.set_parameter_source(name, ParameterSource.DEFAULT)
+
+
+def _choose_template(ctx: click.Context) -> None:
+    """If both ``--template`` and ``--no-template`` have a value, keep only that of the nearer source.
+
+    Raises `FlagError` if both come from the same source.
+    """
+    if ctx.resilient_parsing or not (ctx.params["template"] and ctx.params["no_template"]):
+        return
+    flags = {param.name: param for param in ctx.command.get_params(ctx) if isinstance(param, goflags.Flag)}
+    template, no_template = flags["template"], flags["no_template"]
+    ranks = {name: _SOURCES.index(_source(ctx, name)) for name in ("template", "no_template")}
+    if ranks["template"] == ranks["no_template"]:
+        raise FlagError(f"{source(ctx, template)[1]} and {source(ctx, no_template)[1]} exclude each other")
+    farther = max(ranks, key=lambda name: ranks[name])
+    ctx.params[farther] = flags[farther].default_value
+    ctx.set_parameter_source(farther, ParameterSource.DEFAULT)
+
+
+def _source(ctx: click.Context, name: str) -> ParameterSource:
+    return ctx.get_parameter_source(name) or ParameterSource.DEFAULT
 
 
 def early_value(command: goflags.GoCommand, words: Sequence[str], *names: str) -> str | None:
@@ -169,6 +198,12 @@ _FLAGS: tuple[Callable[[Any], Any], ...] = (
         help="Boot instead of cloning a template",
     ),
     goflags.flag(
+        "--template",
+        env="PYMACHINE_TEMPLATE",
+        help="Clone this template, with its images and containers, instead of one that is empty",
+        shell_complete=machine_args.complete_named_template,
+    ),
+    goflags.flag(
         "--socket",
         is_flag=True,
         help="Also make a unix socket that reaches the engine over SSH, for programs without TLS",
@@ -236,6 +271,7 @@ def request(name: str, given: Mapping[str, Any], **others: Any) -> CreateRequest
         engine=engine_options(given),
         sans=tuple(given["tls_san"]),
         template=not given["no_template"],
+        named_template=given["template"],
         expires=expiry_time(given),
         install_script=given["install_script"],
         share_events=not given["no_share_events"],
@@ -265,7 +301,7 @@ def origins(ctx: click.Context, *, share: Origin) -> dict[str, Origin]:
     from pymachine.hosts.origins import DRIVER, SHARE  # noqa: PLC0415 (the help does not need it)
     from pymachine.store.origins import DEFAULT, Origin  # noqa: PLC0415
 
-    drivers = [param.name or "" for param in ctx.meta[__name__]]
+    drivers = of_driver(ctx)
     found = {}
     for param in ctx.command.get_params(ctx):
         name = param.name or ""
@@ -297,10 +333,24 @@ def source(ctx: click.Context, flag: goflags.Flag) -> tuple[str, str]:
 
 def from_file(ctx: click.Context) -> Iterator[tuple[str, goflags.Flag]]:
     """Yield the parameters whose value comes from the project file, with their flags."""
+    yield from _from(ctx, ParameterSource.DEFAULT_MAP)
+
+
+def from_command_line(ctx: click.Context) -> Iterator[tuple[str, goflags.Flag]]:
+    """Yield the parameters whose value comes from the command line, with their flags."""
+    yield from _from(ctx, ParameterSource.COMMANDLINE)
+
+
+def _from(ctx: click.Context, where: ParameterSource) -> Iterator[tuple[str, goflags.Flag]]:
     for param in ctx.command.get_params(ctx):
         name = param.name or ""
-        if isinstance(param, goflags.Flag) and ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP:
+        if isinstance(param, goflags.Flag) and ctx.get_parameter_source(name) is where:
             yield name, param
+
+
+def of_driver(ctx: click.Context) -> set[str]:
+    """Return the parameters of a command that are options of its driver."""
+    return {param.name or "" for param in ctx.meta[__name__]}
 
 
 def engine_options(given: Mapping[str, Any]) -> EngineOptions:

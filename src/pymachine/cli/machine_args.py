@@ -43,6 +43,23 @@ def complete_path(ctx: click.Context, param: click.Parameter, incomplete: str) -
     return [*names, *complete_file(ctx, param, incomplete)]
 
 
+def complete_template(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    """Complete the names of templates."""
+    from pymachine.hosts import templates  # noqa: PLC0415 (only for completion)
+
+    root = paths.storage_root(ctx.find_root().params.get("storage_path"))
+    return [template.name for template in templates.find_all(root) if template.name.startswith(incomplete)]
+
+
+def complete_named_template(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    """Complete the names that users have given to templates."""
+    from pymachine.hosts import templates  # noqa: PLC0415 (only for completion)
+
+    root = paths.storage_root(ctx.find_root().params.get("storage_path"))
+    found = [template for template in templates.find_all(root) if isinstance(template, templates.NamedTemplate)]
+    return [template.name for template in found if template.name.startswith(incomplete)]
+
+
 def complete_file(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001
     """Leave the completion of files to the shell."""
     return [CompletionItem(incomplete, type="file")]

@@ -197,7 +197,12 @@ def _preset_options(ctx: click.Context, file: ProjectFile) -> None:
     if "ca-certs" in machine:
         found = [os.path.normpath(file.folder / text) for text in file.texts("ca-certs")]
         presets["ca_cert"] = goflags.Preset(found, file.place("ca-certs"))
-    for key in ("template", "share-events", "host-proxy"):
+    template = machine.get("template")
+    if isinstance(template, str):
+        presets["template"] = goflags.Preset(template, file.place("template"))
+    elif template is not None:
+        presets["no_template"] = goflags.Preset(not template, file.place("template"))
+    for key in ("share-events", "host-proxy"):
         if key in machine:
             presets["no_" + key.replace("-", "_")] = goflags.Preset(not machine[key], file.place(key))
     for flag in create_options.engine_flags():

@@ -60,6 +60,7 @@ BOOLEAN = Kind("true or false", {"type": "boolean"}, (bool,))
 NUMBER = Kind("a whole number", {"type": "integer"}, (int,))
 # As text it is what the option accepts on the command line.
 SIZE = Kind("a whole number, or a text", {"type": ["integer", "string"]}, (int, str))
+NAME_OR_FALSE = Kind("a text, true or false", {"type": ["string", "boolean"]}, (str, bool))
 ANY = Kind(
     "a text, a whole number, true, false or a list of texts",
     {"type": ["string", "integer", "boolean", "array"], "items": _TEXT_SCHEMA},
@@ -97,7 +98,11 @@ KEYS: dict[str, Key] = {
     ),
     "host-proxy": Key(BOOLEAN, "`false` is `--no-host-proxy`."),
     "container-proxy": Key(BOOLEAN, "`true` is `--container-proxy`."),
-    "template": Key(BOOLEAN, "`false` is `--no-template`."),
+    "template": Key(
+        NAME_OR_FALSE,
+        "Template that the machine is made from, as `--template`; it matters only when the machine is created. `false` "
+        "is `--no-template`.",
+    ),
     "tls-san": Key(TEXTS, "Further names in the server certificate, as `--tls-san`."),
     "provision": Key(
         TEXTS,

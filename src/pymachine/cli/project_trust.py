@@ -62,6 +62,8 @@ def wishes(
     if "ca_cert" in from_file:
         outer = [path for path in map(Path, ctx.params["ca_cert"]) if not file.contains(path)]
         found += [f"have the CA certificates in {path} trusted in the machine" for path in outer]
+    if "template" in from_file:
+        found.append(f"use what is in the template {request.named_template}")
     if "engine_install_url" in from_file:
         found.append(f"install the engine with the script of {request.install_script}")
     for option in kind.options():

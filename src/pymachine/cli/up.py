@@ -72,7 +72,7 @@ def _request(ctx: click.Context, app: App, file: ProjectFile, given: dict[str, A
 def _exists(app: App, request: CreateRequest, file: ProjectFile, wishes: Sequence[str], *, trust: bool) -> bool:
     """Create the machine unless it exists, and return whether it existed. Raises `UntrustedProjectError`."""
     from pymachine.hosts import project as projects  # noqa: PLC0415 (the help does not need it)
-    from pymachine.hosts.create import create  # noqa: PLC0415
+    from pymachine.hosts.create_from_template import create  # noqa: PLC0415
 
     if not app.store.exists(request.name):
         project_trust.ensure(file, wishes, trust=trust)
