@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import requests
 
 from pymachine.store import paths
@@ -32,7 +33,9 @@ version: 0.1
 log: {{level: error}}
 storage: {{filesystem: {{rootdirectory: {storage}}}}}
 http: {{addr: "{address}:{port}"{tls}}}
+{auth}
 """
+LOG = "registry.log"
 
 
 @dataclass(frozen=True)
@@ -124,18 +127,24 @@ class Tls:
 
 
 @contextmanager
-def running(folder: Path, host_from_guest: str = USER_NETWORK_HOST, *, tls: Tls | None = None) -> Iterator[Registry]:
-    """Run a registry with its data, configuration and log in `folder`; end it afterwards."""
+def running(
+    folder: Path, host_from_guest: str = USER_NETWORK_HOST, *, tls: Tls | None = None, users: Path | None = None
+) -> Iterator[Registry]:
+    """Run a registry with its data, configuration and log in `folder`; end it afterwards.
+
+    With `users`, the file of an Apache server with names and passwords, it demands a login.
+    """
     address = listening_address(host_from_guest)
     program = shutil.which("docker-registry", path=search_path())
     assert program, "docker-registry is missing: scripts/setup --tests"
     port = free_port()
     configuration = folder / "registry.yml"
     served = f", tls: {{certificate: {tls.certificate}, key: {tls.key}}}" if tls else ""
-    text = CONFIGURATION.format(storage=folder / "storage", address=address, port=port, tls=served)
+    auth = f"auth: {{htpasswd: {{realm: tests, path: {users}}}}}" if users else ""
+    text = CONFIGURATION.format(storage=folder / "storage", address=address, port=port, tls=served, auth=auth)
     configuration.write_text(text)
     registry = Registry(port, host_from_guest, tls.ca if tls else None)
-    with (folder / "registry.log").open("wb") as log:
+    with (folder / LOG).open("wb") as log:
         process = subprocess.Popen([program, "serve", str(configuration)], stdout=log, stderr=log)
     try:
         _await_answer(registry, process)
@@ -143,6 +152,14 @@ def running(folder: Path, host_from_guest: str = USER_NETWORK_HOST, *, tls: Tls 
     finally:
         process.terminate()
         process.wait(20)
+
+
+def users_file(folder: Path, login: str) -> Path:
+    """Write the file for `users` of `running`, with one name and password, and return its path."""
+    name, _, password = login.partition(":")
+    path = folder / "users"
+    path.write_text(f"{name}:{bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()}\n")
+    return path
 
 
 @contextmanager
@@ -157,12 +174,30 @@ def under_private_ca(folder: Path) -> Iterator[Registry]:
         yield found
 
 
+def requests_in(folder: Path, text: str) -> int:
+    """Return how many requests for what begins with `text` the registry in `folder` has answered with success.
+
+    A cache in front of it may fetch and store something that it has served already, so wait until no more come.
+    """
+    count, now = -1, _requests_in(folder, text)
+    while now != count:
+        time.sleep(1)
+        count, now = now, _requests_in(folder, text)
+    return count
+
+
+def _requests_in(folder: Path, text: str) -> int:
+    lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+    return sum(f'"GET /v2/{text}' in line and ' HTTP/1.1" 200 ' in line for line in lines)
+
+
 def _await_answer(registry: Registry, process: subprocess.Popen[bytes]) -> None:
     url = f"{registry.url}/v2/"
     deadline = time.monotonic() + 30
     while True:
         try:
-            if requests.get(url, timeout=5, verify=registry.verify).ok:
+            # One that demands a login answers that it does.
+            if requests.get(url, timeout=5, verify=registry.verify).status_code in (200, 401):
                 return
         except requests.ConnectionError:
             assert process.poll() is None, "docker-registry ended at once"

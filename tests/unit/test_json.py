@@ -85,6 +85,13 @@ def test_subcommands_print_an_empty_list(call: Call, words: str) -> None:
     check_schema(" ".join(words.split()[:2]), value)
 
 
+def test_a_registry_cache_that_was_never_started_matches_the_schema(call: Call) -> None:
+    for words, expected in (("cache status", 1), ("cache stop", 0), ("cache prune", 0)):
+        code, value, _ = call(*words.split())
+        assert code == expected
+        check_schema(words, value)
+
+
 @pytest.mark.parametrize("words", ["kill intro", "stop intro", "start intro", "restart intro", "kill intro dead"])
 def test_failed_actions_still_print_the_state_of_each_machine(call: Call, words: str) -> None:
     code, value, err = call(*words.split())

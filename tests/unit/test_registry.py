@@ -157,7 +157,7 @@ LAYERS = [
     {"errors", "system"},
     {"driver"},
     {"store", "gotemplate", "cli.shells"},
-    {"tls", "ssh", "docker", "image", "provision"},
+    {"tls", "ssh", "docker", "image", "provision", "registry_cache"},
     {"hosts"},
     {"cli"},
     {"__main__"},

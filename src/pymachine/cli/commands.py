@@ -6,6 +6,7 @@ from __future__ import annotations
 COMMANDS: dict[str, str] = {
     "active": "Print which machine is active",
     "autostart": "Start machines when this host boots",
+    "cache": "Keep a registry on this host, from which machines pull images",
     "clone": "Create a machine as a copy of another one, with its images and containers",
     "completion": "Print the completion script for a shell",
     "config": "Print the connection config for machine",
