@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pymachine.driver import registry
 from pymachine.driver.contract import BootRequest, Endpoint, Json, MachineRef
 from pymachine.errors import TemplateError
-from pymachine.hosts import proxies, templates
+from pymachine.hosts import proxies, registry_mirrors, templates
 from pymachine.hosts.create import check_driver, find_image
 from pymachine.hosts.host import Hosts
 from pymachine.hosts.resume import with_seed
@@ -31,7 +31,9 @@ def build_template(hosts: Hosts, driver_name: str, options: Mapping[str, Json]) 
     check_driver(driver)
     callers = proxies_of(os.environ) if proxies.supported(kind) else Proxies()
     boot = BootRequest(identity=_refuse_identity, image=find_image(hosts, driver))
-    request = with_seed(driver_name, boot, proxies=proxies.reachable(driver, callers, hosts.reporter).variables())
+    variables = proxies.reachable(driver, callers, hosts.reporter).variables()
+    mirror = registry_mirrors.find(driver, root, hosts.reporter)
+    request = with_seed(driver_name, boot, proxies=variables, mirror=mirror)
     templates.clear_failures(root)
     made = templates.ensure(driver, request, store=root, reporter=hosts.reporter)
     if made is None:

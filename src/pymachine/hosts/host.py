@@ -27,6 +27,7 @@ from pymachine.system.progress import Reporter, Silent
 if TYPE_CHECKING:
     import datetime as dt
 
+    from pymachine.hosts.registry_mirrors import Mirror
     from pymachine.ssh.client import Client
     from pymachine.ssh.target import Target
     from pymachine.store.client_files import ClientFiles
@@ -225,20 +226,30 @@ class Host:
     def identity(self, endpoint: Endpoint, *, renew: bool = False) -> bytes:
         """Return the machine's identity for `endpoint`, as one tar; with `renew` it has a new server certificate."""
         from pymachine.docker import daemon_json  # noqa: PLC0415 (cryptography)
-        from pymachine.hosts import identity, trusted_cas  # noqa: PLC0415 (cryptography)
+        from pymachine.hosts import identity, registry_mirrors, trusted_cas  # noqa: PLC0415 (cryptography)
 
         self.ensure_certificates(endpoint.address, renew=renew)
         # A machine that docker-machine made has no host key of its own yet, and no machine-id.
         identity.make_keys(self.directory, name=self.name)
-        settings = daemon_json.files(self.record.engine, driver_name=self.record.driver_name)
+        mirror = self.registry_mirror
+        engine = registry_mirrors.with_mirror(self.record.engine, mirror)
+        settings = daemon_json.files(engine, driver_name=self.record.driver_name)
         return identity.of_machine(
             self.directory,
             hostname=host_name(self.name),
             engine=settings,
             proxies=self.proxies().variables(),
             ca_certificates=trusted_cas.of(self.record, self.store.root, self.reporter),
+            registry_cache=mirror.member if mirror else "",
             ipv6=self.record.engine.ipv6,
         )
+
+    @cached_property
+    def registry_mirror(self) -> Mirror | None:
+        """This host's registry cache, if it runs and the machine can use it."""
+        from pymachine.hosts import registry_mirrors  # noqa: PLC0415 (only boots need it)
+
+        return registry_mirrors.find(self.driver, self.store.root, self.reporter)
 
     def proxies(self) -> Proxies:
         """Return the proxies that the machine uses, as its guest reaches them: see `pymachine.hosts.proxies`."""

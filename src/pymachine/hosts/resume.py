@@ -17,6 +17,7 @@ from pymachine.store.record import EngineOptions
 
 if TYPE_CHECKING:
     from pymachine.hosts import templates
+    from pymachine.hosts.registry_mirrors import Mirror
 
 
 def resume_or_boot(host: Host, request: BootRequest, *, template: bool, keep: Callable[[], object]) -> None:
@@ -44,16 +45,21 @@ def resume_or_boot(host: Host, request: BootRequest, *, template: bool, keep: Ca
             host.reporter.warn(f"The template could not be removed: {error.brief}")
 
 
-def with_seed(driver_name: str, request: BootRequest, *, proxies: str = "") -> BootRequest:
+def with_seed(
+    driver_name: str, request: BootRequest, *, proxies: str = "", mirror: Mirror | None = None
+) -> BootRequest:
     """Return `request` with the seed of a template: the settings of an engine without options, its IPv6, its proxies.
 
     An engine reads its proxies and sets IPv6 up only when it starts, and a clone's engine must not have to start again.
+    It would not have to for `mirror`, this host's registry cache, but a reload takes time too.
     """
     from pymachine.docker import daemon_json  # noqa: PLC0415 (only create needs it)
-    from pymachine.hosts import identity  # noqa: PLC0415 (only create needs it)
+    from pymachine.hosts import identity, registry_mirrors  # noqa: PLC0415 (only create needs it)
 
-    common = daemon_json.files(EngineOptions(ipv6=request.ipv6), driver_name=driver_name)
-    return replace(request, seed=identity.seed(common, proxies), timeout=boot_timeout())
+    options = registry_mirrors.with_mirror(EngineOptions(ipv6=request.ipv6), mirror)
+    common = daemon_json.files(options, driver_name=driver_name)
+    seed = identity.seed(common, proxies, mirror.member if mirror else "")
+    return replace(request, seed=seed, timeout=boot_timeout())
 
 
 def _create(host: Host, request: BootRequest) -> None:
@@ -73,7 +79,8 @@ def _resume(host: Host, request: BootRequest) -> bool:
     from pymachine.hosts import templates  # noqa: PLC0415 (only create needs them)
     from pymachine.tls import handshake  # noqa: PLC0415 (only create needs it)
 
-    request = with_seed(host.record.driver_name, request, proxies=host.proxies().variables())
+    name, mirror = host.record.driver_name, host.registry_mirror
+    request = with_seed(name, request, proxies=host.proxies().variables(), mirror=mirror)
     template = _find_template(host, request)
     if template is None:
         return False
