@@ -16,8 +16,8 @@ from typing import Any
 
 from pymachine.driver.contract import refuse_links
 from pymachine.driver.errors import TimeoutExpiredError
-from pymachine.driver.kit.system import Deadline, os_errors, until
-from pymachine_driver_qemu import command_line, process, qmp
+from pymachine.driver.kit.system import Deadline, os_errors, tied_processes, until
+from pymachine_driver_qemu import command_line, qmp
 from pymachine_driver_qemu.binary import Qemu
 from pymachine_driver_qemu.disk import DiskError
 
@@ -123,7 +123,7 @@ def _idle(qemu: Qemu) -> Iterator[qmp.Qmp]:
                 start_new_session=True,
                 umask=0o077,
                 # It ends with this process, and no longer holds the lock on the disk.
-                preexec_fn=process.preparation(tied=True, small_pages=False, filtered=False, mounts=()),  # noqa: PLW1509
+                preexec_fn=tied_processes.tie(),  # noqa: PLW1509 (see there)
             )
         except OSError as error:
             ours.close()

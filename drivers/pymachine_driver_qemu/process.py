@@ -86,13 +86,13 @@ def launch(
     log = directory / QEMU_LOG
     for path in (log, directory / CONSOLE_LOG):
         trim(path)
-    prepared = preparation(tied=tied, small_pages=small_pages, filtered=filtered, mounts=mounts)
+    preparation = _preparation(tied=tied, small_pages=small_pages, filtered=filtered, mounts=mounts)
     if filtered:
         _opened_log(directory / CONSOLE_LOG).close()
     # Folders that a guest creates in a shared setgid folder get their modes only from mkdir; see `syscall_filter`.
     umask = 0 if filtered else _PRIVATE
     try:
-        process = spawn(argv, log=log, environment=environment, preparation=prepared, umask=umask)
+        process = spawn(argv, log=log, environment=environment, preparation=preparation, umask=umask)
     except subprocess.SubprocessError as failure:  # the preparation raised an error
         if not mounts:
             raise
@@ -160,13 +160,13 @@ def spawn(
                 env={**os.environ, **environment},
                 start_new_session=True,
                 umask=umask,
-                preexec_fn=preparation,  # noqa: PLW1509 (see preparation)
+                preexec_fn=preparation,  # noqa: PLW1509 (see _preparation)
             )
         except OSError as error:
             raise os_errors.wrapped(LaunchError, f"cannot run {argv[0]}", error) from error
 
 
-def preparation(
+def _preparation(
     *, tied: bool, small_pages: bool, filtered: bool, mounts: Sequence[read_only_mounts.Mount]
 ) -> Callable[[], None] | None:
     """Return a function for the child to call before it becomes QEMU, or None if this is not Linux."""

@@ -9,7 +9,7 @@ import importlib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pymachine.system import files, open_files, os_errors, run, sparse_files, toml_files, wait
+    from pymachine.system import files, open_files, os_errors, run, sparse_files, tied_processes, toml_files, wait
     from pymachine.system.progress import Reporter, Silent, Task
     from pymachine.system.wait import Deadline, until
 
@@ -23,6 +23,7 @@ __all__ = [
     "os_errors",
     "run",
     "sparse_files",
+    "tied_processes",
     "toml_files",
     "until",
     "wait",
