@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -16,6 +16,9 @@ from pymachine.driver.contract import Json, State
 from pymachine.errors import PymachineError
 from pymachine.store import paths
 from pymachine.store.store import Store
+
+if TYPE_CHECKING:
+    from pymachine.hosts.templates import Template
 
 MAX_THREADS = 16
 # Characters in machine names that mean nothing to a shell.
@@ -45,19 +48,21 @@ def complete_path(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 def complete_template(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
     """Complete the names of templates."""
-    from pymachine.hosts import templates  # noqa: PLC0415 (only for completion)
-
-    root = paths.storage_root(ctx.find_root().params.get("storage_path"))
-    return [template.name for template in templates.find_all(root) if template.name.startswith(incomplete)]
+    return [template.name for template in _templates(ctx) if template.name.startswith(incomplete)]
 
 
 def complete_named_template(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
     """Complete the names that users have given to templates."""
+    from pymachine.hosts.templates import NamedTemplate  # noqa: PLC0415 (only for completion)
+
+    named = [template.name for template in _templates(ctx) if isinstance(template, NamedTemplate)]
+    return [name for name in named if name.startswith(incomplete)]
+
+
+def _templates(ctx: click.Context) -> list[Template]:
     from pymachine.hosts import templates  # noqa: PLC0415 (only for completion)
 
-    root = paths.storage_root(ctx.find_root().params.get("storage_path"))
-    found = [template for template in templates.find_all(root) if isinstance(template, templates.NamedTemplate)]
-    return [template.name for template in found if template.name.startswith(incomplete)]
+    return templates.find_all(paths.storage_root(ctx.find_root().params.get("storage_path")))
 
 
 def complete_file(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001

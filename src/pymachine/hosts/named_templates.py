@@ -59,16 +59,17 @@ def make(store: Path, name: str, fill: Callable[[Path], Mapping[str, Json]]) -> 
 
 def making(store: Path, name: str, reporter: Reporter) -> AbstractContextManager[object]:
     """Hold the lock under which the template `name` is made. Raises `TemplateError`."""
-    return _locked(Templates(templates.directory(store)), name, reporter)
+    return _locked(store, name, name, reporter)
 
 
 def building(store: Path, name: str, reporter: Reporter) -> AbstractContextManager[object]:
     """Hold the lock under which the machine for the template `name` is prepared. Raises `TemplateError`."""
     # No template has this name.
-    return _locked(Templates(templates.directory(store)), f"{name}+build", reporter)
+    return _locked(store, name, f"{name}+build", reporter)
 
 
-def _locked(found: Templates, lock: str, reporter: Reporter) -> AbstractContextManager[object]:
+def _locked(store: Path, name: str, lock: str, reporter: Reporter) -> AbstractContextManager[object]:
+    found = Templates(templates.directory(store))
     files.make_private_dir(found.root)
     waiting = partial(reporter.task, "Waiting for the template that another pymachine makes")
-    return found.locked(lock, what=lock, waiting=waiting)
+    return found.locked(lock, what=name, waiting=waiting)
