@@ -135,3 +135,49 @@ def test_the_engines_last_error_message_is_extracted(said: str, why: str, shell:
         [*shell, "-c", f"{function[0]}explain"], input=said, capture_output=True, text=True, check=True
     )
     assert done.stdout == f"{why}\n"
+
+
+SHELLS = pytest.mark.parametrize("shell", [["dash"], ["busybox", "ash"]], ids=" ".join)
+
+
+def functions(path: str, *names: str) -> str:
+    """Return functions of a script."""
+    text = (ROOT / path).read_text()
+    found = [re.search(rf"^{name}\(\) \{{(?:[^\n]*\}}$|.*?^\}}$)", text, re.MULTILINE | re.DOTALL) for name in names]
+    return "\n".join(match[0] for match in found if match)
+
+
+def run_shell(shell: list[str], script: str, *words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    argv = [*shell, "-c", script, "sh", *words]
+    return subprocess.run(argv, capture_output=True, text=True, check=False, cwd=folder)
+
+
+@SHELLS
+def test_logged_joins_a_line_that_was_read_in_two_parts(shell: list[str], tmp_path: Path) -> None:
+    steps = ["", "first API line", "\nsecond AP", "I listen on /run", "\nthird\n", "API listen on x"]
+    asked = "; ".join(f"printf '{step}' >> log; logged 'API listen on' <&6; echo $?" for step in steps)
+    script = f"{functions('etc/init.d/docker', 'logged')}\n: > log; exec 6< log; unfinished=; {asked}"
+    assert run_shell(shell, script, folder=tmp_path).stdout.split() == ["1", "1", "1", "1", "0", "1"]
+
+
+@SHELLS
+@pytest.mark.parametrize(("begin", "code"), [(0, 0), (21, 1), (15, 1), (14, 0)])
+def test_only_the_part_of_the_log_since_the_engines_start_counts(
+    shell: list[str], begin: int, code: int, tmp_path: Path
+) -> None:
+    (tmp_path / "log").write_text("an older line\nlisten\nlater\n")
+    script = "running() { return 1; }; pause() { exit 9; }\n" + functions("etc/init.d/docker", "logged", "await_log")
+    assert run_shell(shell, f"{script}\nawait_log {begin} listen < log", folder=tmp_path).returncode == code
+
+
+@SHELLS
+def test_modules_are_those_of_all_devices_but_the_cpus(shell: list[str], tmp_path: Path) -> None:
+    aliases = {"bus/pci/devices/1": "pci:v1", "bus/virtio/devices/2": "virtio:d1", "bus/cpu/devices/cpu0": "cpu:type"}
+    for place, alias in {**aliases, "bus/acpi/devices/3": "pci:v1", "class/dmi/id": "dmi:svnVMware"}.items():
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "modalias").write_text(f"{alias}\n")
+    script = functions("usr/lib/pymachine/devices", "modules_of", "modules_of_all")
+    script = script.replace("/sys/", f"{tmp_path}/").replace("/usr/sbin/modprobe -q -a -b", "echo")
+    assert (
+        run_shell(shell, f"{script}\nmodules_of_all", folder=tmp_path).stdout == "ext4 dmi:svnVMware pci:v1 virtio:d1\n"
+    )
