@@ -149,6 +149,25 @@ class TestTools:
         assert "COMMAND" in output
 
 
+def test_a_container_gets_its_network_without_another_start_of_the_engine(program: Pymachine) -> None:
+    tasks = "/run/containerd/io.containerd.runtime.v2.task/moby"
+    hook = "echo '{\"pid\":1}' | sudo /usr/lib/pymachine/network-hook -exec-root=/run/docker"
+    replaced, network, unknown, unreachable = in_one_login(
+        program,
+        [
+            f"sudo jq -r '.hooks.prestart[].path' {tasks}/$(docker inspect -f '{{{{.Id}}}}' stays)/config.json",
+            "docker exec stays ls /sys/class/net",
+            f"{hook} c0ffee $(sudo ls /run/docker/libnetwork | cut -d . -f 1)",
+            f"{hook} c0ffee cafe",
+        ],
+    )
+    assert replaced == (0, "/usr/lib/pymachine/network-hook\n")
+    assert network == (0, "eth0\nlo\n")
+    for (code, output), text in ((unknown, "c0ffee"), (unreachable, "no answer")):
+        assert code == 1
+        assert re.search(f"did not accept the network of the container: .*{text}", output)
+
+
 class TestLimits:
     def test_memory_is_limited_and_the_kill_is_reported(self, program: Pymachine) -> None:
         eat = "docker run --name eater --memory 64m box dd if=/dev/zero of=/dev/null bs=300M count=1 || echo code $?"

@@ -20,6 +20,7 @@ PACKAGES = (
     "iptables",
     "jq",
     "kmod",
+    "netcat-openbsd",
     "openssh-client",
     "openssh-server",
     "openssh-sftp-server",
