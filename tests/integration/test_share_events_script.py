@@ -125,7 +125,9 @@ def script(tmp_path: Path) -> Iterator[Script]:
 
 def test_only_shared_folders_of_containers_are_reported(script: Script) -> None:
     script.run_container("second", "/etc", f"{script.src}/sub", script.folder / "srcs", script.folder)
-    expected = json.dumps(sorted([str(script.folder), str(script.src), f"{script.src}/sub"]), separators=(",", ":"))
+    script.run_container("third", "/")
+    found = sorted(["/", str(script.folder), str(script.src), f"{script.src}/sub"])
+    expected = json.dumps(found, separators=(",", ":"))
     script.wait_for(f"folders {expected}")
     for path in script.tasks.glob("*"):
         shutil.rmtree(path) if path.is_dir() else None

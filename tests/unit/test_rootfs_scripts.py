@@ -181,3 +181,28 @@ def test_modules_are_those_of_all_devices_but_the_cpus(shell: list[str], tmp_pat
     assert (
         run_shell(shell, f"{script}\nmodules_of_all", folder=tmp_path).stdout == "ext4 dmi:svnVMware pci:v1 virtio:d1\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("share", "files", "code"),
+    [
+        ("/home/ann/src", [], 1),
+        ("/home/ann/src", ['{"mounts":[{"source":"/var/lib/docker/x"}],"env":["HOME=/home/ann"]}'], 1),
+        ("/home/ann/src", ['{"mounts":[]}', '{"source":"/home/ann/src/sub"}'], 0),
+        ("/home/ann/src", ['{"source":"/home"}'], 0),
+        ("/home/ann/src", ['{"source":"/"}'], 0),
+        ("/home/ann/src", ['{"Binds":["/:/host"]}'], 0),
+        ("/home/ann/src", ['{"Mounts":[{"Type":"bind","Source":"/"}]}'], 0),
+        ("/a&b/src", ['{"source":"/a\\u0026b/src"}'], 0),
+        ("/my files/src", ['{"source":"/my files/src"}'], 0),
+    ],
+)
+def test_mention_shares_finds_every_container_that_may_mount_one(
+    share: str, files: list[str], code: int, tmp_path: Path
+) -> None:
+    (tmp_path / "mounts").write_text(f"9p\tshare0\trw\t/srv/other\n9p\tshare1\trw\t{share}\n")
+    names = [f"{number}.json" for number in range(len(files))]
+    for name, text in zip(names, files, strict=True):
+        (tmp_path / name).write_text(text)
+    script = f'IDENTITY_DIR=.\n{functions("usr/lib/pymachine/share-events", "mention_shares")}\nmention_shares "$@"'
+    assert run_shell(["bash"], script, *names, folder=tmp_path).returncode == code
