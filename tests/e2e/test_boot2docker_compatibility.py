@@ -62,6 +62,7 @@ TOOLS = [
     "shutdown --help 2>&1 | grep -q Usage && command -v shutdown",
     "jq --version",
     "/usr/bin/ps -ef",
+    "for each in fd/ stdin stdout stderr; do [ -e /dev/$each ] || exit; done; echo through | cat /dev/stdin",
 ]
 ENDED = "--- ended with"
 

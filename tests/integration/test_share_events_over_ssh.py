@@ -31,7 +31,7 @@ from support.loopback_machines import World, inside
 SECONDS = 300.0
 SCRIPT = resources("pymachine.image") / "rootfs/root/usr/lib/pymachine/share-events"
 TRAP = 'X="type":"bind","source":"/etc"'
-# A system without udev, such as the image, has no /dev/fd.
+# A system without udev may have no /dev/fd.
 WITHOUT_DEV_FD = """
 touch "$1/null" && mount --bind /dev/null "$1/null" && mount -t tmpfs dev /dev || exit
 touch /dev/null && mount --bind "$1/null" /dev/null || exit
