@@ -59,6 +59,7 @@ endurance: ## Run the endurance campaign for an hour (ENDURANCE_OPTIONS=--help l
 bench: ## Run the benchmarks and write docs/explanation/benchmarks.md
 	@scripts/setup --tests
 	@.venv/bin/python benchmarks/run.py
+	@.venv/bin/python benchmarks/named_templates.py
 	@.venv/bin/python benchmarks/shared_folders.py
 
 clean: ## Remove the files that the other targets created here (but no machines)

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import clones
 import libvirts
-import named_templates
 import single
 from bench import PROGRAM, Bench
 
@@ -28,7 +27,6 @@ STEPS = {
     "single": (single.image, single.create, single.memory, single.commands, single.lifecycle),
     "libvirt": (libvirts.create,),
     "clones": (clones.template, clones.warm, clones.options, clones.run, clones.at_once, clones.memory, clones.later),
-    "templates": (named_templates.jobs, named_templates.sizes),
 }
 
 
