@@ -28,11 +28,28 @@ def needs_bash(path: Path) -> bool:
 
 FILES = sorted(path for path in ROOTFS.rglob("*") if path.is_file())
 SCRIPTS = [path for path in FILES if is_shell(path)]
+SHELLS = pytest.mark.parametrize("shell", [["dash"], ["busybox", "ash"]], ids=" ".join)
 LINES = [line.split() for line in MANIFEST.read_text().splitlines() if line.strip() and not line.startswith("#")]
 
 
 def relative_name(path: Path) -> str:
     return str(path.relative_to(ROOTFS))
+
+
+def functions(path: str, *names: str) -> str:
+    """Return functions of a script."""
+    text = (ROOT / path).read_text()
+    found = []
+    for name in names:
+        match = re.search(rf"^{name}\(\) \{{(?:[^\n]*\}}$|.*?^\}}$)", text, re.MULTILINE | re.DOTALL)
+        assert match, f"{path} has no function {name}"
+        found.append(match[0])
+    return "\n".join(found)
+
+
+def run_shell(shell: list[str], script: str, *words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    argv = [*shell, "-c", script, "sh", *words]
+    return subprocess.run(argv, capture_output=True, text=True, check=False, cwd=folder)
 
 
 def test_the_shell_scripts_are_found() -> None:
@@ -41,7 +58,7 @@ def test_the_shell_scripts_are_found() -> None:
     }
 
 
-@pytest.mark.parametrize("shell", [["dash"], ["busybox", "ash"]], ids=" ".join)
+@SHELLS
 @pytest.mark.parametrize("script", [path for path in SCRIPTS if not needs_bash(path)], ids=relative_name)
 def test_shells_parse_the_script(script: Path, shell: list[str]) -> None:
     done = subprocess.run([*shell, "-n", str(script)], capture_output=True, text=True, check=False)
@@ -95,7 +112,7 @@ def test_no_user_in_the_guest_has_a_password() -> None:
         assert line.split(":")[1] == "*", line
 
 
-@pytest.mark.parametrize("shell", [["dash"], ["busybox", "ash"]], ids=" ".join)
+@SHELLS
 def test_nohup_writes_to_the_home_folder_if_it_cannot_write_here(shell: list[str], tmp_path: Path) -> None:
     ours, terminal = os.openpty()
     with os.fdopen(ours, "rb"):
@@ -107,7 +124,7 @@ def test_nohup_writes_to_the_home_folder_if_it_cannot_write_here(shell: list[str
     assert (tmp_path / "nohup.out").read_text() == "ran\n"
 
 
-@pytest.mark.parametrize("shell", [["dash"], ["busybox", "ash"]], ids=" ".join)
+@SHELLS
 @pytest.mark.parametrize(
     ("said", "why"),
     [
@@ -128,28 +145,9 @@ def test_nohup_writes_to_the_home_folder_if_it_cannot_write_here(shell: list[str
     ],
 )
 def test_the_engines_last_error_message_is_extracted(said: str, why: str, shell: list[str]) -> None:
-    text = (ROOT / "etc" / "init.d" / "docker").read_text()
-    function = re.search(r"^explain\(\) \{.*?^\}\n", text, re.MULTILINE | re.DOTALL)
-    assert function
-    done = subprocess.run(
-        [*shell, "-c", f"{function[0]}explain"], input=said, capture_output=True, text=True, check=True
-    )
+    argv = [*shell, "-c", f"{functions('etc/init.d/docker', 'explain')}\nexplain"]
+    done = subprocess.run(argv, input=said, capture_output=True, text=True, check=True)
     assert done.stdout == f"{why}\n"
-
-
-SHELLS = pytest.mark.parametrize("shell", [["dash"], ["busybox", "ash"]], ids=" ".join)
-
-
-def functions(path: str, *names: str) -> str:
-    """Return functions of a script."""
-    text = (ROOT / path).read_text()
-    found = [re.search(rf"^{name}\(\) \{{(?:[^\n]*\}}$|.*?^\}}$)", text, re.MULTILINE | re.DOTALL) for name in names]
-    return "\n".join(match[0] for match in found if match)
-
-
-def run_shell(shell: list[str], script: str, *words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    argv = [*shell, "-c", script, "sh", *words]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, cwd=folder)
 
 
 @SHELLS
