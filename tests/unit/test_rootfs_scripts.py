@@ -168,6 +168,38 @@ def test_only_the_part_of_the_log_since_the_engines_start_counts(
     assert run_shell(shell, f"{script}\nawait_log {begin} listen < log", folder=tmp_path).returncode == code
 
 
+LOCKING = "LOCK=$PWD/lock; pause() { sleep 0.02; }; read_variables() { :; }\n" + functions(
+    "etc/init.d/docker", "running", "lock_engine"
+)
+
+
+@SHELLS
+def test_calls_that_start_or_stop_the_engine_wait_for_each_other(shell: list[str], tmp_path: Path) -> None:
+    """Provisioning over SSH may begin while the boot still starts the engine."""
+    one = "lock_engine 30; echo begin >> log; sleep 0.2; echo end >> log"
+    # Subshells have the process id of their parent, so each call is a shell of its own.
+    (tmp_path / "call").write_text(f"{LOCKING}\n{one}")
+    calls = "\n".join([f"{' '.join(shell)} ./call &"] * 4)
+    assert run_shell(shell, f"{calls}\nwait", folder=tmp_path).returncode == 0
+    assert (tmp_path / "log").read_text().split() == ["begin", "end"] * 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["call", "log"]
+
+
+@SHELLS
+def test_a_killed_call_holds_up_no_other(shell: list[str], tmp_path: Path) -> None:
+    ended = subprocess.run([*shell, "-c", "echo $$"], capture_output=True, text=True, check=True).stdout
+    (tmp_path / "lock").write_text(ended)
+    assert run_shell(shell, f"{LOCKING}\nlock_engine 30; echo alone", folder=tmp_path).stdout == "alone\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@SHELLS
+def test_a_call_does_not_wait_for_ever(shell: list[str], tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text(f"{os.getpid()}\n")
+    assert run_shell(shell, f"{LOCKING}\nlock_engine 1; echo on", folder=tmp_path).stdout == "on\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
 @SHELLS
 def test_modules_are_those_of_all_devices_but_the_cpus(shell: list[str], tmp_path: Path) -> None:
     aliases = {"bus/pci/devices/1": "pci:v1", "bus/virtio/devices/2": "virtio:d1", "bus/cpu/devices/cpu0": "cpu:type"}
