@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from support import gotemplates
+from support import go_programs, gotemplates
 
 GOLDEN = Path(__file__).parents[1] / "unit" / "data" / "gotemplate-rows.json"
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Go program, built outside the source tree and without the network."""
-    folder = tmp_path_factory.mktemp("go")
-    shutil.copytree(gotemplates.SOURCE, folder / "source")
-    environment = {
-        "PATH": "/usr/local/go/bin:/usr/bin:/bin",
-        "HOME": str(folder),
-        "GOFLAGS": "-mod=mod",
-        "GOPROXY": "off",
-    }
-    words = ["go", "build", "-o", str(folder / "program"), "."]
-    subprocess.run(words, cwd=folder / "source", env=environment, check=True, timeout=600)
-    return folder / "program"
+    """The Go program."""
+    return go_programs.build(gotemplates.SOURCE, tmp_path_factory.mktemp("go"))
 
 
 @pytest.fixture(scope="module")
