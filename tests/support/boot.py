@@ -17,7 +17,9 @@ SECONDS = 600
 def image(driver: Driver) -> ImageFiles:
     """Return the image that the driver requests, from the cache that the tests share; build it if it is missing."""
     assert isinstance(driver, ImageBootable)
-    return provide.find_or_build(driver.image_request(), store=driver.machine.store, reporter=Silent())
+    wanted = driver.image_request()
+    assert wanted is not None
+    return provide.find_or_build(wanted, store=driver.machine.store, reporter=Silent())
 
 
 def request(driver: Driver) -> BootRequest:

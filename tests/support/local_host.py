@@ -94,6 +94,7 @@ case "$1" in
 esac
 """,
     "ip": "",
+    "hostname": 'mkdir -p "$ROOT/proc/sys/kernel" && echo "$1" > "$ROOT/proc/sys/kernel/hostname"\n',
     "groupdel": "sed -i '/^docker:/d' \"$ROOT/etc/group\"\n",
     # Scripts wait for a socket, which cannot exist here: socket paths are limited in length.
     "sleep": "",
@@ -120,7 +121,7 @@ class LocalHost:
             program = self.root / "stand-ins" / name
             program.write_text(f'#!/bin/sh\nROOT={self.root}\necho "{name} $*" >> "$ROOT/calls"\n{body}')
             program.chmod(0o755)
-        for name in (*self.programs, "sleep"):
+        for name in (*self.programs, "hostname", "sleep"):
             (self.root / "bin" / name).symlink_to(self.root / "stand-ins" / name)
         if "systemctl" in self.programs:
             (self.root / "run/systemd/system").mkdir(parents=True)

@@ -108,6 +108,14 @@ def test_a_new_address_or_authority_gives_a_new_server_certificate(auth: AuthPat
     assert (machine / "ca.pem").read_bytes() == auth.ca_cert.read_bytes()
 
 
+def test_the_hosts_of_a_certificate_are_known(auth: AuthPaths, machine: Path) -> None:
+    certificate = machine / "server.pem"
+    assert all(certs.is_for(certificate, host) for host in ("127.0.0.1", "localhost", "alias.example"))
+    assert not certs.is_for(certificate, "127.0.0.2")
+    assert not certs.is_for(auth.client_cert, "127.0.0.1")
+    assert not certs.is_for(machine / "missing.pem", "127.0.0.1")
+
+
 def test_an_expired_authority_is_replaced_and_the_old_files_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -78,7 +78,9 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_no_field_of_pymachine_is_forgotten() -> None:
-    assert make_machine().to_json().keys() - TOP == set(extra_fields.KEYS)
+    machine = make_machine()
+    machine.driver_program = "/opt/docker-machine"
+    assert machine.to_json().keys() - TOP == set(extra_fields.KEYS)
 
 
 def test_pymachines_fields_survive_docker_machine(store: Store) -> None:
@@ -95,6 +97,19 @@ def test_docker_machines_changes_win(store: Store) -> None:
     store.save(make_machine())
     rewrite(store, "intro", CPU=4)
     assert store.load("intro").driver == {**make_machine().driver, "CPU": 4}
+
+
+def test_the_configuration_of_a_program_is_docker_machines_too(store: Store) -> None:
+    """The program may have dropped a field on purpose."""
+    machine = make_machine()
+    machine.driver_program = ""
+    store.save(machine)
+    rewrite(store, "intro", CPU=4)
+    found = store.load("intro")
+    assert "VMUUID" not in found.driver
+    extra = json.loads((store.machine_dir("intro") / "pymachine.json").read_text())
+    assert extra["Driver"].keys() == {"IPAddress"}
+    assert (found.driver["CPU"], found.driver_program, found.owner) == (4, "", "ci")
 
 
 def test_a_changed_address_drops_the_endpoint_only(store: Store) -> None:

@@ -27,7 +27,7 @@ from pymachine.driver.contract import (
 )
 from pymachine.driver.options import Option
 from pymachine.errors import DriverError, HostNotRunningError, UnsupportedError
-from pymachine.hosts import boot
+from pymachine.hosts import boot, connection, lifecycle
 from pymachine.hosts.create import CreateRequest, create
 from pymachine.hosts.host import Host, Hosts
 from pymachine.hosts.provision import provision
@@ -39,6 +39,7 @@ from pymachine.store.record import EngineOptions, Machine
 from pymachine.store.store import Store
 from pymachine.system.progress import Silent
 from pymachine.system.stream_reporter import StreamReporter
+from pymachine.tls import certs
 from pymachine.tls.handshake import TlsError
 
 WAIT_FOR_ENGINE = Host.wait_for_engine
@@ -89,6 +90,19 @@ class Far(Driver):
 
 class Standalone(Far):
     info = DriverInfo("far", "for tests", Trait.FIXED_ADDRESS)
+
+
+class Rented(Far):
+    """A host that the driver makes, whose address may change."""
+
+    info = DriverInfo("far", "for tests", Trait.PROVISION)
+    address = "192.0.2.9"
+
+    def start(self, request: BootRequest) -> None:
+        type(self).running = True
+
+    def endpoint(self) -> Endpoint:
+        return Endpoint(self.address)
 
 
 class FakeSession:
@@ -166,6 +180,48 @@ def test_an_interrupted_create_says_how_to_finish_it(tmp_path: Path, fake: FakeS
             create_far(hosts)
         setattr(fake, when, None)
         assert ("pymachine provision far" in said.getvalue()) is (when == "after")
+
+
+class TestHostThatTheDriverMakes:
+    @pytest.fixture(autouse=True)
+    def _rented(self, fake: FakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(registry, "load", lambda name: Rented)
+        monkeypatch.setattr(Rented, "running", True)
+        monkeypatch.setattr(Rented, "address", "192.0.2.9")
+
+    @pytest.mark.parametrize("error", [InterruptedStepError("lost"), KeyboardInterrupt()])
+    def test_a_create_that_fails_leaves_nothing(self, tmp_path: Path, fake: FakeSession, error: Exception) -> None:
+        """It would cost money."""
+        said = io.StringIO()
+        hosts = Hosts(Store(tmp_path), reporter=StreamReporter(said))
+        fake.after = error
+        with pytest.raises(type(error)):
+            create_far(hosts)
+        assert hosts.store.names() == []
+        assert "pymachine provision" not in said.getvalue()
+
+    def test_its_address_is_that_of_a_running_machine(self, hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+        create_far(hosts)
+        assert connection.ip(hosts.open("far")) == "192.0.2.9"
+        assert hosts.store.load("far").endpoint is None
+        monkeypatch.setattr(Rented, "running", False)
+        with pytest.raises(HostNotRunningError):
+            connection.ip(hosts.open("far"))
+
+    def test_a_new_address_after_a_start_gets_a_certificate(
+        self, hosts: Hosts, fake: FakeSession, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        create_far(hosts)
+        certificate = hosts.store.machine_dir("far") / "server.pem"
+        monkeypatch.setattr(Rented, "running", False)
+        lifecycle.start(hosts, "far")
+        assert len(fake.targets) == 1  # nothing has changed, so there was no login
+        monkeypatch.setattr(Rented, "address", "192.0.2.10")
+        monkeypatch.setattr(Rented, "running", False)
+        lifecycle.start(hosts, "far")
+        assert [target.host for target in fake.targets] == ["192.0.2.9", "192.0.2.10"]
+        assert certs.is_for(certificate, "192.0.2.10")
+        assert not certs.is_for(certificate, "192.0.2.9")
 
 
 def test_the_wait_for_an_engine_behind_a_firewall_is_short(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:

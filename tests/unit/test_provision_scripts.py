@@ -73,6 +73,29 @@ def test_a_bare_host_gets_an_engine_and_is_restored_without_it(bare_host: LocalH
     assert bare_host.tree() == before
 
 
+def test_only_a_host_that_was_made_for_the_machine_gets_its_name(bare_host: LocalHost) -> None:
+    bare_host.put("/proc/sys/kernel/hostname", "ip-10-0-0-7\n")
+    bare_host.put("/etc/hosts", "127.0.0.1 localhost\n10.0.0.7 ip-10-0-0-7 other-far\n")
+    provision(bare_host)
+    assert not any(call.startswith("hostname") for call in bare_host.calls())
+    for _ in range(2):
+        provision(bare_host, host_name="far")
+    assert [call for call in bare_host.calls() if call.startswith("hostname")] == ["hostname far"]
+    assert bare_host.get("/etc/hostname") == "far\n"
+    assert (bare_host.root / "etc/hostname").stat().st_mode & 0o777 == 0o644
+    assert bare_host.get("/etc/hosts").splitlines()[2:] == ["127.0.1.1 far"]
+
+
+def test_a_host_that_cannot_be_named_is_set_up_nevertheless(bare_host: LocalHost) -> None:
+    bare_host.put("/proc/sys/kernel/hostname", "old\n")
+    (bare_host.root / "etc/hostname").mkdir()
+    warnings: list[str] = []
+    provision(bare_host, warnings=warnings, host_name="far")
+    assert len(warnings) == 1
+    assert warnings[0].startswith("On the host, the host cannot be named far: ")
+    assert bare_host.get("active") == "active\n"
+
+
 def test_sshfs_is_installed_and_removed_with_what_came_with_it(host_with_engine: LocalHost) -> None:
     before = host_with_engine.tree()
     # This host has sshfs, and perhaps no FUSE.

@@ -173,7 +173,7 @@ class Killed(Driver):
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setattr(registry, "load", lambda name: Killed)
-    monkeypatch.setattr(registry, "load_for_machine", lambda name: Killed)
+    monkeypatch.setattr(registry, "load_for_machine", lambda name, program: Killed)
     monkeypatch.setattr(Host, "wait_for_engine", lambda self, *, seconds: None)
     monkeypatch.setattr(Killed, "dies_at", "")
     image = ImageFiles("first", "amd64", Path("/i"), Path("/k"), Path("/r"))
@@ -338,7 +338,7 @@ class Booting(Killed):
 @pytest.fixture
 def booting(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose start was killed before its guest had an identity."""
-    monkeypatch.setattr(registry, "load_for_machine", lambda name: Booting)
+    monkeypatch.setattr(registry, "load_for_machine", lambda name, program: Booting)
     monkeypatch.setattr(Booting, "taken", [])
     # The engine answers once the guest has its identity.
     monkeypatch.setattr(recovery, "engine_answers", lambda host: bool(Booting.taken))

@@ -30,12 +30,15 @@ NOT_A_DRIVER = object()
 @pytest.fixture
 def entries(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EntryPoint]]:
     found: list[EntryPoint] = []
-    monkeypatch.setattr(registry, "entry_points", lambda group: EntryPoints(found))
-    registry.load.cache_clear()
-    registry.default_name.cache_clear()
+    caches = (registry.load, registry.default_name, registry._find, registry._finders)
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group: EntryPoints(each for each in found if each.group == group)
+    )
+    for cached in caches:
+        cached.cache_clear()
     yield found
-    registry.load.cache_clear()
-    registry.default_name.cache_clear()
+    for cached in caches:
+        cached.cache_clear()
 
 
 def entry(name: str, value: str) -> EntryPoint:
@@ -67,6 +70,49 @@ def test_an_unusable_driver_is_refused_with_the_reason(entries: list[EntryPoint]
     entries.extend(entry("odd", value) for value in values)
     with pytest.raises(DriverNotFoundError, match=says):
         registry.load("odd")
+
+
+class FoundDriver(Driver):
+    info = DriverInfo("found", "found on this host")
+
+
+class FakeFinder:
+    def find(self, name: str, program: str) -> type[Driver] | None:
+        if program == "/gone":
+            raise DriverNotFoundError("it is gone")
+        return FoundDriver if name == "found" else None
+
+    def names(self) -> list[str]:
+        return ["found", "qemu"]
+
+    def advice(self, name: str) -> str:
+        return f"Install {name}." if name == "known" else ""
+
+
+class TestFinders:
+    @pytest.fixture(autouse=True)
+    def _finder(self, entries: list[EntryPoint]) -> None:
+        entries.append(EntryPoint("fake", f"{__name__}:FakeFinder", registry.FINDERS))
+        entries.append(entry("qemu", "pymachine_driver_qemu:Driver"))
+
+    def test_a_driver_that_no_package_registers_is_found(self) -> None:
+        assert registry.load("found") is FoundDriver
+        assert registry.load_for_machine("found") is FoundDriver
+        assert registry.load_for_machine("found", "/somewhere") is FoundDriver
+        assert registry.load("qemu").info.name == "qemu"
+
+    def test_found_names_are_those_that_no_package_registers(self) -> None:
+        assert registry.names() == ["qemu"]
+        assert registry.found_names() == ["found"]
+
+    def test_an_unknown_driver_has_the_advice_of_the_finders(self) -> None:
+        with pytest.raises(DriverNotFoundError) as raised:
+            registry.load("known")
+        assert raised.value.hint == "Install known.\nDrivers installed here: found, qemu."
+
+    def test_the_error_of_a_recorded_program_is_passed_on(self) -> None:
+        with pytest.raises(DriverNotFoundError, match="it is gone"):
+            registry.load_for_machine("found", "/gone")
 
 
 def test_a_package_that_cannot_be_imported_does_not_hide_the_other_drivers(

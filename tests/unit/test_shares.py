@@ -520,7 +520,7 @@ def test_a_machine_with_our_image_works_without_a_folder_that_it_cannot_mount(
     monkeypatch.setattr(Host, "wait_for_engine", lambda *_, **__: None)
     boot(host, lambda _: None, request)
     assert reporter.lines[-1] == "its image has no sshfs. Upgrade it."
-    monkeypatch.setattr(Sharing, "info", DriverInfo("existing", "for tests", Trait.PROVISION))
+    monkeypatch.setattr(Sharing, "info", DriverInfo("existing", "for tests", Trait.PROVISION | Trait.FIXED_ADDRESS))
     with pytest.raises(ssh_shares.ShareMountError):
         boot(host, lambda _: None, request)
 

@@ -15,7 +15,7 @@ from pymachine.cli import goflags, machine_args
 from pymachine.cli.context import App
 from pymachine.cli.errors import FlagError
 from pymachine.driver import registry
-from pymachine.driver.contract import Driver, Json
+from pymachine.driver.contract import Driver, Json, Trait
 from pymachine.driver.options import Option, OptionKind
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pymachine.store.record import EngineOptions
 
 DRIVER_VARIABLE = "MACHINE_DRIVER"
+PROGRAM_FLAG, PROGRAM_VARIABLE = "plugin-program", "PYMACHINE_PLUGIN_PROGRAM"
 _HELP = ("h", "help")
 # The sources of a flag's value, the one that wins first.
 _SOURCES = (
@@ -40,17 +41,22 @@ class DriverOptionsCommand(goflags.GoCommand):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return the command's own parameters and the driver's, sorted by flag for the help."""
         own = super().get_params(ctx)
-        flags = [*own, *ctx.meta.get(__name__, ())]
+        flags = [*own, *ctx.meta.get(__name__, {})]
         return sorted(flags, key=lambda param: (isinstance(param, click.Option), param.opts[0].lstrip("-")))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Find the driver first, since it decides which options exist."""
+        program = early_value(self, args, PROGRAM_FLAG)
+        if program is not None:
+            os.environ[PROGRAM_VARIABLE] = program  # the finders of drivers read this variable
         kind = registry.load(self.driver_name(ctx, args))
-        ctx.meta[__name__] = [_flag(option) for option in kind.options()]
+        if program and Trait.FOREIGN_CONFIG not in kind.info.traits:
+            raise FlagError(f"--{PROGRAM_FLAG}: the driver {kind.info.name} needs no program, since pymachine has it")
+        ctx.meta[__name__] = {_flag(option): option for option in kind.options()}
         super().parse_args(ctx, args)
         _ignore_unsupported_variable(ctx, kind)
         _choose_template(ctx)
-        given = {param.name or "": param.opts[0].lstrip("-") for param in ctx.meta[__name__]}
+        given = {parameter(option): option.name for option in ctx.meta[__name__].values()}
         if "engine_install_url" in ctx.params:
             # docker-machine ran the default script on every host. Here it runs only if the option is given.
             asked = ctx.get_parameter_source("engine_install_url") is not ParameterSource.DEFAULT
@@ -166,10 +172,16 @@ driver_flag = goflags.flag(
     default=registry.default_name,
     env=DRIVER_VARIABLE,
     help="Driver to create machine with",
-    shell_complete=goflags.one_of(registry.names),
+    shell_complete=goflags.one_of(lambda: [*registry.names(), *registry.found_names()]),
 )
 _FLAGS: tuple[Callable[[Any], Any], ...] = (
     driver_flag,
+    goflags.flag(
+        f"--{PROGRAM_FLAG}",
+        env=PROGRAM_VARIABLE,
+        help="docker-machine or rancher-machine program that has the driver built in",
+        shell_complete=machine_args.complete_file,
+    ),
     goflags.flag(
         "--engine-install-url",
         default="https://get.docker.com",
@@ -296,16 +308,17 @@ def ca_certificates(words: Sequence[str]) -> list[str]:
 def origins(ctx: click.Context, *, share: Origin) -> dict[str, Origin]:
     """Return where the values of the options of a new machine came from. `share` is that of its shared folders.
 
-    Defaults that are empty are left out.
+    Defaults that are empty are left out, and secrets.
     """
     from pymachine.hosts.origins import DRIVER, SHARE  # noqa: PLC0415 (the help does not need it)
     from pymachine.store.origins import DEFAULT, Origin  # noqa: PLC0415
 
     drivers = of_driver(ctx)
+    secrets = {parameter(option) for option in ctx.meta[__name__].values() if option.is_secret}
     found = {}
     for param in ctx.command.get_params(ctx):
         name = param.name or ""
-        if not isinstance(param, goflags.Flag) or name not in {*drivers, *_RECORDED}:
+        if not isinstance(param, goflags.Flag) or name not in {*drivers, *_RECORDED} - secrets:
             continue
         option = param.opts[0].lstrip("-")
         value = ctx.params["options"][option] if name in drivers else ctx.params[name]
@@ -350,7 +363,7 @@ def _from(ctx: click.Context, where: ParameterSource) -> Iterator[tuple[str, gof
 
 def of_driver(ctx: click.Context) -> set[str]:
     """Return the parameters of a command that are options of its driver."""
-    return {param.name or "" for param in ctx.meta[__name__]}
+    return {parameter(option) for option in ctx.meta[__name__].values()}
 
 
 def engine_options(given: Mapping[str, Any]) -> EngineOptions:

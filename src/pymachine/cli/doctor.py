@@ -209,7 +209,7 @@ def _check_ports(app: App, name: str) -> Iterator[Finding]:
 
 
 def _check_drivers(needed: str) -> Iterator[Finding]:
-    for name in sorted({*registry.names(), needed}):
+    for name in sorted({*registry.names(), *registry.found_names(), needed}):
         subject = f"driver {name}"
         try:
             health = registry.load(name).health()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pymachine.cli import certificate_warnings, ports
 from pymachine.cli.context import App
 from pymachine.driver.abilities import Locatable
-from pymachine.driver.contract import State
+from pymachine.driver.contract import Driver, State
 from pymachine.errors import PymachineError
 from pymachine.hosts import autostart_services
 from pymachine.hosts.host import Host
@@ -99,6 +99,13 @@ def _query_into(results: dict[str, Row], app: App, machine: Machine, timeout: fl
 
 def _fill_row(row: Row, app: App, machine: Machine, timeout: float, *, engine: bool) -> None:
     driver = Host(app.hosts, machine).driver
+    try:
+        _query(row, app, machine, driver, timeout, engine=engine)
+    finally:
+        driver.close()
+
+
+def _query(row: Row, app: App, machine: Machine, driver: Driver, timeout: float, *, engine: bool) -> None:
     # First, since the calls below may hang if the host does not answer.
     row.host = driver.location() if isinstance(driver, Locatable) else ""
     row.state = driver.state()

@@ -56,7 +56,9 @@ def wishes(
         found.append(f"be used although it belongs to another user ({_user(file.owner)})")
     kind = registry.load(request.driver_name)
     if "driver" in from_file and Trait.PROVISION in kind.info.traits:
-        found.append(f"set up an existing host as root, with the driver {request.driver_name}")
+        is_existing = Trait.FIXED_ADDRESS in kind.info.traits
+        what = "set up an existing host as root" if is_existing else "create a machine, which may cost money"
+        found.append(f"{what}, with the driver {request.driver_name}")
     if "tls_san" in from_file:
         found += [f"have a certificate of this store for {name}" for name in request.sans]
     if "ca_cert" in from_file:

@@ -29,8 +29,16 @@ class HardwareChange:
 class ImageBootable(Protocol):
     """A machine boots pymachine's image: `BootRequest.image` is set in `create`."""
 
-    def image_request(self) -> ImageRequest:
-        """Return the image that the machine needs."""
+    def image_request(self) -> ImageRequest | None:
+        """Return the image that the machine needs, or None if this machine boots another one."""
+
+
+@runtime_checkable
+class ImageCheckable(ImageBootable, Protocol):
+    """`Driver.precreate_check` also checks the image, which the core therefore has to find or build before."""
+
+    def offer_image(self, image: ImageFiles) -> None:
+        """Put the image where the pre-create check and `create` expect it."""
 
 
 @runtime_checkable
@@ -43,6 +51,28 @@ class IdentityUpdatable(Protocol):
         The engine restarts only for options that it cannot reload. Raises `DriverError` if the guest refuses the
         identity, and the old one stays in force.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class SshPlace:
+    """Where a machine's SSH server is, and how to log in."""
+
+    host: str
+    port: int
+    user: str
+    key: Path | None
+    """The private key. None: SSH chooses one."""
+
+
+@runtime_checkable
+class SshLocatable(Protocol):
+    """The driver tells where SSH is only when it is needed, since that takes requests.
+
+    The fields of its `endpoint` for SSH have no meaning, and neither has the field ``SSHKeyPath`` of `config`.
+    """
+
+    def ssh_place(self) -> SshPlace:
+        """Return the place. Raises `DriverError`."""
 
 
 @runtime_checkable
@@ -174,7 +204,7 @@ class ConnectionImportable(Protocol):
 
 @runtime_checkable
 class Upgradable(ImageBootable, Protocol):
-    """The image of a stopped machine can be replaced, and its data is kept."""
+    """The image of a stopped machine can be replaced, and its data is kept. Not if `image_request` returns None."""
 
     def image_digest(self) -> str:
         """Return the SHA-256 of the image that the machine boots."""

@@ -65,6 +65,8 @@ class Trait(enum.Flag):
     """The machine has no SSH."""
     NO_START = enum.auto()
     """`start` is not supported: the machine is switched on by others."""
+    FOREIGN_CONFIG = enum.auto()
+    """`config` belongs to another program, which reads and writes all of it. The core adds and drops no field."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,8 @@ class Driver(ABC):
     """
 
     info: ClassVar[DriverInfo]
+    program: ClassVar[str] = ""
+    """The text by which a record finds the program that has the driver, such as its path. It may be empty."""
     config_fields: ClassVar[Mapping[str, Field]] = {}
     """The type of each value in `config`, by its key: see `pymachine.driver.fields`.
 
@@ -306,6 +310,12 @@ class Driver(ABC):
     @abstractmethod
     def endpoint(self) -> Endpoint:
         """Return the endpoint. Raises `HostNotRunningError` if the machine only has an address while it runs."""
+
+    def close(self) -> None:  # noqa: B027 (most drivers hold nothing)
+        """Release what this object holds, such as a helper process. Its methods work afterwards, too.
+
+        The core calls it after it has queried many machines. The end of pymachine's process must release the same.
+        """
 
     def restart(self, request: BootRequest, timeout: float) -> None:
         """Shut down gracefully and start again."""

@@ -32,3 +32,5 @@ class Option:
     """The default as the help shows it, if it depends on the host."""
     env: str | None = None
     help: str = ""
+    is_secret: bool = False
+    """Whether its value is a password or the like. The core notes nothing of it in the record."""

@@ -1,4 +1,7 @@
-"""Find drivers through the entry-point group ``pymachine.drivers``. No driver is known by name here."""
+"""Find drivers through the entry-point group ``pymachine.drivers``. No driver is known by name here.
+
+The entry-point group ``pymachine.driver_finders`` has objects that find further drivers, such as programs on PATH.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,34 @@ from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from typing import NoReturn, Protocol
 
 from pymachine.driver.contract import API_VERSION, Driver
 from pymachine.errors import DriverNotFoundError
 
 GROUP = "pymachine.drivers"
+FINDERS = "pymachine.driver_finders"
+
+
+class DriverFinder(Protocol):
+    """Finds drivers that no package registers, when one is named. It is a class without state or arguments."""
+
+    def find(self, name: str, program: str) -> type[Driver] | None:
+        """Return the driver called `name`, or None.
+
+        `program` is `Driver.program` of the driver that the machine was created with. Raises `DriverNotFoundError` if
+        that program no longer has the driver.
+        """
+
+    def names(self) -> list[str]:
+        """Return the names of the drivers that it would find on this host, or only the most likely ones."""
+
+    def advice(self, name: str) -> str:
+        """Return how to get the driver called `name`, or an empty text if it is unknown here."""
+
+
+class DriverMissingError(DriverNotFoundError):
+    """No package registers the driver, and no finder finds it."""
 
 
 class DuplicateDriverError(DriverNotFoundError):
@@ -43,38 +69,59 @@ def name_with(ability: type) -> str:
     return ""
 
 
+def found_names() -> list[str]:
+    """Return the names of the drivers that no package registers, but that a finder finds on this host, sorted."""
+    known = names()
+    return sorted({name for finder in _finders() for name in finder.names()} - set(known))
+
+
 @cache
 def load(name: str) -> type[Driver]:
-    """Return the driver class registered as `name`.
+    """Return the driver class registered as `name`, or else one that a finder finds.
 
     Raises `DriverNotFoundError` with docker-machine's message if there is none, if its import fails, or if it needs
     another version of the contract. Raises `DuplicateDriverError` if two packages register the name.
     """
     found = {entry.value: entry for entry in entry_points(group=GROUP) if entry.name == name}
-    if not found:
-        raise _missing(name, program=f' "docker-machine-driver-{name}"')
     if len(found) > 1:
         raise DuplicateDriverError(
             f'Driver "{name}" is registered more than once: {", ".join(sorted(found))}',
             hint="Uninstall one of the packages that bring it.",
         )
-    return _checked(next(iter(found.values())))
+    if found:
+        return _checked(next(iter(found.values())))
+    return _find(name) or _raise_missing(name, program=f' "docker-machine-driver-{name}"')
 
 
-def load_for_machine(name: str) -> type[Driver]:
-    """Return the driver class of an existing machine, as `load`, with docker-machine's message for that case."""
+def load_for_machine(name: str, program: str | None = None) -> type[Driver]:
+    """Return the driver class of an existing machine, as `load`, with docker-machine's message for that case.
+
+    `program` is `Driver.program` of the driver that it was created with, if a finder had found that. No package's
+    driver understands its configuration.
+    """
+    if program is not None:
+        return _find(name, program) or _raise_missing(name)
     try:
         return load(name)
-    except DriverNotFoundError:
-        if name in names():
-            raise
-        raise _missing(name) from None
+    except DriverMissingError:
+        _raise_missing(name)
 
 
-def _missing(name: str, *, program: str = "") -> DriverNotFoundError:
-    return DriverNotFoundError(
+@cache
+def _find(name: str, program: str = "") -> type[Driver] | None:
+    return next((found for finder in _finders() if (found := finder.find(name, program))), None)
+
+
+@cache
+def _finders() -> list[DriverFinder]:
+    return [entry.load()() for entry in sorted(entry_points(group=FINDERS), key=lambda entry: entry.name)]
+
+
+def _raise_missing(name: str, *, program: str = "") -> NoReturn:
+    here = f"Drivers installed here: {', '.join(sorted({*names(), *found_names()})) or 'none'}."
+    raise DriverMissingError(
         f'Driver "{name}" not found. Do you have the plugin binary{program} accessible in your PATH?',
-        hint=f"Drivers installed here: {', '.join(names()) or 'none'}.",
+        hint="\n".join([*filter(None, (finder.advice(name) for finder in _finders())), here]),
     )
 
 

@@ -54,6 +54,8 @@ def boot(
         with prefixing("Error running provisioning: "):
             provision.set_up_host(host, before_changes=before_provisioning)
         seconds = min(seconds, PROVISIONED_SECONDS)
+    elif host.has(Trait.PROVISION) and not host.has(Trait.FIXED_ADDRESS):
+        provision.follow_address(host)
     if host.has(SETS_UP_ENGINE):
         check()
         host.reporter.info("Docker is up and running!")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from pymachine.driver.contract import Endpoint, Trait
+from pymachine.driver.contract import Endpoint
 from pymachine.errors import UsageError
-from pymachine.hosts.host import SETS_UP_ENGINE, Host
+from pymachine.hosts.host import Host, is_existing_host
 from pymachine.store.record import Machine
 
 
@@ -15,7 +15,7 @@ def ip(host: Host) -> str:
 
     An existing host keeps its address while it is off.
     """
-    if host.driver.info.traits & SETS_UP_ENGINE == Trait.PROVISION:
+    if is_existing_host(host.driver):
         return host.driver.endpoint().ip
     return host.endpoint().ip
 

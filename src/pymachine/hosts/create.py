@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from pymachine.driver import registry
-from pymachine.driver.abilities import ImageBootable
+from pymachine.driver.abilities import ImageBootable, ImageCheckable
 from pymachine.driver.contract import Config, Driver, ImageFiles, Json, MachineRef, Trait
 from pymachine.driver.kit import transactions
 from pymachine.driver.names import check_new_name
@@ -24,7 +24,7 @@ from pymachine.hosts import (
     trusted_cas,
 )
 from pymachine.hosts.boot import prefixing
-from pymachine.hosts.host import SETS_UP_ENGINE, Host, Hosts
+from pymachine.hosts.host import SETS_UP_ENGINE, Host, Hosts, is_existing_host
 from pymachine.hosts.locking import lock
 from pymachine.hosts.remove import undo_create
 from pymachine.hosts.shares import ShareRequest, accepted
@@ -95,14 +95,13 @@ def create(hosts: Hosts, request: CreateRequest) -> Machine:
             undo.pop_all()
             finish(host)
 
-        hosts.reporter.info("Running pre-create checks...")
-        check_driver(host.driver)
-        image = find_image(hosts, host.driver, ca_certificates=host.record.ca_certificates)
+        image = _check_and_find_image(hosts, host)
         hosts.reporter.info("Creating machine...")
         make_keys(host)
         with prefixing("Error creating machine: "):
             # Changes on an existing host are not undone: `provision` finishes the job.
-            resume.resume_or_boot(host, host.boot_request(image=image), template=request.template, keep=keep)
+            keep_existing = keep if is_existing_host(host.driver) else _keep_nothing
+            resume.resume_or_boot(host, host.boot_request(image=image), template=request.template, keep=keep_existing)
         keep()
     return host.record
 
@@ -137,14 +136,18 @@ def reserve(hosts: Hosts, request: CreateRequest, configure: Callable[[MachineRe
     store = hosts.store
     folder = store.machine_dir(request.name)
     ref = MachineRef(request.name, folder, store.root, folder / paths.SSH_KEY)
-    has_ssh = Trait.NO_SSH not in registry.load(request.driver_name).info.traits
+    kind = registry.load(request.driver_name)
+    is_foreign = Trait.FOREIGN_CONFIG in kind.info.traits
     with store.reserving():
         with prefixing("Error setting machine configuration from flags provided: "):
             config = configure(ref, new_records.siblings(store, request.driver_name))
+        if not is_foreign:
+            config = new_records.with_base_fields(config, ref, ssh=Trait.NO_SSH not in kind.info.traits)
         machine = Machine(
             name=request.name,
-            driver_name=request.driver_name,
-            driver=new_records.with_base_fields(config, ref, ssh=has_ssh),
+            driver_name=kind.info.name,
+            driver=config,
+            driver_program=kind.program if is_foreign else None,
             engine=request.engine,
             swarm=request.swarm,
             auth=new_records.auth_options(hosts, request.name, request.sans),
@@ -158,7 +161,7 @@ def reserve(hosts: Hosts, request: CreateRequest, configure: Callable[[MachineRe
             socket=request.socket,
             ipv6_ports=request.ipv6_ports,
             ca_certificates=list(request.ca_certificates),
-            proxies=request.proxies if proxies.supported(registry.load(request.driver_name)) else Proxies(),
+            proxies=request.proxies if proxies.supported(kind) else Proxies(),
             container_proxy=request.container_proxy,
         )
         host = Host(hosts, machine)
@@ -168,6 +171,27 @@ def reserve(hosts: Hosts, request: CreateRequest, configure: Callable[[MachineRe
         machine.shares = accepted(host.driver, request.shares)
         store.add(machine)
     return host
+
+
+def _keep_nothing() -> None:
+    """Let a failure remove a machine that the driver has made, even if it is only partly set up."""
+
+
+def _check_and_find_image(hosts: Hosts, host: Host) -> ImageFiles | None:
+    """Run the driver's pre-create check, and return the image that the machine boots, as `find_image` does.
+
+    The check comes first if it can, since the image may have to be built.
+    """
+    driver, authorities = host.driver, host.record.ca_certificates
+    hosts.reporter.info("Running pre-create checks...")
+    if not isinstance(driver, ImageCheckable):
+        check_driver(driver)
+        return find_image(hosts, driver, ca_certificates=authorities)
+    image = find_image(hosts, driver, ca_certificates=authorities)
+    if image is not None:
+        driver.offer_image(image)
+    check_driver(driver)
+    return image
 
 
 def check_driver(driver: Driver) -> None:
@@ -183,24 +207,25 @@ def check_driver(driver: Driver) -> None:
 
 
 def find_image(hosts: Hosts, driver: Driver, *, ca_certificates: Sequence[str] = ()) -> ImageFiles | None:
-    """Return the image that the machine boots, which is built if necessary; None for drivers without images.
+    """Return the image of pymachine that the machine boots, which is built if necessary, or None if it boots another.
 
     The build also trusts `ca_certificates`, in PEM, and those of config.toml.
     """
-    if not isinstance(driver, ImageBootable):
+    request = driver.image_request() if isinstance(driver, ImageBootable) else None
+    if request is None:
         return None
     trusted_cas.trust_in_downloads(hosts.store.root, ca_certificates)
     from pymachine.image import provide  # noqa: PLC0415 (only create needs the builder)
 
-    return provide.find_or_build(driver.image_request(), store=hosts.store.root, reporter=driver.reporter)
+    return provide.find_or_build(request, store=hosts.store.root, reporter=driver.reporter)
 
 
 def make_keys(host: Host) -> None:
-    """Make the machine's SSH keys, unless it has no SSH or the user brought a key."""
+    """Make the machine's SSH keys, unless it has no SSH, or the user or a driver's program brings a key."""
     from pymachine.hosts import identity  # noqa: PLC0415 (cryptography)
 
     is_given_key = host.record.base.ssh_key != host.directory / paths.SSH_KEY
-    if host.has(Trait.NO_SSH) or is_given_key:
+    if host.has(Trait.NO_SSH | Trait.FOREIGN_CONFIG) or is_given_key:
         return
     host.driver.reporter.info("Creating SSH key...")
     if host.driver.info.traits & SETS_UP_ENGINE == Trait.PROVISION:

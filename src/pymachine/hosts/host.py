@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pymachine.driver import fields, registry
-from pymachine.driver.abilities import LateShareable, SshNotifiable, SshShareable
+from pymachine.driver.abilities import LateShareable, SshLocatable, SshNotifiable, SshPlace, SshShareable
 from pymachine.driver.contract import BootRequest, Driver, Endpoint, ImageFiles, MachineRef, State, Trait
 from pymachine.driver.names import host_name
 from pymachine.driver.shares import Share, ShareEvents
@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 
 # Drivers whose engine pymachine sets up. Any other engine may be off now and on later, so we do not wait for it.
 SETS_UP_ENGINE = Trait.IDENTITY | Trait.PROVISION
+
+
+def is_existing_host(driver: Driver) -> bool:
+    """Return whether the driver's machine is a host that existed before, and stays when the machine is removed."""
+    traits = Trait.PROVISION | Trait.FIXED_ADDRESS
+    return driver.info.traits & traits == traits
 
 
 class Hosts:
@@ -110,11 +116,14 @@ class Host:
 
         Raises `DriverNotFoundError`, and `RecordError` if the driver rejects a value in its configuration.
         """
-        kind = registry.load_for_machine(self.record.driver_name)
+        kind = registry.load_for_machine(self.record.driver_name, self.record.driver_program)
         config = self.record.driver
         checked = fields.check(kind, config, name=self.name)
-        for key in config.keys() - checked.keys():
-            del config[key]
+        if Trait.FOREIGN_CONFIG in kind.info.traits:
+            self.record.driver_program = kind.program
+        else:
+            for key in config.keys() - checked.keys():
+                del config[key]
         ref = MachineRef(self.name, self.directory, self.store.root, self.record.ssh_key)
         reporter = self.reporter if self.hosts.labelled else self.reporter.prefixed(f"({self.name}) ")
         driver = kind(ref, config, reporter=reporter)
@@ -160,13 +169,19 @@ class Host:
         """
         from pymachine.ssh.target import Target  # noqa: PLC0415
 
+        if isinstance(self.driver, SshLocatable):
+            place = self.driver.ssh_place()
+        else:
+            address = endpoint.ssh_host or endpoint.address
+            key = self.record.base.ssh_key
+            place = SshPlace(host=address, port=endpoint.ssh_port, user=endpoint.ssh_user, key=key)
         known_hosts = self.directory / paths.KNOWN_HOSTS
         return Target(
             alias=self.name,
-            host=endpoint.ssh_host or endpoint.address,
-            port=endpoint.ssh_port,
-            user=user or endpoint.ssh_user,
-            key=self.record.base.ssh_key,
+            host=place.host,
+            port=place.port,
+            user=user or place.user,
+            key=place.key,
             known_hosts=known_hosts if learn or (pinned and known_hosts.exists()) else None,
             learn=learn,
         )

@@ -100,7 +100,7 @@ def differences(machine: Machine, request: CreateRequest) -> list[Difference]:
             continue
         current = origins.current_value(machine, option)
         if current is None and recorded is None:
-            current = _default(machine.driver_name, option)
+            current = _default(machine, option)
         if _comparable(option, current) != _comparable(option, wanted):
             applicable = _is_applicable(machine, option, wanted)
             found.append(Difference(option, _plain(current), _plain(wanted), origin, applicable))
@@ -171,9 +171,10 @@ def _wanted(request: CreateRequest) -> Mapping[str, Json]:
     }
 
 
-def _default(driver_name: str, option: str) -> Json:
+def _default(machine: Machine, option: str) -> Json:
     """Return the driver's default for an option of which the record says nothing, since it was empty."""
-    defaults = {each.name: each.default for each in registry.load_for_machine(driver_name).options()}
+    kind = registry.load_for_machine(machine.driver_name, machine.driver_program)
+    defaults = {each.name: each.default for each in kind.options()}
     return defaults.get(option)
 
 

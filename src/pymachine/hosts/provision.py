@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from pymachine.driver.abilities import IdentityUpdatable
 from pymachine.driver.contract import Driver, Endpoint, State, Trait
+from pymachine.driver.names import host_name
 from pymachine.errors import HostNotRunningError
 from pymachine.hosts import client_settings, local_socket, ssh_shares
-from pymachine.hosts.host import Host, Hosts
+from pymachine.hosts.host import Host, Hosts, is_existing_host
 from pymachine.hosts.locking import locked
 from pymachine.hosts.timeouts import PROVISIONED_SECONDS, STOP_SECONDS, boot_timeout
 from pymachine.store import paths
@@ -69,16 +70,41 @@ def set_up_host(host: Host, *, renew: bool = False, before_changes: Callable[[],
     began = time.monotonic()
     with (
         _session(host, endpoint, timeout=boot_timeout()) as opened,
-        session.interruptible(host.name, before_changes, reporter=reporter) as begin,
+        session.interruptible(_to_complete(host, before_changes), before_changes, reporter=reporter) as begin,
     ):
         reporter.info("Copying certs to the local machine directory...")
         host.ensure_certificates(endpoint.address, renew=renew)
         opened.provision(
-            session.wanted(host.record, endpoint, directory=host.directory),
+            session.wanted(
+                host.record,
+                endpoint,
+                directory=host.directory,
+                host_name="" if is_existing_host(host.driver) else host_name(host.name),
+            ),
             install_script=lambda: session.install_script(host.record, keep=host.directory / paths.INSTALL_SCRIPT),
             before_changes=begin,
         )
     host.hosts.timings["provisioning"] = time.monotonic() - began
+
+
+def _to_complete(host: Host, before_changes: Callable[[], object] | None) -> str:
+    """Return the name of the machine if it stays when its setup is interrupted, or else an empty text."""
+    is_removed = before_changes is not None and not is_existing_host(host.driver)
+    return "" if is_removed else host.name
+
+
+def follow_address(host: Host) -> None:
+    """Set the host up again if its address is another one than before, since its server certificate names the old one.
+
+    As with docker-machine, the address of a cloud's host may change whenever it starts.
+    """
+    from pymachine.tls import certs  # noqa: PLC0415 (cryptography)
+
+    address = host.driver.endpoint().address
+    if not certs.is_for(host.directory / paths.SERVER_CERT, address):
+        host.reporter.info(f"The address is now {address}. Setting up the engine for it...")
+        set_up_host(host)
+        host.save()
 
 
 def upgrade_host(host: Host) -> None:

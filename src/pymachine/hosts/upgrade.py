@@ -24,18 +24,19 @@ def upgrade(hosts: Hosts, name: str, *, timeout: float = STOP_SECONDS) -> None:
     A machine that was stopped runs afterwards, as with docker-machine: the new image has to prove itself.
     """
     with locked(hosts, name) as host:
-        if host.has(Trait.PROVISION):
+        driver = host.driver
+        request = driver.image_request() if isinstance(driver, Upgradable) else None
+        if request is None and host.has(Trait.PROVISION):
             if host.state() is not State.RUNNING:
                 _start(host)
             provision.upgrade_host(host)
             return
-        driver = host.driver
-        if not isinstance(driver, Upgradable):
+        if request is None or not isinstance(driver, Upgradable):
             raise driver.unsupported("upgrade")
         from pymachine.image import provide  # noqa: PLC0415 (only this needs the builder)
 
         trusted_cas.trust_in_downloads(hosts.store.root, host.record.ca_certificates)
-        image = provide.refresh(driver.image_request(), store=hosts.store.root, reporter=driver.reporter)
+        image = provide.refresh(request, store=hosts.store.root, reporter=driver.reporter)
         newest = image.digest == driver.image_digest()
         # A stopped machine starts with its new image. A saved or paused one cannot change its image.
         if host.state() not in ((State.RUNNING,) if newest else (State.RUNNING, State.STOPPED)):

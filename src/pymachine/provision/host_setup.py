@@ -83,6 +83,9 @@ class HostSetup:
         facts, provisioner = self.read_facts()
         self._reporter.info(f"Provisioning with {provisioner.name}...")
         facts_parser.check_service(facts, provisioner)
+        if wanted.host_name:
+            name = script(f"name_host {shlex.quote(wanted.host_name)}", parts=("host_name",), variables={})
+            self._remote.run("Setting the host name", name, timeout=SET_UP_SECONDS)
         needs_sshfs = wanted.shares and _sshfs_is_missing(facts, provisioner)
         if _engine_is_missing(facts, provisioner):
             manager = _manager(provisioner)

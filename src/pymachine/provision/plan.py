@@ -38,6 +38,8 @@ class EngineSettings:
     """The engine's environment variables, as ``NAME=value``."""
     shares: bool = False
     """Whether folders are shared with the host, which needs sshfs."""
+    host_name: str = ""
+    """The name to give to the host, if it was made for the machine. Otherwise it keeps its name."""
 
     @property
     def address(self) -> str:

@@ -76,9 +76,10 @@ def opened(target: Target, *, reporter: Reporter, timeout: float, native: bool =
 def interruptible(
     name: str, before_changes: Callable[[], object] | None, *, reporter: Reporter
 ) -> Iterator[Callable[[], None]]:
-    """Warn, if the block is interrupted after the first change, how to complete the setup.
+    """Warn, if the block is interrupted after the first change, how to complete the setup of the machine `name`.
 
-    Yields a function that must be called before the first change. It calls `before_changes`.
+    With an empty `name` the machine does not stay, and there is no warning. Yields a function that must be called
+    before the first change. It calls `before_changes`.
     """
     begun = False
 
@@ -91,7 +92,7 @@ def interruptible(
     try:
         yield begin
     except (KeyboardInterrupt, SystemExit):
-        if begun:
+        if begun and name:
             reporter.warn(f"The host is only partly set up. Complete it with: pymachine provision {name}")
         raise
 
@@ -127,8 +128,11 @@ def fingerprint(key: str) -> str:
     return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
 
-def wanted(machine: Machine, endpoint: Endpoint, *, directory: Path) -> EngineSettings:
-    """Return the engine settings for `machine`'s host, with the certificates in `directory`. Raises `UsageError`."""
+def wanted(machine: Machine, endpoint: Endpoint, *, directory: Path, host_name: str = "") -> EngineSettings:
+    """Return the engine settings for `machine`'s host, with the certificates in `directory`. Raises `UsageError`.
+
+    `host_name` is the name for a host that was made for the machine.
+    """
     daemon, flags = daemon_json.content(machine.engine, driver_name=machine.driver_name)
     daemon_json.files(machine.engine, driver_name=machine.driver_name)  # checks the environment too
     return EngineSettings(
@@ -140,6 +144,7 @@ def wanted(machine: Machine, endpoint: Endpoint, *, directory: Path) -> EngineSe
         flags=flags,
         environment=machine.engine.env,
         shares=bool(machine.shares),
+        host_name=host_name,
     )
 
 

@@ -10,7 +10,10 @@ from collections.abc import Mapping
 
 from pymachine.driver.contract import Json
 
+# A record with this field has the configuration of a driver that docker-machine has too, and nothing of pymachine's.
+PROGRAM = "DriverProgram"
 KEYS = (
+    PROGRAM,
     "Endpoint",
     "CertificatesExpire",
     "DockerContext",
@@ -34,9 +37,13 @@ KEYS = (
 def extract(record: Mapping[str, Json]) -> dict[str, Json]:
     """Return the fields of `record` that docker-machine would drop.
 
-    They include the whole driver configuration, since only docker-machine's drivers know which part they keep.
+    They include the driver's whole configuration, since only docker-machine's drivers know which part they keep. Of a
+    driver that docker-machine has too, only the address is needed, and the rest may have secrets.
     """
-    return {key: record[key] for key in ("Driver", *KEYS) if record.get(key) is not None}
+    extra = {key: record[key] for key in ("Driver", *KEYS) if record.get(key) is not None}
+    if PROGRAM in extra and isinstance(extra.get("Driver"), dict):
+        extra["Driver"] = {key: value for key, value in extra["Driver"].items() if key == "IPAddress"}
+    return extra
 
 
 def is_rewritten(record: Mapping[str, Json]) -> bool:
@@ -52,7 +59,8 @@ def restore(record: Mapping[str, Json], extra: Mapping[str, Json]) -> dict[str, 
     restored = {**record, **{key: extra[key] for key in KEYS if key in extra}}
     now, before = record.get("Driver"), extra.get("Driver")
     if isinstance(now, dict) and isinstance(before, dict):
-        restored["Driver"] = {**before, **now}
+        if PROGRAM not in extra:
+            restored["Driver"] = {**before, **now}
         if now.get("IPAddress") != before.get("IPAddress"):
             restored.pop("Endpoint", None)
     return restored

@@ -99,6 +99,8 @@ class Machine:
     engine: EngineOptions = field(default_factory=EngineOptions)
     swarm: SwarmOptions = field(default_factory=SwarmOptions)
     auth: AuthOptions = field(default_factory=AuthOptions)
+    driver_program: str | None = None
+    """`Driver.program` of a driver with `Trait.FOREIGN_CONFIG`, and None for any other driver."""
     endpoint: Endpoint | None = None
     """The endpoint, if it never changes. `env` connects to it without calling the driver."""
     certificates_expire: int | None = None
@@ -179,6 +181,7 @@ class Machine:
             "Name": self.name,
         }
         ours = {
+            "DriverProgram": self.driver_program,
             "Endpoint": None if self.endpoint is None else _dump(self.endpoint, None),
             "CertificatesExpire": self.certificates_expire,
             "DockerContext": self.context or None,
@@ -229,6 +232,7 @@ class Machine:
             engine=_load(EngineOptions, host.get("EngineOptions"), name),
             swarm=_load(SwarmOptions, host.get("SwarmOptions"), name),
             auth=_load(AuthOptions, host.get("AuthOptions"), name),
+            driver_program=_own(fields, "DriverProgram", kinds.PATH, name),
             endpoint=None if endpoint is None else _load(Endpoint, endpoint, name),
             certificates_expire=_own(fields, "CertificatesExpire", kinds.SECONDS, name),
             context=_own(fields, "DockerContext", kinds.CONTEXT, name) or "",

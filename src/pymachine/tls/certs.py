@@ -125,6 +125,17 @@ def check_names(hosts: Sequence[str]) -> None:
     _alternative_names(hosts)
 
 
+def is_for(certificate: Path, host: str) -> bool:
+    """Return whether there is a server certificate at this path that names `host`. Raises `CertificateError`."""
+    if not certificate.exists():
+        return False
+    try:
+        extension = _load_certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return False
+    return _alternative_names([host])[0] in list(extension.value)
+
+
 def first_expiry(directory: Path) -> dt.datetime:
     """Return when the first of a machine's certificates expires (UTC). Raises `CertificateError`."""
     return min(expires(directory / name) for name in (paths.CA_CERT, paths.CLIENT_CERT, paths.SERVER_CERT))
