@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import settings
 
 from pymachine.system import files
-from support import images, packages, processes, registry as registries
+from support import go_plugins, images, packages, processes, registry as registries
+from support.go_plugins import GoPlugins
 from support.registry import USER_NETWORK_HOST, Registry
 from support.runner import DEFAULT_CPUS, Pymachine, private_store
 
@@ -33,6 +35,7 @@ LONGEST_FIRST = [
     "test_guest_boot",
     "test_tutorial",
     "test_template_failures",
+    "test_plugin_machines",
     "test_registry_cache",
     "test_missing_shares",
     "test_autostart_at_boot",
@@ -74,6 +77,13 @@ def pymachine() -> Iterator[Pymachine]:
     """The installed program on an empty store that only this test uses."""
     with private_store() as program:
         yield program
+
+
+@pytest.fixture(scope="session")
+def plugin_programs(tmp_path_factory: pytest.TempPathFactory) -> GoPlugins:
+    """The plug-in program in Go, which the workers of a test run share."""
+    own = tmp_path_factory.getbasetemp()
+    return go_plugins.built((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "go-plugins")
 
 
 @pytest.fixture(scope="session")
