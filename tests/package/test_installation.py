@@ -172,7 +172,8 @@ def test_the_wheel_has_only_pymachine_and_its_drivers(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         folders = {name.partition("/")[0] for name in archive.namelist()}
     version = metadata(wheel)["Version"]
-    packages = {"pymachine", *(f"pymachine_driver_{name}" for name in DRIVERS)}
+    # The last one finds drivers in programs.
+    packages = {"pymachine", *(f"pymachine_driver_{name}" for name in DRIVERS), "pymachine_driver_plugin"}
     assert folders == packages | {f"pymachine-{version}.dist-info", f"pymachine-{version}.data"}
 
 
