@@ -61,6 +61,7 @@ bench: ## Run the benchmarks and write docs/explanation/benchmarks.md
 	@.venv/bin/python benchmarks/run.py
 	@.venv/bin/python benchmarks/named_templates.py
 	@.venv/bin/python benchmarks/shared_folders.py
+	@.venv/bin/python benchmarks/plugin_programs.py
 
 clean: ## Remove the files that the other targets created here (but no machines)
 	@rm -rf .venv .tox .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

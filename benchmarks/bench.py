@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,13 +63,21 @@ class Bench:
         self.rows.append((what, value, note))
         print(f"{what:44} {value:>12}  {note}", flush=True)
 
-    def document(self) -> str:
-        """Return the table, with a description of this computer."""
+    def document(self, tool: Sequence[str] = ("qemu-system-x86_64", "--version"), condition: str = "") -> str:
+        """Return the table, with a description of this computer.
+
+        `tool` is the command that prints the version of the measured program. `condition` follows the date.
+        """
         cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-        version, _ = self.call("--version", program="qemu-system-x86_64")[1].split("\n", 1)
+        version, _ = self.call(*tool[1:], program=tool[0])[1].split("\n", 1)
         processor = cpu[1] if cpu else platform.machine()
         host = f"{os.cpu_count()} x {processor}, Python {platform.python_version()}, {version}"
-        lines = [f"Measured {time.strftime('%Y-%m-%d')} on {host}.", "", "| what | median | |", "|---|---:|---|"]
+        lines = [
+            f"Measured {time.strftime('%Y-%m-%d')}{condition} on {host}.",
+            "",
+            "| what | median | |",
+            "|---|---:|---|",
+        ]
         lines += [f"| {what} | {value} | {note} |" for what, value, note in self.rows]
         return "\n" + "\n".join(lines) + "\n\n"
 
