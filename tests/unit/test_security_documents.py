@@ -33,6 +33,7 @@ def test_each_boundary_is_on_the_page() -> None:
         "Copied store",
         "Engine",
         "Existing host over SSH",
+        "Plug-in program",
     ]
 
 
